@@ -1,0 +1,81 @@
+"""What an eigensolver hands back: values, vectors and an honest account of how it got them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["ConvergenceWarning", "EigInfo", "EigResult"]
+
+
+class ConvergenceWarning(UserWarning):
+    """The solver stopped before the requested tolerance was met (``info.converged`` is False)."""
+
+
+@dataclass
+class EigInfo:
+    """How a result was obtained and how far it can be trusted.
+
+    residuals     (k,) float64, ``||A x - lambda B x||`` of each returned pair (unit vectors)
+    norm          the bound of ``||A||`` that ``tol`` is relative to
+    gap           distance of the k-th value to the nearest value that was not returned
+                  (``inf`` when there is none, e.g. k = n; estimated from Ritz values otherwise)
+    angle_bound   ``||R||_F / gap``: bounds the sine between the returned and the exact subspace
+    cluster_cut   the k-th value lies inside a cluster, so the span of the vectors is not unique
+    method        what ran: "dense" | "lanczos" | "chebyshev" | "lobpcg" | "shift_invert"
+    reason        one sentence: why that method, and on stopping early why
+    n_iter        outer iterations (Rayleigh-Ritz steps)
+    n_matvec      columns multiplied by A in all, in any precision (a block of b counts b)
+    n_solve       columns solved with a factorisation or preconditioner
+    history       one dict per outer iteration: residual (largest, relative), basis, converged
+    extra         method-specific facts (filter degree, fill, precision, bounds ...)
+    """
+
+    converged: bool
+    residuals: np.ndarray
+    norm: float
+    gap: float
+    angle_bound: float
+    cluster_cut: bool
+    method: str
+    reason: str
+    n_iter: int
+    n_matvec: int
+    seconds: float
+    n_solve: int = 0
+    tol: float = 0.0
+    angle_tol: float | None = None
+    precision: str = "mixed"
+    history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        state = "converged" if self.converged else "NOT converged"
+        worst = float(self.residuals.max()) if self.residuals.size else 0.0
+        return (
+            f"{state}: {self.method} ({self.reason}), {self.n_iter} iterations, "
+            f"{self.n_matvec} columns, {self.seconds:.3g} s; largest residual {worst:.2e} "
+            f"(||A|| <= {self.norm:.3g}), gap {self.gap:.2e}, angle bound {self.angle_bound:.2e}"
+            + (", the cut lies inside a cluster" if self.cluster_cut else "")
+        )
+
+
+@dataclass
+class EigResult:
+    """Eigenpairs, wanted first; unpacks as ``values, vectors = result``.
+
+    values   (k,), LA: descending, SA: ascending
+    vectors  (n, k), orthonormal (B-orthonormal for a pencil); entry of largest magnitude positive
+    info     `EigInfo`
+    """
+
+    values: Any
+    vectors: Any
+    info: EigInfo
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.values
+        yield self.vectors
