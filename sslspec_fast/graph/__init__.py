@@ -1,0 +1,5 @@
+"""Pairwise relations between samples."""
+
+from .pair_graph import PairGraph
+
+__all__ = ["PairGraph"]

@@ -1,0 +1,144 @@
+"""From what people have (edge lists, scipy, torch and cupy matrices) to one checked Csr.
+
+Duplicates are summed, zeros are dropped, columns are sorted; everything is copied, so a graph
+cannot change later.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from ..primitives.csr import Csr
+from .relation import index_dtype
+
+
+def csr_from_scipy(matrix: Any, *, symmetric: bool | None = None) -> Csr:
+    """matrix: any scipy sparse (n, n); it is left as it was."""
+    a = scipy.sparse.csr_array(matrix, copy=True)
+    if a.dtype.kind in "biu":
+        a = a.astype(np.float64)
+    elif a.dtype.kind != "f":
+        raise TypeError(f"PairGraph: weights must be real numbers, got dtype {a.dtype}")
+    elif a.dtype not in (np.float32, np.float64):
+        a = a.astype(np.float32 if a.dtype.itemsize < 4 else np.float64)
+    check_weights(a.data)
+    a.sum_duplicates()
+    a.eliminate_zeros()
+    a.sort_indices()
+    indices = torch.from_numpy(a.indices).to(index_dtype(a.shape[1]))
+    indptr = torch.from_numpy(a.indptr.astype(np.int64))
+    unit = bool((a.data == 1).all())
+    return Csr(
+        indptr,
+        indices,
+        None if unit else torch.from_numpy(a.data),
+        a.shape[1],
+        symmetric,
+    )
+
+
+def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool) -> Csr:
+    i, j = _index_array("rows", rows, n), _index_array("cols", cols, n)
+    if i.shape != j.shape:
+        raise ValueError(f"from_edges: cols must match rows {i.shape}, got {j.shape}")
+    if weights is None:
+        w = np.ones(i.shape[0])
+    else:
+        w = to_numpy(weights)
+        if w.shape != i.shape:
+            raise ValueError(f"from_edges: weights must match rows {i.shape}, got {w.shape}")
+        if w.dtype.kind not in "biuf":
+            raise TypeError(f"from_edges: weights must be real numbers, got dtype {w.dtype}")
+        if w.dtype.kind != "f":
+            w = w.astype(np.float64)
+    a = scipy.sparse.coo_array((w, (i, j)), shape=(n, n))
+    if symmetrize:
+        check_weights(w)
+        a = a.tocsr()
+        a = (a + a.T) * 0.5
+    return csr_from_scipy(a, symmetric=True if symmetrize else None)
+
+
+def csr_from_sparse(matrix: Any) -> Csr:
+    """scipy.sparse, torch sparse (COO, CSR, CSC) or cupyx.scipy.sparse; the result lives where
+    `matrix` lives.
+    """
+    device = torch.device("cpu")
+    if isinstance(matrix, Tensor):
+        if matrix.layout == torch.strided:
+            raise TypeError("from_sparse: A must be a sparse matrix, got a dense tensor")
+        device = matrix.device
+        host = _scipy_from_torch(matrix)
+    elif scipy.sparse.issparse(matrix):
+        host = matrix
+    elif type(matrix).__module__.startswith("cupyx.") and hasattr(matrix, "get"):
+        device = torch.device("cuda", matrix.device.id)
+        host = matrix.get()
+    else:
+        kind = type(matrix).__name__
+        raise TypeError(f"from_sparse: A must be a scipy, torch or cupyx sparse matrix, got {kind}")
+    if len(host.shape) != 2 or host.shape[0] != host.shape[1]:
+        raise ValueError(f"from_sparse: A must be square, got shape {tuple(host.shape)}")
+    return csr_from_scipy(host).to(device)
+
+
+def _scipy_from_torch(t: Tensor) -> Any:
+    if t.dim() != 2:
+        raise ValueError(f"from_sparse: A must be square, got shape {tuple(t.shape)}")
+    t = t.detach().cpu()
+    if t.layout == torch.sparse_coo:
+        if not t.is_coalesced():
+            t = t.coalesce()
+        i, j = t.indices().numpy()
+        return scipy.sparse.coo_array((_host_values(t), (i, j)), shape=tuple(t.shape))
+    if t.layout == torch.sparse_csr:
+        arrays = (_host_values(t), t.col_indices().numpy(), t.crow_indices().numpy())
+        return scipy.sparse.csr_array(arrays, shape=tuple(t.shape))
+    if t.layout == torch.sparse_csc:
+        arrays = (_host_values(t), t.row_indices().numpy(), t.ccol_indices().numpy())
+        return scipy.sparse.csc_array(arrays, shape=tuple(t.shape))
+    raise TypeError(f"from_sparse: A must be sparse COO, CSR or CSC, got layout {t.layout}")
+
+
+def _host_values(t: Tensor) -> np.ndarray:
+    values = t.values()
+    if values.dtype in (torch.float16, torch.bfloat16):
+        values = values.float()
+    return values.numpy()
+
+
+def check_weights(w: np.ndarray) -> None:
+    finite = np.isfinite(w)
+    if not finite.all():
+        bad = int(np.argmin(finite))
+        raise ValueError(f"PairGraph: weights must be finite, got {w[bad]} at entry {bad}")
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """list, ndarray, tensor (any device) or cupy array in host memory."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy()
+    if hasattr(values, "get") and type(values).__module__.startswith("cupy"):
+        return values.get()
+    return np.asarray(values)
+
+
+def _index_array(name: str, values: Any, n: int) -> np.ndarray:
+    out = to_numpy(values)
+    if out.ndim != 1:
+        raise ValueError(f"from_edges: {name} must have shape (E,), got {out.shape}")
+    if out.size == 0:
+        return out.astype(np.int64)
+    if out.dtype.kind not in "iu":
+        raise TypeError(f"from_edges: {name} must be integers, got dtype {out.dtype}")
+    low, high = int(out.min()), int(out.max())
+    if low < 0 or high >= n:
+        worst = low if low < 0 else high
+        raise ValueError(f"from_edges: {name} must lie in [0, {n}), got {worst}")
+    return out.astype(np.int64, copy=False)

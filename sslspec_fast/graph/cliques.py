@@ -1,0 +1,186 @@
+"""Implicit relations that are unions of cliques: positives of multi-view batches and of class
+labels.
+
+A clique of weight w contributes w (11ᵀ − I) (or w 11ᵀ with self loops), so a product is a segment
+sum and a gather: O(n b) work and O(cliques b) memory instead of Σ |clique|² entries. Squared
+distances go through the clique's mean m,
+    Σ_j ‖x_i − x_j‖² = s ‖x_i − m‖² + Σ_j ‖x_j − m‖²      (s = clique size),
+which keeps the small differences that ‖x_i‖² + ‖x_j‖² − 2<x_i, x_j> would cancel.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..primitives.csr import Csr
+from ..primitives.edges import edge_dot, edge_sqdist
+from ..primitives.spmm import spmm
+from .relation import HubEdges, Relation, index_dtype
+
+
+class Cliques(Relation):
+    """Nodes with the same id >= 0 are joined; a negative id joins nothing.
+
+    ids: (n,) int64 in [-1, n_cliques).  weights: (n_cliques,) float64, all of one sign per clique.
+    """
+
+    def __init__(
+        self, kind: str, ids: Tensor, n_cliques: int, weights: Tensor, self_loops: bool
+    ) -> None:
+        self.kind = kind
+        self.n = ids.shape[0]
+        self.device = ids.device
+        self._ids = self.clique_ids = ids
+        self._n_cliques = n_cliques
+        self._weights = weights
+        self._self_loops = self_loops
+        member = ids >= 0
+        self._sizes = torch.bincount(ids[member], minlength=n_cliques)
+        self._node_size = _gather(self._sizes, ids)  # (n,) size of the node's clique, 0 outside
+        self._node_weight = _gather(weights, ids)  # (n,) float64
+        self._gather_csr, self._sum_csr = _membership(ids, n_cliques, self._sizes)
+
+    @property
+    def nnz(self) -> int:
+        partners = self._node_size if self._self_loops else (self._node_size - 1).clamp(min=0)
+        return int(partners[self._node_weight != 0].sum())
+
+    @property
+    def has_negative(self) -> bool:
+        return bool((self._weights < 0).any()) and self.nnz > 0
+
+    @property
+    def has_self_loops(self) -> bool:
+        return self._self_loops and self.nnz > 0
+
+    def _degree(self) -> Tensor:
+        partners = self._node_size if self._self_loops else (self._node_size - 1).clamp(min=0)
+        return self._node_weight * partners
+
+    def diagonal(self) -> Tensor:
+        return self._node_weight if self._self_loops else torch.zeros_like(self._node_weight)
+
+    def frobenius_sq(self) -> float:
+        return float((self._degree() * self._node_weight).sum())
+
+    def matmul(self, x: Tensor) -> Tensor:
+        weight = self._node_weight.to(x.dtype)
+        y = spmm(self._gather_csr, spmm(self._sum_csr, x), row_scale=weight)
+        return y if self._self_loops else y - weight[:, None] * x
+
+    def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
+        r = edge_dot(self._gather_csr, x, spmm(self._sum_csr, y))
+        if not self._self_loops:
+            r = r - torch.linalg.vecdot(x, y) * (self._node_size > 0)
+        return r * self._node_weight.to(x.dtype)
+
+    def edge_sqdist(self, x: Tensor) -> Tensor:
+        size = self._sizes.clamp(min=1).to(x.dtype)
+        mean = spmm(self._sum_csr, x, row_scale=size.reciprocal())
+        spread = edge_sqdist(self._gather_csr, x, mean)  # (n,) ‖x_i − m‖²
+        total = spmm(self._sum_csr, spread[:, None])  # (n_cliques, 1)
+        r = spread * self._node_size.to(x.dtype) + spmm(self._gather_csr, total)[:, 0]
+        return r * self._node_weight.to(x.dtype)
+
+    def scaled(self, weight: float) -> Cliques:
+        scaled = self._weights * weight
+        return Cliques(self.kind, self._ids, self._n_cliques, scaled, self._self_loops)
+
+    def to(self, device: torch.device) -> Cliques:
+        if device == self.device:
+            return self
+        ids, weights = self._ids.to(device), self._weights.to(device)
+        return Cliques(self.kind, ids, self._n_cliques, weights, self._self_loops)
+
+    def without_diagonal(self) -> Cliques:
+        if not self._self_loops:
+            return self
+        return Cliques(self.kind, self._ids, self._n_cliques, self._weights, False)
+
+    def csr(self) -> Csr:
+        order = self._sum_csr.indices.long()  # members, clique by clique, ascending inside each
+        start = _gather(self._sum_csr.indptr[:-1], self._ids)
+        indptr = torch.zeros(self.n + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(self._node_size, 0, out=indptr[1:])
+        total = int(indptr[-1])
+        rows = torch.arange(self.n, device=self.device).repeat_interleave(
+            self._node_size, output_size=total
+        )
+        offset = torch.arange(total, device=self.device) - indptr[:-1][rows]
+        cols = order[start[rows] + offset]
+        values = self._node_weight[rows]
+        if not self._self_loops:
+            keep = rows != cols
+            rows, cols, values = rows[keep], cols[keep], values[keep]
+            torch.cumsum((self._node_size - 1).clamp(min=0), 0, out=indptr[1:])
+        unit = bool((values == 1).all())
+        cols = cols.to(index_dtype(self.n))
+        return Csr(indptr, cols, None if unit else values, self.n, symmetric=True)
+
+    def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
+        joined = (self._ids[rows] == self._ids[cols]) & (self._ids[rows] >= 0)
+        if not self._self_loops:
+            joined &= rows != cols
+        return self._node_weight[rows] * joined
+
+    def hub_edges(self) -> HubEdges:
+        nodes = torch.nonzero((self._ids >= 0) & (self._node_weight != 0))[:, 0]
+        return nodes.cpu().numpy(), self._ids[nodes].cpu().numpy(), self._n_cliques
+
+    def inner(self, other: Cliques) -> float:
+        """Σ_ij A_ij B_ij of two clique unions, from the table of how many nodes each pair of
+        cliques shares.
+        """
+        both = (self._ids >= 0) & (other._ids >= 0)
+        pair = self._ids[both] * other._n_cliques + other._ids[both]
+        keys, shared = pair.unique(return_counts=True)
+        weight = self._weights[keys // other._n_cliques] * other._weights[keys % other._n_cliques]
+        with_self = self._self_loops and other._self_loops
+        pairs = shared * shared if with_self else shared * (shared - 1)
+        return float((pairs * weight).sum())
+
+
+def views_relation(n_samples: int, n_views: int, device: torch.device) -> Cliques:
+    """Rows stacked view-major: row v * n_samples + s is view v of sample s."""
+    ids = torch.arange(n_samples, device=device).repeat(n_views)
+    weights = torch.ones(n_samples, dtype=torch.float64, device=device)
+    return Cliques("views", ids, n_samples, weights, self_loops=False)
+
+
+def labels_relation(labels: Tensor, *, class_size_weight: bool, self_loops: bool) -> Cliques:
+    """labels: (n,) integers; a negative label joins nothing. class_size_weight: 1/n_c instead of
+    1.
+    """
+    ids = torch.full_like(labels, -1, dtype=torch.int64)
+    member = labels >= 0
+    classes, compact = labels[member].unique(return_inverse=True)
+    ids[member] = compact
+    n_classes = classes.shape[0]
+    weights = torch.ones(n_classes, dtype=torch.float64, device=labels.device)
+    if class_size_weight:
+        weights /= torch.bincount(compact, minlength=n_classes)
+    return Cliques("labels", ids, n_classes, weights, self_loops)
+
+
+def _gather(per_clique: Tensor, ids: Tensor) -> Tensor:
+    """(n,): per_clique[ids], and 0 where the id is negative."""
+    if per_clique.shape[0] == 0:
+        return torch.zeros(ids.shape[0], dtype=per_clique.dtype, device=ids.device)
+    return per_clique[ids.clamp(min=0)] * (ids >= 0)
+
+
+def _membership(ids: Tensor, n_cliques: int, sizes: Tensor) -> tuple[Csr, Csr]:
+    """P (n, n_cliques) with P[i, ids[i]] = 1, and Pᵀ; each knows the other as its transpose."""
+    n = ids.shape[0]
+    index = index_dtype(max(n, n_cliques))
+    member = ids >= 0
+    gather_ptr = torch.zeros(n + 1, dtype=torch.int64, device=ids.device)
+    torch.cumsum(member, 0, out=gather_ptr[1:])
+    gather = Csr(gather_ptr, ids[member].to(index), None, n_cliques, symmetric=False)
+    sum_ptr = torch.zeros(n_cliques + 1, dtype=torch.int64, device=ids.device)
+    torch.cumsum(sizes, 0, out=sum_ptr[1:])
+    order = torch.argsort(ids, stable=True)[n - int(sum_ptr[-1]) :]
+    segment = Csr(sum_ptr, order.to(index), None, n, symmetric=False)
+    gather._transposed, segment._transposed = segment, gather
+    return gather, segment

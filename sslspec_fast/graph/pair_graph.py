@@ -1,0 +1,364 @@
+"""PairGraph: the pairwise relation G that every loss and every solver takes."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from ..primitives.csr import Csr
+from .build import csr_from_edges, csr_from_sparse, to_numpy
+from .cliques import labels_relation, views_relation
+from .relation import Relation
+from .stored import Stored
+from .total import add
+
+
+class PairGraph:
+    """A relation G (n, n) between n samples: who is a positive of whom, and how much.
+
+    Balestriero and LeCun, "Contrastive and Non-Contrastive Self-Supervised Learning Recover Global
+    and Local Spectral Embedding Methods" (NeurIPS 2022, arXiv 2205.11508), section 2: every
+    joint-embedding loss sees its positives only through G. G_ij is the weight of the ordered pair
+    (i, j); degrees are d = G 1 and the volume is 1ᵀ d.
+
+    Make one with `from_views`, `from_labels`, `from_edges`, `from_sparse` or `from_knn`. Graphs add
+    (`g1 + g2`) and scale (`0.5 * g`). A graph never changes: input arrays are copied and checked
+    once, here.
+
+    >>> g = PairGraph.from_views(3, n_views=2)      # rows 0..2 are view one, rows 3..5 view two
+    >>> g.n, g.nnz, g.is_symmetric
+    (6, 6, True)
+    """
+
+    def __init__(self, relation: Relation) -> None:
+        if not isinstance(relation, Relation):
+            raise TypeError(
+                "PairGraph: use from_views, from_labels, from_edges, from_sparse or from_knn"
+            )
+        self._relation = relation
+
+    # ------------------------------------------------------------------ constructors
+
+    @classmethod
+    def from_views(
+        cls, n_samples: int, n_views: int = 2, *, device: torch.device | str = "cpu"
+    ) -> PairGraph:
+        """All views of one sample are positives of each other: G = (11ᵀ − I)_V ⊗ I.
+
+        Rows are stacked view-major: row v * n_samples + s is view v of sample s. Weight 1, no
+        diagonal, never stored.
+        """
+        n_samples = _count("from_views", "n_samples", n_samples, 1)
+        n_views = _count("from_views", "n_views", n_views, 1)
+        return cls(views_relation(n_samples, n_views, torch.device(device)))
+
+    @classmethod
+    def from_labels(
+        cls, labels: Any, *, weight: str = "uniform", self_loops: bool = False
+    ) -> PairGraph:
+        """Rows with equal labels are positives of each other; a negative label means unlabelled and
+        joins nothing.
+
+        labels: (n,) integers (list, array or tensor). weight: "uniform" gives every pair 1,
+        "class_size" gives 1/n_c with n_c the number of rows in the class (with self_loops this is
+        the projector Y (YᵀY)⁻¹ Yᵀ of linear discriminant analysis). Never stored: products cost O(n
+        b).
+        """
+        if weight not in ("uniform", "class_size"):
+            raise ValueError(
+                f"from_labels: weight must be 'uniform' or 'class_size', got {weight!r}"
+            )
+        tensor = labels.detach() if isinstance(labels, Tensor) else _label_tensor(labels)
+        if tensor.dim() != 1:
+            raise ValueError(f"from_labels: labels must have shape (n,), got {tuple(tensor.shape)}")
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise TypeError(f"from_labels: labels must be integers, got {tensor.dtype}")
+        class_size = weight == "class_size"
+        tensor = tensor.to(torch.int64)
+        return cls(labels_relation(tensor, class_size_weight=class_size, self_loops=self_loops))
+
+    @classmethod
+    def from_edges(
+        cls,
+        rows: Any,
+        cols: Any,
+        weights: Any = None,
+        *,
+        n: int,
+        symmetrize: bool = False,
+    ) -> PairGraph:
+        """G[rows[e], cols[e]] += weights[e] (1 without weights); symmetrize: (G + Gᵀ)/2 afterwards.
+
+        rows, cols: (E,) integers in [0, n); weights: (E,) finite numbers. Lists, arrays or tensors;
+        the graph lives on the device of `rows`. Edges are ordered pairs: give both directions, or
+        symmetrize.
+        """
+        n = _count("from_edges", "n", n, 0)
+        device = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
+        return cls(Stored(csr_from_edges(rows, cols, weights, n, symmetrize).to(device)))
+
+    @classmethod
+    def from_sparse(cls, A: Any) -> PairGraph:
+        """G = A, a square scipy.sparse, torch sparse (COO, CSR, CSC) or cupyx sparse matrix with
+        finite weights.
+        """
+        return cls(Stored(csr_from_sparse(A)))
+
+    # ------------------------------------------------------------------ algebra
+
+    def __add__(self, other: PairGraph) -> PairGraph:
+        """Weights add. Implicit parts stay implicit."""
+        if not isinstance(other, PairGraph):
+            return NotImplemented
+        if other.n != self.n:
+            raise ValueError(f"PairGraph: g1 + g2 needs equal n, got {self.n} and {other.n}")
+        if other.device != self.device:
+            raise ValueError(
+                f"PairGraph: g1 + g2 needs one device, got {self.device} and {other.device}"
+            )
+        return PairGraph(add(self._relation, other._relation))
+
+    def __mul__(self, weight: float) -> PairGraph:
+        """Every weight times a finite number."""
+        if isinstance(weight, (Tensor, np.ndarray)) and weight.ndim == 0:
+            weight = weight.item()
+        if isinstance(weight, bool) or not isinstance(weight, (int, float, np.number)):
+            return NotImplemented
+        weight = float(weight)
+        if not math.isfinite(weight):
+            raise ValueError(f"PairGraph: w * g needs a finite w, got {weight}")
+        if weight == 0.0:
+            none = np.empty(0, dtype=np.int64)
+            return PairGraph(
+                Stored(csr_from_edges(none, none, None, self.n, False).to(self.device))
+            )
+        return PairGraph(self._relation.scaled(weight))
+
+    __rmul__ = __mul__
+    # numpy scalars and tensors must leave `w * g` to __rmul__ instead of looping over g
+    __array_ufunc__ = None
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return NotImplemented
+
+    # ------------------------------------------------------------------ facts
+
+    @property
+    def kind(self) -> str:
+        """ "views", "labels", "csr" or "sum"."""
+        return self._relation.kind
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self._relation.n
+
+    @cached_property
+    def nnz(self) -> int:
+        """Number of non-zero entries; for a sum of implicit parts, a pair that two parts share
+        counts twice.
+        """
+        return self._relation.nnz
+
+    @property
+    def device(self) -> torch.device:
+        return self._relation.device
+
+    @property
+    def degree(self) -> Tensor:
+        """(n,) float64: d = G 1."""
+        return self._relation.degree
+
+    @property
+    def column_degree(self) -> Tensor:
+        """(n,) float64: Gᵀ 1, the degree itself when G is symmetric."""
+        return self._relation.column_degree
+
+    @cached_property
+    def volume(self) -> float:
+        """1ᵀ G 1."""
+        return float(self.degree.sum())
+
+    @cached_property
+    def is_symmetric(self) -> bool:
+        """Whether G = Gᵀ, up to the rounding of weights."""
+        return self._relation.symmetric
+
+    @property
+    def is_directed(self) -> bool:
+        return not self.is_symmetric
+
+    @cached_property
+    def has_self_loops(self) -> bool:
+        return self._relation.has_self_loops
+
+    @cached_property
+    def has_negative_weights(self) -> bool:
+        """Whether some weight (of some part of a sum) is below zero."""
+        return self._relation.has_negative
+
+    @property
+    def clique_ids(self) -> Tensor | None:
+        """(n,) int64 for an implicit graph: rows with equal ids >= 0 are joined, -1 joins nothing;
+        None for stored graphs and sums.
+        """
+        return self._relation.clique_ids
+
+    def diagonal(self) -> Tensor:
+        """(n,) float64: G_ii."""
+        return self._relation.diagonal()
+
+    def degree_without_diagonal(self) -> Tensor:
+        """(n,) float64: Σ_{j != i} G_ij."""
+        return self.degree - self.diagonal() if self.has_self_loops else self.degree
+
+    def frobenius_sq(self) -> float:
+        """‖G‖²_F, without materialising anything implicit."""
+        return self._relation.frobenius_sq()
+
+    def connected_components(self) -> tuple[int, Tensor]:
+        """(count, labels (n,) int64): components of the undirected graph, numbered by their first
+        row.
+        """
+        count, labels = self._components
+        return count, labels.clone()
+
+    @cached_property
+    def _components(self) -> tuple[int, Tensor]:
+        nodes, hubs, n_hubs = self._relation.hub_edges()
+        size = self.n + n_hubs
+        ones = np.ones(nodes.shape[0], dtype=np.int8)
+        star = scipy.sparse.coo_array((ones, (nodes, hubs + self.n)), shape=(size, size))
+        _, labels = scipy.sparse.csgraph.connected_components(star, directed=False)
+        _, first, inverse = np.unique(labels[: self.n], return_index=True, return_inverse=True)
+        rank = np.empty(first.shape[0], dtype=np.int64)
+        rank[np.argsort(first)] = np.arange(first.shape[0])
+        return first.shape[0], torch.from_numpy(rank[inverse]).to(self.device)
+
+    @cached_property
+    def isolated(self) -> Tensor:
+        """(count,) int64: rows without an edge to or from another row (self loops do not count)."""
+        count, labels = self._components
+        sizes = torch.bincount(labels, minlength=count)
+        return torch.nonzero(sizes[labels] == 1)[:, 0]
+
+    # ------------------------------------------------------------------ products
+
+    def matmul(self, X: Tensor) -> Tensor:
+        """G @ X, differentiable in X. X: (n, b) or (n,), any float dtype; the result has X's
+        dtype.
+        """
+        x = self._rows("matmul", "X", X)
+        if X.dim() == 1:
+            return self.matmul(X[:, None])[:, 0]
+        return self._relation.matmul(x).to(X.dtype)
+
+    __matmul__ = matmul
+
+    def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n,): r_i = Σ_j G_ij <x_i, y_j>, differentiable in x (n, d) and y (n, d)."""
+        left, right = self._rows("edge_dot", "x", x), self._rows("edge_dot", "y", y)
+        if x.shape != y.shape or x.dtype != y.dtype or x.dim() != 2:
+            raise ValueError(
+                f"edge_dot: y must match x {tuple(x.shape)} {x.dtype}, "
+                f"got {tuple(y.shape)} {y.dtype}"
+            )
+        return self._relation.edge_dot(left, right).to(x.dtype)
+
+    def edge_sqdist(self, x: Tensor) -> Tensor:
+        """(n,): r_i = Σ_j G_ij ‖x_i − x_j‖², differentiable in x (n, d)."""
+        rows = self._rows("edge_sqdist", "x", x)
+        if x.dim() != 2:
+            raise ValueError(f"edge_sqdist: x must have shape (n, d), got {tuple(x.shape)}")
+        return self._relation.edge_sqdist(rows).to(x.dtype)
+
+    def _rows(self, op: str, name: str, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}: {name} must be a torch tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"{op}: {name} must be a float tensor, got {x.dtype}")
+        if x.dim() not in (1, 2) or x.shape[0] != self.n:
+            raise ValueError(
+                f"{op}: {name} must have n = {self.n} rows, got shape {tuple(x.shape)}"
+            )
+        if x.device != self.device:
+            raise ValueError(
+                f"{op}: {name} must be on the graph's device {self.device}, got {x.device}"
+            )
+        # half precision has no sums worth keeping: compute in float32, round once at the end
+        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+    # ------------------------------------------------------------------ exports
+
+    def to(self, device: torch.device | str) -> PairGraph:
+        """The same graph on another device (itself when it is there already)."""
+        device = torch.device(device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        return self if device == self.device else PairGraph(self._relation.to(device))
+
+    def without_diagonal(self) -> PairGraph:
+        """G with G_ii = 0; class-size weights keep their 1/n_c."""
+        return PairGraph(self._relation.without_diagonal()) if self.has_self_loops else self
+
+    @cached_property
+    def _csr(self) -> Csr:
+        return self._relation.csr()
+
+    def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(indptr (n + 1,) int64, indices (nnz,) int32 or int64, values or None when all are 1):
+        materialises G.
+
+        The arrays belong to the graph: copy before writing.
+        """
+        return self._csr.indptr, self._csr.indices, self._csr.values
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """A new scipy CSR array, float64 (materialises G)."""
+        return self._csr.to_scipy()
+
+    def to_torch(self, dtype: torch.dtype | None = None) -> Tensor:
+        """A new torch sparse CSR tensor on the graph's device (materialises G).
+
+        dtype: that of the weights by default, torch's default dtype when all weights are 1.
+        """
+        indptr, indices, values = self.csr()
+        if dtype is None:
+            dtype = torch.get_default_dtype() if values is None else values.dtype
+        if values is None:
+            values = torch.ones(indices.shape[0], dtype=dtype, device=self.device)
+        index = indices.dtype if indices.shape[0] < 2**31 else torch.int64
+        return torch.sparse_csr_tensor(
+            indptr.to(index, copy=True),
+            indices.to(index, copy=True),
+            values.to(dtype, copy=True),
+            (self.n, self.n),
+        )
+
+    def __repr__(self) -> str:
+        direction = "symmetric" if self.is_symmetric else "directed"
+        return f"PairGraph({self.kind}, n={self.n}, nnz={self.nnz}, {direction}, {self.device})"
+
+
+def _count(op: str, name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def _label_tensor(labels: Any) -> Tensor:
+    array = to_numpy(labels)
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"from_labels: labels must be integers, got dtype {array.dtype}")
+    return torch.from_numpy(array.astype(np.int64))

@@ -1,0 +1,111 @@
+"""Relation: what every representation of G must be able to do. One subclass per representation.
+
+A relation is immutable and already checked; `PairGraph` is the public face, relations do the work.
+Degrees, diagonals and norms are float64 whatever the weights are: they are cheap, and closed forms
+need them exact.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..primitives.csr import Csr
+
+HubEdges = tuple[np.ndarray, np.ndarray, int]
+
+
+class Relation(ABC):
+    """An (n, n) matrix of pair weights."""
+
+    kind: str
+    n: int
+    device: torch.device
+    clique_ids: Tensor | None = None
+
+    @property
+    @abstractmethod
+    def nnz(self) -> int:
+        """Number of stored (or implied) non-zero entries."""
+
+    @property
+    def symmetric(self) -> bool:
+        return True
+
+    @property
+    @abstractmethod
+    def has_negative(self) -> bool:
+        """Whether some weight is below zero."""
+
+    @property
+    @abstractmethod
+    def has_self_loops(self) -> bool:
+        """Whether some diagonal entry is stored."""
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """(n,) float64 row sums."""
+        return self._degree()
+
+    @property
+    def column_degree(self) -> Tensor:
+        """(n,) float64 column sums."""
+        return self.degree
+
+    @abstractmethod
+    def _degree(self) -> Tensor: ...
+
+    @abstractmethod
+    def diagonal(self) -> Tensor:
+        """(n,) float64."""
+
+    @abstractmethod
+    def frobenius_sq(self) -> float:
+        """Σ_ij G_ij²."""
+
+    @abstractmethod
+    def matmul(self, x: Tensor) -> Tensor:
+        """G X, x: (n, b)."""
+
+    @abstractmethod
+    def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n,) Σ_j G_ij <x_i, y_j>."""
+
+    @abstractmethod
+    def edge_sqdist(self, x: Tensor) -> Tensor:
+        """(n,) Σ_j G_ij ‖x_i − x_j‖²."""
+
+    @abstractmethod
+    def scaled(self, weight: float) -> Relation:
+        """weight * G, weight != 0."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Relation: ...
+
+    @abstractmethod
+    def without_diagonal(self) -> Relation: ...
+
+    @abstractmethod
+    def csr(self) -> Csr:
+        """G as stored entries: Σ of clique sizes squared for an implicit relation."""
+
+    @abstractmethod
+    def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """(len(rows),) float64: G[rows, cols]."""
+
+    @abstractmethod
+    def hub_edges(self) -> HubEdges:
+        """(nodes, hubs, number of hubs): a bipartite graph with the connected components of G and
+        O(n + nnz) edges.
+
+        Cliques become stars around a hub, so that components never need the materialised cliques.
+        """
+
+
+def index_dtype(n: int) -> torch.dtype:
+    """The narrowest index type for n columns: int32 halves what a product reads besides X."""
+    return torch.int32 if n < 2**31 else torch.int64

@@ -1,0 +1,123 @@
+"""Stored relation: G as compressed sparse rows, with one scalar factor so that `w * g` copies
+nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..primitives.csr import Csr
+from ..primitives.edges import edge_dot, edge_sqdist
+from ..primitives.spmm import spmm
+from .relation import HubEdges, Relation
+
+
+class Stored(Relation):
+    """scale * A, A in compressed-row form with sorted, unique columns and no stored zeros."""
+
+    kind = "csr"
+
+    def __init__(self, a: Csr, scale: float = 1.0) -> None:
+        self._a = a
+        self._scale = scale
+        self.n = a.n_rows
+        self.device = a.device
+
+    @property
+    def nnz(self) -> int:
+        return self._a.nnz
+
+    @property
+    def symmetric(self) -> bool:
+        return self._a.symmetric
+
+    @property
+    def has_negative(self) -> bool:
+        if self._a.values is None or self.nnz == 0:
+            return self._scale < 0 and self.nnz > 0
+        worst = self._a.values.min() if self._scale > 0 else self._a.values.max()
+        return bool(worst * self._scale < 0)
+
+    @property
+    def has_self_loops(self) -> bool:
+        return bool((self.diagonal() != 0).any())
+
+    def _degree(self) -> Tensor:
+        return self._a.row_sums() * self._scale
+
+    @property
+    def column_degree(self) -> Tensor:
+        return self.degree if self.symmetric else self._a.t().row_sums() * self._scale
+
+    def diagonal(self) -> Tensor:
+        out = torch.zeros(self.n, dtype=torch.float64, device=self.device)
+        at = torch.nonzero(self._a.rows() == self._a.indices)[:, 0]
+        node = self._a.indices[at].long()
+        out[node] = (
+            self._scale if self._a.values is None else self._a.values[at].double() * self._scale
+        )
+        return out
+
+    def frobenius_sq(self) -> float:
+        if self._a.values is None:
+            return self.nnz * self._scale**2
+        return float(self._a.values.double().square().sum()) * self._scale**2
+
+    def matmul(self, x: Tensor) -> Tensor:
+        return spmm(self._a, x, alpha=self._scale)
+
+    def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._rescale(edge_dot(self._a, x, y))
+
+    def edge_sqdist(self, x: Tensor) -> Tensor:
+        return self._rescale(edge_sqdist(self._a, x, x))
+
+    def _rescale(self, r: Tensor) -> Tensor:
+        return r if self._scale == 1.0 else r * self._scale
+
+    def scaled(self, weight: float) -> Stored:
+        return Stored(self._a, self._scale * weight)
+
+    def to(self, device: torch.device) -> Stored:
+        return self if device == self.device else Stored(self._a.to(device), self._scale)
+
+    def without_diagonal(self) -> Stored:
+        if not self.has_self_loops:
+            return self
+        a = self._a
+        keep = a.rows() != a.indices
+        indptr = torch.zeros_like(a.indptr)
+        dropped = torch.zeros(self.n, dtype=torch.int64, device=self.device)
+        dropped[a.indices[~keep].long()] = 1
+        torch.cumsum(a.indptr.diff() - dropped, 0, out=indptr[1:])
+        values = None if a.values is None else a.values[keep]
+        return Stored(Csr(indptr, a.indices[keep], values, self.n, a._symmetric), self._scale)
+
+    def csr(self) -> Csr:
+        return self._a.scaled(self._scale)
+
+    def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
+        """Columns are sorted inside each row, so row * n + column is sorted: one binary search per
+        pair.
+        """
+        keys = self._a.rows() * self.n + self._a.indices
+        wanted = rows * self.n + cols
+        at = torch.searchsorted(keys, wanted).clamp(max=max(self.nnz - 1, 0))
+        if self.nnz == 0:
+            return torch.zeros(rows.shape[0], dtype=torch.float64, device=self.device)
+        found = (keys[at] == wanted).to(torch.float64)
+        return (
+            found * self._scale * (1.0 if self._a.values is None else self._a.values[at].double())
+        )
+
+    def hub_edges(self) -> HubEdges:
+        """One hub per column that has an entry would do; using the column itself as hub keeps the
+        ids simple.
+        """
+        rows = self._a.rows().cpu().numpy()
+        cols = self._a.indices.cpu().numpy().astype(np.int64)
+        ends = np.concatenate([rows, np.arange(self.n)])
+        hubs = np.concatenate([cols, np.arange(self.n)])
+        return ends, hubs, self.n

@@ -1,0 +1,148 @@
+"""Csr: one checked sparse matrix in compressed-row form, the argument that `spmm`, `edges` and
+`graph_cov` share.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+
+class Csr:
+    """A sparse (n_rows, n_cols) matrix `A`; the arrays are taken as they are and never modified.
+
+    indptr: (n_rows + 1,) int64.  indices: (nnz,) int32 or int64, sorted and unique in each row.
+    values: (nnz,) float32 or float64, or None when every stored entry is 1.
+    symmetric: None when nobody has looked yet; then the first reader of `symmetric` pays for the
+    look.
+    """
+
+    __slots__ = (
+        "_symmetric",
+        "_transposed",
+        "indices",
+        "indptr",
+        "n_cols",
+        "n_rows",
+        "values",
+    )
+
+    def __init__(
+        self,
+        indptr: Tensor,
+        indices: Tensor,
+        values: Tensor | None,
+        n_cols: int,
+        symmetric: bool | None = None,
+    ) -> None:
+        self.indptr = indptr
+        self.indices = indices
+        self.values = values
+        self.n_rows = indptr.shape[0] - 1
+        self.n_cols = n_cols
+        self._symmetric = symmetric
+        self._transposed: Csr | None = None
+
+    @property
+    def nnz(self) -> int:
+        return self.indices.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.indptr.device
+
+    @property
+    def symmetric(self) -> bool:
+        if self._symmetric is None:
+            self._symmetric = self.n_rows == self.n_cols and _equal(self, self._transpose())
+            if self._symmetric:
+                self._transposed = None  # A serves as its own transpose: drop the copy
+        return self._symmetric
+
+    def t(self) -> Csr:
+        """Aᵀ, built once; `self` when A is known to be symmetric."""
+        return self if self._symmetric else self._transpose()
+
+    def _transpose(self) -> Csr:
+        if self._transposed is None:
+            self._transposed = _build_transpose(self)
+        return self._transposed
+
+    def rows(self) -> Tensor:
+        """(nnz,) int64: the row of every stored entry."""
+        counts = self.indptr.diff()
+        ids = torch.arange(self.n_rows, device=self.device)
+        return ids.repeat_interleave(counts, output_size=self.nnz)
+
+    def row_sums(self) -> Tensor:
+        """(n_rows,) float64: A 1."""
+        if self.values is None:
+            return self.indptr.diff().to(torch.float64)
+        return torch.segment_reduce(self.values.double(), "sum", offsets=self.indptr, initial=0.0)
+
+    def scaled(self, weight: float) -> Csr:
+        """weight * A, with the values in the dtype that they had (float64 when they were
+        implicit).
+        """
+        if weight == 1.0:
+            return self
+        if self.values is None:
+            values = torch.full((self.nnz,), weight, dtype=torch.float64, device=self.device)
+        else:
+            values = self.values * weight
+        return Csr(self.indptr, self.indices, values, self.n_cols, self._symmetric)
+
+    def to(self, device: torch.device) -> Csr:
+        if device == self.device:
+            return self
+        values = None if self.values is None else self.values.to(device)
+        arrays = (self.indptr.to(device), self.indices.to(device), values)
+        return Csr(*arrays, self.n_cols, self._symmetric)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """A copy in host memory, float64."""
+        if self.values is None:
+            values = np.ones(self.nnz)
+        else:
+            values = self.values.detach().cpu().numpy().astype(np.float64)
+        arrays = (values, self.indices.cpu().numpy(), self.indptr.cpu().numpy())
+        return scipy.sparse.csr_array(arrays, shape=(self.n_rows, self.n_cols), copy=True)
+
+
+def _build_transpose(a: Csr) -> Csr:
+    """Stable counting sort by column on the host (scipy), stable argsort elsewhere."""
+    if a.device.type == "cpu":
+        payload = np.ones(a.nnz, dtype=np.int8) if a.values is None else a.values.numpy()
+        # scipy wants one index type for both arrays: follow `indices` where nnz allows it
+        fits = a.indices.dtype == torch.int32 and a.nnz < 2**31
+        index = np.int32 if fits else np.int64
+        shape = (a.n_rows, a.n_cols)
+        arrays = (
+            payload,
+            a.indices.numpy().astype(index, copy=False),
+            a.indptr.numpy(),
+        )
+        flipped = scipy.sparse.csr_array(arrays, shape=shape, copy=False).tocsc()
+        indptr = torch.from_numpy(flipped.indptr.astype(np.int64))
+        indices = torch.from_numpy(flipped.indices).to(a.indices.dtype)
+        new_values = None if a.values is None else torch.from_numpy(flipped.data)
+    else:
+        order = torch.argsort(a.indices, stable=True)
+        counts = torch.bincount(a.indices, minlength=a.n_cols)
+        indptr = torch.zeros(a.n_cols + 1, dtype=torch.int64, device=a.device)
+        torch.cumsum(counts, 0, out=indptr[1:])
+        indices = a.rows()[order].to(a.indices.dtype)
+        new_values = None if a.values is None else a.values[order]
+    return Csr(indptr, indices, new_values, a.n_rows, a._symmetric)
+
+
+def _equal(a: Csr, b: Csr) -> bool:
+    """Same pattern, and values equal up to the rounding of sums taken in another order."""
+    if not (torch.equal(a.indptr, b.indptr) and torch.equal(a.indices, b.indices)):
+        return False
+    if a.values is None or b.values is None or a.nnz == 0:
+        return True
+    slack = 8 * torch.finfo(a.values.dtype).eps
+    return bool(((a.values - b.values).abs() <= slack * a.values.abs()).all())
