@@ -83,6 +83,14 @@ class Cliques(Relation):
         r = spread * self._node_size.to(x.dtype) + spmm(self._gather_csr, total)[:, 0]
         return r * self._node_weight.to(x.dtype)
 
+    def covariance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Σ_c w_c (Σ_i x_i)(Σ_j y_j)ᵀ over the cliques' sums, minus the diagonal's Σ_i w_i x_i y_iᵀ."""
+        weight = self._weights.to(x.dtype)[:, None]
+        c = spmm(self._sum_csr, x).mT @ (weight * spmm(self._sum_csr, y))
+        if self._self_loops:
+            return c
+        return c - x.mT @ (self._node_weight.to(x.dtype)[:, None] * y)
+
     def scaled(self, weight: float) -> Cliques:
         scaled = self._weights * weight
         return Cliques(self.kind, self._ids, self._n_cliques, scaled, self._self_loops)

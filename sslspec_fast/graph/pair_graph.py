@@ -279,6 +279,21 @@ class PairGraph:
             raise ValueError(f"edge_sqdist: x must have shape (n, d), got {tuple(x.shape)}")
         return self._relation.edge_sqdist(rows).to(x.dtype)
 
+    def covariance(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """(d, e): Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ, differentiable in x (n, d) and y (n, e).
+
+        y is x when left out. Not centred: with m = Gᵀ1 and d = G 1 the centred form subtracts
+        (Xᵀd)(mᵀY)/vol, a rank-one correction.
+        """
+        left = self._rows("covariance", "x", x)
+        right = left if y is None else self._rows("covariance", "y", y)
+        if left.dim() != 2 or right.dim() != 2 or left.dtype != right.dtype:
+            raise ValueError(
+                f"covariance: x and y must be (n, d) and (n, e) of one dtype, got "
+                f"{tuple(left.shape)} {left.dtype} and {tuple(right.shape)} {right.dtype}"
+            )
+        return self._relation.covariance(left, right).to(x.dtype)
+
     def _rows(self, op: str, name: str, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: {name} must be a torch tensor, got {type(x).__name__}")

@@ -80,6 +80,10 @@ class Relation(ABC):
         """(n,) Σ_j G_ij ‖x_i − x_j‖²."""
 
     @abstractmethod
+    def covariance(self, x: Tensor, y: Tensor) -> Tensor:
+        """(d, e) Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ."""
+
+    @abstractmethod
     def scaled(self, weight: float) -> Relation:
         """weight * G, weight != 0."""
 

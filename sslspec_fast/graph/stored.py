@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..primitives.csr import Csr
 from ..primitives.edges import edge_dot, edge_sqdist
+from ..primitives.graph_cov import graph_cov
 from ..primitives.spmm import spmm
 from .relation import HubEdges, Relation
 
@@ -73,6 +74,9 @@ class Stored(Relation):
 
     def edge_sqdist(self, x: Tensor) -> Tensor:
         return self._rescale(edge_sqdist(self._a, x, x))
+
+    def covariance(self, x: Tensor, y: Tensor) -> Tensor:
+        return self._rescale(graph_cov(self._a, x, y))
 
     def _rescale(self, r: Tensor) -> Tensor:
         return r if self._scale == 1.0 else r * self._scale

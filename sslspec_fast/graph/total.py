@@ -69,6 +69,9 @@ class Total(Relation):
     def edge_sqdist(self, x: Tensor) -> Tensor:
         return _add([p.edge_sqdist(x) for p in self.parts])
 
+    def covariance(self, x: Tensor, y: Tensor) -> Tensor:
+        return _add([p.covariance(x, y) for p in self.parts])
+
     def scaled(self, weight: float) -> Total:
         return Total(tuple(p.scaled(weight) for p in self.parts))
 
