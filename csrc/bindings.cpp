@@ -1,0 +1,25 @@
+// Python face of the core: one m.def per entry point, no logic. Every call releases the GIL; outputs and workspaces
+// are arguments. Arrays arrive as borrowed descriptors (tensor_caster.h).
+#include <pybind11/pybind11.h>
+
+#include "common/check.h"
+#include "cpu/isa.h"
+#include "pairwise.h"
+#include "tensor_caster.h"
+
+namespace py = pybind11;
+using namespace sslspec;
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Compiled core of sslspec_fast";
+  py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+
+  m.def("isa", &cpu::isa_name, "Instruction set of the CPU kernels in use");
+  m.def("cuda_archs", [] { return SSLSPEC_CUDA_ARCHS; }, "CUDA architectures of this build, empty without CUDA");
+
+  // pairwise
+  m.def("pairwise_workspace_size", &pairwise_workspace_size);
+  m.def("pairwise_forward", &pairwise_forward, no_gil);
+  m.def("pairwise_backward", &pairwise_backward, no_gil);
+}

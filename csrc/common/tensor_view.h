@@ -1,0 +1,25 @@
+// Borrowed descriptors of arrays that the caller owns. Nothing here allocates or frees.
+#pragma once
+#include <cstdint>
+
+namespace sslspec {
+
+enum class DType : int32_t { f32 = 0, f64 = 1, f16 = 2, bf16 = 3, i32 = 4, i64 = 5 };
+
+inline constexpr int kMaxDim = 4;
+inline constexpr int kCpu = -1;  // device index of host memory; CUDA devices are 0, 1, ...
+
+struct TensorView {
+  void* data = nullptr;
+  int64_t shape[kMaxDim] = {};
+  int64_t stride[kMaxDim] = {};  // in elements
+  int32_t ndim = 0;
+  DType dtype = DType::f32;
+  int32_t device = kCpu;
+
+  bool present() const { return ndim > 0 || data != nullptr; }  // false: the optional argument was None
+  template <typename T>
+  T* as() const { return static_cast<T*>(data); }
+};
+
+}  // namespace sslspec

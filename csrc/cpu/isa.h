@@ -1,0 +1,30 @@
+// Instruction-set levels of the CPU kernels. Every *.kernel.cpp is compiled once per level into its own namespace;
+// the level is chosen once per process from the CPU and the cap in $SSLSPEC_ISA.
+#pragma once
+
+namespace sslspec::cpu {
+
+enum class Isa { baseline, avx2, avx512 };
+
+Isa isa();               // throws std::invalid_argument for an unknown $SSLSPEC_ISA
+const char* isa_name();
+
+}  // namespace sslspec::cpu
+
+// Declares `declaration` in the namespace of every level that this build has.
+// SSLSPEC_CALL(f, args...) calls the level chosen for this process.
+#ifdef SSLSPEC_X86
+#define SSLSPEC_EACH_ISA(...)        \
+  namespace baseline { __VA_ARGS__ } \
+  namespace avx2 { __VA_ARGS__ }     \
+  namespace avx512 { __VA_ARGS__ }
+#define SSLSPEC_CALL(f, ...)                                         \
+  (::sslspec::cpu::isa() == ::sslspec::cpu::Isa::avx512              \
+       ? ::sslspec::cpu::avx512::f(__VA_ARGS__)                      \
+       : ::sslspec::cpu::isa() == ::sslspec::cpu::Isa::avx2          \
+             ? ::sslspec::cpu::avx2::f(__VA_ARGS__)                  \
+             : ::sslspec::cpu::baseline::f(__VA_ARGS__))
+#else
+#define SSLSPEC_EACH_ISA(...) namespace baseline { __VA_ARGS__ }
+#define SSLSPEC_CALL(f, ...) (::sslspec::cpu::baseline::f(__VA_ARGS__))
+#endif

@@ -1,0 +1,351 @@
+// Log-sum-exp statistics of S = diag(scale) A B^T and their gradient, without storing S.
+//
+// A task is a pair of row blocks. Its tile of S is made from packed panels (tile.h), turned into exponentials while it
+// is in registers (plain tiles) or in the L2 cache (tiles with masked pairs or a wide range of logits), and used for
+// the statistics or gradients of both blocks (pairs.h): the symmetric case does half of the products.
+//
+// Shift. With r = max |scale a_i| max |b_j| all logits lie in [-r, r]. While 2 r log2(e) stays inside the exponent
+// range the constant shift r is safe and one exponential serves row and column; otherwise a running maximum per row
+// and column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
+//
+// Precision policy: everything in T; contributions are added in an order that depends on the shapes alone.
+#include "cpu/pairwise.h"
+
+#include "cpu/pairs.h"
+#include "cpu/scratch.h"
+#include "cpu/tile.h"
+
+namespace sslspec::cpu::SSLSPEC_ISA {
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634074;
+template <typename T>
+constexpr T kNegInf = -__builtin_inff();
+
+// Rows per block: small problems take small blocks so that a few cores have work in every round.
+int64_t block_rows(int64_t n) { return n <= 384 ? 48 : n <= 2048 ? 96 : 192; }
+
+template <typename T>
+struct Buffers {  // the workspace, laid out; base == nullptr only counts
+  T *a_panels, *b_panels, *a_columns, *b_columns, *norms;
+  T *row_shift, *row_weight, *col_shift, *col_weight;
+  int64_t size = 0;
+
+  Buffers(T* base, int64_t n, int64_t m, int64_t d, bool symmetric, bool backward) {
+    constexpr int64_t kCols = Tile<T>::kCols;
+    auto take = [&](int64_t count) {
+      T* p = base == nullptr ? nullptr : base + size;
+      size += round_up(count, 64);
+      return p;
+    };
+    const int64_t n_pad = round_up(n, 192), m_pad = round_up(m, 192), d_pad = round_up(d, kCols);
+    a_panels = take(n_pad * d);
+    b_panels = symmetric ? a_panels : take(m_pad * d);
+    norms = take(n_pad / 48 + m_pad / 48);
+    row_shift = take(n_pad);
+    col_shift = symmetric ? row_shift : take(m_pad);
+    row_weight = take(n_pad);
+    col_weight = symmetric ? row_weight : take(m_pad);
+    a_columns = b_columns = nullptr;
+    if (backward) {
+      b_columns = take(d_pad * m);
+      a_columns = symmetric ? b_columns : take(d_pad * n);
+    }
+  }
+};
+
+template <typename T>
+struct Softmax {
+  static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kBlock;
+  static constexpr T kScale = static_cast<T>(kLog2e);
+  // 2 r log2(e) below this keeps every shifted exponential a normal number
+  static constexpr double kNarrow = sizeof(T) == 4 ? 120.0 : 1000.0;
+
+  const PairwiseArgs<T>& p;
+  Buffers<T> w;
+  int64_t rows, cols;  // block sizes
+  bool narrow;
+  T range;
+
+  explicit Softmax(const PairwiseArgs<T>& args, bool backward)
+      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward) {
+    rows = block_rows(p.n);
+    cols = p.symmetric ? rows : block_rows(p.m);
+    const int64_t a_blocks = blocks(p.n, rows), b_blocks = p.symmetric ? 0 : blocks(p.m, cols);
+    parallel_for(a_blocks + b_blocks, p.threads, [&](int64_t t) {
+      if (t < a_blocks) {
+        const int64_t r0 = t * rows, r1 = min64(p.n, r0 + rows);
+        w.norms[t] = pack_rows<T>(p.a, p.lda, r0, r1, p.d, p.symmetric ? nullptr : p.scale, p.scale_step, w.a_panels);
+        if (backward) {
+          const T* scale = p.symmetric ? nullptr : p.scale;
+          pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
+          zero(p.grad_a + r0 * p.d, (r1 - r0) * p.d);
+        }
+      } else {
+        const int64_t r0 = (t - a_blocks) * cols, r1 = min64(p.m, r0 + cols);
+        w.norms[t] = pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
+        if (backward) {
+          pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
+          zero(p.grad_b + r0 * p.d, (r1 - r0) * p.d);
+        }
+      }
+    });
+    const double a2 = largest(w.norms, a_blocks);
+    const double b2 = p.symmetric ? a2 : largest(w.norms + a_blocks, b_blocks);
+    // The symmetric case scales the logits, not the panels, so that left and right operand are one buffer.
+    const double limit = __builtin_sqrt(a2) * __builtin_sqrt(b2) * (p.symmetric ? __builtin_fabs(double(p.scale[0])) : 1.0);
+    narrow = 2 * limit * kLog2e < kNarrow;  // false for NaN
+    range = static_cast<T>(limit * 1.0001);
+  }
+
+  static int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
+  static void zero(T* x, int64_t count) { __builtin_memset(x, 0, sizeof(T) * static_cast<size_t>(count)); }
+  static double largest(const T* x, int64_t count) {
+    double m = 0;
+    for (int64_t i = 0; i < count; ++i)
+      if (!(x[i] <= m)) m = x[i];
+    return m;
+  }
+
+  template <typename F>
+  void for_pairs(const F& f) const {
+    if (p.symmetric)
+      for_symmetric_pairs(blocks(p.n, rows), p.threads, f);
+    else
+      for_all_pairs(blocks(p.n, rows), blocks(p.m, cols), p.threads, f);
+  }
+
+  T logit_scale() const { return p.symmetric ? p.scale[0] : T(1); }
+
+  // Does this block hold pairs that must be left out (padding included)?
+  bool masked(int64_t i0, int64_t ni, int64_t j0, int64_t nj) const {
+    const bool diagonal = p.skip_self && i0 < j0 + nj && j0 < i0 + ni;
+    return diagonal || p.ids_a != nullptr || p.skip_indptr != nullptr || ni % R != 0 || nj % Tile<T>::kCols != 0;
+  }
+
+  // The block's logits into tile, left-out pairs and padding columns as -inf.
+  void logits(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
+    const T c = logit_scale();
+    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+                       for (int r = 0; r < R; ++r)
+                         for (int v = 0; v < V; ++v) store(tile + (i + r) * kLd + j + v * L, c * acc[r][v]);
+                     });
+    for (int64_t i = 0; i < ni; ++i) {
+      T* s = tile + i * kLd;
+      for (int64_t j = nj; j < round_up(nj, L); ++j) s[j] = kNegInf<T>;
+      const int64_t self = i0 + i - j0;
+      if (p.skip_self && self >= 0 && self < nj) s[self] = kNegInf<T>;
+      if (p.ids_a != nullptr) {
+        const int32_t id = p.ids_a[i0 + i];
+        const int32_t* other = p.ids_b + j0;
+        for (int64_t j = 0; j < nj; ++j) s[j] = other[j] == id ? kNegInf<T> : s[j];
+      }
+      if (p.skip_indptr != nullptr) skip_pattern(i0 + i, j0, nj, s);
+    }
+  }
+
+  void skip_pattern(int64_t row, int64_t j0, int64_t nj, T* s) const {
+    int64_t low = p.skip_indptr[row], end = p.skip_indptr[row + 1], high = end;
+    while (low < high) {  // first entry with column >= j0
+      const int64_t mid = (low + high) / 2;
+      if (p.skip_indices[mid] < j0) low = mid + 1; else high = mid;
+    }
+    for (; low < end && p.skip_indices[low] < j0 + nj; ++low) s[p.skip_indices[low] - j0] = kNegInf<T>;
+  }
+
+  // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
+  void forward() {
+    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? range : kNegInf<T>;
+    zero(w.row_weight, p.n);
+    if (!p.symmetric) {
+      for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? range : kNegInf<T>;
+      zero(w.col_weight, p.m);
+    }
+    for_pairs([&](int64_t bi, int64_t bj) {
+      const int64_t i0 = bi * rows, j0 = bj * cols;
+      const int64_t ni = min64(rows, p.n - i0), nj = min64(cols, p.m - j0);
+      const bool use_columns = p.symmetric ? bi != bj : p.columns;
+      if (narrow && !masked(i0, ni, j0, nj))
+        sums_in_registers(i0, ni, j0, nj, use_columns);
+      else
+        sums_of_tile(i0, ni, j0, nj, use_columns);
+    });
+    finish(p.n, w.row_shift, w.row_weight, p.row_lse);
+    if (p.columns) finish(p.m, w.col_shift, w.col_weight, p.col_lse);
+  }
+
+  static void finish(int64_t n, const T* shift, const T* sum, T* lse) {
+    for (int64_t i = 0; i < n; ++i) lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i])));
+  }
+
+  void sums_in_registers(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+    T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
+    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 2 * sizeof(Vec<T>) * kLd));
+    Vec<T>* col_sum = row_sum + kLd;
+    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
+    for (int64_t j = 0; j < nj / L; ++j) col_sum[j] = Vec<T>{};
+    const Vec<T> c = splat<T>(logit_scale() * kScale), shift = splat<T>(range * kScale);
+    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+                       Vec<T>* cs = col_sum + j / L;
+#pragma GCC unroll 8
+                       for (int r = 0; r < R; ++r) {
+                         Vec<T> sum{};
+#pragma GCC unroll 4
+                         for (int v = 0; v < V; ++v) {
+                           const Vec<T> e = exp2<T>(acc[r][v] * c - shift);
+                           sum += e;
+                           cs[v] += e;
+                         }
+                         row_sum[i + r] += sum;
+                       }
+                     });
+    for (int64_t i = 0; i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
+    if (use_columns)
+      for (int64_t j = 0; j < nj; j += L) {
+        T* out = w.col_weight + j0 + j;
+        store(out, load(out) + col_sum[j / L]);
+      }
+  }
+
+  void sums_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+    T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
+    logits(i0, ni, j0, nj, tile);
+    for (int64_t i = 0; i < ni; ++i) {
+      const T* s = tile + i * kLd;
+      T &shift = w.row_shift[i0 + i], &sum = w.row_weight[i0 + i];
+      if (!narrow) {
+        Vec<T> top = splat<T>(shift);
+        for (int64_t j = 0; j < nj; j += L) top = vmax<T>(load(s + j), top);
+        raise_shift(hmax<T>(top), shift, sum);
+      }
+      const T base = shift == kNegInf<T> ? T(0) : shift;  // nothing seen yet: every logit is -inf (adds 0) or NaN
+      Vec<T> add{};
+      for (int64_t j = 0; j < nj; j += L) add += exp2<T>((load(s + j) - base) * kScale);
+      sum += hsum<T>(add);
+    }
+    if (!use_columns) return;
+    for (int64_t j = 0; j < nj; j += L) {
+      T shift[L], sum[L] = {};
+      for (int l = 0; l < L; ++l) shift[l] = j + l < nj ? w.col_shift[j0 + j + l] : T(0);
+      if (!narrow) {
+        Vec<T> top = load(shift);
+        for (int64_t i = 0; i < ni; ++i) top = vmax<T>(load(tile + i * kLd + j), top);
+        for (int l = 0; l < L && j + l < nj; ++l)
+          raise_shift(top[l], w.col_shift[j0 + j + l], w.col_weight[j0 + j + l]);
+        for (int l = 0; l < L && j + l < nj; ++l) {
+          shift[l] = w.col_shift[j0 + j + l];
+          if (shift[l] == kNegInf<T>) shift[l] = 0;
+        }
+      }
+      Vec<T> add{};
+      const Vec<T> base = load(shift);
+      for (int64_t i = 0; i < ni; ++i) add += exp2<T>((load(tile + i * kLd + j) - base) * kScale);
+      store(sum, add);
+      for (int l = 0; l < L && j + l < nj; ++l) w.col_weight[j0 + j + l] += sum[l];
+    }
+  }
+
+  static void raise_shift(T top, T& shift, T& sum) {
+    if (top == shift) return;  // a NaN logit fails this and makes the sum NaN
+    sum *= shift == kNegInf<T> ? T(0) : static_cast<T>(__builtin_exp(double(shift) - double(top)));
+    if (top != top) sum = top;
+    shift = top;
+  }
+
+  // ---- backward: W_ij = grad_row_i softmax_ij + grad_col_j softmax_ji, then W B and W^T A ------------------
+  void backward() {
+    weights(p.n, p.row_lse, p.grad_row, w.row_shift, w.row_weight);
+    if (!p.symmetric) {
+      if (p.columns) {
+        weights(p.m, p.col_lse, p.grad_col, w.col_shift, w.col_weight);
+      } else {
+        zero(w.col_shift, p.m);
+        zero(w.col_weight, p.m);
+      }
+    }
+    for_pairs([&](int64_t bi, int64_t bj) {
+      const int64_t i0 = bi * rows, j0 = bj * cols;
+      const int64_t ni = min64(rows, p.n - i0), nj = min64(cols, p.m - j0);
+      T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
+      if (narrow && !masked(i0, ni, j0, nj))
+        weights_in_registers(i0, ni, j0, nj, tile);
+      else
+        weights_of_tile(i0, ni, j0, nj, tile);
+      block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
+      if (!p.symmetric)
+        block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
+      else if (bi != bj)
+        block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_a + j0 * p.d, p.d, p.d);
+    });
+  }
+
+  void weights(int64_t n, const T* lse, const T* grad, T* shift, T* weight) const {
+    for (int64_t i = 0; i < n; ++i) {
+      const bool empty = lse[i] == kNegInf<T>;  // no pair in this row: no gradient
+      shift[i] = narrow ? range : empty ? T(0) : lse[i];
+      weight[i] = empty || grad[i] == 0 ? T(0)
+                  : narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(double(range) - double(lse[i])))
+                           : grad[i];
+    }
+  }
+
+  void weights_in_registers(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
+    const Vec<T> c = splat<T>(logit_scale() * kScale), shift = splat<T>(range * kScale);
+    const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
+    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                       for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+                         for (int v = 0; v < V; ++v) {
+                           const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
+                           store(tile + (i + r) * kLd + j + v * L, exp2<T>(acc[r][v] * c - shift) * g);
+                         }
+                     });
+  }
+
+  void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
+    logits(i0, ni, j0, nj, tile);
+    const int64_t padded = round_up(nj, L);
+    T* column = static_cast<T*>(scratch(1, 2 * sizeof(Vec<T>) * kLd));  // shift and weight of the columns, padded
+    for (int64_t j = 0; j < padded; ++j) {
+      column[j] = j < nj ? w.col_shift[j0 + j] : T(0);
+      column[kLd + j] = j < nj ? w.col_weight[j0 + j] : T(0);
+    }
+    const bool two = !narrow && (p.symmetric || p.columns);
+    for (int64_t i = 0; i < ni; ++i) {
+      T* s = tile + i * kLd;
+      const T shift = w.row_shift[i0 + i], weight = w.row_weight[i0 + i];
+      for (int64_t j = 0; j < padded; j += L) {
+        const Vec<T> x = load(s + j), g = load(column + kLd + j);
+        const Vec<T> e = exp2<T>((x - shift) * kScale);
+        if (two)
+          store(s + j, e * weight + exp2<T>((x - load(column + j)) * kScale) * g);
+        else
+          store(s + j, e * (g + weight));
+      }
+    }
+  }
+};
+
+}  // namespace
+
+template <typename T>
+int64_t pairwise_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool backward) {
+  return Buffers<T>(nullptr, n, m, d, symmetric, backward).size;
+}
+template <typename T>
+void pairwise_forward(const PairwiseArgs<T>& args) { Softmax<T>(args, false).forward(); }
+template <typename T>
+void pairwise_backward(const PairwiseArgs<T>& args) { Softmax<T>(args, true).backward(); }
+
+template int64_t pairwise_workspace<float>(int64_t, int64_t, int64_t, bool, bool);
+template int64_t pairwise_workspace<double>(int64_t, int64_t, int64_t, bool, bool);
+template void pairwise_forward<float>(const PairwiseArgs<float>&);
+template void pairwise_forward<double>(const PairwiseArgs<double>&);
+template void pairwise_backward<float>(const PairwiseArgs<float>&);
+template void pairwise_backward<double>(const PairwiseArgs<double>&);
+
+}  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -1,0 +1,198 @@
+// Register-blocked matrix tiles: the GEMM inside every dense kernel. Included by *.kernel.cpp only.
+//
+// Packed panels. A matrix X with rows x_i of length `depth` is stored as panels of kCols rows, [panel][depth][kCols],
+// zero-padded to whole panels. kRows divides kCols, so the same panels serve as the left operand (kRows neighbouring
+// values broadcast per step) and as the right one (kVecs registers per step). `pack_rows` makes panels along the rows
+// of X (for X Y^T), `pack_columns` along its columns (for E X).
+//
+// Precision policy: products are accumulated in T, in a fixed order given by the shapes alone.
+#pragma once
+#include "cpu/vec.h"
+
+namespace sslspec::cpu {
+namespace {
+
+template <typename T>
+struct Tile {
+#if defined(__AVX512F__)
+  static constexpr int kRows = 8, kVecs = 3;  // 24 accumulators + 3 + 1 of 32 registers
+#elif defined(__AVX2__)
+  static constexpr int kRows = 4, kVecs = 3;  // 12 accumulators + 3 + 1 of 16 registers
+#else
+  static constexpr int kRows = 4, kVecs = 2;
+#endif
+  static constexpr int kCols = kVecs * kLanes<T>;
+  static constexpr int kDepth = 128;  // depth of one pass: a right-hand panel of kDepth steps stays in the L1 cache
+  static constexpr int kBlock = 192;  // largest block of rows of one task: a tile of kBlock^2 stays in the L2 cache
+  static_assert(kCols % kRows == 0 && kBlock % kCols == 0);
+};
+
+constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Rows [r0, r1) of scale_i * x (row stride ldx) into panels; r0 is a multiple of kCols. Returns max_i ||scale_i x_i||^2.
+template <typename T>
+T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, const T* scale, int64_t scale_step, T* panels) {
+  constexpr int kCols = Tile<T>::kCols;
+  constexpr int kStrip = 32;  // a strip of kCols x kStrip values is read and written inside the L1 cache
+  T largest = 0;
+  for (int64_t p = r0; p < r1; p += kCols) {
+    T* out = panels + p * depth;
+    const int64_t rows = min64(kCols, r1 - p);
+    T norm[kCols] = {};
+    for (int64_t k0 = 0; k0 < depth; k0 += kStrip) {
+      const int64_t k1 = min64(depth, k0 + kStrip);
+      for (int64_t r = 0; r < rows; ++r) {
+        const T* in = x + (p + r) * ldx;
+        const T s = scale == nullptr ? T(1) : scale[(p + r) * scale_step];
+        T sum = 0;
+        for (int64_t k = k0; k < k1; ++k) {
+          const T v = s * in[k];
+          out[k * kCols + r] = v;
+          sum += v * v;
+        }
+        norm[r] += sum;
+      }
+      for (int64_t r = rows; r < kCols; ++r)
+        for (int64_t k = k0; k < k1; ++k) out[k * kCols + r] = 0;
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      if (!(norm[r] <= largest)) largest = norm[r];  // keeps NaN
+  }
+  return largest;
+}
+
+// Rows [r0, r1) of scale_i * x (n rows, d columns) into column panels [ceil(d / kCols)][n][kCols].
+template <typename T>
+void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d, const T* scale,
+                  int64_t scale_step, T* panels) {
+  constexpr int kCols = Tile<T>::kCols;
+  for (int64_t c = 0; c < d; c += kCols) {
+    const int64_t cols = min64(kCols, d - c);
+    for (int64_t r = r0; r < r1; ++r) {
+      const T* in = x + r * ldx + c;
+      T* out = panels + c * n + r * kCols;
+      const T s = scale == nullptr ? T(1) : scale[r * scale_step];
+      if (cols == kCols) {
+        for (int v = 0; v < Tile<T>::kVecs; ++v) store(out + v * kLanes<T>, s * load(in + v * kLanes<T>));
+      } else {
+        for (int64_t k = 0; k < kCols; ++k) out[k] = k < cols ? s * in[k] : T(0);
+      }
+    }
+  }
+}
+
+// acc[r][v] += sum_k a(r, k) * b[k][v]; a(r, k) = a[r + k * step] when kRowsTogether, else a[r * step + k].
+template <bool kRowsTogether, int V, typename T>
+inline __attribute__((always_inline)) void multiply(int64_t depth, const T* a, int64_t step, const T* b,
+                                                    Vec<T> (&acc)[Tile<T>::kRows][V]) {
+  constexpr int R = Tile<T>::kRows;
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec<T> bv[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) bv[v] = load(b + v * kLanes<T>);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const Vec<T> av = splat(kRowsTogether ? a[r] : a[r * step]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] += av * bv[v];
+    }
+    a += kRowsTogether ? step : 1;
+    b += Tile<T>::kCols;
+  }
+}
+
+// One block of X Y^T: rows [i0, i0 + ni) x [j0, j0 + nj), i0 and j0 multiples of kCols, from row panels.
+// For every register tile calls finish(i, j, acc) with i, j relative to the block; the tile covers rows i .. i + kRows
+// and columns j .. j + kCols, padding included. `partial` (leading dimension ld) holds sums between depth passes.
+template <typename T, typename Finish>
+inline __attribute__((always_inline)) void block_product(int64_t depth, const T* x_panels, int64_t i0, int64_t ni,
+                                                         const T* y_panels, int64_t j0, int64_t nj, T* partial,
+                                                         int64_t ld, const Finish& finish) {
+  using P = Tile<T>;
+  constexpr int R = P::kRows, V = P::kVecs, L = kLanes<T>;
+  for (int64_t k0 = 0; k0 < depth || k0 == 0; k0 += P::kDepth) {
+    const int64_t steps = min64(P::kDepth, depth - k0);
+    const bool first = k0 == 0, last = k0 + P::kDepth >= depth;
+    for (int64_t j = 0; j < nj; j += P::kCols) {
+      const T* b = y_panels + (j0 + j) * depth + k0 * P::kCols;
+      for (int64_t i = 0; i < ni; i += R) {
+        const int64_t row = i0 + i, panel = row / P::kCols * P::kCols;
+        const T* a = x_panels + panel * depth + k0 * P::kCols + (row - panel);
+        Vec<T> acc[R][V];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
+        multiply<true>(steps, a, P::kCols, b, acc);
+        if (!first)
+          for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v) acc[r][v] += load(partial + (i + r) * ld + j + v * L);
+        if (last)
+          finish(i, j, acc);
+        else
+          for (int r = 0; r < R; ++r)
+            for (int v = 0; v < V; ++v) store(partial + (i + r) * ld + j + v * L, acc[r][v]);
+      }
+    }
+  }
+}
+
+// Registers of one tile added to out (leading dimension ldo); only `rows` x `cols` of them are inside out.
+template <int V, typename T>
+inline __attribute__((always_inline)) void add_tile(const Vec<T> (&acc)[Tile<T>::kRows][V], T* out, int64_t ldo,
+                                                    int64_t rows, int64_t cols) {
+  constexpr int R = Tile<T>::kRows, L = kLanes<T>;
+  if (rows >= R && cols >= V * L) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) store(out + r * ldo + v * L, load(out + r * ldo + v * L) + acc[r][v]);
+    return;
+  }
+  T edge[V * L];
+  for (int64_t r = 0; r < min64(R, rows); ++r) {
+    for (int v = 0; v < V; ++v) store(edge + v * L, acc[r][v]);
+    for (int64_t c = 0; c < min64(V * L, cols); ++c) out[r * ldo + c] += edge[c];
+  }
+}
+
+// out[rows x cols] += E X for one column panel of width V registers.
+// E(i, k) = e[i * lde + k], or e[k * lde + i] when kTransposed; b points at X's panel rows for k = 0.
+template <bool kTransposed, int V, typename T>
+void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* b, T* out, int64_t ldo, int64_t cols) {
+  constexpr int R = Tile<T>::kRows;
+  for (int64_t i = 0; i < rows; i += R) {
+    Vec<T> acc[R][V];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
+    multiply<kTransposed>(depth, kTransposed ? e + i : e + i * lde, lde, b, acc);
+    add_tile(acc, out + i * ldo, ldo, rows - i, cols);
+  }
+}
+
+// out[rows x d] += E X (or E^T X), X given by column panels of n rows from row k0 on. E must be readable for whole
+// register tiles: round_up(rows, kRows) rows (columns when transposed).
+template <bool kTransposed, typename T>
+void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n, int64_t k0,
+                      T* out, int64_t ldo, int64_t d) {
+  using P = Tile<T>;
+  constexpr int L = kLanes<T>;
+  for (int64_t c = 0; c < d; c += P::kCols) {
+    const T* b = column_panels + c * n + k0 * P::kCols;
+    const int64_t cols = d - c;
+    if (cols > 2 * L && P::kVecs == 3)
+      accumulate_panel<kTransposed, P::kVecs>(e, lde, rows, depth, b, out + c, ldo, cols);
+    else if (cols > L)
+      accumulate_panel<kTransposed, 2>(e, lde, rows, depth, b, out + c, ldo, cols);
+    else
+      accumulate_panel<kTransposed, 1>(e, lde, rows, depth, b, out + c, ldo, cols);
+  }
+}
+
+}  // namespace
+}  // namespace sslspec::cpu

@@ -1,0 +1,119 @@
+// Vec<T>: one SIMD register of the instruction set being compiled, as a GCC / Clang vector type, with the few
+// operations that the kernels need. Included by *.kernel.cpp only; everything has internal linkage.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace sslspec::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVecBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVecBytes = 32;
+#else
+constexpr int kVecBytes = 16;
+#endif
+
+template <typename T>
+struct VecOf;
+template <>
+struct VecOf<float> {
+  typedef float type __attribute__((vector_size(kVecBytes)));
+  typedef int32_t bits __attribute__((vector_size(kVecBytes)));
+};
+template <>
+struct VecOf<double> {
+  typedef double type __attribute__((vector_size(kVecBytes)));
+  typedef int64_t bits __attribute__((vector_size(kVecBytes)));
+};
+template <typename T>
+using Vec = typename VecOf<T>::type;
+template <typename T>
+using VecBits = typename VecOf<T>::bits;
+template <typename T>
+constexpr int kLanes = kVecBytes / static_cast<int>(sizeof(T));
+
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <typename T>
+inline __attribute__((always_inline)) void store(T* p, Vec<T> v) { std::memcpy(p, &v, sizeof(v)); }
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> splat(T x) { return x - Vec<T>{}; }
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> vmax(Vec<T> a, Vec<T> b) { return a > b ? a : b; }
+template <typename T>
+inline T hsum(Vec<T> v) {  // fixed pairwise order
+  T lane[kLanes<T>];
+  std::memcpy(lane, &v, sizeof(v));
+  for (int w = kLanes<T> / 2; w > 0; w /= 2)
+    for (int i = 0; i < w; ++i) lane[i] += lane[i + w];
+  return lane[0];
+}
+template <typename T>
+inline T hmax(Vec<T> v) {
+  T m = v[0];
+  for (int i = 1; i < kLanes<T>; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+
+// 2^x for x < 128 (1024), relative error below 2 ulp; x below the normal range gives 0, NaN stays NaN.
+// x = n + f with f in [-1/2, 1/2]; 2^f by its Taylor series in f ln 2 (truncation below rounding), 2^n by exponent bits.
+template <typename T>
+struct Exp2Constants;
+template <>
+struct Exp2Constants<float> {
+  static constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  static constexpr float kLowest = -126.f;
+  static constexpr int kMantissa = 23;
+  static constexpr int kTerms = 8;
+  static constexpr float c[kTerms] = {1.f, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f,
+                                      0.00133335581f, 0.000154035304f, 1.52527338e-05f};
+};
+template <>
+struct Exp2Constants<double> {
+  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kLowest = -1022.0;
+  static constexpr int kMantissa = 52;
+  static constexpr int kTerms = 14;
+  static constexpr double c[kTerms] = {1.0,
+                                       0.69314718055994530942,
+                                       0.24022650695910071233,
+                                       0.055504108664821579953,
+                                       0.0096181291076284771620,
+                                       0.0013333558146428443423,
+                                       0.00015403530393381609954,
+                                       1.5252733804059840280e-05,
+                                       1.3215486790144309488e-06,
+                                       1.0178086009239699728e-07,
+                                       7.0549116208011233299e-09,
+                                       4.4455382718708114976e-10,
+                                       2.5678435993488205142e-11,
+                                       1.3691488853904128881e-12};
+};
+
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> exp2(Vec<T> x) {
+  using C = Exp2Constants<T>;
+  const Vec<T> lowest = splat<T>(C::kLowest);
+  const auto below = x < lowest;  // false for NaN, which stays NaN
+  const Vec<T> y = below ? lowest : x;
+  const Vec<T> shifted = y + C::kRound;
+  const Vec<T> f = y - (shifted - C::kRound);
+  Vec<T> p = splat<T>(C::c[C::kTerms - 1]);
+#pragma GCC unroll 16
+  for (int i = C::kTerms - 2; i >= 0; --i) p = p * f + C::c[i];
+  VecBits<T> n, q;
+  std::memcpy(&n, &shifted, sizeof(n));
+  std::memcpy(&q, &p, sizeof(q));
+  q += n << C::kMantissa;  // the magic constant's own bits fall off the top
+  std::memcpy(&p, &q, sizeof(p));
+  return below ? Vec<T>{} : p;
+}
+
+}  // namespace
+}  // namespace sslspec::cpu

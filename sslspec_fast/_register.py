@@ -1,0 +1,55 @@
+"""Registration of the library's operators with ``torch.library``: schema, body, shapes and gradient in one call.
+
+``Library.define`` / ``impl`` are used instead of ``torch.library.custom_op``, which does the same with a higher cost
+per call. Operators are functional: they return fresh tensors and never write to their arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["register_op"]
+
+_NAMESPACE = "sslspec_fast"
+_LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
+
+
+def register_op(
+    schema: str,
+    *,
+    body: Callable[..., Any],
+    fake: Callable[..., Any],
+    backward: Callable[..., Any] | None = None,
+    setup: Callable[..., None] | None = None,
+) -> Callable[..., Any]:
+    """Registers one operator and returns the callable ``torch.ops.sslspec_fast.<name>``.
+
+    Args:
+        schema: operator schema, e.g. ``"rows(Tensor x, float eps) -> Tensor"``.
+        body: implementation for CPU and CUDA tensors; the device switch is in the compiled core.
+        fake: output shapes and dtypes only; used under ``torch.compile`` and by meta tensors.
+        backward: ``backward(ctx, *grads)``; without it a gradient through the operator raises.
+        setup: ``setup(ctx, inputs, output)`` saves what the backward needs.
+    """
+    name = schema.split("(", 1)[0].strip()
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA"):
+        _LIBRARY.impl(name, body, key)
+    qualified = f"{_NAMESPACE}::{name}"
+    torch.library.register_fake(qualified, fake, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_LIBRARY)
+    else:
+        torch.library.register_autograd(qualified, _no_gradient(name), lib=_LIBRARY)
+    op: Callable[..., Any] = getattr(getattr(torch.ops, _NAMESPACE), name).default
+    return op
+
+
+def _no_gradient(name: str) -> Callable[..., Any]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        raise NotImplementedError(f"{name} has no gradient of its own (double backward is not supported here)")
+
+    return backward

@@ -1,0 +1,46 @@
+"""The only code that hands array memory to the compiled core.
+
+A descriptor is ``(data_ptr, shape, strides in elements, dtype code, device index, owner)``; the core borrows the
+memory for the duration of one call. The owner travels in the tuple so that a temporary cannot be freed before the call
+returns: build views in the argument list of the ``_C`` call and never store them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import _C
+
+__all__ = ["CODE", "_C", "stream", "threads", "view"]
+
+Descriptor = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
+
+CODE = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.int32: 4,
+    torch.int64: 5,
+}
+
+
+def view(t: torch.Tensor | None) -> Descriptor | None:
+    """Descriptor of a tensor, or None for an absent optional argument."""
+    if t is None:
+        return None
+    return (t.data_ptr(), tuple(t.shape), t.stride(), CODE[t.dtype], t.get_device(), t)
+
+
+def stream(t: torch.Tensor) -> int:
+    """Raw handle of the CUDA stream that is current on the tensor's device; 0 on the CPU."""
+    if not t.is_cuda:
+        return 0
+    return int(torch.cuda.current_stream(t.device).cuda_stream)
+
+
+def threads() -> int:
+    """Number of CPU threads for a kernel: torch's own setting."""
+    return torch.get_num_threads()

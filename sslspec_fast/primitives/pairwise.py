@@ -1,0 +1,224 @@
+r"""Primitive ``pairwise``: log-sum-exp statistics of all pairwise logits, without storing them.
+
+For logits :math:`s_{ij} = c_i\, a_i \cdot b_j` over the pairs that are not left out,
+
+.. math::
+    r_i = \log \sum_j e^{s_{ij}}, \qquad q_j = \log \sum_i e^{s_{ij}},
+
+with :math:`W_{ij} = \bar r_i e^{s_{ij}-r_i} + \bar q_j e^{s_{ij}-q_j}` the gradient of the logits:
+:math:`\bar a_i = c_i \sum_j W_{ij} b_j`, :math:`\bar b_j = \sum_i W_{ij} c_i a_i`,
+:math:`\bar c_i = a_i \cdot \sum_j W_{ij} b_j`.
+
+Cost: one pass of products forward, one recomputation and two products backward; half of it for :func:`lse_self`.
+Memory O((n + m) d).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._register import register_op
+from .._seam import _C, CODE, threads, view
+
+__all__ = ["lse", "lse_self"]
+
+
+def _workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
+    n, d = a.shape
+    m = n if b is None else b.shape[0]
+    return a.new_empty(_C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward))
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The kernels take any row stride but need contiguous rows."""
+    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
+
+
+# ---- symmetric case: lse_self ---------------------------------------------------------------------------------
+
+
+def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+    return u.new_empty(u.shape[0])
+
+
+def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+    u, out = _rows(u), _self_shapes(u, scale, ids)
+    work = _workspace(u, None, backward=False)
+    none = None
+    _C.pairwise_forward(
+        view(u), none, view(scale), view(ids), none, none, none, True, view(out), none, view(work), threads()
+    )  # fmt: skip
+    return out
+
+
+def _self_bwd_shapes(u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), u.new_empty(())
+
+
+def _self_bwd_body(u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    u, grad, none = _rows(u), grad.contiguous(), None
+    grad_u = u.new_empty(u.shape)
+    work = _workspace(u, None, backward=True)
+    _C.pairwise_backward(
+        view(u), none, view(scale), view(ids), none, none, none, True,
+        view(lse), none, view(grad), none, view(grad_u), none, view(work), threads(),
+    )  # fmt: skip
+    # s_ij = c u_i.u_j: sum_i u_i.(W u)_i counts every pair twice
+    grad_scale = 0.5 * torch.dot(u.reshape(-1), grad_u.reshape(-1))
+    return grad_u.mul_(scale), grad_scale
+
+
+def _self_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    u, scale, ids = inputs
+    ctx.save_for_backward(u, scale, ids, output)
+
+
+def _self_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    u, scale, ids, out = ctx.saved_tensors
+    grad_u, grad_scale = _lse_self_bwd(u, scale, ids, out, grad)
+    return grad_u, grad_scale, None
+
+
+_lse_self_bwd = register_op(
+    "pairwise_lse_self_bwd(Tensor u, Tensor scale, Tensor? ids, Tensor lse, Tensor grad) -> (Tensor, Tensor)",
+    body=_self_bwd_body,
+    fake=_self_bwd_shapes,
+)
+_lse_self = register_op(
+    "pairwise_lse_self(Tensor u, Tensor scale, Tensor? ids) -> Tensor",
+    body=_self_body,
+    fake=_self_shapes,
+    backward=_self_backward,
+    setup=_self_setup,
+)
+
+
+def lse_self(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
+    r"""``r_i = log sum_{k != i, ids_k != ids_i} exp(scale u_i . u_k)``.
+
+    Args:
+        u: (n, d) float32 or float64, any row stride.
+        scale: 0-dim tensor of u's dtype; receives a gradient.
+        ids: (n,) int32; rows with equal ids are left out of each other's sum.
+
+    Returns:
+        (n,); a row without any pair gives ``-inf`` and no gradient.
+    """
+    out: Tensor = _lse_self(u, scale, ids)
+    return out
+
+
+# ---- rectangular case: lse ------------------------------------------------------------------------------------
+
+_ARGS = (
+    "Tensor a, Tensor b, Tensor scale, Tensor? ids_a, Tensor? ids_b, Tensor? skip_indptr, Tensor? skip_indices, "
+    "bool skip_self, bool cols"
+)
+
+
+def _lse_shapes(
+    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
+    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
+
+
+def _lse_body(
+    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
+    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    a, b = _rows(a), _rows(b)
+    row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
+    work = _workspace(a, b, backward=False)
+    _C.pairwise_forward(
+        view(a), view(b), view(scale), view(ids_a), view(ids_b), view(skip_indptr), view(skip_indices), skip_self,
+        view(row), view(col) if cols else None, view(work), threads(),
+    )  # fmt: skip
+    return row, col
+
+
+def _lse_bwd_shapes(
+    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
+    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return a.new_empty(a.shape), b.new_empty(b.shape), scale.new_empty(scale.shape)
+
+
+def _lse_bwd_body(
+    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
+    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    a, b, grad_row, grad_col = _rows(a), _rows(b), grad_row.contiguous(), grad_col.contiguous()
+    grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape)
+    work = _workspace(a, b, backward=True)
+    _C.pairwise_backward(
+        view(a), view(b), view(scale), view(ids_a), view(ids_b), view(skip_indptr), view(skip_indices), skip_self,
+        view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
+        view(grad_a), view(grad_b), view(work), threads(),
+    )  # fmt: skip
+    if scale.ndim == 0:
+        grad_scale = torch.dot(a.reshape(-1), grad_a.reshape(-1))
+        return grad_a.mul_(scale), grad_b, grad_scale
+    return grad_a * scale[:, None], grad_b, (a * grad_a).sum(1)
+
+
+def _lse_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.skip_self, ctx.cols = inputs
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _lse_backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, row, col = ctx.saved_tensors
+    grads = _lse_bwd(*inputs, ctx.skip_self, ctx.cols, row, col, grad_row, grad_col)
+    return (*grads, None, None, None, None, None, None)
+
+
+_lse_bwd = register_op(
+    f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col) -> (Tensor, Tensor, Tensor)",
+    body=_lse_bwd_body,
+    fake=_lse_bwd_shapes,
+)
+_lse = register_op(
+    f"pairwise_lse({_ARGS}) -> (Tensor, Tensor)",
+    body=_lse_body,
+    fake=_lse_shapes,
+    backward=_lse_backward,
+    setup=_lse_setup,
+)
+
+
+def lse(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    *,
+    ids_a: Tensor | None = None,
+    ids_b: Tensor | None = None,
+    skip: tuple[Tensor, Tensor] | None = None,
+    skip_self: bool = False,
+    cols: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""Row and column log-sum-exp of ``s_ij = scale_i a_i . b_j``.
+
+    Args:
+        a: (n, d) float32 or float64, any row stride.
+        b: (m, d), same dtype.
+        scale: 0-dim or, without ``cols``, (n,) tensor of the same dtype; receives a gradient.
+        ids_a, ids_b: (n,) and (m,) int32; pairs with equal ids are left out.
+        skip: CSR pattern (indptr (n + 1,), indices) int64 of pairs to leave out, columns ascending in a row.
+        skip_self: leave out i == j.
+        cols: also return the column statistics.
+
+    Returns:
+        (n,) and (m,), the latter empty without ``cols``; a row without any pair gives ``-inf`` and no gradient.
+    """
+    if cols and scale.ndim != 0:
+        raise ValueError(f"pairwise.lse: scale must be a scalar with cols=True, got shape {tuple(scale.shape)}")
+    indptr, indices = skip if skip is not None else (None, None)
+    row, col = _lse(a, b, scale, ids_a, ids_b, indptr, indices, skip_self, cols)
+    return row, col
