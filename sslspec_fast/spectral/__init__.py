@@ -1,0 +1,22 @@
+"""Closed-form optima of the joint-embedding losses, and what to do with them."""
+
+from sslspec_fast.spectral._eigen import SpectrumInfo
+from sslspec_fast.spectral.barlow_twins import barlow_twins
+from sslspec_fast.spectral.closed_form import ClosedForm
+from sslspec_fast.spectral.downstream import alignment, downstream_error
+from sslspec_fast.spectral.gap import Gap, optimality_gap
+from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
+from sslspec_fast.spectral.vicreg import vicreg
+
+__all__ = [
+    "ClosedForm",
+    "Gap",
+    "SpectrumInfo",
+    "alignment",
+    "barlow_twins",
+    "downstream_error",
+    "optimality_gap",
+    "simclr",
+    "spectral_contrastive",
+    "vicreg",
+]

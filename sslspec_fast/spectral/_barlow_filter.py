@@ -1,0 +1,152 @@
+"""Barlow Twins' K x K problem: which mixture of the top modes minimises the exact loss.
+
+With Y = D^1/2 Z in the span of the top eigenvectors U_K of the centred A, Y = U_K B with unit columns,
+    C = B^T Lambda B,   value = sum_k (1 - C_kk)^2 + alpha sum_{k != l} C_kl^2.
+alpha = 1: only the spectrum b of C matters, it is realisable iff sum b_k / lambda_k <= K, and the point
+of that half-space nearest to 1 is b_k = (1 - kappa / lambda_k)_+ (water-filling); a Schur-Horn rotation
+makes the columns unit. theory.md section 7 (B2, B6-B8) for the other alpha.
+Source: Zbontar et al. 2021 (arXiv 2103.03230) for the loss; the minimum is derived, not cited.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+
+from sslspec_fast.spectral._rotation import schur_horn, spreading_rotation
+from sslspec_fast.spectral._vicreg_filter import Filter
+
+__all__ = ["barlow_filter", "water_filling", "whitened_filter"]
+
+Array = np.ndarray
+
+
+def water_filling(lam: Array, k: int, alpha: float) -> tuple[float, Array]:
+    """min of K (1-mean b)^2 + alpha (sum b^2 - K mean(b)^2) s.t. b >= 0, sum b / lam <= K.
+
+    lam: top eigenvalues, descending; alpha in (0, 1]. Returns the value and b (k,). Exact for alpha = 1;
+    for alpha < 1 a lower bound of Barlow Twins, attained when all diagonals can be equalised at once.
+    """
+    usable = lam[lam > 1e-12]
+    if len(usable) == k and bool((usable >= 1 - 1e-12).all()):
+        return float(((1.0 - usable) ** 2).sum()), usable.copy()
+    best_value, best_b = float(k), np.zeros(k)
+    for r in range(1, len(usable) + 1):
+        inverse = 1.0 / usable[:r]
+        i1, i2 = inverse.sum(), (inverse**2).sum()
+        # stationarity b_k = m + ((1 - m) - q / lam_k) / alpha with m = sum b / K: two linear equations
+        system = np.array([[k - r + r / alpha, i1 / alpha], [i1 - i1 / alpha, -i2 / alpha]])
+        right = np.array([r / alpha, k - i1 / alpha])
+        try:
+            mean, q = np.linalg.solve(system, right)
+        except np.linalg.LinAlgError:
+            continue
+        b = mean + ((1.0 - mean) - q * inverse) / alpha
+        if (b < -1e-12).any() or q < -1e-9:
+            continue
+        b = np.concatenate([np.maximum(b, 0.0), np.zeros(k - r)])
+        level = b.mean()
+        value = float(k * (1 - level) ** 2 + alpha * ((b**2).sum() - k * level**2))
+        if value < best_value:
+            best_value, best_b = value, b
+    return best_value, best_b
+
+
+def whitened_filter(lam: Array, k: int, alpha: float) -> Filter:
+    """Under Z^T D Z = I (CCA): the eigenvectors for alpha >= 1, rotated to equal C_kk for alpha < 1.
+
+    Columns beyond the number of modes cannot be whitened; they stay zero and cost 1 each.
+    """
+    r = len(lam)
+    rotation = np.eye(r) if alpha >= 1 else schur_horn(lam).T
+    mix = np.zeros((r, k))
+    mix[:, :r] = rotation
+    value = _value(mix[:, :r], lam, alpha) + (k - r)
+    regime = "whitened" if alpha >= 1 else "whitened, equal correlations"
+    return Filter(np.ones(r), mix, value, regime, True, value)
+
+
+def barlow_filter(lam: Array, k: int, alpha: float, seed: int, starts: int | None) -> Filter:
+    """Minimise the exact loss over B (r, k) with unit columns; Filter.s = diag(B B^T) by mode."""
+    if not len(lam) or lam[0] <= 1e-12:  # no positive correlation to gain: zero columns, C_kk = 0
+        return Filter(np.zeros(len(lam)), np.zeros((len(lam), k)), float(k), "collapsed", True, k)
+    bound = -np.inf
+    if 0 < alpha <= 1:
+        bound, b = water_filling(lam, k, alpha)
+        energy = np.divide(b, lam_pad := _pad(lam, k), out=np.zeros(k), where=lam_pad > 1e-12)
+        rotation = schur_horn(energy) if alpha == 1 else spreading_rotation(k)
+        if rotation is not None:
+            mix = np.sqrt(energy[: len(lam)])[:, None] * rotation.T[: len(lam)]
+            return _finish(mix, lam, alpha, "water-filling", True, bound)
+    candidates = []
+    cca = np.zeros((len(lam), k))
+    np.fill_diagonal(cca, 1.0)
+    cca[0, len(lam) :] = 1.0  # surplus columns repeat the best mode rather than stay empty
+    candidates.append(_finish(cca, lam, alpha, "eigenvectors", False, bound))
+    _, b = water_filling(lam, k, min(alpha, 1.0) if alpha > 0 else 1.0)
+    energy = np.divide(b, lam_pad := _pad(lam, k), out=np.zeros(k), where=lam_pad > 1e-12)
+    equal = np.sqrt(energy[: len(lam)])[:, None] * schur_horn(energy).T[: len(lam)]
+    candidates.append(_finish(equal, lam, alpha, "equal norms", False, bound))
+    if alpha == 0:  # nothing keeps the columns apart: every one is the top mode
+        top = np.zeros((len(lam), k))
+        top[0] = 1.0
+        return _finish(top, lam, alpha, "single mode", True, -np.inf)
+    return _multistart(candidates, lam, k, alpha, bound, seed, starts)
+
+
+def _pad(lam: Array, k: int) -> Array:
+    return np.concatenate([lam, np.zeros(k - len(lam))])
+
+
+def _value(mix: Array, lam: Array, alpha: float) -> float:
+    norm = np.linalg.norm(mix, axis=0)
+    unit = mix / np.where(norm > 0, norm, 1.0)
+    c = unit.T @ (lam[:, None] * unit)
+    diagonal = np.diag(c)
+    off = float((c**2).sum() - (diagonal**2).sum())
+    return float(((1.0 - diagonal) ** 2).sum()) + alpha * off
+
+
+def _finish(
+    mix: Array, lam: Array, alpha: float, regime: str, certified: bool, bound: float
+) -> Filter:
+    value = _value(mix, lam, alpha)
+    return Filter((mix**2).sum(axis=1), mix, value, regime, certified, value if certified else bound)
+
+
+def _multistart(
+    candidates: list[Filter], lam: Array, k: int, alpha: float, bound: float, seed: int, starts: int | None
+) -> Filter:  # fmt: skip
+    rng = np.random.default_rng(seed)
+    count = starts if starts is not None else max(4, min(12, 200 // k))
+    shape = (len(lam), k)
+    best = min(candidates, key=lambda c: c.value)
+    points = [c.mix + 1e-3 * rng.standard_normal(shape) for c in candidates]
+    points += [rng.standard_normal(shape) for _ in range(count)]
+    for point in points:
+        run = minimize(
+            _value_and_gradient, point.ravel(), args=(lam, k, alpha), jac=True, method="L-BFGS-B",
+            options={"maxiter": 4000, "maxfun": 8000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
+        )  # fmt: skip
+        mix = run.x.reshape(shape)
+        mix = mix / np.linalg.norm(mix, axis=0)
+        if _value(mix, lam, alpha) < best.value - 1e-13 * max(1.0, best.value):
+            best = _finish(mix, lam, alpha, "multistart", False, bound)
+    best.lower_bound = max(best.lower_bound, bound)
+    if best.value <= bound + 1e-10 * max(1.0, bound):
+        best.certified = True
+    return best
+
+
+def _value_and_gradient(flat: Array, lam: Array, k: int, alpha: float) -> tuple[float, Array]:
+    mix = flat.reshape(len(lam), k)
+    norm = np.maximum(np.linalg.norm(mix, axis=0), 1e-150)
+    unit = mix / norm
+    weighted = lam[:, None] * unit
+    c = unit.T @ weighted
+    diagonal = np.diag(c)
+    off = c - np.diag(diagonal)
+    value = float(((1.0 - diagonal) ** 2).sum()) + alpha * float((off**2).sum())
+    grad = 4.0 * weighted @ (alpha * off + np.diag(diagonal - 1.0))
+    grad = (grad - unit * (unit * grad).sum(axis=0)) / norm
+    return value, grad.ravel()

@@ -1,0 +1,122 @@
+"""Linear and kernel regimes: the pencil of a loss in the span of given features (theory.md 4, 5, 7).
+
+Z = X W turns every closed form into M w = mu S w with M = X^T (graph) X and S = X^T (metric) X, both
+(d, d). S may be singular (d > n, collinear columns): the problem is then restricted to range(S).
+A kernel is the same problem in its own feature map: K = Phi Phi^T, Z = Phi V = K A, tr A^T K A = |V|^2.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+
+from sslspec_fast.spectral._eigen import SpectrumInfo, canonical_signs, dense_info
+from sslspec_fast.spectral._relation import Relation, to_numpy
+
+__all__ = ["Design", "Pencil", "design_of"]
+
+Array = np.ndarray
+Form = Callable[[Array], Array]
+# Directions of S below this share of the largest eigenvalue are noise of a float64 Gram matrix.
+_RANGE = 1e-10
+
+
+@dataclass
+class Pencil:
+    """values (r,) wanted first; weights (d, r), S-orthonormal; info."""
+
+    values: Array
+    weights: Array
+    info: SpectrumInfo
+
+
+@dataclass
+class Design:
+    """Features (n, d) of the embedding Z = features @ V, and how V becomes the caller's weights."""
+
+    features: Array
+    to_weights: Array | None  # None: weights are V itself
+    given: Any  # what the caller passed; embedding == given @ weights
+
+    def weights(self, v: Array) -> Array:
+        return v if self.to_weights is None else self.to_weights @ v
+
+    def pencil(
+        self, rel: Relation, k: int, graph_form: Form, metric_form: Form, *, largest: bool,
+        ridge: float = 0.0,
+    ) -> Pencil:  # fmt: skip
+        """k extreme pairs of (graph_form(X) + ridge I, metric_form(X)) on the range of the metric.
+
+        The metric is whitened twice: the second pass removes the error that squaring the condition
+        number of X leaves in the first.
+        """
+        start = time.perf_counter()
+        x = self.features
+        column = np.sqrt(np.maximum(np.diag(metric_form(x)), 0.0))
+        # Columns are compared at unit scale, except under a ridge, which has a scale of its own.
+        floor = 1e-14 * column.max(initial=0.0)
+        scale = np.where(column > floor, 1.0 / np.maximum(column, 1e-300), 0.0)
+        scale = scale if ridge == 0 else np.ones_like(column)
+        sigma, basis = sla.eigh(metric_form(x * scale))
+        keep = sigma > _RANGE * max(float(sigma.max(initial=0.0)), 1e-300)
+        p = scale[:, None] * basis[:, keep] / np.sqrt(sigma[keep])
+        if p.shape[1] == 0:
+            raise ValueError(
+                f"features must vary between the rows of the graph, got {x.shape[1]} constant column(s)"
+            )
+        root = sla.cholesky(metric_form(x @ p), lower=True)
+        p = sla.solve_triangular(root, p.T, lower=True).T
+        form = graph_form(x @ p)
+        form = (form + form.T) / 2 + ridge * (p.T @ p)
+        values, vectors = sla.eigh(form)
+        if largest:
+            values, vectors = values[::-1], vectors[:, ::-1]
+        residual = np.linalg.norm(form @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
+        info = dense_info(values, k, time.perf_counter() - start, residual)
+        info.components, info.isolated = rel.components[0], int(rel.isolated.size)
+        info.extra["range"] = int(keep.sum())
+        return Pencil(values[:k], canonical_signs(p @ vectors[:, :k]), info)
+
+
+def design_of(rel: Relation, features: Any, kernel: Any) -> Design | None:
+    """The design matrix of the linear or kernel regime; None in the nonparametric one."""
+    if features is not None and kernel is not None:
+        raise ValueError("give features= or kernel=, not both")
+    if features is not None:
+        x = to_numpy(features, "features", 2)
+        if x.shape[0] != rel.n:
+            raise ValueError(
+                f"features must have one row per node: graph has {rel.n}, got shape {x.shape}"
+            )
+        if x.shape[1] == 0:
+            raise ValueError(f"features must have at least one column, got shape {x.shape}")
+        if x.shape[1] <= x.shape[0]:
+            return Design(x, None, features)
+        # d > n: work in the row space of X, which has at most n dimensions.
+        _, _, vt = sla.svd(x, full_matrices=False)
+        return Design(x @ vt.T, vt.T, features)
+    if kernel is None:
+        return None
+    gram = to_numpy(kernel, "kernel", 2)
+    if gram.shape != (rel.n, rel.n):
+        raise ValueError(f"kernel must be ({rel.n}, {rel.n}) like the graph, got shape {gram.shape}")
+    top = float(np.abs(gram).max(initial=0.0))
+    gap = float(np.abs(gram - gram.T).max(initial=0.0))
+    if gap > 1e-9 * top:
+        raise ValueError(f"kernel must be symmetric, got max |K - K^T| = {gap:.3g} at max {top:.3g}")
+    sigma, basis = sla.eigh((gram + gram.T) / 2)
+    if sigma[0] < -1e-8 * max(sigma[-1], 1e-300):
+        raise ValueError(
+            f"kernel must be positive semi-definite, got eigenvalues from {sigma[0]:.3g} "
+            f"to {sigma[-1]:.3g}"
+        )
+    keep = sigma > 1e-12 * max(sigma[-1], 1e-300)
+    if not keep.any():
+        raise ValueError("kernel must not be zero")
+    root = np.sqrt(sigma[keep])
+    return Design(basis[:, keep] * root, basis[:, keep] / root, kernel)

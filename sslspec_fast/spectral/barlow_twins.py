@@ -1,0 +1,110 @@
+"""Barlow Twins' optimum: canonical correlation analysis, water-filled.
+
+    C_kl = z_k^T Ghat z_l / (p_k p_l),  p_k^2 = z_k^T Dhat z_k,  Ghat = G - d d^T/vol,  Dhat = D - d d^T/vol
+    min_Z sum_k (1 - C_kk)^2 + alpha sum_{k != l} C_kl^2
+
+Z* lives in D^-1/2 U_K, the top eigenvectors of the centred A = D^-1/2 G D^-1/2; with features, in the
+top of the pencil (X^T Ghat X, X^T Dhat X), whose eigenvalues are the canonical correlations of the edge
+list. Whitened (Z^T Dhat Z = I): the eigenvectors themselves (CCA). Exact: a water-filling of them that
+is strictly better (`_barlow_filter`). On a label graph with self loops and weight 1/n_c the pencil is
+linear discriminant analysis.
+
+Source: Balestriero & LeCun 2022 (arXiv 2205.11508); Zbontar et al. 2021 (arXiv 2103.03230).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sslspec_fast.spectral._barlow_filter import barlow_filter, whitened_filter
+from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
+from sslspec_fast.spectral._eigen import normalized_modes
+from sslspec_fast.spectral._features import design_of
+from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
+
+__all__ = ["barlow_twins"]
+
+Array = np.ndarray
+
+
+def barlow_twins(
+    graph: Any,
+    k: int,
+    *,
+    off_diagonal: float = 1.0,
+    whitened: bool = False,
+    center: bool = True,
+    features: Any = None,
+    kernel: Any = None,
+    starts: int | None = None,
+    **solver: Any,
+) -> ClosedForm:
+    """Optimum of ``F.graph_barlow_twins(z, graph, off_diagonal=..., center=...)``.
+
+    whitened=True adds the constraint Z^T Dhat Z = I, under which the optimum is CCA; otherwise the exact
+    loss: a formula for off_diagonal = 1 (and below 1 when k is a power of two), else the best of a
+    multistart over the k x k problem, with a proven ``info.lower_bound`` for off_diagonal < 1.
+    center=False is the paper's snippet, whose optimum contains the constant column.
+
+    ``eigenvalues``: of the centred A or of the pencil; ``filter``: energy b_k / lambda_k of mode k (1 when
+    whitened). The loss ignores column scales; columns come out with p_k = 1. Nodes without edges do not
+    enter the loss; their rows are zero. k beyond the number of modes: whitened, the surplus columns are
+    zero and cost 1 each.
+    Errors: ValueError for a directed or edgeless graph, k out of range, negative off_diagonal.
+    """
+    rel = Relation(graph)
+    k = check_rank(k, rel.n)
+    alpha = check_positive(off_diagonal, "off_diagonal")
+    solver = check_solver(solver)
+    seed = int(solver.get("seed", 0))
+    design = design_of(rel, features, kernel)
+    degree, volume = rel.degree, rel.volume
+    if volume <= 0 or degree.min() < 0:
+        raise ValueError(
+            f"graph must have an edge and non-negative degrees, got volume {volume:.3g} and "
+            f"smallest degree {float(degree.min()):.3g}"
+        )
+
+    def best(lam: Array) -> Any:
+        # Correlations cannot exceed 1; rounding can, and 1 - lam would turn into a loss of -1e-16.
+        lam = np.minimum(lam, 1.0)
+        return whitened_filter(lam, k, alpha) if whitened else \
+            barlow_filter(lam, k, alpha, seed, starts)  # fmt: skip
+
+    more: dict[str, Any]
+    if design is None:
+        modes = normalized_modes(rel, k, solver, trivial=not center)
+        lam, info = modes.values, modes.info
+        fit = best(lam)
+        scale = np.where(degree > 0, 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0)), 0.0)
+        basis = scale[:, None] * modes.vectors
+        more = {
+            "embedding": basis @ fit.mix,
+            "out_of_sample": OutOfSample(basis, fit.mix, lambda delta: delta * lam),
+        }
+    else:
+        share = degree / volume if center else np.zeros(rel.n)
+
+        def form(x: Array) -> Array:
+            x = x - share @ x  # Ghat and Dhat are G and D applied to the centred columns
+            return x.T @ rel.matmul(x)
+
+        def metric(x: Array) -> Array:
+            x = x - share @ x
+            return x.T @ (degree[:, None] * x)
+
+        pencil = design.pencil(rel, k, form, metric, largest=True)
+        lam, info = pencil.values, pencil.info
+        fit = best(lam)
+        more = {
+            "embedding": np.zeros((0, k)), "features": design.given,
+            "weights": design.weights(pencil.weights @ fit.mix),
+        }  # fmt: skip
+    info.regime, info.certified, info.lower_bound = fit.regime, fit.certified, fit.lower_bound
+    return package(
+        rel, eigenvalues=pad(lam, k, 0.0), filter_=pad(fit.s, k, 0.0), loss=fit.value, info=info,
+        **more,
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""`ClosedForm`: the optimum of a loss, its spectrum, and where a new row would go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from sslspec_fast.spectral._eigen import SpectrumInfo
+from sslspec_fast.spectral._relation import Relation, to_numpy
+
+__all__ = ["ClosedForm", "OutOfSample", "count_active", "pad", "package"]
+
+Array = np.ndarray
+# Active modes are counted by eigenvalue: 1e-16 of noise in lambda is 1e-8 in its square root.
+_ACTIVE = 1e-10
+
+
+@dataclass
+class OutOfSample:
+    """Nystrom extension: row -> ((edges @ basis - shift) / divisor(row weight)) @ mix.
+
+    basis (n, r) modes at the training nodes, mix (r, k) with embedding = basis @ mix,
+    divisor(delta (m, 1)) -> (m, r) from the eigen-equation of the loss, shift (r,).
+    """
+
+    basis: Array
+    mix: Array
+    divisor: Callable[[Array], Array]
+    shift: Array | float = 0.0
+
+    def __call__(self, edges: Array) -> Array:
+        weight = edges.sum(axis=1, keepdims=True)
+        divisor = np.broadcast_to(self.divisor(weight), (len(edges), self.basis.shape[1]))
+        numerator = edges @ self.basis - self.shift
+        scale = np.abs(divisor).max(axis=1, keepdims=True, initial=0.0)
+        # A zero divisor leaves the coordinate undetermined (no edges, or delta = lambda_k).
+        defined = np.abs(divisor) > 1e-12 * np.maximum(scale, 1e-300)
+        modes = np.divide(numerator, divisor, out=np.full(numerator.shape, np.nan), where=defined)
+        used = np.abs(self.mix).max(axis=1, initial=0.0) > 0
+        return modes[:, used] @ self.mix[used]
+
+
+@dataclass
+class ClosedForm:
+    """The optimum of a joint-embedding loss on a graph (theory.md sections 3-7).
+
+    embedding     (n, k) float64, one optimal Z (unique up to the symmetries of the loss)
+    eigenvalues   (k,) of the operator or pencil, in the order of the modes; surplus columns
+                  (k beyond the number of modes) hold inf (VICReg) or 0
+    filter        (k,) the s_k of theory.md: how much of mode k the optimum keeps
+    loss          the minimum of the matching ``F.graph_*`` loss (plus the ridge term, if any)
+    rank          number of active modes
+    weights       (d, k) with embedding == features @ weights; (n, k) with embedding ==
+                  kernel @ weights in the kernel regime; None without features
+    info          `SpectrumInfo`: convergence, residuals, gap, cut cluster, components, isolated nodes,
+                  regime, certified
+    """
+
+    embedding: Any
+    eigenvalues: Any
+    filter: Any
+    loss: float
+    rank: int
+    weights: Any
+    info: SpectrumInfo
+    out_of_sample: OutOfSample | None = field(default=None, repr=False)
+
+    def transform(self, rows: Any) -> Any:
+        """Embed new rows (m, k).
+
+        rows: features (m, d); kernel rows k(new, training) (m, n); or, without features, edge
+        weights (m, n) to the training nodes. A row whose position the eigen-equation leaves open
+        (no edges) is NaN. ValueError when the number of columns does not match.
+        """
+        source = self.weights if self.weights is not None else self.embedding
+        width = int(source.shape[0])
+        if self.weights is not None:
+            as_tensor = isinstance(rows, torch.Tensor)
+            out = _check_rows(rows, width) @ to_numpy(self.weights, "weights", 2)
+        else:
+            as_tensor = isinstance(self.embedding, torch.Tensor)
+            if self.out_of_sample is None:
+                raise ValueError("transform: this closed form has no out-of-sample extension")
+            out = self.out_of_sample(_check_rows(rows, width))
+        if not as_tensor:
+            return out
+        device = rows.device if isinstance(rows, torch.Tensor) else self.embedding.device
+        return torch.from_numpy(out).to(device)
+
+
+def _check_rows(rows: Any, width: int) -> Array:
+    if hasattr(rows, "toarray"):
+        rows = rows.toarray()
+    out = to_numpy(rows, "transform: rows", 2)
+    if out.shape[1] != width:
+        raise ValueError(
+            f"transform: rows must have {width} columns as in the fit, got shape {out.shape}"
+        )
+    return out
+
+
+def pad(values: Array, k: int, fill: float) -> Array:
+    """values (r,) -> (k,) with `fill` behind."""
+    return np.concatenate([values, np.full(k - len(values), fill)])
+
+
+def count_active(s: Array, relative: float = _ACTIVE) -> int:
+    return int((s > relative * s.max(initial=0.0)).sum()) if s.size else 0
+
+
+def package(
+    rel: Relation, *, embedding: Array, eigenvalues: Array, filter_: Array, loss: float,
+    info: SpectrumInfo, weights: Any = None, features: Any = None,
+    out_of_sample: OutOfSample | None = None,
+) -> ClosedForm:  # fmt: skip
+    """Assemble the result in the caller's array type."""
+    active = 1e-6 if info.regime == "multistart" else _ACTIVE
+    result = ClosedForm(
+        embedding=rel.wrap(embedding), eigenvalues=rel.wrap(eigenvalues),
+        filter=rel.wrap(filter_), loss=float(loss), rank=count_active(filter_, active),
+        weights=None, info=info, out_of_sample=out_of_sample,
+    )  # fmt: skip
+    if weights is not None:
+        like = features.device if isinstance(features, torch.Tensor) else None
+        if like is None and rel.device is None:
+            result.weights, result.embedding = weights, np.asarray(features, np.float64) @ weights
+        else:
+            device = like if like is not None else rel.device
+            result.weights = torch.from_numpy(np.ascontiguousarray(weights)).to(device)
+            x = torch.as_tensor(features, dtype=torch.float64, device=device)
+            result.embedding = x @ result.weights
+    return result

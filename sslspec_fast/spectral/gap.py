@@ -1,0 +1,147 @@
+"""How far an embedding is from the closed-form optimum of its loss.
+
+    relative_gap = (loss(Z) - optimum) / (loss(0) - optimum)
+
+0 at the optimum, 1 at the collapsed embedding. This is the one place where the closed forms meet the
+losses: the loss comes from `functional`, the optimum from this package (arXiv 2205.11508).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+
+from sslspec_fast.spectral._relation import to_numpy
+from sslspec_fast.spectral.barlow_twins import barlow_twins
+from sslspec_fast.spectral.closed_form import ClosedForm
+from sslspec_fast.spectral.downstream import active_span
+from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
+from sslspec_fast.spectral.vicreg import vicreg
+
+__all__ = ["Gap", "optimality_gap"]
+
+# The loss functional, the closed form, and the hyper-parameters that they share.
+_LOSSES = {
+    "vicreg": (
+        "graph_vicreg", vicreg,
+        ("variance", "covariance", "invariance", "penalty", "measure", "eps"),
+    ),
+    "simclr": ("ls_simclr", simclr, ("center",)),
+    "barlow_twins": ("graph_barlow_twins", barlow_twins, ("off_diagonal", "center")),
+    "spectral_contrastive": ("graph_spectral_contrastive", spectral_contrastive, ()),
+}  # fmt: skip
+# F.graph_vicreg's default penalty; the closed form's own default is ls_var.
+_DEFAULTS = {"vicreg": {"penalty": "hinge_std"}}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """loss           of z as given
+    optimum        the minimum of that loss (closed form)
+    relative_gap   (loss - optimum) / (loss at z = 0 - optimum)
+    best_scale     the factor t > 0 that minimises loss(t z): 1 at an optimum
+    angle          largest principal angle, in radians, between the optimum's active span and the span of z
+    rank           numerical rank of z (centred, where the loss ignores the mean)
+    closed_form    the optimum itself
+    """
+
+    loss: float
+    optimum: float
+    relative_gap: float
+    best_scale: float
+    angle: float
+    rank: int
+    closed_form: ClosedForm
+
+
+def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
+    """Compare z (n, k) with the optimum of ``loss`` on ``graph``.
+
+    loss: "vicreg" | "simclr" | "barlow_twins" | "spectral_contrastive". hyper: the keywords of the
+    ``F.graph_*`` loss with that loss's defaults, and of the closed form (``features=``, ``kernel=``,
+    ``whitened=``, solver options); with features the optimum is that of the linear regime.
+    On a plain two-view graph every k <= N'-1 has optimum 0, so measure on label or kNN graphs.
+
+    Errors: ValueError for an unknown loss or a shape that does not match the graph.
+    """
+    if loss not in _LOSSES:
+        raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {loss!r}")
+    import sslspec_fast.functional as functional
+
+    name, solve, shared = _LOSSES[loss]
+    hyper = {**_DEFAULTS.get(loss, {}), **hyper}
+    array = to_numpy(z, "z", 2)
+    n = int(graph.n)
+    if array.shape[0] != n or array.shape[1] == 0:
+        raise ValueError(f"z must have one row per node and a column: graph has {n}, got {array.shape}")
+    evaluate = getattr(functional, name)
+    terms = {key: hyper[key] for key in shared if key in hyper}
+
+    def value(x: np.ndarray) -> float:
+        return float(evaluate(torch.from_numpy(np.ascontiguousarray(x)).to(graph.device), graph, **terms))
+
+    best = solve(graph, array.shape[1], **hyper)
+    found, worst = value(array), value(np.zeros_like(array))
+    span = worst - best.loss
+    gap = found - best.loss
+    scale = float(graph.volume) if loss == "simclr" else 1.0
+    if span > 1e-12 * max(1.0, scale):
+        gap = gap / span
+    else:  # collapse is optimal: nothing to divide by
+        gap = 0.0 if abs(gap) <= 1e-9 * max(1.0, abs(found)) else float("inf")
+    own, target = _spans(loss, array, best, graph, hyper)
+    return Gap(
+        loss=found, optimum=best.loss, relative_gap=float(gap),
+        best_scale=_best_scale(loss, value, array), angle=_angle(own, target), rank=own.shape[1],
+        closed_form=best,
+    )  # fmt: skip
+
+
+def _spans(
+    loss: str, z: np.ndarray, best: ClosedForm, graph: Any, hyper: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal bases of what the loss sees of z and of the optimum."""
+    optimum = to_numpy(best.embedding, "embedding", 2)
+    degree = graph.degree.cpu().numpy()
+    if loss == "barlow_twins" or (loss == "vicreg" and hyper.get("measure") == "degree"):
+        share = degree / degree.sum() if hyper.get("center", True) else np.zeros(len(z))
+        pair = [np.sqrt(degree)[:, None] * (x - share @ x) for x in (z, optimum)]
+    elif loss == "vicreg":
+        pair = [x - x.mean(axis=0) for x in (z, optimum)]
+    elif loss == "spectral_contrastive":
+        pair = [np.sqrt(degree)[:, None] * x for x in (z, optimum)]
+    else:
+        pair = [z, optimum]
+    if loss == "barlow_twins":  # column scales are free; keep a small column from counting as noise
+        pair = [x / np.maximum(np.linalg.norm(x, axis=0), 1e-300) for x in pair]
+    return active_span(pair[0], 1e-10), active_span(pair[1], 1e-10)
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest principal angle between the spans; a missing direction counts as pi/2."""
+    if min(a.shape[1], b.shape[1]) == 0:
+        return 0.0 if a.shape[1] == b.shape[1] else float(np.pi / 2)
+    if a.shape[1] < b.shape[1]:
+        return float(np.pi / 2)
+    sine = float(np.linalg.norm(b - a @ (a.T @ b), 2))
+    return float(np.arcsin(min(1.0, sine)))
+
+
+def _best_scale(loss: str, value: Any, z: np.ndarray) -> float:
+    """argmin_t loss(t z), t >= 0, by a grid over decades and Brent's method around the best point."""
+    if loss == "barlow_twins" or not z.any():
+        return 1.0
+    unit = 1.0 / float(np.sqrt((z**2).mean()))
+    grid = np.concatenate([[0.0], unit * np.geomspace(1e-4, 1e3, 57), [1.0]])
+    grid = np.unique(grid)
+    values = np.array([value(t * z) for t in grid])
+    i = int(values.argmin())
+    low, high = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
+    run = minimize_scalar(
+        lambda t: value(t * z), bounds=(low, high), method="bounded", options={"xatol": 1e-10 * high}
+    )
+    return float(run.x) if run.fun <= values[i] else float(grid[i])

@@ -1,0 +1,137 @@
+"""Least-squares SimCLR (multidimensional scaling of G) and the spectral contrastive loss.
+
+    min_Z |Z Z^T - G|_F^2              Z* = U_K (Lambda_K)_+^{1/2},   min = |G|_F^2 - sum_k (lambda_k)_+^2
+    min_Z -(2/vol) sum_ij G_ij z_i.z_j + sum_ij d_i d_j / vol^2 (z_i.z_j)^2
+                                       Z* = diag(d/vol)^{-1/2} U_K (Lambda_K)_+^{1/2},  min = -sum (lambda_k)_+^2
+
+with the largest eigenpairs of G (or H G H) and of A = D^-1/2 G D^-1/2. With features the pencils
+(X^T G X, X^T X) and (X^T G X / vol, X^T diag(d/vol) X). G = -1/2 H Delta^2 H with geodesic distances
+is Isomap, a kernel matrix is kernel PCA. InfoNCE itself has a closed form only in the two cases of
+`infonce.py`; this is its second-order surrogate (theory.md section 5).
+
+Source: Balestriero & LeCun 2022 (arXiv 2205.11508); HaoChen et al. 2021 (arXiv 2106.04156).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sslspec_fast.spectral._checks import check_rank, check_solver
+from sslspec_fast.spectral._eigen import adjacency_modes, normalized_modes
+from sslspec_fast.spectral._features import design_of
+from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
+
+__all__ = ["simclr", "spectral_contrastive"]
+
+Array = np.ndarray
+
+
+def _positive(values: Array) -> Array:
+    """(lambda)_+ with rounding noise removed: kept iff above 1e-10 of the largest."""
+    top = float(np.abs(values).max(initial=0.0))
+    return np.where(values > 1e-10 * top, values, 0.0)
+
+
+def simclr(
+    graph: Any,
+    k: int,
+    *,
+    center: bool = False,
+    features: Any = None,
+    kernel: Any = None,
+    **solver: Any,
+) -> ClosedForm:
+    """Optimum of ``F.ls_simclr(z, graph, center=center)`` over all z (n, k) or z = features @ W.
+
+    graph: symmetric, possibly signed when given as a matrix (MDS, Isomap). center: fit H G H instead
+    of G (drops the constant direction that is the top eigenvector of a regular graph).
+    ``eigenvalues`` are those of G, H G H or the pencil; ``filter`` their positive part.
+    Errors: ValueError for a directed graph or k out of range, TypeError for wrong types.
+    """
+    rel = Relation(graph)
+    k = check_rank(k, rel.n)
+    solver = check_solver(solver)
+    design = design_of(rel, features, kernel)
+    target = rel.frobenius_sq
+    if center:  # |H G H|^2 from the row sums; G itself is not touched
+        target += -2.0 * float(rel.degree @ rel.degree) / rel.n + (rel.volume / rel.n) ** 2
+    if design is None:
+        modes = adjacency_modes(rel, k, solver, center=center)
+        lam, info, vectors = modes.values, modes.info, modes.vectors
+        s = _positive(lam)
+        mix = np.diag(np.sqrt(s))
+        mix = np.concatenate([mix, np.zeros((len(s), k - len(s)))], axis=1)
+        shift = rel.degree @ vectors / rel.n if center else 0.0
+        more: dict[str, Any] = {
+            "embedding": vectors @ mix,
+            "out_of_sample": OutOfSample(vectors, mix, lambda _: lam[None, :], shift),
+        }
+    else:
+
+        def form(x: Array) -> Array:
+            x = x - x.mean(axis=0) if center else x
+            return x.T @ rel.matmul(x)
+
+        pencil = design.pencil(rel, k, form, lambda x: x.T @ x, largest=True)
+        lam, info = pencil.values, pencil.info
+        more = _weights(design, pencil.weights, _positive(lam), k)
+    return _finish(rel, k, lam, target - float((_positive(lam) ** 2).sum()), info, more)
+
+
+def spectral_contrastive(
+    graph: Any, k: int, *, features: Any = None, kernel: Any = None, **solver: Any
+) -> ClosedForm:
+    """Optimum of ``F.graph_spectral_contrastive(z, graph)`` over all z (n, k) or z = features @ W.
+
+    The constant feature (eigenvalue 1) is part of this optimum. Nodes without edges do not enter the
+    loss; their rows are zero.
+    """
+    rel = Relation(graph)
+    k = check_rank(k, rel.n)
+    solver = check_solver(solver)
+    design = design_of(rel, features, kernel)
+    if rel.volume <= 0:
+        raise ValueError(f"graph must have at least one edge, got none among {rel.n} nodes")
+    share = rel.degree / rel.volume
+    if design is None:
+        modes = normalized_modes(rel, k, solver, trivial=True)
+        lam, info = modes.values, modes.info
+        scale = np.where(share > 0, 1.0 / np.sqrt(np.where(share > 0, share, 1.0)), 0.0)
+        basis = scale[:, None] * modes.vectors
+        mix = np.zeros((len(lam), k))
+        np.fill_diagonal(mix, np.sqrt(_positive(lam)))
+        more: dict[str, Any] = {
+            "embedding": basis @ mix,
+            "out_of_sample": OutOfSample(basis, mix, lambda delta: delta * lam),
+        }
+    else:
+        if share.min() < 0:
+            raise ValueError("graph must have non-negative degrees for spectral_contrastive")
+        pencil = design.pencil(
+            rel, k, lambda x: x.T @ rel.matmul(x) / rel.volume,
+            lambda x: x.T @ (share[:, None] * x), largest=True,
+        )  # fmt: skip
+        lam, info = pencil.values, pencil.info
+        more = _weights(design, pencil.weights, _positive(lam), k)
+    return _finish(rel, k, lam, -float((_positive(lam) ** 2).sum()), info, more)
+
+
+def _weights(design: Any, pencil: Array, s: Array, k: int) -> dict[str, Any]:
+    v = np.zeros((pencil.shape[0], k))
+    v[:, : len(s)] = pencil * np.sqrt(s)
+    return {
+        "embedding": np.zeros((0, k)), "weights": design.weights(v), "features": design.given
+    }  # fmt: skip
+
+
+def _finish(
+    rel: Relation, k: int, lam: Array, loss: float, info: Any, more: dict[str, Any]
+) -> ClosedForm:
+    info.regime, info.certified, info.lower_bound = "positive part", True, loss
+    return package(
+        rel, eigenvalues=pad(lam, k, 0.0), filter_=pad(_positive(lam), k, 0.0), loss=loss,
+        info=info, **more,
+    )  # fmt: skip

@@ -1,0 +1,153 @@
+"""VICReg's optimum: Laplacian eigenmaps under a soft spectral cut-off.
+
+    min_Z  alpha sum_k pen(C_kk) + beta sum_{k != l} C_kl^2 + (gamma/N) sum_ij G_ij |z_i - z_j|^2
+
+    Z* = sqrt(N-1) Q_K S^{1/2} R^T,   s_k = (1 - gamma c lambda_k / alpha)_+   for alpha = beta, (1 - v)^2
+
+with (lambda_k, q_k) the lowest modes of L = D - G and c = (N-1)/N; linear: the pencil
+(X^T L X / N, X^T H X / (N-1)), locality preserving projections; kernel: the same in the kernel's
+feature map. Other penalties and alpha != beta: `_vicreg_filter`.
+
+Source: Balestriero & LeCun, NeurIPS 2022 (arXiv 2205.11508) for the loss and its link to Laplacian
+eigenmaps; the filter, the other regimes and the minima are derived in docs/math/closed_forms.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
+from sslspec_fast.spectral._eigen import laplacian_modes, normalized_modes
+from sslspec_fast.spectral._features import Design, design_of
+from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral._vicreg_filter import PENALTIES, Filter, vicreg_filter
+from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
+
+__all__ = ["vicreg"]
+
+Array = np.ndarray
+
+
+def vicreg(
+    graph: Any,
+    k: int,
+    *,
+    variance: float = 1.0,
+    covariance: float | None = None,
+    invariance: float = 1.0,
+    penalty: str = "ls_var",
+    measure: str = "uniform",
+    eps: float = 0.0,
+    features: Any = None,
+    kernel: Any = None,
+    ridge: float = 0.0,
+    starts: int | None = None,
+    **solver: Any,
+) -> ClosedForm:
+    """Optimum of ``F.graph_vicreg(z, graph, ...)`` over all z (n, k), or over z = features @ W.
+
+    graph: symmetric relation of n nodes; k <= n embedding dimensions (k > n - 1: surplus columns are
+    zero). variance, covariance, invariance, penalty, measure, eps: as in ``F.graph_vicreg``.
+    features (n, d): the linear regime; kernel (n, n), positive semi-definite: the kernel regime.
+    ridge: weight of |W|_F^2 (linear) or tr(A^T K A) (kernel), added to ``loss``.
+    starts: random starts of the K x K problem, where it has no closed form.
+    solver: ``method``, ``tol``, ``max_iter``, ``seed`` of the eigensolver.
+
+    ``filter`` holds the eigenvalues s_k of the covariance; ``eigenvalues`` those of L (uniform),
+    of I - A (degree) or of the pencil. ``info.regime`` names the formula used and ``info.certified``
+    says whether the minimum is proven.
+
+    Errors: ValueError for a directed graph, k out of range, negative weights of a term, a signed graph
+    under a hinge (unbounded below); TypeError for wrong types.
+    """
+    rel = Relation(graph)
+    k = check_rank(k, rel.n)
+    alpha = check_positive(variance, "variance", strict=True)
+    beta = alpha if covariance is None else check_positive(covariance, "covariance")
+    gamma = check_positive(invariance, "invariance")
+    ridge = check_positive(ridge, "ridge")
+    eps = check_positive(eps, "eps")
+    if penalty not in PENALTIES:
+        raise ValueError(f"penalty must be one of {PENALTIES}, got {penalty!r}")
+    if measure not in ("uniform", "degree"):
+        raise ValueError(f"measure must be 'uniform' or 'degree', got {measure!r}")
+    if eps >= 1:
+        raise ValueError(f"eps must be below 1 (the target variance), got {eps:g}")
+    if rel.n < 2:
+        raise ValueError(f"graph must have at least 2 nodes for a covariance, got {rel.n}")
+    eps = eps if penalty.endswith("std") else 0.0  # the variance forms have no square root
+    solver = check_solver(solver)
+    seed = int(solver.get("seed", 0))
+    design = design_of(rel, features, kernel)
+    if ridge > 0 and design is None:
+        raise ValueError(f"ridge needs features= or kernel=, got ridge={ridge:g} without either")
+
+    def best(x: Array) -> Filter:
+        return vicreg_filter(x, k, alpha, beta, penalty, eps, seed, starts)
+
+    if design is not None:
+        return _parametric(rel, k, design, gamma, measure, ridge, solver, best)
+    if measure == "uniform":
+        modes = laplacian_modes(rel, k, solver)
+        scale = np.sqrt(rel.n - 1.0)
+        x = gamma * (rel.n - 1.0) / rel.n * modes.values
+        basis = scale * modes.vectors
+        lam = modes.values
+        fit = best(x)
+        out = OutOfSample(basis, fit.mix, lambda delta: delta - lam)
+    else:
+        modes = normalized_modes(rel, k, solver, trivial=False)
+        lam = 1.0 - modes.values
+        fit = best(gamma * np.maximum(lam, 0.0))
+        basis = _degree_basis(rel, modes.vectors)
+        out = OutOfSample(basis, fit.mix, lambda delta: delta * (1.0 - lam))
+    return _result(rel, k, basis @ fit.mix, lam, fit, modes.info, out_of_sample=out)
+
+
+def _degree_basis(rel: Relation, vectors: Array) -> Array:
+    """sqrt(vol) D^-1/2 U; rows of isolated nodes, which this measure does not see, stay zero."""
+    degree = rel.degree
+    scale = np.where(degree > 0, np.sqrt(rel.volume / np.where(degree > 0, degree, 1.0)), 0.0)
+    return scale[:, None] * vectors
+
+
+def _parametric(
+    rel: Relation, k: int, design: Design, gamma: float, measure: str, ridge: float, solver: dict, best: Any
+) -> ClosedForm:  # fmt: skip
+    degree = rel.degree
+    if measure == "degree" and (degree.min() < 0 or rel.volume <= 0):
+        raise ValueError("graph must have non-negative degrees and an edge for measure='degree'")
+    share = np.full(rel.n, 1.0 / rel.n) if measure == "uniform" else degree / rel.volume
+    weight = np.full(rel.n, 1.0 / (rel.n - 1.0)) if measure == "uniform" else share
+    total = float(rel.n) if measure == "uniform" else rel.volume
+
+    def metric(x: Array) -> Array:
+        centred = x - share @ x
+        return centred.T @ (weight[:, None] * centred)
+
+    def form(x: Array) -> Array:
+        centred = x - share @ x  # L does not see the mean; without it nothing cancels
+        return centred.T @ (degree[:, None] * centred - rel.matmul(centred)) / total
+
+    # x_k = gamma mu_k; the ridge adds eta/2 to gamma B, that is eta / (2 gamma) to B.
+    unit = gamma if gamma > 0 else 1.0
+    inner = form if gamma > 0 or ridge == 0 else (lambda x: np.zeros((x.shape[1],) * 2))
+    pencil = design.pencil(rel, k, inner, metric, largest=False, ridge=ridge / (2.0 * unit))
+    mu = pencil.values if rel.is_signed else np.maximum(pencil.values, 0.0)
+    fit = best(gamma * mu if gamma > 0 else (mu if ridge > 0 else 0.0 * mu))
+    weights = design.weights(pencil.weights @ fit.mix)
+    return _result(
+        rel, k, np.zeros((0, k)), mu, fit, pencil.info, weights=weights, features=design.given
+    )
+
+
+def _result(
+    rel: Relation, k: int, embedding: Array, lam: Array, fit: Filter, info: Any, **more: Any
+) -> ClosedForm:
+    info.regime, info.certified, info.lower_bound = fit.regime, fit.certified, fit.lower_bound
+    return package(
+        rel, embedding=embedding, eigenvalues=pad(lam, k, np.inf), filter_=pad(fit.s, k, 0.0),
+        loss=fit.value, info=info, **more,
+    )  # fmt: skip
