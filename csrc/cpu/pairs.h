@@ -7,6 +7,25 @@
 namespace sslspec::cpu {
 namespace {
 
+// Cuts n rows into blocks of whole 48-row units (every kCols of tile.h divides 48), at most kBlock rows each. A count
+// divisible by 4 gives every round of the schedules below an even number of equal tasks; small problems take smaller
+// blocks so that a few cores have work in every round.
+struct Blocks {
+  static constexpr int64_t kUnit = 48;
+  int64_t n, units, count;
+
+  explicit Blocks(int64_t rows) : n(rows), units((rows + kUnit - 1) / kUnit) {
+    const int64_t per_block = n <= 2048 ? 2 : 4;
+    count = ((units + per_block - 1) / per_block + 3) / 4 * 4;
+    if (count > units) count = units;
+  }
+  int64_t begin(int64_t block) const {
+    const int64_t row = units * block / (count > 0 ? count : 1) * kUnit;
+    return row < n ? row : n;
+  }
+  int64_t size(int64_t block) const { return begin(block + 1) - begin(block); }
+};
+
 // All unordered pairs of `blocks`, diagonal included: f(i, j), i < j as in a round-robin tournament (circle method).
 template <typename F>
 void for_symmetric_pairs(int64_t blocks, int threads, const F& f) {

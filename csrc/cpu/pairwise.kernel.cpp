@@ -22,9 +22,6 @@ constexpr double kLog2e = 1.4426950408889634074;
 template <typename T>
 constexpr T kNegInf = -__builtin_inff();
 
-// Rows per block: small problems take small blocks so that a few cores have work in every round.
-int64_t block_rows(int64_t n) { return n <= 384 ? 48 : n <= 2048 ? 96 : 192; }
-
 template <typename T>
 struct Buffers {  // the workspace, laid out; base == nullptr only counts
   T *a_panels, *b_panels, *a_columns, *b_columns, *norms;
@@ -63,18 +60,16 @@ struct Softmax {
 
   const PairwiseArgs<T>& p;
   Buffers<T> w;
-  int64_t rows, cols;  // block sizes
+  Blocks rows, cols;
   bool narrow;
   T range;
 
   explicit Softmax(const PairwiseArgs<T>& args, bool backward)
-      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward) {
-    rows = block_rows(p.n);
-    cols = p.symmetric ? rows : block_rows(p.m);
-    const int64_t a_blocks = blocks(p.n, rows), b_blocks = p.symmetric ? 0 : blocks(p.m, cols);
+      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward), rows(args.n), cols(args.m) {
+    const int64_t a_blocks = rows.count, b_blocks = p.symmetric ? 0 : cols.count;
     parallel_for(a_blocks + b_blocks, p.threads, [&](int64_t t) {
       if (t < a_blocks) {
-        const int64_t r0 = t * rows, r1 = min64(p.n, r0 + rows);
+        const int64_t r0 = rows.begin(t), r1 = rows.begin(t + 1);
         w.norms[t] = pack_rows<T>(p.a, p.lda, r0, r1, p.d, p.symmetric ? nullptr : p.scale, p.scale_step, w.a_panels);
         if (backward) {
           const T* scale = p.symmetric ? nullptr : p.scale;
@@ -82,7 +77,7 @@ struct Softmax {
           zero(p.grad_a + r0 * p.d, (r1 - r0) * p.d);
         }
       } else {
-        const int64_t r0 = (t - a_blocks) * cols, r1 = min64(p.m, r0 + cols);
+        const int64_t r0 = cols.begin(t - a_blocks), r1 = cols.begin(t - a_blocks + 1);
         w.norms[t] = pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
         if (backward) {
           pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
@@ -98,7 +93,6 @@ struct Softmax {
     range = static_cast<T>(limit * 1.0001);
   }
 
-  static int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
   static void zero(T* x, int64_t count) { __builtin_memset(x, 0, sizeof(T) * static_cast<size_t>(count)); }
   static double largest(const T* x, int64_t count) {
     double m = 0;
@@ -110,9 +104,9 @@ struct Softmax {
   template <typename F>
   void for_pairs(const F& f) const {
     if (p.symmetric)
-      for_symmetric_pairs(blocks(p.n, rows), p.threads, f);
+      for_symmetric_pairs(rows.count, p.threads, f);
     else
-      for_all_pairs(blocks(p.n, rows), blocks(p.m, cols), p.threads, f);
+      for_all_pairs(rows.count, cols.count, p.threads, f);
   }
 
   T logit_scale() const { return p.symmetric ? p.scale[0] : T(1); }
@@ -163,8 +157,7 @@ struct Softmax {
       zero(w.col_weight, p.m);
     }
     for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = bi * rows, j0 = bj * cols;
-      const int64_t ni = min64(rows, p.n - i0), nj = min64(cols, p.m - j0);
+      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       const bool use_columns = p.symmetric ? bi != bj : p.columns;
       if (narrow && !masked(i0, ni, j0, nj))
         sums_in_registers(i0, ni, j0, nj, use_columns);
@@ -194,7 +187,7 @@ struct Softmax {
                          Vec<T> sum{};
 #pragma GCC unroll 4
                          for (int v = 0; v < V; ++v) {
-                           const Vec<T> e = exp2<T>(acc[r][v] * c - shift);
+                           const Vec<T> e = exp2_normal<T>(acc[r][v] * c - shift);
                            sum += e;
                            cs[v] += e;
                          }
@@ -266,8 +259,7 @@ struct Softmax {
       }
     }
     for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = bi * rows, j0 = bj * cols;
-      const int64_t ni = min64(rows, p.n - i0), nj = min64(cols, p.m - j0);
+      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
       if (narrow && !masked(i0, ni, j0, nj))
         weights_in_registers(i0, ni, j0, nj, tile);
@@ -301,7 +293,7 @@ struct Softmax {
 #pragma GCC unroll 4
                          for (int v = 0; v < V; ++v) {
                            const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
-                           store(tile + (i + r) * kLd + j + v * L, exp2<T>(acc[r][v] * c - shift) * g);
+                           store(tile + (i + r) * kLd + j + v * L, exp2_normal<T>(acc[r][v] * c - shift) * g);
                          }
                      });
   }

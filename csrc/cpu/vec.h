@@ -61,25 +61,22 @@ inline T hmax(Vec<T> v) {
   return m;
 }
 
-// 2^x for x < 128 (1024), relative error below 2 ulp; x below the normal range gives 0, NaN stays NaN.
-// x = n + f with f in [-1/2, 1/2]; 2^f by its Taylor series in f ln 2 (truncation below rounding), 2^n by exponent bits.
+// 2^x by x = n + f with f in [-1/2, 1/2]: 2^f by a polynomial whose error is below rounding (minimax for float, Taylor
+// for double), 2^n by exponent bits.
 template <typename T>
 struct Exp2Constants;
 template <>
 struct Exp2Constants<float> {
   static constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLowest = -126.f;
-  static constexpr int kMantissa = 23;
-  static constexpr int kTerms = 8;
-  static constexpr float c[kTerms] = {1.f, 0.693147181f, 0.240226507f, 0.0555041087f, 0.00961812911f,
-                                      0.00133335581f, 0.000154035304f, 1.52527338e-05f};
+  static constexpr int kMantissa = 23, kTerms = 7;
+  static constexpr float c[kTerms] = {1.f, 0.693147182f, 0.240226477f, 0.0555033237f, 0.00961843692f, 0.0013398875f, 0.00015353362f};
 };
 template <>
 struct Exp2Constants<double> {
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLowest = -1022.0;
-  static constexpr int kMantissa = 52;
-  static constexpr int kTerms = 14;
+  static constexpr int kMantissa = 52, kTerms = 14;
   static constexpr double c[kTerms] = {1.0,
                                        0.69314718055994530942,
                                        0.24022650695910071233,
@@ -96,14 +93,12 @@ struct Exp2Constants<double> {
                                        1.3691488853904128881e-12};
 };
 
+// -126 <= x < 128 (-1022 <= x < 1024 for double); relative error below 2 ulp; NaN stays NaN.
 template <typename T>
-inline __attribute__((always_inline)) Vec<T> exp2(Vec<T> x) {
+inline __attribute__((always_inline)) Vec<T> exp2_normal(Vec<T> x) {
   using C = Exp2Constants<T>;
-  const Vec<T> lowest = splat<T>(C::kLowest);
-  const auto below = x < lowest;  // false for NaN, which stays NaN
-  const Vec<T> y = below ? lowest : x;
-  const Vec<T> shifted = y + C::kRound;
-  const Vec<T> f = y - (shifted - C::kRound);
+  const Vec<T> shifted = x + C::kRound;
+  const Vec<T> f = x - (shifted - C::kRound);
   Vec<T> p = splat<T>(C::c[C::kTerms - 1]);
 #pragma GCC unroll 16
   for (int i = C::kTerms - 2; i >= 0; --i) p = p * f + C::c[i];
@@ -112,6 +107,15 @@ inline __attribute__((always_inline)) Vec<T> exp2(Vec<T> x) {
   std::memcpy(&q, &p, sizeof(q));
   q += n << C::kMantissa;  // the magic constant's own bits fall off the top
   std::memcpy(&p, &q, sizeof(p));
+  return p;
+}
+
+// As exp2_normal; x below the normal range, -inf included, gives 0.
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> exp2(Vec<T> x) {
+  const Vec<T> lowest = splat<T>(Exp2Constants<T>::kLowest);
+  const auto below = x < lowest;  // false for NaN
+  const Vec<T> p = exp2_normal<T>(below ? lowest : x);
   return below ? Vec<T>{} : p;
 }
 
