@@ -1,0 +1,233 @@
+"""Argument checks shared by every loss: the one home of the messages a user can meet.
+
+A message names the loss, the argument, the rule and both values, for example
+``nt_xent: z2 must match z1 (4096, 256), got (4096, 128)``. Shapes, dtypes, devices and Python
+numbers are checked on every call. Checks that must look at tensor *data* (a negative temperature
+tensor, a NaN weight) run on CPU tensors in eager mode only: on a GPU they would wait for the
+device, under ``torch.compile`` they would break the graph.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .graph.pair_graph import PairGraph
+
+REDUCTIONS = ("mean", "sum", "none")
+IMPLEMENTATIONS = ("fused", "torch")
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether looking at the data of x is free: on the CPU and outside torch.compile."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def choice(op: str, name: str, value: object, options: Sequence[str]) -> None:
+    if value not in options:
+        allowed = ", ".join(repr(o) for o in options)
+        raise ValueError(f"{op}: {name} must be one of {allowed}, got {value!r}")
+
+
+def number(
+    op: str, name: str, value: float, *, low: float = -math.inf, strict: bool = False
+) -> None:
+    """A finite Python number, at least low (above low if strict)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    if not math.isfinite(value) or value < low or (strict and value == low):
+        rule = "finite" if low == -math.inf else f"finite and {'>' if strict else '>='} {low:g}"
+        raise ValueError(f"{op}: {name} must be {rule}, got {value}")
+
+
+def fraction(op: str, name: str, value: float) -> None:
+    number(op, name, value, low=0.0)
+    if value >= 1:
+        raise ValueError(f"{op}: {name} must be in [0, 1), got {value}")
+
+
+def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
+    """x: (n, d) floating-point tensor with at least min_rows rows and one column."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise TypeError(f"{op}: {name} must be a floating-point tensor, got {x.dtype}")
+    if x.dim() != 2:
+        raise ValueError(
+            f"{op}: {name} must have 2 dimensions (rows, features), got shape {tuple(x.shape)}"
+        )
+    if x.shape[0] < min_rows or x.shape[1] < 1:
+        rows = "row" if min_rows == 1 else "rows"
+        raise ValueError(
+            f"{op}: {name} needs at least {min_rows} {rows} and 1 column, got {tuple(x.shape)}"
+        )
+
+
+def same_kind(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """x has the dtype and the device of another argument."""
+    if x.dtype != other.dtype:
+        raise TypeError(
+            f"{op}: {name} must have the dtype of {other_name}, {other.dtype}, got {x.dtype}"
+        )
+    if x.device != other.device:
+        raise ValueError(
+            f"{op}: {name} must be on the device of {other_name}, {other.device}, got {x.device}"
+        )
+
+
+def pair(op: str, names: tuple[str, str], a: Tensor, b: Tensor, *, min_rows: int = 1) -> None:
+    """Two paired (n, d) tensors."""
+    matrix(op, names[0], a, min_rows=min_rows)
+    if not isinstance(b, Tensor):
+        raise TypeError(f"{op}: {names[1]} must be a torch.Tensor, got {type(b).__name__}")
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{op}: {names[1]} must match {names[0]} {tuple(a.shape)}, got {tuple(b.shape)}"
+        )
+    same_kind(op, names[1], b, names[0], a)
+
+
+def columns(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    """x: (m, d) extra columns beside an (n, d) tensor."""
+    matrix(op, name, x)
+    if x.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"{op}: {name} must have the {other.shape[1]} features of {other_name} "
+            f"{tuple(other.shape)}, got {tuple(x.shape)}"
+        )
+    same_kind(op, name, x, other_name, other)
+
+
+def positive(
+    op: str, name: str, value: float | Tensor, like: Tensor, *, rows: Sequence[int]
+) -> Tensor:
+    """A temperature or scale as a tensor of like's dtype: 0-dim, or one value per anchor row.
+
+    value: a Python number > 0; a tensor, 0-dim or (1,), or (n,) with n in rows. A tensor keeps its
+    gradient.
+    """
+    if not isinstance(value, Tensor):
+        number(op, name, value, low=0.0, strict=True)
+        return torch.full((), float(value), dtype=like.dtype, device=like.device)
+    if not value.is_floating_point():
+        raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
+    if value.device != like.device and value.dim() > 0:
+        raise ValueError(
+            f"{op}: {name} must be on the device of the rows, {like.device}, got {value.device}"
+        )
+    if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, *rows)):
+        allowed = " or ".join(f"({n},)" for n in rows)
+        raise ValueError(
+            f"{op}: {name} must be a number, a 0-dim tensor or one value per anchor row "
+            f"{allowed}, got shape {tuple(value.shape)}"
+        )
+    if _readable(value):
+        bad = value.detach()[~((value > 0) & value.isfinite())]
+        if bad.numel():
+            raise ValueError(f"{op}: {name} must be finite and > 0, got {bad[0].item()}")
+    if value.numel() == 1:
+        value = value.reshape(())
+    return value.to(device=like.device, dtype=like.dtype)
+
+
+def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
+    """A bias as a 0-dim tensor of like's dtype: a finite number, or a tensor of one value."""
+    if not isinstance(value, Tensor):
+        number(op, name, value)
+        return torch.full((), float(value), dtype=like.dtype, device=like.device)
+    if not value.is_floating_point():
+        raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
+    if value.numel() != 1:
+        raise ValueError(f"{op}: {name} must be one value, got shape {tuple(value.shape)}")
+    return value.reshape(()).to(device=like.device, dtype=like.dtype)
+
+
+def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tensor | None:
+    """weight: None, or (n,) finite and >= 0; returned in like's dtype."""
+    if weight is None:
+        return None
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{op}: sample_weight must be a torch.Tensor, got {type(weight).__name__}")
+    if weight.shape != (n,):
+        raise ValueError(
+            f"{op}: sample_weight must have one value per sample ({n},), got {tuple(weight.shape)}"
+        )
+    if weight.device != like.device:
+        raise ValueError(
+            f"{op}: sample_weight must be on the device of the rows, {like.device}, "
+            f"got {weight.device}"
+        )
+    if _readable(weight):
+        bad = weight.detach()[~((weight >= 0) & weight.isfinite())]
+        if bad.numel():
+            raise ValueError(f"{op}: sample_weight must be finite and >= 0, got {bad[0].item()}")
+    return weight.to(like.dtype)
+
+
+def integers(op: str, name: str, values: Any, like: Tensor, n: int) -> Tensor:
+    """Labels or ids: (n,) integers, returned as int64 on like's device."""
+    out = values if isinstance(values, Tensor) else torch.as_tensor(values)
+    if out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
+        raise TypeError(f"{op}: {name} must be integers, got {out.dtype}")
+    if out.shape != (n,):
+        raise ValueError(f"{op}: {name} must have one value per row ({n},), got {tuple(out.shape)}")
+    if isinstance(values, Tensor) and out.device != like.device:
+        raise ValueError(
+            f"{op}: {name} must be on the device of the rows, {like.device}, got {out.device}"
+        )
+    return out.to(device=like.device, dtype=torch.int64)
+
+
+def graph(op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True) -> None:
+    """graph: a PairGraph over the rows of z with at least one edge."""
+    from .graph.pair_graph import PairGraph
+
+    if not isinstance(graph, PairGraph):
+        raise TypeError(f"{op}: graph must be a PairGraph, got {type(graph).__name__}")
+    if graph.n != z.shape[0]:
+        raise ValueError(f"{op}: graph.n must match the {z.shape[0]} rows of z, got {graph.n}")
+    if graph.nnz == 0:
+        raise ValueError(
+            f"{op}: graph must have at least one edge, got nnz = 0 over {graph.n} rows"
+        )
+    if symmetric and not graph.is_symmetric:
+        raise ValueError(
+            f"{op}: graph must be symmetric, got a directed one; symmetrise it with "
+            "PairGraph.from_edges(..., symmetrize=True)"
+        )
+    if graph.device != z.device:
+        raise ValueError(
+            f"{op}: graph must be on the device of z, {z.device}, got {graph.device}; "
+            "use graph.to(z.device)"
+        )
+
+
+def single_process(op: str, group: Any) -> None:
+    """group: None or a process group of one rank; global-batch losses are not there yet."""
+    if group is None:
+        return
+    world = torch.distributed.get_world_size(group)
+    if world != 1:
+        raise NotImplementedError(f"{op}: group must have world size 1 for now, got {world}")
+
+
+def common(op: str, impl: str, group: Any, reduction: str = "mean") -> None:
+    """The keywords that every loss takes."""
+    choice(op, "impl", impl, IMPLEMENTATIONS)
+    choice(op, "reduction", reduction, REDUCTIONS)
+    single_process(op, group)
+
+
+def not_gathered(op: str, gather_distributed: bool) -> None:
+    """gather_distributed=True: a process group of one rank, or none at all."""
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if gather_distributed and ready and torch.distributed.get_world_size() != 1:
+        world = torch.distributed.get_world_size()
+        raise NotImplementedError(
+            f"{op}: gather_distributed must have world size 1 for now, got {world}"
+        )

@@ -1,0 +1,46 @@
+"""Every loss as a function: the fused form by default, the plain-torch reference on request.
+
+Two-view losses take two (n, d) tensors of paired rows, graph losses one (n, d) tensor and a
+`PairGraph`. All return a scalar unless ``reduction="none"``; see each function for its formula.
+"""
+
+from .losses.barlow_twins import barlow_twins
+from .losses.clip import clip
+from .losses.dcl import dcl, negative_mises_fisher_weights
+from .losses.dirichlet_energy import dirichlet_energy
+from .losses.falcon import falcon
+from .losses.graph_barlow_twins import graph_barlow_twins
+from .losses.graph_covariance import graph_covariance
+from .losses.graph_info_nce import graph_info_nce
+from .losses.graph_spectral_contrastive import graph_spectral_contrastive
+from .losses.graph_vicreg import graph_vicreg
+from .losses.info_nce import info_nce
+from .losses.ls_simclr import ls_simclr
+from .losses.matryoshka import matryoshka
+from .losses.nt_xent import nt_xent
+from .losses.siglip import siglip
+from .losses.spectral_contrastive import spectral_contrastive
+from .losses.sup_con import sup_con
+from .losses.vicreg import vicreg
+
+__all__ = [
+    "barlow_twins",
+    "clip",
+    "dcl",
+    "dirichlet_energy",
+    "falcon",
+    "graph_barlow_twins",
+    "graph_covariance",
+    "graph_info_nce",
+    "graph_spectral_contrastive",
+    "graph_vicreg",
+    "info_nce",
+    "ls_simclr",
+    "matryoshka",
+    "negative_mises_fisher_weights",
+    "nt_xent",
+    "siglip",
+    "spectral_contrastive",
+    "sup_con",
+    "vicreg",
+]

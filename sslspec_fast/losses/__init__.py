@@ -1,0 +1,30 @@
+"""Losses as modules, drop-in for the libraries that people already use; one file per loss."""
+
+from .barlow_twins import BarlowTwinsLoss
+from .clip import CLIPLoss
+from .dcl import DCLLoss, DCLWLoss
+from .falcon import FalconLoss
+from .graph_loss import GraphLoss
+from .info_nce import InfoNCELoss
+from .matryoshka import MatryoshkaLoss
+from .nt_xent import NTXentLoss
+from .siglip import SigLIPLoss
+from .spectral_contrastive import SpectralContrastiveLoss
+from .sup_con import SupConLoss
+from .vicreg import VICRegLoss
+
+__all__ = [
+    "BarlowTwinsLoss",
+    "CLIPLoss",
+    "DCLLoss",
+    "DCLWLoss",
+    "FalconLoss",
+    "GraphLoss",
+    "InfoNCELoss",
+    "MatryoshkaLoss",
+    "NTXentLoss",
+    "SigLIPLoss",
+    "SpectralContrastiveLoss",
+    "SupConLoss",
+    "VICRegLoss",
+]

@@ -1,0 +1,112 @@
+"""What every loss does around its maths: widen, normalise, reduce, report terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as check
+from ..graph.pair_graph import PairGraph
+from ..primitives import pairwise
+
+Terms = dict[str, Tensor]
+LossOrTerms = Tensor | tuple[Tensor, Terms]
+
+
+def widen(x: Tensor) -> Tensor:
+    """bfloat16 and float16 rows in float32; the gradient comes back in the dtype of x."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows divided by max(norm, 1e-12), as torch, lightly and open_clip do."""
+    return F.normalize(x, dim=1, eps=1e-12)
+
+
+def row_ids(ids: Tensor) -> Tensor:
+    """Ids as the int32 that the pairwise kernels compare."""
+    return ids.to(torch.int32)
+
+
+def pair_ids(n: int, device: torch.device) -> Tensor:
+    """(2n,) int32: both views of a sample share its number."""
+    return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
+
+
+def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
+    """(n,) log sum over k != i with another id of exp(scale_i u_i . u_k)."""
+    if scale.dim() == 0:
+        return pairwise.lse_self(u, scale, ids)
+    return pairwise.lse(u, u, scale, ids_a=ids, ids_b=ids, skip_self=True)[0]
+
+
+def reduce_rows(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
+    """Mean is sum of w l / sum of w."""
+    if weight is not None:
+        rows = rows * weight
+    if reduction == "none":
+        return rows
+    if reduction == "sum":
+        return rows.sum()
+    return rows.mean() if weight is None else rows.sum() / weight.expand_as(rows).sum()
+
+
+def with_terms(loss: Tensor, terms: Terms | None) -> LossOrTerms:
+    """loss, or (loss, detached terms)."""
+    if terms is None:
+        return loss
+    return loss, {name: value.detach() for name, value in terms.items()}
+
+
+def run_reference(reference: Callable[..., Tensor], *args: Any, **hyper: Any) -> Tensor:
+    """The plain-torch loss at the precision of its inputs: autocast would round its products."""
+    with torch.autocast(args[0].device.type, enabled=False):
+        return reference(*args, **hyper)
+
+
+def dense(graph: PairGraph, like: Tensor) -> Tensor:
+    """G as a dense matrix, for the references."""
+    return graph.to_torch(like.dtype).to_dense()
+
+
+def prepare_graph(
+    op: str,
+    z: Tensor,
+    graph: PairGraph,
+    impl: str,
+    group: Any,
+    *,
+    symmetric: bool = True,
+    nonnegative: bool = False,
+    min_rows: int = 1,
+) -> Tensor:
+    """The checks that every graph loss makes; returns the rows to compute with."""
+    check.common(op, impl, group)
+    check.matrix(op, "z", z, min_rows=min_rows)
+    check.graph(op, graph, z, symmetric=symmetric)
+    if nonnegative and graph.has_negative_weights:
+        raise ValueError(f"{op}: graph must have weights >= 0, got a negative one")
+    return widen(z)
+
+
+def two_view_scale(scale: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """A scale as () or (1 or 2, n) beside the two views, and as () or (2n,) beside the anchors."""
+    if scale.dim() == 0:
+        return scale, scale
+    by_view = scale.view(-1, n)
+    return by_view, by_view.expand(2, n).reshape(2 * n)
+
+
+def add_terms(loss: Tensor, positive: Tensor, reduction: str, weight: Tensor | None) -> LossOrTerms:
+    """loss = alignment (of minus the positive logits) + uniformity (of the log-sum-exp)."""
+    alignment = reduce_rows(-positive, reduction, weight).reshape(loss.shape)
+    return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})
+
+
+def dot_with_sum(x: Tensor, columns: Tensor) -> Tensor:
+    """(n,) sum over k of x_i . columns_k, in O(n d)."""
+    return (x * columns.sum(0)).sum(1)

@@ -1,0 +1,54 @@
+"""Rows of the softmax family with one positive: -log(e^p / (e^p + sum over negatives e^s)).
+
+The positive logit never enters the dense log-sum-exp. With a = log sum over negatives, the row is
+softplus(a - p): the derivative is the probability of a mistake, so the rounding of two large,
+nearly equal numbers is never amplified, however small the temperature.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as check
+
+
+def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> None:
+    """label_smoothing and tau_plus in [0, 1), at most one of them in use."""
+    check.fraction(op, "label_smoothing", label_smoothing)
+    check.fraction(op, "tau_plus", tau_plus)
+    if label_smoothing and tau_plus:
+        raise ValueError(
+            f"{op}: label_smoothing and tau_plus exclude each other, "
+            f"got {label_smoothing} and {tau_plus}"
+        )
+
+
+def one_positive_rows(negatives: Tensor, positive: Tensor) -> Tensor:
+    """softplus(negatives - positive); exact for negatives = -inf (no negative at all)."""
+    return -F.logsigmoid(positive - negatives)
+
+
+def debiased(
+    negatives: Tensor, positive: Tensor, scale: Tensor, count: int | Tensor, tau_plus: float
+) -> Tensor:
+    """log of the debiased sum over negatives (Chuang et al. 2020, arXiv 2007.00224, eq. 8).
+
+    A share tau_plus of the count negatives is taken to be of the anchor's own class, and the
+    positive says what those look like: (S - tau_plus count e^p) / (1 - tau_plus), at least
+    count e^-scale, the smallest value that unit rows allow.
+    """
+    count = torch.as_tensor(count, dtype=negatives.dtype, device=negatives.device)
+    highest = -torch.log(count * tau_plus)  # from here on, nothing would be left
+    ratio = torch.exp(torch.minimum(positive - negatives, highest)) * (count * tau_plus)
+    left = (1 - ratio).clamp_min(torch.finfo(ratio.dtype).tiny)
+    estimate = negatives + left.log() - math.log1p(-tau_plus)
+    return torch.maximum(estimate, torch.log(count) - scale)
+
+
+def smoothing(positive: Tensor, total: Tensor, count: int, label_smoothing: float) -> Tensor:
+    """What label smoothing adds to a row: eps (p - mean logit), over count logits of sum total."""
+    return label_smoothing * (positive - total / count)

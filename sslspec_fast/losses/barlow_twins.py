@@ -1,0 +1,94 @@
+r"""Barlow Twins: the cross-correlation of two views pushed towards the identity.
+
+.. math::
+    L = \sum_k (1 - C_{kk})^2 + \lambda \sum_{k \ne l} C_{kl}^2, \qquad C = \tfrac{1}{n} X^\top Y,
+
+X and Y the two views with every column centred and divided by :math:`\sqrt{\mathrm{var} +
+\epsilon}` (biased variance, as batch norm). Gradient: :math:`\partial L / \partial X = Y E^\top /
+n` with :math:`E_{kk} = 2 (C_{kk} - 1)` and :math:`E_{kl} = 2 \lambda C_{kl}`, then through the
+standardisation. It replaces the (d, d) matrix C: :math:`\|X^\top Y\|_F^2 = \langle X X^\top, Y
+Y^\top \rangle` is taken on the cheaper side.
+
+Zbontar, Jing, Misra, LeCun, Deny, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction"
+(ICML 2021, arXiv 2103.03230), section 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import gram, moments
+from ..reference import barlow_twins as reference
+from ._common import LossOrTerms, run_reference, widen, with_terms
+
+
+def barlow_twins(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    off_diagonal: float = 5e-3,
+    eps: float = 1e-5,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """Barlow Twins of n pairs, with batch-norm statistics. Equal to the authors' code and lightly.
+
+    Args:
+        z1, z2: (n, d), n >= 2, float64, float32, bfloat16 or float16 (computed in float32).
+        off_diagonal: weight of the redundancy term, lambda >= 0.
+        eps: added to the variances inside the root, > 0; a constant column has C_kk = 0.
+        return_terms: also return the unweighted {"on_diagonal", "off_diagonal"}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; rows have
+    no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
+
+    >>> float(barlow_twins(torch.zeros(4, 3), torch.zeros(4, 3)))
+    3.0
+    """
+    op = "barlow_twins"
+    check.common(op, impl, group)
+    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
+    check.number(op, "off_diagonal", off_diagonal, low=0.0)
+    check.number(op, "eps", eps, low=0.0, strict=True)
+    x1, x2 = widen(z1), widen(z2)
+
+    if impl == "torch":
+        loss = run_reference(reference.barlow_twins, x1, x2, off_diagonal=off_diagonal, eps=eps)
+        if not return_terms:
+            return loss
+        with torch.no_grad():
+            on = run_reference(reference.barlow_twins, x1, x2, off_diagonal=0.0, eps=eps)
+            both = run_reference(reference.barlow_twins, x1, x2, off_diagonal=1.0, eps=eps)
+        return with_terms(loss, {"on_diagonal": on, "off_diagonal": both - on})
+
+    x, y = _standardise(x1, eps), _standardise(x2, eps)
+    n = x.shape[0]
+    on = (1 - (x * y).mean(0)).square().sum()
+    off = gram.sqnorm(x, y, off_diagonal=True) / n**2
+    terms = {"on_diagonal": on, "off_diagonal": off}
+    return with_terms(on + off_diagonal * off, terms if return_terms else None)
+
+
+def _standardise(z: Tensor, eps: float) -> Tensor:
+    mean, var = moments.column_moments(z)
+    return (z - mean) * torch.rsqrt(var + eps)
+
+
+class BarlowTwinsLoss(torch.nn.Module):
+    """`barlow_twins` with lightly's constructor and ``forward(z0, z1)``."""
+
+    def __init__(self, lambda_param: float = 5e-3, gather_distributed: bool = False) -> None:
+        super().__init__()
+        check.not_gathered("BarlowTwinsLoss", gather_distributed)
+        self.lambda_param, self.gather_distributed = lambda_param, gather_distributed
+
+    def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
+        check.not_gathered("BarlowTwinsLoss", self.gather_distributed)
+        return barlow_twins(z0, z1, off_diagonal=self.lambda_param)

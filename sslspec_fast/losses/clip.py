@@ -1,0 +1,130 @@
+r"""CLIP: InfoNCE in both directions between two modalities.
+
+.. math::
+    L = \frac{1}{2n} \sum_i \Bigl( -\log \frac{e^{s_{ii}}}{\sum_k e^{s_{ik}}}
+        - \log \frac{e^{s_{ii}}}{\sum_k e^{s_{ki}}} \Bigr), \qquad s_{ik} = c\, x_i \cdot y_k .
+
+Gradient: with :math:`M = P_{row} + P_{col}`,
+:math:`\partial L / \partial x_i = \frac{c}{2n} (\sum_k M_{ik} y_k - 2 y_i)`, the same for y with the transpose, and :math:`\partial L / \partial c =
+\frac{1}{2n} (\langle M, X Y^\top \rangle - 2 \sum_i x_i \cdot y_i)`. It replaces two
+``F.cross_entropy`` over (n, n) logits; one pass collects the row and the column statistics.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (ICML 2021,
+arXiv 2103.00020), section 2.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import pairwise
+from ..reference import clip as reference
+from ._common import (
+    LossOrTerms,
+    add_terms,
+    dot_with_sum,
+    reduce_rows,
+    run_reference,
+    widen,
+)
+from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+
+
+def clip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    *,
+    logit_bias: float | Tensor | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    tau_plus: float = 0.0,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """CLIP loss of n pairs, as open_clip's ClipLoss: unit rows and the exponentiated scale come in.
+
+    Args:
+        image, text: (n, d) unit rows, float64, float32, bfloat16 or float16 (computed in float32).
+        logit_scale: c > 0, a number, a 0-dim tensor or (n,) per anchor (pair i in both
+            directions); a tensor may require a gradient.
+        logit_bias: accepted for open_clip's sake; a constant has no effect on a softmax, its
+            gradient is 0.
+        reduction: "mean", "sum" or "none": (n,), the mean of the two directions.
+        sample_weight: (n,) per pair; mean = sum of w l / sum of w.
+        label_smoothing: share of the target spread over the n columns.
+        tau_plus: class prior of the debiased loss (arXiv 2007.00224), for unit rows.
+        return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exps}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> x = torch.eye(4, 8)
+    >>> round(float(clip(x, x, 2.0)), 4)
+    0.3408
+    """
+    op = "clip"
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("image", "text"), image, text)
+    check_softmax(op, label_smoothing, tau_plus)
+    n = image.shape[0]
+    x, y = widen(image), widen(text)
+    scale = check.positive(op, "logit_scale", logit_scale, x, rows=(n,))
+    bias = None if logit_bias is None else check.real(op, "logit_bias", logit_bias, x)
+    weight = check.sample_weight(op, sample_weight, x, n)
+    positive = (x * y).sum(1) * scale
+
+    if impl == "torch":
+        loss = run_reference(
+            reference.clip,
+            x,
+            y,
+            scale,
+            logit_bias=bias,
+            reduction=reduction,
+            sample_weight=weight,
+            label_smoothing=label_smoothing,
+            tau_plus=tau_plus,
+        )
+    else:
+        if scale.dim() == 0:
+            by_row, by_col = pairwise.lse(x, y, scale, skip_self=True, cols=True)
+        else:  # a scale per anchor: the two directions have different logits
+            by_row, _ = pairwise.lse(x, y, scale, skip_self=True)
+            by_col, _ = pairwise.lse(y, x, scale, skip_self=True)
+        if tau_plus:
+            by_row = debiased(by_row, positive, scale, n - 1, tau_plus)
+            by_col = debiased(by_col, positive, scale, n - 1, tau_plus)
+        rows = 0.5 * (one_positive_rows(by_row, positive) + one_positive_rows(by_col, positive))
+        if label_smoothing:
+            total = 0.5 * scale * (dot_with_sum(x, y) + dot_with_sum(y, x))
+            rows = rows + smoothing(positive, total, n, label_smoothing)
+        if bias is not None:
+            rows = rows + 0.0 * bias  # keeps the parameter in the autograd graph, as open_clip does
+        loss = reduce_rows(rows, reduction, weight)
+    return add_terms(loss, positive, reduction, weight) if return_terms else loss
+
+
+class CLIPLoss(torch.nn.Module):
+    """`clip` with the call of open_clip's ClipLoss on one process.
+
+    ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``.
+    """
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor | None = None,
+        output_dict: bool = False,
+    ) -> Any:
+        loss = clip(image_features, text_features, logit_scale, logit_bias=logit_bias)
+        return {"contrastive_loss": loss} if output_dict else loss

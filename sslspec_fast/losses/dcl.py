@@ -1,0 +1,149 @@
+r"""DCL: decoupled contrastive learning, NT-Xent without the positive in the denominator.
+
+.. math::
+    L = \frac{1}{2n} \sum_i
+        \Bigl( -w_i s_{i, p(i)} + \log \sum_{k \notin \{i, p(i)\}} e^{s_{ik}} \Bigr),
+    \qquad s_{ik} = \cos(z_i, z_k) / \tau,
+
+over the 2n stacked rows; w_i = 1, or the weights of DCLW. Gradient as NT-Xent's with the masked
+softmax in B and :math:`(w_i + w_{p(i)}) u_{p(i)}` in place of :math:`2 u_{p(i)}`. It replaces two
+masked (n, n) logit matrices.
+
+Yeh, Hong, Hsu, Liu, Chen, LeCun, "Decoupled Contrastive Learning" (ECCV 2022, arXiv 2110.06848),
+section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..reference import dcl as reference
+from ._common import (
+    LossOrTerms,
+    add_terms,
+    pair_ids,
+    reduce_rows,
+    run_reference,
+    self_lse,
+    two_view_scale,
+    unit_rows,
+    widen,
+)
+
+WeightFn = Callable[[Tensor, Tensor], Tensor]
+
+
+def dcl(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    weight_fn: WeightFn | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """DCL over n pairs; rows are normalised inside. Equal to lightly's DCLLoss.
+
+    Args:
+        z1, z2: (n, d), n >= 2, float64, float32, bfloat16 or float16 (computed in float32).
+        temperature: a number, a 0-dim tensor, or one per anchor: (n,) for both views of a sample
+            or (2n,) view-major. A tensor may require a gradient.
+        weight_fn: maps the unit rows (u1, u2) to (n,) weights of the positive term, called once
+            per direction; `negative_mises_fisher_weights` gives DCLW.
+        reduction: "mean" and "sum" over the 2n anchors, or "none": (2n,) view-major.
+        sample_weight: (n,) per pair, applied to both views; mean = sum of w l / sum of w.
+        return_terms: also return {"alignment": of -w s_pos, "uniformity": of the log-sum-exp}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> z = torch.eye(4, 8)
+    >>> round(float(dcl(z, z, temperature=0.5)), 4)
+    -0.2082
+    """
+    op = "dcl"
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
+    n = z1.shape[0]
+    x1, x2 = widen(z1), widen(z2)
+    t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
+    weight = check.sample_weight(op, sample_weight, x1, n)
+    scale, anchor_scale = two_view_scale(t.reciprocal(), n)
+    u = unit_rows(torch.cat([x1, x2]))
+    positive = ((u[:n] * u[n:]).sum(1) * scale).expand(2, n)
+    if weight_fn is not None:
+        pull = torch.stack([weight_fn(u[:n], u[n:]), weight_fn(u[n:], u[:n])])
+        if pull.shape != (2, n):
+            raise ValueError(
+                f"{op}: weight_fn must return one weight per pair ({n},), "
+                f"got {tuple(pull.shape[1:])}"
+            )
+        positive = positive * pull.to(u.dtype)
+
+    if impl == "torch":
+        loss = run_reference(
+            reference.dcl,
+            x1,
+            x2,
+            temperature=t,
+            weight_fn=weight_fn,
+            reduction=reduction,
+            sample_weight=weight,
+        )
+    else:
+        negatives = self_lse(u, anchor_scale, pair_ids(n, u.device)).view(2, n)
+        loss = reduce_rows(negatives - positive, reduction, weight)
+        loss = loss.reshape(2 * n) if reduction == "none" else loss
+    return add_terms(loss, positive, reduction, weight) if return_terms else loss
+
+
+def negative_mises_fisher_weights(u1: Tensor, u2: Tensor, sigma: float = 0.5) -> Tensor:
+    """(n,) detached weights 2 - n softmax_i(u1_i . u2_i / sigma): the ``weight_fn`` of DCLW.
+
+    u1, u2: (n, d) unit rows. Yeh et al. (arXiv 2110.06848), section 3.2, as in lightly.
+    """
+    check.number("negative_mises_fisher_weights", "sigma", sigma, low=0.0, strict=True)
+    similarity = (u1.detach() * u2.detach()).sum(1) / sigma
+    return 2 - u1.shape[0] * torch.softmax(similarity, dim=0)
+
+
+class DCLLoss(torch.nn.Module):
+    """`dcl` with lightly's constructor and ``forward(z0, z1)``."""
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        weight_fn: WeightFn | None = None,
+        gather_distributed: bool = False,
+    ) -> None:
+        super().__init__()
+        check.not_gathered("DCLLoss", gather_distributed)
+        self.temperature, self.weight_fn = temperature, weight_fn
+        self.gather_distributed = gather_distributed
+
+    def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
+        check.not_gathered("DCLLoss", self.gather_distributed)
+        return dcl(z0, z1, temperature=self.temperature, weight_fn=self.weight_fn)
+
+
+class DCLWLoss(DCLLoss):
+    """DCL with von Mises-Fisher weights, as lightly's DCLWLoss."""
+
+    def __init__(
+        self, temperature: float = 0.1, sigma: float = 0.5, gather_distributed: bool = False
+    ) -> None:
+        super().__init__(
+            temperature,
+            partial(negative_mises_fisher_weights, sigma=sigma),
+            gather_distributed,
+        )

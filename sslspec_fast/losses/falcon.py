@@ -1,0 +1,160 @@
+r"""FALCON: embeddings classified onto fixed random codes.
+
+.. math::
+    L = \tfrac12 \sum_{v} \Bigl[ KL\bigl( \bar p^v \| \tfrac1c \bigr)
+        + \beta \cdot \tfrac1n \sum_i -\langle p_i^v, \log p_i^{v'} \rangle \Bigr], \qquad
+    p_i = \mathrm{softmax}(h_i W / \tau),
+
+v and v' the two views, W (f, c) of random signs, :math:`h_i` the rows scaled to length
+:math:`\sqrt{f / n}` and :math:`\bar p` the mean over the batch. The temperature :math:`\tau = f /
+(\sqrt n \log((1 - \epsilon (c - 1)) / \epsilon))` lets a row that equals a code reach the
+probability :math:`1 - \epsilon (c - 1)`. Gradient: with g the gradient of the probabilities,
+:math:`\partial L / \partial h = (p \circ (g - \langle p, g \rangle)) W^\top / \tau`. The (n, c)
+probabilities exist for a block of rows at a time and are recomputed in the backward pass.
+
+Sansone, Lebailly, Tuytelaars, "Collapse-Proof Non-Contrastive Self-Supervised Learning" (ICML 2025,
+arXiv 2410.04959).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .. import _checks as check
+from ..reference import falcon as reference
+from ._common import LossOrTerms, run_reference, unit_rows, widen, with_terms
+
+_BLOCK = 1 << 21  # entries of a block of probabilities: 8 MiB in float32
+
+
+def falcon(
+    h1: Tensor,
+    h2: Tensor,
+    *,
+    codes: Tensor | None = None,
+    n_codes: int | None = None,
+    beta: float = 0.05,
+    eps: float = 1e-8,
+    seed: int = 0,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """FALCON loss of n pairs; rows are normalised inside.
+
+    Args:
+        h1, h2: (n, f) projector outputs, float64, float32, bfloat16 or float16 (computed in
+            float32).
+        codes: (f, c) code words in columns, of the dtype that is computed with; None draws random
+            signs (outside torch.compile only).
+        n_codes: c when codes is None; None means 8 f.
+        beta: weight of the cross-entropy between the views, >= 0.
+        eps: probability of every other code at a code word, 0 < eps < 1 / c.
+        seed: of the drawn codes.
+        return_terms: also return the unweighted {"prior", "consistency"}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> h = torch.eye(4)
+    >>> float(falcon(h, h)) > 0
+    True
+    """
+    op = "falcon"
+    check.common(op, impl, group)
+    check.pair(op, ("h1", "h2"), h1, h2)
+    check.number(op, "beta", beta, low=0.0)
+    check.number(op, "eps", eps, low=0.0, strict=True)
+    x1, x2 = widen(h1), widen(h2)
+    n, f = x1.shape
+    if codes is None:
+        codes = random_codes(f, 8 * f if n_codes is None else n_codes, seed).to(x1)
+    check.matrix(op, "codes", codes, min_rows=1)
+    if codes.shape[0] != f:
+        raise ValueError(f"{op}: codes must have {f} rows, as h1 has features, got {codes.shape}")
+    check.same_kind(op, "codes", codes, "h1", x1)
+    c = codes.shape[1]
+    if eps * c >= 1:
+        raise ValueError(f"{op}: eps must be < 1 / c = {1 / c:g} for c = {c} codes, got {eps}")
+
+    if impl == "torch":
+        loss = run_reference(reference.falcon, x1, x2, codes, beta=beta, eps=eps)
+        if not return_terms:
+            return loss
+        with torch.no_grad():
+            prior = run_reference(reference.falcon, x1, x2, codes, beta=0.0, eps=eps)
+            both = run_reference(reference.falcon, x1, x2, codes, beta=1.0, eps=eps)
+        return with_terms(loss, {"prior": prior, "consistency": both - prior})
+
+    tau = f / (math.sqrt(n) * math.log((1 - eps * (c - 1)) / eps))
+    logit_scale = math.sqrt(f / n) / tau
+    u1, u2 = unit_rows(x1) * logit_scale, unit_rows(x2) * logit_scale
+    rows = max(1, _BLOCK // c)
+    if n <= rows:
+        mean_1, mean_2, cross = _block(u1, u2, codes)
+    else:
+        parts = [
+            checkpoint(_block, a, b, codes, use_reentrant=False)
+            for a, b in zip(u1.split(rows), u2.split(rows), strict=True)
+        ]
+        mean_1, mean_2, cross = (torch.stack(x).sum(0) for x in zip(*parts, strict=True))
+    terms = {
+        "prior": 0.5 * (_divergence(mean_1 / n) + _divergence(mean_2 / n)),
+        "consistency": 0.5 * cross / n,
+    }
+    loss = terms["prior"] + beta * terms["consistency"]
+    return with_terms(loss, terms if return_terms else None)
+
+
+def random_codes(f: int, n_codes: int, seed: int = 0) -> Tensor:
+    """(f, n_codes) random signs in float32; the same for the same arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 2, (f, n_codes), generator=generator).float() * 2 - 1
+
+
+def _block(u1: Tensor, u2: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over a block of rows: the probabilities of both views (c,), and both cross-entropies."""
+    with torch.autocast(u1.device.type, enabled=False):
+        log_p, log_q = F.log_softmax(u1 @ codes, dim=1), F.log_softmax(u2 @ codes, dim=1)
+    p, q = log_p.exp(), log_q.exp()
+    return p.sum(0), q.sum(0), -(p * log_q + q * log_p).sum()
+
+
+def _divergence(p: Tensor) -> Tensor:
+    """KL(p || uniform), with a finite slope at a probability that underflowed."""
+    return (p * torch.log(p.clamp_min(torch.finfo(p.dtype).tiny) * p.shape[0])).sum()
+
+
+class FalconLoss(torch.nn.Module):
+    """`falcon` with its codes as a buffer: ``forward(h1, h2)``.
+
+    The codes are drawn once, from ``seed``, so the module also works under torch.compile.
+    """
+
+    codes: Tensor
+
+    def __init__(
+        self,
+        n_features: int,
+        n_codes: int | None = None,
+        beta: float = 0.05,
+        eps: float = 1e-8,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.beta, self.eps = beta, eps
+        size = 8 * n_features if n_codes is None else n_codes
+        self.register_buffer("codes", random_codes(n_features, size, seed))
+
+    def forward(self, h1: Tensor, h2: Tensor) -> Tensor:
+        dtype = widen(h1).dtype
+        loss = falcon(h1, h2, codes=self.codes.to(dtype), beta=self.beta, eps=self.eps)
+        assert isinstance(loss, Tensor)
+        return loss

@@ -1,0 +1,250 @@
+r"""InfoNCE on any graph: SimCLR, SupCon, DCL and NSCL are this loss on different graphs.
+
+.. math::
+    L = \frac{1}{|\{d_i > 0\}|} \sum_{i : d_i > 0}
+        \Bigl( a_i - \frac{1}{d_i} \sum_j G_{ij} s_{ij} \Bigr),
+    \qquad a_i = \log \sum_k M_{ik} e^{s_{ik}}, \quad s_{ij} = u_i \cdot u_j / \tau,
+
+u the unit rows (or the rows themselves), M the mask of the denominator. ``reduction="sum"`` is the
+paper's :math:`-\sum_{ij} G_{ij} \log \mathrm{softmax}_{ij}`, without 1/d_i and 1/n. Gradient, on
+the paper's form: :math:`\frac{1}{\tau} [B u - (G + G^\top) u]`, :math:`B_{ij} = M_{ij} d_i
+e^{s_{ij} - a_i} + M_{ji} d_j e^{s_{ij} - a_j}`. The dense part is recomputed tile by tile, the
+sparse part is a product with G: neither the logits nor a mask are stored.
+
+Balestriero, LeCun (NeurIPS 2022, arXiv 2205.11508), section 2; decoupled: Yeh et al. (arXiv
+2110.06848); same-class rows as no negatives: Luthra, Yang, Galanti (arXiv 2506.04411).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..graph.pair_graph import PairGraph
+from ..primitives import pairwise
+from ..reference import graph_info_nce as reference
+from ._common import (
+    LossOrTerms,
+    dense,
+    dot_with_sum,
+    pair_ids,
+    prepare_graph,
+    row_ids,
+    run_reference,
+    self_lse,
+    unit_rows,
+    with_terms,
+)
+from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+
+NEGATIVES = ("others", "non_positive")
+
+
+def graph_info_nce(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    negatives: str = "others",
+    ids: Tensor | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    tau_plus: float = 0.0,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """InfoNCE of the rows z with the positives of a graph.
+
+    Args:
+        z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
+        graph: weights >= 0, at least one edge off the diagonal; the diagonal is ignored, also in
+            the degrees. May be directed: row i holds the positives of anchor i. Isolated rows
+            have no anchor term and stay negatives of the others.
+        temperature: a number, a 0-dim tensor or (n,) per anchor; a tensor may require a gradient.
+        normalize: divide the rows by their norms first.
+        negatives: "others": the denominator runs over every k != i; "non_positive": over those
+            that are no positives of i (decoupled).
+        ids: (n,) int32 values; rows with an equal id are no negatives of each other. Positives
+            stay in the denominator of "others".
+        reduction: "mean" over anchors with d_i > 0; "none": (n,) the same terms, 0 for isolated
+            rows; "sum": the paper's L = sum of d_i times those.
+        sample_weight: (n,); mean = sum of w l / sum of w over anchors with d_i > 0.
+        label_smoothing: share of the target spread over the n - 1 columns of "others".
+        tau_plus: class prior of the debiased loss (arXiv 2007.00224), with "others" only.
+        return_terms: also return {"alignment": of the positive logits, "uniformity": of a_i}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; ValueError
+    if "non_positive" leaves a row without any negative.
+
+    >>> g = PairGraph.from_views(4)
+    >>> round(float(graph_info_nce(torch.eye(4).repeat(2, 1), g, temperature=0.5)), 4)
+    0.5948
+    """
+    op = "graph_info_nce"
+    x = prepare_graph(op, z, graph, impl, group, symmetric=False, nonnegative=True)
+    check.choice(op, "reduction", reduction, check.REDUCTIONS)
+    check.choice(op, "negatives", negatives, NEGATIVES)
+    check_softmax(op, label_smoothing, tau_plus)
+    if (label_smoothing or tau_plus) and (negatives != "others" or ids is not None):
+        raise ValueError(
+            f"{op}: label_smoothing and tau_plus need negatives='others' and ids=None, "
+            f"got negatives={negatives!r} and ids {'given' if ids is not None else 'None'}"
+        )
+    n = x.shape[0]
+    graph = graph.without_diagonal()
+    if graph.nnz == 0:
+        raise ValueError(f"{op}: graph must have an edge off the diagonal, got only self loops")
+    t = check.positive(op, "temperature", temperature, x, rows=(n,))
+    weight = check.sample_weight(op, sample_weight, x, n)
+    ids = None if ids is None else check.integers(op, "ids", ids, x, n)
+
+    scale = t.reciprocal()
+    u = unit_rows(x) if normalize else x
+    degree = graph.degree.to(x.dtype)
+    anchor = degree > 0
+    positive = scale * graph.edge_dot(u, u) / torch.where(anchor, degree, 1.0)
+
+    if impl == "torch":
+        loss = run_reference(
+            reference.graph_info_nce,
+            x,
+            dense(graph, x),
+            temperature=t,
+            normalize=normalize,
+            negatives=negatives,
+            ids=ids,
+            reduction=reduction,
+            sample_weight=weight,
+            label_smoothing=label_smoothing,
+            tau_plus=tau_plus,
+        )
+    else:
+        if negatives == "non_positive":
+            rows = _non_positive(op, u, scale, graph, ids) - positive
+        elif ids is None and _is_two_view(graph):
+            rows = _two_view(u, scale, positive, tau_plus)
+        else:
+            rows = _others(u, scale, graph, ids, tau_plus) - positive
+        if label_smoothing:
+            total = scale * (dot_with_sum(u, u) - u.square().sum(1))
+            rows = rows + smoothing(positive, total, n - 1, label_smoothing)
+        loss = _reduce(torch.where(anchor, rows, 0.0), degree, anchor, reduction, weight)
+    if not return_terms:
+        return loss
+    alignment = _reduce(-positive, degree, anchor, reduction, weight)
+    return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})
+
+
+def _reduce(
+    rows: Tensor, degree: Tensor, anchor: Tensor, reduction: str, weight: Tensor | None
+) -> Tensor:
+    w = anchor.to(rows.dtype) if weight is None else weight * anchor
+    rows = rows * w
+    if reduction == "none":
+        return rows
+    return (degree * rows).sum() if reduction == "sum" else rows.sum() / w.sum()
+
+
+def _is_two_view(graph: PairGraph) -> bool:
+    """Every row has exactly one positive of weight 1, the other view."""
+    return graph.kind == "views" and graph.nnz == graph.n and graph.volume == graph.n
+
+
+def _two_view(u: Tensor, scale: Tensor, positive: Tensor, tau_plus: float) -> Tensor:
+    n = u.shape[0]
+    negatives = self_lse(u, scale, pair_ids(n // 2, u.device))
+    if tau_plus:
+        negatives = debiased(negatives, positive, scale, n - 2, tau_plus)
+    return one_positive_rows(negatives, positive)
+
+
+def _non_positive(
+    op: str, u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None
+) -> Tensor:
+    """(n,) log-sum-exp over k that are neither i, nor positives of i, nor of its id."""
+    cliques = graph.clique_ids
+    if cliques is not None and ids is None:
+        lonely = -1 - torch.arange(u.shape[0], dtype=torch.int32, device=u.device)
+        lse = self_lse(u, scale, torch.where(cliques < 0, lonely, row_ids(cliques)))
+    else:
+        indptr, indices, _ = graph.csr()
+        same = None if ids is None else row_ids(ids)
+        lse, _ = pairwise.lse(
+            u,
+            u,
+            scale,
+            ids_a=same,
+            ids_b=same,
+            skip=(indptr, indices.to(torch.int64)),
+            skip_self=True,
+        )
+    if u.device.type == "cpu" and not torch.compiler.is_compiling():
+        empty = torch.isneginf(lse.detach())
+        if empty.any():
+            row = int(empty.nonzero()[0, 0])
+            raise ValueError(f"{op}: every row needs a negative, row {row} of {len(lse)} has none")
+    return lse
+
+
+def _others(
+    u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None, tau_plus: float
+) -> Tensor:
+    """(n,) log-sum-exp over every k != i but the same-id non-positives."""
+    if tau_plus:
+        return _debiased_others(u, scale, graph, tau_plus)
+    if ids is None:
+        return self_lse(u, scale)
+    other_id = self_lse(u, scale, row_ids(ids))
+    same_id = _edge_lse(u, scale, graph, ids)  # the positives that the ids took away
+    return _logaddexp(other_id, same_id)
+
+
+def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float) -> Tensor:
+    indptr, indices, _ = graph.csr()
+    skip = (indptr, indices.to(torch.int64))
+    negatives, _ = pairwise.lse(u, u, scale, skip=skip, skip_self=True)
+    positives = _edge_lse(u, scale, graph, None)
+    partners = indptr.diff().to(u.dtype)
+    mean_positive = positives - torch.log(partners.clamp(min=1))
+    # isolated rows have no anchor term: any finite value will do, NaN would not
+    mean_positive = torch.where(partners > 0, mean_positive, negatives)
+    count = u.shape[0] - 1 - partners
+    return _logaddexp(
+        debiased(negatives, mean_positive, scale, count, tau_plus),
+        torch.where(partners > 0, positives, -math.inf),
+    )
+
+
+def _edge_lse(u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None) -> Tensor:
+    """(n,) log-sum-exp over the positives of each row (those with its id, given ids).
+
+    Gathers the rows of both ends: O(nnz d) memory, unlike everything else here.
+    """
+    indptr, indices, _ = graph.csr()
+    cols = indices.to(torch.int64)
+    rows = torch.repeat_interleave(indptr.diff(), output_size=cols.shape[0])
+    logits = (u[rows] * u[cols]).sum(1) * (scale if scale.dim() == 0 else scale[rows])
+    if ids is not None:
+        logits = torch.where(ids[rows] == ids[cols], logits, -math.inf)
+    top = torch.full_like(u[:, 0], -math.inf)
+    top = top.scatter_reduce(0, rows, logits.detach(), "amax")
+    top = torch.where(torch.isneginf(top), 0.0, top)
+    total = torch.zeros_like(top).index_add(0, rows, torch.exp(logits - top[rows]))
+    some = total > 0
+    return torch.where(some, torch.where(some, total, 1.0).log() + top, -math.inf)
+
+
+def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """logaddexp with a zero gradient, not NaN, where both are -inf."""
+    none = torch.isneginf(a) & torch.isneginf(b)
+    both = torch.logaddexp(torch.where(none, 0.0, a), torch.where(none, 0.0, b))
+    return torch.where(none, -math.inf, both)

@@ -1,0 +1,67 @@
+r"""Spectral contrastive loss on any graph.
+
+.. math::
+    L = -\frac{2}{vol} \sum_{ij} G_{ij} z_i^\top z_j
+        + \sum_{ij} \frac{d_i d_j}{vol^2} (z_i^\top z_j)^2
+      = \|F F^\top - A\|_F^2 - \|A\|_F^2,
+
+with :math:`F = \mathrm{diag}(d / vol)^{1/2} Z` and A the normalised adjacency. Gradient:
+:math:`-\frac{4}{vol} G Z + 4 P Z (Z^\top P Z)`, P = diag(d / vol). The second sum is
+:math:`\|F^\top F\|_F^2`: O(n d min(n, d)) instead of the (n, n) Gram matrix.
+
+HaoChen, Wei, Gaidon, Ma, "Provable Guarantees for Self-Supervised Deep Learning with Spectral
+Contrastive Loss" (NeurIPS 2021, arXiv 2106.04156), section 3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..graph.pair_graph import PairGraph
+from ..primitives import gram
+from ..reference import graph_spectral_contrastive as reference
+from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+
+
+def graph_spectral_contrastive(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """Spectral contrastive loss of the rows z on a symmetric graph; rows are not normalised.
+
+    Args:
+        z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
+        graph: symmetric, weights >= 0, at least one edge. Isolated rows have no effect.
+        return_terms: also return {"alignment": the edge sum, "uniformity": the squared Gram sum}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
+    graph.
+
+    >>> g = PairGraph.from_edges([0, 1], [1, 0], n=2)
+    >>> float(graph_spectral_contrastive(torch.ones(2, 1), g))
+    -1.0
+    """
+    x = prepare_graph("graph_spectral_contrastive", z, graph, impl, group, nonnegative=True)
+    if impl == "torch":
+        g = dense(graph, x)
+        loss = run_reference(reference.graph_spectral_contrastive, x, g)
+        if not return_terms:
+            return loss
+        with torch.no_grad():
+            alignment = -2 / g.sum() * (x * (g @ x)).sum()
+        return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})
+
+    alignment = graph.edge_dot(x, x).sum() * (-2 / graph.volume)
+    share = (graph.degree / graph.volume).to(x.dtype)[:, None]
+    uniformity = gram.sqnorm(share.sqrt() * x)
+    terms = {"alignment": alignment, "uniformity": uniformity}
+    return with_terms(alignment + uniformity, terms if return_terms else None)

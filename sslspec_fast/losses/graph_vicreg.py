@@ -1,0 +1,132 @@
+r"""VICReg on any graph, in the paper's form.
+
+.. math::
+    L = \alpha \sum_k \mathrm{pen}(C_{kk}) + \beta \sum_{k \ne l} C_{kl}^2
+      + \frac{\gamma}{N} \sum_{ij} G_{ij} \|z_i - z_j\|^2, \qquad C = \tfrac{1}{N-1} Z^\top H Z,
+
+with pen(v) one of ``hinge_std`` :math:`(1 - \sqrt{v + \epsilon})_+`, ``ls_std``
+:math:`(1 - \sqrt{v + \epsilon})^2`, ``hinge_var`` :math:`(1 - v)_+` and ``ls_var``
+:math:`(1 - v)^2`, the one whose optimum is spectral. ``measure="degree"`` weighs rows by their degree:
+:math:`C = Z^\top (\mathcal{D} - d d^\top / vol) Z / vol` and the edge sum is divided by vol
+instead of N. Gradient: :math:`\frac{2}{N-1} H Z T + \frac{4 \gamma}{N} (\mathcal{D} - G) Z` with
+:math:`T_{kk} = \alpha\, \mathrm{pen}'(C_{kk})`, :math:`T_{kl} = 2 \beta C_{kl}`. It replaces the
+(d, d) covariance and the gathered pairs.
+
+Balestriero, LeCun, "Contrastive and Non-Contrastive Self-Supervised Learning Recover Global and
+Local Spectral Embedding Methods" (NeurIPS 2022, arXiv 2205.11508), section 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as check
+from ..graph.pair_graph import PairGraph
+from ..primitives import gram, moments
+from ..reference import graph_vicreg as reference
+from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+
+PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")
+MEASURES = ("uniform", "degree")
+
+
+def graph_vicreg(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    variance: float = 1.0,
+    covariance: float | None = None,
+    invariance: float = 1.0,
+    penalty: str = "hinge_std",
+    measure: str = "uniform",
+    eps: float = 0.0,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """VICReg of the rows z on a symmetric graph; rows are not normalised.
+
+    Args:
+        z: (n, d), n >= 2, float64, float32, bfloat16 or float16 (computed in float32).
+        graph: symmetric, at least one edge; weights >= 0 with measure="degree".
+        variance, covariance, invariance: alpha, beta, gamma, each >= 0; covariance=None means
+            equal to variance.
+        penalty: "hinge_std", "ls_var", "ls_std" or "hinge_var".
+        measure: "uniform" or "degree".
+        eps: >= 0, added to the variances inside the root; at eps = 0 and zero variance the
+            gradient of the root is taken as 0.
+        return_terms: also return the unweighted {"variance", "covariance", "invariance"}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit, or a
+    directed graph.
+
+    >>> g = PairGraph.from_edges([0, 1], [1, 0], n=2)
+    >>> float(graph_vicreg(torch.zeros(2, 3), g))
+    3.0
+    """
+    op = "graph_vicreg"
+    x = prepare_graph(op, z, graph, impl, group, nonnegative=measure == "degree", min_rows=2)
+    check.choice(op, "penalty", penalty, PENALTIES)
+    check.choice(op, "measure", measure, MEASURES)
+    beta = variance if covariance is None else covariance
+    coefficients = {"variance": variance, "covariance": beta, "invariance": invariance}
+    for name, value in coefficients.items():
+        check.number(op, name, value, low=0.0)
+    check.number(op, "eps", eps, low=0.0)
+
+    if impl == "torch":
+        kind = {"penalty": penalty, "measure": measure, "eps": eps}
+        g = dense(graph, x)
+        loss = run_reference(reference.graph_vicreg, x, g, **coefficients, **kind)
+        if not return_terms:
+            return loss
+        with torch.no_grad():  # the loss is linear in its coefficients: one at a time gives a term
+            terms = {
+                name: run_reference(
+                    reference.graph_vicreg,
+                    x,
+                    g,
+                    **dict.fromkeys(coefficients, 0.0) | {name: 1.0},
+                    **kind,
+                )
+                for name in coefficients
+            }
+        return with_terms(loss, terms)
+
+    edge_sum = graph.edge_sqdist(x).sum()
+    if measure == "uniform":
+        n = x.shape[0]
+        mean, var = moments.column_moments(x)
+        var = var * (n / (n - 1))
+        off_diagonal = gram.sqnorm(x - mean, off_diagonal=True) / (n - 1) ** 2
+        distance = edge_sum / n
+    else:
+        share = (graph.degree / graph.volume).to(x.dtype)[:, None]
+        y = share.sqrt() * (x - (share * x).sum(0))
+        var = y.square().sum(0)
+        off_diagonal = gram.sqnorm(y, off_diagonal=True)
+        distance = edge_sum / graph.volume
+    terms = {
+        "variance": _penalise(var, penalty, eps).sum(),
+        "covariance": off_diagonal,
+        "invariance": distance,
+    }
+    loss = variance * terms["variance"] + beta * off_diagonal + invariance * distance
+    return with_terms(loss, terms if return_terms else None)
+
+
+def _penalise(var: Tensor, penalty: str, eps: float) -> Tensor:
+    if penalty == "ls_var":
+        return (1 - var).square()
+    if penalty == "hinge_var":
+        return F.relu(1 - var)
+    shifted = var + eps
+    alive = shifted > 0  # the root has no derivative at 0: a constant column gets none
+    root = torch.where(alive, torch.where(alive, shifted, 1.0).sqrt(), 0.0)
+    return F.relu(1 - root) if penalty == "hinge_std" else (1 - root).square()

@@ -1,0 +1,122 @@
+r"""InfoNCE in one direction: each query against all keys, and extra negatives.
+
+.. math::
+    L = \frac{1}{n} \sum_i -\log \frac{e^{s_{ii}}}{\sum_{k=1}^{n + m} e^{s_{ik}}},
+    \qquad s_{ik} = \cos(q_i, k_k) / \tau,
+
+columns n + 1 ... n + m being the extra negatives. Gradient: with P the softmax of the rows,
+:math:`\partial L / \partial u_i = (\sum_k P_{ik} v_k - v_i) / (n \tau)` on unit rows u, v and
+:math:`\partial L / \partial v_k = (\sum_i P_{ik} u_i - u_k) / (n \tau)`. It replaces
+``F.cross_entropy(u @ v.T / tau, arange(n))``.
+
+van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding" (arXiv
+1807.03748), section 2.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import pairwise
+from ..reference import info_nce as reference
+from ._common import (
+    LossOrTerms,
+    add_terms,
+    dot_with_sum,
+    reduce_rows,
+    run_reference,
+    unit_rows,
+    widen,
+)
+from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    negatives: Tensor | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    tau_plus: float = 0.0,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """InfoNCE of n queries against n keys; rows are normalised inside.
+
+    Args:
+        query, key: (n, d) float64, float32, bfloat16 or float16 (computed in float32); key i is the
+            positive of query i.
+        temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
+        negatives: (m, d) more columns (a queue, mined negatives), or None.
+        reduction: "mean", "sum" or "none" over the n queries.
+        sample_weight: (n,); mean = sum of w l / sum of w.
+        label_smoothing: share of the target spread over the n + m columns.
+        tau_plus: class prior of the debiased loss (arXiv 2007.00224).
+        return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exp}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> z = torch.eye(4, 8)
+    >>> round(float(info_nce(z, z, temperature=0.5)), 4)
+    0.3408
+    """
+    op = "info_nce"
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("query", "key"), query, key)
+    check_softmax(op, label_smoothing, tau_plus)
+    n = query.shape[0]
+    q, k = widen(query), widen(key)
+    extra = None
+    if negatives is not None:
+        check.columns(op, "negatives", negatives, "query", query)
+        extra = widen(negatives)
+    t = check.positive(op, "temperature", temperature, q, rows=(n,))
+    weight = check.sample_weight(op, sample_weight, q, n)
+
+    scale = t.reciprocal()
+    u, v = unit_rows(q), unit_rows(k)
+    positive = (u * v).sum(1) * scale
+    if impl == "torch":
+        loss = run_reference(
+            reference.info_nce,
+            q,
+            k,
+            temperature=t,
+            negatives=extra,
+            reduction=reduction,
+            sample_weight=weight,
+            label_smoothing=label_smoothing,
+            tau_plus=tau_plus,
+        )
+    else:
+        columns = v if extra is None else torch.cat([v, unit_rows(extra)])
+        lse, _ = pairwise.lse(u, columns, scale, skip_self=True)
+        if tau_plus:
+            lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
+        rows = one_positive_rows(lse, positive)
+        if label_smoothing:
+            total = dot_with_sum(u, columns) * scale
+            rows = rows + smoothing(positive, total, columns.shape[0], label_smoothing)
+        loss = reduce_rows(rows, reduction, weight)
+    return add_terms(loss, positive, reduction, weight) if return_terms else loss
+
+
+class InfoNCELoss(torch.nn.Module):
+    """`info_nce` as a module: ``forward(query, key, negatives=None)``."""
+
+    def __init__(self, temperature: float | Tensor = 0.1) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> LossOrTerms:
+        return info_nce(query, key, temperature=self.temperature, negatives=negatives)

@@ -1,0 +1,82 @@
+r"""Least-squares SimCLR: the Gram matrix of the embedding fitted to the graph.
+
+.. math::
+    L = \|Z Z^\top - G\|_F^2 = \|Z^\top Z\|_F^2 - 2 \langle Z, G Z \rangle + \|G\|_F^2 .
+
+Gradient: :math:`4 Z (Z^\top Z) - 4 G Z`. The right-hand side costs O(n d min(n, d) + nnz d) and
+replaces both (n, n) matrices. With ``center=True`` the target is H G H. The diagonal of G is
+part of the target.
+
+Balestriero, LeCun, "Contrastive and Non-Contrastive Self-Supervised Learning Recover Global and
+Local Spectral Embedding Methods" (NeurIPS 2022, arXiv 2205.11508): the least-squares form of
+SimCLR, the one with a closed-form optimum.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..graph.pair_graph import PairGraph
+from ..primitives import gram
+from ..reference import ls_simclr as reference
+from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+
+
+def ls_simclr(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    center: bool = False,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """|| Z Z^T - G ||_F^2, or with H G H as the target; rows are not normalised.
+
+    Args:
+        z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
+        graph: symmetric, at least one edge; weights of any sign.
+        center: fit H G H instead of G (classical scaling).
+        return_terms: also return {"alignment": -2 <Z, G Z>, "uniformity": ||Z^T Z||^2,
+            "constant": the squared norm of the target}; they add up to the loss.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
+    graph.
+
+    >>> g = PairGraph.from_edges([0, 1], [1, 0], n=2)
+    >>> float(ls_simclr(torch.zeros(2, 1), g))
+    2.0
+    """
+    x = prepare_graph("ls_simclr", z, graph, impl, group)
+    if impl == "torch":
+        g = dense(graph, x)
+        loss = run_reference(reference.ls_simclr, x, g, center=center)
+        if not return_terms:
+            return loss
+        with torch.no_grad():
+            nothing = torch.zeros_like(x)
+            constant = run_reference(reference.ls_simclr, nothing, g, center=center)
+            uniformity = run_reference(reference.ls_simclr, x, torch.zeros_like(g))
+        terms = {
+            "alignment": loss - uniformity - constant,
+            "uniformity": uniformity,
+            "constant": constant,
+        }
+        return with_terms(loss, terms)
+
+    y = x - x.mean(0) if center else x
+    alignment = -2 * graph.edge_dot(y, y).sum()
+    uniformity = gram.sqnorm(x)
+    constant = graph.frobenius_sq()
+    if center:  # || H G H ||^2 of a symmetric G
+        constant += graph.volume**2 / graph.n**2
+        constant -= 2 / graph.n * float(graph.degree.square().sum())
+    terms = {"alignment": alignment, "uniformity": uniformity}
+    if return_terms:
+        terms["constant"] = torch.full_like(uniformity, constant)
+    return with_terms(uniformity + alignment + constant, terms if return_terms else None)

@@ -1,0 +1,140 @@
+r"""Matryoshka: one loss on several prefixes of the features.
+
+.. math::
+    L = \sum_m w_m \, \ell\bigl(Z_1[:, :m], Z_2[:, :m]\bigr),
+
+each prefix re-normalised for the losses on unit rows. Gradient: the prefixes' gradients add up in
+the columns they share. Prefixes are strided views: nothing is copied before the rows are
+normalised.
+
+Kusupati et al., "Matryoshka Representation Learning" (NeurIPS 2022, arXiv 2205.13147), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..reference import matryoshka as reference
+from ._common import LossOrTerms, unit_rows, widen, with_terms
+from .barlow_twins import barlow_twins
+from .clip import clip
+from .dcl import dcl
+from .info_nce import info_nce
+from .nt_xent import nt_xent
+from .siglip import siglip
+from .spectral_contrastive import spectral_contrastive
+from .vicreg import vicreg
+
+LOSSES: dict[str, Callable[..., Any]] = {
+    "barlow_twins": barlow_twins,
+    "clip": clip,
+    "dcl": dcl,
+    "info_nce": info_nce,
+    "nt_xent": nt_xent,
+    "siglip": siglip,
+    "spectral_contrastive": spectral_contrastive,
+    "vicreg": vicreg,
+}
+# these take rows as they are although their maths wants unit rows: a prefix is re-normalised here
+NEED_UNIT_ROWS = ("clip", "siglip", "spectral_contrastive")
+
+
+def matryoshka(
+    loss: str,
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    dims: Sequence[int],
+    weights: Sequence[float] | None = None,
+    return_terms: bool = False,
+    **hyper: Any,
+) -> LossOrTerms:
+    """A weighted sum of one two-view loss over prefixes of the features.
+
+    Args:
+        loss: name of a two-view functional: "nt_xent", "info_nce", "clip", "siglip", "dcl",
+            "vicreg", "barlow_twins" or "spectral_contrastive".
+        z1, z2: (n, d) as that functional takes them.
+        dims: prefix lengths, each in 1 ... d.
+        weights: one number >= 0 per prefix; None: all 1.
+        return_terms: also return {"dim_64": the unweighted loss of z[:, :64], ...}.
+        hyper: keywords of the functional, for example temperature=0.1, reduction="none",
+            impl="torch". Extra negatives of info_nce are cut to the same prefix.
+
+    Every prefix is divided by its row norms, except for vicreg and barlow_twins, which standardise
+    columns and know no row norm.
+
+    Errors: ValueError or TypeError on names, lengths or ranges that do not fit.
+
+    >>> z = torch.eye(4, 8)
+    >>> round(float(matryoshka("nt_xent", z, z, dims=[4, 8])), 4)
+    1.1896
+    """
+    op = "matryoshka"
+    check.choice(op, "loss", loss, tuple(LOSSES))
+    check.pair(op, ("z1", "z2"), z1, z2)
+    d = z1.shape[1]
+    sizes = list(dims)
+    if not sizes:
+        raise ValueError(f"{op}: dims needs at least one prefix length, got none")
+    for m in sizes:
+        if isinstance(m, bool) or not isinstance(m, int):
+            raise TypeError(f"{op}: dims must be integers, got {type(m).__name__}")
+        if not 1 <= m <= d:
+            raise ValueError(f"{op}: dims must be in 1 ... {d}, the features of z1, got {m}")
+    shares = [1.0] * len(sizes) if weights is None else [float(w) for w in weights]
+    if len(shares) != len(sizes):
+        raise ValueError(
+            f"{op}: weights must have one number per prefix ({len(sizes)}), got {len(shares)}"
+        )
+    for w in shares:
+        check.number(op, "weights", w, low=0.0)
+
+    function = LOSSES[loss]
+    negatives = hyper.pop("negatives", None)
+    renormalize = loss in NEED_UNIT_ROWS
+    if hyper.get("impl") == "torch" and not return_terms and negatives is None:
+        return reference.matryoshka(
+            function,
+            widen(z1),
+            widen(z2),
+            dims=sizes,
+            weights=shares,
+            renormalize=renormalize,
+            **hyper,
+        )
+    total: Tensor | float = 0.0
+    terms = {}
+    for m, share in zip(sizes, shares, strict=True):
+        a, b = widen(z1[:, :m]), widen(z2[:, :m])
+        if renormalize:
+            a, b = unit_rows(a), unit_rows(b)
+        extra = {} if negatives is None else {"negatives": widen(negatives[:, :m])}
+        value = function(a, b, **extra, **hyper)
+        terms[f"dim_{m}"] = value
+        total = total + share * value
+    assert isinstance(total, Tensor)
+    return with_terms(total, terms if return_terms else None)
+
+
+class MatryoshkaLoss(torch.nn.Module):
+    """`matryoshka` as a module: ``forward(z1, z2)``."""
+
+    def __init__(
+        self,
+        loss: str,
+        dims: Sequence[int],
+        weights: Sequence[float] | None = None,
+        **hyper: Any,
+    ) -> None:
+        super().__init__()
+        check.choice("MatryoshkaLoss", "loss", loss, tuple(LOSSES))
+        self.loss, self.dims, self.weights, self.hyper = loss, dims, weights, hyper
+
+    def forward(self, z1: Tensor, z2: Tensor) -> LossOrTerms:
+        return matryoshka(self.loss, z1, z2, dims=self.dims, weights=self.weights, **self.hyper)

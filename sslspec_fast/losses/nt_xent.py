@@ -1,0 +1,172 @@
+r"""NT-Xent, the loss of SimCLR.
+
+.. math::
+    L = \frac{1}{2n} \sum_i -\log \frac{e^{s_{i,p(i)}}}{\sum_{k \ne i} e^{s_{ik}}},
+    \qquad s_{ik} = \cos(z_i, z_k) / \tau,
+
+over the 2n stacked rows, p(i) the other view of i. Gradient: with
+:math:`B_{ik} = e^{s_{ik} - a_i} + e^{s_{ik} - a_k}` and a the log-sum-exp of the rows,
+:math:`\partial L / \partial u_i = (\sum_k B_{ik} u_k - 2 u_{p(i)}) / (2 n \tau)` on unit rows u,
+then through the normalisation. It replaces ``F.cross_entropy`` on the (2n, 2n - 1) logits; no logit
+is stored.
+
+Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual
+Representations" (ICML 2020, arXiv 2002.05709), section 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import pairwise
+from ..reference import nt_xent as reference
+from ._common import (
+    LossOrTerms,
+    add_terms,
+    dot_with_sum,
+    pair_ids,
+    reduce_rows,
+    run_reference,
+    self_lse,
+    two_view_scale,
+    unit_rows,
+    widen,
+)
+from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+
+
+def nt_xent(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    temperature: float | Tensor = 0.5,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    tau_plus: float = 0.0,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """NT-Xent over n pairs; rows are normalised inside. Equal to lightly's NTXentLoss.
+
+    Args:
+        z1, z2: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
+        temperature: a number, a 0-dim tensor, or one per anchor: (n,) for both views of a sample
+            or (2n,) view-major. A tensor may require a gradient.
+        reduction: "mean" and "sum" over the 2n anchors, or "none": (2n,) view-major.
+        sample_weight: (n,) per pair, applied to both views; mean = sum of w l / sum of w.
+        label_smoothing: share of the target spread over the 2n - 1 columns.
+        tau_plus: class prior of the debiased loss (arXiv 2007.00224).
+        return_terms: also return {"alignment": of -s_pos, "uniformity": of the log-sum-exp}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> z = torch.eye(4, 8)
+    >>> round(float(nt_xent(z, z, temperature=0.5)), 4)
+    0.5948
+    """
+    op = "nt_xent"
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("z1", "z2"), z1, z2)
+    check_softmax(op, label_smoothing, tau_plus)
+    n = z1.shape[0]
+    x1, x2 = widen(z1), widen(z2)
+    t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
+    weight = check.sample_weight(op, sample_weight, x1, n)
+    scale, anchor_scale = two_view_scale(t.reciprocal(), n)
+    u = unit_rows(torch.cat([x1, x2]))
+    positive = (u[:n] * u[n:]).sum(1) * scale  # (n,), or (views, n) with a scale per anchor
+
+    if impl == "torch":
+        loss = run_reference(
+            reference.nt_xent,
+            x1,
+            x2,
+            temperature=t,
+            reduction=reduction,
+            sample_weight=weight,
+            label_smoothing=label_smoothing,
+            tau_plus=tau_plus,
+        )
+    else:
+        negatives = self_lse(u, anchor_scale, pair_ids(n, u.device)).view(2, n)
+        if tau_plus:
+            negatives = debiased(negatives, positive, scale, 2 * n - 2, tau_plus)
+        rows = one_positive_rows(negatives, positive)
+        if label_smoothing:
+            total = (dot_with_sum(u, u) - u.square().sum(1)).view(2, n) * scale
+            rows = rows + smoothing(positive, total, 2 * n - 1, label_smoothing)
+        loss = reduce_rows(rows, reduction, weight)
+        loss = loss.reshape(2 * n) if reduction == "none" else loss
+    if not return_terms:
+        return loss
+    return add_terms(loss, positive.expand(2, n), reduction, weight)
+
+
+class NTXentLoss(torch.nn.Module):
+    """`nt_xent` with lightly's constructor and ``forward(out0, out1)``.
+
+    With a memory bank the loss has one direction, as in lightly: out0 against its partner in out1
+    and the bank, a first-in first-out store of the out1 of earlier calls, updated when out0
+    requires a gradient. memory_bank_size: rows, or (rows, features) to allocate at once.
+    """
+
+    bank: Tensor
+
+    def __init__(
+        self,
+        temperature: float = 0.5,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = False,
+    ) -> None:
+        super().__init__()
+        op = "NTXentLoss"
+        check.not_gathered(op, gather_distributed)
+        sizes = [memory_bank_size] if isinstance(memory_bank_size, int) else list(memory_bank_size)
+        if len(sizes) not in (1, 2) or any(size < 0 for size in sizes):
+            raise ValueError(
+                f"{op}: memory_bank_size must be rows or (rows, features), each >= 0, "
+                f"got {memory_bank_size}"
+            )
+        self.temperature, self.gather_distributed = temperature, gather_distributed
+        self.memory_bank_size = sizes[0]
+        self._next = 0
+        features = sizes[1] if len(sizes) == 2 else 0
+        self.register_buffer("bank", unit_rows(torch.randn(sizes[0], features)), persistent=False)
+
+    def forward(self, out0: Tensor, out1: Tensor) -> LossOrTerms:
+        check.not_gathered("NTXentLoss", self.gather_distributed)
+        if self.memory_bank_size == 0:
+            return nt_xent(out0, out1, temperature=self.temperature)
+        return self._against_bank(out0, out1)
+
+    def _against_bank(self, out0: Tensor, out1: Tensor) -> Tensor:
+        op = "NTXentLoss"
+        check.pair(op, ("out0", "out1"), out0, out1)
+        x, y = widen(out0), widen(out1)
+        if self.bank.shape[1] == 0:
+            self.bank = unit_rows(torch.randn(self.memory_bank_size, x.shape[1], device=x.device))
+        bank = self.bank.to(x)
+        check.columns(op, "bank", bank, "out0", x)
+        scale = check.positive(op, "temperature", self.temperature, x, rows=()).reciprocal()
+        u, v = unit_rows(x), unit_rows(y)
+        negatives, _ = pairwise.lse(u, bank.clone(), scale)
+        loss = one_positive_rows(negatives, (u * v).sum(1) * scale).mean()
+        if out0.requires_grad:
+            self._store(v.detach())
+        return loss
+
+    @torch.no_grad()
+    def _store(self, rows: Tensor) -> None:
+        """Write at the pointer; what does not fit before the end is dropped, as in lightly."""
+        end = min(self._next + rows.shape[0], self.memory_bank_size)
+        self.bank[self._next : end] = rows[: end - self._next].to(self.bank)
+        self._next = 0 if end == self.memory_bank_size else end

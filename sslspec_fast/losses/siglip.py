@@ -1,0 +1,100 @@
+r"""SigLIP: every pair of two modalities is a binary decision.
+
+.. math::
+    L = \frac{1}{n} \sum_{ij} -\log \sigma(y_{ij} \ell_{ij}),
+    \qquad \ell_{ij} = c\, x_i \cdot y_j + b,
+
+y_ij = 1 on the diagonal and -1 elsewhere, so that a row is
+:math:`\sum_{j \ne i} \mathrm{softplus}(\ell_{ij}) + \mathrm{softplus}(-\ell_{ii})`. Gradient: with
+:math:`\Sigma_{ij} = \sigma(\ell_{ij}) - [i = j]`,
+:math:`\partial L / \partial x_i = \frac{c}{n} \sum_j \Sigma_{ij} y_j` and
+:math:`\partial L / \partial b = \frac{1}{n} \sum_{ij} \Sigma_{ij}`. It replaces the (n, n) logits.
+
+Zhai, Mustafa, Kolesnikov, Beyer, "Sigmoid Loss for Language Image Pre-Training" (ICCV 2023, arXiv
+2303.15343), section 3.2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import pairwise
+from ..reference import siglip as reference
+from ._common import LossOrTerms, reduce_rows, run_reference, widen, with_terms
+
+
+def siglip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    *,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """SigLIP loss of n pairs, as open_clip's SigLipLoss: normalise the rows, exp the scale before.
+
+    Args:
+        image, text: (n, d) unit rows, float64, float32, bfloat16 or float16 (computed in float32).
+        logit_scale: c > 0, a number, a 0-dim tensor or (n,) per image; may require a gradient.
+        logit_bias: b, a number or a 0-dim tensor; may require a gradient.
+        reduction: "none": (n,) sums of the rows; "mean": their mean; "sum".
+        sample_weight: (n,) per row; mean = sum of w l / sum of w.
+        return_terms: also return {"positive": of the diagonal, "negative": of the rest}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> x = torch.eye(2, 4)
+    >>> round(float(siglip(x, x, 10.0, -10.0)), 4)
+    0.6932
+    """
+    op = "siglip"
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("image", "text"), image, text)
+    n = image.shape[0]
+    x, y = widen(image), widen(text)
+    scale = check.positive(op, "logit_scale", logit_scale, x, rows=(n,))
+    bias = check.real(op, "logit_bias", logit_bias, x)
+    weight = check.sample_weight(op, sample_weight, x, n)
+    positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
+
+    if impl == "torch":
+        loss = run_reference(
+            reference.siglip, x, y, scale, bias, reduction=reduction, sample_weight=weight
+        )
+    else:
+        rows = pairwise.softplus(x, y, scale, bias, skip_self=True) + positive
+        loss = reduce_rows(rows, reduction, weight)
+    if not return_terms:
+        return loss
+    on = reduce_rows(positive, reduction, weight)
+    return with_terms(loss, {"positive": on, "negative": loss - on})
+
+
+class SigLIPLoss(torch.nn.Module):
+    """`siglip` with the call of open_clip's SigLipLoss on one process.
+
+    ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``.
+    """
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor | None = None,
+        output_dict: bool = False,
+    ) -> Any:
+        bias = 0.0 if logit_bias is None else logit_bias
+        loss = siglip(image_features, text_features, logit_scale, bias)
+        return {"contrastive_loss": loss} if output_dict else loss

@@ -1,0 +1,107 @@
+r"""Spectral contrastive loss of two views.
+
+.. math::
+    L = \frac{1}{\mu} \Bigl( -\frac{2}{n} \sum_i x_i \cdot y_i
+        + \frac{1}{n (n - 1)} \sum_{i \ne j} (x_i \cdot y_j)^2 \Bigr),
+
+x, y the rows of the two views, shortened to :math:`\sqrt\mu` where they are longer. Gradient of the
+second sum: :math:`\frac{2}{n (n - 1)} (X (Y^\top Y) - s \circ Y)`, :math:`s_i = x_i \cdot y_i`. The
+identity
+:math:`\sum_{i \ne j} (x_i \cdot y_j)^2 = \langle X^\top X, Y^\top Y \rangle - \sum_i s_i^2` makes
+it exact in O(n d^2) instead of the (n, n) products.
+
+HaoChen, Wei, Gaidon, Ma, "Provable Guarantees for Self-Supervised Deep Learning with Spectral
+Contrastive Loss" (NeurIPS 2021, arXiv 2106.04156), equation 6 and the authors' code.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import gram
+from ..reference import spectral_contrastive as reference
+from ._common import LossOrTerms, reduce_rows, run_reference, widen, with_terms
+
+
+def spectral_contrastive(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    mu: float = 1.0,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """Spectral contrastive loss of n pairs, equal to the authors' code.
+
+    Args:
+        z1, z2: (n, d), n >= 2, float64, float32, bfloat16 or float16 (computed in float32).
+        mu: > 0; rows longer than sqrt(mu) are shortened to it.
+        reduction: "mean", "sum" or "none" over the rows of z1. "none" and a sample_weight form the
+            (d, d) matrix of z2.
+        sample_weight: (n,) per row of z1; mean = sum of w l / sum of w.
+        return_terms: also return {"alignment", "uniformity"}, the two sums over mu.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> float(spectral_contrastive(torch.eye(4, 8), torch.eye(4, 8)))
+    -2.0
+    """
+    op = "spectral_contrastive"
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
+    check.number(op, "mu", mu, low=0.0, strict=True)
+    n = z1.shape[0]
+    x1, x2 = widen(z1), widen(z2)
+    weight = check.sample_weight(op, sample_weight, x1, n)
+    x, y = shorten(x1, mu), shorten(x2, mu)
+    similarity = (x * y).sum(1)
+
+    if impl == "torch":
+        loss = run_reference(
+            reference.spectral_contrastive,
+            x1,
+            x2,
+            mu=mu,
+            reduction=reduction,
+            sample_weight=weight,
+        )
+    elif reduction == "none" or weight is not None:
+        with torch.autocast(x.device.type, enabled=False):
+            repulsion = (x * (x @ (y.T @ y))).sum(1) - similarity.square()
+        rows = (-2 * similarity + repulsion / (n - 1)) / mu
+        loss = reduce_rows(rows, reduction, weight)
+    else:
+        repulsion = gram.sqnorm(x.T, y.T, off_diagonal=True)
+        loss = (-2 * similarity.sum() + repulsion / (n - 1)) / mu
+        loss = loss / n if reduction == "mean" else loss
+    if not return_terms:
+        return loss
+    alignment = reduce_rows(-2 / mu * similarity, reduction, weight)
+    return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})
+
+
+def shorten(z: Tensor, mu: float) -> Tensor:
+    """Rows longer than sqrt(mu) scaled to that length; the others as they are."""
+    norm = z.norm(dim=1, keepdim=True)
+    longest: float = mu**0.5
+    return torch.where(norm < longest, z, z * (longest / norm.clamp_min(1e-12)))
+
+
+class SpectralContrastiveLoss(torch.nn.Module):
+    """`spectral_contrastive` as a module: ``forward(z1, z2)``."""
+
+    def __init__(self, mu: float = 1.0) -> None:
+        super().__init__()
+        self.mu = mu
+
+    def forward(self, z1: Tensor, z2: Tensor) -> LossOrTerms:
+        return spectral_contrastive(z1, z2, mu=self.mu)

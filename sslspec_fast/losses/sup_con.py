@@ -1,0 +1,200 @@
+r"""SupCon: the supervised contrastive loss, outside-the-log form.
+
+.. math::
+    L = \frac{1}{n} \sum_i \frac{-1}{|P(i)|} \sum_{p \in P(i)}
+        \log \frac{e^{s_{ip}}}{\sum_{k \ne i} e^{s_{ik}}}, \qquad s_{ik} = z_i \cdot z_k / \tau,
+
+P(i) the other rows with the label of i; an anchor without positives counts as 0 in the mean. The
+positive sum is :math:`z_i \cdot (\sum_{y_j = y_i} z_j - z_i)`: linear in n. Gradient as that of
+`graph_info_nce` on the label graph. It replaces the (n, n) logits and masks.
+
+Khosla et al., "Supervised Contrastive Learning" (NeurIPS 2020, arXiv 2004.11362), equation 2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import pairwise
+from ..reference import sup_con as reference
+from ._common import (
+    LossOrTerms,
+    add_terms,
+    dot_with_sum,
+    reduce_rows,
+    run_reference,
+    self_lse,
+    widen,
+)
+from ._softmax import smoothing
+
+
+def sup_con(
+    z: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    base_temperature: float | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """SupCon of labelled rows, not normalised. Equal to SupContrast's SupConLoss.
+
+    Args:
+        z: (n, d), n >= 2, float64, float32, bfloat16 or float16 (computed in float32).
+        labels: (n,) integers; a negative label means unlabelled: no positives.
+        temperature: a number, a 0-dim tensor or (n,) per anchor; a tensor may require a gradient.
+        base_temperature: multiplies the loss by temperature / base_temperature; None: no factor.
+        reduction: "mean" over all n rows, "sum", or "none": (n,).
+        sample_weight: (n,); mean = sum of w l / sum of w over all rows.
+        label_smoothing: share of the target spread over the n - 1 columns, for anchors with
+            positives.
+        return_terms: also return {"alignment": of the mean positive logits, "uniformity"}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> z = torch.eye(2, 8).repeat(2, 1)
+    >>> round(float(sup_con(z, torch.tensor([0, 1, 0, 1]), temperature=0.5)), 4)
+    0.2395
+    """
+    op = "sup_con"
+    check.common(op, impl, group, reduction)
+    check.matrix(op, "z", z, min_rows=2)
+    check.fraction(op, "label_smoothing", label_smoothing)
+    x = widen(z)
+    n = x.shape[0]
+    y = check.integers(op, "labels", labels, x, n)
+    t = check.positive(op, "temperature", temperature, x, rows=(n,))
+    weight = check.sample_weight(op, sample_weight, x, n)
+    factor: float | Tensor = 1.0
+    if base_temperature is not None:
+        check.number(op, "base_temperature", base_temperature, low=0.0, strict=True)
+        factor = t / base_temperature
+
+    if impl == "torch" and not return_terms:
+        return run_reference(
+            reference.sup_con,
+            x,
+            y,
+            temperature=t,
+            base_temperature=base_temperature,
+            reduction=reduction,
+            sample_weight=weight,
+            label_smoothing=label_smoothing,
+        )
+    scale = t.reciprocal()
+    pulled, count = positive_sums(x, y)
+    anchor = count > 0
+    positive = torch.where(anchor, scale * pulled / count.clamp(min=1), 0.0)
+    if impl == "torch":
+        loss = run_reference(
+            reference.sup_con,
+            x,
+            y,
+            temperature=t,
+            base_temperature=base_temperature,
+            reduction=reduction,
+            sample_weight=weight,
+            label_smoothing=label_smoothing,
+        )
+    else:
+        rows = self_lse(x, scale) - positive
+        if label_smoothing:
+            total = scale * (dot_with_sum(x, x) - x.square().sum(1))
+            rows = rows + smoothing(positive, total, n - 1, label_smoothing)
+        loss = reduce_rows(torch.where(anchor, rows * factor, 0.0), reduction, weight)
+    return add_terms(loss, positive * factor, reduction, weight) if return_terms else loss
+
+
+def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) sums of x_i . x_j over the other rows with the label of i, and (n,) their number.
+
+    Classes are numbered by sorting, so that no shape depends on the data.
+    """
+    order = labels.argsort()
+    ordered = labels[order]
+    fresh = torch.ones_like(ordered)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).to(fresh.dtype)
+    compact = torch.empty_like(labels).scatter(0, order, fresh.cumsum(0) - 1)
+    labelled = (labels >= 0).to(x.dtype)
+    by_class = torch.zeros_like(x).index_add(0, compact, x * labelled[:, None])
+    size = torch.zeros_like(labelled).index_add(0, compact, labelled)
+    others = by_class[compact] - x
+    return (x * others).sum(1) * labelled, (size[compact] - 1) * labelled
+
+
+class SupConLoss(torch.nn.Module):
+    """SupCon with SupContrast's constructor and call.
+
+    ``forward(features, labels=None, mask=None)``: features (n, views, ...) are flattened to
+    (n, views, d) and not normalised. labels (n,) say which samples are positives; mask (n, n) says
+    it directly and may be asymmetric or weighted; with neither, the views of a sample are positives
+    of each other (SimCLR). contrast_mode "all": every view is an anchor; "one": the first one.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.07,
+        contrast_mode: str = "all",
+        base_temperature: float = 0.07,
+    ) -> None:
+        super().__init__()
+        check.choice("SupConLoss", "contrast_mode", contrast_mode, ("all", "one"))
+        self.temperature = temperature
+        self.contrast_mode = contrast_mode
+        self.base_temperature = base_temperature
+
+    def forward(
+        self, features: Tensor, labels: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        op = "SupConLoss"
+        if not isinstance(features, Tensor) or features.dim() < 3:
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"{op}: features must have shape (n, views, ...), got {got}")
+        if labels is not None and mask is not None:
+            raise ValueError(f"{op}: give labels or mask, not both")
+        n, views = features.shape[:2]
+        stack = widen(features).reshape(n, views, -1).transpose(0, 1).reshape(n * views, -1)
+        if mask is None and self.contrast_mode == "all":
+            y = torch.arange(n, device=stack.device) if labels is None else labels
+            y = check.integers(op, "labels", y, stack, n).repeat(views)
+            loss = sup_con(
+                stack, y, temperature=self.temperature, base_temperature=self.base_temperature
+            )
+            assert isinstance(loss, Tensor)
+            return loss
+        check.matrix(op, "features", stack, min_rows=2)
+        if mask is None:
+            y = torch.arange(n, device=stack.device) if labels is None else labels
+            y = check.integers(op, "labels", y, stack, n)
+            mask = (y[:, None] == y) & ((y >= 0)[:, None] | torch.eye(n, dtype=torch.bool))
+        if mask.shape != (n, n):
+            raise ValueError(f"{op}: mask must have shape ({n}, {n}), got {tuple(mask.shape)}")
+        return self._masked(stack, mask.to(stack), views)
+
+    def _masked(self, stack: Tensor, mask: Tensor, views: int) -> Tensor:
+        """The mask is dense anyway: positive sums are one product with the sum of the views."""
+        n = mask.shape[0]
+        anchors = stack if self.contrast_mode == "all" else stack[:n]
+        copies = anchors.shape[0] // n
+        t = check.positive("SupConLoss", "temperature", self.temperature, stack, rows=())
+        own = mask.diagonal().repeat(copies)
+        with torch.autocast(stack.device.type, enabled=False):
+            pulled = mask @ stack.view(views, n, -1).sum(0)
+        dot = (anchors * pulled.repeat(copies, 1)).sum(1) - own * anchors.square().sum(1)
+        count = (views * mask.sum(1)).repeat(copies) - own
+        # anchors without positives: divisor 1, and still counted in the mean
+        count_or_one = torch.where(count < 1e-6, 1.0, count)
+        lse, _ = pairwise.lse(anchors, stack, t.reciprocal(), skip_self=True)
+        rows = (count * lse - dot / t) / count_or_one
+        return rows.mean() * (t / self.base_temperature)

@@ -1,0 +1,140 @@
+r"""VICReg: invariance, variance and covariance of two views.
+
+.. math::
+    L = \frac{\lambda}{n d} \|Z_1 - Z_2\|_F^2
+      + \frac{\mu}{2d} \sum_{v, k} \Bigl(1 - \sqrt{C^v_{kk} + \epsilon}\Bigr)_+
+      + \frac{\nu}{d} \sum_v \sum_{k \ne l} (C^v_{kl})^2,
+    \qquad C^v = \tfrac{1}{n-1} Z_v^\top H Z_v,
+
+H the centring. Gradient of the covariance term: :math:`\frac{4 \nu}{d (n-1)} H Z_v (C^v -
+\mathrm{diag}\, C^v)`. It replaces the (d, d) covariance of each view: the penalty is taken on the
+cheaper side of the Gram duality :math:`\|Z^\top Z\|_F = \|Z Z^\top\|_F` (Garrido et al., arXiv
+2206.02574) and neither matrix is stored.
+
+Bardes, Ponce, LeCun, "VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised
+Learning" (ICLR 2022, arXiv 2105.04906), section 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives import gram, moments
+from ..reference import vicreg as reference
+from ._common import LossOrTerms, run_reference, widen, with_terms
+
+
+def vicreg(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    eps: float = 1e-4,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """VICReg of n pairs, not normalised. Equal to the authors' code and to lightly's VICRegLoss.
+
+    Args:
+        z1, z2: (n, d), n >= 2, float64, float32, bfloat16 or float16 (computed in float32).
+        invariance, variance, covariance: the coefficients lambda, mu, nu, each >= 0.
+        eps: added to the variances inside the root, > 0.
+        return_terms: also return the unweighted {"invariance", "variance", "covariance"}:
+            loss = 25 invariance + 25 variance + 1 covariance with the default coefficients.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; rows have
+    no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
+
+    >>> float(vicreg(torch.zeros(4, 3), torch.zeros(4, 3)))
+    24.75
+    """
+    op = "vicreg"
+    check.common(op, impl, group)
+    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
+    for name, value in (
+        ("invariance", invariance),
+        ("variance", variance),
+        ("covariance", covariance),
+    ):
+        check.number(op, name, value, low=0.0)
+    check.number(op, "eps", eps, low=0.0, strict=True)
+    x1, x2 = widen(z1), widen(z2)
+    coefficients = {"invariance": invariance, "variance": variance, "covariance": covariance}
+
+    if impl == "torch":
+        loss = run_reference(reference.vicreg, x1, x2, **coefficients, eps=eps)
+        if not return_terms:
+            return loss
+        with torch.no_grad():  # the loss is linear in its coefficients: one at a time gives a term
+            terms = {
+                name: run_reference(
+                    reference.vicreg,
+                    x1,
+                    x2,
+                    **dict.fromkeys(coefficients, 0.0) | {name: 1.0},
+                    eps=eps,
+                )
+                for name in coefficients
+            }
+        return with_terms(loss, terms)
+
+    spread_1, redundancy_1 = _regularise(x1, eps)
+    spread_2, redundancy_2 = _regularise(x2, eps)
+    terms = {
+        "invariance": F.mse_loss(x1, x2),
+        "variance": 0.5 * (spread_1 + spread_2),
+        "covariance": redundancy_1 + redundancy_2,
+    }
+    loss = (
+        invariance * terms["invariance"]
+        + variance * terms["variance"]
+        + covariance * terms["covariance"]
+    )
+    return with_terms(loss, terms if return_terms else None)
+
+
+def _regularise(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Hinge on the standard deviations, and the squared off-diagonal covariances, per feature."""
+    n, d = z.shape
+    mean, var = moments.column_moments(z)
+    deviation = torch.sqrt(var * (n / (n - 1)) + eps)
+    off_diagonal = gram.sqnorm(z - mean, off_diagonal=True)
+    return F.relu(1 - deviation).mean(), off_diagonal / ((n - 1) ** 2 * d)
+
+
+class VICRegLoss(torch.nn.Module):
+    """`vicreg` with lightly's constructor and ``forward(z0, z1)``."""
+
+    def __init__(
+        self,
+        lambda_param: float = 25.0,
+        mu_param: float = 25.0,
+        nu_param: float = 1.0,
+        gather_distributed: bool = False,
+        eps: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        check.not_gathered("VICRegLoss", gather_distributed)
+        self.lambda_param, self.mu_param, self.nu_param = lambda_param, mu_param, nu_param
+        self.gather_distributed, self.eps = gather_distributed, eps
+
+    def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
+        check.not_gathered("VICRegLoss", self.gather_distributed)
+        return vicreg(
+            z0,
+            z1,
+            invariance=self.lambda_param,
+            variance=self.mu_param,
+            covariance=self.nu_param,
+            eps=self.eps,
+        )

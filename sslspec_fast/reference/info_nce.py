@@ -1,0 +1,43 @@
+"""One-directional InfoNCE in plain torch: cross-entropy over the n x (n + m) cosine logits."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    negatives: Tensor | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    tau_plus: float = 0.0,
+) -> Tensor:
+    n = query.shape[0]
+    columns = key if negatives is None else torch.cat([key, negatives])
+    scale = torch.as_tensor(1.0 / temperature, dtype=query.dtype, device=query.device)
+    logits = F.normalize(query, dim=1) @ F.normalize(columns, dim=1).T * scale.reshape(-1, 1)
+    target = torch.arange(n, device=query.device)
+    rows = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+
+    if tau_plus:  # debiased estimate of the negatives, Chuang et al. 2020
+        top = logits.detach().amax(1, keepdim=True)  # shift: e^logits may overflow
+        logits, least = logits - top, torch.exp((-scale - top)[:, 0])
+        pos = logits.gather(1, target[:, None])[:, 0]
+        neg = logits.scatter(1, target[:, None], -math.inf).exp().sum(1)
+        m = logits.shape[1] - 1
+        neg = torch.maximum((neg - tau_plus * m * pos.exp()) / (1 - tau_plus), m * least)
+        rows = torch.log(pos.exp() + neg) - pos
+
+    if sample_weight is not None:
+        rows = rows * sample_weight
+    if reduction == "none":
+        return rows
+    if reduction == "sum":
+        return rows.sum()
+    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()
