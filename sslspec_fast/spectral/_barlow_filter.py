@@ -1,10 +1,10 @@
 """Barlow Twins' K x K problem: which mixture of the top modes minimises the exact loss.
 
-With Y = D^1/2 Z in the span of the top eigenvectors U_K of the centred A, Y = U_K B with unit columns,
+With Y = D^1/2 Z in the span of the top eigenvectors U_K of the centred A, Y = U_K B (unit columns):
     C = B^T Lambda B,   value = sum_k (1 - C_kk)^2 + alpha sum_{k != l} C_kl^2.
-alpha = 1: only the spectrum b of C matters, it is realisable iff sum b_k / lambda_k <= K, and the point
-of that half-space nearest to 1 is b_k = (1 - kappa / lambda_k)_+ (water-filling); a Schur-Horn rotation
-makes the columns unit. theory.md section 7 (B2, B6-B8) for the other alpha.
+alpha = 1: only the spectrum b of C matters; b is realisable iff sum b_k / lambda_k <= K, and the
+point of that half-space nearest to 1 is b_k = (1 - kappa / lambda_k)_+, a water-filling. A
+Schur-Horn rotation makes the columns unit. Other alpha: docs/closed_forms.md, B2 and B6 to B8.
 Source: Zbontar et al. 2021 (arXiv 2103.03230) for the loss; the minimum is derived, not cited.
 """
 
@@ -24,8 +24,9 @@ Array = np.ndarray
 def water_filling(lam: Array, k: int, alpha: float) -> tuple[float, Array]:
     """min of K (1-mean b)^2 + alpha (sum b^2 - K mean(b)^2) s.t. b >= 0, sum b / lam <= K.
 
-    lam: top eigenvalues, descending; alpha in (0, 1]. Returns the value and b (k,). Exact for alpha = 1;
-    for alpha < 1 a lower bound of Barlow Twins, attained when all diagonals can be equalised at once.
+    lam: top eigenvalues, descending; alpha in (0, 1]. Returns the value and b (k,). Exact for alpha
+    = 1; for alpha < 1 a lower bound of Barlow Twins, attained when all diagonals can be equalised
+    at once.
     """
     usable = lam[lam > 1e-12]
     if len(usable) == k and bool((usable >= 1 - 1e-12).all()):
@@ -34,7 +35,8 @@ def water_filling(lam: Array, k: int, alpha: float) -> tuple[float, Array]:
     for r in range(1, len(usable) + 1):
         inverse = 1.0 / usable[:r]
         i1, i2 = inverse.sum(), (inverse**2).sum()
-        # stationarity b_k = m + ((1 - m) - q / lam_k) / alpha with m = sum b / K: two linear equations
+        # stationarity b_k = m + ((1 - m) - q / lam_k) / alpha with m = sum b / K: two linear
+        # equations
         system = np.array([[k - r + r / alpha, i1 / alpha], [i1 - i1 / alpha, -i2 / alpha]])
         right = np.array([r / alpha, k - i1 / alpha])
         try:
@@ -53,7 +55,7 @@ def water_filling(lam: Array, k: int, alpha: float) -> tuple[float, Array]:
 
 
 def whitened_filter(lam: Array, k: int, alpha: float) -> Filter:
-    """Under Z^T D Z = I (CCA): the eigenvectors for alpha >= 1, rotated to equal C_kk for alpha < 1.
+    """Under Z^T D Z = I (CCA): eigenvectors for alpha >= 1, rotated to equal C_kk below 1.
 
     Columns beyond the number of modes cannot be whitened; they stay zero and cost 1 each.
     """
@@ -111,11 +113,13 @@ def _finish(
     mix: Array, lam: Array, alpha: float, regime: str, certified: bool, bound: float
 ) -> Filter:
     value = _value(mix, lam, alpha)
-    return Filter((mix**2).sum(axis=1), mix, value, regime, certified, value if certified else bound)
+    s = (mix**2).sum(axis=1)
+    return Filter(s, mix, value, regime, certified, value if certified else bound)
 
 
 def _multistart(
-    candidates: list[Filter], lam: Array, k: int, alpha: float, bound: float, seed: int, starts: int | None
+    candidates: list[Filter], lam: Array, k: int, alpha: float, bound: float, seed: int,
+    starts: int | None,
 ) -> Filter:  # fmt: skip
     rng = np.random.default_rng(seed)
     count = starts if starts is not None else max(4, min(12, 200 // k))

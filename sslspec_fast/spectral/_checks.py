@@ -1,4 +1,4 @@
-"""Argument checks shared by the closed forms: the message names the argument, the rule and the value."""
+"""Argument checks of the closed forms; a message names the argument, the rule and the value."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _SOLVER = ("method", "tol", "max_iter", "seed")
 def check_rank(k: Any, n: int) -> int:
     if isinstance(k, bool) or not isinstance(k, numbers.Integral):
         raise TypeError(f"k must be an integer, got {type(k).__name__}")
+    k = int(k)
     if not 1 <= k <= n:
         raise ValueError(f"k must be between 1 and the number of nodes {n}, got {k}")
-    return int(k)
+    return k
 
 
 def check_positive(value: Any, name: str, *, strict: bool = False) -> float:

@@ -1,8 +1,8 @@
 """The one place where spectral/ asks for eigenpairs.
 
-Three questions cover theory.md section 11: the smallest modes of L, the largest of G (or H G H), the
-largest of A = D^-1/2 G D^-1/2. Known null vectors (one per connected component) are never computed:
-they are projected out of the operator and put in front of the result as exact modes.
+Three questions cover every closed form: the smallest modes of L, the largest of G (or H G H), the
+largest of A = D^-1/2 G D^-1/2. Known null vectors (one per connected component) are never
+computed: they are projected out of the operator and put in front of the result as exact modes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class SpectrumInfo(EigInfo):
     """`EigInfo` plus what a closed form must tell about its graph and its K x K problem.
 
     components    number of connected components of the graph (isolated nodes count)
-    isolated      number of nodes without an edge; they own modes of eigenvalue 0 (theory.md 3)
-    regime        which formula gave the minimum, e.g. "decorrelated", "equal variance", "multistart"
-    certified     the minimum is proven global; False: the best of a multistart, or a local-optimality
-                  criterion that is only numerically known to be global
+    isolated      number of nodes without an edge; they own modes of eigenvalue 0
+    regime        formula that gave the minimum, e.g. "decorrelated", "equal variance", "multistart"
+    certified     the minimum is proven global; False: the best of a multistart, or a
+                  local-optimality criterion that is only numerically known to be global
     lower_bound   a proven lower bound of the loss (equals ``loss`` when certified)
     """
 
@@ -85,7 +85,7 @@ class _Blocks:
         return np.where(same, np.outer(self.weights, self.weights), 0.0)
 
     def complement_of_total(self, k: int) -> Array:
-        """(n, min(k, count-1)) orthonormal basis inside span(V), orthogonal to the sum of all groups.
+        """(n, min(k, count-1)) orthonormal in span(V), orthogonal to the sum of all groups.
 
         Columns of the Householder reflection that maps e_1 to the coordinates of the full vector.
         """
@@ -114,11 +114,10 @@ def canonical_signs(vectors: Array) -> Array:
     return vectors * np.where(sign == 0, 1.0, sign)
 
 
-def dense_info(values: Array, k: int, seconds: float, residuals: Array | None = None) -> SpectrumInfo:
+def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> SpectrumInfo:
     """Info of a dense solve whose full spectrum `values` (wanted first) is known."""
     norm = float(np.abs(values).max()) if values.size else 0.0
     gap = float(abs(values[k] - values[k - 1])) if 0 < k < len(values) else np.inf
-    residuals = np.zeros(min(k, len(values))) if residuals is None else residuals
     return SpectrumInfo(
         converged=True, residuals=residuals, norm=norm, gap=gap,
         angle_bound=float(np.linalg.norm(residuals) / gap) if gap > 0 else np.inf,
@@ -182,7 +181,7 @@ def _solve(
 def _iterate(
     apply: Apply, n: int, k: int, norm: float, sign: float, blocks: _Blocks | None, solver: dict
 ) -> tuple[Array, Array, int, int]:
-    """ARPACK on sign * P A P + norm * P: wanted values are the largest, null vectors sit at zero."""
+    """ARPACK on sign * P A P + norm * P: wanted values are largest, null vectors at zero."""
     calls = 0
 
     def matmat(x: Array) -> Array:
@@ -205,7 +204,7 @@ def _iterate(
         values, vectors = failure.eigenvalues, failure.eigenvectors
         if len(values) < k:
             raise RuntimeError(
-                f"closed form: only {len(values)} of {k} eigenpairs converged; raise max_iter or tol"
+                f"closed form: {len(values)} of {k} eigenpairs converged; raise max_iter or tol"
             ) from failure
     return values - norm, vectors, calls, 1
 
@@ -213,7 +212,7 @@ def _iterate(
 def _with_front(
     front: Array, value: float, rest: Modes | None, k: int, total: int, norm: float
 ) -> Modes:
-    """Exact modes first, then the solved ones; the gap is known when the cut is between exact ones."""
+    """Exact modes first, then the solved ones; a cut between exact modes has a known gap."""
     have = front.shape[1]
     if rest is None:
         gap = 0.0 if have < total else np.inf

@@ -1,8 +1,8 @@
-"""Linear and kernel regimes: the pencil of a loss in the span of given features (theory.md 4, 5, 7).
+"""Linear and kernel regimes: the pencil of a loss in the span of given features.
 
-Z = X W turns every closed form into M w = mu S w with M = X^T (graph) X and S = X^T (metric) X, both
+Z = X W turns every closed form into M w = mu S w with M = X^T (graph) X, S = X^T (metric) X, both
 (d, d). S may be singular (d > n, collinear columns): the problem is then restricted to range(S).
-A kernel is the same problem in its own feature map: K = Phi Phi^T, Z = Phi V = K A, tr A^T K A = |V|^2.
+A kernel is the same problem in its feature map: K = Phi Phi^T, Z = Phi V = K A, tr A^T K A = |V|^2.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Design:
         p = scale[:, None] * basis[:, keep] / np.sqrt(sigma[keep])
         if p.shape[1] == 0:
             raise ValueError(
-                f"features must vary between the rows of the graph, got {x.shape[1]} constant column(s)"
+                f"features must vary between the rows, got {x.shape[1]} constant column(s)"
             )
         root = sla.cholesky(metric_form(x @ p), lower=True)
         p = sla.solve_triangular(root, p.T, lower=True).T
@@ -104,11 +104,11 @@ def design_of(rel: Relation, features: Any, kernel: Any) -> Design | None:
         return None
     gram = to_numpy(kernel, "kernel", 2)
     if gram.shape != (rel.n, rel.n):
-        raise ValueError(f"kernel must be ({rel.n}, {rel.n}) like the graph, got shape {gram.shape}")
+        raise ValueError(f"kernel must be ({rel.n}, {rel.n}) like G, got shape {gram.shape}")
     top = float(np.abs(gram).max(initial=0.0))
     gap = float(np.abs(gram - gram.T).max(initial=0.0))
     if gap > 1e-9 * top:
-        raise ValueError(f"kernel must be symmetric, got max |K - K^T| = {gap:.3g} at max {top:.3g}")
+        raise ValueError(f"kernel must be symmetric, got max |K - K^T| = {gap:.3g}, max {top:.3g}")
     sigma, basis = sla.eigh((gram + gram.T) / 2)
     if sigma[0] < -1e-8 * max(sigma[-1], 1e-300):
         raise ValueError(

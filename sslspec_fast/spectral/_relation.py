@@ -43,8 +43,8 @@ def to_numpy(x: Any, name: str, ndim: int) -> Array:
 class Relation:
     """Symmetric G (n, n) with the products, degrees and norms that the closed forms need.
 
-    graph: `PairGraph`, scipy sparse, or a dense symmetric array / tensor (n, n), which may be signed
-    (MDS and ISOMAP targets). ``wrap`` returns results as the caller's array type and device.
+    graph: `PairGraph`, scipy sparse, or a dense symmetric array / tensor (n, n), which may be
+    signed (MDS and ISOMAP targets). ``wrap`` returns results as the caller's array type and device.
     """
 
     def __init__(self, graph: Any, name: str = "graph") -> None:

@@ -1,4 +1,4 @@
-"""Orthogonal matrices that spread a spectrum evenly over the columns (theory.md sections 3 and 7)."""
+"""Orthogonal matrices that spread a spectrum evenly over the columns."""
 
 from __future__ import annotations
 

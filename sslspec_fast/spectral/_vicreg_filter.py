@@ -1,11 +1,11 @@
 """VICReg's K x K problem: given x_k = gamma c lambda_k, the best covariance of the embedding.
 
-Reduction theorem (theory.md section 3): any loss F(Cov(Z)) + (2 gamma/N) tr Z^T L Z is minimised by
+Reduction theorem: any loss F(Cov(Z)) + (2 gamma/N) tr Z^T L Z is minimised by
 Z = sqrt(N-1) Q B with Q the lowest modes and B (r, k) the minimiser of
 
-    value(B) = alpha sum_k pen(C_kk) + beta sum_{k != l} C_kl^2 + 2 sum_i x_i (B B^T)_ii,   C = B^T B.
+    value(B) = alpha sum_k pen(C_kk) + beta sum_{k != l} C_kl^2 + 2 sum_i x_i (B B^T)_ii,  C = B^T B
 
-Closed forms where theory.md proves one (V1, V2, V3A, V3B), a multistart of the small problem otherwise.
+Closed forms where there is one (docs/closed_forms.md, V1 to V3B), a multistart otherwise.
 Source: Balestriero & LeCun 2022 (arXiv 2205.11508), section 2, for the loss.
 """
 
@@ -64,7 +64,7 @@ class _Problem:
 
 
 def penalty(v: Array, kind: str, eps: float = 0.0) -> Array:
-    """pen(v) of a variance v (theory.md 2.1); eps sits inside the square root of the std forms."""
+    """pen(v) of a variance v; eps sits inside the square root of the std forms."""
     v = np.asarray(v, dtype=np.float64)
     if kind == "hinge_std":
         return np.maximum(0.0, 1.0 - np.sqrt(v + eps))
@@ -89,14 +89,15 @@ def penalty_slope(v: Array, kind: str, eps: float = 0.0) -> Array:
 
 
 def vicreg_filter(
-    x: Array, k: int, alpha: float, beta: float, kind: str, eps: float, seed: int, starts: int | None
-) -> Filter:
+    x: Array, k: int, alpha: float, beta: float, kind: str, eps: float, seed: int,
+    starts: int | None,
+) -> Filter:  # fmt: skip
     """Minimise value(B) for x (r,) ascending, r <= k. Columns beyond r modes stay possible."""
     p = _Problem(np.asarray(x, dtype=np.float64), k, alpha, beta, kind, eps)
     if kind != "ls_var" and p.x.size and p.x.min() < -1e-9 * max(1.0, float(np.abs(p.x).max())):
         raise ValueError(
-            f"graph must have a non-negative Laplacian for penalty={kind!r}, got an eigenvalue term "
-            f"{p.x.min():.3g} < 0 (the loss is unbounded below); use penalty='ls_var'"
+            f"graph must have a non-negative Laplacian for penalty={kind!r}, got an eigenvalue "
+            f"term {p.x.min():.3g} < 0 (the loss is unbounded below); use penalty='ls_var'"
         )
     if beta == 0:
         return _single_mode(p)
@@ -118,7 +119,7 @@ def _finish(p: _Problem, mix: Array, regime: str, certified: bool) -> Filter:
 
 
 def _decorrelated_s(p: _Problem, x: Array) -> Array:
-    """Best variance of one axis at cost 2 x per unit (regime A of theory.md V3; V1 for ls_var)."""
+    """Best variance of one axis at cost 2 x per unit (regime A, V3A; V1 for ls_var)."""
     a, eps = p.alpha, p.eps
     with np.errstate(divide="ignore"):
         if p.kind == "hinge_std":
@@ -136,7 +137,7 @@ def _decorrelated(p: _Problem) -> Filter:
     np.fill_diagonal(mix, np.sqrt(s))
     proven = p.kind == "ls_var" and p.beta >= p.alpha
     result = _finish(p, mix, "decorrelated", proven)
-    if len(s) and p.x[0] >= 0:  # sum_k [alpha pen(C_kk) + 2 x_1 C_kk] with nothing but the best mode
+    if len(s) and p.x[0] >= 0:  # every column alone on the cheapest mode, no covariance paid
         cheapest = np.maximum(_decorrelated_s(p, p.x[:1]), 0.0)
         per_column = p.alpha * penalty(cheapest, p.kind, p.eps) + 2.0 * p.x[0] * cheapest
         result.lower_bound = max(result.lower_bound, p.k * float(per_column[0]))
@@ -148,8 +149,8 @@ def _decorrelated(p: _Problem) -> Filter:
 def _beta_star(p: _Problem, s: Array) -> float:
     """Smallest beta at which no pair of axes of the decorrelated point gains by rotating (V3A).
 
-    Moving variance from axis j to axis k saves min(2 x_k, -alpha pen'(s_k)) per unit, costs 2 x_j, and
-    correlates them by (s_j - s_k). Two saturated axes with different x always gain.
+    Moving variance from axis j to axis k saves min(2 x_k, -alpha pen'(s_k)) per unit, costs 2 x_j,
+    and correlates them by (s_j - s_k). Two saturated axes with different x always gain.
     """
     pad = p.k - len(s)
     s = np.concatenate([s, np.zeros(pad)])
@@ -165,7 +166,7 @@ def _beta_star(p: _Problem, s: Array) -> float:
 
 
 def _equal_variance(p: _Problem) -> Filter:
-    """All variances equal, columns correlated: water level in the modes (regime B of theory.md V3)."""
+    """All variances equal, columns correlated: a water level in the modes (regime B, V3B)."""
     a, b, kind, eps, k = p.alpha, p.beta, p.kind, p.eps, p.k
 
     def pull(level: float) -> float:
@@ -183,7 +184,7 @@ def _equal_variance(p: _Problem) -> Filter:
         level, w = top, high
         s = spectrum(top, high)
     else:
-        low, high = 0.0, max(1.0, a / b) if not np.isfinite(top) else top
+        low, high = 0.0, top if np.isfinite(top) else max(1.0, a / b)
         while np.isinf(top) and spectrum(high, pull(high)).sum() / k > high:
             high *= 2.0
         for _ in range(300):
@@ -195,17 +196,17 @@ def _equal_variance(p: _Problem) -> Filter:
     rotation = schur_horn(np.concatenate([s, np.zeros(k - len(s))]))
     mix = (np.sqrt(s)[:, None] * rotation.T[: len(s)]) if len(s) else np.zeros((0, k))
     result = _finish(p, mix, "equal variance", False)
-    if kind == "ls_var" and b <= a or _supports(p, level, w):
+    if (kind == "ls_var" and b <= a) or _supports(p, level, w):
         result.certified, result.lower_bound = True, result.value
     return result
 
 
 def _supports(p: _Problem, level: float, w: float) -> bool:
-    """phi(v) = alpha pen(v) - beta v^2 stays above its line of slope -(w + 2 beta level) at `level`.
+    """Is phi(v) = alpha pen(v) - beta v^2 above its line of slope -(w + 2 beta level) at `level`?
 
-    Then sum phi(C_kk) is bounded by that line, what remains is convex and separable in the spectrum,
-    and the equal-variance point solves it: a proof of global optimality. Checked on a fine grid, which
-    is exact enough since phi is smooth between 0 and the hinge's kink.
+    Then sum phi(C_kk) is bounded by that line, what remains is convex and separable in the
+    spectrum, and the equal-variance point solves it: a proof of global optimality. Checked on a
+    fine grid, which is exact enough since phi is smooth between 0 and the hinge's kink.
     """
     top = p.useful
     if not 0 < level <= top + 1e-12 or p.kind == "ls_var":
@@ -241,8 +242,10 @@ def _multistart(p: _Problem, candidates: list[Filter], seed: int, starts: int | 
     points = [c.mix + 1e-3 * rng.standard_normal(c.mix.shape) for c in candidates]
     points += [0.6 * rng.standard_normal((len(p.x), p.k)) for _ in range(count)]
     for point in points:
-        mix = _descend(p, _sorted_onto_modes(_descend(p, point)))
-        mix = _sorted_onto_modes(mix)
+        found = _descend(p, point)
+        mix = _sorted_onto_modes(found)
+        if p.value(mix) < p.value(found) - 1e-12 * max(1.0, p.alpha):
+            mix = _sorted_onto_modes(_descend(p, mix))
         if p.value(mix) < best.value - 1e-13 * max(1.0, abs(best.value)):
             best = _finish(p, mix, "multistart", False)
     best.lower_bound = max(best.lower_bound, *(c.lower_bound for c in candidates))
@@ -256,7 +259,7 @@ def _sorted_onto_modes(mix: Array) -> Array:
 
 
 def _descend(p: _Problem, start: Array) -> Array:
-    """L-BFGS; under a hinge the norms are sin(theta), which turns its kink into a smooth stationary point.
+    """L-BFGS; under a hinge column norms are sin(theta), which makes its kink a smooth maximum.
 
     (Variances above the kink never pay: shrinking such a column lowers every other term.)
     """
@@ -275,7 +278,7 @@ def _descend(p: _Problem, start: Array) -> Array:
         off = c - np.diag(np.diag(c))
         slope = np.where(v < p.ceiling, penalty_slope(v, p.kind, p.eps), 0.0)
         grad = 4.0 * p.beta * mix @ off + 4.0 * p.x[:, None] * mix + 2.0 * p.alpha * mix * slope
-        return p.value(mix), grad
+        return p.value(mix), grad.ravel()
 
     def hinge_cost(flat: Array) -> tuple[float, Array]:
         unit, norm, theta, radius = columns(flat)
@@ -293,11 +296,11 @@ def _descend(p: _Problem, start: Array) -> Array:
             + p.alpha * slope * p.ceiling * 2.0 * np.sin(theta) * np.cos(theta)  # fmt: skip
         return value, np.concatenate([d_unit.ravel(), d_theta])
 
-    options = {"maxiter": 3000, "maxfun": 6000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30}
+    options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30}
     if not hinge:
         run = minimize(
-            lambda f: (lambda v, g: (v, g.ravel()))(*cost(f.reshape(shape))),
-            start.ravel(), jac=True, method="L-BFGS-B", options=options,
+            lambda flat: cost(flat.reshape(shape)), start.ravel(), jac=True,
+            method="L-BFGS-B", options=options,
         )  # fmt: skip
         return run.x.reshape(shape)
     norm = np.maximum(np.linalg.norm(start, axis=0), 1e-150)

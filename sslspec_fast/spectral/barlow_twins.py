@@ -1,13 +1,14 @@
 """Barlow Twins' optimum: canonical correlation analysis, water-filled.
 
-    C_kl = z_k^T Ghat z_l / (p_k p_l),  p_k^2 = z_k^T Dhat z_k,  Ghat = G - d d^T/vol,  Dhat = D - d d^T/vol
+    C_kl = z_k^T Ghat z_l / (p_k p_l),  p_k^2 = z_k^T Dhat z_k
+    Ghat = G - d d^T/vol,  Dhat = D - d d^T/vol
     min_Z sum_k (1 - C_kk)^2 + alpha sum_{k != l} C_kl^2
 
-Z* lives in D^-1/2 U_K, the top eigenvectors of the centred A = D^-1/2 G D^-1/2; with features, in the
-top of the pencil (X^T Ghat X, X^T Dhat X), whose eigenvalues are the canonical correlations of the edge
-list. Whitened (Z^T Dhat Z = I): the eigenvectors themselves (CCA). Exact: a water-filling of them that
-is strictly better (`_barlow_filter`). On a label graph with self loops and weight 1/n_c the pencil is
-linear discriminant analysis.
+Z* lives in D^-1/2 U_K, the top eigenvectors of the centred A = D^-1/2 G D^-1/2; with features, in
+the top of the pencil (X^T Ghat X, X^T Dhat X), whose eigenvalues are the canonical correlations of
+the edge list. Whitened (Z^T Dhat Z = I): the eigenvectors themselves (CCA). Exact: a water-filling
+of them that is strictly better (`_barlow_filter`). On a label graph with self loops and weight
+1/n_c the pencil is linear discriminant analysis.
 
 Source: Balestriero & LeCun 2022 (arXiv 2205.11508); Zbontar et al. 2021 (arXiv 2103.03230).
 """
@@ -44,15 +45,15 @@ def barlow_twins(
 ) -> ClosedForm:
     """Optimum of ``F.graph_barlow_twins(z, graph, off_diagonal=..., center=...)``.
 
-    whitened=True adds the constraint Z^T Dhat Z = I, under which the optimum is CCA; otherwise the exact
-    loss: a formula for off_diagonal = 1 (and below 1 when k is a power of two), else the best of a
-    multistart over the k x k problem, with a proven ``info.lower_bound`` for off_diagonal < 1.
+    whitened=True adds the constraint Z^T Dhat Z = I, under which the optimum is CCA; otherwise the
+    exact loss: a formula for off_diagonal = 1 (and below 1 when k is a power of two), else the best
+    of a multistart over the k x k problem, with a proven ``info.lower_bound`` for off_diagonal < 1.
     center=False is the paper's snippet, whose optimum contains the constant column.
 
-    ``eigenvalues``: of the centred A or of the pencil; ``filter``: energy b_k / lambda_k of mode k (1 when
-    whitened). The loss ignores column scales; columns come out with p_k = 1. Nodes without edges do not
-    enter the loss; their rows are zero. k beyond the number of modes: whitened, the surplus columns are
-    zero and cost 1 each.
+    ``eigenvalues``: of the centred A or of the pencil; ``filter``: energy b_k / lambda_k of mode k
+    (1 when whitened). The loss ignores column scales; columns come out with p_k = 1. Nodes without
+    edges do not enter the loss; their rows are zero. k beyond the number of modes: whitened, the
+    surplus columns are zero and cost 1 each.
     Errors: ValueError for a directed or edgeless graph, k out of range, negative off_diagonal.
     """
     rel = Relation(graph)

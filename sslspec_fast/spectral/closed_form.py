@@ -12,7 +12,7 @@ import torch
 from sslspec_fast.spectral._eigen import SpectrumInfo
 from sslspec_fast.spectral._relation import Relation, to_numpy
 
-__all__ = ["ClosedForm", "OutOfSample", "count_active", "pad", "package"]
+__all__ = ["ClosedForm", "OutOfSample", "count_active", "package", "pad"]
 
 Array = np.ndarray
 # Active modes are counted by eigenvalue: 1e-16 of noise in lambda is 1e-8 in its square root.
@@ -46,18 +46,18 @@ class OutOfSample:
 
 @dataclass
 class ClosedForm:
-    """The optimum of a joint-embedding loss on a graph (theory.md sections 3-7).
+    """The optimum of a joint-embedding loss on a graph (docs/closed_forms.md).
 
     embedding     (n, k) float64, one optimal Z (unique up to the symmetries of the loss)
     eigenvalues   (k,) of the operator or pencil, in the order of the modes; surplus columns
                   (k beyond the number of modes) hold inf (VICReg) or 0
-    filter        (k,) the s_k of theory.md: how much of mode k the optimum keeps
+    filter        (k,) the s_k of docs/closed_forms.md: how much of mode k the optimum keeps
     loss          the minimum of the matching ``F.graph_*`` loss (plus the ridge term, if any)
     rank          number of active modes
     weights       (d, k) with embedding == features @ weights; (n, k) with embedding ==
                   kernel @ weights in the kernel regime; None without features
-    info          `SpectrumInfo`: convergence, residuals, gap, cut cluster, components, isolated nodes,
-                  regime, certified
+    info          `SpectrumInfo`: convergence, residuals, gap, cut cluster, components, isolated
+                  nodes, regime, certified
     """
 
     embedding: Any

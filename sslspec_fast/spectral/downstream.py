@@ -1,9 +1,9 @@
 """What a downstream linear readout can reach from an embedding, and how a graph relates to a task.
 
-    E(Z, Y) = min_{W, b} |Y - Z W - 1 b^T|_F^2 = |(I - P_Z) H Y|_F^2     (theory.md section 8)
+    E(Z, Y) = min_{W, b} |Y - Z W - 1 b^T|_F^2 = |(I - P_Z) H Y|_F^2     (docs/closed_forms.md)
 
-P_Z projects on the left singular vectors of H Z with non-zero singular value: the error depends on the
-left singular space and the rank only, not on the filter or a rotation.
+P_Z projects on the left singular vectors of H Z with non-zero singular value: the error depends on
+the left singular space and the rank only, not on the filter or a rotation.
 Source: Balestriero & LeCun 2022 (arXiv 2205.11508), key points 1-3; the formula is derived.
 """
 
@@ -43,8 +43,8 @@ def active_span(z: Array, relative: float = 1e-12) -> Array:
 def downstream_error(closed_form_or_z: ClosedForm | Any, Y: Any) -> float:
     """Least-squares error of the best affine readout of Y from the embedding, with all labels.
 
-    closed_form_or_z: `ClosedForm` or z (n, k). Y: (n, m) or (n,) real targets, or (n,) integer labels
-    (one-hot). Returns |(I - P_Z) H Y|_F^2, summed over rows and targets.
+    closed_form_or_z: `ClosedForm` or z (n, k). Y: (n, m) or (n,) real targets, or (n,) integer
+    labels (one-hot). Returns |(I - P_Z) H Y|_F^2, summed over rows and targets.
     """
     source = closed_form_or_z
     z = source.embedding if isinstance(source, ClosedForm) else source
@@ -58,11 +58,12 @@ def downstream_error(closed_form_or_z: ClosedForm | Any, Y: Any) -> float:
 def alignment(graph: Any, Y: Any) -> float:
     """How well the graph knows the task: tr(Y^T Ghat Y) / tr(Y^T Dhat Y), at most 1.
 
-    Ghat = G - d d^T/vol, Dhat = D - d d^T/vol: the correlation of Y across the ends of an edge. 1 iff
-    no edge joins two different values, about 0 for a graph that ignores Y, negative for one that avoids
-    it; for labels this is Newman's assortativity coefficient (doi 10.1103/PhysRevE.67.026126).
+    Ghat = G - d d^T/vol, Dhat = D - d d^T/vol: the correlation of Y across the ends of an edge. 1
+    iff no edge joins two different values, about 0 for a graph that ignores Y, negative for one
+    that avoids it; for labels, Newman's assortativity (doi 10.1103/PhysRevE.67.026126).
 
-    Y: (n,) integer labels, or (n,) / (n, m) real targets. ValueError when Y is constant on the edges.
+    Y: (n,) integer labels, or (n,) / (n, m) real targets. ValueError when Y is constant on the
+    edges.
     """
     rel = Relation(graph)
     y = _targets(Y, rel.n)

@@ -2,8 +2,8 @@
 
     relative_gap = (loss(Z) - optimum) / (loss(0) - optimum)
 
-0 at the optimum, 1 at the collapsed embedding. This is the one place where the closed forms meet the
-losses: the loss comes from `functional`, the optimum from this package (arXiv 2205.11508).
+0 at the optimum, 1 at the collapsed embedding. This is the one place where the closed forms meet
+the losses: the loss comes from `functional`, the optimum from this package (arXiv 2205.11508).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Gap:
     optimum        the minimum of that loss (closed form)
     relative_gap   (loss - optimum) / (loss at z = 0 - optimum)
     best_scale     the factor t > 0 that minimises loss(t z): 1 at an optimum
-    angle          largest principal angle, in radians, between the optimum's active span and the span of z
+    angle          largest principal angle (radians) between the active spans of optimum and z
     rank           numerical rank of z (centred, where the loss ignores the mean)
     closed_form    the optimum itself
     """
@@ -62,9 +62,10 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     """Compare z (n, k) with the optimum of ``loss`` on ``graph``.
 
     loss: "vicreg" | "simclr" | "barlow_twins" | "spectral_contrastive". hyper: the keywords of the
-    ``F.graph_*`` loss with that loss's defaults, and of the closed form (``features=``, ``kernel=``,
-    ``whitened=``, solver options); with features the optimum is that of the linear regime.
-    On a plain two-view graph every k <= N'-1 has optimum 0, so measure on label or kNN graphs.
+    ``F.graph_*`` loss with that loss's defaults, and of the closed form (``features=``,
+    ``kernel=``, ``whitened=``, solver options); with features the optimum is that of the linear
+    regime. On a plain two-view graph every k <= N'-1 has optimum 0, so measure on label or kNN
+    graphs.
 
     Errors: ValueError for an unknown loss or a shape that does not match the graph.
     """
@@ -77,12 +78,13 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     array = to_numpy(z, "z", 2)
     n = int(graph.n)
     if array.shape[0] != n or array.shape[1] == 0:
-        raise ValueError(f"z must have one row per node and a column: graph has {n}, got {array.shape}")
+        raise ValueError(f"z must have shape ({n}, k) like the graph's nodes, got {array.shape}")
     evaluate = getattr(functional, name)
     terms = {key: hyper[key] for key in shared if key in hyper}
 
     def value(x: np.ndarray) -> float:
-        return float(evaluate(torch.from_numpy(np.ascontiguousarray(x)).to(graph.device), graph, **terms))
+        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(graph.device)
+        return float(evaluate(tensor, graph, **terms))
 
     best = solve(graph, array.shape[1], **hyper)
     found, worst = value(array), value(np.zeros_like(array))
@@ -132,7 +134,7 @@ def _angle(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _best_scale(loss: str, value: Any, z: np.ndarray) -> float:
-    """argmin_t loss(t z), t >= 0, by a grid over decades and Brent's method around the best point."""
+    """argmin_t loss(t z), t >= 0: a grid over decades, then Brent's method at its best point."""
     if loss == "barlow_twins" or not z.any():
         return 1.0
     unit = 1.0 / float(np.sqrt((z**2).mean()))
@@ -142,6 +144,7 @@ def _best_scale(loss: str, value: Any, z: np.ndarray) -> float:
     i = int(values.argmin())
     low, high = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
     run = minimize_scalar(
-        lambda t: value(t * z), bounds=(low, high), method="bounded", options={"xatol": 1e-10 * high}
-    )
+        lambda t: value(t * z), bounds=(low, high), method="bounded",
+        options={"xatol": 1e-10 * high},
+    )  # fmt: skip
     return float(run.x) if run.fun <= values[i] else float(grid[i])

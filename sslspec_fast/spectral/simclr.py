@@ -1,13 +1,14 @@
 """Least-squares SimCLR (multidimensional scaling of G) and the spectral contrastive loss.
 
-    min_Z |Z Z^T - G|_F^2              Z* = U_K (Lambda_K)_+^{1/2},   min = |G|_F^2 - sum_k (lambda_k)_+^2
+    min_Z |Z Z^T - G|_F^2
+        Z* = U_K (Lambda_K)_+^{1/2},  min = |G|_F^2 - sum_k (lambda_k)_+^2
     min_Z -(2/vol) sum_ij G_ij z_i.z_j + sum_ij d_i d_j / vol^2 (z_i.z_j)^2
-                                       Z* = diag(d/vol)^{-1/2} U_K (Lambda_K)_+^{1/2},  min = -sum (lambda_k)_+^2
+        Z* = diag(d/vol)^{-1/2} U_K (Lambda_K)_+^{1/2},  min = -sum_k (lambda_k)_+^2
 
 with the largest eigenpairs of G (or H G H) and of A = D^-1/2 G D^-1/2. With features the pencils
-(X^T G X, X^T X) and (X^T G X / vol, X^T diag(d/vol) X). G = -1/2 H Delta^2 H with geodesic distances
-is Isomap, a kernel matrix is kernel PCA. InfoNCE itself has a closed form only in the two cases of
-`infonce.py`; this is its second-order surrogate (theory.md section 5).
+(X^T G X, X^T X) and (X^T G X / vol, X^T diag(d/vol) X). G = -1/2 H Delta^2 H with geodesic
+distances is Isomap, a kernel matrix is kernel PCA. InfoNCE itself has a closed form only in the two
+cases of `infonce.py`; this is its second-order surrogate (docs/closed_forms.md).
 
 Source: Balestriero & LeCun 2022 (arXiv 2205.11508); HaoChen et al. 2021 (arXiv 2106.04156).
 """
@@ -46,8 +47,8 @@ def simclr(
 ) -> ClosedForm:
     """Optimum of ``F.ls_simclr(z, graph, center=center)`` over all z (n, k) or z = features @ W.
 
-    graph: symmetric, possibly signed when given as a matrix (MDS, Isomap). center: fit H G H instead
-    of G (drops the constant direction that is the top eigenvector of a regular graph).
+    graph: symmetric, possibly signed when given as a matrix (MDS, Isomap). center: fit H G H
+    instead of G (drops the constant direction that is the top eigenvector of a regular graph).
     ``eigenvalues`` are those of G, H G H or the pencil; ``filter`` their positive part.
     Errors: ValueError for a directed graph or k out of range, TypeError for wrong types.
     """
@@ -86,8 +87,8 @@ def spectral_contrastive(
 ) -> ClosedForm:
     """Optimum of ``F.graph_spectral_contrastive(z, graph)`` over all z (n, k) or z = features @ W.
 
-    The constant feature (eigenvalue 1) is part of this optimum. Nodes without edges do not enter the
-    loss; their rows are zero.
+    The constant feature (eigenvalue 1) is part of this optimum. Nodes without edges do not enter
+    the loss; their rows are zero.
     """
     rel = Relation(graph)
     k = check_rank(k, rel.n)

@@ -2,14 +2,15 @@
 
     min_Z  alpha sum_k pen(C_kk) + beta sum_{k != l} C_kl^2 + (gamma/N) sum_ij G_ij |z_i - z_j|^2
 
-    Z* = sqrt(N-1) Q_K S^{1/2} R^T,   s_k = (1 - gamma c lambda_k / alpha)_+   for alpha = beta, (1 - v)^2
+    Z* = sqrt(N-1) Q_K S^{1/2} R^T,   s_k = (1 - gamma c lambda_k / alpha)_+   for alpha = beta, (1
+    - v)^2
 
 with (lambda_k, q_k) the lowest modes of L = D - G and c = (N-1)/N; linear: the pencil
 (X^T L X / N, X^T H X / (N-1)), locality preserving projections; kernel: the same in the kernel's
 feature map. Other penalties and alpha != beta: `_vicreg_filter`.
 
 Source: Balestriero & LeCun, NeurIPS 2022 (arXiv 2205.11508) for the loss and its link to Laplacian
-eigenmaps; the filter, the other regimes and the minima are derived in docs/math/closed_forms.md.
+eigenmaps; the filter, the other regimes and the minima are derived in docs/closed_forms.md.
 """
 
 from __future__ import annotations
@@ -48,19 +49,19 @@ def vicreg(
 ) -> ClosedForm:
     """Optimum of ``F.graph_vicreg(z, graph, ...)`` over all z (n, k), or over z = features @ W.
 
-    graph: symmetric relation of n nodes; k <= n embedding dimensions (k > n - 1: surplus columns are
-    zero). variance, covariance, invariance, penalty, measure, eps: as in ``F.graph_vicreg``.
+    graph: symmetric relation of n nodes; k <= n embedding dimensions (k > n - 1: surplus columns
+    are zero). variance, covariance, invariance, penalty, measure, eps: as in ``F.graph_vicreg``.
     features (n, d): the linear regime; kernel (n, n), positive semi-definite: the kernel regime.
     ridge: weight of |W|_F^2 (linear) or tr(A^T K A) (kernel), added to ``loss``.
     starts: random starts of the K x K problem, where it has no closed form.
     solver: ``method``, ``tol``, ``max_iter``, ``seed`` of the eigensolver.
 
     ``filter`` holds the eigenvalues s_k of the covariance; ``eigenvalues`` those of L (uniform),
-    of I - A (degree) or of the pencil. ``info.regime`` names the formula used and ``info.certified``
-    says whether the minimum is proven.
+    of I - A (degree) or of the pencil. ``info.regime`` names the formula used and
+    ``info.certified`` says whether the minimum is proven.
 
-    Errors: ValueError for a directed graph, k out of range, negative weights of a term, a signed graph
-    under a hinge (unbounded below); TypeError for wrong types.
+    Errors: ValueError for a directed graph, k out of range, negative weights of a term, a signed
+    graph under a hinge (unbounded below); TypeError for wrong types.
     """
     rel = Relation(graph)
     k = check_rank(k, rel.n)
@@ -114,7 +115,8 @@ def _degree_basis(rel: Relation, vectors: Array) -> Array:
 
 
 def _parametric(
-    rel: Relation, k: int, design: Design, gamma: float, measure: str, ridge: float, solver: dict, best: Any
+    rel: Relation, k: int, design: Design, gamma: float, measure: str, ridge: float, solver: dict,
+    best: Any
 ) -> ClosedForm:  # fmt: skip
     degree = rel.degree
     if measure == "degree" and (degree.min() < 0 or rel.volume <= 0):
