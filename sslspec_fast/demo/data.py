@@ -56,7 +56,7 @@ def load_mnist(path: Path | None = None) -> Digits:
 
 
 def synthetic(n_per_class: int = 40, n_classes: int = 4, seed: int = 0) -> Digits:
-    """Bars at one angle per class, with random place and noise: a stand-in for tests without data."""
+    """Bars at one angle per class, at random places, with noise: for tests without data."""
     generator = torch.Generator().manual_seed(seed)
     axis = torch.linspace(-1, 1, SIDE)
     y, x = torch.meshgrid(axis, axis, indexing="ij")

@@ -1,0 +1,197 @@
+"""The benchmark cases: inputs, operation counts, and the variants that compute the same value.
+
+Names are ``family rows x width``; rows are all rows that the loss compares (NT-Xent 8192 x 128 is
+4,096 pairs). ``flops`` counts what the fused algorithm does in forward + backward (docs/numerics.md
+names the algorithms), so GFLOP/s compares kernels with a bare GEMM and flatters nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+import sslspec_fast as sf
+import sslspec_fast.functional as F
+
+from . import torch_peers as peers
+from .measure import Variant
+
+Inputs = Callable[[str, torch.dtype], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table. The variant called "fused" is ours; "compiled" ones are derived."""
+
+    family: str
+    rows: int
+    width: int
+    flops: float
+    inputs: Inputs
+    variants: dict[str, Variant] = field(default_factory=dict)
+    compiled: tuple[str, ...] = ("eager",)  # variants that torch.compile gets too
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def name(self) -> str:
+        suffix = "" if self.dtype == torch.float32 else f" {str(self.dtype).split('.')[-1]}"
+        return f"{self.family} {self.rows}x{self.width}{suffix}"
+
+
+def _pair(rows: int, width: int, unit: bool = False) -> Inputs:
+    """Two views: common signal plus independent noise, so that positives stand out a little."""
+
+    def make(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(rows * 7919 + width)
+        signal, noise1, noise2 = torch.randn(3, rows, width, generator=generator)
+        views = [signal + 0.5 * noise for noise in (noise1, noise2)]
+        if unit:
+            views = [nnf.normalize(view, dim=1) for view in views]
+        return tuple(view.to(device, dtype).requires_grad_() for view in views)
+
+    return make
+
+
+def _nt_xent(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+    return Case(
+        "nt_xent", rows, width, 4.0 * rows**2 * width, _pair(rows // 2, width),
+        {"fused": F.nt_xent, "eager": peers.nt_xent_eager}, dtype=dtype,
+    )  # fmt: skip
+
+
+def _clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+    variants: dict[str, Variant] = {
+        "fused": lambda a, b: F.clip(a, b, 100.0),
+        "eager": peers.clip_eager,
+    }
+    if hasattr(nnf, "linear_cross_entropy") and dtype == torch.float32:
+        variants["chunked CE"] = peers.clip_chunked
+    inputs = _pair(rows, width, unit=True)
+    return Case("clip", rows, width, 8.0 * rows**2 * width, inputs, variants, dtype=dtype)
+
+
+def _siglip(rows: int, width: int) -> Case:
+    return Case(
+        "siglip", rows, width, 6.0 * rows**2 * width, _pair(rows, width, unit=True),
+        {"fused": lambda a, b: F.siglip(a, b, 10.0, -10.0), "eager": peers.siglip_eager},
+    )  # fmt: skip
+
+
+def _vicreg(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+    return Case(
+        "vicreg", rows, width, 6.0 * rows * width * min(rows, width), _pair(rows, width),
+        {"fused": F.vicreg, "eager": peers.vicreg_eager, "smart": peers.vicreg_smart},
+        compiled=("eager", "smart"), dtype=dtype,
+    )  # fmt: skip
+
+
+def _barlow(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+    return Case(
+        "barlow", rows, width, 6.0 * rows * width * min(rows, width), _pair(rows, width),
+        {"fused": F.barlow_twins, "eager": peers.barlow_eager, "smart": peers.barlow_smart},
+        compiled=("eager", "smart"), dtype=dtype,
+    )  # fmt: skip
+
+
+def _spectral(rows: int, width: int) -> Case:
+    return Case(
+        "spectral", rows, width, 6.0 * rows * width**2, _pair(rows, width),
+        {
+            "fused": F.spectral_contrastive,
+            "eager": peers.spectral_eager,
+            "smart": peers.spectral_smart,
+        },
+        compiled=("eager", "smart"),
+    )  # fmt: skip
+
+
+def ring_graph(rows: int, neighbors: int = 15, seed: int = 0) -> Tensor:
+    """A symmetric graph with about ``neighbors`` edges a row, most of them near, as sparse CSR.
+
+    Every row draws half as many partners, near in the row order as a reordered kNN graph has them
+    and a few anywhere, and each edge is stored both ways.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    per_row = (neighbors + 1) // 2
+    row = torch.arange(rows).repeat_interleave(per_row)
+    reach = max(2, min(rows // 2, 20_000))
+    offset = torch.randint(1, reach, row.shape, generator=generator)
+    column = (row + offset) % rows
+    edges = torch.cat([torch.stack([row, column]), torch.stack([column, row])], dim=1)
+    weights = torch.ones(edges.shape[1])
+    return torch.sparse_coo_tensor(edges, weights, (rows, rows)).coalesce().to_sparse_csr()
+
+
+def _graph_covariance(rows: int, width: int) -> Case:
+    """Z^T G Z and its gradient for a fixed matrix of weights, against torch.sparse.mm + mm."""
+    stored: dict[str, object] = {}
+
+    def graph(device: str) -> tuple[sf.PairGraph, Tensor]:
+        if not stored:
+            matrix = ring_graph(rows)
+            stored["pair"] = sf.PairGraph.from_sparse(matrix).to(device)
+            stored["matrix"] = matrix.to(device)
+        return stored["pair"], stored["matrix"]  # type: ignore[return-value]
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        graph(device)  # built before anything is timed
+        generator = torch.Generator().manual_seed(rows)
+        z = torch.randn(rows, width, generator=generator).to(device, dtype).requires_grad_()
+        upstream = torch.randn(width, width, generator=generator).to(device, dtype)
+        return z, upstream
+
+    def fused(z: Tensor, upstream: Tensor) -> Tensor:
+        covariance = F.graph_covariance(z, graph(z.device.type)[0], center=False)
+        return (covariance * upstream).sum()
+
+    def eager(z: Tensor, upstream: Tensor) -> Tensor:
+        covariance = z.T @ torch.sparse.mm(graph(z.device.type)[1], z)
+        return (covariance * upstream).sum()
+
+    edges = 2.0 * ((15 + 1) // 2) * rows
+    flops = 4 * edges * width + 4.0 * rows * width**2
+    return Case(
+        "graph_covariance", rows, width, flops, inputs,
+        {"fused": fused, "sparse.mm + mm": eager}, compiled=(),
+    )  # fmt: skip
+
+
+def all_cases() -> list[Case]:
+    """The full table, in the order in which it is printed."""
+    half = torch.bfloat16
+    return [
+        *(_nt_xent(rows, 128) for rows in (256, 1024, 2048, 4096, 8192)),
+        _nt_xent(8192, 512),
+        _nt_xent(8192, 128, half),
+        _clip(4096, 512),
+        _clip(4096, 512, half),
+        _siglip(4096, 512),
+        *(_vicreg(256, width) for width in (2048, 4096, 8192)),
+        _vicreg(1024, 4096),
+        _vicreg(256, 8192, half),
+        _barlow(256, 8192),
+        _barlow(1024, 4096),
+        _spectral(8192, 128),
+        _graph_covariance(300_000, 128),
+        _graph_covariance(1_000_000, 128),
+    ]
+
+
+def smoke_cases() -> list[Case]:
+    """The same families at sizes that take seconds, to see that everything runs."""
+    return [
+        _nt_xent(128, 32), _nt_xent(256, 32), _clip(128, 32), _siglip(64, 32), _vicreg(64, 128),
+        _barlow(64, 128), _spectral(128, 16), _graph_covariance(2_000, 16),
+    ]  # fmt: skip
+
+
+def find(name: str, cases: list[Case]) -> Case:
+    """The case of that name; ValueError lists what there is."""
+    for case in cases:
+        if case.name == name:
+            return case
+    raise ValueError(f"bench: no case {name!r}; there are {[case.name for case in cases]}")

@@ -1,0 +1,80 @@
+"""Time several forms of one computation against each other in a single run.
+
+The variants of a case take turns, so that a change of clock or a busy neighbour hits them all; each
+sample is one forward and backward; the table shows the median with the 20th and 80th percentile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .machine import synchronize
+
+Variant = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per forward + backward."""
+
+    p20: float
+    p50: float
+    p80: float
+    samples: int
+
+
+def forward_backward(variant: Variant, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of the variant's sum with respect to the leaves; nothing is accumulated."""
+    wanted = [leaf for leaf in leaves if leaf.requires_grad]
+    return torch.autograd.grad(variant(*leaves).sum(), wanted)
+
+
+def interleaved(
+    variants: dict[str, Variant],
+    leaves: Sequence[Tensor],
+    *,
+    seconds: float,
+    most: int = 100,
+    least: int = 5,
+) -> dict[str, Timing]:
+    """Time every variant by turns for about ``seconds`` in all, ``least`` to ``most`` samples each.
+
+    One untimed call of each comes first. A slow variant stops at its share of the time (but not
+    before ``least`` samples), a fast one goes on to ``most``.
+    """
+    device = leaves[0].device.type
+    for variant in variants.values():
+        forward_backward(variant, leaves)
+    samples: dict[str, list[float]] = {name: [] for name in variants}
+    share = seconds / len(variants)
+    running = True
+    while running:
+        running = False
+        for name, variant in variants.items():
+            taken = samples[name]
+            if len(taken) >= most or (len(taken) >= least and sum(taken) >= share):
+                continue
+            running = True
+            synchronize(device)
+            start = time.perf_counter()
+            forward_backward(variant, leaves)
+            synchronize(device)
+            taken.append(time.perf_counter() - start)
+    return {name: _timing(taken) for name, taken in samples.items()}
+
+
+def _timing(seconds: Sequence[float]) -> Timing:
+    ordered = sorted(seconds)
+
+    def at(share: float) -> float:
+        position = share * (len(ordered) - 1)
+        low = int(position)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+    return Timing(at(0.2), at(0.5), at(0.8), len(ordered))

@@ -1,0 +1,116 @@
+"""The losses as people write them in plain PyTorch, and the smartest plain form we know of each.
+
+``eager`` forms store the n x n logits or the d x d covariance. ``smart`` forms use the algebra that
+the fused kernels use too (the Gram side that is cheaper, chunked cross-entropy, the O(n d^2)
+spectral loss), so that a ratio against them is the merit of the kernel and not of the algorithm.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+
+def nt_xent_eager(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
+    """Cross-entropy on the (2n, 2n) cosine logits with the diagonal masked."""
+    n = z1.shape[0]
+    u = nnf.normalize(torch.cat([z1, z2]), dim=1)
+    logits = u @ u.T / temperature
+    mask = torch.eye(2 * n, dtype=torch.bool, device=u.device)
+    logits = logits.masked_fill(mask, float("-inf"))
+    target = (torch.arange(2 * n, device=u.device) + n) % (2 * n)
+    return nnf.cross_entropy(logits, target)
+
+
+def clip_eager(image: Tensor, text: Tensor, scale: float = 100.0) -> Tensor:
+    """open_clip's symmetric cross-entropy on the (n, n) logits; rows are unit already."""
+    logits = scale * image @ text.T
+    target = torch.arange(image.shape[0], device=image.device)
+    return (nnf.cross_entropy(logits, target) + nnf.cross_entropy(logits.T, target)) / 2
+
+
+def clip_chunked(image: Tensor, text: Tensor, scale: float = 100.0) -> Tensor:
+    """Two calls of torch's own chunked linear cross-entropy (torch >= 2.13)."""
+    target = torch.arange(image.shape[0], device=image.device)
+    chunked = {"options": nnf.LinearCrossEntropyOptions()}
+    forward = nnf.linear_cross_entropy(image * scale, text, target, **chunked)
+    backward = nnf.linear_cross_entropy(text * scale, image, target, **chunked)
+    return (forward + backward) / 2
+
+
+def siglip_eager(image: Tensor, text: Tensor, scale: float = 10.0, bias: float = -10.0) -> Tensor:
+    """Sum of -log sigmoid over all pairs, over n."""
+    logits = scale * image @ text.T + bias
+    sign = 2 * torch.eye(image.shape[0], device=image.device, dtype=image.dtype) - 1
+    return -nnf.logsigmoid(sign * logits).sum() / image.shape[0]
+
+
+def _off_diagonal_square(c: Tensor) -> Tensor:
+    return c.square().sum() - c.diagonal().square().sum()
+
+
+def vicreg_eager(z1: Tensor, z2: Tensor) -> Tensor:
+    """The original VICReg: (d, d) covariances, weights 25, 25, 1."""
+    n, d = z1.shape
+    loss = 25.0 * nnf.mse_loss(z1, z2)
+    for z in (z1, z2):
+        x = z - z.mean(0)
+        std = (x.var(0) + 1e-4).sqrt()
+        covariance = x.T @ x / (n - 1)
+        loss = loss + 12.5 * nnf.relu(1 - std).mean() + _off_diagonal_square(covariance) / d
+    return loss
+
+
+def vicreg_smart(z1: Tensor, z2: Tensor) -> Tensor:
+    """VICReg with ||X^T X||_F = ||X X^T||_F: the (n, n) Gram instead of the (d, d) covariance."""
+    n, d = z1.shape
+    loss = 25.0 * nnf.mse_loss(z1, z2)
+    for z in (z1, z2):
+        x = z - z.mean(0)
+        variance = x.square().sum(0) / (n - 1)
+        gram = (x @ x.T).square().sum() / (n - 1) ** 2
+        loss = loss + 12.5 * nnf.relu(1 - (variance + 1e-4).sqrt()).mean()
+        loss = loss + (gram - variance.square().sum()) / d
+    return loss
+
+
+def _standardised(z: Tensor) -> Tensor:
+    x = z - z.mean(0)
+    return x * (x.square().mean(0) + 1e-5).rsqrt()
+
+
+def barlow_eager(z1: Tensor, z2: Tensor, off_diagonal: float = 5e-3) -> Tensor:
+    """The original Barlow Twins: (d, d) cross-correlation of batch-normalised columns."""
+    c = _standardised(z1).T @ _standardised(z2) / z1.shape[0]
+    on = (c.diagonal() - 1).square().sum()
+    return on + off_diagonal * _off_diagonal_square(c)
+
+
+def barlow_smart(z1: Tensor, z2: Tensor, off_diagonal: float = 5e-3) -> Tensor:
+    """Barlow Twins with ||A^T B||_F^2 = <A A^T, B B^T>: two (n, n) Grams."""
+    n = z1.shape[0]
+    a, b = _standardised(z1), _standardised(z2)
+    diagonal = (a * b).sum(0) / n
+    total = ((a @ a.T) * (b @ b.T)).sum() / n**2
+    return (1 - diagonal).square().sum() + off_diagonal * (total - diagonal.square().sum())
+
+
+def _clipped(z: Tensor) -> Tensor:
+    return z / z.norm(dim=1, keepdim=True).clamp_min(1.0)
+
+
+def spectral_eager(z1: Tensor, z2: Tensor) -> Tensor:
+    """HaoChen et al. (2021): -2/n sum of positives + mean square of the off-diagonal products."""
+    n = z1.shape[0]
+    a, b = _clipped(z1), _clipped(z2)
+    return -2 * (a * b).sum() / n + _off_diagonal_square(a @ b.T) / (n * (n - 1))
+
+
+def spectral_smart(z1: Tensor, z2: Tensor) -> Tensor:
+    """The same in O(n d^2): ||A B^T||_F^2 = <A^T A, B^T B>."""
+    n = z1.shape[0]
+    a, b = _clipped(z1), _clipped(z2)
+    positive = (a * b).sum(1)
+    pairs = ((a.T @ a) * (b.T @ b)).sum() - positive.square().sum()
+    return -2 * positive.sum() / n + pairs / (n * (n - 1))
