@@ -22,4 +22,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_workspace_size", &pairwise_workspace_size);
   m.def("pairwise_forward", &pairwise_forward, no_gil);
   m.def("pairwise_backward", &pairwise_backward, no_gil);
+  m.def("pairwise_sigmoid_forward", &pairwise_sigmoid_forward, no_gil);
+  m.def("pairwise_sigmoid_backward", &pairwise_sigmoid_backward, no_gil);
 }

@@ -53,6 +53,19 @@ cpu::PairwiseArgs<T> arguments(const TensorView& a, const TensorView& b, const T
   return p;
 }
 
+template <typename T>
+void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_row, const TensorView& grad_a,
+                   const TensorView& grad_b) {
+  check_vector(kOp, "grad_row", grad_row, p.n, dtype, kCpu);
+  check_matrix(kOp, "grad_a", grad_a, p.n, p.d, dtype, kCpu);
+  SSLSPEC_CHECK(p.n <= 1 || grad_a.stride[0] == p.d, kOp, ": grad_a must be contiguous");
+  if (!p.symmetric) {
+    check_matrix(kOp, "grad_b", grad_b, p.m, p.d, dtype, kCpu);
+    SSLSPEC_CHECK(p.m <= 1 || grad_b.stride[0] == p.d, kOp, ": grad_b must be contiguous");
+  }
+  p.grad_row = grad_row.as<T>(), p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
+}
+
 }  // namespace
 
 int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool symmetric, bool backward) {
@@ -83,17 +96,36 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
     using T = typename decltype(t)::type;
     auto p = arguments<T>(a, b, scale, ids_a, ids_b, skip_indptr, skip_indices, skip_self, row_lse, col_lse, workspace,
                           threads, true);
-    check_vector(kOp, "grad_row", grad_row, p.n, a.dtype, kCpu);
-    check_matrix(kOp, "grad_a", grad_a, p.n, p.d, a.dtype, kCpu);
-    SSLSPEC_CHECK(p.n <= 1 || grad_a.stride[0] == p.d, kOp, ": grad_a must be contiguous");
     if (p.columns) check_vector(kOp, "grad_col", grad_col, p.m, a.dtype, kCpu);
-    if (!p.symmetric) {
-      check_matrix(kOp, "grad_b", grad_b, p.m, p.d, a.dtype, kCpu);
-      SSLSPEC_CHECK(p.m <= 1 || grad_b.stride[0] == p.d, kOp, ": grad_b must be contiguous");
-    }
-    p.grad_row = grad_row.as<T>(), p.grad_col = grad_col.as<T>();
-    p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
+    p.grad_col = grad_col.as<T>();
+    set_gradients(p, a.dtype, grad_row, grad_a, grad_b);
     SSLSPEC_CALL(pairwise_backward<T>, p);
+  });
+}
+
+void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView row_sum,
+                              TensorView workspace, int threads) {
+  dispatch_float(kOp, a.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    SSLSPEC_CHECK(b.present(), kOp, ": the sigmoid part needs b");
+    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, false, row_sum, {}, workspace, threads, false);
+    check_dense(kOp, "bias", bias, 0, nullptr, a.dtype, kCpu);
+    p.bias = bias.as<T>();
+    SSLSPEC_CALL(pairwise_sigmoid_forward<T>, p);
+  });
+}
+
+void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView grad_row,
+                               TensorView grad_bias, TensorView grad_a, TensorView grad_b, TensorView workspace,
+                               int threads) {
+  dispatch_float(kOp, a.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    SSLSPEC_CHECK(b.present(), kOp, ": the sigmoid part needs b");
+    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, false, grad_bias, {}, workspace, threads, true);
+    check_dense(kOp, "bias", bias, 0, nullptr, a.dtype, kCpu);
+    p.bias = bias.as<T>();
+    set_gradients(p, a.dtype, grad_row, grad_a, grad_b);
+    SSLSPEC_CALL(pairwise_sigmoid_backward<T>, p);
   });
 }
 

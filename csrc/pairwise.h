@@ -1,10 +1,17 @@
-// Primitive `pairwise`, softmax part. With logits s_ij = scale_i a_i . b_j over the pairs that are not left out
+// Primitive `pairwise`.
+//
+// Softmax part. With logits s_ij = scale_i a_i . b_j over the pairs that are not left out
 // (i == j, equal ids, or a CSR pattern):
 //   row_lse_i = log sum_j exp(s_ij),   col_lse_j = log sum_i exp(s_ij)
 //   W_ij = grad_row_i exp(s_ij - row_lse_i) + grad_col_j exp(s_ij - col_lse_j)
 //   grad_a_i = sum_j W_ij b_j  (without the factor scale_i),   grad_b_j = sum_i W_ij scale_i a_i
 // Without b the case is symmetric (b = a, scale a scalar): W_ij = (grad_i / sum_i + grad_j / sum_j) exp(s_ij) and
-// grad_a_i = sum_j W_ij a_j. The N x M matrix is never stored.
+// grad_a_i = sum_j W_ij a_j.
+//
+// Sigmoid part. row_sum_i = sum_j softplus(s_ij + bias), W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as
+// above, grad_bias_i = sum_j W_ij.
+//
+// The N x M matrix is never stored.
 #pragma once
 #include "common/tensor_view.h"
 
@@ -33,5 +40,17 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
                        TensorView grad_a,    // [n, d] out
                        TensorView grad_b,    // [m, d] out, absent when symmetric
                        TensorView workspace, int threads);
+
+void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale,
+                              TensorView bias,     // []
+                              TensorView row_sum,  // [n] out
+                              TensorView workspace, int threads);
+
+void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias,
+                               TensorView grad_row,   // [n]
+                               TensorView grad_bias,  // [n] out
+                               TensorView grad_a,     // [n, d] out
+                               TensorView grad_b,     // [m, d] out
+                               TensorView workspace, int threads);
 
 }  // namespace sslspec

@@ -1,4 +1,4 @@
-// CPU entry points of the `pairwise` primitive (softmax part); see csrc/pairwise.h for the mathematics.
+// CPU entry points of the `pairwise` primitive; see csrc/pairwise.h for the mathematics.
 #pragma once
 #include <cstdint>
 
@@ -14,6 +14,7 @@ struct PairwiseArgs {
   int64_t ldb, m, d;
   const T* scale;      // [1] or [n]
   int64_t scale_step;  // 0 or 1
+  const T* bias;       // [1]; sigmoid part only
   const int32_t* ids_a;  // [n] or null: pairs with equal ids are left out
   const int32_t* ids_b;  // [m] or null
   const int64_t* skip_indptr;   // [n + 1] or null: CSR pattern of pairs to leave out, columns ascending
@@ -21,7 +22,7 @@ struct PairwiseArgs {
   bool skip_self;  // leave out i == j
   bool symmetric;  // a is b: every tile serves its row block and its column block
   bool columns;    // rectangular case: column statistics (forward) or their gradient (backward) as well
-  T* row_lse;      // [n]
+  T* row_lse;      // [n]; sigmoid part: the row sums (forward) or sum_j W_ij (backward)
   T* col_lse;      // [m] if columns
   const T* grad_row;  // [n]; backward only
   const T* grad_col;  // [m] if columns
@@ -34,6 +35,8 @@ struct PairwiseArgs {
 SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_workspace(int64_t n, int64_t m, int64_t d, bool symmetric,
                                                                    bool backward);
                  template <typename T> void pairwise_forward(const PairwiseArgs<T>& args);
-                 template <typename T> void pairwise_backward(const PairwiseArgs<T>& args);)
+                 template <typename T> void pairwise_backward(const PairwiseArgs<T>& args);
+                 template <typename T> void pairwise_sigmoid_forward(const PairwiseArgs<T>& args);
+                 template <typename T> void pairwise_sigmoid_backward(const PairwiseArgs<T>& args);)
 
 }  // namespace sslspec::cpu

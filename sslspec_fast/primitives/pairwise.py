@@ -23,7 +23,7 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, CODE, threads, view
 
-__all__ = ["lse", "lse_self"]
+__all__ = ["lse", "lse_self", "softplus"]
 
 
 def _workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
@@ -222,3 +222,75 @@ def lse(
     indptr, indices = skip if skip is not None else (None, None)
     row, col = _lse(a, b, scale, ids_a, ids_b, indptr, indices, skip_self, cols)
     return row, col
+
+
+# ---- sigmoid part: softplus -----------------------------------------------------------------------------------
+
+
+def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0])
+
+
+def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    a, b, out = _rows(a), _rows(b), _softplus_shapes(a, b, scale, bias)
+    work = _workspace(a, b, backward=False)
+    _C.pairwise_sigmoid_forward(view(a), view(b), view(scale), view(bias), view(out), view(work), threads())
+    return out
+
+
+def _softplus_bwd_shapes(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return a.new_empty(a.shape), b.new_empty(b.shape), a.new_empty(()), a.new_empty(())
+
+
+def _softplus_bwd_body(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a, b, grad = _rows(a), _rows(b), grad.contiguous()
+    grad_a, grad_b, grad_bias = a.new_empty(a.shape), b.new_empty(b.shape), a.new_empty(a.shape[0])
+    work = _workspace(a, b, backward=True)
+    _C.pairwise_sigmoid_backward(
+        view(a), view(b), view(scale), view(bias), view(grad),
+        view(grad_bias), view(grad_a), view(grad_b), view(work), threads(),
+    )  # fmt: skip
+    grad_scale = torch.dot(a.reshape(-1), grad_a.reshape(-1))
+    return grad_a.mul_(scale), grad_b, grad_scale, grad_bias.sum()
+
+
+def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    grads: tuple[Tensor, ...] = _softplus_bwd(*ctx.saved_tensors, grad)
+    return grads
+
+
+_softplus_bwd = register_op(
+    "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, Tensor grad)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_softplus_bwd_body,
+    fake=_softplus_bwd_shapes,
+)
+_softplus = register_op(
+    "pairwise_softplus(Tensor a, Tensor b, Tensor scale, Tensor bias) -> Tensor",
+    body=_softplus_body,
+    fake=_softplus_shapes,
+    backward=_softplus_backward,
+    setup=_softplus_setup,
+)
+
+
+def softplus(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    r"""``sum_j softplus(scale a_i . b_j + bias)``, the dense part of the sigmoid loss.
+
+    Args:
+        a, b: (n, d) and (m, d) float32 or float64, any row stride.
+        scale, bias: 0-dim tensors of the same dtype; both receive gradients.
+
+    Returns:
+        (n,)
+    """
+    out: Tensor = _softplus(a, b, scale, bias)
+    return out

@@ -1,0 +1,84 @@
+// Row sums of softplus(scale a_i . b_j + bias) and their gradient, without storing the logits. Same blocks and schedule
+// as the softmax part (pairwise.kernel.cpp). softplus(x) = max(x, 0) + log1p(exp(-|x|)): no overflow, and full relative
+// accuracy for very negative logits, which is where sigmoid losses start (bias = -10).
+#include "cpu/pairwise_panels.h"
+
+namespace sslspec::cpu::SSLSPEC_ISA {
+namespace {
+
+// log(1 + t) for 0 <= t <= 1: 2 artanh(z), z = t / (2 + t) <= 1/3, as a series in z^2 whose remainder is below rounding.
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> log1p_unit(Vec<T> t) {
+  constexpr int kTerms = sizeof(T) == 4 ? 8 : 17;
+  const Vec<T> z = t / (t + T(2)), q = z * z;
+  Vec<T> sum = splat<T>(T(1) / T(2 * kTerms - 1));
+#pragma GCC unroll 17
+  for (int k = kTerms - 2; k >= 0; --k) sum = sum * q + T(1) / T(2 * k + 1);
+  return (z + z) * sum;
+}
+
+template <typename T>
+struct Sigmoid : PairwisePanels<T> {
+  using Base = PairwisePanels<T>;
+  using Base::p, Base::w, Base::rows, Base::cols, Base::for_pairs, Base::logits, Base::L, Base::kLd, Base::kScale;
+  T bias;
+
+  Sigmoid(const PairwiseArgs<T>& args, bool backward) : Base(args, backward), bias(args.bias[0]) {}
+
+  static Vec<T> magnitude(Vec<T> x) { return x < Vec<T>{} ? -x : x; }
+
+  void forward() {
+    Base::zero(p.row_lse, p.n);
+    for_pairs([&](int64_t bi, int64_t bj) {
+      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+      T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
+      logits(i0, ni, j0, nj, tile);  // padding columns are -inf and add softplus(-inf) = 0
+      for (int64_t i = 0; i < ni; ++i) {
+        Vec<T> sum{};
+        for (int64_t j = 0; j < nj; j += L) {
+          const Vec<T> x = load(tile + i * kLd + j) + bias;
+          sum += (x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(exp2<T>(-magnitude(x) * kScale));
+        }
+        p.row_lse[i0 + i] += hsum<T>(sum);
+      }
+    });
+  }
+
+  // W_ij = grad_row_i sigmoid(s_ij + bias); row_lse receives sum_j W_ij, the gradient of the bias by rows.
+  void backward() {
+    Base::zero(p.row_lse, p.n);
+    for_pairs([&](int64_t bi, int64_t bj) {
+      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+      T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
+      logits(i0, ni, j0, nj, tile);
+      for (int64_t i = 0; i < ni; ++i) {
+        const T weight = p.grad_row[i0 + i];
+        Vec<T> sum{};
+        for (int64_t j = 0; j < nj; j += L) {
+          const Vec<T> x = load(tile + i * kLd + j) + bias;
+          const Vec<T> t = exp2<T>(-magnitude(x) * kScale);
+          const Vec<T> g = weight * ((x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)));
+          store(tile + i * kLd + j, g);
+          sum += g;
+        }
+        p.row_lse[i0 + i] += hsum<T>(sum);
+      }
+      block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
+      block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
+    });
+  }
+};
+
+}  // namespace
+
+template <typename T>
+void pairwise_sigmoid_forward(const PairwiseArgs<T>& args) { Sigmoid<T>(args, false).forward(); }
+template <typename T>
+void pairwise_sigmoid_backward(const PairwiseArgs<T>& args) { Sigmoid<T>(args, true).backward(); }
+
+template void pairwise_sigmoid_forward<float>(const PairwiseArgs<float>&);
+template void pairwise_sigmoid_forward<double>(const PairwiseArgs<double>&);
+template void pairwise_sigmoid_backward<float>(const PairwiseArgs<float>&);
+template void pairwise_sigmoid_backward<double>(const PairwiseArgs<double>&);
+
+}  // namespace sslspec::cpu::SSLSPEC_ISA
