@@ -1,0 +1,283 @@
+"""The rules of the code base that a script can check. CONTRIBUTING.md says why each one exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+PACKAGE = ROOT / "sslspec_fast"
+CPP = (".cpp", ".h", ".cu", ".cuh")
+SEAM_FILES = {"bindings.cpp", "tensor_caster.h"}
+
+
+def sources(folder: Path, *suffixes: str) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix in suffixes and p.is_file())
+
+
+def core() -> list[Path]:
+    return sources(CSRC, *CPP)
+
+
+def code_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines without // comments and without block comments, as close as a script needs."""
+    text = re.sub(
+        r"/\*.*?\*/", lambda m: "\n" * m.group().count("\n"), path.read_text("utf-8"), flags=re.S
+    )
+    for number, line in enumerate(text.splitlines(), 1):
+        yield number, line.split("//", 1)[0]
+
+
+def offences(paths: list[Path], pattern: str) -> list[str]:
+    found = re.compile(pattern)
+    return [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in paths
+        for number, line in code_lines(path)
+        if found.search(line)
+    ]
+
+
+def test_the_rules_can_fail(tmp_path: Path) -> None:
+    # The searches below must find what they look for, or an empty list proves nothing.
+    bad = ROOT / "tests" / "test_codebase.py"
+    assert any("import ast" in line for _, line in code_lines(bad))
+    sample = tmp_path / "sample.cpp"
+    sample.write_text("/* exit(1)\n exit(2) */ int a; // exit(3)\nexit(4);\n")
+    assert [n for n, line in code_lines(sample) if "exit(" in line] == [3]
+
+
+# ---- size and direction --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("folder", "suffixes", "limit"),
+    [
+        ("csrc", CPP, 400),
+        ("sslspec_fast", (".py", ".pyi"), 400),
+        ("benchmarks", (".py",), 400),
+        ("tests", (".py",), 600),
+    ],
+)
+def test_files_stay_short(folder: str, suffixes: tuple[str, ...], limit: int) -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in sources(ROOT / folder, *suffixes)
+        if (lines := len(path.read_text("utf-8").splitlines())) > limit
+    }
+    assert long == {}
+
+
+def test_only_the_seam_knows_python_and_nothing_knows_torch() -> None:
+    below = [p for p in core() if p.name not in SEAM_FILES]
+    assert offences(below, r"pybind11|Python\.h|\bpy::") == []
+    assert offences(core(), r"#\s*include\s*[<\"](torch|ATen|c10)/") == []
+
+
+# package or module -> what it may import from inside sslspec_fast (besides itself)
+ALLOWED = {
+    "_C": set(),
+    "_seam": {"_C"},
+    "_register": {"_seam"},
+    "_config": {"_C", "_seam"},
+    "_checks": {"graph"},  # for a type annotation only
+    "reference": set(),
+    "primitives": {"_seam", "_register", "_checks"},
+    "graph": {"primitives", "_checks", "_seam"},
+    "losses": {"primitives", "graph", "reference", "_checks"},
+    "functional": {"losses"},
+    "metrics": {"primitives", "graph", "losses", "functional", "_checks"},
+    "operators": {"graph", "primitives", "_checks"},
+    "solvers": {"operators", "graph", "primitives", "_checks"},
+    "spectral": {"graph", "operators", "solvers", "primitives", "_checks", "functional"},
+    "cupy": {"_seam", "_C", "_checks", "primitives", "functional", "losses"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """First component below sslspec_fast of everything that a module of the package imports."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {n[1] for n in names if n[0] == "sslspec_fast" and len(n) > 1}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module.split(".") if node.module else []
+            if node.level:
+                base = list(parts[: len(parts) - node.level])
+                target = base + module
+            elif module[:1] == ["sslspec_fast"]:
+                target = module[1:]
+            else:
+                continue
+            found |= {target[0]} if target else {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("layer", sorted(ALLOWED))
+def test_imports_go_one_way(layer: str) -> None:
+    files = sources(PACKAGE / layer, ".py") or [PACKAGE / f"{layer}.py"]
+    for path in files:
+        if path.exists():
+            beyond = imports(path) - ALLOWED[layer] - {layer}
+            assert beyond == set(), f"{path.relative_to(ROOT)} imports {beyond}"
+
+
+def test_losses_and_closed_forms_meet_in_one_module() -> None:
+    meeting = {p.name for p in sources(PACKAGE / "spectral", ".py") if "functional" in imports(p)}
+    assert meeting <= {"gap.py"}
+
+
+# ---- siblings ------------------------------------------------------------------------
+
+
+def loss_names() -> list[str]:
+    modules = sources(PACKAGE / "losses", ".py")
+    return [p.stem for p in modules if not p.stem.startswith("_") and p.stem != "modules"]
+
+
+@pytest.mark.parametrize("name", loss_names())
+def test_every_loss_has_its_siblings(name: str) -> None:
+    expected = [
+        PACKAGE / "reference" / f"{name}.py",
+        ROOT / "tests" / "losses" / f"test_{name}.py",
+        ROOT / "docs" / "math" / f"{name}.md",
+    ]
+    assert [str(p.relative_to(ROOT)) for p in expected if not p.exists()] == []
+
+
+@pytest.mark.parametrize("name", loss_names())
+def test_every_loss_names_its_source_and_shows_an_example(name: str) -> None:
+    text = (PACKAGE / "losses" / f"{name}.py").read_text("utf-8")
+    assert re.search(r"arXiv|doi", text), "a loss names the paper it comes from"
+    assert ">>>" in text, "a loss shows a runnable example"
+
+
+@pytest.mark.parametrize("name", [p.stem for p in sources(CSRC, ".cpp") if p.parent == CSRC])
+def test_every_primitive_has_its_siblings(name: str) -> None:
+    if name.startswith(("bindings", "register")):
+        pytest.skip("the seam is no primitive")
+    stem = re.sub(r"_(fwd|bwd|sigmoid|softmax)$", "", name)
+    assert list((CSRC / "cpu").glob(f"{stem}*")), f"no CPU kernel for csrc/{name}.cpp"
+    assert (PACKAGE / "primitives" / f"{stem}.py").exists()
+    assert (ROOT / "tests" / "primitives" / f"test_{stem}.py").exists()
+
+
+def test_references_import_nothing_from_the_package() -> None:
+    for path in sources(PACKAGE / "reference", ".py"):
+        assert imports(path) <= {"reference"}, path.name
+
+
+# ---- the compiled core ---------------------------------------------------------------
+
+
+def test_the_core_neither_prints_nor_exits() -> None:
+    assert offences(core(), r"\b(exit|abort|f?printf|puts)\s*\(|std::(cout|cerr)") == []
+    # A message stream is what crashed beside a second libstdc++; strings are enough.
+    assert offences(core(), r"#\s*include\s*<(sstream|iostream|fstream|iomanip)>") == []
+
+
+def test_device_memory_belongs_to_the_caller() -> None:
+    assert (
+        offences(core(), r"\bcuda(Malloc|Free|DeviceSynchronize|StreamSynchronize)\w*\s*\(") == []
+    )
+
+
+def test_one_header_dispatches() -> None:
+    assert offences(core(), r"#\s*define\s+\w*DISPATCH") == []
+
+
+def test_only_one_file_says_openmp() -> None:
+    others = [p for p in core() if p.name != "parallel.h"]
+    assert offences(others, r"#\s*pragma\s+omp\s+(parallel|for|task)|omp\.h") == []
+
+
+def test_every_launch_names_its_stream() -> None:
+    for path in sources(CSRC, ".cu", ".cuh"):
+        for match in re.finditer(r"<<<(.*?)>>>", path.read_text("utf-8"), flags=re.S):
+            depth, commas = 0, 0
+            for character in match.group(1):
+                depth += (character in "([{<") - (character in ")]}>")
+                commas += character == "," and depth == 0
+            line = path.read_text("utf-8")[: match.start()].count("\n") + 1
+            assert commas == 3, f"{path.name}:{line}: a launch has grid, block, bytes and stream"
+
+
+def test_architecture_specific_code_says_so_in_its_name() -> None:
+    allowed = re.compile(r"sm90|sm80|sm100|copy\.cuh")
+    portable = [p for p in sources(CSRC, ".cu", ".cuh") if not allowed.search(p.name)]
+    assert offences(portable, r"\basm\b|wgmma|cp\.async\.bulk|CUtensorMap") == []
+
+
+def test_kernels_compiled_per_instruction_set_use_no_containers() -> None:
+    kernels = sorted(CSRC.rglob("*.kernel.cpp"))
+    assert kernels
+    pattern = r"std::(vector|string|map|unordered_map|function|shared_ptr)\b"
+    assert offences(kernels, pattern) == []
+
+
+def kernel_objects() -> list[Path]:
+    return sorted((ROOT / "build").rglob("*.kernel.cpp.o"))
+
+
+def test_kernel_objects_export_no_weak_symbols() -> None:
+    # A weak symbol compiled for AVX-512 may be the copy that the linker keeps for everybody.
+    objects = kernel_objects()
+    if not objects or shutil.which("nm") is None:
+        pytest.skip("no object files of a local build, or no nm")
+    for path in objects:
+        run = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True)
+        weak = [line for line in run.stdout.splitlines() if re.match(r"[0-9a-f]+ [WV] ", line)]
+        assert weak == [], path.name
+
+
+def test_the_extension_links_only_the_c_and_cpp_runtime() -> None:
+    spec = importlib.util.find_spec("sslspec_fast._C")
+    if spec is None or spec.origin is None or shutil.which("readelf") is None:
+        pytest.skip("no built extension, or no readelf")
+    run = subprocess.run(["readelf", "-d", spec.origin], capture_output=True, text=True, check=True)
+    needed = set(re.findall(r"NEEDED.*\[(.+?)\]", run.stdout))
+    assert needed, "readelf reported nothing"
+    allowed = r"(libstdc\+\+|libgcc_s|libc|libm|libgomp|libpthread|libdl|librt|ld-linux.*)\.so.*"
+    assert {name for name in needed if not re.fullmatch(allowed, name)} == set()
+
+
+def test_bindings_release_the_gil() -> None:
+    text = "\n".join(p.read_text("utf-8") for p in CSRC.glob("bindings*.cpp"))
+    assert "gil_scoped_release" in text
+
+
+# ---- words ---------------------------------------------------------------------------
+
+
+def test_documents_that_the_code_mentions_exist() -> None:
+    missing = set()
+    for folder in (PACKAGE, CSRC, ROOT / "benchmarks", ROOT / "docs"):
+        for path in sources(folder, ".py", ".md", *CPP):
+            for name in re.findall(
+                r"(?<![\w/*<{])((?:[\w-]+/)*[\w-]+\.md)\b", path.read_text("utf-8")
+            ):
+                places = (ROOT / name, ROOT / "docs" / name, path.parent / name)
+                if not any(place.exists() for place in places):
+                    missing.add(f"{path.relative_to(ROOT)}: {name}")
+    assert missing == set()
+
+
+def test_no_file_of_this_package_is_left_unfinished() -> None:
+    marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
+    found = [
+        str(path.relative_to(ROOT))
+        for folder in (PACKAGE, CSRC, ROOT / "benchmarks")
+        for path in sources(folder, ".py", *CPP)
+        if marks.search(path.read_text("utf-8"))
+    ]
+    assert found == []
