@@ -74,6 +74,16 @@ def _clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case("clip", rows, width, 8.0 * rows**2 * width, inputs, variants, dtype=dtype)
 
 
+def _info_nce(rows: int, width: int) -> Case:
+    variants: dict[str, Variant] = {
+        "fused": lambda a, b: F.info_nce(a, b, temperature=0.05),
+        "eager": peers.info_nce_eager,
+    }
+    if hasattr(nnf, "linear_cross_entropy"):
+        variants["chunked CE"] = peers.info_nce_chunked
+    return Case("info_nce", rows, width, 8.0 * rows**2 * width, _pair(rows, width), variants)
+
+
 def _siglip(rows: int, width: int) -> Case:
     return Case(
         "siglip", rows, width, 6.0 * rows**2 * width, _pair(rows, width, unit=True),
@@ -169,6 +179,7 @@ def all_cases() -> list[Case]:
         _nt_xent(8192, 128, half),
         _clip(4096, 512),
         _clip(4096, 512, half),
+        _info_nce(4096, 512),
         _siglip(4096, 512),
         *(_vicreg(256, width) for width in (2048, 4096, 8192)),
         _vicreg(1024, 4096),
@@ -184,7 +195,7 @@ def all_cases() -> list[Case]:
 def smoke_cases() -> list[Case]:
     """The same families at sizes that take seconds, to see that everything runs."""
     return [
-        _nt_xent(128, 32), _nt_xent(256, 32), _clip(128, 32), _siglip(64, 32), _vicreg(64, 128),
+        _nt_xent(128, 32), _nt_xent(256, 32), _clip(128, 32), _info_nce(64, 32), _siglip(64, 32), _vicreg(64, 128),
         _barlow(64, 128), _spectral(128, 16), _graph_covariance(2_000, 16),
     ]  # fmt: skip
 

@@ -39,6 +39,19 @@ def clip_chunked(image: Tensor, text: Tensor, scale: float = 100.0) -> Tensor:
     return (forward + backward) / 2
 
 
+def info_nce_eager(query: Tensor, key: Tensor, temperature: float = 0.05) -> Tensor:
+    """One direction on cosines, as MultipleNegativesRankingLoss of sentence-transformers has it."""
+    logits = nnf.normalize(query, dim=1) @ nnf.normalize(key, dim=1).T / temperature
+    return nnf.cross_entropy(logits, torch.arange(query.shape[0], device=query.device))
+
+
+def info_nce_chunked(query: Tensor, key: Tensor, temperature: float = 0.05) -> Tensor:
+    """The same through torch's chunked linear cross-entropy (torch >= 2.13)."""
+    target = torch.arange(query.shape[0], device=query.device)
+    q, k = nnf.normalize(query, dim=1) / temperature, nnf.normalize(key, dim=1)
+    return nnf.linear_cross_entropy(q, k, target, options=nnf.LinearCrossEntropyOptions())
+
+
 def siglip_eager(image: Tensor, text: Tensor, scale: float = 10.0, bias: float = -10.0) -> Tensor:
     """Sum of -log sigmoid over all pairs, over n."""
     logits = scale * image @ text.T + bias

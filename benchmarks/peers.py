@@ -1,0 +1,135 @@
+"""Other libraries' forms of our losses, by name; those that are not installed are left out.
+
+lightly and pytorch-metric-learning are imported. Of open_clip only ``loss.py`` is loaded, by its
+path: importing the package needs torchvision, its losses do not.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from sslspec_fast.bench import cases
+from sslspec_fast.bench.cases import Case
+from sslspec_fast.bench.measure import Variant
+
+Add = Callable[[Case], dict[str, Variant]]
+
+
+def _lightly(case: Case) -> dict[str, Variant]:
+    from lightly import loss
+
+    losses = {
+        "nt_xent": lambda: loss.NTXentLoss(temperature=0.5),
+        "vicreg": loss.VICRegLoss,
+        "barlow": lambda: loss.BarlowTwinsLoss(lambda_param=5e-3),
+    }
+    return {"lightly": losses[case.family]()} if case.family in losses else {}
+
+
+def _metric_learning(case: Case) -> dict[str, Variant]:
+    from pytorch_metric_learning import losses
+
+    # Its NTXentLoss compares every positive with every negative, O(N^3): small batches only.
+    if case.family == "nt_xent" and case.rows <= 1024:
+        loss = losses.SelfSupervisedLoss(losses.NTXentLoss(temperature=0.5))
+        return {"PML": loss}
+    if case.family == "vicreg":
+        loss = losses.VICRegLoss()
+        return {"PML": lambda a, b: loss(a, ref_emb=b)}
+    return {}
+
+
+def _open_clip(case: Case) -> dict[str, Variant]:
+    module = _open_clip_losses()
+    if case.family == "clip":
+        clip = module.ClipLoss()
+        return {"open_clip": lambda a, b: clip(a, b, torch.tensor(100.0))}
+    if case.family == "siglip":
+        siglip = module.SigLipLoss()
+        scale, bias = torch.tensor(10.0), torch.tensor(-10.0)
+        return {"open_clip": lambda a, b: siglip(a, b, scale, bias)}
+    return {}
+
+
+def _open_clip_losses() -> ModuleType:
+    name = "_benchmarks_open_clip_loss"
+    if name not in sys.modules:
+        package = importlib.util.find_spec("open_clip")
+        if package is None or package.origin is None:
+            raise ImportError("open_clip is not installed")
+        spec = importlib.util.spec_from_file_location(name, Path(package.origin).parent / "loss.py")
+        if spec is None or spec.loader is None:
+            raise ImportError("this open_clip has no loss.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def _own_reference(case: Case) -> dict[str, Variant]:
+    """The package's own ``impl="torch"``: the plain reference that users can ask for."""
+    import sslspec_fast.functional as F
+
+    def reference(loss: Callable[..., Tensor], *extra: float) -> Variant:
+        return lambda a, b: loss(a, b, *extra, impl="torch")
+
+    losses = {
+        "nt_xent": reference(F.nt_xent),
+        "clip": reference(F.clip, 100.0),
+        "siglip": reference(F.siglip, 10.0, -10.0),
+        "info_nce": reference(F.info_nce),
+        "vicreg": reference(F.vicreg),
+        "barlow": reference(F.barlow_twins),
+        "spectral": reference(F.spectral_contrastive),
+    }
+    return {"impl=torch": losses[case.family]} if case.family in losses else {}
+
+
+PEERS: dict[str, Add] = {
+    "lightly": _lightly,
+    "pytorch-metric-learning": _metric_learning,
+    "open_clip_torch": _open_clip,
+    "sslspec-fast": _own_reference,
+}
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def describe() -> str:
+    """One line that names the peers with their versions, and those that are missing."""
+    versions = {name: _installed(name) for name in PEERS if name != "sslspec-fast"}
+    have = [f"{name} {version}" for name, version in versions.items() if version]
+    lack = [name for name, version in versions.items() if not version]
+    line = "peers: " + (", ".join(have) or "none installed")
+    return line + (f"; not installed: {', '.join(lack)}" if lack else "")
+
+
+def _extend(case: Case) -> Case:
+    variants = dict(case.variants)
+    for name, add in PEERS.items():
+        if name == "sslspec-fast" or _installed(name):
+            variants.update(add(case))
+    return replace(case, variants=variants)
+
+
+def all_cases() -> list[Case]:
+    """The package's cases with the peers added."""
+    return [_extend(case) for case in cases.all_cases()]
+
+
+def smoke_cases() -> list[Case]:
+    return [_extend(case) for case in cases.smoke_cases()]
