@@ -22,6 +22,7 @@ class Strength:
     shear: float = 0.35
     shift: float = 0.14
     warp: float = 0.10
+    contrast: float = 0.3
     noise: float = 0.10
     erase: float = 0.25
 
@@ -57,7 +58,7 @@ def random_view(
         field = nnf.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=True)
         grid = grid + field.permute(0, 2, 3, 1)
     view = nnf.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
-    view = view * (1 + 0.3 * uniform(1, 1, 1)) + s.noise * torch.randn(
+    view = view * (1 + s.contrast * uniform(1, 1, 1)) + s.noise * torch.randn(
         view.shape, generator=generator
     )
     return view * _keep_mask(n, side, s.erase, generator)

@@ -1,0 +1,133 @@
+"""The benchmark harness: it runs, its variants compute the same thing, its statistics are right."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslspec_fast.bench import accuracy, cases, main, measure, memory, report
+from sslspec_fast.bench.cases import Case
+
+SMOKE = cases.smoke_cases()
+
+
+@pytest.mark.parametrize("case", SMOKE, ids=[case.name for case in SMOKE])
+def test_variants_of_a_case_agree(case: Case) -> None:
+    leaves = case.inputs("cpu", torch.float64)
+    gradients = {}
+    for name, variant in case.variants.items():
+        if name == "sparse.mm + mm":
+            continue  # its stored graph is fp32
+        gradients[name] = torch.cat(
+            [g.flatten() for g in measure.forward_backward(variant, leaves)]
+        )
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, gradients["fused"], rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_graph_covariance_agrees_with_sparse_torch() -> None:
+    case = cases.find("graph_covariance 2000x16", SMOKE)
+    leaves = case.inputs("cpu", torch.float32)
+    fused, sparse = (measure.forward_backward(v, leaves)[0] for v in case.variants.values())
+    torch.testing.assert_close(fused, sparse, rtol=1e-4, atol=1e-3)
+
+
+def test_smoke_run_prints_a_line_per_case_and_writes_three_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["nt_xent", "--smoke", "--no-memory", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "processor:" in printed
+    assert "nt_xent 128x32" in printed
+    assert "eager x" in printed
+    assert "tau=0.01" in printed
+    lines = (tmp_path / "bench.csv").read_text().splitlines()
+    rows = list(csv.DictReader(line for line in lines if not line.startswith("#")))
+    assert {row["variant"] for row in rows} == {"fused", "eager"}
+    assert all(float(row["p20_s"]) <= float(row["p50_s"]) <= float(row["p80_s"]) for row in rows)
+    assert "data:image/png;base64," in (tmp_path / "bench.html").read_text()
+    assert (tmp_path / "bench.png").exists()
+
+
+@pytest.mark.skipif(not memory.available(), reason="needs /proc/self/clear_refs")
+def test_memory_of_a_known_computation() -> None:
+    # A process of its own finds a case that stores exactly one 32 MiB matrix.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
+    command = [sys.executable, "-m", "sslspec_fast.bench.memory", "--case", "known 8x1"]
+    command += ["--variant", "fused", "--registry", "test_bench:known_cases"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == pytest.approx(32, abs=3)
+
+
+def known_cases() -> list[Case]:
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return (torch.ones(8, 1, requires_grad=True),)
+
+    def store(x: Tensor) -> Tensor:
+        block = torch.ones(8 * 2**20 if x.shape == (8, 1) else 1)  # 32 MiB
+        return x.sum() * block[0]
+
+    return [Case("known", 8, 1, 1.0, inputs, {"fused": store, "eager": store})]
+
+
+def test_percentiles() -> None:
+    timing = measure._timing([5.0, 1.0, 2.0, 4.0, 3.0])
+    assert (timing.p20, timing.p50, timing.p80, timing.samples) == (
+        pytest.approx(1.8), 3.0, pytest.approx(4.2), 5,
+    )  # fmt: skip
+
+
+def test_interleaved_takes_turns() -> None:
+    order = []
+
+    def variant(name: str) -> measure.Variant:
+        def run(x: Tensor) -> Tensor:
+            order.append(name)
+            return x.sum()
+
+        return run
+
+    x = torch.ones(3, requires_grad=True)
+    variants = {"a": variant("a"), "b": variant("b")}
+    measure.interleaved(variants, (x,), seconds=0, least=3)
+    assert order == ["a", "b"] * 4
+
+
+def test_a_peer_that_fails_is_named_and_left_out(tmp_path: Path) -> None:
+    from sslspec_fast.bench import run
+
+    def broken(*_: Tensor) -> Tensor:
+        raise RuntimeError("not for this size")
+
+    (case,) = known_cases()
+    case.variants["broken"] = broken
+    (result,) = run(
+        [case], tmp_path, registry="", seconds=0.0, with_memory=False, with_compile=False,
+        with_accuracy=False,
+    )  # fmt: skip
+    assert result.missing == {"broken": "not for this size"}
+    assert "broken n/a (not for this size)" in report.line(result, gemm=1.0)
+
+
+def test_fused_error_is_at_most_twice_torchs() -> None:
+    for row in accuracy.table(rows=512, width=64):
+        floor = 2e-7  # a few ulp of fp32
+        assert row.fused_gradient <= max(2 * row.torch_gradient, floor), row
+        assert row.fused_loss <= max(2 * row.torch_loss, floor), row
+
+
+def test_unknown_case_lists_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"no case 'nothing'.*nt_xent 128x32"):
+        cases.find("nothing", SMOKE)

@@ -1,0 +1,56 @@
+"""``python -m sslspec_fast``: the self-check and the way to the subcommands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import sslspec_fast as sf
+from sslspec_fast import __main__ as command
+
+
+def test_self_check_passes_and_names_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 0
+    printed = capsys.readouterr().out
+    assert sf.__version__ in printed
+    for key in sf.show_config():
+        assert f"{key}: " in printed
+    assert "all checks passed" in printed
+
+
+def test_self_check_reports_a_wrong_value_and_an_exception(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> float:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(command, "CHECKS", (("off", lambda: 0.5), ("broken", fails)))
+    assert command.self_check() == 1
+    printed = capsys.readouterr().out
+    assert "off: WRONG (error 5e-01)" in printed
+    assert "broken: FAILED: RuntimeError: no kernel" in printed
+
+
+@pytest.mark.parametrize("name", command.SUBCOMMANDS)
+def test_every_subcommand_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        command.main([name, "--help"])
+    assert exit_.value.code == 0
+    assert f"sslspec_fast {name}" in capsys.readouterr().out
+
+
+def test_runs_as_a_module() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "sslspec_fast", "--version"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == sf.__version__
+
+
+def test_unknown_subcommand_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["nonsense"])
+    assert exit_.value.code == 2
+    assert "nonsense" in capsys.readouterr().err
