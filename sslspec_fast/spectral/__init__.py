@@ -5,6 +5,7 @@ from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.downstream import alignment, downstream_error
 from sslspec_fast.spectral.gap import Gap, optimality_gap
+from sslspec_fast.spectral.infonce import entropy_bound, info_nce
 from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
 from sslspec_fast.spectral.vicreg import vicreg
 
@@ -15,6 +16,8 @@ __all__ = [
     "alignment",
     "barlow_twins",
     "downstream_error",
+    "entropy_bound",
+    "info_nce",
     "optimality_gap",
     "simclr",
     "spectral_contrastive",

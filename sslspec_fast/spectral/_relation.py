@@ -118,10 +118,22 @@ class Relation:
             return float((np.asarray(values) ** 2).sum())
         return float(self.graph.frobenius_sq())
 
+    @cached_property
+    def diagonal(self) -> Array:
+        if self._matrix is not None:
+            return np.asarray(self._matrix.diagonal())
+        return self.graph.diagonal().detach().cpu().numpy()
+
+    def sparse(self) -> sp.csr_array:
+        """A CSR copy of G (materialises implicit cliques)."""
+        if self._matrix is not None:
+            return sp.csr_array(self._matrix).copy()
+        return self.graph.to_scipy()
+
     def dense(self) -> Array:
         if self._matrix is not None:
             return self._matrix.toarray() if sp.issparse(self._matrix) else self._matrix
-        return self.matmul(np.eye(self.n))
+        return self.graph.to_scipy().toarray()
 
     @cached_property
     def is_signed(self) -> bool:
