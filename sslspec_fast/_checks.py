@@ -169,6 +169,16 @@ def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tenso
     return weight.to(like.dtype)
 
 
+def ids(op: str, values: Any, like: Tensor, n: int) -> Tensor:
+    """Ids that the pairwise kernels compare: (n,) integers of 32 bits, as int64."""
+    out = integers(op, "ids", values, like, n)
+    if out.dtype == torch.int64 and _readable(out):
+        wide = out[out != out.to(torch.int32)]
+        if wide.numel():
+            raise ValueError(f"{op}: ids must fit in 32 bits, got {wide[0].item()}")
+    return out
+
+
 def integers(op: str, name: str, values: Any, like: Tensor, n: int) -> Tensor:
     """Labels or ids: (n,) integers, returned as int64 on like's device."""
     out = values if isinstance(values, Tensor) else torch.as_tensor(values)

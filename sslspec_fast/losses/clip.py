@@ -5,7 +5,8 @@ r"""CLIP: InfoNCE in both directions between two modalities.
         - \log \frac{e^{s_{ii}}}{\sum_k e^{s_{ki}}} \Bigr), \qquad s_{ik} = c\, x_i \cdot y_k .
 
 Gradient: with :math:`M = P_{row} + P_{col}`,
-:math:`\partial L / \partial x_i = \frac{c}{2n} (\sum_k M_{ik} y_k - 2 y_i)`, the same for y with the transpose, and :math:`\partial L / \partial c =
+:math:`\partial L / \partial x_i = \frac{c}{2n} (\sum_k M_{ik} y_k - 2 y_i)`, the same for y with
+the transpose, and :math:`\partial L / \partial c =
 \frac{1}{2n} (\langle M, X Y^\top \rangle - 2 \sum_i x_i \cdot y_i)`. It replaces two
 ``F.cross_entropy`` over (n, n) logits; one pass collects the row and the column statistics.
 

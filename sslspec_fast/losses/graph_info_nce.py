@@ -71,7 +71,7 @@ def graph_info_nce(
         normalize: divide the rows by their norms first.
         negatives: "others": the denominator runs over every k != i; "non_positive": over those
             that are no positives of i (decoupled).
-        ids: (n,) int32 values; rows with an equal id are no negatives of each other. Positives
+        ids: (n,) integers that fit in 32 bits; rows with an equal id are no negatives of each other. Positives
             stay in the denominator of "others".
         reduction: "mean" over anchors with d_i > 0; "none": (n,) the same terms, 0 for isolated
             rows; "sum": the paper's L = sum of d_i times those.
@@ -105,7 +105,7 @@ def graph_info_nce(
         raise ValueError(f"{op}: graph must have an edge off the diagonal, got only self loops")
     t = check.positive(op, "temperature", temperature, x, rows=(n,))
     weight = check.sample_weight(op, sample_weight, x, n)
-    ids = None if ids is None else check.integers(op, "ids", ids, x, n)
+    ids = None if ids is None else check.ids(op, ids, x, n)
 
     scale = t.reciprocal()
     u = unit_rows(x) if normalize else x

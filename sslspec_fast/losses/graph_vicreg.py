@@ -6,8 +6,8 @@ r"""VICReg on any graph, in the paper's form.
 
 with pen(v) one of ``hinge_std`` :math:`(1 - \sqrt{v + \epsilon})_+`, ``ls_std``
 :math:`(1 - \sqrt{v + \epsilon})^2`, ``hinge_var`` :math:`(1 - v)_+` and ``ls_var``
-:math:`(1 - v)^2`, the one whose optimum is spectral. ``measure="degree"`` weighs rows by their degree:
-:math:`C = Z^\top (\mathcal{D} - d d^\top / vol) Z / vol` and the edge sum is divided by vol
+:math:`(1 - v)^2`, the one whose optimum is spectral. ``measure="degree"`` weighs rows by their
+degree: :math:`C = Z^\top (\mathcal{D} - d d^\top / vol) Z / vol` and the edge sum is divided by vol
 instead of N. Gradient: :math:`\frac{2}{N-1} H Z T + \frac{4 \gamma}{N} (\mathcal{D} - G) Z` with
 :math:`T_{kk} = \alpha\, \mathrm{pen}'(C_{kk})`, :math:`T_{kl} = 2 \beta C_{kl}`. It replaces the
 (d, d) covariance and the gathered pairs.

@@ -1,0 +1,218 @@
+"""Inputs that many tests share: golden rows, random rows, graphs, and one entry per loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+import sslspec_fast.functional as F
+from sslspec_fast.graph import PairGraph
+
+RAGGED = (1, 2, 7, 252, 257)
+
+
+def golden_rows(n: int, d: int) -> tuple[Tensor, Tensor]:
+    """The fp64 inputs on which the values of peer implementations were taken."""
+    k = torch.arange(n * d, dtype=torch.float64).view(n, d)
+    z1 = torch.sin(0.7 * k + 0.3)
+    return z1, z1 + 0.3 * torch.cos(1.3 * k + 0.1)
+
+
+def golden_labels(n: int) -> Tensor:
+    return torch.tensor([0, 0, 1, 1, 2, 2, 3, 0])[:n]
+
+
+def unit(x: Tensor) -> Tensor:
+    return nnf.normalize(x, dim=1)
+
+
+def pair_rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """fp64 rows and a noisy copy of them."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, d, generator=g, dtype=torch.float64)
+    return z, z + 0.5 * torch.randn(n, d, generator=g, dtype=torch.float64)
+
+
+def weighted_graph(n: int, seed: int = 0, *, isolated: bool = True) -> PairGraph:
+    """A random symmetric graph with weights; its last row has no edge if isolated and n > 2."""
+    g = torch.Generator().manual_seed(seed)
+    last = n - 1 if isolated and n > 2 else n
+    rows = torch.arange(last).repeat_interleave(3)
+    cols = (rows + torch.randint(1, max(last, 2), rows.shape, generator=g)) % last
+    weights = torch.rand(rows.shape, generator=g, dtype=torch.float64) + 0.1
+    keep = rows != cols
+    return PairGraph.from_edges(
+        rows[keep], cols[keep], weights[keep], n=n, symmetrize=True
+    )
+
+
+def directed_graph(n: int) -> PairGraph:
+    """Row i has the positive i + 1 with weight 1, and rows below n / 2 also i + 2 with weight 2."""
+    rows = torch.arange(n)
+    few = rows[: n // 2]
+    return PairGraph.from_edges(
+        torch.cat([rows, few]),
+        torch.cat([(rows + 1) % n, (few + 2) % n]),
+        torch.cat([torch.ones(n), 2 * torch.ones(len(few))]).double(),
+        n=n,
+    )
+
+
+def labels_of(n: int) -> Tensor:
+    """Classes of different sizes, a singleton, and unlabelled rows."""
+    y = torch.arange(n) % 5
+    y[y == 4] = 1
+    if n > 6:
+        y[3], y[5], y[6] = 9, -1, -1
+    return y
+
+
+@dataclass(frozen=True)
+class LossCase:
+    """A loss as a function of differentiable fp64 tensors, for the tests that every loss passes."""
+
+    name: str
+    build: Callable[[int, int, int], tuple[list[Tensor], Callable[..., Any]]]
+    min_rows: int = 1
+    softmax: bool = False
+    hyper: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, n: int, d: int, seed: int = 0) -> tuple[list[Tensor], Callable[..., Any]]:
+        """Inputs, and a function of inputs of any dtype with keywords impl, temperature, ..."""
+        inputs, call = self.build(n, d, seed)
+
+        def loss(*tensors: Tensor, **keywords: Any) -> Any:
+            return call(*tensors, **{**self.hyper, **keywords})
+
+        return inputs, loss
+
+
+def _pairs(function: Callable[..., Any]) -> Callable[..., Any]:
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        return list(pair_rows(n, d, seed)), function
+
+    return build
+
+
+def _scaled(function: Callable[..., Any], *extra: float) -> Callable[..., Any]:
+    """Losses that take unit rows and a scale; temperature=t sets the scale to 1 / t."""
+
+    def call(a: Tensor, b: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+        return function(unit(a), unit(b), 1 / temperature, *extra, **keywords)
+
+    return _pairs(call)
+
+
+def _graph(
+    function: Callable[..., Any], make_graph: Callable[[int], PairGraph]
+) -> Callable[..., Any]:
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        graph = make_graph(n)
+        graph.volume, graph.is_symmetric, graph.has_negative_weights  # noqa: B018 cached facts
+
+        def call(z: Tensor, **keywords: Any) -> Any:
+            return function(z, graph, **keywords)
+
+        return [pair_rows(n, d, seed)[0]], call
+
+    return build
+
+
+def _two_views(n: int) -> PairGraph:
+    return PairGraph.from_views(n // 2)
+
+
+def _labelled(n: int) -> PairGraph:
+    return PairGraph.from_labels(labels_of(n))
+
+
+def _sup_con(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    y = labels_of(n)
+    return [pair_rows(n, d, seed)[0]], lambda z, **k: F.sup_con(unit(z), y, **k)
+
+
+def _with_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    extra = pair_rows(n + 3, d, seed + 1)[0]
+    return [*pair_rows(n, d, seed), extra], lambda q, k, m, **w: F.info_nce(q, k, negatives=m, **w)
+
+
+def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    from sslspec_fast.losses.falcon import random_codes
+
+    def call(a: Tensor, b: Tensor, **keywords: Any) -> Any:
+        return F.falcon(a, b, codes=random_codes(d, 4 * d, 1).to(a), **keywords)
+
+    return list(pair_rows(n, d, seed)), call
+
+
+def _ids(n: int) -> Tensor:
+    return torch.arange(n) % max(n // 3, 1)
+
+
+def _info_nce_ids(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    graph, ids = weighted_graph(n), _ids(n)
+    return [pair_rows(n, d, seed)[0]], lambda z, **k: F.graph_info_nce(z, graph, ids=ids, **k)
+
+
+CASES = {
+    case.name: case
+    for case in (
+        LossCase("nt_xent", _pairs(F.nt_xent), softmax=True),
+        LossCase("info_nce", _pairs(F.info_nce), softmax=True),
+        LossCase("info_nce_negatives", _with_negatives, softmax=True),
+        LossCase("clip", _scaled(F.clip), softmax=True),
+        LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True),
+        LossCase("sup_con", _sup_con, 7, softmax=True),
+        LossCase("dcl", _pairs(F.dcl), 2, softmax=True),
+        LossCase("graph_info_nce_views", _graph(F.graph_info_nce, _two_views), 4, softmax=True),
+        LossCase("graph_info_nce_labels", _graph(F.graph_info_nce, _labelled), 7, softmax=True),
+        LossCase("graph_info_nce", _graph(F.graph_info_nce, weighted_graph), 7, softmax=True),
+        LossCase("graph_info_nce_directed", _graph(F.graph_info_nce, directed_graph), 7, softmax=True),
+        LossCase(
+            "graph_info_nce_dcl",
+            _graph(F.graph_info_nce, weighted_graph),
+            9,
+            softmax=True,
+            hyper={"negatives": "non_positive"},
+        ),
+        LossCase("graph_info_nce_ids", _info_nce_ids, 7, softmax=True),
+        LossCase("vicreg", _pairs(F.vicreg), 2),
+        LossCase("barlow_twins", _pairs(F.barlow_twins), 2),
+        LossCase("spectral_contrastive", _pairs(F.spectral_contrastive), 2, hyper={"mu": 9.0}),
+        *(
+            LossCase(
+                f"graph_vicreg_{penalty}_{measure}",
+                _graph(F.graph_vicreg, weighted_graph),
+                7,
+                hyper={"penalty": penalty, "measure": measure, "covariance": 0.3},
+            )
+            for penalty in ("hinge_std", "ls_var", "ls_std", "hinge_var")
+            for measure in ("uniform", "degree")
+        ),
+        LossCase("graph_barlow_twins", _graph(F.graph_barlow_twins, weighted_graph), 7),
+        LossCase(
+            "graph_barlow_twins_uncentred",
+            _graph(F.graph_barlow_twins, weighted_graph),
+            7,
+            hyper={"center": False},
+        ),
+        LossCase("graph_spectral", _graph(F.graph_spectral_contrastive, weighted_graph), 7),
+        LossCase("ls_simclr", _graph(F.ls_simclr, weighted_graph), 7),
+        LossCase("ls_simclr_centred", _graph(F.ls_simclr, weighted_graph), 7, hyper={"center": True}),
+        LossCase("dirichlet_energy", _graph(F.dirichlet_energy, weighted_graph), 7),
+        LossCase("graph_covariance", _graph(F.graph_covariance, weighted_graph), 7),
+        LossCase(
+            "graph_covariance_directed",
+            _graph(F.graph_covariance, directed_graph),
+            7,
+            hyper={"center": False},
+        ),
+        LossCase("falcon", _falcon, 2),
+    )
+}
+SOFTMAX = [name for name, case in CASES.items() if case.softmax]

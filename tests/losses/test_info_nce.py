@@ -1,0 +1,116 @@
+"""InfoNCE: golden values, extra negatives, temperatures, smoothing, debiasing, module."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as nnf
+
+import sslspec_fast.functional as F
+from sslspec_fast.losses import InfoNCELoss
+
+from ..cases import pair_rows, unit
+from ..golden import assert_golden
+
+IMPLEMENTATIONS = ("fused", "torch")
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_golden(impl):
+    assert_golden("info_nce", lambda a, b: F.info_nce(a, b, impl=impl))
+    assert_golden("mnrl 20", lambda a, b: F.info_nce(a, b, temperature=1 / 20, impl=impl))
+
+    def both_directions(a, b):
+        return 0.5 * (F.info_nce(a, b, impl=impl) + F.info_nce(b, a, impl=impl))
+
+    assert_golden("clip 0.1", both_directions)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("m", [1, 5, 300])
+def test_negatives_are_extra_columns(m, impl):
+    q, k = pair_rows(7, 4)
+    extra = pair_rows(m, 4, seed=3)[0].requires_grad_()
+    logits = unit(q) @ torch.cat([unit(k), unit(extra)]).T / 0.2
+    expected = nnf.cross_entropy(logits, torch.arange(7), reduction="none")
+    rows = F.info_nce(q, k, temperature=0.2, negatives=extra, reduction="none", impl=impl)
+    torch.testing.assert_close(rows, expected)
+    ours = torch.autograd.grad(rows.sum(), extra)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected.sum(), extra))
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_row_temperature_and_its_gradient(impl):
+    q, k = pair_rows(6, 4)
+    t = torch.linspace(0.1, 0.6, 6, dtype=torch.float64, requires_grad=True)
+    expected = nnf.cross_entropy(unit(q) @ unit(k).T / t[:, None], torch.arange(6))
+    loss = F.info_nce(q, k, temperature=t, impl=impl)
+    torch.testing.assert_close(loss, expected)
+    ours = torch.autograd.grad(loss, t)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, t))
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_smoothing_weights_and_terms(impl):
+    q, k = pair_rows(6, 4)
+    w = torch.tensor([1.0, 0.0, 2.0, 1.0, 3.0, 0.5]).double()
+    logits = unit(q) @ unit(k).T / 0.1
+    rows = nnf.cross_entropy(logits, torch.arange(6), reduction="none", label_smoothing=0.2)
+    loss, terms = F.info_nce(
+        q, k, label_smoothing=0.2, sample_weight=w, return_terms=True, impl=impl
+    )
+    torch.testing.assert_close(loss, (w * rows).sum() / w.sum())
+    torch.testing.assert_close(terms["alignment"], -(w * logits.diagonal()).sum() / w.sum())
+    torch.testing.assert_close(terms["alignment"] + terms["uniformity"], loss)
+    total = F.info_nce(q, k, label_smoothing=0.2, sample_weight=w, reduction="sum", impl=impl)
+    torch.testing.assert_close(total, (w * rows).sum())
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_debiased(impl):
+    q, k = pair_rows(6, 4)
+    extra = pair_rows(3, 4, seed=2)[0]
+    t, tau = 0.4, 0.1
+    e = torch.exp(unit(q) @ unit(torch.cat([k, extra])).T / t)
+    pos = e[:, :6].diagonal()
+    estimate = ((e.sum(1) - pos) - tau * 8 * pos) / (1 - tau)
+    estimate = estimate.clamp(min=8 * math.exp(-1 / t))
+    expected = -torch.log(pos / (pos + estimate)).mean()
+    loss = F.info_nce(q, k, negatives=extra, temperature=t, tau_plus=tau, impl=impl)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_debiased_at_a_small_temperature_stays_finite(impl):
+    q, k = (z.float().requires_grad_() for z in pair_rows(6, 4))
+    F.info_nce(q, k, temperature=0.005, tau_plus=0.3, impl=impl).backward()
+    assert torch.isfinite(q.grad).all()
+    assert torch.isfinite(k.grad).all()
+
+
+def test_one_query():
+    q, k = pair_rows(1, 4)
+    assert F.info_nce(q, k).item() == 0
+    extra = pair_rows(3, 4, seed=2)[0]
+    expected = F.info_nce(q, k, negatives=extra, impl="torch")
+    torch.testing.assert_close(F.info_nce(q, k, negatives=extra), expected)
+
+
+def test_module():
+    assert_golden("info_nce", InfoNCELoss())
+    q, k = pair_rows(4, 3)
+    extra = pair_rows(2, 3, seed=1)[0]
+    expected = F.info_nce(q, k, temperature=0.2, negatives=extra)
+    torch.testing.assert_close(InfoNCELoss(0.2)(q, k, extra), expected)
+
+
+def test_bad_negatives():
+    q, k = pair_rows(4, 3)
+    with pytest.raises(
+        ValueError, match=r"info_nce: negatives must have the 3 features of query \(4, 3\), got \(2"
+    ):
+        F.info_nce(q, k, negatives=torch.zeros(2, 5, dtype=torch.float64))
+    with pytest.raises(TypeError, match=r"negatives must have the dtype of query, torch.float64"):
+        F.info_nce(q, k, negatives=torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"negatives needs at least 1 row and 1 column, got \(0"):
+        F.info_nce(q, k, negatives=torch.zeros(0, 3, dtype=torch.float64))
