@@ -18,7 +18,7 @@ from . import accuracy, machine, memory, report
 from .cases import Case
 from .measure import Timing, interleaved
 
-__all__ = ["main", "run"]
+__all__ = ["main", "measure_case", "run"]
 
 Listing = Callable[[], list[Case]]
 
@@ -88,7 +88,7 @@ def run(
     print("\n" + report.HEADER, flush=True)
     results = []
     for case in cases:
-        result = _measure(case, registry, seconds, with_memory, with_compile, device)
+        result = measure_case(case, registry, seconds, with_memory, with_compile, device)
         results.append(result)
         print(report.line(result, gemm), flush=True)
     errors = accuracy.table(device=device) if with_accuracy else []
@@ -104,7 +104,7 @@ def run(
     return results
 
 
-def _measure(
+def measure_case(
     case: Case,
     registry: str,
     seconds: float,
@@ -112,6 +112,7 @@ def _measure(
     with_compile: bool,
     device: str,
 ) -> report.Result:
+    """Time every variant of a case by turns, then measure the peak memory of each."""
     names = list(case.variants)
     if with_compile:
         names += ["compiled" if n == "eager" else f"{n} compiled" for n in case.compiled]

@@ -56,14 +56,14 @@ def _pair(rows: int, width: int, unit: bool = False) -> Inputs:
     return make
 
 
-def _nt_xent(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+def nt_xent(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case(
         "nt_xent", rows, width, 4.0 * rows**2 * width, _pair(rows // 2, width),
         {"fused": F.nt_xent, "eager": peers.nt_xent_eager}, dtype=dtype,
     )  # fmt: skip
 
 
-def _clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+def clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     variants: dict[str, Variant] = {
         "fused": lambda a, b: F.clip(a, b, 100.0),
         "eager": peers.clip_eager,
@@ -74,7 +74,7 @@ def _clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case("clip", rows, width, 8.0 * rows**2 * width, inputs, variants, dtype=dtype)
 
 
-def _info_nce(rows: int, width: int) -> Case:
+def info_nce(rows: int, width: int) -> Case:
     variants: dict[str, Variant] = {
         "fused": lambda a, b: F.info_nce(a, b, temperature=0.05),
         "eager": peers.info_nce_eager,
@@ -84,14 +84,14 @@ def _info_nce(rows: int, width: int) -> Case:
     return Case("info_nce", rows, width, 8.0 * rows**2 * width, _pair(rows, width), variants)
 
 
-def _siglip(rows: int, width: int) -> Case:
+def siglip(rows: int, width: int) -> Case:
     return Case(
         "siglip", rows, width, 6.0 * rows**2 * width, _pair(rows, width, unit=True),
         {"fused": lambda a, b: F.siglip(a, b, 10.0, -10.0), "eager": peers.siglip_eager},
     )  # fmt: skip
 
 
-def _vicreg(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+def vicreg(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case(
         "vicreg", rows, width, 6.0 * rows * width * min(rows, width), _pair(rows, width),
         {"fused": F.vicreg, "eager": peers.vicreg_eager, "smart": peers.vicreg_smart},
@@ -99,7 +99,7 @@ def _vicreg(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     )  # fmt: skip
 
 
-def _barlow(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
+def barlow(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case(
         "barlow", rows, width, 6.0 * rows * width * min(rows, width), _pair(rows, width),
         {"fused": F.barlow_twins, "eager": peers.barlow_eager, "smart": peers.barlow_smart},
@@ -107,7 +107,7 @@ def _barlow(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     )  # fmt: skip
 
 
-def _spectral(rows: int, width: int) -> Case:
+def spectral(rows: int, width: int) -> Case:
     return Case(
         "spectral", rows, width, 6.0 * rows * width**2, _pair(rows, width),
         {
@@ -136,7 +136,7 @@ def ring_graph(rows: int, neighbors: int = 15, seed: int = 0) -> Tensor:
     return torch.sparse_coo_tensor(edges, weights, (rows, rows)).coalesce().to_sparse_csr()
 
 
-def _graph_covariance(rows: int, width: int) -> Case:
+def graph_covariance(rows: int, width: int) -> Case:
     """Z^T G Z and its gradient for a fixed matrix of weights, against torch.sparse.mm + mm."""
     stored: dict[str, object] = {}
 
@@ -174,29 +174,29 @@ def all_cases() -> list[Case]:
     """The full table, in the order in which it is printed."""
     half = torch.bfloat16
     return [
-        *(_nt_xent(rows, 128) for rows in (256, 1024, 2048, 4096, 8192)),
-        _nt_xent(8192, 512),
-        _nt_xent(8192, 128, half),
-        _clip(4096, 512),
-        _clip(4096, 512, half),
-        _info_nce(4096, 512),
-        _siglip(4096, 512),
-        *(_vicreg(256, width) for width in (2048, 4096, 8192)),
-        _vicreg(1024, 4096),
-        _vicreg(256, 8192, half),
-        _barlow(256, 8192),
-        _barlow(1024, 4096),
-        _spectral(8192, 128),
-        _graph_covariance(300_000, 128),
-        _graph_covariance(1_000_000, 128),
+        *(nt_xent(rows, 128) for rows in (256, 1024, 2048, 4096, 8192)),
+        nt_xent(8192, 512),
+        nt_xent(8192, 128, half),
+        clip(4096, 512),
+        clip(4096, 512, half),
+        info_nce(4096, 512),
+        siglip(4096, 512),
+        *(vicreg(256, width) for width in (2048, 4096, 8192)),
+        vicreg(1024, 4096),
+        vicreg(256, 8192, half),
+        barlow(256, 8192),
+        barlow(1024, 4096),
+        spectral(8192, 128),
+        graph_covariance(300_000, 128),
+        graph_covariance(1_000_000, 128),
     ]
 
 
 def smoke_cases() -> list[Case]:
     """The same families at sizes that take seconds, to see that everything runs."""
     return [
-        _nt_xent(128, 32), _nt_xent(256, 32), _clip(128, 32), _info_nce(64, 32), _siglip(64, 32),
-        _vicreg(64, 128), _barlow(64, 128), _spectral(128, 16), _graph_covariance(2_000, 16),
+        nt_xent(128, 32), nt_xent(256, 32), clip(128, 32), info_nce(64, 32), siglip(64, 32),
+        vicreg(64, 128), barlow(64, 128), spectral(128, 16), graph_covariance(2_000, 16),
     ]  # fmt: skip
 
 

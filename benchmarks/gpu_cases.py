@@ -1,0 +1,132 @@
+"""Cases for a GPU: fp32 leaves, bf16 arithmetic, against compiled torch under autocast and peers.
+
+``fused`` casts its inputs to bf16 and accumulates in fp32; ``fused fp32`` takes them as they are.
+``amp`` is the eager form under bf16 autocast and gets torch.compile too (the strongest plain form).
+Cases come in the order of what matters most, since the check stops when its time is over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+import sslspec_fast.functional as F
+from sslspec_fast.bench import cases as cpu
+from sslspec_fast.bench import torch_peers as plain
+from sslspec_fast.bench.cases import Case
+from sslspec_fast.bench.measure import Variant
+
+
+def _half(loss: Callable[..., Tensor]) -> Variant:
+    return lambda a, b: loss(a.bfloat16(), b.bfloat16())
+
+
+def _amp(loss: Variant) -> Variant:
+    def run(*leaves: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return loss(*leaves)
+
+    return run
+
+
+def _memeff(case: Case) -> dict[str, Variant]:
+    from memeff import MemoryEfficientCLIPLoss
+
+    loss = MemoryEfficientCLIPLoss(temperature=0.01, normalized_inputs=True, stable=False)
+    return {"memeff": _half(loss)} if case.family == "clip" else {}
+
+
+def _siglip_kernel(case: Case) -> dict[str, Variant]:
+    from siglip_kernel import fused_siglip_loss
+
+    log_temperature, bias = torch.tensor(math.log(10.0)).cuda(), torch.tensor(-10.0).cuda()
+
+    def run(a: Tensor, b: Tensor) -> Tensor:
+        return fused_siglip_loss(a.bfloat16(), b.bfloat16(), log_temperature, bias)
+
+    return {"siglip-kernel": run} if case.family == "siglip" else {}
+
+
+def _inf_cl(case: Case) -> dict[str, Variant]:
+    from inf_cl import cal_inf_loss
+
+    scale = torch.tensor(100.0).cuda()
+
+    def run(a: Tensor, b: Tensor) -> Tensor:
+        a, b = a.bfloat16(), b.bfloat16()
+        return (cal_inf_loss(a, b, scale=scale) + cal_inf_loss(b, a, scale=scale)) / 2
+
+    return {"inf_cl": run} if case.family == "clip" else {}
+
+
+PEERS: tuple[Callable[[Case], dict[str, Variant]], ...] = (_memeff, _siglip_kernel, _inf_cl)
+
+
+def with_peers(case: Case) -> tuple[Case, list[str]]:
+    """The case with every peer that imports, and a line for each that does not."""
+    variants, missing = dict(case.variants), []
+    for add in PEERS:
+        try:
+            variants.update(add(case))
+        except Exception as error:  # an absent or broken peer must not end the check
+            missing.append(f"{add.__name__.strip('_')}: {type(error).__name__}: {error}")
+    return replace(case, variants=variants), missing
+
+
+def _gpu(case: Case, ours: Callable[..., Tensor]) -> Case:
+    variants: dict[str, Variant] = {"fused": _half(ours), "fused fp32": ours}
+    plain_forms = [name for name in ("eager", "smart") if name in case.variants]
+    for name in plain_forms:
+        variants["amp" if name == "eager" else f"{name} amp"] = _amp(case.variants[name])
+    compiled = tuple(name for name in variants if name.endswith("amp"))
+    return replace(case, variants=variants, compiled=compiled)
+
+
+def all_cases() -> list[Case]:
+    """The cases of the CPU table at GPU sizes."""
+
+    def clip(a: Tensor, b: Tensor) -> Tensor:
+        return F.clip(a, b, 100.0)
+
+    def siglip(a: Tensor, b: Tensor) -> Tensor:
+        return F.siglip(a, b, 10.0, -10.0)
+
+    return [
+        _gpu(cpu.nt_xent(32768, 128), F.nt_xent),
+        _gpu(cpu.clip(32768, 512), clip),
+        _gpu(cpu.vicreg(2048, 8192), F.vicreg),
+        _gpu(cpu.nt_xent(1024, 128), F.nt_xent),
+        _gpu(cpu.siglip(32768, 512), siglip),
+        _gpu(cpu.barlow(2048, 8192), F.barlow_twins),
+        _gpu(cpu.nt_xent(32768, 512), F.nt_xent),
+        cpu.graph_covariance(1_000_000, 128),
+        _gpu(cpu.spectral(32768, 512), F.spectral_contrastive),
+        _gpu(cpu.nt_xent(8192, 128), F.nt_xent),
+        _gpu(cpu.clip(4096, 512), clip),
+        _gpu(cpu.vicreg(256, 8192), F.vicreg),
+        _gpu(cpu.nt_xent(65536, 256), F.nt_xent),
+        _gpu(cpu.vicreg(2048, 16384), F.vicreg),
+    ]
+
+
+# plain forms of the small shapes that the sanitizers run, besides the library's own
+SMALL: dict[str, Variant] = {
+    "nt_xent": F.nt_xent,
+    "vicreg": F.vicreg,
+    "barlow": F.barlow_twins,
+    "spectral": F.spectral_contrastive,
+    "clip": lambda a, b: F.clip(a, b, 100.0),
+    "siglip": lambda a, b: F.siglip(a, b, 10.0, -10.0),
+}
+PLAIN: dict[str, Variant] = {
+    "nt_xent": plain.nt_xent_eager,
+    "vicreg": plain.vicreg_eager,
+    "barlow": plain.barlow_eager,
+    "spectral": plain.spectral_eager,
+    "clip": plain.clip_eager,
+    "siglip": plain.siglip_eager,
+}
