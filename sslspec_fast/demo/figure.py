@@ -31,7 +31,7 @@ def draw(
     mpl.use("Agg")  # writes a file; needs no screen
     import matplotlib.pyplot as plt
 
-    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+    style: Any = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
     with plt.rc_context(style):
         figure, axes = plt.subplots(2, 3, figsize=(16, 9.2), layout="constrained")
         _accuracy(axes[0, 0], runs, raw_knn)

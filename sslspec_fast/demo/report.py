@@ -30,7 +30,7 @@ def training_table(
         "loss", "first", "last", "steps/s", "plain", "loss ms", "plain", "faster",
         "share", "plain", "grad diff", "kNN %", "probe %",
     )  # fmt: skip
-    rows = [
+    rows: list[Sequence[str]] = [
         (
             f"{run.recipe.name} ({run.recipe.width})",
             f"{run.losses[0]:.4g}",

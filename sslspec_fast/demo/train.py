@@ -100,7 +100,7 @@ def train(
     """Train from scratch and evaluate; deterministic in ``seed`` for a given number of threads."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
-    body = encoder().to(memory_format=torch.channels_last)
+    body = encoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = projector(recipe.width)
     network = nn.Sequential(body, head)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=1e-4)

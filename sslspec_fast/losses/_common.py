@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
 
 Terms = dict[str, Tensor]
-LossOrTerms = Tensor | tuple[Tensor, Terms]
+# Tensor, or (Tensor, Terms) with return_terms=True. A union would make every caller narrow it.
+LossOrTerms: TypeAlias = Any
 
 
 def widen(x: Tensor) -> Tensor:
