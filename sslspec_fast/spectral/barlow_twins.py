@@ -84,7 +84,7 @@ def barlow_twins(
         basis = scale[:, None] * modes.vectors
         more = {
             "embedding": basis @ fit.mix,
-            "out_of_sample": OutOfSample(basis, fit.mix, lambda delta: delta * lam),
+            "out_of_sample": OutOfSample(basis, fit.mix, slope=lam),
         }
     else:
         share = degree / volume if center else np.zeros(rel.n)

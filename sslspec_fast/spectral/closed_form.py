@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,20 +20,22 @@ _ACTIVE = 1e-10
 
 @dataclass
 class OutOfSample:
-    """Nystrom extension: row -> ((edges @ basis - shift) / divisor(row weight)) @ mix.
+    """Nystrom extension: row -> ((edges @ basis - shift) / (slope * delta + offset)) @ mix.
 
-    basis (n, r) modes at the training nodes, mix (r, k) with embedding = basis @ mix,
-    divisor(delta (m, 1)) -> (m, r) from the eigen-equation of the loss, shift (r,).
+    basis (n, r) modes at the training nodes, mix (r, k) with embedding = basis @ mix; delta is the
+    total weight of the row; slope, offset, shift: (r,) or scalars from the loss's eigen-equation.
     """
 
     basis: Array
     mix: Array
-    divisor: Callable[[Array], Array]
+    slope: Array | float = 0.0
+    offset: Array | float = 0.0
     shift: Array | float = 0.0
 
     def __call__(self, edges: Array) -> Array:
         weight = edges.sum(axis=1, keepdims=True)
-        divisor = np.broadcast_to(self.divisor(weight), (len(edges), self.basis.shape[1]))
+        shape = (len(edges), self.basis.shape[1])
+        divisor = np.broadcast_to(self.slope * weight + self.offset, shape)
         numerator = edges @ self.basis - self.shift
         scale = np.abs(divisor).max(axis=1, keepdims=True, initial=0.0)
         # A zero divisor leaves the coordinate undetermined (no edges, or delta = lambda_k).

@@ -68,7 +68,7 @@ def simclr(
         shift = rel.degree @ vectors / rel.n if center else 0.0
         more: dict[str, Any] = {
             "embedding": vectors @ mix,
-            "out_of_sample": OutOfSample(vectors, mix, lambda _: lam[None, :], shift),
+            "out_of_sample": OutOfSample(vectors, mix, offset=lam, shift=shift),
         }
     else:
 
@@ -106,7 +106,7 @@ def spectral_contrastive(
         np.fill_diagonal(mix, np.sqrt(_positive(lam)))
         more: dict[str, Any] = {
             "embedding": basis @ mix,
-            "out_of_sample": OutOfSample(basis, mix, lambda delta: delta * lam),
+            "out_of_sample": OutOfSample(basis, mix, slope=lam),
         }
     else:
         if share.min() < 0:

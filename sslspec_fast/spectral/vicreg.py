@@ -97,13 +97,13 @@ def vicreg(
         basis = scale * modes.vectors
         lam = modes.values
         fit = best(x)
-        out = OutOfSample(basis, fit.mix, lambda delta: delta - lam)
+        out = OutOfSample(basis, fit.mix, slope=1.0, offset=-lam)
     else:
         modes = normalized_modes(rel, k, solver, trivial=False)
         lam = 1.0 - modes.values
         fit = best(gamma * np.maximum(lam, 0.0))
         basis = _degree_basis(rel, modes.vectors)
-        out = OutOfSample(basis, fit.mix, lambda delta: delta * (1.0 - lam))
+        out = OutOfSample(basis, fit.mix, slope=1.0 - lam)
     return _result(rel, k, basis @ fit.mix, lam, fit, modes.info, out_of_sample=out)
 
 

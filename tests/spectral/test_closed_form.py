@@ -1,0 +1,278 @@
+"""ClosedForm as an object: array types, transform, flags, optimality_gap, bad arguments."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+
+import sslspec_fast.functional as F
+from sslspec_fast import spectral
+from sslspec_fast.graph import PairGraph
+
+SOLVERS = {
+    "vicreg": lambda g, k, **o: spectral.vicreg(g, k, invariance=0.1, **o),
+    "degree": lambda g, k, **o: spectral.vicreg(g, k, invariance=0.3, measure="degree", **o),
+    "mixed": lambda g, k, **o: spectral.vicreg(
+        g, k, covariance=0.05, invariance=0.1, penalty="hinge_std", **o
+    ),
+    "simclr": spectral.simclr,
+    "centred": lambda g, k, **o: spectral.simclr(g, k, center=True, **o),
+    "contrastive": spectral.spectral_contrastive,
+    "barlow": spectral.barlow_twins,
+    "whitened": lambda g, k, **o: spectral.barlow_twins(g, k, whitened=True, **o),
+}
+
+
+# ------------------------------------------------------------------------- results
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_types_and_shapes_follow_the_input(lab, name):
+    w = lab.random_weights(16, 0.4)
+    solve = SOLVERS[name]
+    of_graph, of_sparse = solve(lab.graph(w), 3), solve(sp.csr_array(w), 3)
+    for value, shape in (("embedding", (16, 3)), ("eigenvalues", (3,)), ("filter", (3,))):
+        tensor, array = getattr(of_graph, value), getattr(of_sparse, value)
+        assert isinstance(tensor, torch.Tensor)
+        assert isinstance(array, np.ndarray)
+        assert tuple(tensor.shape) == array.shape == shape
+        assert tensor.dtype == torch.float64
+        assert np.allclose(tensor.numpy(), array, atol=1e-9)
+    assert of_graph.loss == pytest.approx(of_sparse.loss, rel=1e-10, abs=1e-12)
+    assert isinstance(of_graph.loss, float)
+    assert of_graph.weights is None
+    assert of_graph.info.converged
+    assert of_graph.info.residuals.shape == (3,)
+    assert solve(w, 3).loss == pytest.approx(of_graph.loss, rel=1e-10, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", list(SOLVERS))
+def test_transform_reproduces_the_training_rows(lab, name):
+    """The eigen-equation extends the embedding: training rows of G come back exactly."""
+    w = lab.random_weights(16, 0.4)
+    form = SOLVERS[name](lab.graph(w), 3)
+    out = form.transform(torch.from_numpy(w[:5]))
+    assert isinstance(out, torch.Tensor)
+    assert torch.allclose(out, form.embedding[:5], atol=1e-9)
+    assert torch.allclose(form.transform(sp.csr_array(w[:5])), form.embedding[:5], atol=1e-9)
+    with pytest.raises(ValueError, match=r"rows must have 16 columns .* got shape \(2, 15\)"):
+        form.transform(np.zeros((2, 15)))
+
+
+@pytest.mark.parametrize("name", [n for n in SOLVERS if n not in ("simclr", "centred")])
+def test_transform_of_a_row_without_edges_is_undetermined(lab, name):
+    form = SOLVERS[name](sp.csr_array(lab.random_weights(16, 0.4)), 3)
+    rows = np.zeros((2, 16))
+    rows[1, 3] = 1.0
+    out = form.transform(rows)
+    if name in ("vicreg", "mixed"):  # (0 - lambda) u = 0 has the answer u = 0
+        assert np.all(out[0] == 0)
+    else:
+        assert np.isnan(out[0]).all()
+    assert np.isfinite(out[1]).all()
+
+
+def test_transform_of_a_twin_lands_on_its_class():
+    """A new node joined to one clique gets that clique's position."""
+    graph = PairGraph.from_labels([0, 0, 0, 1, 1, 1])
+    form = spectral.vicreg(graph, 1, invariance=0.01)
+    edges = torch.tensor([[1.0, 1, 1, 0, 0, 0]], dtype=torch.float64)
+    assert torch.allclose(form.transform(edges), form.embedding[:1])
+
+
+def test_linear_transform_is_a_product(lab):
+    x = np.random.default_rng(0).standard_normal((20, 4))
+    form = spectral.vicreg(lab.graph(lab.knn_weights(x, 4)), 2, features=x, invariance=0.1)
+    new = np.random.default_rng(1).standard_normal((3, 4))
+    assert np.allclose(form.transform(new), new @ form.weights.numpy())
+    assert isinstance(form.transform(torch.from_numpy(new)), torch.Tensor)
+    with pytest.raises(ValueError, match=r"rows must have 4 columns"):
+        form.transform(new[:, :3])
+
+
+def test_isolated_nodes_are_flagged_and_legal(lab):
+    w = np.zeros((18, 18))
+    w[:16, :16] = lab.random_weights(16, 0.4)
+    graph = lab.graph(w)
+    for name, solve in SOLVERS.items():
+        form = solve(graph, 3)
+        assert form.info.isolated == 2
+        assert form.info.components == 3
+        if name in ("degree", "contrastive", "barlow", "whitened"):
+            assert torch.all(form.embedding[16:] == 0)
+    spike = spectral.vicreg(graph, 3, invariance=0.1)
+    assert torch.all(spike.eigenvalues[:2] == 0)  # the modes that isolated nodes own come first
+    lab.agree(spike, lambda z: F.graph_vicreg(z, graph, invariance=0.1, penalty="ls_var"))
+
+
+@pytest.mark.parametrize("size", [4, 6])
+def test_cut_cluster_is_flagged(size):
+    """Complete graph: every eigenvalue of L is n, any k < n - 1 cuts the cluster."""
+    graph = PairGraph.from_labels(np.zeros(size, dtype=int))
+    assert spectral.vicreg(graph, 2, invariance=1e-3).info.cluster_cut
+    assert not spectral.vicreg(graph, size - 1, invariance=1e-3).info.cluster_cut
+    assert math.isinf(spectral.vicreg(graph, size - 1).info.gap)
+
+
+def test_iterative_solver_agrees_with_the_dense_one(lab):
+    """Planted partition of four blocks, disconnected in two: same modes from either solver."""
+    rng = np.random.default_rng(0)
+    block = np.repeat(np.arange(4), 50)
+    near = (block[:, None] // 2 == block[None] // 2) * 0.02 + (block[:, None] == block[None]) * 0.3
+    w = np.triu(rng.random((200, 200)) < near, 1).astype(float)
+    graph = lab.graph(w + w.T)
+    for solve in SOLVERS.values():
+        dense, lanczos = solve(graph, 3, method="dense"), solve(graph, 3, method="lanczos")
+        assert lanczos.info.method == "lanczos"
+        assert lanczos.info.converged
+        assert np.allclose(dense.eigenvalues.numpy(), lanczos.eigenvalues.numpy(), atol=1e-8)
+        assert dense.loss == pytest.approx(lanczos.loss, rel=1e-8, abs=1e-8)
+        assert lab.sine(dense.embedding, lanczos.embedding) < 1e-6
+
+
+# ------------------------------------------------------------------------- optimality gap
+GAPS = {
+    "vicreg": {"invariance": 0.2, "penalty": "ls_var"},
+    "simclr": {},
+    "barlow_twins": {"off_diagonal": 1.0},
+    "spectral_contrastive": {},
+}
+
+
+@pytest.mark.parametrize("loss", list(GAPS))
+def test_gap_is_zero_at_the_optimum_and_one_at_collapse(lab, loss):
+    graph = lab.graph(lab.random_weights(16, 0.4))
+    hyper = GAPS[loss]
+    solve = getattr(spectral, loss)
+    form = solve(graph, 3, **hyper)
+    gap = spectral.optimality_gap(loss, form.embedding, graph, **hyper)
+    assert gap.loss == pytest.approx(gap.optimum, rel=1e-9, abs=1e-10)
+    assert gap.relative_gap == pytest.approx(0, abs=1e-9)
+    assert gap.best_scale == pytest.approx(1, abs=1e-4)
+    assert gap.angle < 1e-6
+    assert gap.rank == form.rank
+    collapsed = spectral.optimality_gap(loss, torch.zeros_like(form.embedding), graph, **hyper)
+    assert collapsed.relative_gap == pytest.approx(1)
+    assert collapsed.rank == 0
+    noise = torch.randn(16, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    worse = spectral.optimality_gap(loss, noise, graph, **hyper)
+    assert worse.relative_gap > 0
+    assert 0 < worse.angle <= math.pi / 2
+    nearer = spectral.optimality_gap(loss, worse.best_scale * noise, graph, **hyper)
+    assert nearer.relative_gap <= worse.relative_gap + 1e-12
+
+
+def test_gap_against_the_linear_optimum(lab):
+    x = torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    graph = lab.graph(lab.knn_weights(x.numpy(), 4))
+    form = spectral.vicreg(graph, 2, features=x, invariance=0.1, penalty="hinge_std")
+    linear = spectral.optimality_gap("vicreg", form.embedding, graph, features=x, invariance=0.1)
+    free = spectral.optimality_gap("vicreg", form.embedding, graph, invariance=0.1)
+    assert linear.relative_gap == pytest.approx(0, abs=1e-9)
+    assert free.optimum <= linear.optimum + 1e-12
+
+
+def test_gap_uses_the_defaults_of_the_loss(lab):
+    """F.graph_vicreg is a std hinge by default, and so is the optimum it is compared with."""
+    graph = lab.graph(lab.random_weights(12, 0.4))
+    z = torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gap = spectral.optimality_gap("vicreg", z, graph)
+    assert gap.loss == pytest.approx(F.graph_vicreg(z, graph).item())
+    assert gap.optimum == pytest.approx(spectral.vicreg(graph, 2, penalty="hinge_std").loss)
+
+
+def test_gap_where_collapse_is_optimal(lab):
+    graph = lab.graph(lab.random_weights(12, 0.4))
+    hyper = {"invariance": 1e3, "penalty": "ls_var"}
+    zero = torch.zeros(12, 2, dtype=torch.float64)
+    assert spectral.optimality_gap("vicreg", zero, graph, **hyper).relative_gap == 0
+    assert spectral.optimality_gap("vicreg", zero + torch.eye(12, 2), graph, **hyper).relative_gap \
+        == math.inf  # fmt: skip
+
+
+def test_gap_errors(lab):
+    graph = lab.graph(lab.random_weights(12, 0.4))
+    with pytest.raises(ValueError, match=r"loss must be one of .* got 'nt_xent'"):
+        spectral.optimality_gap("nt_xent", torch.zeros(12, 2), graph)
+    with pytest.raises(ValueError, match=r"z must have shape \(12, k\) .* got \(11, 2\)"):
+        spectral.optimality_gap("simclr", torch.zeros(11, 2), graph)
+    with pytest.raises(TypeError, match=r"unexpected keyword argument|unexpected keyword"):
+        spectral.optimality_gap("simclr", torch.zeros(12, 2), graph, gamma=1)
+
+
+# ------------------------------------------------------------------------- bad arguments
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"k": 0}, ValueError, r"k must be between 1 and .* 12, got 0"),
+        ({"k": 13}, ValueError, r"k must be between 1 and .* 12, got 13"),
+        ({"k": 2.0}, TypeError, r"k must be an integer, got float"),
+        ({"k": True}, TypeError, r"k must be an integer, got bool"),
+        ({"variance": 0.0}, ValueError, r"variance must be positive, got 0"),
+        ({"variance": "1"}, TypeError, r"variance must be a real number, got str"),
+        ({"covariance": -1.0}, ValueError, r"covariance must be at least 0, got -1"),
+        ({"invariance": math.nan}, ValueError, r"invariance must be at least 0, got nan"),
+        ({"penalty": "hinge"}, ValueError, r"penalty must be one of .* got 'hinge'"),
+        ({"measure": "volume"}, ValueError, r"measure must be 'uniform' or 'degree'"),
+        ({"eps": 1.0, "penalty": "ls_std"}, ValueError, r"eps must be below 1"),
+        ({"ridge": 1.0}, ValueError, r"ridge needs features= or kernel="),
+        ({"sigma": 1.0}, TypeError, r"unexpected keyword 'sigma'"),
+        (
+            {"features": np.zeros((11, 2))},
+            ValueError,
+            r"features must have one row per node: .* 12",
+        ),
+        ({"features": np.ones((12, 2))}, ValueError, r"features must vary"),
+        ({"features": np.full((12, 2), np.nan)}, ValueError, r"features must be finite, got 24"),
+        ({"features": np.zeros(12)}, ValueError, r"features must have 2 dimension"),
+        ({"features": np.zeros((12, 1), dtype=complex)}, TypeError, r"features must be real"),
+        ({"kernel": np.eye(11)}, ValueError, r"kernel must be \(12, 12\) .* \(11, 11\)"),
+        ({"kernel": -np.eye(12)}, ValueError, r"kernel must be positive semi-definite"),
+        ({"kernel": np.triu(np.ones((12, 12)))}, ValueError, r"kernel must be symmetric"),
+        (
+            {"kernel": np.eye(12), "features": np.eye(12)},
+            ValueError,
+            r"features= or kernel=, not both",
+        ),
+    ],
+)
+def test_bad_arguments(lab, options, error, match):
+    graph = lab.graph(lab.random_weights(12, 0.4))
+    options = dict(options)
+    with pytest.raises(error, match=match):
+        spectral.vicreg(graph, options.pop("k", 2), **options)
+
+
+def test_bad_graphs(lab):
+    directed = PairGraph.from_edges([0, 1], [1, 2], n=3)
+    empty = PairGraph.from_edges([], [], n=3)
+    for solve in SOLVERS.values():
+        with pytest.raises(ValueError, match=r"graph must be symmetric .* directed graph of 3"):
+            solve(directed, 1)
+        with pytest.raises(TypeError, match=r"graph must be a PairGraph, .* got list"):
+            solve([[0, 1], [1, 0]], 1)
+    for name in ("degree", "contrastive", "barlow", "whitened"):
+        with pytest.raises(ValueError, match=r"at least one edge|an edge"):
+            SOLVERS[name](empty, 1)
+    with pytest.raises(ValueError, match=r"graph must be symmetric, got max \|G - G\^T\| = 1"):
+        spectral.simclr(np.array([[0.0, 1.0], [0.0, 0.0]]), 1)
+    with pytest.raises(ValueError, match=r"graph must be square, got shape \(2, 3\)"):
+        spectral.simclr(np.zeros((2, 3)), 1)
+    with pytest.raises(ValueError, match=r"graph must be finite"):
+        spectral.simclr(np.full((2, 2), np.inf), 1)
+    with pytest.raises(ValueError, match=r"graph must have non-negative weights|degrees"):
+        spectral.barlow_twins(np.array([[0.0, -1.0], [-1.0, 0.0]]), 1)
+    with pytest.raises(ValueError, match=r"at least 2 nodes"):
+        spectral.vicreg(np.zeros((1, 1)), 1)
+
+
+def test_empty_graph_where_it_makes_sense():
+    """No edge: VICReg whitens anything for free, LS-SimCLR fits zero."""
+    empty = PairGraph.from_edges([], [], n=4)
+    free = spectral.vicreg(empty, 2)
+    assert free.loss == pytest.approx(0)
+    assert free.info.isolated == 4
+    assert spectral.simclr(empty, 2).loss == 0
+    assert spectral.simclr(empty, 2).rank == 0
