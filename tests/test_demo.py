@@ -11,6 +11,7 @@ from sslspec_fast.demo import data, evaluate, linear, view
 from sslspec_fast.demo import main as demo
 from sslspec_fast.demo import report as text
 from sslspec_fast.demo.augment import Strength, random_view
+from sslspec_fast.demo.model import FEATURES
 from sslspec_fast.demo.train import RECIPES, Budget, train
 
 
@@ -68,7 +69,7 @@ def test_training_lowers_the_loss_and_agrees_with_plain_torch(
     assert run.gradient_difference < 1e-4
     assert 0 < run.loss_share() < 1
     assert [step for step, _ in run.knn] == [0, 6, 11]
-    assert run.test_features.shape == (18, 256)
+    assert run.test_features.shape == (18, FEATURES)
 
 
 def test_knn_and_probe_on_separable_and_on_random_features() -> None:

@@ -97,6 +97,7 @@ def run(
 
     out.mkdir(parents=True, exist_ok=True)
     report.write_csv(out / "bench.csv", results, facts)
+    report.write_markdown(out / "bench.md", results, facts)
     picture = out / "bench.png"
     drawn = report.draw(picture, results)
     report.write_html(out / "bench.html", results, errors, facts, gemm, picture if drawn else None)

@@ -91,6 +91,29 @@ def write_csv(path: Path, results: Sequence[Result], facts: dict[str, str]) -> N
                 )  # fmt: skip
 
 
+def write_markdown(path: Path, results: Sequence[Result], facts: dict[str, str]) -> None:
+    """The short table that a README quotes."""
+    lines = [
+        "| case | ms | extra MiB | eager | compiled | best other |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for r in results:
+        others = {n: r.ratio(n) for n in r.timings if n not in ("fused", "eager", "compiled")}
+        best = min(others, key=lambda name: others[name], default="")
+        cells = [f"{r.ratio(n):.1f}x" if n in r.timings else "" for n in ("eager", "compiled")]
+        cells.append(f"{others[best]:.1f}x ({best})" if best else "")
+        mib = r.memory.get("fused")
+        eager = r.memory.get("eager")
+        memory = "" if mib is None else f"{mib:.0f}" + ("" if eager is None else f" / {eager:.0f}")
+        lines.append(
+            f"| {r.case.name} | {1e3 * r.timings['fused'].p50:.3g} | {memory} | "
+            + " | ".join(cells)
+            + " |"
+        )
+    lines += ["", *(f"{key}: {value}  " for key, value in facts.items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def draw(path: Path, results: Sequence[Result]) -> bool:
     """Time and peak memory against N for families measured at three or more sizes."""
     try:

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 from torch import nn
 
-FEATURES = 256
+_WIDTH = 24
+_HIDDEN = 256
+FEATURES = 4 * _WIDTH * 4 * 4
 
 
-def encoder(width: int = 24) -> nn.Sequential:
-    """(n, 1, 28, 28) -> (n, 256): three stride-2 convolutions and one linear layer."""
+def encoder() -> nn.Sequential:
+    """(n, 1, 28, 28) -> (n, 1536): three stride-2 convolutions. Its features are what is kept."""
     return nn.Sequential(
-        nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False),
-        nn.BatchNorm2d(width),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(2 * width),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(4 * width),
-        nn.ReLU(inplace=True),
+        *_convolution(1, _WIDTH, 5),
+        *_convolution(_WIDTH, 2 * _WIDTH, 3),
+        *_convolution(2 * _WIDTH, 4 * _WIDTH, 3),
         nn.Flatten(),
-        nn.Linear(4 * width * 16, FEATURES, bias=False),
-        nn.BatchNorm1d(FEATURES),
-        nn.ReLU(inplace=True),
     )
 
 
 def projector(width: int) -> nn.Sequential:
-    """(n, 256) -> (n, width), one hidden layer: what the loss sees and the evaluation drops."""
+    """(n, 1536) -> (n, width), two hidden layers: what the loss sees and the evaluation drops."""
     return nn.Sequential(
-        nn.Linear(FEATURES, FEATURES, bias=False),
-        nn.BatchNorm1d(FEATURES),
-        nn.ReLU(inplace=True),
-        nn.Linear(FEATURES, width),
+        *_dense(FEATURES, _HIDDEN), *_dense(_HIDDEN, _HIDDEN), nn.Linear(_HIDDEN, width)
     )
+
+
+def _convolution(inputs: int, outputs: int, side: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, side, stride=2, padding=side // 2, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+
+
+def _dense(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU(inplace=True)
