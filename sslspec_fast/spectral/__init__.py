@@ -1,5 +1,8 @@
 """Closed-form optima of the joint-embedding losses, and what to do with them."""
 
+import importlib
+from typing import Any
+
 from sslspec_fast.spectral._eigen import SpectrumInfo
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
@@ -23,3 +26,12 @@ __all__ = [
     "spectral_contrastive",
     "vicreg",
 ]
+
+_ESTIMATORS = ("BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding")
+
+
+def __getattr__(name: str) -> Any:
+    """The estimators are imported on first use: scikit-learn is an optional extra."""
+    if name in _ESTIMATORS:
+        return getattr(importlib.import_module("sslspec_fast.spectral.estimators"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,324 @@
+"""The closed forms behind scikit-learn's estimator interface.
+
+Each estimator builds a graph from the data (nearest neighbours, labels, or a given affinity), takes
+the closed-form optimum of its loss on it, and embeds new rows by the Nystrom formula of that loss
+(nonparametric), by X W (linear) or by kernel rows (kernel).
+Source: Balestriero & LeCun, NeurIPS 2022 (arXiv 2205.11508).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+try:
+    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+    from sklearn.metrics.pairwise import pairwise_kernels
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as missing:  # an optional extra: say how to get it
+    raise ImportError(
+        "the estimators need scikit-learn >= 1.6: pip install 'sslspec-fast[sklearn]'"
+    ) from missing
+
+from sslspec_fast.graph import PairGraph
+from sslspec_fast.spectral.barlow_twins import barlow_twins
+from sslspec_fast.spectral.closed_form import ClosedForm
+from sslspec_fast.spectral.simclr import simclr
+from sslspec_fast.spectral.vicreg import vicreg
+
+__all__ = ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
+
+Array = np.ndarray
+_AFFINITIES = ("nearest_neighbors", "precomputed", "labels")
+_REGIMES = ("nonparametric", "linear", "kernel")
+
+
+class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Shared life cycle: validate, build the graph, solve, transform."""
+
+    # Parameters of every subclass, set by their own __init__ as scikit-learn requires.
+    n_components: int
+    affinity: str
+    n_neighbors: int
+    regime: str
+    kernel: str
+    gamma: float | None
+    tol: float
+    _fit_X: Any  # the training rows; None for a precomputed affinity
+    random_state: int
+
+    def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
+        raise NotImplementedError
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """X: (n, d) samples, or the (n, n) affinity for affinity="precomputed"; y: (n,) labels for
+        affinity="labels" (a negative integer label means unlabelled). Returns the estimator.
+        """
+        for name, allowed in (("affinity", _AFFINITIES), ("regime", _REGIMES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        precomputed = self.affinity == "precomputed"
+        if precomputed and self.regime != "nonparametric":
+            raise ValueError(
+                "affinity='precomputed' gives no samples, so regime must be 'nonparametric', "
+                f"got {self.regime!r}"
+            )
+        X = validate_data(
+            self, X, dtype=np.float64, ensure_min_samples=2,
+            accept_sparse=("csr", "csc", "coo") if precomputed else False,
+        )  # fmt: skip
+        n = X.shape[0]
+        if precomputed and X.shape[1] != n:
+            raise ValueError(f"X must be a square affinity, got shape {X.shape}")
+        if not 1 <= self.n_components <= n:
+            raise ValueError(
+                f"n_components must be between 1 and n_samples={n}, got {self.n_components}"
+            )
+        graph = self._graph(X, y)
+        design: dict[str, Any] = {"tol": self.tol, "seed": int(self.random_state)}
+        if self.regime == "linear":
+            design["features"] = X
+        elif self.regime == "kernel":
+            design["kernel"] = self._kernel_rows(X, X)
+        form = self._solve(graph, int(self.n_components), design)
+        self.embedding_ = _numpy(form.embedding)
+        self.eigenvalues_ = _numpy(form.eigenvalues)
+        self.filter_ = _numpy(form.filter)
+        self.loss_, self.rank_, self.info_ = form.loss, form.rank, form.info
+        self.closed_form_ = form
+        if self.regime == "linear":
+            self.components_ = _numpy(form.weights).T
+        self._fit_X = None if precomputed else X
+        self._n_features_out = self.embedding_.shape[1]
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Array:
+        """Fit and return the embedding (n, n_components) of the training rows."""
+        return self.fit(X, y).embedding_.copy()
+
+    def transform(self, X: Any) -> Array:
+        """Embed new rows: samples (m, d), or affinities (m, n) to the training nodes
+        ("precomputed").
+
+        Nonparametric with labels there is nothing to extend by (new rows have no label):
+        ValueError, except for rows of the training data. A training row gets its own embedding
+        back.
+        """
+        check_is_fitted(self, "embedding_")
+        precomputed = self.affinity == "precomputed"
+        X = validate_data(
+            self, X, dtype=np.float64, reset=False,
+            accept_sparse=("csr", "csc", "coo") if precomputed else False,
+        )  # fmt: skip
+        if self.regime == "linear":
+            return X @ self.components_.T
+        if self.regime == "kernel":
+            return _numpy(self.closed_form_.transform(self._kernel_rows(X, self._fit_X)))
+        if precomputed:
+            return _numpy(self.closed_form_.transform(X))
+        return self._extend(X)
+
+    # ------------------------------------------------------------------ graph
+    def _graph(self, X: Any, y: Any) -> PairGraph:
+        if self.affinity == "precomputed":
+            matrix = sp.csr_array(X)
+            gap = abs(matrix - matrix.T).max() if matrix.nnz else 0.0
+            if gap > 1e-9 * abs(matrix).max() if matrix.nnz else False:
+                raise ValueError(f"X must be a symmetric affinity, got max |X - X^T| = {gap:.3g}")
+            return PairGraph.from_sparse((matrix + matrix.T) / 2)
+        if self.affinity == "labels":
+            if y is None:
+                raise ValueError(
+                    "affinity='labels' requires y to be passed, but the target y is None"
+                )
+            y = np.asarray(y).reshape(-1)
+            if len(y) != X.shape[0]:
+                raise ValueError(f"y must have one label per row of X: {X.shape[0]}, got {len(y)}")
+            codes = y if y.dtype.kind == "i" else np.unique(y, return_inverse=True)[1]
+            # Self loops and weight 1/n_c: the graph on which the linear regime is exactly LDA.
+            return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
+        if self.n_neighbors < 1:
+            raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}")
+        self._neighbors = NearestNeighbors(n_neighbors=min(self.n_neighbors, X.shape[0] - 1)).fit(X)
+        directed = sp.csr_array(self._neighbors.kneighbors_graph())
+        self._reach = self._neighbors.kneighbors()[0][:, -1]  # distance to the last neighbour
+        return PairGraph.from_sparse((directed + directed.T) / 2)
+
+    def _extend(self, X: Array) -> Array:
+        """Rows of the training data keep their place; others are joined as the graph was built."""
+        known = _lookup(self._fit_X, X)
+        fresh = known < 0
+        out = np.empty((X.shape[0], self.embedding_.shape[1]))
+        out[~fresh] = self.embedding_[known[~fresh]]
+        if fresh.any():
+            if self.affinity == "labels":
+                raise ValueError(
+                    f"transform: {int(fresh.sum())} row(s) are not training rows, and affinity="
+                    "'labels' with regime='nonparametric' cannot place them; use regime='linear'"
+                )
+            distance, index = self._neighbors.kneighbors(X[fresh])
+            # Weight 1/2 for "j is near x" and 1/2 more for "x is as near to j as j's own
+            # neighbours".
+            weight = 0.5 + 0.5 * (distance <= self._reach[index])
+            rows = np.repeat(np.arange(len(index)), index.shape[1])
+            shape = (len(index), self.embedding_.shape[0])
+            edges = sp.csr_array((weight.ravel(), (rows, index.ravel())), shape=shape)
+            out[fresh] = _numpy(self.closed_form_.transform(edges))
+        return out
+
+    def _kernel_rows(self, X: Array, training: Array) -> Array:
+        options = {} if self.gamma is None else {"gamma": self.gamma}
+        return pairwise_kernels(X, training, metric=self.kernel, filter_params=True, **options)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = self.affinity == "precomputed"
+        tags.input_tags.sparse = self.affinity == "precomputed"
+        tags.target_tags.required = self.affinity == "labels"
+        return tags
+
+
+class VICRegEmbedding(_ClosedFormEmbedding):
+    """Optimum of VICReg: Laplacian eigenmaps with a soft spectral cut-off (LPP when linear).
+
+    n_components: dimensions of the embedding. affinity: "nearest_neighbors" (mean of the two
+    directions of the neighbour relation), "precomputed" (fit on an (n, n) affinity) or "labels"
+    (fit with y). regime: "nonparametric" | "linear" | "kernel". variance, covariance, invariance,
+    penalty, measure, eps: the loss, as in ``F.graph_vicreg``. kernel, gamma: scikit-learn's kernel
+    name and its gamma; ridge: weight of |W|^2 or tr A^T K A. tol, random_state: the eigensolver.
+
+    After fit: embedding_, eigenvalues_, filter_, loss_, rank_, info_, closed_form_, components_
+    (linear). With ``measure="degree"`` the span is that of scikit-learn's SpectralEmbedding on the
+    same affinity.
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        affinity: str = "nearest_neighbors",
+        n_neighbors: int = 15,
+        regime: str = "nonparametric",
+        variance: float = 1.0,
+        covariance: float | None = None,
+        invariance: float = 1e-3,
+        penalty: str = "ls_var",
+        measure: str = "uniform",
+        eps: float = 0.0,
+        kernel: str = "rbf",
+        gamma: float | None = None,
+        ridge: float = 0.0,
+        tol: float = 1e-9,
+        random_state: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.affinity = affinity
+        self.n_neighbors = n_neighbors
+        self.regime = regime
+        self.variance = variance
+        self.covariance = covariance
+        self.invariance = invariance
+        self.penalty = penalty
+        self.measure = measure
+        self.eps = eps
+        self.kernel = kernel
+        self.gamma = gamma
+        self.ridge = ridge
+        self.tol = tol
+        self.random_state = random_state
+
+    def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
+        if self.regime != "nonparametric":
+            design["ridge"] = self.ridge
+        return vicreg(
+            graph, k, variance=self.variance, covariance=self.covariance,
+            invariance=self.invariance, penalty=self.penalty, measure=self.measure, eps=self.eps,
+            **design,
+        )  # fmt: skip
+
+
+class SimCLREmbedding(_ClosedFormEmbedding):
+    """Optimum of least-squares SimCLR: MDS of the graph (Isomap for a geodesic target).
+
+    Parameters as in `VICRegEmbedding` where the names agree. center: fit H G H, which drops the
+    constant direction (default, unlike ``sf.spectral.simclr``). With affinity="precomputed" and
+    X = -1/2 H D^2 H of geodesic distances the embedding is scikit-learn's Isomap.
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        affinity: str = "nearest_neighbors",
+        n_neighbors: int = 15,
+        regime: str = "nonparametric",
+        center: bool = True,
+        kernel: str = "rbf",
+        gamma: float | None = None,
+        tol: float = 1e-9,
+        random_state: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.affinity = affinity
+        self.n_neighbors = n_neighbors
+        self.regime = regime
+        self.center = center
+        self.kernel = kernel
+        self.gamma = gamma
+        self.tol = tol
+        self.random_state = random_state
+
+    def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
+        return simclr(graph, k, center=self.center, **design)
+
+
+class BarlowTwinsEmbedding(_ClosedFormEmbedding):
+    """Optimum of Barlow Twins: canonical correlation analysis, water-filled (LDA on labels).
+
+    Parameters as in `VICRegEmbedding` where the names agree. off_diagonal: weight of the
+    off-diagonal terms; whitened: the CCA constraint instead of the exact loss.
+    """
+
+    def __init__(
+        self,
+        n_components: int = 2,
+        *,
+        affinity: str = "nearest_neighbors",
+        n_neighbors: int = 15,
+        regime: str = "nonparametric",
+        off_diagonal: float = 1.0,
+        whitened: bool = False,
+        kernel: str = "rbf",
+        gamma: float | None = None,
+        tol: float = 1e-9,
+        random_state: int = 0,
+    ) -> None:
+        self.n_components = n_components
+        self.affinity = affinity
+        self.n_neighbors = n_neighbors
+        self.regime = regime
+        self.off_diagonal = off_diagonal
+        self.whitened = whitened
+        self.kernel = kernel
+        self.gamma = gamma
+        self.tol = tol
+        self.random_state = random_state
+
+    def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
+        return barlow_twins(
+            graph, k, off_diagonal=self.off_diagonal, whitened=self.whitened, **design
+        )
+
+
+def _numpy(x: Any) -> Array:
+    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def _lookup(training: Array, rows: Array) -> Array:
+    """(m,) index of the training row equal to each row, -1 where there is none."""
+    table = {row.tobytes(): i for i, row in reversed(list(enumerate(training + 0.0)))}
+    return np.array([table.get(row.tobytes(), -1) for row in rows + 0.0], dtype=np.int64)

@@ -1,0 +1,163 @@
+"""The scikit-learn estimators: the library's own checks, pipelines, and subspaces of its peers."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+pytest.importorskip("sklearn", minversion="1.6")
+
+from sklearn.base import clone
+from sklearn.decomposition import KernelPCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.manifold import Isomap, SpectralEmbedding
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from sslspec_fast import spectral
+from sslspec_fast.spectral import BarlowTwinsEmbedding, SimCLREmbedding, VICRegEmbedding
+
+ALL = (VICRegEmbedding, SimCLREmbedding, BarlowTwinsEmbedding)
+
+
+@parametrize_with_checks(
+    [
+        VICRegEmbedding(),
+        SimCLREmbedding(regime="linear"),
+        BarlowTwinsEmbedding(affinity="labels", regime="linear"),
+        VICRegEmbedding(affinity="precomputed"),
+    ]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+def blobs(n=60, d=4, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    return rng.standard_normal((n, d)) + 4 * rng.standard_normal((3, d))[y], y
+
+
+@pytest.mark.parametrize("regime", ["nonparametric", "linear", "kernel"])
+@pytest.mark.parametrize("estimator", ALL)
+def test_fit_transform_and_new_rows(estimator, regime):
+    x, _ = blobs()
+    model = estimator(n_components=2, n_neighbors=8, regime=regime)
+    z = model.fit_transform(x)
+    assert z.shape == (60, 2)
+    assert np.allclose(model.transform(x), z, atol=1e-8 * np.abs(z).max())
+    fresh = model.transform(x[:5] + 1e-9)
+    assert np.isfinite(fresh).all()
+    assert model.loss_ == model.closed_form_.loss
+    assert model.info_.converged
+    if regime == "linear":
+        assert np.allclose(x @ model.components_.T, z)
+
+
+def test_a_near_copy_lands_near_its_original():
+    """Out of sample: 1e-3 away from a training row, the embedding is close to that row's."""
+    x, _ = blobs(n=90)
+    for estimator in ALL:
+        model = estimator(n_components=2, n_neighbors=10).fit(x)
+        near = model.transform(x[:10] + 1e-3)
+        spread = np.abs(model.embedding_).max()
+        assert np.abs(near - model.embedding_[:10]).max() < 0.3 * spread
+
+
+def test_pipeline_clone_and_names():
+    x, y = blobs()
+    model = make_pipeline(
+        StandardScaler(),
+        VICRegEmbedding(n_components=2, n_neighbors=10),
+        KNeighborsClassifier(3),
+    )
+    assert model.fit(x[:45], y[:45]).score(x[45:], y[45:]) > 0.8
+    assert list(model[:-1].get_feature_names_out()) == ["vicregembedding0", "vicregembedding1"]
+    copy = clone(model).set_params(vicregembedding__n_components=3).fit(x, y)
+    assert len(copy[:-1].get_feature_names_out()) == 3
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again[:-1].transform(x), model[:-1].transform(x))
+    frame = VICRegEmbedding(n_neighbors=10).set_output(transform="default").fit(x)
+    assert frame.n_features_in_ == 4
+
+
+def test_spectral_embedding_subspace(lab):
+    """measure="degree" on the same affinity spans scikit-learn's SpectralEmbedding."""
+    x, _ = blobs()
+    affinity = lab.knn_weights(x, 25)
+    reference = SpectralEmbedding(n_components=2, affinity="precomputed", random_state=0)
+    ours = VICRegEmbedding(n_components=2, affinity="precomputed", measure="degree")
+    # both drop nothing but the trivial vector, so the spans agree up to the sign and the scale
+    assert lab.sine(reference.fit_transform(affinity), ours.fit_transform(affinity)) < 1e-6
+    assert np.allclose(ours.transform(affinity[:3]), ours.embedding_[:3], atol=1e-8)
+    assert np.allclose(ours.fit(sp.csr_array(affinity)).embedding_, ours.embedding_)
+
+
+def test_isomap_and_kernel_pca(lab):
+    x = np.random.default_rng(0).standard_normal((50, 3)) * [3, 1, 0.2]
+    isomap = Isomap(n_neighbors=8, n_components=2).fit(x)
+    h = np.eye(50) - 1 / 50
+    target = -0.5 * h @ isomap.dist_matrix_**2 @ h
+    z = SimCLREmbedding(affinity="precomputed").fit_transform((target + target.T) / 2)
+    assert lab.sine(isomap.embedding_, z) < 1e-8
+    assert np.allclose(np.linalg.norm(z, axis=0), np.linalg.norm(isomap.embedding_, axis=0))
+    kernel = np.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / 4)
+    pca = KernelPCA(n_components=2, kernel="precomputed").fit_transform(kernel)
+    assert lab.sine(pca, SimCLREmbedding(affinity="precomputed").fit_transform(kernel)) < 1e-8
+
+
+@pytest.mark.parametrize("estimator", [VICRegEmbedding, BarlowTwinsEmbedding])
+def test_linear_discriminant_analysis(lab, estimator):
+    """affinity="labels", linear: LDA's subspace, also with unbalanced classes."""
+    x, _ = blobs(n=80)
+    y = np.repeat([0, 1, 2], [40, 25, 15])
+    x = x + np.eye(3, 4)[y]
+    reference = LinearDiscriminantAnalysis(solver="eigen").fit(x, y).scalings_[:, :2]
+    model = estimator(n_components=2, affinity="labels", regime="linear").fit(x, y)
+    assert lab.sine(reference, model.components_.T) < 1e-7
+    named = estimator(n_components=2, affinity="labels", regime="linear")
+    named.fit(x, np.array(["a", "b", "c"])[y])
+    assert lab.sine(named.components_.T, model.components_.T) < 1e-7
+
+
+def test_errors():
+    x, y = blobs()
+    with pytest.raises(ValueError, match=r"affinity must be one of .* got 'rbf'"):
+        VICRegEmbedding(affinity="rbf").fit(x)
+    with pytest.raises(ValueError, match=r"regime must be one of .* got 'deep'"):
+        VICRegEmbedding(regime="deep").fit(x)
+    with pytest.raises(ValueError, match=r"regime must be 'nonparametric', got 'linear'"):
+        VICRegEmbedding(affinity="precomputed", regime="linear").fit(np.eye(5))
+    with pytest.raises(ValueError, match=r"square affinity, got shape \(60, 4\)"):
+        VICRegEmbedding(affinity="precomputed").fit(x)
+    with pytest.raises(ValueError, match=r"symmetric affinity"):
+        VICRegEmbedding(affinity="precomputed").fit(np.triu(np.ones((5, 5))))
+    with pytest.raises(ValueError, match=r"n_components must be between 1 and n_samples=60"):
+        VICRegEmbedding(n_components=61).fit(x)
+    with pytest.raises(ValueError, match=r"n_neighbors must be at least 1, got 0"):
+        VICRegEmbedding(n_neighbors=0).fit(x)
+    with pytest.raises(ValueError, match=r"requires y"):
+        VICRegEmbedding(affinity="labels").fit(x)
+    with pytest.raises(ValueError, match=r"one label per row of X: 60, got 59"):
+        VICRegEmbedding(affinity="labels").fit(x, y[:-1])
+    labelled = VICRegEmbedding(affinity="labels").fit(x, y)
+    assert np.array_equal(labelled.transform(x[:3]), labelled.embedding_[:3])
+    with pytest.raises(ValueError, match=r"2 row\(s\) are not training rows"):
+        labelled.transform(x[:2] + 1)
+
+
+def test_without_scikit_learn(monkeypatch):
+    """The extra is missing: the message says how to install it; the closed forms still import."""
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    monkeypatch.delitem(sys.modules, "sslspec_fast.spectral.estimators")
+    with pytest.raises(ImportError, match=r"pip install 'sslspec-fast\[sklearn\]'"):
+        _ = spectral.VICRegEmbedding
+    with pytest.raises(AttributeError, match=r"no attribute 'Isomap'"):
+        _ = spectral.Isomap
