@@ -1,0 +1,27 @@
+"""Matrix-free symmetric operators: what `eigsh` multiplies by.
+
+>>> import torch, sslspec_fast.operators as ops
+>>> op = ops.shift(torch.eye(3, dtype=torch.float64), 2.0, 1.0)      # 2 I + 1 I
+>>> float((op @ torch.ones(3, dtype=torch.float64))[0])
+3.0
+"""
+
+from sslspec_fast.operators.base import GroupVectors, KnownPairs, SymmetricOperator
+from sslspec_fast.operators.composite import (
+    CallableOperator,
+    DenseOperator,
+    LowRankOperator,
+    ScaledOperator,
+    SumOperator,
+    centered,
+    shift,
+)
+from sslspec_fast.operators.convert import as_operator, low_rank
+from sslspec_fast.operators.csr import CsrOperator
+from sslspec_fast.operators.graph import adjacency, laplacian
+
+__all__ = [
+    "CallableOperator", "CsrOperator", "DenseOperator", "GroupVectors", "KnownPairs",
+    "LowRankOperator", "ScaledOperator", "SumOperator", "SymmetricOperator", "adjacency",
+    "as_operator", "centered", "laplacian", "low_rank", "shift",
+]  # fmt: skip

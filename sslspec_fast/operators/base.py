@@ -1,0 +1,145 @@
+"""The operator protocol of the eigensolvers: a symmetric A that multiplies row-major blocks.
+
+    Y = alpha * A X + beta * Y + gamma * W          X, Y, W: (n, b)
+
+Everything a solver may want to know about A beyond products (bounds of the spectrum, eigenpairs
+that are known exactly, an assembled matrix for a factorisation) is optional and has a safe answer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["GroupVectors", "KnownPairs", "SymmetricOperator", "combine"]
+
+
+class GroupVectors:
+    """Orthonormal block with one vector per group: v_c = weight on the rows of group c, normalised.
+
+    labels: (n,) int64 in [0, count), or -1 for rows outside every group; weights: (n,) or None
+    for ones. Null vectors of graphs look like this (one per connected component), thousands of
+    them cost O(n) instead of O(n * count).
+    """
+
+    def __init__(self, labels: Tensor, weights: Tensor | None = None, count: int | None = None):
+        if labels.dim() != 1:
+            raise ValueError(f"GroupVectors: labels must be (n,), got {tuple(labels.shape)}")
+        self.n = labels.shape[0]
+        self.count = int(count if count is not None else (int(labels.max()) + 1 if self.n else 0))
+        member = labels >= 0
+        self.labels = torch.where(member, labels, 0).long()
+        w = torch.ones(self.n, dtype=torch.float64, device=labels.device)
+        w = (w if weights is None else weights.to(w)) * member
+        square = torch.zeros(self.count, dtype=torch.float64, device=labels.device)
+        square.index_add_(0, self.labels, w * w)
+        if self.count and float(square.min()) == 0.0:
+            raise ValueError("GroupVectors: every group needs a row of non-zero weight")
+        self.norms = square.sqrt()
+        self.weights = w / self.norms[self.labels] if self.count else w
+
+    def coefficients(self, x: Tensor) -> Tensor:
+        """V^T X, (count, b)."""
+        out = torch.zeros(self.count, x.shape[1], dtype=x.dtype, device=x.device)
+        return out.index_add_(0, self.labels, x * self.weights.to(x.dtype)[:, None])
+
+    def remove_(self, x: Tensor) -> Tensor:
+        """X <- X - V V^T X, in place."""
+        if self.count == 0:
+            return x
+        c = self.coefficients(x)
+        return x.sub_(c[self.labels] * self.weights.to(x.dtype)[:, None])
+
+    def dense(self, first: int | None = None) -> Tensor:
+        """(n, first) the first vectors as a dense block."""
+        width = self.count if first is None else min(first, self.count)
+        groups = torch.arange(width, device=self.labels.device)
+        return (self.labels[:, None] == groups) * self.weights[:, None]
+
+
+@dataclass(frozen=True)
+class KnownPairs:
+    """Eigenpairs known without computing: one `value` shared by all of `vectors`."""
+
+    value: float
+    vectors: GroupVectors
+
+
+class SymmetricOperator:
+    """A symmetric (n, n) operator. Subclasses define `_apply` (or override `matmat`).
+
+    dtype is the dtype of the data behind it; products run in the dtype of X (float32 or float64).
+    """
+
+    def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = (n, n)
+        self.dtype = dtype
+        self.device = device
+
+    @property
+    def n(self) -> int:
+        return self.shape[0]
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """alpha * A X + beta * out + gamma * W, written into `out` when it is given.
+
+        x, out, w: (n, b); `out` must not be `x`, and `w` may be `x`.
+        """
+        return combine(self._apply(x), out, alpha, beta, gamma, w)
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        return self.matmat(x[:, None])[:, 0] if x.dim() == 1 else self.matmat(x)
+
+    def _apply(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def bounds(self) -> tuple[float, float]:
+        """An interval that is sure to contain the spectrum; infinite where nothing is known."""
+        return -math.inf, math.inf
+
+    def known(self) -> tuple[KnownPairs, ...]:
+        """Eigenpairs known exactly, e.g. the null vectors of a Laplacian."""
+        return ()
+
+    def assemble(self) -> Any | None:
+        """A as scipy CSR float64 when entries exist, for factorisations; None when they do not."""
+        return None
+
+    def nnz(self) -> int | None:
+        """Stored entries that a product touches; None when unknown."""
+        return None
+
+    def to_dense(self) -> Tensor:
+        """(n, n) float64, by products with unit blocks."""
+        n = self.n
+        out = torch.empty(n, n, dtype=torch.float64, device=self.device)
+        for start in range(0, n, 256):
+            stop = min(start + 256, n)
+            unit = torch.zeros(n, stop - start, dtype=torch.float64, device=self.device)
+            unit[start:stop] = torch.eye(stop - start, dtype=torch.float64, device=self.device)
+            out[:, start:stop] = self.matmat(unit)
+        return (out + out.T) / 2
+
+
+def combine(
+    y: Tensor, out: Tensor | None, alpha: float, beta: float, gamma: float, w: Tensor | None
+) -> Tensor:
+    """alpha * y + beta * out + gamma * w; `y` is scratch when `out` is None."""
+    if out is None:
+        if alpha != 1.0:
+            y = y * alpha
+        return y.add(w, alpha=gamma) if gamma != 0.0 and w is not None else y
+    if beta == 0.0:
+        torch.mul(y, alpha, out=out)
+    else:
+        out.mul_(beta).add_(y, alpha=alpha)
+    if gamma != 0.0 and w is not None:
+        out.add_(w, alpha=gamma)
+    return out

@@ -1,0 +1,251 @@
+"""Operators made of other operators: shift, sum, centring, low rank, dense, callables, pencils."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from sslspec_fast.operators.base import KnownPairs, SymmetricOperator, combine
+
+__all__ = [
+    "CallableOperator", "CenteredOperator", "DenseOperator", "LowRankOperator", "ScaledOperator",
+    "ShiftOperator", "SumOperator", "centered", "shift",
+]  # fmt: skip
+
+
+class ShiftOperator(SymmetricOperator):
+    """a * A + b * I."""
+
+    def __init__(self, op: SymmetricOperator, a: float, b: float) -> None:
+        super().__init__(op.n, op.dtype, op.device)
+        self.op, self.a, self.b = op, float(a), float(b)
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        if self.b == 0.0 or (gamma != 0.0 and w is not None):
+            y = self.op.matmat(x, out, alpha=alpha * self.a, beta=beta, gamma=gamma, w=w)
+            return y if self.b == 0.0 else y.add_(x, alpha=alpha * self.b)
+        return self.op.matmat(x, out, alpha=alpha * self.a, beta=beta, gamma=alpha * self.b, w=x)
+
+    def bounds(self) -> tuple[float, float]:
+        lo, hi = (self.a * t + self.b if self.a else self.b for t in self.op.bounds())
+        return min(lo, hi), max(lo, hi)
+
+    def known(self) -> tuple[KnownPairs, ...]:
+        return tuple(KnownPairs(self.a * p.value + self.b, p.vectors) for p in self.op.known())
+
+    def nnz(self) -> int | None:
+        return self.op.nnz()
+
+    def assemble(self) -> Any | None:
+        matrix = self.op.assemble()
+        if matrix is None:
+            return None
+        eye = scipy.sparse.eye_array(self.n, format="csr")
+        return scipy.sparse.csr_array(self.a * matrix + self.b * eye)
+
+
+class SumOperator(SymmetricOperator):
+    """Sum of operators of one size."""
+
+    def __init__(self, parts: list[SymmetricOperator]) -> None:
+        first = parts[0]
+        for part in parts[1:]:
+            if part.shape != first.shape or part.device != first.device:
+                raise ValueError(
+                    f"sum: operators must share shape and device, got {first.shape} on "
+                    f"{first.device} and {part.shape} on {part.device}"
+                )
+        super().__init__(first.n, first.dtype, first.device)
+        self.parts = parts
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        y = self.parts[0].matmat(x, out, alpha=alpha, beta=beta, gamma=gamma, w=w)
+        for part in self.parts[1:]:
+            y = part.matmat(x, y, alpha=alpha, beta=1.0)
+        return y
+
+    def bounds(self) -> tuple[float, float]:
+        each = [part.bounds() for part in self.parts]
+        return sum(lo for lo, _ in each), sum(hi for _, hi in each)
+
+    def nnz(self) -> int | None:
+        counts = [part.nnz() for part in self.parts]
+        return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
+
+    def assemble(self) -> Any | None:
+        matrices = [part.assemble() for part in self.parts]
+        if any(m is None for m in matrices):
+            return None
+        return scipy.sparse.csr_array(sum(matrices[1:], matrices[0]))
+
+
+class CenteredOperator(SymmetricOperator):
+    """H A H with H = I - 1 1^T / n: two column means around one product."""
+
+    def __init__(self, op: SymmetricOperator) -> None:
+        super().__init__(op.n, op.dtype, op.device)
+        self.op = op
+
+    def _apply(self, x: Tensor) -> Tensor:
+        y = self.op.matmat(x - x.mean(0, keepdim=True))
+        return y.sub_(y.mean(0, keepdim=True))
+
+    def bounds(self) -> tuple[float, float]:
+        # Cauchy interlacing on the complement of 1, plus the eigenvalue 0 of 1 itself
+        lo, hi = self.op.bounds()
+        return min(lo, 0.0), max(hi, 0.0)
+
+    def nnz(self) -> int | None:
+        return self.op.nnz()
+
+
+class LowRankOperator(SymmetricOperator):
+    """U diag(c) U^T.   factor: (n, r); coefficients: (r,) or None for ones."""
+
+    def __init__(self, factor: Tensor, coefficients: Tensor | None = None) -> None:
+        if factor.dim() != 2:
+            raise ValueError(f"low_rank: factor must be (n, r), got {tuple(factor.shape)}")
+        super().__init__(factor.shape[0], factor.dtype, factor.device)
+        self.factor, self.coefficients = factor, coefficients
+
+    def _apply(self, x: Tensor) -> Tensor:
+        factor = self.factor.to(x.dtype)
+        inner = factor.T @ x
+        if self.coefficients is not None:
+            inner = inner * self.coefficients.to(x.dtype)[:, None]
+        return factor @ inner
+
+    def bounds(self) -> tuple[float, float]:
+        r = self.factor.shape[1]
+        if r == 0:
+            return 0.0, 0.0
+        # ||U C U^T|| <= max|c| * sigma_max(U)^2; the sign of c tells which ends can be non-zero
+        top = float(torch.linalg.eigvalsh(self.factor.double().T @ self.factor.double())[-1])
+        top *= 1 + 1e-12 * r
+        c = torch.ones(1) if self.coefficients is None else self.coefficients
+        return top * min(float(c.min()), 0.0), top * max(float(c.max()), 0.0)
+
+    def nnz(self) -> int:
+        return 2 * self.factor.numel()
+
+
+class ScaledOperator(SymmetricOperator):
+    """diag(s) A diag(s), s: (n,)."""
+
+    def __init__(self, op: SymmetricOperator, scale: Tensor) -> None:
+        super().__init__(op.n, op.dtype, op.device)
+        self.op, self.scale = op, scale
+
+    def _apply(self, x: Tensor) -> Tensor:
+        s = self.scale.to(x.dtype)[:, None]
+        return self.op.matmat(x * s) * s
+
+    def bounds(self) -> tuple[float, float]:
+        lo, hi = self.op.bounds()
+        square = self.scale.double() ** 2
+        low, high = float(square.min()), float(square.max())
+        return lo * (high if lo < 0 else low), hi * (high if hi > 0 else low)
+
+    def nnz(self) -> int | None:
+        return self.op.nnz()
+
+    def assemble(self) -> Any | None:
+        matrix = self.op.assemble()
+        if matrix is None:
+            return None
+        d = scipy.sparse.diags_array(self.scale.double().cpu().numpy())
+        return scipy.sparse.csr_array(d @ matrix @ d)
+
+
+class DenseOperator(SymmetricOperator):
+    """A dense symmetric matrix, (n, n)."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        super().__init__(matrix.shape[0], matrix.dtype, matrix.device)
+        self.matrix = matrix
+        self._single: Tensor | None = None
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        matrix = self.matrix
+        if x.dtype != matrix.dtype:
+            if self._single is None or self._single.dtype != x.dtype:
+                self._single = matrix.to(x.dtype)
+            matrix = self._single
+        return combine(matrix @ x, out, alpha, beta, gamma, w)
+
+    def bounds(self) -> tuple[float, float]:
+        if self.n == 0:
+            return 0.0, 0.0
+        center = self.matrix.diagonal().double()
+        radius = self.matrix.abs().sum(1, dtype=torch.float64) - center.abs()
+        return float((center - radius).min()), float((center + radius).max())
+
+    def nnz(self) -> int:
+        return self.n * self.n
+
+    def to_dense(self) -> Tensor:
+        return self.matrix.double()
+
+
+class CallableOperator(SymmetricOperator):
+    """Wraps X -> A X of a LinearOperator-like object or of a PairGraph.
+
+    `array` says what the callable eats: "numpy" blocks are converted (host only), "torch" are not.
+    """
+
+    def __init__(
+        self, apply: Callable[[Any], Any], n: int, dtype: torch.dtype, device: torch.device, *,
+        array: str = "torch", bounds: tuple[float, float] = (-math.inf, math.inf),
+        known: tuple[KnownPairs, ...] = (), nnz: int | None = None,
+        assemble: Callable[[], Any] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(n, dtype, device)
+        self._function, self._array, self._bounds = apply, array, bounds
+        self._known, self._nnz, self._assemble = known, nnz, assemble
+
+    def _apply(self, x: Tensor) -> Tensor:
+        if self._array == "torch":
+            return self._function(x)
+        y = np.asarray(self._function(x.numpy()))
+        return torch.from_numpy(np.ascontiguousarray(y, dtype=x.numpy().dtype)).reshape(x.shape)
+
+    def bounds(self) -> tuple[float, float]:
+        return self._bounds
+
+    def known(self) -> tuple[KnownPairs, ...]:
+        return self._known
+
+    def nnz(self) -> int | None:
+        return self._nnz
+
+    def assemble(self) -> Any | None:
+        return None if self._assemble is None else self._assemble()
+
+
+def shift(op: Any, a: float, b: float) -> SymmetricOperator:
+    """a * A + b * I."""
+    from sslspec_fast.operators.convert import as_operator
+
+    return ShiftOperator(as_operator(op), a, b)
+
+
+def centered(op: Any) -> SymmetricOperator:
+    """H A H, H = I - 1 1^T / n (classical MDS, centred LS-SimCLR)."""
+    from sslspec_fast.operators.convert import as_operator
+
+    return CenteredOperator(as_operator(op))

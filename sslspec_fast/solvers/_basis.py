@@ -1,0 +1,152 @@
+"""Tall-skinny building blocks: orthonormalise, Rayleigh-Ritz basis with thick restart, starts.
+
+A basis is V (n, j) with A V and H = V^T A V; everything of size j x j is float64 on the host.
+Orthonormalisation is block Gram-Schmidt with CholeskyQR (Fukaya et al. 2014, arXiv 1401.3683); a
+second pass runs only where the first one cancelled too much, and directions that vanish are
+dropped, never divided by (Stathopoulos and Wu 2002, SVQB).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Basis", "Project", "gram", "orthonormalize", "random_block", "times"]
+
+Project = Callable[[Tensor], Tensor]
+
+# A first pass is good enough when cancellation times condition stays below this.
+_ONE_PASS = {torch.float64: 1e3, torch.float32: 3e1}
+# Directions shorter than this (relative to the block's longest) are noise and are dropped.
+_DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, b) standard normal, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, b, generator=generator, dtype=torch.float32).to(device=device, dtype=dtype)
+
+
+def gram(a: Tensor, b: Tensor) -> Tensor:
+    """A^T B as float64 on the host; float32 blocks are multiplied in float64."""
+    if a.dtype == torch.float32 and a is b:
+        a = b = a.double()
+    return (a.T @ b).double().cpu()
+
+
+def times(t: Tensor, c: Tensor) -> Tensor:
+    """T C for a small float64 C on the host."""
+    return t @ c.to(device=t.device, dtype=t.dtype)
+
+
+def _select(t: Tensor, g: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    if bool(keep.all()):
+        return t, g
+    return t[:, keep.to(t.device)], g[keep][:, keep]
+
+
+def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
+    """Orthonormal basis of the columns of t from g = T^T T, and the condition that was removed.
+
+    Falls back to an eigenbasis of the scaled g, which can drop directions.
+    """
+    norms = g.diagonal().sqrt()
+    scaled = g / norms[:, None] / norms[None, :]
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    # the smallest pivot estimates 1 / condition; CholeskyQR needs condition^2 * eps << 1
+    pivot = float(factor.diagonal().min())
+    if int(failed) == 0 and pivot > (1e-6 if t.dtype == torch.float64 else 1e-4):
+        return times(t, torch.linalg.inv(factor).T / norms[:, None]), 1.0 / pivot
+    values, vectors = torch.linalg.eigh(scaled)
+    keep = values > (1e-14 if t.dtype == torch.float64 else 1e-11) * values[-1]
+    combine = (vectors[:, keep] / values[keep].sqrt()) / norms[:, None]
+    return times(t, combine), float((values[-1] / values[keep][0]).sqrt())
+
+
+def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) -> Tensor:
+    """Orthonormal block (n, r), r <= b, of span(t) in the complement of v and of `project`.
+
+    t (n, b) is overwritten; v (n, j) orthonormal; project(x) removes deflated vectors in place.
+    Columns that lie in span(v) numerically are dropped, so r can be 0.
+    """
+    if t.shape[1] == 0:
+        return t
+    constrained = project is not None or (v is not None and v.shape[1] > 0)
+    g = gram(t, t)
+    before = g.diagonal().clamp_min(0).sqrt()
+    ok = torch.isfinite(before) & (before > 0)
+    t, g = _select(t, g, ok)
+    before = before[ok]
+    for _ in range(4):
+        if constrained and t.shape[1]:
+            if v is not None and v.shape[1]:
+                t = t.addmm_(v, v.T @ t, alpha=-1)
+            if project is not None:
+                project(t)
+            g = gram(t, t)
+        if t.shape[1] == 0:
+            return t
+        after = g.diagonal().clamp_min(0).sqrt()
+        # what is left after cancellation to rounding level is noise, not a direction
+        alive = after > _DROP[t.dtype] * before
+        t, g = _select(t, g, alive)
+        if t.shape[1] == 0:
+            return t
+        cancelled = float((before[alive] / after[alive]).max()) if constrained else 1.0
+        t, condition = _cholesky_qr(t, g)
+        if condition * cancelled < _ONE_PASS[t.dtype]:
+            return t
+        g = torch.eye(t.shape[1], dtype=torch.float64) if constrained else gram(t, t)
+        before = torch.ones(t.shape[1], dtype=torch.float64)
+    return t
+
+
+class Basis:
+    """V, A V and H = V^T A V in preallocated row-major buffers of `capacity` columns."""
+
+    def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.v_store = torch.empty(n, capacity, dtype=dtype, device=device)
+        self.av_store = torch.empty(n, capacity, dtype=dtype, device=device)
+        self.h = torch.zeros(capacity, capacity, dtype=torch.float64)
+        self.capacity, self.size = capacity, 0
+
+    @property
+    def v(self) -> Tensor:
+        return self.v_store[:, : self.size]
+
+    @property
+    def av(self) -> Tensor:
+        return self.av_store[:, : self.size]
+
+    def append(self, t: Tensor, at: Tensor) -> None:
+        """Add an orthonormal block t (n, b) in the complement of V, with at = A t."""
+        j, b = self.size, t.shape[1]
+        self.v_store[:, j : j + b] = t
+        self.av_store[:, j : j + b] = at
+        self.size = j + b
+        column = gram(self.v, at)
+        self.h[: j + b, j : j + b] = column
+        self.h[j : j + b, : j + b] = column.T
+        corner = column[j:]
+        self.h[j : j + b, j : j + b] = (corner + corner.T) / 2
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """All Ritz values, largest first, and their coefficients (j, j)."""
+        values, vectors = torch.linalg.eigh(self.h[: self.size, : self.size])
+        return values.flip(0), vectors.flip(1)
+
+    def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
+        """A X - X diag(values) for X = V C."""
+        r = times(self.av, coefficients)
+        return r.addmm_(self.v, (coefficients * values).to(r.device, r.dtype), alpha=-1)
+
+    def rotate(self, coefficients: Tensor) -> None:
+        """V <- V C with orthonormal C (j, m), and everything that follows from it."""
+        m = coefficients.shape[1]
+        self.h[:m, :m] = coefficients.T @ self.h[: self.size, : self.size] @ coefficients
+        v, av = times(self.v, coefficients), times(self.av, coefficients)
+        self.size = m
+        self.v.copy_(v)
+        self.av.copy_(av)

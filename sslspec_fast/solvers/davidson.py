@@ -1,0 +1,278 @@
+"""Block Davidson with thick restart: the one driver behind every iterative method.
+
+    repeat:  Rayleigh-Ritz on V  ->  residuals R = A X - X T of the first unconverged Ritz vectors
+             ->  new directions  expand(R, T)  ->  orthonormalise against V  ->  V, A V grow
+
+What `expand` does names the method: a Chebyshev filter in residual form (chebyshev), a solve with
+a factorisation (shift_invert), a preconditioner (lobpcg), nothing (block Lanczos: V stays a
+block Krylov space). Zhou and Saad 2007 (block Chebyshev-Davidson), Stathopoulos 2007 (restarts
+that keep the previous Ritz vectors). The driver always looks for the largest eigenvalues.
+
+Convergence: ||r_i|| <= tol for every wanted pair and, with an angle tolerance,
+||R||_F <= angle_tol * gap, where gap = t_k - (t_{k+1} + ||r_{k+1}||) needs a guard vector.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslspec_fast.operators.base import SymmetricOperator
+from sslspec_fast.solvers._basis import Basis, Project, orthonormalize, random_block
+
+__all__ = ["Outcome", "Task", "davidson"]
+
+Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
+
+
+@dataclass
+class Task:
+    """What is asked: the k largest eigenpairs of op in the complement of the deflated vectors."""
+
+    op: SymmetricOperator
+    k: int
+    free: int  # dimension of the complement of the deflated vectors
+    norm: float  # bound of ||A||
+    tol: float  # absolute bound of ||r_i||
+    angle_tol: float | None
+    max_iter: int
+    seed: int
+    project: Project | None = None
+    dtype: torch.dtype = torch.float64  # of the basis
+    callback: Callable[[dict[str, Any]], Any] | None = None
+    columns: int = 0  # columns multiplied so far, all precisions
+
+    def apply(self, x: Tensor) -> Tensor:
+        self.columns += x.shape[1]
+        return self.op.matmat(x)
+
+    @property
+    def guard(self) -> int:
+        """Index just behind the wanted ones exists, so a gap can be measured."""
+        return 1 if self.free > self.k else 0
+
+
+@dataclass
+class Outcome:
+    values: Tensor
+    vectors: Tensor
+    residuals: Tensor
+    gap: float
+    converged: bool
+    reason: str
+    n_iter: int
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class _Monitor:
+    """Which Ritz pairs are good enough, how wide the gap is, and what is still to do."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.target = task.tol
+        self.gap = math.inf if not task.guard else math.nan
+        self.norms = torch.full((task.k + 1,), math.inf, dtype=torch.float64)
+
+    def measure(self, basis: Basis, values: Tensor, q: Tensor, block: int) -> tuple[Tensor, Tensor]:
+        """Indices still to improve (at most `block`) and their residual vectors.
+
+        Residuals are computed chunk by chunk from the first doubtful pair on; pairs that were good
+        are trusted until the end, when all are measured again.
+        """
+        task = self.task
+        last = min(task.k, basis.size)
+        start = 0
+        while start < last and self.norms[start] <= self.target:
+            start += 1
+        chunk = max(block, 8)
+        while True:
+            picked: list[int] = []
+            kept: list[Tensor] = []
+            while start < last and len(picked) < block:
+                stop = min(start + chunk, last)
+                r = basis.residual(values[start:stop], q[:, start:stop])
+                self.norms[start:stop] = r.norm(dim=0).double().cpu()
+                bad = torch.nonzero(self.norms[start:stop] > self.target)[:, 0]
+                if len(bad):
+                    picked += (bad + start).tolist()
+                    kept.append(r[:, bad.to(r.device)] if len(bad) < r.shape[1] else r)
+                start = stop
+            if not picked and last == task.k and task.guard and basis.size > task.k:
+                guard = self._guard(basis, values, q)
+                if guard is not None:
+                    if not len(guard[0]) and self._tighten(values):
+                        start = 0
+                        continue
+                    return guard
+            if not picked:
+                return torch.zeros(0, dtype=torch.int64), basis.v[:, :0]
+            index, r = torch.tensor(picked), torch.cat(kept, 1) if len(kept) > 1 else kept[0]
+            return index[:block], r[:, :block]
+
+    def _guard(self, basis: Basis, values: Tensor, q: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Measure pair k+1; without an angle tolerance its accuracy only makes the gap honest."""
+        k = self.task.k
+        r = basis.residual(values[k : k + 1], q[:, k : k + 1])
+        self.norms[k] = r.norm().double().cpu()
+        distance = float(values[k - 1] - values[k])
+        self.gap = max(distance - float(self.norms[k]), 0.0)
+        floor = 1e-13 * self.task.norm
+        if self.task.angle_tol is None or distance <= floor:
+            return torch.zeros(0, dtype=torch.int64), r[:, :0]
+        if float(self.norms[k]) > max(distance / 4, floor):
+            return torch.tensor([k]), r
+        return torch.zeros(0, dtype=torch.int64), r[:, :0]
+
+    def _tighten(self, values: Tensor) -> bool:
+        """Lower the residual target when the angle asks for it; True when pairs must be redone."""
+        task = self.task
+        if task.angle_tol is None or self.gap <= 1e-13 * task.norm:
+            return False
+        total = float(self.norms[: task.k].norm())
+        if total <= task.angle_tol * self.gap:
+            return False
+        target = max(0.9 * task.angle_tol * self.gap / math.sqrt(task.k), 2e-15 * task.norm)
+        if target >= self.target:
+            return False
+        self.target = target
+        return bool((self.norms[: task.k] > target).any())
+
+    def satisfied(self) -> bool:
+        task = self.task
+        worst = self.norms[: task.k]
+        if bool((worst > task.tol).any()):
+            return False
+        if task.angle_tol is None or self.gap == math.inf:
+            return True
+        return float(worst.norm()) <= task.angle_tol * self.gap
+
+
+def davidson(
+    task: Task, start: Tensor, expand: Expand | None, *, block: int, capacity: int,
+    keep: int, krylov_steps: int = 1,
+) -> Outcome:  # fmt: skip
+    """Run until the task is met. start (n, m): first directions, not yet orthonormal."""
+    n = task.op.n
+    capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
+    basis = Basis(n, capacity, task.dtype, task.op.device)
+    _grow(task, basis, start.to(task.dtype), krylov_steps if expand is None else 1)
+    monitor = _Monitor(task)
+    history: list[dict[str, Any]] = []
+    previous = torch.zeros(basis.size, 0, dtype=torch.float64)
+    reason, refills, iteration = "max_iter reached", 0, 0
+    while True:
+        iteration += 1
+        values, q = basis.ritz()
+        if basis.size < min(task.k + task.guard, task.free):
+            index, r = torch.zeros(0, dtype=torch.int64), basis.v[:, :0]
+            done = False
+        else:
+            index, r = monitor.measure(basis, values, q, block)
+            done = len(index) == 0
+        if done:  # measure every wanted pair once more on the final basis
+            monitor.norms[: task.k] = math.inf
+            index, r = monitor.measure(basis, values, q, block)
+            done = len(index) == 0
+        stopped = _report(task, monitor, history, iteration, basis, values)
+        if done:
+            reason = "tolerance met" if monitor.satisfied() else "the cut lies inside a cluster"
+            break
+        if basis.size >= task.free:
+            reason = "the basis spans the whole space"
+            break
+        if stopped:
+            reason = "stopped by the callback"
+            break
+        if iteration > task.max_iter:
+            break
+        if basis.size + max(len(index), 1) > capacity:
+            _restart(basis, q, previous, min(keep, capacity - max(block // 2, 1)), task.k)
+            values, q = basis.ritz()
+            r = _same_residual(basis, values, q, index, r)
+        previous = q[:, : task.k + task.guard]
+        room = capacity - basis.size
+        added = 0
+        if len(index):
+            index, r = index[:room], r[:, :room]
+            t = r if expand is None else expand(r, values[index], basis, values)
+            added = _grow(task, basis, t.to(task.dtype), krylov_steps if expand is None else 1)
+        if added == 0:  # nothing new came out: look for missed directions at random
+            refills += 1
+            if refills > 3:
+                reason = "no new directions: rounding level reached"
+                break
+            width = min(max(block, 1), capacity - basis.size)
+            fresh = random_block(n, width, task.seed + 7919 * refills, task.dtype, task.op.device)
+            _grow(task, basis, fresh)
+    k = min(task.k, basis.size)
+    vectors = basis.v @ q[:, :k].to(basis.v)
+    return Outcome(
+        values[:k], vectors, monitor.norms[:k].clone(), monitor.gap, monitor.satisfied(), reason,
+        iteration, history,
+    )  # fmt: skip
+
+
+def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
+    """Orthonormalise t against V and append; `steps` > 1 goes on along the Krylov space."""
+    added = 0
+    for _ in range(steps):
+        t = t[:, : basis.capacity - basis.size]
+        t = orthonormalize(t, basis.v if basis.size else None, task.project)
+        if t.shape[1] == 0:
+            break
+        at = task.apply(t.contiguous())
+        if task.project is not None:
+            task.project(at)
+        basis.append(t, at)
+        added += t.shape[1]
+        t = at
+    return added
+
+
+def _restart(basis: Basis, q: Tensor, previous: Tensor, keep: int, k: int) -> None:
+    """Keep the best Ritz vectors and, in the room that is left, those of the iteration before."""
+    old = torch.zeros(q.shape[0], previous.shape[1], dtype=q.dtype)
+    old[: previous.shape[0]] = previous
+    room = max(min(previous.shape[1], keep - k - 1), 0)
+    coefficients = q[:, : keep - room]
+    if room:
+        old = old[:, -room:] if room < old.shape[1] else old
+        for _ in range(2):
+            old = old - coefficients @ (coefficients.T @ old)
+        lengths = old.norm(dim=0)
+        old = old[:, lengths > 1e-8] / lengths[lengths > 1e-8]
+        if old.shape[1]:
+            u, s, _ = torch.linalg.svd(old, full_matrices=False)
+            coefficients = torch.cat([coefficients, u[:, s > 1e-6 * s[0]]], 1)
+            coefficients = torch.linalg.qr(coefficients)[0]
+    basis.rotate(coefficients)
+
+
+def _same_residual(basis: Basis, values: Tensor, q: Tensor, index: Tensor, r: Tensor) -> Tensor:
+    """Ritz pairs kept by a restart are unchanged up to sign, and so are their residuals."""
+    return basis.residual(values[index], q[:, index]) if len(index) else r
+
+
+def _report(
+    task: Task, monitor: _Monitor, history: list[dict[str, Any]], iteration: int, basis: Basis,
+    values: Tensor,
+) -> bool:  # fmt: skip
+    """Record the step and show it to the callback; True when that asks to stop."""
+    norms = monitor.norms[: task.k]
+    known = norms[torch.isfinite(norms)]
+    entry = {
+        "iteration": iteration,
+        "converged": int((norms <= monitor.target).sum()),
+        "residual": float(known.max()) / max(task.norm, 1e-300) if len(known) else math.nan,
+        "basis": basis.size,
+        "n_matvec": task.columns,
+    }
+    history.append(entry)
+    if task.callback is None:
+        return False
+    return bool(task.callback({**entry, "k": task.k, "values": values[: task.k].clone()}))

@@ -1,0 +1,335 @@
+"""eigsh: the front door of the eigensolvers.
+
+    A x = lambda x   or   A x = lambda B x,      A (n, n) symmetric, k extreme eigenpairs
+
+Checks the input, takes out what is known exactly (deflated and null vectors), chooses a method,
+runs it and reports residuals, gap and angle bound. Nothing here touches more than k columns.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslspec_fast.operators.base import GroupVectors, SymmetricOperator
+from sslspec_fast.operators.composite import ShiftOperator
+from sslspec_fast.operators.convert import array_kind, as_operator, from_array, to_array
+from sslspec_fast.solvers import pencil
+from sslspec_fast.solvers.autograd import differentiable
+from sslspec_fast.solvers.davidson import Outcome, Task
+from sslspec_fast.solvers.dense import dense
+from sslspec_fast.solvers.lobpcg import lobpcg
+from sslspec_fast.solvers.polynomial import chebyshev, lanczos
+from sslspec_fast.solvers.probe import Probe, probe
+from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
+from sslspec_fast.solvers.select import choose, dense_pays, low_dtype
+from sslspec_fast.solvers.shift_invert import shift_invert
+
+__all__ = ["eigsh"]
+
+_METHODS = ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense")
+_PRECISIONS = ("mixed", "float64", "float32")
+
+
+def eigsh(
+    A: Any, k: int, *, which: str = "LA", B: Any = None, method: str = "auto", tol: float = 1e-6,
+    angle_tol: float | None = None, x0: Any = None, deflate: Any = None, precision: str = "mixed",
+    max_iter: int | None = None, seed: int = 0,
+    callback: Callable[[dict[str, Any]], Any] | None = None, progress: bool = False,
+) -> EigResult:  # fmt: skip
+    """The k largest ("LA") or smallest ("SA") eigenpairs of a symmetric A, with proof of accuracy.
+
+    A: operator, PairGraph (G itself), scipy / torch / cupy sparse, LinearOperator-like (.matmat),
+        or dense (n, n); real, float32 or float64. B: None, diagonal as (n,) or sparse, or dense
+        symmetric positive definite (n, n); vectors are then B-orthonormal.
+    tol: largest residual ||A x - lambda x|| relative to ||A||. angle_tol: also ask for
+        ||R||_F / gap <= angle_tol, which bounds the sine between the returned and the true
+        subspace (Davis and Kahan 1970).
+    method: "auto" probes the spectrum and the graph and says in ``info.reason`` what it picked.
+    x0: (n, m) warm start. deflate: (n, c) block or `operators.GroupVectors` whose span is removed
+        from the problem (it must be invariant under A, e.g. known null vectors). Without it, the
+        null vectors that a graph operator knows are used, exactly, as first results.
+    precision: "mixed" (float32 filters around a float64 anchor: full accuracy), "float64",
+        "float32" (everything; residuals stop near 1e-6 ||A||).
+    callback: called with a dict each outer iteration; a true return value stops the run.
+
+    Returns `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did
+    not reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
+    Eigenvalues and gauge-invariant functions of the vectors are differentiable when A is a torch
+    tensor (dense or sparse CSR / COO) that requires grad.
+
+    Methods: block Chebyshev-Davidson (Zhou and Saad 2007) with the residual-form filter of
+    arXiv 2503.22652, its corners block Lanczos, LOBPCG and shift-invert, and LAPACK.
+
+    >>> import numpy as np, sslspec_fast as sf
+    >>> values, vectors = sf.eigsh(np.diag([1.0, 5.0, 3.0]), 2)
+    >>> values
+    array([5., 3.])
+    """
+    start = time.perf_counter()
+    _check_choices(which, method, precision, tol, angle_tol, max_iter)
+    if isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled():
+        if B is not None:
+            raise NotImplementedError("eigsh: gradients with B are not supported, got B and A.grad")
+        settings = {
+            "which": which, "method": method, "tol": tol, "angle_tol": angle_tol, "x0": x0,
+            "deflate": deflate, "precision": precision, "max_iter": max_iter, "seed": seed,
+            "callback": callback, "progress": progress,
+        }  # fmt: skip
+        return differentiable(eigsh, A, k, settings)
+    kind = array_kind(A)
+    op = as_operator(A)
+    n = op.n
+    k = _count(k, n)
+    back: Callable[[Tensor], Tensor] | None = None
+    if B is not None:
+        op, back = pencil.reduce(op, B)
+    solve_op = op if which == "LA" else ShiftOperator(op, -1.0, 0.0)
+    known, project, removed = _exact(solve_op, k, deflate)
+    have = 0 if known is None else known[1].shape[1]
+    free = n - removed
+    if k - have > free:
+        raise ValueError(
+            f"eigsh: k must be at most n minus the deflated vectors = {free + have}, got k = {k}"
+        )
+    low = low_dtype(precision)
+    basis_dtype = torch.float32 if precision == "float32" else torch.float64
+    task = Task(
+        solve_op, k - have, free, 0.0, tol, angle_tol, max_iter if max_iter is not None else 1000,
+        seed, project, basis_dtype, _watch(callback, progress, k),
+    )  # fmt: skip
+    warm = _warm_start(x0, n, task, back is not None)
+    if task.k == 0:
+        outcome, facts, method, reason = _nothing(task, free, have, removed), {}, "dense", "exact"
+        reason = f"all {k} wanted vectors are known exactly (one per connected component)"
+    else:
+        outcome, facts, method, reason = _run(task, method, warm, low)
+    if progress:
+        sys.stderr.write("\n")
+    return _assemble(
+        op, outcome, known, back, task, facts, kind, which, (method, reason, precision), start
+    )
+
+
+def _check_choices(
+    which: str, method: str, precision: str, tol: float, angle_tol: float | None,
+    max_iter: int | None,
+) -> None:  # fmt: skip
+    for name, value, allowed in (
+        ("which", which, ("LA", "SA")), ("method", method, _METHODS),
+        ("precision", precision, _PRECISIONS),
+    ):  # fmt: skip
+        if value not in allowed:
+            raise ValueError(f"eigsh: {name} must be one of {allowed}, got {value!r}")
+    for name, number in (("tol", tol), ("angle_tol", angle_tol)):
+        if number is not None and not (math.isfinite(number) and number > 0):
+            raise ValueError(f"eigsh: {name} must be a positive number, got {number}")
+    if max_iter is not None and max_iter < 1:
+        raise ValueError(f"eigsh: max_iter must be at least 1, got {max_iter}")
+
+
+def _count(k: Any, n: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise TypeError(f"eigsh: k must be an integer, got {type(k).__name__}")
+    if not 1 <= k <= n:
+        raise ValueError(f"eigsh: k must be between 1 and n = {n}, got {k}")
+    return int(k)
+
+
+def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Any, Any, int]:
+    """((values, vectors) known at the wanted end or None, projector or None, removed dimension)."""
+    if deflate is not None:
+        if isinstance(deflate, GroupVectors):
+            if deflate.n != op.n:
+                raise ValueError(f"eigsh: deflate must have n = {op.n} rows, got {deflate.n}")
+            return None, deflate.remove_, deflate.count
+        block = from_array(deflate).to(device=op.device, dtype=torch.float64)
+        if block.dim() != 2 or block.shape[0] != op.n:
+            raise ValueError(f"eigsh: deflate must be (n = {op.n}, c), got {tuple(block.shape)}")
+        q, r = torch.linalg.qr(block)
+        diagonal = r.diagonal().abs()
+        if block.shape[1] and float(diagonal.min()) <= 1e-12 * float(diagonal.max()):
+            raise ValueError("eigsh: deflate must have linearly independent columns")
+
+        def remove(x: Tensor) -> Tensor:
+            basis = q.to(x.dtype)
+            return x.sub_(basis @ (basis.T @ x))
+
+        return None, remove, block.shape[1]
+    top = op.bounds()[1]
+    for pair in op.known():
+        # only vectors at the wanted end of the spectrum help
+        if pair.value >= top and pair.vectors.count:
+            vectors = pair.vectors.dense(k)
+            values = torch.full((vectors.shape[1],), pair.value, dtype=torch.float64)
+            return (values, vectors), pair.vectors.remove_, pair.vectors.count
+    return None, None, 0
+
+
+def _warm_start(x0: Any, n: int, task: Task, pencil_given: bool) -> Tensor | None:
+    if x0 is None:
+        return None
+    if pencil_given:
+        raise NotImplementedError("eigsh: x0 together with B is not supported")
+    block = from_array(x0)
+    block = block[:, None] if block.dim() == 1 else block
+    if block.dim() != 2 or block.shape[0] != n or block.shape[1] == 0:
+        raise ValueError(f"eigsh: x0 must be (n = {n}, m >= 1), got {tuple(block.shape)}")
+    block = block.to(device=task.op.device, dtype=torch.float64)
+    if not bool(torch.isfinite(block).all()):
+        raise ValueError("eigsh: x0 must be finite")
+    return block.clone()
+
+
+def _watch(
+    callback: Callable[[dict[str, Any]], Any] | None, progress: bool, k: int
+) -> Callable[[dict[str, Any]], Any] | None:
+    if not progress:
+        return callback
+
+    def report(entry: dict[str, Any]) -> Any:
+        width = 24
+        filled = width * entry["converged"] // max(entry["k"], 1)
+        sys.stderr.write(
+            f"\reigsh [{'#' * filled}{'.' * (width - filled)}] {entry['converged']}/{entry['k']} "
+            f"pairs, step {entry['iteration']}, {entry['n_matvec']} columns, "
+            f"residual {entry['residual']:.1e}   "
+        )
+        sys.stderr.flush()
+        return callback(entry) if callback is not None else None
+
+    return report
+
+
+def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
+    """Everything wanted was known; the cut is clean when no further known vector was left out."""
+    empty = torch.zeros(0, dtype=torch.float64)
+    inside = removed > have
+    vectors = torch.zeros(task.op.n, 0, dtype=torch.float64, device=task.op.device)
+    if free == 0 and not inside:
+        gap = math.inf
+    elif inside:
+        gap = 0.0
+    else:
+        gap = math.nan  # filled in from one more pair by the caller's residual report
+    return Outcome(empty, vectors, empty, gap, True, "exact", 0)
+
+
+def _run(
+    task: Task, method: str, warm: Tensor | None, low: torch.dtype
+) -> tuple[Outcome, dict[str, Any], str, str]:
+    """Set the scale of the tolerance and hand over to the chosen method."""
+    asked = method != "auto"
+    reason = "as asked"
+    if not asked:
+        why = dense_pays(task.op, task.k)
+        if why is not None:
+            method, reason = "dense", why
+    if method == "dense":
+        lo, hi = task.op.bounds()
+        task.norm = max(abs(lo), abs(hi)) if math.isfinite(lo) and math.isfinite(hi) else 0.0
+        task.tol *= task.norm
+        outcome, facts = dense(task)
+        return outcome, facts, method, reason
+    found = probe(task, low)
+    task.norm = max(abs(found.lo), abs(found.hi))
+    task.tol *= task.norm
+    if not asked:
+        method, reason = choose(task, found, task.angle_tol)
+    facts: dict[str, Any]
+    if method == "lanczos":
+        outcome, facts = lanczos(task, warm)
+    elif method == "chebyshev":
+        outcome, facts = chebyshev(task, warm, low, found)
+    elif method == "lobpcg":
+        outcome, facts = lobpcg(task, warm, found)
+    else:
+        outcome, facts = shift_invert(task, warm, found, _touches(task, found))
+    return outcome, facts, method, reason
+
+
+def _touches(task: Task, found: Probe) -> bool:
+    """The upper bound is an eigenvalue (a known null vector sits there)."""
+    top = task.op.bounds()[1]
+    return any(p.value >= top for p in task.op.known()) and found.hi >= top * (1 - 1e-15)
+
+
+def _assemble(
+    op: SymmetricOperator, outcome: Outcome, known: Any, back: Any, task: Task,
+    facts: dict[str, Any], kind: str, which: str, labels: tuple[str, str, str], start: float,
+) -> EigResult:  # fmt: skip
+    values, vectors = outcome.values, outcome.vectors
+    residuals = outcome.residuals
+    if known is not None:
+        extra = op.matmat(known[1])
+        sign = 1.0 if which == "LA" else -1.0
+        extra -= known[1] * (sign * known[0]).to(extra)
+        residuals = torch.cat([extra.norm(dim=0).cpu(), residuals])
+        values = torch.cat([known[0], values])
+        vectors = torch.cat([known[1].to(vectors), vectors], 1)
+    if which == "SA":
+        values = -values
+    gap, norm = outcome.gap, max(task.norm, 0.0)
+    if math.isnan(gap):
+        gap = 0.0 if task.k else _gap_behind(op, task, known)
+    if back is not None:
+        vectors = back(vectors)
+    vectors = _signs(vectors)
+    worst = float(residuals.max()) if len(residuals) else 0.0
+    frobenius = float(residuals.norm()) if len(residuals) else 0.0
+    # a gap that the residuals cannot resolve is no gap
+    cut = gap <= 10.0 * max(worst, 1e-14 * norm)
+    method, reason, precision = labels
+    converged = outcome.converged
+    if not converged:
+        reason = f"{reason}; stopped: {outcome.reason}"
+        _warn(outcome, task, worst, norm, cut)
+    info = EigInfo(
+        converged=converged, residuals=residuals.numpy(), norm=norm, gap=gap,
+        angle_bound=frobenius / gap if gap > 0 else math.inf, cluster_cut=bool(cut),
+        method=method, reason=reason, n_iter=outcome.n_iter, n_matvec=task.columns,
+        n_solve=int(facts.pop("n_solve", 0)), seconds=time.perf_counter() - start,
+        tol=task.tol, angle_tol=task.angle_tol, precision=precision, history=outcome.history,
+        extra=facts,
+    )  # fmt: skip
+    values = values.to(vectors.dtype).to(vectors.device if kind != "numpy" else "cpu")
+    return EigResult(to_array(values, kind), to_array(vectors, kind), info)
+
+
+def _gap_behind(op: SymmetricOperator, task: Task, known: Any) -> float:
+    """Everything wanted was exact: the distance to the next value, by one more (loose) pair."""
+    task.k, task.tol, task.angle_tol, task.callback = 1, 1e-3, None, None
+    outcome, _, _, _ = _run(task, "auto", None, torch.float32)
+    return max(float(known[0][-1] - outcome.values[0] - outcome.residuals[0]), 0.0)
+
+
+def _signs(vectors: Tensor) -> Tensor:
+    """Entry of largest magnitude positive; the lowest row within a tie of 1e-6."""
+    if vectors.numel() == 0:
+        return vectors
+    magnitude = vectors.abs()
+    tie = magnitude >= magnitude.amax(0) * (1 - 1e-6)
+    pivot = tie.to(torch.int8).argmax(0)
+    sign = torch.sign(vectors[pivot, torch.arange(vectors.shape[1], device=vectors.device)])
+    return vectors * torch.where(sign == 0, torch.ones_like(sign), sign)
+
+
+def _warn(outcome: Outcome, task: Task, worst: float, norm: float, cut: bool) -> None:
+    bad = int((outcome.residuals > task.tol).sum())
+    if bad:
+        what = f"{bad} of {task.k} pairs have residuals above {task.tol:.2e} (worst {worst:.2e})"
+    else:
+        what = f"the angle bound is above angle_tol = {task.angle_tol} (gap {outcome.gap:.2e})"
+        if cut:
+            what += "; the cut lies inside a cluster, so the span of k vectors is not unique"
+    warnings.warn(
+        f"eigsh: not converged, {what}: {outcome.reason}", ConvergenceWarning, stacklevel=3
+    )

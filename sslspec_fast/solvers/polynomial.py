@@ -1,0 +1,133 @@
+"""Block Chebyshev-Davidson and its corner, block Lanczos: policy for block, degree and cut.
+
+Work per outer step = degree * block products (float32 in mixed precision) + one Gram-Schmidt,
+Rayleigh-Ritz and float64 product. The filter converges at a rate per degree that only the spectrum
+sets, so the degree is chosen to keep orthogonalisation a minor share, within what float32 can
+resolve and what is still needed. All choices come from sizes, never from clocks: runs repeat.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sslspec_fast.solvers._basis import Basis, random_block
+from sslspec_fast.solvers.chebyshev import filter_block, filter_residual, growth_rate
+from sslspec_fast.solvers.davidson import Outcome, Task, davidson
+from sslspec_fast.solvers.probe import Probe
+
+__all__ = ["chebyshev", "lanczos", "product_cost"]
+
+_MAX_DEGREE = 300
+# float32 keeps about 7 digits between the fastest and the slowest growing wanted direction
+_MAX_LOG_GROWTH = math.log(1e9)
+
+
+def product_cost(op: object, n: int) -> float:
+    """Nanoseconds per column of a float32 product with a block (2 cores; ratios matter only)."""
+    nnz = getattr(op, "nnz", lambda: None)()
+    return 0.3 * (20 * n if nnz is None else nnz) + 1.5 * n
+
+
+@dataclass
+class Filter:
+    """Residual-form Chebyshev expansion with the degree chosen at each step."""
+
+    task: Task
+    lo: float
+    low: torch.dtype
+    guard: int
+    degrees: list[int] = field(default_factory=list)
+
+    def __call__(self, r: Tensor, values: Tensor, basis: Basis, ritz: Tensor) -> Tensor:
+        task = self.task
+        # a Ritz value below the bound shows that the bound was not safe
+        self.lo = min(self.lo, float(ritz[-1]))
+        cut = float(ritz[min(task.k + self.guard, len(ritz) - 1)])
+        cut = max(cut, self.lo + 1e-8 * task.norm)
+        degree = self._degree(r, values, basis.size, cut, float(ritz[0]))
+        self.degrees.append(degree)
+        task.columns += (degree - 1) * r.shape[1]
+        return filter_residual(task.op, r.to(self.low), values, self.lo, cut, degree)
+
+    def _degree(self, r: Tensor, values: Tensor, size: int, cut: float, top: float) -> int:
+        task, n, b = self.task, self.task.op.n, r.shape[1]
+        product = product_cost(task.op, n) * b
+        overhead = 5.0 * n * size + 3.0 * product + 1e6 + 2.0 * size**3
+        balance = 2.5 * overhead / product
+        rate = growth_rate(float(values[-1]), self.lo, cut)
+        spread = growth_rate(top, self.lo, cut) - rate
+        limit = float(_MAX_DEGREE)
+        if rate > 0.0:
+            # no more than what is missing, with a margin for the part that the cut lets through
+            worst = float(r.norm(dim=0).max())
+            missing = math.log(max(10.0 * worst / max(task.tol, 1e-300), 10.0))
+            limit = min(limit, missing / rate)
+        if spread > 0.0:
+            limit = min(limit, _MAX_LOG_GROWTH / spread)
+        return int(max(2, min(balance, limit)))
+
+
+def chebyshev(
+    task: Task, x0: Tensor | None, low: torch.dtype, found: Probe
+) -> tuple[Outcome, dict]:
+    """Filtered start block, then block Chebyshev-Davidson. `low`: dtype of the filter products."""
+    k, n = task.k, task.op.n
+    guard = max(3, min(k // 8, 16))
+    width = min(k + guard, task.free)
+    facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
+    if x0 is None:
+        start = random_block(n, width, task.seed, low, task.op.device)
+        start = _first_filter(task, start, found, width, facts)
+    else:
+        fill = random_block(n, max(width - x0.shape[1], 0), task.seed, task.dtype, task.op.device)
+        start = torch.cat([x0.to(task.dtype), fill * float(x0.norm(dim=0).mean()) * 1e-3], 1)
+    expand = Filter(task, found.lo, low, max(guard // 2, 1))
+    block = min(width, max(8, min(32, k // 2)))
+    keep = width + max(width // 2, 4)
+    outcome = davidson(
+        task, start, expand, block=block, keep=keep, capacity=keep + max(2 * block, width // 2)
+    )
+    facts["degrees"] = expand.degrees
+    return outcome, facts
+
+
+def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) -> Tensor:
+    """Random vectors carry n / k times more of the unwanted: grow until that is paid back."""
+    cut = found.cut(width)
+    last = found.last(width)
+    cost = product_cost(task.op, task.op.n)
+    cap = int(max(8, min(60, 2.5 * (5.0 * task.op.n * width + 1e6) / (cost * width))))
+    degree, top = cap, max(found.hi, cut)
+    lo = min(found.lo, cut - 1e-6 * task.norm)
+    if last is not None:
+        rate = growth_rate(last, lo, cut)
+        reachable = max(task.tol / task.norm, 2e-6)
+        need = math.log(8.0 * math.sqrt(task.op.n) / reachable)
+        # a resolved, well separated top needs no second look: finish in one pass
+        degree = int(min(max(need / max(rate, 1e-6), 4), 60 if rate > 0.4 else 1.5 * cap))
+    facts["start_degree"], facts["start_cut"] = degree, cut
+    task.columns += degree * x.shape[1]
+    if task.project is not None:
+        task.project(x)
+    return filter_block(task.op, x, lo, cut, degree, top)
+
+
+def lanczos(task: Task, x0: Tensor | None) -> tuple[Outcome, dict]:
+    """Block thick-restart Lanczos with full reorthogonalisation, in the dtype of the basis."""
+    k, n = task.k, task.op.n
+    block = min(max(4, min(16, k // 4)), task.free)
+    width = min(max(block, k // 8), task.free)
+    start = random_block(n, width, task.seed, task.dtype, task.op.device)
+    if x0 is not None:
+        start = torch.cat([x0.to(task.dtype), start * float(x0.norm(dim=0).mean()) * 1e-3], 1)
+    keep = k + max(k // 4, 2 * block)
+    capacity = keep + max(k, 10 * block)
+    steps = max(-(-(capacity - keep) // block), 1)
+    outcome = davidson(
+        task, start, None, block=block, keep=keep, capacity=capacity, krylov_steps=steps
+    )
+    return outcome, {"block": block, "capacity": capacity}

@@ -1,0 +1,84 @@
+"""`method="auto"`: which solver, and one sentence that says why.
+
+The probe tells whether the wanted end is well separated; then a Chebyshev filter of known degree is
+all it takes. If it is not, a level structure of the graph predicts both sides: the fill of a
+factorisation, and the degree that any polynomial method needs (about five times the number of
+levels: products carry information one level at a time).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from sslspec_fast.operators.base import SymmetricOperator
+from sslspec_fast.solvers.chebyshev import growth_rate
+from sslspec_fast.solvers.davidson import Task
+from sslspec_fast.solvers.polynomial import product_cost
+from sslspec_fast.solvers.probe import Probe
+from sslspec_fast.solvers.shift_invert import structure
+
+__all__ = ["choose", "dense_pays"]
+
+_DENSE_ROWS = 600  # LAPACK beats any iteration below this
+_DENSE_LIMIT = 20_000  # 3.2 GB of float64 per copy
+_LEVELS_TO_DEGREE = 5.0
+
+
+def dense_pays(op: SymmetricOperator, k: int) -> str | None:
+    """Why dense is the right choice, or None. Needs no product with A."""
+    n = op.n
+    if n <= _DENSE_ROWS:
+        return f"n = {n} <= {_DENSE_ROWS}"
+    if k > n // 5 and n <= _DENSE_LIMIT:
+        return f"k = {k} > n / 5 = {n // 5}"
+    return None
+
+
+def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str]:
+    """("chebyshev" | "shift_invert", reason)."""
+    op, n, k = task.op, task.op.n, task.k
+    width = k + max(3, min(k // 8, 16))
+    column = 1.5e-9 * product_cost(op, n)  # orthogonalisation is tuned to be a minor share
+    digits = math.log(math.sqrt(n) * task.norm / max(task.tol, 1e-14 * task.norm))
+    if angle_tol is not None:
+        digits = max(digits, math.log(math.sqrt(n) / max(angle_tol, 1e-14)) + 5.0)
+    last = found.last(width)
+    if last is not None:
+        rate = growth_rate(last, found.lo, found.cut(width))
+        if rate > 0.15:
+            return "chebyshev", f"well separated top, {rate:.2f} digits (base e) per degree"
+    if op.device.type != "cpu" or op.nnz() is None:
+        return "chebyshev", "no entries to factorise on the host"
+    if width * column * 10.0 < 1e-3 and n < 5000:
+        return "chebyshev", f"small problem, n = {n}"
+    matrix = op.assemble()
+    if matrix is None:
+        return "chebyshev", "A has no stored entries to factorise"
+    shape = structure(matrix)
+    polynomial = _LEVELS_TO_DEGREE * shape.levels * (digits / 20.0) * width * column
+    direct = shape.seconds(n, 5 * width)
+    memory = 24.0 * shape.fill
+    facts = (
+        f"{shape.levels} levels, separator {shape.separator}, predicted fill "
+        f"{shape.fill / max(matrix.nnz, 1):.1f}x; predicted {direct:.2g} s against "
+        f"{polynomial:.2g} s by filtering"
+    )
+    if direct < polynomial and memory < 0.25 * _host_memory():
+        return "shift_invert", facts
+    return "chebyshev", facts
+
+
+def _host_memory() -> float:
+    try:
+        import os
+
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):
+        return 8e9
+
+
+def low_dtype(precision: str) -> torch.dtype:
+    """dtype of filter products."""
+    return torch.float64 if precision == "float64" else torch.float32
