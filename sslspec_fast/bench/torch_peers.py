@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-_newer: Any = nnf  # the chunked cross-entropy is younger than torch's own type stubs
+_nn: Any = torch.nn  # the chunked cross-entropy is younger than the oldest torch we support
 
 
 def nt_xent_eager(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
@@ -37,9 +37,11 @@ def clip_eager(image: Tensor, text: Tensor, scale: float = 100.0) -> Tensor:
 def clip_chunked(image: Tensor, text: Tensor, scale: float = 100.0) -> Tensor:
     """Two calls of torch's own chunked linear cross-entropy (torch >= 2.13)."""
     target = torch.arange(image.shape[0], device=image.device)
-    options = _newer.LinearCrossEntropyOptions()
-    rows: Tensor = _newer.linear_cross_entropy(image * scale, text, target, options=options)
-    columns: Tensor = _newer.linear_cross_entropy(text * scale, image, target, options=options)
+    options = _nn.LinearCrossEntropyOptions()
+    rows: Tensor = _nn.functional.linear_cross_entropy(image * scale, text, target, options=options)
+    columns: Tensor = _nn.functional.linear_cross_entropy(
+        text * scale, image, target, options=options
+    )
     return (rows + columns) / 2
 
 
@@ -53,8 +55,8 @@ def info_nce_chunked(query: Tensor, key: Tensor, temperature: float = 0.05) -> T
     """The same through torch's chunked linear cross-entropy (torch >= 2.13)."""
     target = torch.arange(query.shape[0], device=query.device)
     q, k = nnf.normalize(query, dim=1) / temperature, nnf.normalize(key, dim=1)
-    options = _newer.LinearCrossEntropyOptions()
-    loss: Tensor = _newer.linear_cross_entropy(q, k, target, options=options)
+    options = _nn.LinearCrossEntropyOptions()
+    loss: Tensor = _nn.functional.linear_cross_entropy(q, k, target, options=options)
     return loss
 
 
