@@ -99,7 +99,22 @@ struct PairwisePanels {
   // Does this block hold pairs that must be left out (padding included)?
   bool masked(int64_t i0, int64_t ni, int64_t j0, int64_t nj) const {
     const bool diagonal = p.skip_self && i0 < j0 + nj && j0 < i0 + ni;
-    return diagonal || p.ids_a != nullptr || p.skip_indptr != nullptr || ni % R != 0 || nj % Tile<T>::kCols != 0;
+    return diagonal || p.skip_indptr != nullptr || ni % R != 0 || nj % Tile<T>::kCols != 0 || ids_meet(i0, ni, j0, nj);
+  }
+
+  // May a row and a column of this block share an id? Disjoint ranges (the views of a batch, sorted labels) say no.
+  bool ids_meet(int64_t i0, int64_t ni, int64_t j0, int64_t nj) const {
+    if (p.ids_a == nullptr) return false;
+    int32_t a_low = p.ids_a[i0], a_high = a_low, b_low = p.ids_b[j0], b_high = b_low;
+    for (int64_t i = i0; i < i0 + ni; ++i) {
+      a_low = p.ids_a[i] < a_low ? p.ids_a[i] : a_low;
+      a_high = p.ids_a[i] > a_high ? p.ids_a[i] : a_high;
+    }
+    for (int64_t j = j0; j < j0 + nj; ++j) {
+      b_low = p.ids_b[j] < b_low ? p.ids_b[j] : b_low;
+      b_high = p.ids_b[j] > b_high ? p.ids_b[j] : b_high;
+    }
+    return a_low <= b_high && b_low <= a_high;
   }
 
   // The block's logits into tile, left-out pairs and padding columns as -inf.

@@ -1,0 +1,28 @@
+"""What this installation is made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ._seam import _C
+
+__all__ = ["show_config"]
+
+
+def show_config() -> dict[str, Any]:
+    """Facts about the installation, as printed by ``python -m sslspec_fast``.
+
+    Returns:
+        A dict with ``instruction_set`` (of the CPU kernels in use; the environment variable ``SSLSPEC_ISA`` caps it),
+        ``cuda_architectures`` (of the compiled CUDA kernels, empty for a CPU-only build), ``cuda_devices`` (names of
+        the GPUs that torch sees) and ``threads`` (torch's setting, which the CPU kernels follow).
+    """
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "instruction_set": _C.isa(),
+        "cuda_architectures": [arch for arch in _C.cuda_archs().split(";") if arch],
+        "cuda_devices": devices,
+        "threads": torch.get_num_threads(),
+    }
