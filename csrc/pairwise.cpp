@@ -103,25 +103,25 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
   });
 }
 
-void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView row_sum,
-                              TensorView workspace, int threads) {
+void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
+                              TensorView row_sum, TensorView workspace, int threads) {
   dispatch_float(kOp, a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(b.present(), kOp, ": the sigmoid part needs b");
-    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, false, row_sum, {}, workspace, threads, false);
+    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, skip_self, row_sum, {}, workspace, threads, false);
     check_dense(kOp, "bias", bias, 0, nullptr, a.dtype, kCpu);
     p.bias = bias.as<T>();
     SSLSPEC_CALL(pairwise_sigmoid_forward<T>, p);
   });
 }
 
-void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView grad_row,
-                               TensorView grad_bias, TensorView grad_a, TensorView grad_b, TensorView workspace,
-                               int threads) {
+void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
+                               TensorView grad_row, TensorView grad_bias, TensorView grad_a, TensorView grad_b,
+                               TensorView workspace, int threads) {
   dispatch_float(kOp, a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(b.present(), kOp, ": the sigmoid part needs b");
-    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, false, grad_bias, {}, workspace, threads, true);
+    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, skip_self, grad_bias, {}, workspace, threads, true);
     check_dense(kOp, "bias", bias, 0, nullptr, a.dtype, kCpu);
     p.bias = bias.as<T>();
     set_gradients(p, a.dtype, grad_row, grad_a, grad_b);

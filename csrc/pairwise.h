@@ -8,7 +8,7 @@
 // Without b the case is symmetric (b = a, scale a scalar): W_ij = (grad_i / sum_i + grad_j / sum_j) exp(s_ij) and
 // grad_a_i = sum_j W_ij a_j.
 //
-// Sigmoid part. row_sum_i = sum_j softplus(s_ij + bias), W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as
+// Sigmoid part, over all pairs or those with i != j. row_sum_i = sum_j softplus(s_ij + bias), W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as
 // above, grad_bias_i = sum_j W_ij.
 //
 // The N x M matrix is never stored.
@@ -43,10 +43,11 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
 
 void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale,
                               TensorView bias,     // []
+                              bool skip_self,
                               TensorView row_sum,  // [n] out
                               TensorView workspace, int threads);
 
-void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias,
+void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
                                TensorView grad_row,   // [n]
                                TensorView grad_bias,  // [n] out
                                TensorView grad_a,     // [n, d] out

@@ -32,7 +32,7 @@ struct Sigmoid : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      logits(i0, ni, j0, nj, tile);  // padding columns are -inf and add softplus(-inf) = 0
+      logits(i0, ni, j0, nj, tile);  // padding and left-out pairs are -inf and add softplus(-inf) = 0
       for (int64_t i = 0; i < ni; ++i) {
         Vec<T> sum{};
         for (int64_t j = 0; j < nj; j += L) {

@@ -227,54 +227,59 @@ def lse(
 # ---- sigmoid part: softplus -----------------------------------------------------------------------------------
 
 
-def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
     return a.new_empty(a.shape[0])
 
 
-def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    a, b, out = _rows(a), _rows(b), _softplus_shapes(a, b, scale, bias)
+def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
+    a, b, out = _rows(a), _rows(b), _softplus_shapes(a, b, scale, bias, skip_self)
     work = _workspace(a, b, backward=False)
-    _C.pairwise_sigmoid_forward(view(a), view(b), view(scale), view(bias), view(out), view(work), threads())
+    _C.pairwise_sigmoid_forward(
+        view(a), view(b), view(scale), view(bias), skip_self, view(out), view(work), threads()
+    )  # fmt: skip
     return out
 
 
 def _softplus_bwd_shapes(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, grad: Tensor
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return a.new_empty(a.shape), b.new_empty(b.shape), a.new_empty(()), a.new_empty(())
+    return a.new_empty(a.shape), b.new_empty(b.shape), scale.new_empty(scale.shape), a.new_empty(())
 
 
 def _softplus_bwd_body(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, grad: Tensor
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, b, grad = _rows(a), _rows(b), grad.contiguous()
     grad_a, grad_b, grad_bias = a.new_empty(a.shape), b.new_empty(b.shape), a.new_empty(a.shape[0])
     work = _workspace(a, b, backward=True)
     _C.pairwise_sigmoid_backward(
-        view(a), view(b), view(scale), view(bias), view(grad),
+        view(a), view(b), view(scale), view(bias), skip_self, view(grad),
         view(grad_bias), view(grad_a), view(grad_b), view(work), threads(),
     )  # fmt: skip
-    grad_scale = torch.dot(a.reshape(-1), grad_a.reshape(-1))
-    return grad_a.mul_(scale), grad_b, grad_scale, grad_bias.sum()
+    if scale.ndim == 0:
+        grad_scale = torch.dot(a.reshape(-1), grad_a.reshape(-1))
+        return grad_a.mul_(scale), grad_b, grad_scale, grad_bias.sum()
+    return grad_a * scale[:, None], grad_b, (a * grad_a).sum(1), grad_bias.sum()
 
 
 def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+    *tensors, ctx.skip_self = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-    grads: tuple[Tensor, ...] = _softplus_bwd(*ctx.saved_tensors, grad)
-    return grads
+def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads: tuple[Tensor, ...] = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad)
+    return (*grads, None)
 
 
 _softplus_bwd = register_op(
-    "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, Tensor grad)"
+    "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self, Tensor grad)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
     body=_softplus_bwd_body,
     fake=_softplus_bwd_shapes,
 )
 _softplus = register_op(
-    "pairwise_softplus(Tensor a, Tensor b, Tensor scale, Tensor bias) -> Tensor",
+    "pairwise_softplus(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self) -> Tensor",
     body=_softplus_body,
     fake=_softplus_shapes,
     backward=_softplus_backward,
@@ -282,15 +287,18 @@ _softplus = register_op(
 )
 
 
-def softplus(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    r"""``sum_j softplus(scale a_i . b_j + bias)``, the dense part of the sigmoid loss.
+def softplus(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, *, skip_self: bool = False
+) -> Tensor:
+    r"""``sum_j softplus(scale_i a_i . b_j + bias)``, the dense part of the sigmoid loss.
 
     Args:
         a, b: (n, d) and (m, d) float32 or float64, any row stride.
-        scale, bias: 0-dim tensors of the same dtype; both receive gradients.
+        scale, bias: tensors of the same dtype, 0-dim (scale also (n,)); both receive gradients.
+        skip_self: leave out i == j.
 
     Returns:
         (n,)
     """
-    out: Tensor = _softplus(a, b, scale, bias)
+    out: Tensor = _softplus(a, b, scale, bias, skip_self)
     return out
