@@ -1,0 +1,118 @@
+"""`embed` and `gap` from files to files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import scipy.io
+import scipy.sparse as sp
+
+from sslspec_fast import spectral
+from sslspec_fast.spectral import cli
+
+
+@pytest.fixture
+def data(tmp_path, lab):
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    x = rng.standard_normal((40, 3)) + 3 * y[:, None]
+    w = lab.knn_weights(x, 5)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "xy.npz", X=x, y=y)
+    np.save(tmp_path / "y.npy", y)
+    sp.save_npz(tmp_path / "g.npz", sp.csr_array(w))
+    scipy.io.mmwrite(tmp_path / "g.mtx", sp.coo_array(w))
+    lines = ["a,b,c,kind"]
+    lines += [",".join([*map(repr, row.tolist()), f"t{t}"]) for row, t in zip(x, y, strict=True)]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    return tmp_path, x, y, w
+
+
+@pytest.mark.parametrize("name", ["g.npz", "g.mtx"])
+@pytest.mark.parametrize("method", list(cli.METHODS))
+def test_embed_a_graph(data, capsys, name, method):
+    folder, _, _, w = data
+    out = folder / "out"
+    assert cli.embed([str(folder / name), "--method", method, "-k", "3", "--out", str(out)]) == 0
+    form = cli.METHODS[method](sp.csr_array(w), 3)
+    assert np.allclose(np.load(out / "embedding.npy"), form.embedding, atol=1e-8)
+    table = np.genfromtxt(out / "spectrum.csv", delimiter=",", names=True)
+    assert np.allclose(table["eigenvalue"], form.eigenvalues, atol=1e-8)
+    report = (out / "report.txt").read_text()
+    assert "40 nodes" in report
+    assert "residual" in report
+    assert report.strip() in capsys.readouterr().out
+
+
+def test_embed_features_with_labels(data):
+    folder, x, _, _ = data
+    out = folder / "out"
+    arguments = ["--label-column", "kind", "--affinity", "labels", "--linear", "-k", "1"]
+    assert cli.embed([str(folder / "x.csv"), *arguments, "--out", str(out)]) == 0
+    weights = np.load(out / "weights.npy")
+    assert weights.shape == (3, 1)
+    assert np.allclose(np.load(out / "embedding.npy"), x @ weights)
+    assert "alignment of graph and labels: 1.0000" in (out / "report.txt").read_text()
+    again = folder / "again"
+    npz = ["--affinity", "labels", "--linear", "-k", "1", "--out", str(again)]
+    assert cli.embed([str(folder / "xy.npz"), *npz]) == 0
+    assert np.allclose(np.load(again / "weights.npy"), weights)
+    given = [str(folder / "x.npy"), "--labels", str(folder / "y.npy"), *npz]
+    assert cli.embed(given) == 0
+
+
+def test_embed_features_on_a_given_graph(data):
+    folder, x, _, w = data
+    out = folder / "out"
+    arguments = ["--graph", str(folder / "g.npz"), "--linear", "--invariance", "0.1"]
+    assert cli.embed([str(folder / "x.npy"), *arguments, "--out", str(out)]) == 0
+    form = spectral.vicreg(sp.csr_array(w), 2, features=x, invariance=0.1)
+    assert np.allclose(np.load(out / "embedding.npy"), form.embedding)
+
+
+def test_embed_plots(data):
+    pytest.importorskip("matplotlib")
+    folder, *_ = data
+    out = folder / "out"
+    cli.embed([str(folder / "g.npz"), "-k", "2", "--out", str(out)])
+    assert (out / "embedding.png").stat().st_size > 1000
+
+
+def test_gap(data, capsys):
+    folder, _, _, w = data
+    form = spectral.vicreg(sp.csr_array(w), 2, invariance=0.1)
+    np.save(folder / "z.npy", form.embedding)
+    arguments = [str(folder / "z.npy"), str(folder / "g.npz"), "--invariance", "0.1"]
+    assert cli.gap([*arguments, "--penalty", "ls_var", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["relative_gap"] == pytest.approx(0, abs=1e-9)
+    assert facts["converged"]
+    assert cli.gap(arguments) == 0
+    assert "relative_gap" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("embed", ["nothing.npy"], "input must be a file that exists"),
+        ("embed", ["x.npy", "--off-diagonal", "1"], "vicreg has no option off_diagonal"),
+        ("embed", ["x.npy", "--affinity", "labels"], "needs --labels or --label-column"),
+        ("embed", ["g.npz", "--linear"], "--linear needs features"),
+        ("embed", ["x.csv"], "must hold numbers only"),
+        ("embed", ["x.csv", "--label-column", "z"], "label column must be one of"),
+        ("embed", ["g.npz", "-k", "41"], "k must be between 1"),
+        ("gap", ["x.npy", "x.npy"], "square matrix, got shape (40, 3)"),
+        ("gap", ["g.npz", "g.npz"], "must hold a dense matrix"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(
+    data, capsys, monkeypatch, command, arguments, message
+):
+    folder, *_ = data
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as stop:
+        getattr(cli, command)(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
