@@ -80,7 +80,7 @@ def _seconds(axis: Any, runs: Sequence[Run]) -> None:
     axis.set_yticks(range(len(runs)), [run.recipe.name for run in runs])
     axis.invert_yaxis()
     longest = max(run.network_seconds + run.plain_seconds for run in runs)
-    axis.set_xlim(0, 1.55e3 * longest)
+    axis.set_xlim(0, 1.8e3 * longest)
     axis.set(title="One training step (grey: network, colour: loss)", xlabel="milliseconds")
 
 

@@ -31,7 +31,7 @@ class Problem:
     hyper: dict[str, float | str]
 
 
-def problems(invariance: float = 0.4) -> tuple[Problem, ...]:
+def problems(invariance: float = 0.45) -> tuple[Problem, ...]:
     """invariance: the weight of the graph term in VICReg; modes above its cut-off are dropped."""
     vicreg = {"variance": 1.0, "invariance": invariance, "penalty": "ls_var"}
     return (
@@ -134,6 +134,10 @@ def _as_seen(problem: Problem, z: Tensor, graph: sf.PairGraph) -> Tensor:
     return z
 
 
+def _gap(problem: Problem, z: Tensor, graph: sf.PairGraph) -> sf.spectral.Gap:
+    return sf.spectral.optimality_gap(problem.gap_name, z, graph, **problem.hyper)
+
+
 def fit(
     problem: Problem, x: Tensor, graph: sf.PairGraph, k: int, steps: int, *, quiet: bool = False
 ) -> Fit:
@@ -142,7 +146,9 @@ def fit(
     x: (n, d) features with identity covariance; graph: symmetric, on the n rows.
     """
     start = torch.randn(x.shape[1], k, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-    start = start / math.sqrt(x.shape[1])
+    before = _gap(problem, x @ start, graph)
+    start = start * (before.best_scale or 1.0)  # random, but of the size that suits the loss
+    before = _gap(problem, x @ start, graph)
     closed = problem.solve(graph, k, features=x, **problem.hyper)
     progress = None if quiet else f"{problem.name:>18}"
     weights, values = accelerated_descent(
@@ -151,10 +157,6 @@ def fit(
     at_zero = float(problem.loss(torch.zeros(x.shape[0], k, dtype=x.dtype), graph))
     span = at_zero - closed.loss
     z, z_closed = (_as_seen(problem, x @ w, graph) for w in (weights, closed.weights))
-    before, after = (
-        sf.spectral.optimality_gap(problem.gap_name, x @ w, graph, **problem.hyper)
-        for w in (start, weights)
-    )
     return Fit(
         problem=problem,
         curve=[(value - closed.loss) / span for value in values],
@@ -164,5 +166,5 @@ def fit(
         spectrum=torch.linalg.svdvals(z),
         closed_spectrum=torch.linalg.svdvals(z_closed),
         gap_before=before.relative_gap,
-        gap_after=after.relative_gap,
+        gap_after=_gap(problem, x @ weights, graph).relative_gap,
     )
