@@ -15,9 +15,10 @@ def show_config() -> dict[str, Any]:
     """Facts about the installation, as printed by ``python -m sslspec_fast``.
 
     Returns:
-        A dict with ``instruction_set`` (of the CPU kernels in use; the environment variable ``SSLSPEC_ISA`` caps it),
-        ``cuda_architectures`` (of the compiled CUDA kernels, empty for a CPU-only build), ``cuda_devices`` (names of
-        the GPUs that torch sees) and ``threads`` (torch's setting, which the CPU kernels follow).
+        A dict with ``instruction_set`` (of the CPU kernels in use; the environment variable
+        ``SSLSPEC_ISA`` caps it), ``cuda_architectures`` (of the compiled CUDA kernels, empty for a
+        CPU-only build), ``cuda_devices`` (names of the GPUs that torch sees) and ``threads``
+        (torch's setting, which the CPU kernels follow).
     """
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

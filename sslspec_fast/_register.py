@@ -1,7 +1,8 @@
-"""Registration of the library's operators with ``torch.library``: schema, body, shapes and gradient in one call.
+"""Registration of operators with ``torch.library``: schema, body, shapes and gradient in one call.
 
-``Library.define`` / ``impl`` are used instead of ``torch.library.custom_op``, which does the same with a higher cost
-per call. Operators are functional: they return fresh tensors and never write to their arguments.
+``Library.define`` / ``impl`` are used instead of ``torch.library.custom_op``, which does the same
+with a higher cost per call. Operators are functional: they return fresh tensors and never write to
+their arguments.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def register_op(
 
 def _no_gradient(name: str) -> Callable[..., Any]:
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        raise NotImplementedError(f"{name} has no gradient of its own (double backward is not supported here)")
+        raise NotImplementedError(
+            f"{name} has no gradient of its own (double backward is not supported here)"
+        )
 
     return backward

@@ -1,8 +1,9 @@
 """The only code that hands array memory to the compiled core.
 
-A descriptor is ``(data_ptr, shape, strides in elements, dtype code, device index, owner)``; the core borrows the
-memory for the duration of one call. The owner travels in the tuple so that a temporary cannot be freed before the call
-returns: build views in the argument list of the ``_C`` call and never store them.
+A descriptor is ``(data_ptr, shape, strides in elements, dtype code, device index, owner)``; the
+core borrows the memory for the duration of one call. The owner travels in the tuple so that a
+temporary cannot be freed before the call returns: build views in the argument list of the ``_C``
+call and never store them.
 """
 
 from __future__ import annotations

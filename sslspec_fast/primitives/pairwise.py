@@ -1,4 +1,4 @@
-r"""Primitive ``pairwise``: log-sum-exp statistics of all pairwise logits, without storing them.
+r"""Primitive ``pairwise``: log-sum-exp statistics of all pairwise logits, never stored.
 
 For logits :math:`s_{ij} = c_i\, a_i \cdot b_j` over the pairs that are not left out,
 
@@ -9,8 +9,8 @@ with :math:`W_{ij} = \bar r_i e^{s_{ij}-r_i} + \bar q_j e^{s_{ij}-q_j}` the grad
 :math:`\bar a_i = c_i \sum_j W_{ij} b_j`, :math:`\bar b_j = \sum_i W_{ij} c_i a_i`,
 :math:`\bar c_i = a_i \cdot \sum_j W_{ij} b_j`.
 
-Cost: one pass of products forward, one recomputation and two products backward; half of it for :func:`lse_self`.
-Memory O((n + m) d).
+Cost: one pass of products forward, one recomputation and two products backward; half of it for
+:func:`lse_self`. Memory O((n + m) d). The sigmoid part is in `pairwise_sigmoid`.
 """
 
 from __future__ import annotations
@@ -21,23 +21,15 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, CODE, threads, view
+from .._seam import _C, threads, view
+from ._pairwise_common import unit_stride, workspace
+from ._second_order import left_out_pairs, row_blocks_vjp, softmax_weights
+from .pairwise_sigmoid import softplus
 
 __all__ = ["lse", "lse_self", "softplus"]
 
 
-def _workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
-    n, d = a.shape
-    m = n if b is None else b.shape[0]
-    return a.new_empty(_C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward))
-
-
-def _rows(x: Tensor) -> Tensor:
-    """The kernels take any row stride but need contiguous rows."""
-    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
-
-
-# ---- symmetric case: lse_self ---------------------------------------------------------------------------------
+# ---- symmetric case: lse_self ----
 
 
 def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
@@ -45,23 +37,28 @@ def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
 
 
 def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
-    u, out = _rows(u), _self_shapes(u, scale, ids)
-    work = _workspace(u, None, backward=False)
+    u, out = unit_stride(u), _self_shapes(u, scale, ids)
+    work = workspace(u, None, backward=False)
     none = None
     _C.pairwise_forward(
-        view(u), none, view(scale), view(ids), none, none, none, True, view(out), none, view(work), threads()
+        view(u), none, view(scale), view(ids), none, none, none, True,
+        view(out), none, view(work), threads(),
     )  # fmt: skip
     return out
 
 
-def _self_bwd_shapes(u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _self_bwd_shapes(
+    u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape), u.new_empty(())
 
 
-def _self_bwd_body(u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    u, grad, none = _rows(u), grad.contiguous(), None
+def _self_bwd_body(
+    u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    u, grad, none = unit_stride(u), grad.contiguous(), None
     grad_u = u.new_empty(u.shape)
-    work = _workspace(u, None, backward=True)
+    work = workspace(u, None, backward=True)
     _C.pairwise_backward(
         view(u), none, view(scale), view(ids), none, none, none, True,
         view(lse), none, view(grad), none, view(grad_u), none, view(work), threads(),
@@ -82,10 +79,31 @@ def _self_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_u, grad_scale, None
 
 
+def _self_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _self_bwd_backward(ctx: Any, v_u: Tensor, v_scale: Tensor) -> tuple[Tensor | None, ...]:
+    u, scale, ids, lse, grad = ctx.saved_tensors
+
+    def block(rows: slice, u: Tensor, scale: Tensor, lse: Tensor, grad: Tensor) -> Tensor:
+        left_out = left_out_pairs(rows, u, u.shape[0], ids, ids, None, True)
+        w = softmax_weights(rows, scale * (u[rows] @ u.T), left_out, lse, grad, lse, grad)
+        product = w @ u
+        return scale * (v_u[rows] * product).sum() + 0.5 * v_scale * (u[rows] * product).sum()
+
+    n = u.shape[0]
+    g_u, g_scale, g_lse, g_grad = row_blocks_vjp(block, n, n, u, scale, lse, grad)
+    return g_u, g_scale, None, g_lse, g_grad
+
+
 _lse_self_bwd = register_op(
-    "pairwise_lse_self_bwd(Tensor u, Tensor scale, Tensor? ids, Tensor lse, Tensor grad) -> (Tensor, Tensor)",
+    "pairwise_lse_self_bwd(Tensor u, Tensor scale, Tensor? ids, Tensor lse, Tensor grad)"
+    " -> (Tensor, Tensor)",
     body=_self_bwd_body,
     fake=_self_bwd_shapes,
+    backward=_self_bwd_backward,
+    setup=_self_bwd_setup,
 )
 _lse_self = register_op(
     "pairwise_lse_self(Tensor u, Tensor scale, Tensor? ids) -> Tensor",
@@ -111,11 +129,11 @@ def lse_self(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
     return out
 
 
-# ---- rectangular case: lse ------------------------------------------------------------------------------------
+# ---- rectangular case: lse ----
 
 _ARGS = (
-    "Tensor a, Tensor b, Tensor scale, Tensor? ids_a, Tensor? ids_b, Tensor? skip_indptr, Tensor? skip_indices, "
-    "bool skip_self, bool cols"
+    "Tensor a, Tensor b, Tensor scale, Tensor? ids_a, Tensor? ids_b, "
+    "Tensor? skip_indptr, Tensor? skip_indices, bool skip_self, bool cols"
 )
 
 
@@ -130,11 +148,12 @@ def _lse_body(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    a, b = _rows(a), _rows(b)
+    a, b = unit_stride(a), unit_stride(b)
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
-    work = _workspace(a, b, backward=False)
+    work = workspace(a, b, backward=False)
     _C.pairwise_forward(
-        view(a), view(b), view(scale), view(ids_a), view(ids_b), view(skip_indptr), view(skip_indices), skip_self,
+        view(a), view(b), view(scale), view(ids_a), view(ids_b),
+        view(skip_indptr), view(skip_indices), skip_self,
         view(row), view(col) if cols else None, view(work), threads(),
     )  # fmt: skip
     return row, col
@@ -153,11 +172,17 @@ def _lse_bwd_body(
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
     row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    a, b, grad_row, grad_col = _rows(a), _rows(b), grad_row.contiguous(), grad_col.contiguous()
+    a, b, grad_row, grad_col = (
+        unit_stride(a),
+        unit_stride(b),
+        grad_row.contiguous(),
+        grad_col.contiguous(),
+    )
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape)
-    work = _workspace(a, b, backward=True)
+    work = workspace(a, b, backward=True)
     _C.pairwise_backward(
-        view(a), view(b), view(scale), view(ids_a), view(ids_b), view(skip_indptr), view(skip_indices), skip_self,
+        view(a), view(b), view(scale), view(ids_a), view(ids_b),
+        view(skip_indptr), view(skip_indices), skip_self,
         view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
         view(grad_a), view(grad_b), view(work), threads(),
     )  # fmt: skip
@@ -178,10 +203,51 @@ def _lse_backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Tensor 
     return (*grads, None, None, None, None, None, None)
 
 
+def _lse_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.skip_self, ctx.cols = inputs[:9]
+    ctx.save_for_backward(*tensors, *inputs[9:])
+
+
+def _lse_bwd_backward(
+    ctx: Any, v_a: Tensor, v_b: Tensor, v_scale: Tensor
+) -> tuple[Tensor | None, ...]:
+    a, b, scale, ids_a, ids_b, indptr, indices, row, col, grad_row, grad_col = ctx.saved_tensors
+    skip = None if indptr is None else (indptr, indices)
+
+    def block(
+        rows: slice,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        row: Tensor,
+        col: Tensor,
+        grad_row: Tensor,
+        grad_col: Tensor,
+    ) -> Tensor:
+        left_out = left_out_pairs(rows, a, b.shape[0], ids_a, ids_b, skip, ctx.skip_self)
+        c = scale if scale.ndim == 0 else scale[rows, None]
+        v_c = v_scale if scale.ndim == 0 else v_scale[rows, None]
+        columns = (col, grad_col) if ctx.cols else (None, None)
+        w = softmax_weights(rows, c * (a[rows] @ b.T), left_out, row, grad_row, *columns)
+        grad_a = w @ b  # without the factor scale
+        return (
+            (v_a[rows] * c * grad_a).sum()
+            + (v_b * (w.T @ (c * a[rows]))).sum()
+            + (v_c * a[rows] * grad_a).sum()
+        )
+
+    tensors = (a, b, scale, row, col, grad_row, grad_col)
+    g_a, g_b, g_scale, *rest = row_blocks_vjp(block, a.shape[0], b.shape[0], *tensors)
+    return (g_a, g_b, g_scale, None, None, None, None, None, None, *rest)
+
+
 _lse_bwd = register_op(
-    f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col) -> (Tensor, Tensor, Tensor)",
+    f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col)"
+    " -> (Tensor, Tensor, Tensor)",
     body=_lse_bwd_body,
     fake=_lse_bwd_shapes,
+    backward=_lse_bwd_backward,
+    setup=_lse_bwd_setup,
 )
 _lse = register_op(
     f"pairwise_lse({_ARGS}) -> (Tensor, Tensor)",
@@ -210,95 +276,19 @@ def lse(
         b: (m, d), same dtype.
         scale: 0-dim or, without ``cols``, (n,) tensor of the same dtype; receives a gradient.
         ids_a, ids_b: (n,) and (m,) int32; pairs with equal ids are left out.
-        skip: CSR pattern (indptr (n + 1,), indices) int64 of pairs to leave out, columns ascending in a row.
+        skip: CSR pattern (indptr (n + 1,), indices) int64 of pairs to leave out, columns ascending
+            in a row.
         skip_self: leave out i == j.
         cols: also return the column statistics.
 
     Returns:
-        (n,) and (m,), the latter empty without ``cols``; a row without any pair gives ``-inf`` and no gradient.
+        (n,) and (m,), the latter empty without ``cols``; a row without any pair gives ``-inf`` and
+        no gradient.
     """
     if cols and scale.ndim != 0:
-        raise ValueError(f"pairwise.lse: scale must be a scalar with cols=True, got shape {tuple(scale.shape)}")
+        raise ValueError(
+            f"pairwise.lse: scale must be a scalar with cols=True, got shape {tuple(scale.shape)}"
+        )
     indptr, indices = skip if skip is not None else (None, None)
     row, col = _lse(a, b, scale, ids_a, ids_b, indptr, indices, skip_self, cols)
     return row, col
-
-
-# ---- sigmoid part: softplus -----------------------------------------------------------------------------------
-
-
-def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
-    return a.new_empty(a.shape[0])
-
-
-def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
-    a, b, out = _rows(a), _rows(b), _softplus_shapes(a, b, scale, bias, skip_self)
-    work = _workspace(a, b, backward=False)
-    _C.pairwise_sigmoid_forward(
-        view(a), view(b), view(scale), view(bias), skip_self, view(out), view(work), threads()
-    )  # fmt: skip
-    return out
-
-
-def _softplus_bwd_shapes(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return a.new_empty(a.shape), b.new_empty(b.shape), scale.new_empty(scale.shape), a.new_empty(())
-
-
-def _softplus_bwd_body(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    a, b, grad = _rows(a), _rows(b), grad.contiguous()
-    grad_a, grad_b, grad_bias = a.new_empty(a.shape), b.new_empty(b.shape), a.new_empty(a.shape[0])
-    work = _workspace(a, b, backward=True)
-    _C.pairwise_sigmoid_backward(
-        view(a), view(b), view(scale), view(bias), skip_self, view(grad),
-        view(grad_bias), view(grad_a), view(grad_b), view(work), threads(),
-    )  # fmt: skip
-    if scale.ndim == 0:
-        grad_scale = torch.dot(a.reshape(-1), grad_a.reshape(-1))
-        return grad_a.mul_(scale), grad_b, grad_scale, grad_bias.sum()
-    return grad_a * scale[:, None], grad_b, (a * grad_a).sum(1), grad_bias.sum()
-
-
-def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.skip_self = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads: tuple[Tensor, ...] = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad)
-    return (*grads, None)
-
-
-_softplus_bwd = register_op(
-    "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self, Tensor grad)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_softplus_bwd_body,
-    fake=_softplus_bwd_shapes,
-)
-_softplus = register_op(
-    "pairwise_softplus(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self) -> Tensor",
-    body=_softplus_body,
-    fake=_softplus_shapes,
-    backward=_softplus_backward,
-    setup=_softplus_setup,
-)
-
-
-def softplus(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, *, skip_self: bool = False
-) -> Tensor:
-    r"""``sum_j softplus(scale_i a_i . b_j + bias)``, the dense part of the sigmoid loss.
-
-    Args:
-        a, b: (n, d) and (m, d) float32 or float64, any row stride.
-        scale, bias: tensors of the same dtype, 0-dim (scale also (n,)); both receive gradients.
-        skip_self: leave out i == j.
-
-    Returns:
-        (n,)
-    """
-    out: Tensor = _softplus(a, b, scale, bias, skip_self)
-    return out

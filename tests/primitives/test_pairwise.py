@@ -1,4 +1,4 @@
-"""Pairwise statistics against dense fp64 logits: values, gradients, masks, extremes, determinism."""
+"""Pairwise statistics against dense fp64 logits: values, gradients, masks, extremes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,9 @@ def test_lse_rows_and_columns(n: int, m: int, scale: float, dtype: torch.dtype) 
     exact = (torch.logsumexp(logits, 1), torch.logsumexp(logits, 0))
     assert_same((row, col), exact, dtype)
     ours = torch.autograd.grad((row * g).sum() + (col * h).sum(), (a, b, c))
-    theirs = torch.autograd.grad((exact[0] * g.double()).sum() + (exact[1] * h.double()).sum(), (ae, be, ce))
+    theirs = torch.autograd.grad(
+        (exact[0] * g.double()).sum() + (exact[1] * h.double()).sum(), (ae, be, ce)
+    )
     assert_same(ours, theirs, dtype)
 
 
@@ -130,9 +132,14 @@ def test_lse_masks_and_scale_per_row(mask_kind: str, dtype: torch.dtype) -> None
 @pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (100.0, 3.0)])
 @pytest.mark.parametrize("skip_self", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(3, 5), (97, 252)])
-def test_softplus(n: int, m: int, skip_self: bool, scale: float, bias: float, dtype: torch.dtype) -> None:
+def test_softplus(
+    n: int, m: int, skip_self: bool, scale: float, bias: float, dtype: torch.dtype
+) -> None:
     a, b, c, t = leaves(
-        rows(n, 17, dtype), rows(m, 17, dtype, 1), torch.tensor(scale, dtype=dtype), torch.tensor(bias, dtype=dtype)
+        rows(n, 17, dtype),
+        rows(m, 17, dtype, 1),
+        torch.tensor(scale, dtype=dtype),
+        torch.tensor(bias, dtype=dtype),
     )
     out = pairwise.softplus(a, b, c, t, skip_self=skip_self)
     ae, be, ce, te = doubles(a, b, c, t)
@@ -196,7 +203,11 @@ def test_bitwise_equal_for_any_number_of_threads(scale: float) -> None:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
             x, y = leaves(u, b)
-            out = (pairwise.lse_self(x, c), *pairwise.lse(x, y, c, cols=True), pairwise.softplus(x, y, c, c))
+            out = (
+                pairwise.lse_self(x, c),
+                *pairwise.lse(x, y, c, cols=True),
+                pairwise.softplus(x, y, c, c),
+            )
             results.append((*out, *torch.autograd.grad(sum(o.sum() for o in out), (x, y))))
     finally:
         torch.set_num_threads(threads)
@@ -207,12 +218,39 @@ def test_bitwise_equal_for_any_number_of_threads(scale: float) -> None:
 def test_gradcheck() -> None:
     u, b = leaves(rows(9, 4, torch.float64), rows(6, 4, torch.float64, 1))
     c, t, per_row = leaves(
-        torch.tensor(2.0, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64), weights(9, dtype=torch.float64)
+        torch.tensor(2.0, dtype=torch.float64),
+        torch.tensor(-1.0, dtype=torch.float64),
+        weights(9, dtype=torch.float64),
     )
     assert torch.autograd.gradcheck(pairwise.lse_self, (u, c))
     assert torch.autograd.gradcheck(lambda *x: pairwise.lse(*x, cols=True), (u, b, c))
     assert torch.autograd.gradcheck(lambda *x: pairwise.lse(*x, skip_self=True)[0], (u, b, per_row))
     assert torch.autograd.gradcheck(pairwise.softplus, (u, b, c, t))
+
+
+def test_second_derivatives() -> None:
+    u, b = leaves(rows(7, 3, torch.float64), rows(5, 3, torch.float64, 1))
+    c, t, per_row = leaves(
+        torch.tensor(2.0, dtype=torch.float64),
+        torch.tensor(-1.0, dtype=torch.float64),
+        weights(7, dtype=torch.float64),
+    )
+    ids = torch.arange(7, dtype=torch.int32) % 3
+    pattern = csr_of(torch.eye(7, 5, dtype=torch.bool).roll(1, 1))
+    check = torch.autograd.gradgradcheck
+    assert check(lambda *x: pairwise.lse_self(*x, ids), (u, c))
+    assert check(lambda *x: pairwise.lse(*x, cols=True), (u, b, c))
+    assert check(lambda *x: pairwise.lse(*x, skip_self=True, skip=pattern)[0], (u, b, per_row))
+    assert check(lambda *x: pairwise.softplus(*x, skip_self=True), (u, b, c, t))
+
+
+def test_third_derivatives_raise() -> None:
+    (u,) = leaves(rows(5, 3, torch.float64))
+    out = pairwise.lse_self(u, torch.tensor(1.0, dtype=torch.float64)).sum()
+    (first,) = torch.autograd.grad(out, u, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), u, create_graph=True)
+    with pytest.raises(NotImplementedError, match="third derivatives"):
+        second.sum().backward()
 
 
 def test_opcheck() -> None:
@@ -231,9 +269,13 @@ def test_the_core_names_what_is_wrong() -> None:
         pairwise.lse_self(torch.zeros(3, 2, dtype=torch.float16), c.half())
     with pytest.raises(ValueError, match=r"b must have size 2 in dimension 1, got shape \(3, 5\)"):
         pairwise.lse(torch.zeros(3, 2), torch.zeros(3, 5), c)
-    with pytest.raises(ValueError, match=r"ids_a must have size 3 in dimension 0, got shape \(4,\)"):
+    with pytest.raises(
+        ValueError, match=r"ids_a must have size 3 in dimension 0, got shape \(4,\)"
+    ):
         pairwise.lse_self(torch.zeros(3, 2), c, torch.zeros(4, dtype=torch.int32))
-    with pytest.raises(ValueError, match=r"scale must be a scalar with cols=True, got shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"scale must be a scalar with cols=True, got shape \(3,\)"
+    ):
         pairwise.lse(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3), cols=True)
     with pytest.raises(TypeError, match="TensorView"):
         _C.pairwise_sigmoid_forward(c, None, None, None, False, None, None, 1)

@@ -1,0 +1,21 @@
+"""What both parts of ``pairwise`` do before a call of the core."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .._seam import _C, CODE
+
+__all__ = ["unit_stride", "workspace"]
+
+
+def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
+    """Scratch memory of one call, O((n + m) d): packed operands and statistics."""
+    n, d = a.shape
+    m = n if b is None else b.shape[0]
+    return a.new_empty(_C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward))
+
+
+def unit_stride(x: Tensor) -> Tensor:
+    """The kernels take any row stride but need contiguous rows."""
+    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()

@@ -1,0 +1,87 @@
+"""Second derivatives of the pairwise statistics, by plain torch on blocks of rows.
+
+The backward operators are sums over rows of terms that see one block of logits at a time. Their own
+gradient, which a double backward asks for, is taken by autograd through that plain-torch form, a
+block of rows at a time: memory stays O(n d) plus one block. Third derivatives raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["left_out_pairs", "row_blocks_vjp", "softmax_weights"]
+
+_BLOCK_ELEMENTS = (
+    1 << 22
+)  # logits in flight: 32 MiB in float64, a few times that with autograd's copies
+
+BlockLoss = Callable[..., Tensor]
+
+
+def row_blocks_vjp(
+    block_loss: BlockLoss, n_rows: int, n_cols: int, *tensors: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of the sum of ``block_loss(rows, *tensors)`` over row blocks, in every tensor."""
+    grads: tuple[Tensor, ...] = _RowBlocks.apply(block_loss, n_rows, n_cols, *tensors)
+    return grads
+
+
+class _RowBlocks(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, block_loss: BlockLoss, n_rows: int, n_cols: int, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        total = [torch.zeros_like(t) for t in tensors]
+        step = max(1, _BLOCK_ELEMENTS // max(1, n_cols))
+        for start in range(0, n_rows, step):
+            rows = slice(start, min(n_rows, start + step))
+            with torch.enable_grad():
+                leaves = [t.detach().requires_grad_() for t in tensors]
+                loss = block_loss(rows, *leaves)
+                parts = torch.autograd.grad(loss, leaves, allow_unused=True)
+            for sum_, part in zip(total, parts, strict=True):
+                if part is not None:
+                    sum_ += part
+        return tuple(total)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError("pairwise: third derivatives are not supported")
+
+
+def left_out_pairs(
+    rows: slice, like: Tensor, m: int, ids_a: Tensor | None, ids_b: Tensor | None,
+    skip: tuple[Tensor, Tensor] | None, skip_self: bool,
+) -> Tensor:  # fmt: skip
+    """(rows, m) mask of the pairs that are left out."""
+    index = torch.arange(rows.start, rows.stop, device=like.device)
+    out = torch.zeros(len(index), m, dtype=torch.bool, device=like.device)
+    if skip_self:
+        out |= index[:, None] == torch.arange(m, device=like.device)
+    if ids_a is not None and ids_b is not None:
+        out |= ids_a[rows, None] == ids_b
+    if skip is not None:
+        indptr, indices = skip
+        count = indptr[rows.start + 1 : rows.stop + 1] - indptr[rows.start : rows.stop]
+        local = torch.repeat_interleave(torch.arange(len(index), device=like.device), count)
+        out[local, indices[indptr[rows.start] : indptr[rows.stop]]] = True
+    return out
+
+
+def softmax_weights(
+    rows: slice, logits: Tensor, left_out: Tensor,
+    row: Tensor, grad_row: Tensor, col: Tensor | None, grad_col: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """W_ij = grad_row_i exp(s_ij - row_i) + grad_col_j exp(s_ij - col_j) for a block of rows."""
+
+    def part(lse: Tensor, grad: Tensor) -> Tensor:
+        seen = ~left_out & ~torch.isneginf(lse)
+        # masked before exp: 0 * inf would be NaN in the gradient
+        return torch.where(seen, torch.where(seen, logits - lse, 0.0).exp() * grad, 0.0)
+
+    w = part(row[rows, None], grad_row[rows, None])
+    return w if col is None or grad_col is None else w + part(col, grad_col)
