@@ -84,7 +84,7 @@ class Cliques(Relation):
         return r * self._node_weight.to(x.dtype)
 
     def covariance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Σ_c w_c (Σ_i x_i)(Σ_j y_j)ᵀ over the cliques' sums, minus the diagonal's Σ_i w_i x_i y_iᵀ."""
+        """Σ_c w_c (Σ_i x_i)(Σ_j y_j)ᵀ over the cliques, minus the diagonal's Σ_i w_i x_i y_iᵀ."""
         weight = self._weights.to(x.dtype)[:, None]
         c = spmm(self._sum_csr, x).mT @ (weight * spmm(self._sum_csr, y))
         if self._self_loops:
