@@ -8,6 +8,8 @@ and both together differ in vectors only. Bounds: Gershgorin's discs unless the 
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -55,10 +57,12 @@ class CsrOperator(SymmetricOperator):
             values = self.values
             if values is None:
                 values = torch.ones(self.indices.shape[0], dtype=dtype, device=self.device)
-            matrix = torch.sparse_csr_tensor(
-                self.indptr.to(self.indices.dtype), self.indices, values.to(dtype), self.shape,
-                check_invariants=False,
-            )  # fmt: skip
+            with warnings.catch_warnings():  # torch calls its sparse CSR support beta
+                warnings.simplefilter("ignore", UserWarning)
+                matrix = torch.sparse_csr_tensor(
+                    self.indptr.to(self.indices.dtype), self.indices, values.to(dtype),
+                    self.shape, check_invariants=False,
+                )  # fmt: skip
             scale = None if self.scale is None else self.scale.to(dtype)
             diagonal = None if self.diagonal is None else self.diagonal.to(dtype)
             self._cast[dtype] = matrix, scale, diagonal

@@ -15,13 +15,28 @@ proportional to R: float32 products converge to float64 accuracy. Columns are sc
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
+from sslspec_fast.solvers._basis import Project
 
-__all__ = ["filter_block", "filter_residual", "growth_rate"]
+__all__ = ["Clean", "filter_block", "filter_residual", "growth_rate"]
+
+
+@dataclass(frozen=True)
+class Clean:
+    """Remove deflated vectors every few degrees: they outgrow everything from rounding alone."""
+
+    project: Project
+    every: int
+
+    def __call__(self, degree: int, *blocks: Tensor) -> None:
+        if degree % self.every == 0:
+            for block in blocks:
+                self.project(block)
 
 
 def growth_rate(value: float, lo: float, cut: float) -> float:
@@ -31,22 +46,26 @@ def growth_rate(value: float, lo: float, cut: float) -> float:
 
 
 def filter_block(
-    op: SymmetricOperator, x: Tensor, lo: float, cut: float, degree: int, top: float
-) -> Tensor:
+    op: SymmetricOperator, x: Tensor, lo: float, cut: float, degree: int, top: float,
+    clean: Clean | None = None,
+) -> Tensor:  # fmt: skip
     """C_degree(Â) X / C_degree(top); x (n, b) is overwritten."""
     middle, half = (cut + lo) / 2, (cut - lo) / 2
     # 1 / C_d(top), kept in range: float32 overflows at 1e38
     x.mul_(math.exp(-min(degree * growth_rate(top, lo, cut), 60.0)))
     y = op.matmat(x, None, alpha=1.0 / half, gamma=-middle / half, w=x)
-    for _ in range(degree - 1):
+    for k in range(1, degree):
         x = op.matmat(y, x, alpha=2.0 / half, beta=-1.0, gamma=-2.0 * middle / half, w=y)
         x, y = y, x
+        if clean is not None:
+            clean(k, x, y)
     return y
 
 
 def filter_residual(
-    op: SymmetricOperator, r: Tensor, values: Tensor, lo: float, cut: float, degree: int
-) -> Tensor:
+    op: SymmetricOperator, r: Tensor, values: Tensor, lo: float, cut: float, degree: int,
+    clean: Clean | None = None,
+) -> Tensor:  # fmt: skip
     """Z_degree for residuals r (n, b) of Ritz values (b,) float64; runs in r's dtype.
 
     degree - 1 products. Values below the cut (guards) keep |t| <= 1, where C_k stays bounded.
@@ -69,4 +88,6 @@ def filter_residual(
             z, previous, alpha=2.0 / half, beta=-1.0, gamma=-2.0 * middle / half, w=z
         )
         z, previous = previous, z
+        if clean is not None:
+            clean(k, z, previous)
     return z

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.solvers._basis import Basis, random_block
-from sslspec_fast.solvers.chebyshev import filter_block, filter_residual, growth_rate
+from sslspec_fast.solvers.chebyshev import Clean, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
 
@@ -30,6 +30,16 @@ def product_cost(op: object, n: int) -> float:
     """Nanoseconds per column of a float32 product with a block (2 cores; ratios matter only)."""
     nnz = getattr(op, "nnz", lambda: None)()
     return 0.3 * (20 * n if nnz is None else nnz) + 1.5 * n
+
+
+def cleaner(task: Task, lo: float, cut: float, wanted: float) -> Clean | None:
+    """Deflated vectors sit at most at the bound of the spectrum: keep their lead within 1e3."""
+    if task.project is None:
+        return None
+    top = task.op.bounds()[1]
+    lead = growth_rate(top, lo, cut) - growth_rate(max(wanted, cut), lo, cut)
+    every = math.log(1e3) / lead if 0.0 < lead < math.inf else 1.0 if lead else 1e9
+    return Clean(task.project, max(int(min(every, 1e9)), 1))
 
 
 @dataclass
@@ -51,7 +61,8 @@ class Filter:
         degree = self._degree(r, values, basis.size, cut, float(ritz[0]))
         self.degrees.append(degree)
         task.columns += (degree - 1) * r.shape[1]
-        return filter_residual(task.op, r.to(self.low), values, self.lo, cut, degree)
+        clean = cleaner(task, self.lo, cut, float(values[-1]))
+        return filter_residual(task.op, r.to(self.low), values, self.lo, cut, degree, clean)
 
     def _degree(self, r: Tensor, values: Tensor, size: int, cut: float, top: float) -> int:
         task, n, b = self.task, self.task.op.n, r.shape[1]
@@ -113,7 +124,8 @@ def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) 
     task.columns += degree * x.shape[1]
     if task.project is not None:
         task.project(x)
-    return filter_block(task.op, x, lo, cut, degree, top)
+    clean = cleaner(task, lo, cut, cut if last is None else last)
+    return filter_block(task.op, x, lo, cut, degree, top, clean)
 
 
 def lanczos(task: Task, x0: Tensor | None) -> tuple[Outcome, dict]:

@@ -56,7 +56,7 @@ def structure(matrix: Any) -> Structure:
     ends = starts[1:] / len(order)
     middle = widths[(ends > 0.25) & (ends < 0.75)]
     # too few levels to have a middle: no separator to speak of
-    separator = int(middle.min()) if len(middle) else len(order) // 2
+    separator = max(int(middle.min()) if len(middle) else len(order) // 2, 1)
     fill = matrix.nnz / 2 + float(separator) ** 2 * max(math.log2(max(n / separator, 2.0)), 1.0)
     return Structure(len(widths), separator, fill)
 
