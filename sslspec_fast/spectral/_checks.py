@@ -8,7 +8,9 @@ from typing import Any
 
 __all__ = ["check_positive", "check_rank", "check_solver"]
 
-_SOLVER = ("method", "tol", "max_iter", "seed")
+_SOLVER = (
+    "method", "tol", "angle_tol", "precision", "max_iter", "seed", "callback", "progress",
+)  # fmt: skip
 
 
 def check_rank(k: Any, n: int) -> int:

@@ -13,6 +13,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from sslspec_fast import operators
+from sslspec_fast.graph import PairGraph
+from sslspec_fast.operators import SymmetricOperator
+
 __all__ = ["Relation", "to_numpy"]
 
 Array = np.ndarray
@@ -41,71 +45,64 @@ def to_numpy(x: Any, name: str, ndim: int) -> Array:
 
 
 class Relation:
-    """Symmetric G (n, n) with the products, degrees and norms that the closed forms need.
+    """Symmetric G (n, n) with the products, degrees and operators that the closed forms need.
 
     graph: `PairGraph`, scipy sparse, or a dense symmetric array / tensor (n, n), which may be
-    signed (MDS and ISOMAP targets). ``wrap`` returns results as the caller's array type and device.
+    signed (MDS and Isomap targets). ``wrap`` returns results as the caller's array type and device.
     """
 
-    def __init__(self, graph: Any, name: str = "graph") -> None:
-        self.graph = graph
-        self.device: torch.device | None = None
-        self._matrix: Any = None
-        if hasattr(graph, "matmul") and hasattr(graph, "degree") and hasattr(graph, "nnz"):
-            self.device = torch.device(graph.device)
-            self.n = int(graph.n)
-            if not graph.is_symmetric:
-                raise ValueError(
-                    f"{name} must be symmetric for a closed form, got a directed graph of "
-                    f"{self.n} nodes; build it with symmetrize=True"
-                )
-        else:
-            self._from_matrix(graph, name)
-        if self.n == 0:
-            raise ValueError(f"{name} must have at least one node, got n = 0")
-
-    def _from_matrix(self, graph: Any, name: str) -> None:
-        if isinstance(graph, torch.Tensor):
-            self.device = graph.device
-            graph = to_numpy(graph.to_dense(), name, 2)
-        if sp.issparse(graph):
-            matrix = sp.csr_array(graph).astype(np.float64)
-            finite = bool(np.isfinite(matrix.data).all())
-        elif isinstance(graph, np.ndarray):
-            matrix = to_numpy(graph, name, 2)
-            finite = True
+    def __init__(self, graph: Any) -> None:
+        # Exactly one of the two holds G: sparse input becomes a PairGraph.
+        self.graph: PairGraph | None = None
+        self.dense_matrix: Array | None = None
+        self.device: torch.device | None = None  # of the results; None: NumPy
+        if isinstance(graph, PairGraph):
+            self.graph, self.device = graph, graph.device
+        elif sp.issparse(graph):
+            if graph.shape[0] != graph.shape[1]:
+                raise ValueError(f"graph must be square, got shape {tuple(graph.shape)}")
+            self.graph = PairGraph.from_sparse(sp.csr_array(graph, dtype=np.float64))
+        elif isinstance(graph, (np.ndarray, torch.Tensor)):
+            if isinstance(graph, torch.Tensor):
+                self.device = graph.device
+                graph = graph.to_dense()
+            self.dense_matrix = _symmetric(to_numpy(graph, "graph", 2))
         else:
             raise TypeError(
-                f"{name} must be a PairGraph, a scipy sparse matrix or a dense symmetric array, "
+                "graph must be a PairGraph, a scipy sparse matrix or a dense symmetric array, "
                 f"got {type(graph).__name__}"
             )
-        if matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"{name} must be square, got shape {tuple(matrix.shape)}")
-        if not finite:
-            raise ValueError(f"{name} must be finite, got NaN or infinite weights")
-        scale = float(abs(matrix).max()) if matrix.shape[0] and abs(matrix).sum() else 0.0
-        gap = float(abs(matrix - matrix.T).max()) if matrix.shape[0] else 0.0
-        # Symmetric up to the rounding of a product such as -H D^2 H / 2.
-        if gap > 1e-9 * scale:
+        self.n = int(self.graph.n if self.graph is not None else len(graph))
+        if self.n == 0:
+            raise ValueError("graph must have at least one node, got n = 0")
+        if self.graph is not None and not self.graph.is_symmetric:
             raise ValueError(
-                f"{name} must be symmetric, got max |G - G^T| = {gap:.3g} at max |G| = {scale:.3g}"
+                "graph must be symmetric for a closed form, got a directed graph of "
+                f"{self.n} nodes; build it with symmetrize=True"
             )
-        self.n = matrix.shape[0]
-        self._matrix = (matrix + matrix.T) / 2 if gap else matrix
 
     # ------------------------------------------------------------------ products and sums
     def matmul(self, x: Array) -> Array:
         """G @ x for x (n, b)."""
-        if self._matrix is not None:
-            return np.asarray(self._matrix @ x)
-        out = self.graph.matmul(torch.from_numpy(np.ascontiguousarray(x)).to(self.device))
-        return out.detach().cpu().numpy()
+        if self.dense_matrix is not None:
+            return self.dense_matrix @ x
+        assert self.graph is not None
+        block = torch.from_numpy(np.ascontiguousarray(x)).to(self.graph.device)
+        return self.graph.matmul(block).cpu().numpy()
+
+    def _fact(self, name: str, dense: Any) -> Array:
+        if self.graph is None:
+            return np.asarray(dense(self.dense_matrix))
+        value = getattr(self.graph, name)
+        return (value() if callable(value) else value).cpu().numpy()
 
     @cached_property
     def degree(self) -> Array:
-        if self._matrix is not None:
-            return np.asarray(self._matrix.sum(axis=1)).ravel()
-        return self.graph.degree.detach().cpu().numpy().astype(np.float64)
+        return self._fact("degree", lambda m: m.sum(axis=1))
+
+    @cached_property
+    def diagonal(self) -> Array:
+        return self._fact("diagonal", lambda m: m.diagonal())
 
     @property
     def volume(self) -> float:
@@ -113,53 +110,30 @@ class Relation:
 
     @cached_property
     def frobenius_sq(self) -> float:
-        if self._matrix is not None:
-            values = self._matrix.data if sp.issparse(self._matrix) else self._matrix
-            return float((np.asarray(values) ** 2).sum())
-        return float(self.graph.frobenius_sq())
-
-    @cached_property
-    def diagonal(self) -> Array:
-        if self._matrix is not None:
-            return np.asarray(self._matrix.diagonal())
-        return self.graph.diagonal().detach().cpu().numpy()
-
-    def sparse(self) -> sp.csr_array:
-        """A CSR copy of G (materialises implicit cliques)."""
-        if self._matrix is not None:
-            return sp.csr_array(self._matrix).copy()
-        return self.graph.to_scipy()
-
-    def dense(self) -> Array:
-        if self._matrix is not None:
-            return self._matrix.toarray() if sp.issparse(self._matrix) else self._matrix
-        return self.graph.to_scipy().toarray()
+        if self.graph is not None:
+            return float(self.graph.frobenius_sq())
+        return float((np.asarray(self.dense_matrix) ** 2).sum())
 
     @cached_property
     def is_signed(self) -> bool:
         """True when some weight is negative."""
-        if self._matrix is None:
+        if self.graph is not None:
             return bool(self.graph.has_negative_weights)
-        return float(self._matrix.min()) < 0
+        return float(np.asarray(self.dense_matrix).min()) < 0
 
-    @cached_property
-    def absolute_degree(self) -> Array:
-        """(n,) sum_j |G_ij|."""
-        if not self.is_signed:
-            return self.degree
-        matrix = self.graph.to_scipy() if self._matrix is None else self._matrix
-        return np.asarray(abs(matrix).sum(axis=1)).ravel()
+    def sparse(self) -> sp.csr_array:
+        """A CSR copy of G (materialises implicit cliques)."""
+        if self.graph is not None:
+            return self.graph.to_scipy()
+        return sp.csr_array(self.dense_matrix)
 
     @cached_property
     def components(self) -> tuple[int, Array]:
         """(count, labels (n,)) of the connected components; an isolated node is one of them."""
-        if self._matrix is not None:
-            count, labels = sp.csgraph.connected_components(
-                sp.csr_array(self._matrix), directed=False
-            )
-            return int(count), np.asarray(labels, dtype=np.int64)
-        count, labels = self.graph.connected_components()
-        labels = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+        if self.graph is not None:
+            count, tensor = self.graph.connected_components()
+            return int(count), tensor.cpu().numpy()
+        count, labels = sp.csgraph.connected_components(self.sparse(), directed=False)
         return int(count), np.asarray(labels, dtype=np.int64)
 
     @cached_property
@@ -168,9 +142,43 @@ class Relation:
         count, labels = self.components
         return np.flatnonzero(np.bincount(labels, minlength=count)[labels] == 1)
 
+    # ------------------------------------------------------------------ operators
+    def adjacency(self) -> SymmetricOperator:
+        """G."""
+        if self.graph is not None:
+            return operators.adjacency(self.graph)
+        return operators.as_operator(np.asarray(self.dense_matrix))
+
+    def laplacian(self) -> SymmetricOperator:
+        """L = D - G."""
+        if self.graph is not None:
+            return operators.laplacian(self.graph)
+        return operators.as_operator(np.diag(self.degree) - np.asarray(self.dense_matrix))
+
+    def normalized(self) -> SymmetricOperator:
+        """D^-1/2 G D^-1/2, zero rows where there is no degree."""
+        if self.graph is not None:
+            return operators.adjacency(self.graph, normalized=True)
+        scale = np.zeros(self.n)
+        np.divide(1.0, np.sqrt(self.degree), out=scale, where=self.degree > 0)
+        return operators.as_operator(scale[:, None] * np.asarray(self.dense_matrix) * scale)
+
     # ------------------------------------------------------------------ results
     def wrap(self, x: Array) -> Any:
         """x as the caller's array type: a torch tensor on the graph's device, else NumPy."""
         if self.device is None:
             return x
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device)
+
+
+def _symmetric(matrix: Array) -> Array:
+    """(M + M^T)/2, when M is symmetric up to the rounding of a product such as -H D^2 H / 2."""
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"graph must be square, got shape {tuple(matrix.shape)}")
+    gap = float(np.abs(matrix - matrix.T).max(initial=0.0))
+    scale = float(np.abs(matrix).max(initial=0.0))
+    if gap > 1e-9 * scale:
+        raise ValueError(
+            f"graph must be symmetric, got max |G - G^T| = {gap:.3g} at max |G| = {scale:.3g}"
+        )
+    return (matrix + matrix.T) / 2 if gap else matrix

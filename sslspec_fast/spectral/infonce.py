@@ -70,7 +70,10 @@ def entropy_bound(graph: Any, *, reduction: str = "mean") -> float:
     Attained iff the softmax equals G_i/d_i. The diagonal is ignored; rows without edges are no
     anchors.
     """
-    rel = Relation(graph)
+    return _entropy(Relation(graph), reduction)
+
+
+def _entropy(rel: Relation, reduction: str) -> float:
     matrix = rel.sparse()
     matrix.setdiag(0.0)
     matrix.eliminate_zeros()
@@ -126,7 +129,7 @@ def _simplex(rel: Relation, k: int, tau: float, negatives: str, reduction: str) 
 
 def _log_graph(rel: Relation, k: int, tau: float, negatives: str, reduction: str) -> ClosedForm:
     n = rel.n
-    weights = rel.dense().copy()
+    weights = rel.sparse().toarray()
     np.fill_diagonal(weights, 1.0)
     if negatives != "others" or (weights <= 0).any() or n < 2:
         raise ValueError(
@@ -139,7 +142,7 @@ def _log_graph(rel: Relation, k: int, tau: float, negatives: str, reduction: str
     values, vectors = sla.eigh(tau * np.log(weights))
     values, vectors = values[::-1], vectors[:, ::-1]
     s = np.maximum(values - values[-1], 0.0)[:k]  # the smallest shift of the free diagonal
-    loss = entropy_bound(rel.graph, reduction=reduction)
+    loss = _entropy(rel, reduction)
     info = _info(values, k, rel)
     info.regime, info.lower_bound = "log G", loss
     return package(

@@ -54,7 +54,8 @@ def vicreg(
     features (n, d): the linear regime; kernel (n, n), positive semi-definite: the kernel regime.
     ridge: weight of |W|_F^2 (linear) or tr(A^T K A) (kernel), added to ``loss``.
     starts: random starts of the K x K problem, where it has no closed form.
-    solver: ``method``, ``tol``, ``max_iter``, ``seed`` of the eigensolver.
+    solver: ``method``, ``tol``, ``angle_tol``, ``precision``, ``max_iter``, ``seed``,
+    ``callback``, ``progress`` of `sslspec_fast.eigsh`.
 
     ``filter`` holds the eigenvalues s_k of the covariance; ``eigenvalues`` those of L (uniform),
     of I - A (degree) or of the pencil. ``info.regime`` names the formula used and
