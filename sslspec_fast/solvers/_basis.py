@@ -17,9 +17,9 @@ __all__ = ["Basis", "Project", "gram", "orthonormalize", "random_block", "times"
 
 Project = Callable[[Tensor], Tensor]
 
-# A first pass is good enough when cancellation times condition stays below this. Any larger and
-# the small defects of V feed on themselves: after ten restarts orthogonality is gone.
-_ONE_PASS = 5.0
+# Largest |V^T t| that is left alone. Anything larger is removed once more: the defects of V
+# feed on themselves, and after ten restarts orthogonality would be gone.
+_ORTHOGONAL = {torch.float64: 1e-13, torch.float32: 1e-6}
 # Directions shorter than this (relative to the block's longest) are noise and are dropped.
 _DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
 
@@ -74,35 +74,37 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
     """
     if t.shape[1] == 0:
         return t
-    constrained = project is not None or (v is not None and v.shape[1] > 0)
+    v = None if v is None or v.shape[1] == 0 else v
+    constrained = project is not None or v is not None
+    overlap = None if v is None else v.T @ t
     g = gram(t, t)
     before = g.diagonal().clamp_min(0).sqrt()
     ok = torch.isfinite(before) & (before > 0)
-    t, g = _select(t, g, ok)
-    before = before[ok]
-    # One pass multiplies the error that V already has by |V^T t| / |t - V V^T t|, about 3 a Krylov
-    # step: thirty blocks later nothing is orthogonal. A second one ends that ("twice is enough").
-    least = 2 if v is not None and v.shape[1] else 1
-    for done in range(1, 5):
-        if constrained and t.shape[1]:
-            if v is not None and v.shape[1]:
-                t = t.addmm_(v, v.T @ t, alpha=-1)
+    if not bool(ok.all()):
+        return orthonormalize(t[:, ok.to(t.device)], v, project)
+    for _ in range(5):
+        if constrained:
+            if v is not None and overlap is not None:
+                t = t.addmm_(v, overlap, alpha=-1)
             if project is not None:
                 project(t)
             g = gram(t, t)
-        if t.shape[1] == 0:
-            return t
         after = g.diagonal().clamp_min(0).sqrt()
         # what is left after cancellation to rounding level is noise, not a direction
         alive = after > _DROP[t.dtype] * before
         t, g = _select(t, g, alive)
         if t.shape[1] == 0:
             return t
-        cancelled = float((before[alive] / after[alive]).max()) if constrained else 1.0
+        cancelled = float((before[alive] / after[alive]).max())
         t, condition = _cholesky_qr(t, g)
-        if done >= least and condition * cancelled < _ONE_PASS:
+        overlap = None if v is None else v.T @ t
+        defect = 0.0 if overlap is None else float(overlap.abs().max())
+        if project is not None:  # its defect is not measured: rounding times what was amplified
+            defect = max(defect, cancelled * condition * torch.finfo(t.dtype).eps / 8)
+        defect = max(defect, condition**2 * torch.finfo(t.dtype).eps / 16)
+        if defect <= _ORTHOGONAL[t.dtype]:
             return t
-        g = torch.eye(t.shape[1], dtype=torch.float64) if constrained else gram(t, t)
+        g = gram(t, t)
         before = torch.ones(t.shape[1], dtype=torch.float64)
     return t
 

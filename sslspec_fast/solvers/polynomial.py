@@ -108,6 +108,8 @@ def chebyshev(
 
 def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) -> Tensor:
     """Random vectors carry n / k times more of the unwanted: grow until that is paid back."""
+    if found.hi - found.lo <= 1e-12 * task.norm:  # a multiple of the identity
+        return x
     cut = found.cut(width)
     last = found.last(width)
     cost = product_cost(task.op, task.op.n)
@@ -132,11 +134,12 @@ def lanczos(task: Task, x0: Tensor | None) -> tuple[Outcome, dict]:
     """Block thick-restart Lanczos with full reorthogonalisation, in the dtype of the basis."""
     k, n = task.k, task.op.n
     block = min(max(4, min(16, k // 4)), task.free)
-    width = min(max(block, k // 8), task.free)
+    # as many random directions as wanted, or multiplicities larger than the block go unseen
+    width = min(k + block, task.free)
     start = random_block(n, width, task.seed, task.dtype, task.op.device)
     if x0 is not None:
         start = torch.cat([x0.to(task.dtype), start * float(x0.norm(dim=0).mean()) * 1e-3], 1)
-    keep = k + max(k // 4, 2 * block)
+    keep = width + max(k // 4, block)
     capacity = keep + max(k, 10 * block)
     steps = max(-(-(capacity - keep) // block), 1)
     outcome = davidson(

@@ -33,7 +33,14 @@ class Probe:
     def cut(self, wanted: int) -> float:
         """The largest Ritz value with more than `wanted` eigenvalues at or above it."""
         above = torch.nonzero(self.counts > wanted)[:, 0]
-        return float(self.values[above[0]]) if len(above) else float(self.values[-1])
+        if not len(above):
+            return float(self.values[-1])
+        first = int(above[0])
+        if first == 0:  # the top itself holds more than that: cut below it
+            apart = self.values < self.values[0] - 1e-3 * (self.hi - self.lo)
+            lower = torch.nonzero(apart)[:, 0]
+            first = int(lower[0]) if len(lower) else 0
+        return float(self.values[first])
 
     def last(self, wanted: int) -> float | None:
         """Estimate of eigenvalue number `wanted`: the smallest Ritz value above the cut."""

@@ -39,6 +39,8 @@ def dense_pays(op: SymmetricOperator, k: int) -> str | None:
 def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str]:
     """("chebyshev" | "shift_invert", reason)."""
     op, n, k = task.op, task.op.n, task.k
+    if found.hi - found.lo <= 1e-12 * task.norm:
+        return "lanczos", "A is a multiple of the identity"
     width = k + max(3, min(k // 8, 16))
     column = 1.5e-9 * product_cost(op, n)  # orthogonalisation is tuned to be a minor share
     digits = math.log(math.sqrt(n) * task.norm / max(task.tol, 1e-14 * task.norm))
