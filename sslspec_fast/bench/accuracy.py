@@ -61,7 +61,7 @@ def _compare(
 ) -> Errors:
     generator = torch.Generator().manual_seed(0)
     signal, noise1, noise2 = torch.randn(3, *shape, generator=generator)
-    # Views that agree only a little: at small temperatures a loss of nearly 0 has no relative error.
+    # Views that agree only a little: a loss of nearly 0 (small temperatures) has no relative error.
     views = [(signal + 2 * noise).to(device, dtype) for noise in (noise1, noise2)]
 
     def evaluate(loss: Callable[..., Tensor], precision: torch.dtype) -> tuple[Tensor, Tensor]:
