@@ -119,7 +119,7 @@ def _sanitize(record: Record, end: float) -> bool:
     return good
 
 
-def small_shapes() -> None:
+def small_shapes(device: str = "cuda") -> None:
     """Every loss on small ragged shapes in fp32 and bf16, compared with plain torch in fp64."""
     for name, loss in gpu_cases.SMALL.items():
         for rows, width in SHAPES:
@@ -130,13 +130,13 @@ def small_shapes() -> None:
             views = torch.nn.functional.normalize(views, dim=2)
             want = float(gpu_cases.PLAIN[name](*views.double()))
             for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
-                leaves = [view.cuda().to(dtype).requires_grad_() for view in views]
+                leaves = [view.to(device, dtype).requires_grad_() for view in views]
                 value = loss(*leaves)
                 torch.autograd.grad(value, leaves)
                 error = abs(float(value) - want) / max(1.0, abs(want))
                 if not error <= tolerance:
                     raise AssertionError(f"{name} {rows}x{width} {dtype}: {float(value)} {want}")
-    torch.cuda.synchronize()
+    machine.synchronize(device)
 
 
 def _table(record: Record, end: float, seconds: float) -> bool:
