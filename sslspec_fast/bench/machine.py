@@ -20,7 +20,7 @@ def describe(device: str = "cpu") -> dict[str, str]:
         "processor": processor(),
         "cores": f"{os.cpu_count()}, torch threads {torch.get_num_threads()}",
         "load": load(),
-        "instruction set": str(sf.show_config().get("isa", "unknown")),
+        "instruction set": str(sf.show_config()["instruction_set"]),
         "versions": f"sslspec_fast {sf.__version__}, torch {torch.__version__}, "
         f"numpy {np.__version__}, Python {platform.python_version()}, {platform.platform()}",
         "commit": commit(),
