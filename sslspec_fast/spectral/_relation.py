@@ -90,6 +90,13 @@ class Relation:
         block = torch.from_numpy(np.ascontiguousarray(x)).to(self.graph.device)
         return self.graph.matmul(block).cpu().numpy()
 
+    def quadratic(self, x: Array) -> Array:
+        """X^T G X for x (n, b); G X is never stored for a PairGraph."""
+        if self.graph is None:
+            return x.T @ self.matmul(x)
+        block = torch.from_numpy(np.ascontiguousarray(x)).to(self.graph.device)
+        return self.graph.covariance(block).cpu().numpy()
+
     def _fact(self, name: str, dense: Any) -> Array:
         if self.graph is None:
             return np.asarray(dense(self.dense_matrix))

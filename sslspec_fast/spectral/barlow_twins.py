@@ -91,7 +91,7 @@ def barlow_twins(
 
         def form(x: Array) -> Array:
             x = x - share @ x  # Ghat and Dhat are G and D applied to the centred columns
-            return x.T @ rel.matmul(x)
+            return rel.quadratic(x)
 
         def metric(x: Array) -> Array:
             x = x - share @ x

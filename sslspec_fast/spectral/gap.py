@@ -8,6 +8,7 @@ the losses: the loss comes from `functional`, the optimum from this package (arX
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,18 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
-from sslspec_fast.spectral._relation import to_numpy
+from sslspec_fast.spectral._relation import Relation, to_numpy
+from sslspec_fast.spectral._vicreg_filter import penalty
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.downstream import active_span
+from sslspec_fast.spectral.infonce import info_nce
 from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
 from sslspec_fast.spectral.vicreg import vicreg
 
 __all__ = ["Gap", "optimality_gap"]
+
+Array = np.ndarray
 
 # The loss functional, the closed form, and the hyper-parameters that they share.
 _LOSSES = {
@@ -33,6 +38,9 @@ _LOSSES = {
     "simclr": ("ls_simclr", simclr, ("center",)),
     "barlow_twins": ("graph_barlow_twins", barlow_twins, ("off_diagonal", "center")),
     "spectral_contrastive": ("graph_spectral_contrastive", spectral_contrastive, ()),
+    "info_nce": (
+        "graph_info_nce", info_nce, ("temperature", "normalize", "negatives", "reduction"),
+    ),
 }  # fmt: skip
 # F.graph_vicreg's default penalty; the closed form's own default is ls_var.
 _DEFAULTS = {"vicreg": {"penalty": "hinge_std"}}
@@ -61,7 +69,8 @@ class Gap:
 def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     """Compare z (n, k) with the optimum of ``loss`` on ``graph``.
 
-    loss: "vicreg" | "simclr" | "barlow_twins" | "spectral_contrastive". hyper: the keywords of the
+    loss: "vicreg" | "simclr" | "barlow_twins" | "spectral_contrastive", or "info_nce" on the graphs
+    where that has a closed form (`spectral.info_nce`). hyper: the keywords of the
     ``F.graph_*`` loss with that loss's defaults, and of the closed form (``features=``,
     ``kernel=``, ``whitened=``, solver options); with features the optimum is that of the linear
     regime. On a plain two-view graph every k <= N'-1 has optimum 0, so measure on label or kNN
@@ -82,7 +91,7 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     evaluate = getattr(functional, name)
     terms = {key: hyper[key] for key in shared if key in hyper}
 
-    def value(x: np.ndarray) -> float:
+    def value(x: Array) -> float:
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(graph.device)
         return float(evaluate(tensor, graph, **terms))
 
@@ -96,23 +105,24 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     else:  # collapse is optimal: nothing to divide by
         gap = 0.0 if abs(gap) <= 1e-9 * max(1.0, abs(found)) else float("inf")
     own, target = _spans(loss, array, best, graph, hyper)
+    along = _along_the_ray(loss, value, array, graph, hyper)
     return Gap(
         loss=found, optimum=best.loss, relative_gap=float(gap),
-        best_scale=_best_scale(loss, value, array), angle=_angle(own, target), rank=own.shape[1],
+        best_scale=_best_scale(along, array), angle=_angle(own, target), rank=own.shape[1],
         closed_form=best,
     )  # fmt: skip
 
 
 def _spans(
-    loss: str, z: np.ndarray, best: ClosedForm, graph: Any, hyper: dict[str, Any]
-) -> tuple[np.ndarray, np.ndarray]:
+    loss: str, z: Array, best: ClosedForm, graph: Any, hyper: dict[str, Any]
+) -> tuple[Array, Array]:
     """Orthonormal bases of what the loss sees of z and of the optimum."""
     optimum = to_numpy(best.embedding, "embedding", 2)
     degree = graph.degree.cpu().numpy()
     if loss == "barlow_twins" or (loss == "vicreg" and hyper.get("measure") == "degree"):
         share = degree / degree.sum() if hyper.get("center", True) else np.zeros(len(z))
         pair = [np.sqrt(degree)[:, None] * (x - share @ x) for x in (z, optimum)]
-    elif loss == "vicreg":
+    elif loss in ("vicreg", "info_nce"):
         pair = [x - x.mean(axis=0) for x in (z, optimum)]
     elif loss == "spectral_contrastive":
         pair = [np.sqrt(degree)[:, None] * x for x in (z, optimum)]
@@ -123,7 +133,7 @@ def _spans(
     return active_span(pair[0], 1e-10), active_span(pair[1], 1e-10)
 
 
-def _angle(a: np.ndarray, b: np.ndarray) -> float:
+def _angle(a: Array, b: Array) -> float:
     """Largest principal angle between the spans; a missing direction counts as pi/2."""
     if min(a.shape[1], b.shape[1]) == 0:
         return 0.0 if a.shape[1] == b.shape[1] else float(np.pi / 2)
@@ -133,18 +143,48 @@ def _angle(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.arcsin(min(1.0, sine)))
 
 
-def _best_scale(loss: str, value: Any, z: np.ndarray) -> float:
+def _along_the_ray(
+    loss: str, value: Callable[[Array], float], z: Array, graph: Any, hyper: dict[str, Any]
+) -> Callable[[float], float] | None:
+    """t -> loss(t z) from a few numbers instead of a pass over the data; None: scale-invariant."""
+    if loss == "barlow_twins" or (loss == "info_nce" and hyper.get("normalize", True)):
+        return None
+    if loss == "info_nce":
+        return lambda t: value(t * z)
+    if loss in ("simclr", "spectral_contrastive"):  # c + p t^2 + q t^4, from its values at 0, 1, 2
+        at = [value(s * z) for s in (0.0, 1.0, 2.0)]
+        q = (at[2] - 4 * at[1] + 3 * at[0]) / 12
+        p = at[1] - at[0] - q
+        return lambda t: at[0] + p * t**2 + q * t**4
+    rel = Relation(graph)
+    uniform = hyper.get("measure", "uniform") == "uniform"
+    share = np.full(rel.n, 1 / rel.n) if uniform else rel.degree / rel.volume
+    x = z - share @ z
+    c = x.T @ x / (rel.n - 1) if uniform else x.T @ (share[:, None] * x)
+    variance, off = np.diag(c), float((c**2).sum() - (np.diag(c) ** 2).sum())
+    edges = float(((rel.degree[:, None] * x - rel.matmul(x)) * x).sum())
+    edges *= 2 / (rel.n if uniform else rel.volume)
+    alpha = hyper.get("variance", 1.0)
+    beta = alpha if hyper.get("covariance") is None else hyper["covariance"]
+    gamma = hyper.get("invariance", 1.0)
+
+    def along(t: float) -> float:
+        pen = penalty(t**2 * variance, hyper["penalty"], hyper.get("eps", 0.0)).sum()
+        return float(alpha * pen + beta * t**4 * off + gamma * t**2 * edges)
+
+    return along
+
+
+def _best_scale(along: Callable[[float], float] | None, z: Array) -> float:
     """argmin_t loss(t z), t >= 0: a grid over decades, then Brent's method at its best point."""
-    if loss == "barlow_twins" or not z.any():
+    if along is None or not z.any():
         return 1.0
     unit = 1.0 / float(np.sqrt((z**2).mean()))
-    grid = np.concatenate([[0.0], unit * np.geomspace(1e-4, 1e3, 57), [1.0]])
-    grid = np.unique(grid)
-    values = np.array([value(t * z) for t in grid])
+    grid = np.unique(np.concatenate([[0.0], unit * np.geomspace(1e-4, 1e3, 57), [1.0]]))
+    values = np.array([along(t) for t in grid])
     i = int(values.argmin())
     low, high = grid[max(i - 1, 0)], grid[min(i + 1, len(grid) - 1)]
     run = minimize_scalar(
-        lambda t: value(t * z), bounds=(low, high), method="bounded",
-        options={"xatol": 1e-10 * high},
-    )  # fmt: skip
+        along, bounds=(low, high), method="bounded", options={"xatol": 1e-10 * high}
+    )
     return float(run.x) if run.fun <= values[i] else float(grid[i])

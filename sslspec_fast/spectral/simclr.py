@@ -74,7 +74,7 @@ def simclr(
 
         def form(x: Array) -> Array:
             x = x - x.mean(axis=0) if center else x
-            return x.T @ rel.matmul(x)
+            return rel.quadratic(x)
 
         pencil = design.pencil(rel, k, form, lambda x: x.T @ x, largest=True)
         lam, info = pencil.values, pencil.info
@@ -112,7 +112,7 @@ def spectral_contrastive(
         if share.min() < 0:
             raise ValueError("graph must have non-negative degrees for spectral_contrastive")
         pencil = design.pencil(
-            rel, k, lambda x: x.T @ rel.matmul(x) / rel.volume,
+            rel, k, lambda x: rel.quadratic(x) / rel.volume,
             lambda x: x.T @ (share[:, None] * x), largest=True,
         )  # fmt: skip
         lam, info = pencil.values, pencil.info

@@ -132,7 +132,7 @@ def _parametric(
 
     def form(x: Array) -> Array:
         centred = x - share @ x  # L does not see the mean; without it nothing cancels
-        return centred.T @ (degree[:, None] * centred - rel.matmul(centred)) / total
+        return (centred.T @ (degree[:, None] * centred) - rel.quadratic(centred)) / total
 
     # x_k = gamma mu_k; the ridge adds eta/2 to gamma B, that is eta / (2 gamma) to B.
     unit = gamma if gamma > 0 else 1.0

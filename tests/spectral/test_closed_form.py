@@ -183,6 +183,34 @@ def test_gap_uses_the_defaults_of_the_loss(lab):
     assert gap.optimum == pytest.approx(spectral.vicreg(graph, 2, penalty="hinge_std").loss)
 
 
+@pytest.mark.parametrize("loss", ["vicreg", "degree", "simclr", "spectral_contrastive", "info_nce"])
+def test_best_scale_is_the_minimum_along_the_ray(lab, loss):
+    graph = lab.graph(lab.random_weights(12, 0.5))
+    z = torch.randn(12, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    hyper = {}
+    name, function = loss, "ls_simclr" if loss == "simclr" else f"graph_{loss}"
+    if loss in ("vicreg", "degree"):
+        name, function = "vicreg", "graph_vicreg"
+        hyper = {"covariance": 0.1, "penalty": "ls_std", "eps": 0.01}
+        hyper |= {"measure": "degree"} if loss == "degree" else {}
+    if loss == "info_nce":
+        w = np.random.default_rng(0).random((12, 12)) + 0.1
+        graph = lab.graph((w + w.T) * (1 - np.eye(12)))
+        hyper = {"temperature": 0.5, "normalize": False}
+    scale = spectral.optimality_gap(name, z, graph, **hyper).best_scale
+    at = [getattr(F, function)(t * scale * z, graph, **hyper).item() for t in (0.999, 1.0, 1.001)]
+    assert at[1] <= min(at[0], at[2])
+
+
+def test_gap_of_a_clique_optimum():
+    graph = PairGraph.from_views(5)
+    form = spectral.info_nce(graph, 4, temperature=0.2)
+    gap = spectral.optimality_gap("info_nce", form.embedding, graph, temperature=0.2)
+    assert gap.relative_gap == pytest.approx(0, abs=1e-9)
+    assert gap.best_scale == 1
+    assert gap.angle < 1e-6
+
+
 def test_gap_where_collapse_is_optimal(lab):
     graph = lab.graph(lab.random_weights(12, 0.4))
     hyper = {"invariance": 1e3, "penalty": "ls_var"}

@@ -61,7 +61,8 @@ def test_v4_s3_b5_linear_optimum(lab, name, kind):
     optimum = torch.linalg.solve(p, form.weights)
     if name != "hinge":  # its optimum may sit on the kink
         assert lab.gradient(loss, optimum) < 1e-6 * max(1.0, float(optimum.abs().max()))
-    best, _, _ = lab.minimise(loss, (d, k), starts=2, scale=3.0, iterations=800)
+    steps = 100 if name == "hinge" else 800  # descent stalls on the kink
+    best, _, _ = lab.minimise(loss, (d, k), starts=2, scale=3.0, iterations=steps)
     assert best >= form.loss - 1e-8 * max(1.0, abs(form.loss))
     if name in ("vicreg", "simclr", "contrastive", "barlow"):
         lab.matched(best, form.loss)
@@ -147,7 +148,8 @@ def test_v5_kernel_with_a_ridge(lab, penalty):
     def loss(v):  # Z = L V, A = K^-1 L V, tr A^T K A = |V|^2
         return F.graph_vicreg(lower @ v, graph, **hyper) + kappa * (v**2).sum()
 
-    best, _, _ = lab.minimise(loss, (n, k), starts=2, iterations=1500)
+    steps = 1500 if penalty == "ls_var" else 200
+    best, _, _ = lab.minimise(loss, (n, k), starts=2, iterations=steps)
     assert best >= form.loss - 1e-8
     if penalty == "ls_var":
         lab.matched(best, form.loss)
