@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
+from sslspec_fast.losses.falcon import random_codes
 
 RAGGED = (1, 2, 7, 252, 257)
 
@@ -31,6 +32,11 @@ def unit(x: Tensor) -> Tensor:
     return nnf.normalize(x, dim=1)
 
 
+def unit_unless_half(x: Tensor) -> Tensor:
+    """Unit rows; half-precision rows as they are, not to be rounded before the loss."""
+    return x if x.dtype in (torch.bfloat16, torch.float16) else unit(x)
+
+
 def pair_rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     """fp64 rows and a noisy copy of them."""
     g = torch.Generator().manual_seed(seed)
@@ -46,9 +52,7 @@ def weighted_graph(n: int, seed: int = 0, *, isolated: bool = True) -> PairGraph
     cols = (rows + torch.randint(1, max(last, 2), rows.shape, generator=g)) % last
     weights = torch.rand(rows.shape, generator=g, dtype=torch.float64) + 0.1
     keep = rows != cols
-    return PairGraph.from_edges(
-        rows[keep], cols[keep], weights[keep], n=n, symmetrize=True
-    )
+    return PairGraph.from_edges(rows[keep], cols[keep], weights[keep], n=n, symmetrize=True)
 
 
 def directed_graph(n: int) -> PairGraph:
@@ -103,7 +107,9 @@ def _scaled(function: Callable[..., Any], *extra: float) -> Callable[..., Any]:
     """Losses that take unit rows and a scale; temperature=t sets the scale to 1 / t."""
 
     def call(a: Tensor, b: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
-        return function(unit(a), unit(b), 1 / temperature, *extra, **keywords)
+        return function(
+            unit_unless_half(a), unit_unless_half(b), 1 / temperature, *extra, **keywords
+        )
 
     return _pairs(call)
 
@@ -123,8 +129,11 @@ def _graph(
     return build
 
 
-def _two_views(n: int) -> PairGraph:
-    return PairGraph.from_views(n // 2)
+def _two_views(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """An even number of rows."""
+    graph = PairGraph.from_views(n // 2)
+    z = pair_rows(n // 2 * 2, d, seed)[0]
+    return [z], lambda z, **k: F.graph_info_nce(z, graph, **k)
 
 
 def _labelled(n: int) -> PairGraph:
@@ -133,7 +142,7 @@ def _labelled(n: int) -> PairGraph:
 
 def _sup_con(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     y = labels_of(n)
-    return [pair_rows(n, d, seed)[0]], lambda z, **k: F.sup_con(unit(z), y, **k)
+    return [pair_rows(n, d, seed)[0]], lambda z, **k: F.sup_con(unit_unless_half(z), y, **k)
 
 
 def _with_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
@@ -142,10 +151,10 @@ def _with_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[.
 
 
 def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
-    from sslspec_fast.losses.falcon import random_codes
+    codes = random_codes(d, 4 * d, 1)
 
     def call(a: Tensor, b: Tensor, **keywords: Any) -> Any:
-        return F.falcon(a, b, codes=random_codes(d, 4 * d, 1).to(a), **keywords)
+        return F.falcon(a, b, codes=codes, **keywords)
 
     return list(pair_rows(n, d, seed)), call
 
@@ -169,10 +178,12 @@ CASES = {
         LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True),
         LossCase("sup_con", _sup_con, 7, softmax=True),
         LossCase("dcl", _pairs(F.dcl), 2, softmax=True),
-        LossCase("graph_info_nce_views", _graph(F.graph_info_nce, _two_views), 4, softmax=True),
+        LossCase("graph_info_nce_views", _two_views, 4, softmax=True),
         LossCase("graph_info_nce_labels", _graph(F.graph_info_nce, _labelled), 7, softmax=True),
         LossCase("graph_info_nce", _graph(F.graph_info_nce, weighted_graph), 7, softmax=True),
-        LossCase("graph_info_nce_directed", _graph(F.graph_info_nce, directed_graph), 7, softmax=True),
+        LossCase(
+            "graph_info_nce_directed", _graph(F.graph_info_nce, directed_graph), 7, softmax=True
+        ),
         LossCase(
             "graph_info_nce_dcl",
             _graph(F.graph_info_nce, weighted_graph),
@@ -203,7 +214,9 @@ CASES = {
         ),
         LossCase("graph_spectral", _graph(F.graph_spectral_contrastive, weighted_graph), 7),
         LossCase("ls_simclr", _graph(F.ls_simclr, weighted_graph), 7),
-        LossCase("ls_simclr_centred", _graph(F.ls_simclr, weighted_graph), 7, hyper={"center": True}),
+        LossCase(
+            "ls_simclr_centred", _graph(F.ls_simclr, weighted_graph), 7, hyper={"center": True}
+        ),
         LossCase("dirichlet_energy", _graph(F.dirichlet_energy, weighted_graph), 7),
         LossCase("graph_covariance", _graph(F.graph_covariance, weighted_graph), 7),
         LossCase(

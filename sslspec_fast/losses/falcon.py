@@ -51,8 +51,8 @@ def falcon(
     Args:
         h1, h2: (n, f) projector outputs, float64, float32, bfloat16 or float16 (computed in
             float32).
-        codes: (f, c) code words in columns, of the dtype that is computed with; None draws random
-            signs (outside torch.compile only).
+        codes: (f, c) floating-point code words in columns; None draws random signs (outside
+            torch.compile only).
         n_codes: c when codes is None; None means 8 f.
         beta: weight of the cross-entropy between the views, >= 0.
         eps: probability of every other code at a code word, 0 < eps < 1 / c.
@@ -75,11 +75,14 @@ def falcon(
     x1, x2 = widen(h1), widen(h2)
     n, f = x1.shape
     if codes is None:
-        codes = random_codes(f, 8 * f if n_codes is None else n_codes, seed).to(x1)
-    check.matrix(op, "codes", codes, min_rows=1)
-    if codes.shape[0] != f:
-        raise ValueError(f"{op}: codes must have {f} rows, as h1 has features, got {codes.shape}")
+        codes = random_codes(f, 8 * f if n_codes is None else n_codes, seed).to(x1.device)
+    check.matrix(op, "codes", codes)
+    codes = codes.to(x1.dtype)
     check.same_kind(op, "codes", codes, "h1", x1)
+    if codes.shape[0] != f:
+        raise ValueError(
+            f"{op}: codes must have a row per feature of h1 ({f}), got {tuple(codes.shape)}"
+        )
     c = codes.shape[1]
     if eps * c >= 1:
         raise ValueError(f"{op}: eps must be < 1 / c = {1 / c:g} for c = {c} codes, got {eps}")
@@ -154,7 +157,6 @@ class FalconLoss(torch.nn.Module):
         self.register_buffer("codes", random_codes(n_features, size, seed))
 
     def forward(self, h1: Tensor, h2: Tensor) -> Tensor:
-        dtype = widen(h1).dtype
-        loss = falcon(h1, h2, codes=self.codes.to(dtype), beta=self.beta, eps=self.eps)
+        loss = falcon(h1, h2, codes=self.codes, beta=self.beta, eps=self.eps)
         assert isinstance(loss, Tensor)
         return loss

@@ -15,7 +15,9 @@ IMPLEMENTATIONS = ("fused", "torch")
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_golden(impl):
     assert_golden("barlow 0.005", lambda a, b: F.barlow_twins(a, b, impl=impl))
-    assert_golden("barlow 0.0051", lambda a, b: F.barlow_twins(a, b, off_diagonal=0.0051, impl=impl))
+    assert_golden(
+        "barlow 0.0051", lambda a, b: F.barlow_twins(a, b, off_diagonal=0.0051, impl=impl)
+    )
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)

@@ -40,7 +40,7 @@ def test_a_row_on_a_code_reaches_the_probability_of_the_temperature():
     codes = torch.tensor(
         [[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=torch.float64
     )
-    n, f, c, eps = 4, 4, 4, 1e-3
+    c, eps = 4, 1e-3
     h = codes.T.contiguous()
     _, terms = F.falcon(h, h, codes=codes, eps=eps, return_terms=True)
     top = 1 - eps * (c - 1)
@@ -90,10 +90,10 @@ def test_underflowed_probabilities_have_finite_gradients():
 
 def test_errors():
     h1, h2 = pair_rows(6, 4)
-    with pytest.raises(ValueError, match=r"falcon: codes must have 4 rows"):
+    with pytest.raises(ValueError, match=r"codes must have a row per feature of h1 \(4\), got \(3"):
         F.falcon(h1, h2, codes=torch.ones(3, 8, dtype=torch.float64))
-    with pytest.raises(TypeError, match=r"falcon: codes must have the dtype of h1"):
-        F.falcon(h1, h2, codes=torch.ones(4, 8))
+    with pytest.raises(TypeError, match=r"falcon: codes must be a floating-point tensor"):
+        F.falcon(h1, h2, codes=torch.ones(4, 8, dtype=torch.int8))
     with pytest.raises(ValueError, match=r"falcon: eps must be < 1 / c = 0.125 for c = 8 codes"):
         F.falcon(h1, h2, n_codes=8, eps=0.2)
     with pytest.raises(ValueError, match=r"falcon: beta must be finite and >= 0, got -1"):

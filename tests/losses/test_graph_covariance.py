@@ -58,5 +58,7 @@ def test_label_graph_gives_the_scatter_between_classes():
 
 def test_zero_volume_cannot_be_centred():
     signed = PairGraph.from_edges([0, 1, 2, 3], [1, 0, 3, 2], [1.0, 1.0, -1.0, -1.0], n=4)
-    with pytest.raises(ValueError, match=r"graph_covariance: graph must have a volume other than 0"):
+    with pytest.raises(
+        ValueError, match=r"graph_covariance: graph must have a volume other than 0"
+    ):
         F.graph_covariance(pair_rows(4, 2)[0], signed)

@@ -157,9 +157,7 @@ def test_unnormalised_rows(impl):
     s = z @ z.T / 0.7
     own = torch.eye(12, dtype=torch.bool)
     logp = s - s.masked_fill(own, -math.inf).logsumexp(1, keepdim=True)
-    loss = F.graph_info_nce(
-        z, graph, temperature=0.7, normalize=False, reduction="sum", impl=impl
-    )
+    loss = F.graph_info_nce(z, graph, temperature=0.7, normalize=False, reduction="sum", impl=impl)
     torch.testing.assert_close(loss, -(g * logp).sum())
 
 
@@ -176,9 +174,7 @@ def test_entropy_bound_is_attained_at_log_g(impl):
     z = vectors * values.clamp(min=0).sqrt()
     rows, cols = off.nonzero(as_tuple=True)
     graph = PairGraph.from_edges(rows, cols, off[rows, cols], n=n)
-    loss = F.graph_info_nce(
-        z, graph, temperature=tau, normalize=False, reduction="sum", impl=impl
-    )
+    loss = F.graph_info_nce(z, graph, temperature=tau, normalize=False, reduction="sum", impl=impl)
     share = off / off.sum(1, keepdim=True)
     entropy = -(off * torch.where(share > 0, share, 1).log()).sum()
     torch.testing.assert_close(loss, entropy)
@@ -257,7 +253,9 @@ def test_errors():
     z = pair_rows(6, 3)[0]
     graph = PairGraph.from_views(3)
     loops = PairGraph.from_edges([0, 1], [0, 1], n=6)
-    with pytest.raises(ValueError, match=r"must have an edge off the diagonal, got only self loops"):
+    with pytest.raises(
+        ValueError, match=r"must have an edge off the diagonal, got only self loops"
+    ):
         F.graph_info_nce(z, loops)
     with pytest.raises(ValueError, match=r"graph must have at least one edge, got nnz = 0 over 6"):
         F.graph_info_nce(z, PairGraph.from_edges([], [], n=6))

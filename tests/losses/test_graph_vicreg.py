@@ -78,7 +78,7 @@ def test_equal_weights_are_a_squared_distance_to_the_identity():
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_closed_form_minimum(impl):
-    """Z = sqrt(N - 1) Q sqrt(s), s = (1 - gamma c lambda / alpha)_+: the value alpha sum (1 - s^2)."""
+    """Z = sqrt(N - 1) Q sqrt(s), s = (1 - gamma c lambda / alpha)_+: alpha sum (1 - s^2)."""
     n, k, gamma = 25, 4, 0.05
     graph = weighted_graph(n, isolated=False)
     g = dense(graph)

@@ -28,9 +28,7 @@ def test_prefixes_are_renormalised(impl):
     ours = F.matryoshka("clip", a, b, dims=[3, 8], logit_scale=10.0, impl=impl)
     torch.testing.assert_close(ours, clip)
     siglip = sum(F.siglip(unit(a[:, :m]), unit(b[:, :m]), 10.0, -5.0) for m in (3, 8))
-    ours = F.matryoshka(
-        "siglip", a, b, dims=(3, 8), logit_scale=10.0, logit_bias=-5.0, impl=impl
-    )
+    ours = F.matryoshka("siglip", a, b, dims=(3, 8), logit_scale=10.0, logit_bias=-5.0, impl=impl)
     torch.testing.assert_close(ours, siglip)
 
 

@@ -1,4 +1,4 @@
-"""NT-Xent: golden values, temperature gradient, reductions, weights, smoothing, debiasing, module."""
+"""NT-Xent: golden values, temperatures, reductions, weights, smoothing, debiasing, module."""
 
 import math
 
@@ -30,9 +30,7 @@ def test_simclr_tf2_is_twice_the_loss(impl):
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-@pytest.mark.parametrize(
-    ("shape", "slope"), [((8, 5), 1.375785833565), ((6, 16), 1.541316319964)]
-)
+@pytest.mark.parametrize(("shape", "slope"), [((8, 5), 1.375785833565), ((6, 16), 1.541316319964)])
 def test_temperature_gradient(shape, slope, impl):
     t = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     F.nt_xent(*golden_rows(*shape), temperature=t, impl=impl).backward()

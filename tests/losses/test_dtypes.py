@@ -1,0 +1,88 @@
+"""bfloat16 and float16 rows are computed in float32; autocast changes nothing."""
+
+import pytest
+import torch
+
+import sslspec_fast.functional as F
+
+from ..cases import CASES, SOFTMAX, pair_rows, unit
+from ..tolerance import relative_error
+
+# relative errors (loss, gradient) of plain torch under autocast in bfloat16, 512 rows of 128
+AUTOCAST_BF16 = {0.5: (2e-6, 2.9e-3), 0.1: (3e-5, 3.0e-3), 0.01: (8e-4, 1.7e-2)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("impl", ["fused", "torch"])
+@pytest.mark.parametrize("name", CASES)
+def test_half_inputs(name, impl, dtype, monkeypatch):
+    """Bit for bit the float32 loss of the rounded rows; the gradient comes back rounded once."""
+    case = CASES[name]
+    inputs, loss = case.make(max(12, case.min_rows), 5)
+    if name.startswith(("clip", "siglip", "sup_con")):
+        inputs = [unit(x) for x in inputs]  # half-precision rows are not normalised by the case
+    half = [x.to(dtype).requires_grad_() for x in inputs]
+    wide = [x.detach().float().requires_grad_() for x in half]
+    value = loss(*half, impl=impl)
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.cases.unit", lambda x: x)
+        expected = loss(*wide, impl=impl)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
+    grads = torch.autograd.grad(value.sum(), half)
+    wanted = torch.autograd.grad(expected.sum(), wide)
+    for g, w in zip(grads, wanted, strict=True):
+        assert g.dtype == dtype
+        torch.testing.assert_close(g, w.to(dtype), rtol=2e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["fused", "torch"])
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_changes_nothing(name, impl):
+    case = CASES[name]
+    inputs, loss = case.make(max(12, case.min_rows), 5)
+    leaves = [x.float().requires_grad_() for x in inputs]
+    expected = loss(*leaves, impl=impl)
+    wanted = torch.autograd.grad(expected.sum(), leaves)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(*leaves, impl=impl)
+    grads = torch.autograd.grad(value.sum(), leaves)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, expected, rtol=0, atol=0)
+    torch.testing.assert_close(grads, wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("temperature", AUTOCAST_BF16)
+def test_bfloat16_beats_autocast(temperature):
+    """The rows are rounded once, the logits never (inputs that are exact in bfloat16)."""
+    clean, noisy = pair_rows(512, 128)
+    a, b = clean.bfloat16(), (3 * noisy - 2 * clean).bfloat16()
+    exact = [x.double().requires_grad_() for x in (a, b)]
+    ours = [x.clone().requires_grad_() for x in (a, b)]
+    expected = F.nt_xent(*exact, temperature=temperature, impl="torch")
+    value = F.nt_xent(*ours, temperature=temperature)
+    wanted = torch.cat(torch.autograd.grad(expected, exact))
+    grads = torch.cat(torch.autograd.grad(value, ours))
+    value_limit, grad_limit = AUTOCAST_BF16[temperature]
+    assert relative_error(value.detach(), expected.detach()) <= value_limit
+    assert relative_error(grads, wanted) <= grad_limit
+
+
+def test_half_scales_and_temperatures():
+    a, b = (unit(x).bfloat16() for x in pair_rows(8, 4))
+    scale = torch.tensor(10.0, dtype=torch.bfloat16, requires_grad=True)
+    loss = F.clip(a, b, scale)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert scale.grad.dtype == torch.bfloat16
+
+
+def test_no_temperature_makes_a_nan():
+    for name in SOFTMAX:
+        inputs, loss = CASES[name].make(20, 8)
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            leaves = [x.to(dtype).requires_grad_() for x in inputs]
+            value = loss(*leaves, temperature=0.005)
+            grads = torch.autograd.grad(value, leaves)
+            assert torch.isfinite(value), (name, dtype)
+            assert all(torch.isfinite(g).all() for g in grads), (name, dtype)
