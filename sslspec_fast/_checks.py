@@ -40,7 +40,8 @@ def number(
     """A finite Python number, at least low (above low if strict)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
-    if not math.isfinite(value) or value < low or (strict and value == low):
+    # comparisons only: NaN fails them all, and a symbolic float of torch.compile allows them
+    if not -math.inf < value < math.inf or value < low or (strict and value == low):
         rule = "finite" if low == -math.inf else f"finite and {'>' if strict else '>='} {low:g}"
         raise ValueError(f"{op}: {name} must be {rule}, got {value}")
 

@@ -4,9 +4,9 @@ from .barlow_twins import BarlowTwinsLoss
 from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .falcon import FalconLoss
-from .graph_loss import GraphLoss
 from .info_nce import InfoNCELoss
 from .matryoshka import MatryoshkaLoss
+from .modules import GraphLoss
 from .nt_xent import NTXentLoss
 from .siglip import SigLIPLoss
 from .spectral_contrastive import SpectralContrastiveLoss

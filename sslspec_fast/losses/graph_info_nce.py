@@ -71,8 +71,8 @@ def graph_info_nce(
         normalize: divide the rows by their norms first.
         negatives: "others": the denominator runs over every k != i; "non_positive": over those
             that are no positives of i (decoupled).
-        ids: (n,) integers that fit in 32 bits; rows with an equal id are no negatives of each other. Positives
-            stay in the denominator of "others".
+        ids: (n,) integers that fit in 32 bits; rows with an equal id are no negatives of each
+            other. Positives stay in the denominator of "others".
         reduction: "mean" over anchors with d_i > 0; "none": (n,) the same terms, 0 for isolated
             rows; "sum": the paper's L = sum of d_i times those.
         sample_weight: (n,); mean = sum of w l / sum of w over anchors with d_i > 0.

@@ -16,7 +16,7 @@ IMPLEMENTATIONS = ("fused", "torch")
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_definition(impl):
-    """theory.md section 9: 1/2 sum over views of KL(mean p || uniform) + beta CE(p, p')."""
+    """1/2 sum over views of KL(mean p || uniform) + beta CE(p, p')."""
     h1, h2 = pair_rows(6, 4)
     codes = random_codes(4, 12, seed=3).double()
     n, f, c, eps = 6, 4, 12, 1e-8

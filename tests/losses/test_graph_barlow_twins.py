@@ -20,7 +20,7 @@ def edge_list(graph):
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("center", [False, True])
 def test_is_the_correlation_of_the_edge_list(center, impl):
-    """The paper's Z_left, Z_right with weights (theory.md B0)."""
+    """The paper's Z_left, Z_right with weights."""
     graph, z = weighted_graph(30), pair_rows(30, 4)[0] + 1
     rows, cols, w = edge_list(graph)
     left, right = z[rows], z[cols]
@@ -70,7 +70,7 @@ def test_zero_column_has_no_correlation_and_no_gradient(center, impl):
 
 
 def test_constant_feature_is_free_only_without_centring():
-    """z = 1 gives C_kk = 1 if nothing is centred (theory.md B3)."""
+    """z = 1 gives C_kk = 1 if nothing is centred."""
     graph = weighted_graph(20)
     ones = torch.ones(20, 1, dtype=torch.float64)
     assert F.graph_barlow_twins(ones, graph, center=False).item() <= 1e-24

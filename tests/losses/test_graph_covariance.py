@@ -45,7 +45,7 @@ def test_gradient_of_both_sides():
 
 
 def test_label_graph_gives_the_scatter_between_classes():
-    """Weight 1 / n_c with self loops: Z^T G Z centred is S_B of discriminant analysis (7.4)."""
+    """Weight 1 / n_c with self loops: Z^T G Z centred is S_B of discriminant analysis."""
     y = labels_of(20).clamp(min=0)
     z = pair_rows(20, 3)[0]
     graph = PairGraph.from_labels(y, weight="class_size", self_loops=True)

@@ -112,7 +112,7 @@ def test_ids_take_false_negatives_out(name, negatives, impl):
 
 
 def test_nscl_bounds():
-    """NSCL <= DCL <= NSCL + log(1 + (n_max - 1) V e^(2/tau) / (V (n_s - n_max))) (theory.md 6)."""
+    """NSCL <= DCL <= NSCL + log(1 + (n_max - 1) V e^(2/tau) / (V (n_s - n_max)))."""
     n, tau = 24, 1.0
     y = torch.arange(n) % 4
     z = pair_rows(2 * n, 6)[0]
@@ -163,7 +163,7 @@ def test_unnormalised_rows(impl):
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_entropy_bound_is_attained_at_log_g(impl):
-    """Dot products, Gram = tau log G + delta I: the loss is sum d_i H(G_i / d_i) (theory.md N1)."""
+    """Dot products, Gram = tau log G + delta I: the loss is sum d_i H(G_i / d_i)."""
     n, tau = 10, 0.7
     g = torch.rand(n, n, generator=torch.Generator().manual_seed(0)).double() + 0.1
     g = (g + g.T) / 2
@@ -182,7 +182,7 @@ def test_entropy_bound_is_attained_at_log_g(impl):
 
 @pytest.mark.parametrize(("cliques", "size", "tau"), [(6, 2, 0.5), (6, 2, 0.2), (4, 4, 0.5)])
 def test_simplex_is_the_minimum_on_cliques(cliques, size, tau):
-    """N(n-1) [-1/tau + log((n-1) e^(1/tau) + (N-n) e^(-1/((C-1) tau)))] (theory.md N2)."""
+    """N(n-1) [-1/tau + log((n-1) e^(1/tau) + (N-n) e^(-1/((C-1) tau)))]."""
     n = cliques * size
     corners = torch.eye(cliques, dtype=torch.float64) - 1 / cliques
     z = corners.repeat(size, 1).requires_grad_()

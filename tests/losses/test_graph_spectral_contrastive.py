@@ -20,7 +20,7 @@ def normalized_adjacency(graph):
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_is_a_factorisation_of_the_adjacency(impl):
-    """L = ||F F^T - A||^2 - ||A||^2 with F = diag(d / vol)^(1/2) Z (theory.md 2.4)."""
+    """L = ||F F^T - A||^2 - ||A||^2 with F = diag(d / vol)^(1/2) Z."""
     for graph in (
         weighted_graph(30),
         PairGraph.from_labels(labels_of(30)),
@@ -36,7 +36,7 @@ def test_is_a_factorisation_of_the_adjacency(impl):
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_minimum(impl):
-    """min = -sum of (lambda_k)_+^2 over the top eigenvalues of A (theory.md H1)."""
+    """min = -sum of (lambda_k)_+^2 over the top eigenvalues of A."""
     graph = weighted_graph(25, isolated=False)
     a, d = normalized_adjacency(graph)
     values, vectors = torch.linalg.eigh(a)

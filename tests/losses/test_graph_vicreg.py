@@ -68,7 +68,7 @@ def test_covariance_defaults_to_variance():
 
 
 def test_equal_weights_are_a_squared_distance_to_the_identity():
-    """ls_var with alpha = beta: alpha ||C - I||^2 + (2 gamma / N) tr Z^T L Z (theory.md 2.1)."""
+    """ls_var with alpha = beta: alpha ||C - I||^2 + (2 gamma / N) tr Z^T L Z."""
     graph, z = weighted_graph(20), pair_rows(20, 4)[0]
     gap = (torch.cov(z.T) - torch.eye(4)).square().sum()
     expected = 1.5 * gap + 2 * 0.4 / 20 * F.dirichlet_energy(z, graph)

@@ -37,7 +37,7 @@ def test_diagonal_and_implicit_graphs_count(center):
 
 
 def test_minimum_is_the_positive_part_of_the_spectrum():
-    """min = ||G||^2 - sum of (lambda_k)_+^2, at U sqrt(lambda_+) (theory.md S1)."""
+    """min = ||G||^2 - sum of (lambda_k)_+^2, at U sqrt(lambda_+)."""
     graph = weighted_graph(25)
     g = torch.as_tensor(graph.to_scipy().toarray())
     values, vectors = torch.linalg.eigh(g)

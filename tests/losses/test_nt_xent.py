@@ -144,7 +144,7 @@ def test_equals_the_paper_form_on_the_view_graph():
 
 
 def test_simplex_optimum():
-    """n views collapsed onto a simplex: the exact minimum for K >= n - 1 (theory.md N2)."""
+    """n views collapsed onto a simplex: the exact minimum for K >= n - 1."""
     n, t = 6, 0.5
     corners = torch.eye(n, dtype=torch.float64) - 1 / n
     value = -1 / t + math.log(math.exp(1 / t) + (2 * n - 2) * math.exp(-1 / ((n - 1) * t)))

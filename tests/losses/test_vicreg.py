@@ -49,7 +49,7 @@ def test_both_sides_of_the_duality(shape):
 
 
 def test_invariance_is_the_edge_sum_of_the_view_graph():
-    """The official term is sum_ij G_ij ||z_i - z_j||^2 / (K N) on two views (theory.md V0)."""
+    """The official term is sum_ij G_ij ||z_i - z_j||^2 / (K N) on two views."""
     a, b = pair_rows(11, 5)
     loss = F.vicreg(a, b, variance=0.0, covariance=0.0)
     graph = PairGraph.from_views(11)
