@@ -260,6 +260,7 @@ def test_bindings_release_the_gil() -> None:
 
 
 def test_documents_that_the_code_mentions_exist() -> None:
+    written_by_commands = {"bench.md", "gpu.md", "docs/math/x.md"}
     missing = set()
     for folder in (PACKAGE, CSRC, ROOT / "benchmarks", ROOT / "docs"):
         for path in sources(folder, ".py", ".md", *CPP):
@@ -267,7 +268,7 @@ def test_documents_that_the_code_mentions_exist() -> None:
                 r"(?<![\w/*<{])((?:[\w-]+/)*[\w-]+\.md)\b", path.read_text("utf-8")
             ):
                 places = (ROOT / name, ROOT / "docs" / name, path.parent / name)
-                if not any(place.exists() for place in places):
+                if name not in written_by_commands and not any(p.exists() for p in places):
                     missing.add(f"{path.relative_to(ROOT)}: {name}")
     assert missing == set()
 
