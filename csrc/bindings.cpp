@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "cpu/isa.h"
+#include "cuda/pairwise_op.h"
 #include "pairwise.h"
 #include "tensor_caster.h"
 
@@ -24,4 +25,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_backward", &pairwise_backward, no_gil);
   m.def("pairwise_sigmoid_forward", &pairwise_sigmoid_forward, no_gil);
   m.def("pairwise_sigmoid_backward", &pairwise_sigmoid_backward, no_gil);
+
+#ifdef SSLSPEC_WITH_CUDA
+  m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
+  m.def("cuda_pairwise_chained", &cuda::pairwise_op_chained);
+  m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
+  m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
+  m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
+#endif
 }

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, threads, view
+from . import _pairwise_cuda as cuda
 from ._pairwise_common import unit_stride, workspace
 from ._second_order import left_out_pairs, row_blocks_vjp, softmax_weights
 from .pairwise_sigmoid import softplus
@@ -33,10 +34,12 @@ __all__ = ["lse", "lse_self", "softplus"]
 
 
 def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape[0])
+    return u.new_empty(u.shape[0], dtype=cuda.statistics_dtype(u))
 
 
 def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
+    if u.is_cuda:
+        return cuda.forward(u, None, scale, ids=(ids, ids), skip_self=True)[0]
     u, out = unit_stride(u), _self_shapes(u, scale, ids)
     work = workspace(u, None, backward=False)
     none = None
@@ -50,12 +53,17 @@ def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
 def _self_bwd_shapes(
     u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), u.new_empty(())
+    return u.new_empty(u.shape), scale.new_empty(())
 
 
 def _self_bwd_body(
     u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
+    if u.is_cuda:
+        grad_u, _, row_dot, _ = cuda.backward(
+            u, None, scale, None, (ids, ids), (None, None), True, lse, None, grad, None
+        )
+        return grad_u, (0.5 * row_dot.sum()).to(scale.dtype)
     u, grad, none = unit_stride(u), grad.contiguous(), None
     grad_u = u.new_empty(u.shape)
     work = workspace(u, None, backward=True)
@@ -141,13 +149,24 @@ def _lse_shapes(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
+    kind = cuda.statistics_dtype(a)
+    return a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0] if cols else 0, dtype=kind)
 
 
 def _lse_body(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    if a.is_cuda:
+        return cuda.forward(
+            a,
+            b,
+            scale,
+            ids=(ids_a, ids_b),
+            skip=(skip_indptr, skip_indices),
+            skip_self=skip_self,
+            cols=cols,
+        )
     a, b = unit_stride(a), unit_stride(b)
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
     work = workspace(a, b, backward=False)
@@ -172,6 +191,11 @@ def _lse_bwd_body(
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
     row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    if a.is_cuda:
+        stats = (row, col if cols else None, grad_row, grad_col if cols else None)
+        return cuda.gradients(
+            a, b, scale, None, (ids_a, ids_b), (skip_indptr, skip_indices), skip_self, *stats
+        )[:3]
     a, b, grad_row, grad_col = (
         unit_stride(a),
         unit_stride(b),

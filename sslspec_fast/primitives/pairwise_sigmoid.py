@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, threads, view
+from . import _pairwise_cuda as cuda
 from ._pairwise_common import unit_stride, workspace
 from ._second_order import left_out_pairs, row_blocks_vjp
 
@@ -24,10 +25,12 @@ __all__ = ["softplus"]
 
 
 def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
-    return a.new_empty(a.shape[0])
+    return a.new_empty(a.shape[0], dtype=cuda.statistics_dtype(a))
 
 
 def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
+    if a.is_cuda:
+        return cuda.forward(a, b, scale, bias, skip_self=skip_self)[0]
     a, b, out = unit_stride(a), unit_stride(b), _softplus_shapes(a, b, scale, bias, skip_self)
     work = workspace(a, b, backward=False)
     _C.pairwise_sigmoid_forward(
@@ -39,12 +42,20 @@ def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self:
 def _softplus_bwd_shapes(
     a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return a.new_empty(a.shape), b.new_empty(b.shape), scale.new_empty(scale.shape), a.new_empty(())
+    return (
+        a.new_empty(a.shape),
+        b.new_empty(b.shape),
+        scale.new_empty(scale.shape),
+        bias.new_empty(()),
+    )
 
 
 def _softplus_bwd_body(
     a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if a.is_cuda:
+        none = (None, None)
+        return cuda.gradients(a, b, scale, bias, none, none, skip_self, None, None, grad, None)
     a, b, grad = unit_stride(a), unit_stride(b), grad.contiguous()
     grad_a, grad_b, grad_bias = a.new_empty(a.shape), b.new_empty(b.shape), a.new_empty(a.shape[0])
     work = workspace(a, b, backward=True)

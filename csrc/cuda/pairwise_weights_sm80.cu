@@ -1,0 +1,145 @@
+// Backward of `pairwise` for large d: the weights W_ij of a chunk of rows as a matrix in the type of the operands, one
+// pass, so that W Y and W^T X can be products of a tuned library. The caller bounds the chunk.
+//
+// Tiling: one block of 256 threads per kSpan tiles of 128 x 128 in a row of tiles; the products come from TilePipe, the
+// exponentials are taken in the accumulator registers and stored from there.
+// Memory traffic: one write of W, the operands from L2. Precision policy: fp32 until W is rounded.
+#include "cuda/pairwise.cuh"
+
+namespace sslspec::cuda {
+namespace {
+
+template <typename MathMode>
+struct WeightsTraits {
+  using Math = MathMode;
+  using Elem = typename Math::Elem;
+  static constexpr int kSpan = 8;
+  static constexpr int kBlocks = sizeof(typename Math::Operand4) > 16 ? 1 : 2;
+};
+
+struct WeightsShared {
+  uint32_t mask[TileTraits::kRows * TileTraits::kRows / 32];
+  Weight row[TileTraits::kRows], column[TileTraits::kRows];
+  float row_scale[TileTraits::kRows], column_scale[TileTraits::kRows];
+  float slots[TileTraits::kWarps];
+};
+
+struct WeightsOut {
+  const Weight *x_weights, *y_weights;
+  const float* bias;
+  void* data;       // [rows, m]
+  int64_t pitch, row0;
+};
+
+__device__ __forceinline__ void store_pair(__nv_bfloat16* at, float a, float b, bool both, bool aligned) {
+  if (both && aligned) {
+    *reinterpret_cast<__nv_bfloat162*>(at) = __floats2bfloat162_rn(a, b);
+    return;
+  }
+  at[0] = __float2bfloat16(a);
+  if (both) at[1] = __float2bfloat16(b);
+}
+__device__ __forceinline__ void store_pair(float* at, float a, float b, bool both, bool aligned) {
+  if (both && aligned) {
+    *reinterpret_cast<float2*>(at) = make_float2(a, b);
+    return;
+  }
+  at[0] = a;
+  if (both) at[1] = b;
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
+    matrix_kernel(const __grid_constant__ Pairs p, const __grid_constant__ WeightsOut out) {
+  constexpr int kTile = TileTraits::kRows;
+  using Elem = typename Traits::Elem;
+  unsigned char* shared = dynamic_shared();
+  const TilePipe pipe(shared, p.x.bytes);
+  WeightsShared& s = *reinterpret_cast<WeightsShared*>(shared + TilePipe::shared_bytes(p.x.bytes));
+  const int64_t i0 = out.row0 + static_cast<int64_t>(blockIdx.y) * kTile;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * Traits::kSpan;
+  const int64_t last = min(first + Traits::kSpan, ceil_div(p.y.count, kTile));
+  const bool sigmoid_part = out.bias != nullptr;
+  const float bias = sigmoid_part ? *out.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
+  const float limit = sigmoid_part ? 0.0f : logit_limit<TileTraits::kWarps>(p, s.slots);
+  const bool one_exponential = sigmoid_part || is_narrow(limit);
+  const float shift = narrow_shift(limit);
+  const bool aligned = out.pitch % 2 == 0;
+
+  if (threadIdx.x < kTile) {
+    const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);
+    s.row[threadIdx.x] = out.x_weights != nullptr ? out.x_weights[i] : Weight{0.0f, 0.0f};
+    s.row_scale[threadIdx.x] = unit * (p.scale_col != 0 ? 1.0f : p.scale[i * p.scale_row]);
+  }
+  pipe.run<typename Traits::Math>(p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float(&acc)[4][4][4]) {
+    const int64_t j0 = (first + tile) * kTile;
+    __syncthreads();  // the columns of the previous tile have been read
+    if (threadIdx.x < kTile) {
+      const int64_t j = min(j0 + threadIdx.x, p.y.count - 1);
+      s.column[threadIdx.x] = out.y_weights != nullptr ? out.y_weights[j] : Weight{0.0f, 0.0f};
+      s.column_scale[threadIdx.x] = p.scale_col != 0 ? p.scale[j * p.scale_col] : 1.0f;
+    }
+    const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
+    if (masked) fill_mask<kTile, kTile>(p, i0, j0, s.mask);
+    __syncthreads();
+#pragma unroll
+    for (int m = 0; m < 4; ++m)
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int r = TilePipe::row_of(m, h);
+        const Weight row = s.row[r];
+        const float row_scale = s.row_scale[r];
+        const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
+        const int64_t i = i0 + r;
+        Elem* line = static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch;
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          float value[2];
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int c = TilePipe::column_of(n, e);
+            const Weight other = s.column[c];
+            const float factor = s.column_scale[c], x = acc[m][n][2 * h + e] * (row_scale * factor);
+            float w;
+            if (sigmoid_part) {
+              w = sigmoid(x + bias) * (row.factor + other.factor);
+            } else if (one_exponential) {
+              w = exp2_fast(x - shift) * (row.factor + other.factor);
+            } else {
+              w = out.x_weights == nullptr ? 0.0f : row.factor * exp2_fast(x - row.shift);
+              if (out.y_weights != nullptr) w += other.factor * exp2_fast(x - other.shift);
+            }
+            value[e] = word >> c % 32 & 1 ? 0.0f : w * factor;
+          }
+          const int64_t j = j0 + TilePipe::column_of(n, 0);
+          if (i < p.x.count && j < p.y.count) store_pair(line + j, value[0], value[1], j + 1 < p.y.count, aligned);
+        }
+      }
+  });
+}
+
+template <typename Math>
+void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOut& out, int64_t rows) {
+  using Traits = WeightsTraits<Math>;
+  const int64_t strips = ceil_div(ceil_div(pairs.y.count, TileTraits::kRows), Traits::kSpan);
+  launch("pairwise_weights", matrix_kernel<Traits>,
+         dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))), TileTraits::kThreads,
+         TilePipe::shared_bytes(pairs.x.bytes) + sizeof(WeightsShared), p.stream, pairs, out);
+}
+
+}  // namespace
+
+void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                      const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights, int64_t pitch) {
+  const DeviceGuard guard(p.device);
+  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, row0};
+  if (p.x.dtype == DType::bf16)
+    launch_matrix<Bf16>(p, pairs, out, rows);
+  else if (p.precision == Precision::fast)
+    launch_matrix<Tf32>(p, pairs, out, rows);
+  else
+    launch_matrix<Tf32x3>(p, pairs, out, rows);
+}
+
+}  // namespace sslspec::cuda

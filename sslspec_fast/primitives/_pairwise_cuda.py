@@ -1,0 +1,241 @@
+"""CUDA bodies of the ``pairwise`` operators: padding, precision, workspaces, wide rows.
+
+Rows reach the kernels at multiples of 16 bytes, zero padded. bfloat16 rows are multiplied as they
+are. float16 rows are widened and multiplied in TF32, which holds every float16 exactly and has the
+exponents that the weights need. float32 rows follow ``torch.get_float32_matmul_precision()``:
+"highest" is fp32 accuracy by split products, "high" and "medium" are TF32. float64 rows run on a
+plain kernel that exists for checking. Statistics are float32 (float64).
+
+Backward. Up to 256 columns one kernel chains both products. Beyond, a chunk of the weight matrix is
+written once, in the type of the rows, to a workspace of at most 256 MiB, and the library's GEMM
+does the products.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._seam import _C, CODE, stream, view
+
+__all__ = ["backward", "forward", "gradients", "statistics_dtype"]
+
+_WEIGHT_BYTES = 256 << 20
+_FORWARD, _CHAINED, _MATRIX = 0, 1, 2  # passes of cuda_pairwise_workspace
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Type of statistics and of what multiplies them: float64 for float64 rows, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def aligned_rows(x: Tensor) -> Tensor:
+    """The rows as the kernels take them; a copy only where x does not fit."""
+    if x.dtype == torch.float16:
+        x = x.float()
+    if x.dtype == torch.float64:
+        return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
+    step = 16 // x.element_size()
+    pad = -x.shape[1] % step
+    if pad:
+        return F.pad(x, (0, pad))
+    fits = x.stride(1) == 1 and (x.shape[0] <= 1 or x.stride(0) % step == 0)
+    if fits and x.data_ptr() % 16 == 0:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+class _Problem:
+    """Arguments that every entry point shares, converted once."""
+
+    def __init__(
+        self,
+        a: Tensor,
+        b: Tensor | None,
+        scale: Tensor,
+        bias: Tensor | None,
+        ids: tuple[Tensor | None, Tensor | None],
+        skip: tuple[Tensor | None, Tensor | None],
+        skip_self: bool,
+    ) -> None:
+        self.kind = statistics_dtype(a)
+        self.fast = a.dtype == torch.float16 or torch.get_float32_matmul_precision() != "highest"
+        self.a = aligned_rows(a)
+        self.b = None if b is None else aligned_rows(b)
+        self.scale = scale.to(self.kind).contiguous()
+        self.bias = None if bias is None else bias.to(self.kind)
+        self.ids, self.skip, self.skip_self = ids, skip, skip_self
+        self.n, self.d = self.a.shape
+        self.m = self.n if self.b is None else self.b.shape[0]
+
+    def views(self) -> tuple[Any, ...]:
+        ids, skip = self.ids, self.skip
+        return (
+            view(self.a),
+            view(self.b),
+            view(self.scale),
+            view(self.bias),
+            view(ids[0]),
+            view(ids[1]),
+            view(skip[0]),
+            view(skip[1]),
+            self.skip_self,
+        )
+
+    def workspace(self, cols: bool, part: int) -> Tensor:
+        size = _C.cuda_pairwise_workspace(
+            self.n, self.m, self.d, CODE[self.a.dtype], self.b is None, cols, part
+        )
+        return self.statistics(size)
+
+    def statistics(self, *size: int) -> Tensor:
+        return self.a.new_empty(size, dtype=self.kind)
+
+
+def forward(
+    a: Tensor,
+    b: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    ids: tuple[Tensor | None, Tensor | None] = (None, None),
+    skip: tuple[Tensor | None, Tensor | None] = (None, None),
+    skip_self: bool = False,
+    cols: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Row and column statistics (softmax), or row sums of softplus when bias is given."""
+    p = _Problem(a, b, scale, bias, ids, skip, skip_self)
+    row, col = p.statistics(p.n), p.statistics(p.m if cols else 0)
+    work = p.workspace(cols, _FORWARD)
+    _C.cuda_pairwise_forward(
+        *p.views(), view(row), view(col) if cols else None, view(work), p.fast, stream(a)
+    )
+    return row, col
+
+
+def backward(
+    a: Tensor,
+    b: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: tuple[Tensor | None, Tensor | None],
+    skip: tuple[Tensor | None, Tensor | None],
+    skip_self: bool,
+    row: Tensor | None,
+    col: Tensor | None,
+    grad_row: Tensor,
+    grad_col: Tensor | None,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Gradients of a and b (None when b is), and per row of a those of scale_i and of the bias."""
+    p = _Problem(a, b, scale, bias, ids, skip, skip_self)
+    grad_row = grad_row.to(p.kind).contiguous()
+    grad_col = None if col is None or grad_col is None else grad_col.to(p.kind).contiguous()
+    col = None if grad_col is None else col
+    if _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device()):
+        grads = _chained(p, row, col, grad_row, grad_col)
+    else:
+        grads = _chunked(p, row, col, grad_row, grad_col)
+    grad_a, grad_b, row_dot, row_total = grads
+    grad_a = _like(a, grad_a)
+    return grad_a, None if b is None or grad_b is None else _like(b, grad_b), row_dot, row_total
+
+
+def gradients(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: tuple[Tensor | None, Tensor | None],
+    skip: tuple[Tensor | None, Tensor | None],
+    skip_self: bool,
+    row: Tensor | None,
+    col: Tensor | None,
+    grad_row: Tensor,
+    grad_col: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of a, b, scale and bias (0 without bias), each in the type of its input."""
+    grad_a, grad_b, row_dot, row_total = backward(
+        a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col
+    )
+    assert grad_b is not None
+    grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
+    grad_bias = scale.new_zeros(()) if bias is None else row_total.sum().to(bias.dtype)
+    return grad_a, grad_b, grad_scale, grad_bias
+
+
+def _like(x: Tensor, grad: Tensor) -> Tensor:
+    """Without padding, contiguous, in the type of x."""
+    return grad[:, : x.shape[1]].to(x.dtype).contiguous()
+
+
+def _chained(
+    p: _Problem, row: Tensor | None, col: Tensor | None, grad_row: Tensor, grad_col: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    grad_a = p.a.new_empty(p.a.shape)
+    grad_b = None if p.b is None else p.b.new_empty(p.b.shape)
+    row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
+    work = p.workspace(col is not None, _CHAINED)
+    _C.cuda_pairwise_backward(
+        *p.views(),
+        view(row),
+        view(col),
+        view(grad_row),
+        view(grad_col),
+        view(grad_a),
+        view(grad_b),
+        view(row_dot),
+        view(row_total),
+        view(work),
+        p.fast,
+        stream(p.a),
+    )
+    return grad_a, grad_b, row_dot, row_total
+
+
+def _chunked(
+    p: _Problem, row: Tensor | None, col: Tensor | None, grad_row: Tensor, grad_col: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    a = p.a
+    right = a if p.b is None else p.b
+    rows = min(p.n, max(128, _WEIGHT_BYTES // max(1, p.m * a.element_size()) // 128 * 128))
+    weights = a.new_empty(rows, p.m)
+    work = p.workspace(col is not None, _MATRIX)
+    grad_a = a.new_empty(a.shape)
+    row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
+    grad_b = part = None
+    with torch.autocast(a.device.type, enabled=False):
+        for start in range(0, p.n, max(rows, 1)):
+            chunk = slice(start, min(start + rows, p.n))
+            w, left, out = weights[: chunk.stop - start], a[chunk], grad_a[chunk]
+            _C.cuda_pairwise_weights(
+                *p.views(),
+                view(row),
+                view(col),
+                view(grad_row),
+                view(grad_col),
+                start,
+                view(w),
+                view(work),
+                p.fast,
+                stream(a),
+            )
+            torch.mm(w, right, out=out)
+            wide = out.to(p.kind)
+            torch.sum(left.to(p.kind) * wide, 1, out=row_dot[chunk])
+            scale = p.scale[chunk, None] if p.scale.ndim == 1 else p.scale
+            out.copy_(wide * scale)
+            if p.bias is not None:
+                torch.sum(w, 1, dtype=p.kind, out=row_total[chunk])
+            if p.b is not None:
+                if p.scale.ndim == 1:
+                    left = (left.to(p.kind) * scale).to(a.dtype)
+                part = a.new_empty(p.m, p.d) if part is None else part
+                torch.mm(w.T, left, out=part)
+                # chunks add up in float32, in the order of the rows
+                grad_b = part.to(p.kind, copy=True) if grad_b is None else grad_b.add_(part)
+    if p.b is not None:
+        grad_b = right.new_zeros(right.shape) if grad_b is None else grad_b
+        grad_b = grad_b.mul_(p.scale) if p.scale.ndim == 0 else grad_b
+    return grad_a, grad_b, row_dot, row_total

@@ -1,0 +1,16 @@
+// Python face of the emulated kernels: the CUDA entry points of csrc/bindings.cpp under the same names.
+#include <pybind11/pybind11.h>
+
+#include "cuda/pairwise_op.h"
+#include "tensor_caster.h"
+
+namespace py = pybind11;
+using namespace sslspec;
+
+PYBIND11_MODULE(_emulated, m) {
+  m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
+  m.def("cuda_pairwise_chained", &cuda::pairwise_op_chained);
+  m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward);
+  m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward);
+  m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights);
+}
