@@ -1,8 +1,9 @@
 """Operators of a PairGraph: G, D^-1/2 G D^-1/2, L = D - G and L_sym = I - D^-1/2 G D^-1/2.
 
 Stored graphs keep their arrays (scalings are vectors); cliques, views and sums stay implicit and
-cost O(n b) a product. Bounds and exactly known eigenpairs (docs/closed_forms.md): lambda(D^-1/2 G D^-1/2) in [-1, 1] with D^1/2 1_c at 1 for every component c, and
-lambda(L) in [0, max over edges of d_i + d_j] with 1_c at 0 (Anderson and Morley 1985).
+cost O(n b) a product. Bounds and exactly known eigenpairs (docs/closed_forms.md):
+lambda(D^-1/2 G D^-1/2) in [-1, 1] with D^1/2 1_c at 1 for every component c, and lambda(L) in
+[0, max over edges of d_i + d_j] with 1_c at 0 (Anderson and Morley 1985).
 """
 
 from __future__ import annotations
