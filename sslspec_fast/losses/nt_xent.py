@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives import pairwise
+from ..primitives import pairwise, pairwise_views
 from ..reference import nt_xent as reference
 from ._common import (
     LossOrTerms,
@@ -82,6 +82,11 @@ def nt_xent(
     t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
     weight = check.sample_weight(op, sample_weight, x1, n)
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)
+    plain = t.dim() == 0 and not (label_smoothing or tau_plus)
+    if impl == "fused" and plain and not return_terms:
+        rows = pairwise_views.two_view_rows(x1, x2, scale)
+        loss = reduce_rows(rows, reduction, weight)
+        return loss.reshape(2 * n) if reduction == "none" else loss
     u = unit_rows(torch.cat([x1, x2]))
     positive = (u[:n] * u[n:]).sum(1) * scale  # (n,), or (views, n) with a scale per anchor
 

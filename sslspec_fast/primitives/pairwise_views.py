@@ -1,0 +1,137 @@
+r"""Two views of n samples, from the rows to the loss of every anchor in one operator.
+
+With :math:`u = z / \max(\|z\|, \epsilon)` over the 2n stacked rows and p(i) the other view of i,
+
+.. math::
+    \ell_i = \log\bigl(1 + e^{a_i - c\, u_i \cdot u_{p(i)}}\bigr), \qquad
+    a_i = \log \sum_{k \notin \{i, p(i)\}} e^{c\, u_i \cdot u_k},
+
+the rows of NT-Xent. The composition of `pairwise.lse_self` with a few torch operations gives the
+same; as one operator it costs a fraction of their dispatch, which is what a small batch pays for.
+With :math:`w_i = \bar\ell_i\, \sigma(a_i - c\, u_i \cdot u_{p(i)})`, W the pairwise weights for
+the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v`,
+:math:`\bar c = \tfrac12 \langle u, v \rangle`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._register import register_op
+from .._seam import _C, threads, view
+from ._pairwise_common import workspace
+from .pairwise import lse_self
+
+__all__ = ["two_view_rows"]
+
+_EPS = 1e-12  # as torch.nn.functional.normalize
+
+
+def _pair_ids(n: int, device: torch.device) -> Tensor:
+    """(2n,) int32: both views of a sample share its number."""
+    return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
+
+
+def _shapes(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, d = z1.shape
+    new = z1.new_empty
+    return new(2, n), new(2, n, d), new(2, n), new(2, n)
+
+
+def _body(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, d = z1.shape
+    u = torch.stack((z1, z2))
+    norm = torch.linalg.vector_norm(u, dim=2)
+    u.div_(norm.clamp_min(_EPS).unsqueeze(2))
+    negatives, flat = u.new_empty(2, n), u.view(2 * n, d)
+    none, ids = None, _pair_ids(n, u.device)
+    work = workspace(flat, none, backward=False)
+    _C.pairwise_forward(
+        view(flat), none, view(scale), view(ids), none, none, none, True,
+        view(negatives.view(-1)), none, view(work), threads(),
+    )  # fmt: skip
+    margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
+    return -F.logsigmoid(-margin), u, norm, negatives
+
+
+def _bwd_shapes(
+    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    return u.new_empty(u.shape), scale.new_empty(())
+
+
+def _bwd_body(
+    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    n, d = u.shape[1:]
+    margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
+    weight = torch.sigmoid(margin).mul_(grad)
+    v, flat = u.new_empty(u.shape), u.view(2 * n, d)
+    none, ids = None, _pair_ids(n, u.device)
+    work = workspace(flat, none, backward=True)
+    _C.pairwise_backward(
+        view(flat), none, view(scale), view(ids), none, none, none, True,
+        view(negatives.view(-1)), none, view(weight.view(-1)), none,
+        view(v.view(2 * n, d)), none, view(work), threads(),
+    )  # fmt: skip
+    v.addcmul_(u.flip(0), weight.sum(0).unsqueeze(1), value=-1)
+    along = torch.linalg.vecdot(u, v)
+    grad_scale = 0.5 * along.sum()
+    # rows shorter than eps are divided by a constant: nothing to project out
+    v.addcmul_(u, (along * (norm > _EPS)).unsqueeze(2), value=-1)
+    v.mul_((scale / norm.clamp_min(_EPS)).unsqueeze(2))
+    return v, grad_scale
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+    z1, z2, scale = inputs
+    _, u, norm, negatives = output
+    ctx.mark_non_differentiable(u, norm, negatives)
+    ctx.save_for_backward(z1, z2, scale, u, norm, negatives)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    z1, z2, scale, u, norm, negatives = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
+        inputs = [t for t in (z1, z2, scale) if t.requires_grad]
+        parts = iter(torch.autograd.grad(_compose(z1, z2, scale), inputs, grad, create_graph=True))
+        return tuple(next(parts) if t.requires_grad else None for t in (z1, z2, scale))
+    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad.contiguous())
+    return grad_z[0], grad_z[1], grad_scale
+
+
+def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
+    n = z1.shape[0]
+    u = F.normalize(torch.cat((z1, z2)), dim=1, eps=_EPS)
+    negatives = lse_self(u, scale, _pair_ids(n, u.device)).view(2, n)
+    return -F.logsigmoid(scale * (u[:n] * u[n:]).sum(1) - negatives)
+
+
+_two_view_bwd = register_op(
+    "pairwise_two_view_bwd(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad)"
+    " -> (Tensor, Tensor)",
+    body=_bwd_body,
+    fake=_bwd_shapes,
+)
+_two_view = register_op(
+    "pairwise_two_view(Tensor z1, Tensor z2, Tensor scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)
+
+
+def two_view_rows(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
+    """(2, n) NT-Xent loss of every anchor.
+
+    Args:
+        z1, z2: (n, d) float32 or float64, paired rows; normalised inside.
+        scale: 0-dim tensor of the same dtype, 1 / temperature; receives a gradient.
+    """
+    rows, _, _, _ = _two_view(z1, z2, scale)
+    return rows
