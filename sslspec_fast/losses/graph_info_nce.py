@@ -244,7 +244,7 @@ def _edge_lse(u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None) ->
 
 
 def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """logaddexp with a zero gradient, not NaN, where both are -inf."""
-    none = torch.isneginf(a) & torch.isneginf(b)
-    both = torch.logaddexp(torch.where(none, 0.0, a), torch.where(none, 0.0, b))
-    return torch.where(none, -math.inf, both)
+    """logaddexp whose first and second derivatives are 0, not NaN, at -inf."""
+    no_a, no_b = torch.isneginf(a), torch.isneginf(b)
+    both = torch.logaddexp(torch.where(no_a, 0.0, a), torch.where(no_b, 0.0, b))
+    return torch.where(no_b, a, torch.where(no_a, b, both))

@@ -1,0 +1,46 @@
+"""Second derivatives of every loss against finite differences of the first, in float64."""
+
+import pytest
+import torch
+
+import sslspec_fast.functional as F
+
+from ..cases import CASES, pair_rows, unit
+
+# pen'' of a hinge jumps; away from the kink it is the same code as the penalties that are here
+SMOOTH = [name for name in CASES if "hinge" not in name]
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradgradcheck(name):
+    case = CASES[name]
+    inputs, loss = case.make(max(6, case.min_rows), 3, seed=1)
+    leaves = [x.requires_grad_() for x in inputs]
+    hyper = {"temperature": 0.5} if case.softmax else {}
+    assert torch.autograd.gradgradcheck(
+        lambda *x: loss(*x, **hyper), leaves, eps=1e-6, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_second_derivatives_in_temperatures_and_scales():
+    a, b = (x.requires_grad_() for x in pair_rows(5, 3))
+    t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    bias = torch.tensor(-0.3, dtype=torch.float64, requires_grad=True)
+    check = torch.autograd.gradgradcheck
+    assert check(lambda a, b, t: F.nt_xent(a, b, temperature=t), (a, b, t))
+    assert check(lambda a, b, t: F.clip(unit(a), unit(b), 1 / t), (a, b, t))
+    assert check(lambda a, b, t, c: F.siglip(unit(a), unit(b), 1 / t, c), (a, b, t, bias))
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "vicreg", "barlow_twins"])
+def test_gradient_penalty_is_the_references(name):
+    """A loss plus the squared norm of its own gradient, as in adversarial training."""
+    case = CASES[name]
+    inputs, loss = case.make(12, 4)
+    leaves = [x.requires_grad_() for x in inputs]
+    results = []
+    for impl in ("fused", "torch"):
+        grads = torch.autograd.grad(loss(*leaves, impl=impl), leaves, create_graph=True)
+        penalty = sum(g.square().sum() for g in grads)
+        results.append(torch.autograd.grad(penalty, leaves))
+    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-10)
