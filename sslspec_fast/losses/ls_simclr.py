@@ -72,11 +72,9 @@ def ls_simclr(
     y = x - x.mean(0) if center else x
     alignment = -2 * graph.edge_dot(y, y).sum()
     uniformity = gram.sqnorm(x)
-    constant = graph.frobenius_sq()
+    norm = torch.full((), graph.frobenius_sq(), dtype=torch.float64, device=x.device)
     if center:  # || H G H ||^2 of a symmetric G
-        constant += graph.volume**2 / graph.n**2
-        constant -= 2 / graph.n * float(graph.degree.square().sum())
-    terms = {"alignment": alignment, "uniformity": uniformity}
-    if return_terms:
-        terms["constant"] = torch.full_like(uniformity, constant)
+        norm = norm + (graph.volume / graph.n) ** 2 - 2 / graph.n * graph.degree.square().sum()
+    constant = norm.to(x.dtype)
+    terms = {"alignment": alignment, "uniformity": uniformity, "constant": constant}
     return with_terms(uniformity + alignment + constant, terms if return_terms else None)

@@ -73,7 +73,7 @@ def matryoshka(
 
     >>> z = torch.eye(4, 8)
     >>> round(float(matryoshka("nt_xent", z, z, dims=[4, 8])), 4)
-    1.1896
+    1.1889
     """
     op = "matryoshka"
     check.choice(op, "loss", loss, tuple(LOSSES))
