@@ -5,7 +5,10 @@
 #include "common/check.h"
 #include "cpu/isa.h"
 #include "cuda/pairwise_op.h"
+#include "edges.h"
+#include "graph_cov.h"
 #include "pairwise.h"
+#include "spmm.h"
 #include "tensor_caster.h"
 
 namespace py = pybind11;
@@ -33,4 +36,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
 #endif
+  // spmm, edges, graph_cov
+  m.def("spmm", &spmm, no_gil);
+  m.def("edges", &edges, no_gil);
+  m.def("graph_cov_workspace_size", &graph_cov_workspace_size);
+  m.def("graph_cov", &graph_cov, no_gil);
+  m.def("graph_cov_apply_workspace_size", &graph_cov_apply_workspace_size);
+  m.def("graph_cov_apply", &graph_cov_apply, no_gil);
 }

@@ -1,0 +1,22 @@
+// CPU entry point of the `edges` primitive; see csrc/edges.h for the mathematics.
+#pragma once
+#include "cpu/isa.h"
+#include "cpu/sparse.h"
+
+namespace sslspec::cpu {
+
+template <typename T>
+struct EdgesArgs {
+  SparseArgs<T> a;
+  const T* x;  // [n, d] row stride ldx
+  int64_t ldx;
+  const T* y;  // [columns of A, d] row stride ldy
+  int64_t ldy, d;
+  T* out;  // [n]
+  bool squared;
+  int threads;
+};
+
+SSLSPEC_EACH_ISA(template <typename T> void edges(const EdgesArgs<T>& args);)
+
+}  // namespace sslspec::cpu

@@ -1,0 +1,27 @@
+// Primitive `graph_cov`: C = X^T A Y = sum_ij a_ij x_i y_j^T for a sparse A (n x m, compressed rows), and the product
+// (A Y) M that its gradient needs: dX = (A Y) (dC)^T, dY = (A^T X) dC, and for symmetric A with Y = X
+// dX = (A X) (dC + dC^T). A Y is never stored.
+#pragma once
+#include "common/tensor_view.h"
+
+namespace sslspec {
+
+int64_t graph_cov_workspace_size(int64_t n, int64_t d, int64_t e, int dtype);
+
+void graph_cov(TensorView indptr,   // [n + 1] int64
+               TensorView indices,  // [nnz] int32 or int64, ascending in each row
+               TensorView values,   // [nnz] float32 or float64, or absent: ones
+               TensorView x,        // [n, d]
+               TensorView y,        // [m, e], or absent: A is symmetric and y = x; only entries j >= i are read
+               TensorView out,      // [d, e] out
+               TensorView workspace, int threads);
+
+int64_t graph_cov_apply_workspace_size(int64_t e, int64_t d, int dtype);
+
+void graph_cov_apply(TensorView indptr, TensorView indices, TensorView values,
+                     TensorView y,    // [m, e]
+                     TensorView mat,  // [e, d] M
+                     TensorView out,  // [n, d] out: (A Y) M
+                     TensorView workspace, int threads);
+
+}  // namespace sslspec
