@@ -15,9 +15,10 @@ struct SpmmArgs {
   const T* row_scale;  // [n] factor of finished rows, or null
   const T* w;          // [n, b] row stride ldw, or null
   int64_t ldw;
+  const T* diagonal;  // [n] or null: W counts gamma + delta * diagonal_i
   T* y;  // [n, b] row stride ldy
   int64_t ldy;
-  T alpha, beta, gamma;
+  T alpha, beta, gamma, delta;
   int threads;
 };
 

@@ -78,7 +78,7 @@ def _body(
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _C.spmm(
         view(indptr), view(indices), view(values), view(x), view(own), view(row_scale), view(col_scale), None,
-        view(y), add_scales, alpha, 0.0, 0.0, threads(),
+        None, view(y), add_scales, alpha, 0.0, 0.0, 0.0, threads(),
     )  # fmt: skip
     return y
 
@@ -155,15 +155,19 @@ def spmm_into(
     alpha: float = 1.0,
     beta: float = 0.0,
     gamma: float = 0.0,
+    delta: float = 0.0,
     w: Tensor | None = None,
+    diagonal: Tensor | None = None,
     row_scale: Tensor | None = None,
     col_scale: Tensor | None = None,
 ) -> Tensor:
-    """out = alpha * row_scale ⊙ (A (col_scale ⊙ X)) + beta * out + gamma * W, in place and without autograd.
+    """out = alpha row_scale ⊙ (A (col_scale ⊙ X)) + beta out + (gamma + delta diagonal) ⊙ W.
 
-    One step of a three-term recurrence, Y₊ = a (A − s) Y − b Y₋, is one call: out holds Y₋ on entry and Y₊ on return,
-    x = w = Y, alpha = a, gamma = −a s, beta = −b. `out` may be any row-strided view with contiguous rows but not
-    overlap x; w may be x or out. beta = 0 never reads out.
+    In place and without autograd. One step of a three-term recurrence, Y₊ = a (M − s) Y − b Y₋, is
+    one call with x = w = Y, beta = −b, gamma = −a s: out holds Y₋ on entry and Y₊ on return. For
+    M = A: alpha = a; for the Laplacian M = D − A: alpha = −a, delta = a, diagonal = degrees (n,).
+    `out` may be any view with contiguous rows that does not overlap x; w may be x or out. beta = 0
+    never reads out.
     """
     _check("spmm_into", a, x, row_scale, col_scale)
     shape = (a.n_rows, x.shape[1])
@@ -172,6 +176,11 @@ def spmm_into(
             raise ValueError(
                 f"spmm_into: {name} must be {shape} {x.dtype}, got {tuple(t.shape)} {t.dtype}"
             )
+    if diagonal is not None and (tuple(diagonal.shape) != shape[:1] or diagonal.dtype != x.dtype):
+        raise ValueError(
+            f"spmm_into: diagonal must be {shape[:1]} {x.dtype}, got {tuple(diagonal.shape)} "
+            f"{diagonal.dtype}"
+        )
     if out.shape[1] > 1 and out.stride(1) != 1:
         raise ValueError(f"spmm_into: out must have contiguous rows, got strides {out.stride()}")
     if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() and _overlap(out, x):
@@ -180,7 +189,7 @@ def spmm_into(
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _C.spmm(
         view(a.indptr), view(a.indices), view(a.values), view(x), None, view(row_scale), view(col_scale), view(w),
-        view(out), False, alpha, beta, gamma, threads(),
+        view(_flat(diagonal)), view(out), False, alpha, beta, gamma, delta, threads(),
     )  # fmt: skip
     return out
 
