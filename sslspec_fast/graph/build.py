@@ -142,3 +142,20 @@ def _index_array(name: str, values: Any, n: int) -> np.ndarray:
         worst = low if low < 0 else high
         raise ValueError(f"from_edges: {name} must lie in [0, {n}), got {worst}")
     return out.astype(np.int64, copy=False)
+
+
+def count(op: str, name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def label_tensor(labels: Any) -> Tensor:
+    array = to_numpy(labels)
+    if array.size == 0 and array.ndim == 1:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"from_labels: labels must be integers, got dtype {array.dtype}")
+    return torch.from_numpy(array.astype(np.int64))

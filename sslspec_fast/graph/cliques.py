@@ -10,11 +10,14 @@ which keeps the small differences that ‖x_i‖² + ‖x_j‖² − 2<x_i, x_j>
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
 from ..primitives.csr import Csr
 from ..primitives.edges import edge_dot, edge_sqdist
+from ..primitives.graph_cov import graph_cov
 from ..primitives.spmm import spmm
 from .relation import HubEdges, Relation, index_dtype
 
@@ -40,6 +43,7 @@ class Cliques(Relation):
         self._node_size = _gather(self._sizes, ids)  # (n,) size of the node's clique, 0 outside
         self._node_weight = _gather(weights, ids)  # (n,) float64
         self._gather_csr, self._sum_csr = _membership(ids, n_cliques, self._sizes)
+        self._pairs = _partners(self) if kind == "views" else None
 
     @property
     def nnz(self) -> int:
@@ -65,17 +69,21 @@ class Cliques(Relation):
         return float((self._degree() * self._node_weight).sum())
 
     def matmul(self, x: Tensor) -> Tensor:
+        if self._pairs is not None:
+            return spmm(self._pairs, x)
         weight = self._node_weight.to(x.dtype)
         y = spmm(self._gather_csr, spmm(self._sum_csr, x), row_scale=weight)
         return y if self._self_loops else y - weight[:, None] * x
 
     def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
-        r = edge_dot(self._gather_csr, x, spmm(self._sum_csr, y))
-        if not self._self_loops:
-            r = r - torch.linalg.vecdot(x, y) * (self._node_size > 0)
-        return r * self._node_weight.to(x.dtype)
+        if self._pairs is not None:
+            return edge_dot(self._pairs, x, y)
+        r = edge_dot(self._gather_csr, x, spmm(self._sum_csr, y)) * self._node_weight.to(x.dtype)
+        return r if self._self_loops else r - edge_dot(self._self_csr, x, y)
 
     def edge_sqdist(self, x: Tensor) -> Tensor:
+        if self._pairs is not None:
+            return edge_sqdist(self._pairs, x, x)
         size = self._sizes.clamp(min=1).to(x.dtype)
         mean = spmm(self._sum_csr, x, row_scale=size.reciprocal())
         spread = edge_sqdist(self._gather_csr, x, mean)  # (n,) ‖x_i − m‖²
@@ -85,11 +93,11 @@ class Cliques(Relation):
 
     def covariance(self, x: Tensor, y: Tensor) -> Tensor:
         """Σ_c w_c (Σ_i x_i)(Σ_j y_j)ᵀ over the cliques, minus the diagonal's Σ_i w_i x_i y_iᵀ."""
+        if self._pairs is not None:
+            return graph_cov(self._pairs, x, y)
         weight = self._weights.to(x.dtype)[:, None]
         c = spmm(self._sum_csr, x).mT @ (weight * spmm(self._sum_csr, y))
-        if self._self_loops:
-            return c
-        return c - x.mT @ (self._node_weight.to(x.dtype)[:, None] * y)
+        return c if self._self_loops else c - graph_cov(self._self_csr, x, y)
 
     def scaled(self, weight: float) -> Cliques:
         scaled = self._weights * weight
@@ -136,6 +144,13 @@ class Cliques(Relation):
         nodes = torch.nonzero((self._ids >= 0) & (self._node_weight != 0))[:, 0]
         return nodes.cpu().numpy(), self._ids[nodes].cpu().numpy(), self._n_cliques
 
+    @cached_property
+    def _self_csr(self) -> Csr:
+        """diag(node weights): what a clique's sums count for a node and itself."""
+        indptr = torch.arange(self.n + 1, device=self.device)
+        indices = indptr[:-1].to(index_dtype(self.n))
+        return Csr(indptr, indices, self._node_weight, self.n, symmetric=True)
+
     def inner(self, other: Cliques) -> float:
         """Σ_ij A_ij B_ij of two clique unions, from the table of how many nodes each pair of
         cliques shares.
@@ -176,6 +191,20 @@ def _gather(per_clique: Tensor, ids: Tensor) -> Tensor:
     if per_clique.shape[0] == 0:
         return torch.zeros(ids.shape[0], dtype=per_clique.dtype, device=ids.device)
     return per_clique[ids.clamp(min=0)] * (ids >= 0)
+
+
+def _partners(cliques: Cliques) -> Csr | None:
+    """The other view of every row, when there are two: n indices, no more than membership needs.
+
+    One read of the partner instead of a sum that contains the row itself, so nothing cancels.
+    """
+    if cliques.n != 2 * cliques._n_cliques or cliques._n_cliques == 0:
+        return None
+    n, half = cliques.n, cliques._n_cliques
+    indptr = torch.arange(n + 1, device=cliques.device)
+    indices = ((indptr[:-1] + half) % n).to(index_dtype(n))
+    unit = bool((cliques._weights == 1).all())
+    return Csr(indptr, indices, None if unit else cliques._node_weight, n, symmetric=True)
 
 
 def _membership(ids: Tensor, n_cliques: int, sizes: Tensor) -> tuple[Csr, Csr]:

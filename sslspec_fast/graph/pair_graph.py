@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..primitives.csr import Csr
-from .build import csr_from_edges, csr_from_sparse, to_numpy
+from .build import count, csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .relation import Relation
 from .stored import Stored
@@ -42,6 +43,13 @@ class PairGraph:
                 "PairGraph: use from_views, from_labels, from_edges, from_sparse or from_knn"
             )
         self._relation = relation
+        # Facts that losses read on every call are Python values from the start: computing them
+        # late would break the graph of torch.compile.
+        self._nnz = relation.nnz
+        self._volume = float(relation.degree.sum())
+        self._symmetric = relation.symmetric
+        self._self_loops = relation.has_self_loops
+        self._negative = relation.has_negative
 
     # ------------------------------------------------------------------ constructors
 
@@ -54,8 +62,8 @@ class PairGraph:
         Rows are stacked view-major: row v * n_samples + s is view v of sample s. Weight 1, no
         diagonal, never stored.
         """
-        n_samples = _count("from_views", "n_samples", n_samples, 1)
-        n_views = _count("from_views", "n_views", n_views, 1)
+        n_samples = count("from_views", "n_samples", n_samples, 1)
+        n_views = count("from_views", "n_views", n_views, 1)
         return cls(views_relation(n_samples, n_views, torch.device(device)))
 
     @classmethod
@@ -74,7 +82,7 @@ class PairGraph:
             raise ValueError(
                 f"from_labels: weight must be 'uniform' or 'class_size', got {weight!r}"
             )
-        tensor = labels.detach() if isinstance(labels, Tensor) else _label_tensor(labels)
+        tensor = labels.detach() if isinstance(labels, Tensor) else label_tensor(labels)
         if tensor.dim() != 1:
             raise ValueError(f"from_labels: labels must have shape (n,), got {tuple(tensor.shape)}")
         if tensor.is_floating_point() or tensor.is_complex():
@@ -99,7 +107,7 @@ class PairGraph:
         the graph lives on the device of `rows`. Edges are ordered pairs: give both directions, or
         symmetrize.
         """
-        n = _count("from_edges", "n", n, 0)
+        n = count("from_edges", "n", n, 0)
         device = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
         return cls(Stored(csr_from_edges(rows, cols, weights, n, symmetrize).to(device)))
 
@@ -141,12 +149,8 @@ class PairGraph:
         return PairGraph(self._relation.scaled(weight))
 
     __rmul__ = __mul__
-    # numpy scalars and tensors must leave `w * g` to __rmul__ instead of looping over g
+    # numpy scalars must leave `w * g` to __rmul__ instead of looping over g
     __array_ufunc__ = None
-
-    @classmethod
-    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return NotImplemented
 
     # ------------------------------------------------------------------ facts
 
@@ -160,12 +164,12 @@ class PairGraph:
         """Number of rows."""
         return self._relation.n
 
-    @cached_property
+    @property
     def nnz(self) -> int:
         """Number of non-zero entries; for a sum of implicit parts, a pair that two parts share
         counts twice.
         """
-        return self._relation.nnz
+        return self._nnz
 
     @property
     def device(self) -> torch.device:
@@ -181,28 +185,28 @@ class PairGraph:
         """(n,) float64: Gᵀ 1, the degree itself when G is symmetric."""
         return self._relation.column_degree
 
-    @cached_property
+    @property
     def volume(self) -> float:
         """1ᵀ G 1."""
-        return float(self.degree.sum())
+        return self._volume
 
-    @cached_property
+    @property
     def is_symmetric(self) -> bool:
         """Whether G = Gᵀ, up to the rounding of weights."""
-        return self._relation.symmetric
+        return self._symmetric
 
     @property
     def is_directed(self) -> bool:
-        return not self.is_symmetric
+        return not self._symmetric
 
-    @cached_property
+    @property
     def has_self_loops(self) -> bool:
-        return self._relation.has_self_loops
+        return self._self_loops
 
-    @cached_property
+    @property
     def has_negative_weights(self) -> bool:
         """Whether some weight (of some part of a sum) is below zero."""
-        return self._relation.has_negative
+        return self._negative
 
     @property
     def clique_ids(self) -> Tensor | None:
@@ -252,8 +256,10 @@ class PairGraph:
     # ------------------------------------------------------------------ products
 
     def matmul(self, X: Tensor) -> Tensor:
-        """G @ X, differentiable in X. X: (n, b) or (n,), any float dtype; the result has X's
-        dtype.
+        """G @ X, differentiable in X.
+
+        X: (n, b) or (n,), any float dtype; the result has X's dtype. Inside torch.compile call
+        `matmul`: its tracer takes `@` with a tensor for torch's own.
         """
         x = self._rows("matmul", "X", X)
         if X.dim() == 1:
@@ -350,30 +356,11 @@ class PairGraph:
         if values is None:
             values = torch.ones(indices.shape[0], dtype=dtype, device=self.device)
         index = indices.dtype if indices.shape[0] < 2**31 else torch.int64
-        return torch.sparse_csr_tensor(
-            indptr.to(index, copy=True),
-            indices.to(index, copy=True),
-            values.to(dtype, copy=True),
-            (self.n, self.n),
-        )
+        pattern = indptr.to(index, copy=True), indices.to(index, copy=True)
+        with warnings.catch_warnings():  # torch calls its sparse CSR support beta, once per process
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.sparse_csr_tensor(*pattern, values.to(dtype, copy=True), (self.n, self.n))
 
     def __repr__(self) -> str:
         direction = "symmetric" if self.is_symmetric else "directed"
         return f"PairGraph({self.kind}, n={self.n}, nnz={self.nnz}, {direction}, {self.device})"
-
-
-def _count(op: str, name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
-    return int(value)
-
-
-def _label_tensor(labels: Any) -> Tensor:
-    array = to_numpy(labels)
-    if array.size == 0 and array.ndim == 1:
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iub":
-        raise TypeError(f"from_labels: labels must be integers, got dtype {array.dtype}")
-    return torch.from_numpy(array.astype(np.int64))

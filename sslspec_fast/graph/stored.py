@@ -25,6 +25,8 @@ class Stored(Relation):
         self._scale = scale
         self.n = a.n_rows
         self.device = a.device
+        # looked at now, so that products under torch.compile meet no host code
+        self._symmetric = a.symmetric
 
     @property
     def nnz(self) -> int:
@@ -32,7 +34,7 @@ class Stored(Relation):
 
     @property
     def symmetric(self) -> bool:
-        return self._a.symmetric
+        return self._symmetric
 
     @property
     def has_negative(self) -> bool:
@@ -53,13 +55,7 @@ class Stored(Relation):
         return self.degree if self.symmetric else self._a.t().row_sums() * self._scale
 
     def diagonal(self) -> Tensor:
-        out = torch.zeros(self.n, dtype=torch.float64, device=self.device)
-        at = torch.nonzero(self._a.rows() == self._a.indices)[:, 0]
-        node = self._a.indices[at].long()
-        out[node] = (
-            self._scale if self._a.values is None else self._a.values[at].double() * self._scale
-        )
-        return out
+        return self._a.diagonal() * self._scale
 
     def frobenius_sq(self) -> float:
         if self._a.values is None:

@@ -82,6 +82,27 @@ class Csr:
             return self.indptr.diff().to(torch.float64)
         return torch.segment_reduce(self.values.double(), "sum", offsets=self.indptr, initial=0.0)
 
+    def diagonal(self) -> Tensor:
+        """(min(n_rows, n_cols),) float64: a_ii."""
+        if self.device.type == "cpu":  # a search in each row, without an index per entry
+            return torch.from_numpy(self._borrow().diagonal().astype(np.float64))
+        out = torch.zeros(min(self.n_rows, self.n_cols), dtype=torch.float64, device=self.device)
+        at = torch.nonzero(self.rows() == self.indices)[:, 0]
+        out[self.indices[at].long()] = 1.0 if self.values is None else self.values[at].double()
+        return out
+
+    def _borrow(self) -> scipy.sparse.csr_array:
+        """The host arrays as scipy's, without a copy where scipy's index types allow it."""
+        values = np.ones(self.nnz, np.int8) if self.values is None else self.values.numpy()
+        narrow = self.indices.dtype == torch.int32 and self.nnz < 2**31
+        index = np.int32 if narrow else np.int64
+        arrays = (
+            values,
+            self.indices.numpy().astype(index, copy=False),
+            self.indptr.numpy().astype(index, copy=False),
+        )
+        return scipy.sparse.csr_array(arrays, shape=(self.n_rows, self.n_cols), copy=False)
+
     def scaled(self, weight: float) -> Csr:
         """weight * A, with the values in the dtype that they had (float64 when they were
         implicit).
@@ -114,17 +135,7 @@ class Csr:
 def _build_transpose(a: Csr) -> Csr:
     """Stable counting sort by column on the host (scipy), stable argsort elsewhere."""
     if a.device.type == "cpu":
-        payload = np.ones(a.nnz, dtype=np.int8) if a.values is None else a.values.numpy()
-        # scipy wants one index type for both arrays: follow `indices` where nnz allows it
-        fits = a.indices.dtype == torch.int32 and a.nnz < 2**31
-        index = np.int32 if fits else np.int64
-        shape = (a.n_rows, a.n_cols)
-        arrays = (
-            payload,
-            a.indices.numpy().astype(index, copy=False),
-            a.indptr.numpy(),
-        )
-        flipped = scipy.sparse.csr_array(arrays, shape=shape, copy=False).tocsc()
+        flipped = a._borrow().tocsc()
         indptr = torch.from_numpy(flipped.indptr.astype(np.int64))
         indices = torch.from_numpy(flipped.indices).to(a.indices.dtype)
         new_values = None if a.values is None else torch.from_numpy(flipped.data)

@@ -1,13 +1,15 @@
-r"""Primitive ``edges``: per-row sums over the entries of a sparse matrix that see both ends of an edge.
+r"""Primitive ``edges``: per-row sums over the entries of a sparse matrix that see both ends of an
+edge.
 
 .. math::
     \text{edge\_dot: } r_i = \sum_j a_{ij} \langle x_i, y_j\rangle, \qquad
     \text{edge\_sqdist: } r_i = \sum_j a_{ij} \lVert x_i - y_j\rVert^2.
 
-Every positive term of a contrastive loss is the first, every invariance term the second. A Y is never stored; the
-differences of the second are taken before they are squared, so close points keep their digits. Gradients are one
-``spmm`` each: for symmetric A and y = x, :math:`\bar x_i = \sum_j a_{ij} (\bar r_i + \bar r_j) x_j` and
-:math:`\bar x_i = 2 \sum_j a_{ij} (\bar r_i + \bar r_j)(x_i - x_j)`, in a single pass.
+Every positive term of a contrastive loss is the first, every invariance term the second. A Y is
+never stored; the differences of the second are taken before they are squared, so close points keep
+their digits. Gradients are one ``spmm`` each: for symmetric A and y = x, :math:`\bar x_i = \sum_j
+a_{ij} (\bar r_i + \bar r_j) x_j` and :math:`\bar x_i = 2 \sum_j a_{ij} (\bar r_i + \bar r_j)(x_i -
+x_j)`, in a single pass.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, x, y = ctx.saved_tensors
-    here: Sparse = tuple(sparse)  # type: ignore[assignment]
+    here: Sparse = tuple(sparse)
     squared, alpha = ctx.squared, 2.0 if ctx.squared else 1.0
     grad_x = grad_y = None
     if ctx.needs_input_grad[6]:

@@ -5,9 +5,9 @@ r"""Primitive ``graph_cov``: the graph-weighted covariance, without storing A Y.
     \bar X = (A Y)\, \bar C^\top, \quad \bar Y = (A^\top X)\, \bar C,
 
 and for symmetric A with Y = X, where only the entries j >= i are read forward,
-:math:`\bar X = (A X)(\bar C + \bar C^\top)`. A block of rows of A Y is formed in the cache and multiplied at once. It
-replaces ``x.T @ torch.sparse.mm(a, y)``. The gradient's product (A Y) M is an operator of its own whose gradient is
-made of the same two, so derivatives of any order exist.
+:math:`\bar X = (A X)(\bar C + \bar C^\top)`. A block of rows of A Y is formed in the cache and
+multiplied at once. It replaces ``x.T @ torch.sparse.mm(a, y)``. The gradient's product (A Y) M is
+an operator of its own whose gradient is made of the same two, so derivatives of any order exist.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def _compute(
     out, x, y = x.new_empty(d, e), rows(x), None if y is None else rows(y)
     work = x.new_empty(_C.graph_cov_workspace_size(n, d, e, CODE[x.dtype]))
     _C.graph_cov(
-        view(indptr), view(indices), view(values), view(x), view(y), view(out), view(work), threads()
+        view(indptr), view(indices), view(values), view(x), view(y), view(out), view(work),
+        threads()
     )  # fmt: skip
     return out
 
@@ -42,14 +43,16 @@ def _compute(
 
 def _shapes(
     indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, x: Tensor, y: Tensor,
+    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, x: Tensor,
+    y: Tensor,
 ) -> Tensor:  # fmt: skip
     return x.new_empty(x.shape[1], y.shape[1])
 
 
 def _body(
     indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, x: Tensor, y: Tensor,
+    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, x: Tensor,
+    y: Tensor,
 ) -> Tensor:  # fmt: skip
     return _compute(indptr, indices, values, x, y)
 
@@ -60,7 +63,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, x, y = ctx.saved_tensors
-    here: Sparse = tuple(sparse)  # type: ignore[assignment]
+    here: Sparse = tuple(sparse)
     grad_x = _apply(*here, y, grad.mT) if ctx.needs_input_grad[6] else None
     grad_y = _apply(*swapped(here), x, grad) if ctx.needs_input_grad[7] else None
     return (None,) * 6 + (grad_x, grad_y)
@@ -87,26 +90,29 @@ def _self_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 def _apply_shapes(
     indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor, mat: Tensor,
+    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor,
+    mat: Tensor,
 ) -> Tensor:  # fmt: skip
     return y.new_empty(indptr.shape[0] - 1, mat.shape[1])
 
 
 def _apply_body(
     indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor, mat: Tensor,
+    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor,
+    mat: Tensor,
 ) -> Tensor:  # fmt: skip
     out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), rows(y), rows(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(*mat.shape, CODE[y.dtype]))
     _C.graph_cov_apply(
-        view(indptr), view(indices), view(values), view(y), view(mat), view(out), view(work), threads()
+        view(indptr), view(indices), view(values), view(y), view(mat), view(out), view(work),
+        threads()
     )  # fmt: skip
     return out
 
 
 def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, y, mat = ctx.saved_tensors
-    there = swapped(tuple(sparse))  # type: ignore[arg-type]
+    there = swapped(tuple(sparse))
     grad_y = _apply(*there, grad, mat.mT) if ctx.needs_input_grad[6] else None
     grad_mat = _graph_cov(*there, y, grad) if ctx.needs_input_grad[7] else None
     return (None,) * 6 + (grad_y, grad_mat)

@@ -5,9 +5,10 @@ r"""Primitive ``spmm``: products of a sparse matrix and a tall dense one.
     \bar X = \alpha\, c \odot (A^\top (r \odot \bar Y)),
 
 with optional row and column factors r and c, which stand for every normalisation of a graph
-(:math:`D^{-1/2} A D^{-1/2}`, :math:`D^{-1} A`) without a second matrix. Two variations serve the gradients of
-``edges``: with ``own`` the sum runs over differences :math:`o_i - x_j`, with ``add_scales`` an entry counts
-:math:`a_{ij} (r_i + c_j)`. The gradient is the same operator on :math:`A^\top`, so derivatives of any order exist.
+(:math:`D^{-1/2} A D^{-1/2}`, :math:`D^{-1} A`) without a second matrix. Two variations serve the
+gradients of ``edges``: with ``own`` the sum runs over differences :math:`o_i - x_j`, with
+``add_scales`` an entry counts :math:`a_{ij} (r_i + c_j)`. The gradient is the same operator on
+:math:`A^\top`, so derivatives of any order exist.
 
 Cost: one row of X per entry of A. Results do not depend on the number of threads.
 """
@@ -77,7 +78,8 @@ def _body(
     x, own = rows(x), None if own is None else rows(own)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _C.spmm(
-        view(indptr), view(indices), view(values), view(x), view(own), view(row_scale), view(col_scale), None,
+        view(indptr), view(indices), view(values), view(x), view(own), view(row_scale),
+        view(col_scale), None,
         None, view(y), add_scales, alpha, 0.0, 0.0, 0.0, threads(),
     )  # fmt: skip
     return y
@@ -91,7 +93,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, x, own, r, c = ctx.saved_tensors
     add, alpha, needs = ctx.add_scales, ctx.alpha, ctx.needs_input_grad[6:10]
-    here: Sparse = tuple(sparse)  # type: ignore[assignment]
+    here: Sparse = tuple(sparse)
     there = swapped(here)
     grad_x = grad_own = grad_r = grad_c = None
     if needs[0]:
@@ -188,7 +190,8 @@ def spmm_into(
     x, w = rows(x), None if w is None else rows(w)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _C.spmm(
-        view(a.indptr), view(a.indices), view(a.values), view(x), None, view(row_scale), view(col_scale), view(w),
+        view(a.indptr), view(a.indices), view(a.values), view(x), None, view(row_scale),
+        view(col_scale), view(w),
         view(_flat(diagonal)), view(out), False, alpha, beta, gamma, delta, threads(),
     )  # fmt: skip
     return out
@@ -197,7 +200,7 @@ def spmm_into(
 def _overlap(a: Tensor, b: Tensor) -> bool:
     def span(t: Tensor) -> tuple[int, int]:
         last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-        return t.storage_offset(), t.storage_offset() + last
+        return int(t.storage_offset()), int(t.storage_offset() + last)
 
     if a.numel() == 0 or b.numel() == 0:
         return False
@@ -213,9 +216,7 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
     return not fits or (first < second + b.shape[1] and second < first + a.shape[1])
 
 
-def _check(
-    op: str, a: Csr, x: Tensor, row_scale: Tensor | None, col_scale: Tensor | None
-) -> None:
+def _check(op: str, a: Csr, x: Tensor, row_scale: Tensor | None, col_scale: Tensor | None) -> None:
     if x.dim() != 2 or x.shape[0] != a.n_cols:
         raise ValueError(f"{op}: x must be ({a.n_cols}, b), got {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64):
