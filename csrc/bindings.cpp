@@ -5,6 +5,8 @@
 #include "common/check.h"
 #include "cpu/isa.h"
 #include "cuda/pairwise_op.h"
+#include "gram.h"
+#include "moments.h"
 #include "pairwise.h"
 #include "tensor_caster.h"
 
@@ -18,6 +20,16 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("isa", &cpu::isa_name, "Instruction set of the CPU kernels in use");
   m.def("cuda_archs", [] { return SSLSPEC_CUDA_ARCHS; }, "CUDA architectures of this build, empty without CUDA");
+
+  // gram
+  m.def("gram_uses_dual", &gram_uses_dual);
+  m.def("gram_workspace_size", &gram_workspace_size);
+  m.def("gram", &gram, no_gil);
+
+  // moments
+  m.def("moments_workspace_size", &moments_workspace_size);
+  m.def("moments_forward", &moments_forward, no_gil);
+  m.def("moments_backward", &moments_backward, no_gil);
 
   // pairwise
   m.def("pairwise_workspace_size", &pairwise_workspace_size);
