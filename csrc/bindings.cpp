@@ -6,7 +6,9 @@
 #include "cpu/isa.h"
 #include "cuda/pairwise_op.h"
 #include "edges.h"
+#include "gram.h"
 #include "graph_cov.h"
+#include "moments.h"
 #include "pairwise.h"
 #include "spmm.h"
 #include "tensor_caster.h"
@@ -22,6 +24,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &cpu::isa_name, "Instruction set of the CPU kernels in use");
   m.def("cuda_archs", [] { return SSLSPEC_CUDA_ARCHS; }, "CUDA architectures of this build, empty without CUDA");
 
+  // gram
+  m.def("gram_uses_dual", &gram_uses_dual);
+  m.def("gram_workspace_size", &gram_workspace_size);
+  m.def("gram", &gram, no_gil);
+
+  // moments
+  m.def("moments_workspace_size", &moments_workspace_size);
+  m.def("moments_forward", &moments_forward, no_gil);
+  m.def("moments_backward", &moments_backward, no_gil);
+
   // pairwise
   m.def("pairwise_workspace_size", &pairwise_workspace_size);
   m.def("pairwise_forward", &pairwise_forward, no_gil);
@@ -36,6 +48,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
 #endif
+
   // spmm, edges, graph_cov
   m.def("spmm", &spmm, no_gil);
   m.def("edges", &edges, no_gil);

@@ -1,0 +1,36 @@
+// Primitive `gram`. For standardised operands xs = (x - shift) * scale, ys likewise, C = xs^T ys (d x d):
+//   value = sum_kl C_kl^2, without k == l if off_diagonal
+//   grad_x = alpha ys C'^T + own * xs + other * ys + add,   grad_y = alpha xs C' + ...   (C' = C masked like the value)
+// In the self form each operand is its own partner (two independent values), in the cross form x and y are partners.
+// The derivative of the value alone is alpha = 4 (self) or 2 (cross) with nothing added.
+//
+// Both sides of the duality ||X^T Y||_F^2 = <X X^T, Y Y^T> are there, and neither the d x d nor the n x n matrix is
+// stored: the work is cut into pairs of blocks of at most 384, whose tile is made, reduced and used for the gradient
+// of both blocks. On the dual side the masked terms are subtracted: value -= sum_k C_kk^2 with C_kk = diagonal_k, safe
+// while n <= d / 2, where the rank keeps the rest at least as large; otherwise the d x d tiles are masked.
+#pragma once
+#include "common/tensor_view.h"
+
+namespace sslspec {
+
+bool gram_uses_dual(int64_t n, int64_t d, bool off_diagonal);
+int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool off_diagonal);
+
+void gram(TensorView x,      // [n, d]
+          TensorView y,      // [n, d] or absent
+          bool cross,        // needs y
+          bool off_diagonal,
+          bool project,          // gradients with respect to x and y instead of xs and ys; needs shift and scale
+          TensorView shift,      // [operands, d] or absent
+          TensorView scale,      // [operands, d] or absent
+          TensorView diagonal,   // [operands or 1, d] float64, or absent
+          double alpha,
+          TensorView own,        // [operands, d] or absent
+          TensorView other,      // [operands, d] or absent
+          TensorView add,        // [operands, d] or absent
+          TensorView value,      // [operands or 1] float64 out
+          TensorView grad_x,     // [n, d] out or absent
+          TensorView grad_y,     // [n, d] out or absent
+          TensorView workspace, int threads);
+
+}  // namespace sslspec

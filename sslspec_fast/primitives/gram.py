@@ -1,0 +1,338 @@
+r"""Primitive ``gram``: squared norms of X^T Y and their gradients, without the (d, d) or (n, n) matrix.
+
+.. math::
+    q = \|X^\top Y\|_F^2 = \langle X X^\top, Y Y^\top \rangle, \qquad
+    \bar X = 2 \bar q\, Y Y^\top X, \quad \bar Y = 2 \bar q\, X X^\top Y,
+
+without the terms k = l if ``off_diagonal``. The work is done on the n x n side while n < d (n <= d / 2
+without the diagonal, which is subtracted there), on the d x d side otherwise: 3 n d min(n, d) flops for
+value and gradient when Y is X, 6 otherwise. The gradient is made together with the value, because it
+needs nothing but a factor from above.
+
+The fused losses are the same computation with everything else that VICReg and Barlow Twins do to X and
+Y folded into it: centring and scaling while the rows are packed, the other terms of the gradient while
+it is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._register import register_op
+from .._seam import _C, CODE, threads, view
+from .moments import check_matrix, pair_sums, rows
+
+__all__ = ["barlow_twins", "sqnorm", "vicreg"]
+
+
+def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0) -> None:
+    check_matrix(op, "x", x)
+    if x.shape[0] < min_rows:
+        raise ValueError(f"{op}: x must have at least {min_rows} rows, got shape {tuple(x.shape)}")
+    if y is None:
+        return
+    check_matrix(op, "y", y)
+    if y.shape != x.shape:
+        raise ValueError(f"{op}: y must match x {tuple(x.shape)}, got {tuple(y.shape)}")
+    if y.dtype != x.dtype:
+        raise TypeError(f"{op}: y must match x ({x.dtype}), got {y.dtype}")
+    if y.device != x.device:
+        raise ValueError(f"{op}: y must be on x's device {x.device}, got {y.device}")
+
+
+def _wants(x: Tensor | None) -> bool:
+    """Is the gradient to be made in the forward pass?"""
+    return x is not None and x.requires_grad and torch.is_grad_enabled()
+
+
+def _run(
+    x: Tensor,
+    y: Tensor | None,
+    grads: tuple[Tensor, Tensor],
+    *,
+    alpha: float,
+    cross: bool,
+    off_diagonal: bool,
+    shift: Tensor | None = None,
+    scale: Tensor | None = None,
+    diagonal: Tensor | None = None,
+    own: Tensor | None = None,
+    other: Tensor | None = None,
+    add: Tensor | None = None,
+    project: bool = False,
+) -> Tensor:
+    """One call of the kernel (csrc/gram.h); an empty gradient is one that nobody wants. (1 or 2,) float64."""
+    n, d = x.shape
+    operands = 1 if y is None else 2
+    value = x.new_empty(1 if cross else operands, dtype=torch.float64)
+    size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, cross, off_diagonal)
+    gx, gy = (view(g) if g.numel() else None for g in grads)
+    _C.gram(
+        view(x), view(y), cross, off_diagonal, project, view(shift), view(scale), view(diagonal), alpha,
+        view(own), view(other), view(add), view(value), gx, gy, view(x.new_empty(size)), threads(),
+    )  # fmt: skip
+    return value
+
+
+def _gradients(x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool) -> tuple[Tensor, Tensor]:
+    gx = x.new_empty(x.shape if grad_x else (0,))
+    return gx, x.new_empty(x.shape if grad_y and y is not None else (0,))
+
+
+# ---- the gradient made in the forward pass, times the gradient from above -----------------------------------------
+
+
+def _times_shapes(made: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+    return made.new_empty(made.shape)
+
+
+def _times_body(made: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+    return made * factor
+
+
+# x is an argument only so that a double backward reaches this operator, which refuses it
+_times = register_op(
+    "gram_times(Tensor made, Tensor factor, Tensor x) -> Tensor", body=_times_body, fake=_times_shapes
+)
+
+
+def _scaled(made: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+    # loss.backward() asks for exactly 1 times the gradient: worth a look, since the product is a pass over memory
+    if type(factor) is Tensor and not factor.is_cuda and not torch.is_grad_enabled():
+        if not torch.compiler.is_compiling() and factor.item() == 1.0:
+            return made
+    out: Tensor = _times(made, factor, x)
+    return out
+
+
+def _save(ctx: Any, x: Tensor, y: Tensor | None, made: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*made)
+    ctx.save_for_backward(x, y, *made)
+
+
+def _scale_saved(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    x, y, gx, gy = ctx.saved_tensors
+    return (
+        _scaled(gx, factor, x) if ctx.needs_input_grad[0] else None,
+        _scaled(gy, factor, y) if y is not None and ctx.needs_input_grad[1] else None,
+    )
+
+
+# ---- sqnorm -----------------------------------------------------------------------------------------------------
+
+
+def _sqnorm_shapes(
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(()), *_gradients(x, grad_x, y, grad_y)
+
+
+def _sqnorm_body(
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = _gradients(x, grad_x, y, grad_y)
+    if x.numel() == 0:
+        return x.new_zeros(()), *grads
+    x, y = rows(x), None if y is None else rows(y)
+    n, d = x.shape
+    shift = diagonal = None
+    dual = _C.gram_uses_dual(n, d, off_diagonal)
+    if center or (off_diagonal and dual):
+        mean, m2 = pair_sums(x, y)
+        shift = mean[: 1 if y is None else 2] if center else None
+        if off_diagonal and dual:
+            diagonal = m2.double()
+            if not center:
+                diagonal += n * mean.double().square()
+            if y is not None:
+                diagonal = 0.5 * (diagonal[:1] + diagonal[1:2] - diagonal[2:])
+    value = _run(
+        x, y, grads, alpha=4.0 if y is None else 2.0, cross=y is not None, off_diagonal=off_diagonal,
+        shift=shift, diagonal=diagonal,
+    )  # fmt: skip
+    return value[0].to(x.dtype), *grads
+
+
+def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs[0], inputs[1], (output[1], output[2]))
+
+
+def _sqnorm_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+    return *_scale_saved(ctx, factor), None, None, None, None
+
+
+_sqnorm = register_op(
+    "gram_sqnorm(Tensor x, Tensor? y, bool off_diagonal, bool center, bool grad_x, bool grad_y)"
+    " -> (Tensor, Tensor, Tensor)",
+    body=_sqnorm_body,
+    fake=_sqnorm_shapes,
+    backward=_sqnorm_backward,
+    setup=_sqnorm_setup,
+)
+
+
+def sqnorm(
+    x: Tensor, y: Tensor | None = None, *, off_diagonal: bool = False, center: bool = False
+) -> Tensor:
+    """``|| X^T Y ||_F^2``, Y = X when absent; differentiable in x and y.
+
+    Args:
+        x: (n, d) float32 or float64, any row stride.
+        y: (n, d), same dtype and device.
+        off_diagonal: leave out the terms k == l.
+        center: subtract the column means first, without a centred copy.
+
+    Returns:
+        () of x's dtype, 0 for an empty matrix.
+    """
+    _check("sqnorm", x, y)
+    out: Tensor = _sqnorm(x, y, off_diagonal, center, _wants(x), _wants(y))[0]
+    return out
+
+
+# ---- VICReg: all three terms and the whole gradient ----------------------------------------------------------------
+
+
+def _vicreg_shapes(
+    x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
+    grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return x.new_empty(()), x.new_empty(3), *_gradients(x, grad_x, y, grad_y)
+
+
+def _vicreg_body(
+    x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
+    grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grads = _gradients(x, grad_x, y, grad_y)
+    x, y = rows(x), rows(y)
+    n, d = x.shape
+    mean, m2 = pair_sums(x, y)
+    terms = x.new_empty(3, dtype=torch.float64)
+    terms[0] = (m2[2] + n * mean[2].square()).sum(dtype=torch.float64) / (n * d)
+    deviation = (m2[:2] / (n - 1)).add_(eps).sqrt_()
+    terms[1] = (1 - deviation).relu_().sum(dtype=torch.float64) / (2 * d)
+
+    # d/dx of the first two terms: near (x - y), and a factor of x - mean per column
+    near, inverse = 2 * invariance / (n * d), deviation.reciprocal()
+    own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1))).add_(near)
+    difference = mean[2] * near
+    off = _run(
+        x, y, grads, alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
+        shift=mean[:2], diagonal=m2[:2].double(), own=own,
+        other=own.new_full((1, d), -near).expand(2, d), add=torch.stack((difference, -difference)),
+    )  # fmt: skip
+    terms[2] = off.sum() / (d * (n - 1) ** 2)
+    loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
+    return loss.to(x.dtype), terms.to(x.dtype), *grads
+
+
+def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    _save(ctx, inputs[0], inputs[1], (output[2], output[3]))
+
+
+def _vicreg_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+    return *_scale_saved(ctx, factor), None, None, None, None, None, None
+
+
+_vicreg = register_op(
+    "gram_vicreg(Tensor x, Tensor y, float invariance, float variance, float covariance, float eps, bool grad_x,"
+    " bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_vicreg_body,
+    fake=_vicreg_shapes,
+    backward=_vicreg_backward,
+    setup=_vicreg_setup,
+)
+
+
+def vicreg(
+    x: Tensor, y: Tensor, *, invariance: float, variance: float, covariance: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    r"""VICReg with its whole gradient in three passes over x and y; formula in ``losses/vicreg.py``.
+
+    Args:
+        x, y: (n, d) float32 or float64, n >= 2; differentiable.
+        invariance, variance, covariance: coefficients of the terms.
+        eps: added to the unbiased variances inside the root, > 0.
+
+    Returns:
+        loss (), and the unweighted terms (3,) in the order of the coefficients, without gradient.
+    """
+    _check("gram.vicreg", x, y, min_rows=2)
+    loss, terms, *_ = _vicreg(
+        x, y, float(invariance), float(variance), float(covariance), float(eps), _wants(x), _wants(y)
+    )
+    return loss, terms
+
+
+# ---- Barlow Twins: both terms and the whole gradient ---------------------------------------------------------------
+
+
+def _barlow_shapes(
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return x.new_empty(()), x.new_empty(2), *_gradients(x, grad_x, y, grad_y)
+
+
+def _barlow_body(
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads = _gradients(x, grad_x, y, grad_y)
+    x, y = rows(x), rows(y)
+    n, d = x.shape
+    mean, m2 = pair_sums(x, y)
+    scale = (m2[:2] / n).add_(eps).rsqrt_()
+    products = (m2[0] + m2[1] - m2[2]).mul_(0.5).mul_(scale[0]).mul_(scale[1])  # n C_kk
+    from_one = products / n - 1
+    terms = x.new_empty(2, dtype=torch.float64)
+    terms[0] = from_one.square().sum(dtype=torch.float64)
+    off = _run(
+        x, y, grads, alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True,
+        shift=mean[:2], scale=scale, diagonal=products.double()[None],
+        other=(from_one * (2 / n)).expand(2, d), project=True,
+    )  # fmt: skip
+    terms[1] = off[0] / n**2
+    loss = terms[0] + off_diagonal * terms[1]
+    return loss.to(x.dtype), terms.to(x.dtype), *grads
+
+
+def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    _save(ctx, inputs[0], inputs[1], (output[2], output[3]))
+
+
+def _barlow_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
+    return *_scale_saved(ctx, factor), None, None, None, None
+
+
+_barlow = register_op(
+    "gram_barlow_twins(Tensor x, Tensor y, float off_diagonal, float eps, bool grad_x, bool grad_y)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_barlow_body,
+    fake=_barlow_shapes,
+    backward=_barlow_backward,
+    setup=_barlow_setup,
+)
+
+
+def barlow_twins(
+    x: Tensor, y: Tensor, *, off_diagonal: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    r"""Barlow Twins with its whole gradient in three passes over x and y; formula in
+    ``losses/barlow_twins.py``.
+
+    Args:
+        x, y: (n, d) float32 or float64, n >= 2; differentiable.
+        off_diagonal: weight of the redundancy term.
+        eps: added to the biased variances inside the root, > 0.
+
+    Returns:
+        loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
+    """
+    _check("gram.barlow_twins", x, y, min_rows=2)
+    loss, terms, *_ = _barlow(x, y, float(off_diagonal), float(eps), _wants(x), _wants(y))
+    return loss, terms

@@ -1,0 +1,110 @@
+r"""Primitive ``moments``: mean and biased variance of every column, in one pass over memory.
+
+.. math::
+    \mu_k = \tfrac1n \sum_i x_{ik}, \quad v_k = \tfrac1n \sum_i (x_{ik} - \mu_k)^2, \qquad
+    \bar x_{ik} = \bar\mu_k / n + 2 \bar v_k (x_{ik} - \mu_k) / n .
+
+Rows are reduced about local means and merged (Chan's update), so a large mean costs no accuracy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._register import register_op
+from .._seam import _C, threads, view
+
+__all__ = ["column_moments", "pair_sums"]
+
+
+def check_matrix(op: str, name: str, x: Tensor) -> None:
+    """A (n, d) matrix of float32 or float64."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
+    if x.ndim != 2:
+        raise ValueError(f"{op}: {name} must be a matrix (n, d), got shape {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{op}: {name} must be float32 or float64, got {x.dtype}")
+
+
+def rows(x: Tensor) -> Tensor:
+    """The kernels take any row stride but need contiguous rows."""
+    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
+
+
+def pair_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Column means and centred sums of squares, not differentiable; a building block of fused bodies.
+
+    Returns:
+        mean and m2, (1, d) for x, or (3, d) for x, y and x - y:
+        ``m2[0] + m2[1] - m2[2]`` is then twice the sum of the products of the centred columns.
+    """
+    x, y = rows(x), None if y is None else rows(y)
+    n, d = x.shape
+    mean, m2 = x.new_empty(2, 1 if y is None else 3, d)
+    work = x.new_empty(_C.moments_workspace_size(n, d, 1 if y is None else 2))
+    _C.moments_forward(view(x), view(y), view(mean), view(m2), view(work), threads())
+    return mean, m2
+
+
+def _shapes(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+
+
+def _body(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean, m2 = pair_sums(x)
+    return mean[0], m2[0].div_(x.shape[0])
+
+
+def _bwd_shapes(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _bwd_body(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
+    x, grad = rows(x), x.new_empty(x.shape)
+    _C.moments_backward(
+        view(x), view(mean), view(grad_mean.contiguous()), view(grad_var.contiguous()), view(grad), threads()
+    )  # fmt: skip
+    return grad
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(inputs[0], output[0])
+
+
+def _backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
+    grad: Tensor = _moments_bwd(*ctx.saved_tensors, grad_mean, grad_var)
+    return grad
+
+
+_moments_bwd = register_op(
+    "moments_column_bwd(Tensor x, Tensor mean, Tensor grad_mean, Tensor grad_var) -> Tensor",
+    body=_bwd_body,
+    fake=_bwd_shapes,
+)
+_moments = register_op(
+    "moments_column(Tensor x) -> (Tensor, Tensor)",
+    body=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)
+
+
+def column_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of every column; differentiable.
+
+    Args:
+        x: (n, d) float32 or float64, n >= 1, any row stride.
+
+    Returns:
+        mean (d,) and variance (d,), divided by n; multiply by n / (n - 1) for the unbiased one.
+    """
+    check_matrix("column_moments", "x", x)
+    if x.shape[0] == 0:
+        raise ValueError(f"column_moments: x must have at least 1 row, got shape {tuple(x.shape)}")
+    mean, var = _moments(x)
+    return mean, var
