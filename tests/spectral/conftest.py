@@ -38,7 +38,7 @@ class Lab:
         return PairGraph.from_sparse(sp.csr_array(weights))
 
     @staticmethod
-    def minimise(loss, shape, starts=2, scale=1.0, seed=0, at=None, iterations=3000):
+    def minimise(loss, shape, starts=2, scale=1.0, seed=0, at=None, iterations=800):
         """Best (value, z, all values) of L-BFGS on loss(z) from random starts, or from `at`."""
         rng = np.random.default_rng(seed)
 

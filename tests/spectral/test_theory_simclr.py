@@ -82,8 +82,9 @@ def test_h1_spectral_contrastive(lab, kind):
 def test_g1_duality():
     """L_nc + sum |z_.k|^4 = L_c + sum |z_i|^4 (Garrido et al. 2022, Thm 3.3)."""
     z = normal(20, 6)
-    graph = PairGraph.from_edges([], [], n=20)
-    gram = F.ls_simclr(z, graph).item()  # |Z Z^T|^2, target zero
+    graph = PairGraph.from_views(10)
+    cross = 2 * F.graph_covariance(z, graph, center=False).trace().item()
+    gram = F.ls_simclr(z, graph).item() + cross - graph.frobenius_sq()  # |Z Z^T|^2
     rows = float(((z**2).sum(1) ** 2).sum())
     columns = float(((z**2).sum(0) ** 2).sum())
     cov = z.T @ z
