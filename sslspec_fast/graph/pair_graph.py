@@ -15,7 +15,8 @@ from torch import Tensor
 from ..primitives.csr import Csr
 from .build import count, csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
-from .relation import Relation
+from .knn import knn_csr
+from .relation import Relation, components
 from .stored import Stored
 from .total import add
 
@@ -117,6 +118,30 @@ class PairGraph:
         finite weights.
         """
         return cls(Stored(csr_from_sparse(A)))
+
+    @classmethod
+    def from_knn(
+        cls,
+        X: Any,
+        n_neighbors: int = 15,
+        *,
+        metric: str = "euclidean",
+        weight: str = "connectivity",
+        mutual: bool = False,
+        backend: str = "auto",
+    ) -> PairGraph:
+        """(W + Wᵀ)/2 of the k-nearest-neighbour graph; with mutual, only pairs that chose each
+        other.
+
+        X: (n, d) array or tensor. W_ij is 1 (`weight="connectivity"`) or exp(−‖x_i − x_j‖²/(σ_i
+        σ_j)) with σ_i the distance to the k-th neighbour (`"heat"`; Zelnik-Manor and Perona 2004).
+        cosine searches the rows scaled to length 1. A row is not its own neighbour; its duplicates
+        are. backend: "exact" (blocked products), "faiss" (approximate beyond 200,000 rows), or
+        "auto": faiss where it is installed. Distances that decide are exact differences in both.
+        """
+        k = count("from_knn", "n_neighbors", n_neighbors, 1)
+        options = {"metric": metric, "weight": weight, "backend": backend}
+        return cls(Stored(knn_csr(X, k, mutual=mutual, **options)))
 
     # ------------------------------------------------------------------ algebra
 
@@ -236,15 +261,8 @@ class PairGraph:
 
     @cached_property
     def _components(self) -> tuple[int, Tensor]:
-        nodes, hubs, n_hubs = self._relation.hub_edges()
-        size = self.n + n_hubs
-        ones = np.ones(nodes.shape[0], dtype=np.int8)
-        star = scipy.sparse.coo_array((ones, (nodes, hubs + self.n)), shape=(size, size))
-        _, labels = scipy.sparse.csgraph.connected_components(star, directed=False)
-        _, first, inverse = np.unique(labels[: self.n], return_index=True, return_inverse=True)
-        rank = np.empty(first.shape[0], dtype=np.int64)
-        rank[np.argsort(first)] = np.arange(first.shape[0])
-        return first.shape[0], torch.from_numpy(rank[inverse]).to(self.device)
+        count, labels = components(self._relation)
+        return count, torch.from_numpy(labels).to(self.device)
 
     @cached_property
     def isolated(self) -> Tensor:
@@ -360,6 +378,18 @@ class PairGraph:
         with warnings.catch_warnings():  # torch calls its sparse CSR support beta, once per process
             warnings.simplefilter("ignore", UserWarning)
             return torch.sparse_csr_tensor(*pattern, values.to(dtype, copy=True), (self.n, self.n))
+
+    def reorder(self) -> tuple[PairGraph, Tensor]:
+        """(graph, order): the same graph with neighbours close in memory (reverse Cuthill–McKee).
+
+        Row i of the new graph is row order[i] of this one (materialises G). Products over a graph
+        whose rows come in no particular order are bound by cache misses, which this removes where
+        the graph has a geometry; compute with Z[order] and undo with out[order] = Z'.
+        """
+        a = self.to_scipy()
+        perm = scipy.sparse.csgraph.reverse_cuthill_mckee(a, symmetric_mode=self.is_symmetric)
+        order = torch.from_numpy(perm.astype(np.int64)).to(self.device)
+        return PairGraph.from_sparse(a[perm][:, perm]).to(self.device), order
 
     def __repr__(self) -> str:
         direction = "symmetric" if self.is_symmetric else "directed"

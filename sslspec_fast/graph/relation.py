@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 
 import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -113,3 +114,16 @@ class Relation(ABC):
 def index_dtype(n: int) -> torch.dtype:
     """The narrowest index type for n columns: int32 halves what a product reads besides X."""
     return torch.int32 if n < 2**31 else torch.int64
+
+
+def components(relation: Relation) -> tuple[int, np.ndarray]:
+    """(count, labels (n,) int64), numbered by their first row, from the bipartite hub graph."""
+    nodes, hubs, n_hubs = relation.hub_edges()
+    n, size = relation.n, relation.n + n_hubs
+    ones = np.ones(nodes.shape[0], dtype=np.int8)
+    star = scipy.sparse.coo_array((ones, (nodes, hubs + n)), shape=(size, size))
+    _, labels = scipy.sparse.csgraph.connected_components(star, directed=False)
+    _, first, inverse = np.unique(labels[:n], return_index=True, return_inverse=True)
+    rank = np.empty(first.shape[0], dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(first.shape[0])
+    return first.shape[0], rank[inverse]

@@ -1,0 +1,145 @@
+"""Nearest-neighbour graphs against distances in float64, scikit-learn and the definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from sslspec_fast.graph import PairGraph
+from sslspec_fast.graph.knn import neighbours
+
+
+def points(n: int, d: int, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64)
+
+
+def brute(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Indices and distances by full sort of exact differences, ties by index."""
+    sq = (x[:, None] - x[None]).square().sum(2)
+    sq.fill_diagonal_(torch.inf)
+    order = sq.sort(dim=1, stable=True)
+    return order.indices[:, :k], order.values[:, :k]
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (17, 3, 16), (300, 5, 15), (900, 40, 7)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_neighbours_are_exact(n: int, d: int, k: int, dtype: torch.dtype) -> None:
+    x = points(n, d).to(dtype)
+    indices, distances = neighbours(x, k)
+    centred = (x - x.mean(0)).double()
+    wanted, sq = brute(centred, k)
+    assert torch.equal(indices, wanted)
+    assert torch.allclose(distances, sq)
+
+
+def test_close_points_far_from_the_origin_are_told_apart() -> None:
+    # the products alone have no correct digit of these distances in float32
+    x = torch.arange(64, dtype=torch.float32)[:, None] * 2**-6 + 4096
+    indices, _ = neighbours(x, 2)
+    inner = indices[1:-1].sort(1).values
+    middle = torch.arange(1, 63)
+    assert torch.equal(inner, torch.stack([middle - 1, middle + 1], 1))
+
+
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+def test_connectivity_is_the_mean_of_both_directions(backend: str) -> None:
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    x = points(200, 6)
+    g = PairGraph.from_knn(x.float(), 5, backend=backend)
+    directed = torch.zeros(200, 200, dtype=torch.float64)
+    directed.scatter_(1, brute(x.float().double(), 5)[0], 1.0)
+    assert torch.equal(torch.from_numpy(g.to_scipy().toarray()), (directed + directed.T) / 2)
+    assert g.is_symmetric
+    assert not g.has_self_loops
+    mutual = PairGraph.from_knn(x.float(), 5, mutual=True, backend=backend)
+    assert torch.equal(torch.from_numpy(mutual.to_scipy().toarray()), directed * directed.T)
+
+
+def test_equals_scikit_learn() -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    x = points(300, 8).numpy()
+    for metric in ("euclidean", "cosine"):
+        a = neighbors.kneighbors_graph(x, 10, metric=metric, include_self=False)
+        ours = PairGraph.from_knn(x, 10, metric=metric).to_scipy()
+        assert abs(ours - 0.5 * (a + a.T)).max() == 0
+
+
+def test_heat_weights_follow_their_formula() -> None:
+    x = points(150, 4)
+    indices, sq = brute(x, 6)
+    sigma = sq[:, -1].sqrt()
+    full = torch.zeros(150, 150, dtype=torch.float64)
+    full.scatter_(1, indices, torch.exp(-sq / (sigma[:, None] * sigma[indices])))
+    g = PairGraph.from_knn(x, 6, weight="heat")
+    assert np.allclose(g.to_scipy().toarray(), ((full + full.T) / 2).numpy())
+    mutual = PairGraph.from_knn(x, 6, weight="heat", mutual=True)
+    assert np.allclose(mutual.to_scipy().toarray(), torch.minimum(full, full.T).numpy())
+
+
+@pytest.mark.parametrize("weight", ["connectivity", "heat"])
+def test_duplicates_are_neighbours_and_never_the_row_itself(weight: str) -> None:
+    x = torch.cat([points(5, 2).repeat(6, 1), points(30, 2, 1)])
+    g = PairGraph.from_knn(x, 4, weight=weight)
+    a = g.to_scipy()
+    assert a.diagonal().max() == 0
+    assert np.isfinite(a.data).all()
+    assert a.data.min() > 0
+    assert np.diff(a.indptr).min() >= 4
+    same = PairGraph.from_knn(torch.zeros(7, 3), 3, weight=weight)
+    assert np.diff(same.to_scipy().indptr).min() >= 3
+
+
+def test_float16_and_integers_are_accepted() -> None:
+    x = torch.arange(20)[:, None] ** 2
+    wanted = PairGraph.from_knn(x.double(), 2).to_scipy().toarray()
+    assert np.array_equal(PairGraph.from_knn(x, 2).to_scipy().toarray(), wanted)
+    assert np.array_equal(PairGraph.from_knn(x.half(), 2).to_scipy().toarray(), wanted)
+
+
+def test_bad_arguments() -> None:
+    x = points(10, 2)
+    with pytest.raises(ValueError, match=r"n_neighbors must lie in \[1, 9\] for 10 rows, got 10"):
+        PairGraph.from_knn(x, 10)
+    with pytest.raises(ValueError, match="n_neighbors must be at least 1, got 0"):
+        PairGraph.from_knn(x, 0)
+    with pytest.raises(ValueError, match=r"metric must be one of .* got 'l1'"):
+        PairGraph.from_knn(x, 2, metric="l1")
+    with pytest.raises(ValueError, match=r"weight must be one of .* got 'rbf'"):
+        PairGraph.from_knn(x, 2, weight="rbf")
+    with pytest.raises(ValueError, match=r"backend must be one of .* got 'annoy'"):
+        PairGraph.from_knn(x, 2, backend="annoy")
+    with pytest.raises(ValueError, match=r"X must have shape \(n, d\), got \(10,\)"):
+        PairGraph.from_knn(x[:, 0], 2)
+    x[3, 1] = float("nan")
+    with pytest.raises(ValueError, match="X must be finite, got NaN or infinity in row 3"):
+        PairGraph.from_knn(x, 2)
+    x[3] = 0
+    with pytest.raises(ValueError, match="needs rows that are not zero, got row 3"):
+        PairGraph.from_knn(x, 2, metric="cosine")
+
+
+def test_reorder_keeps_the_graph_and_narrows_its_band() -> None:
+    side = 30
+    i = np.arange(side * side)
+    right, down = i[i % side < side - 1], i[i < side * (side - 1)]
+    rows, cols = np.concatenate([right, down]), np.concatenate([right + 1, down + side])
+    shuffle = np.random.default_rng(0).permutation(side * side)
+    g = PairGraph.from_edges(shuffle[rows], shuffle[cols], n=side * side, symmetrize=True)
+    h, order = g.reorder()
+    a, b = g.to_scipy(), h.to_scipy()
+    assert abs(a[order.numpy()][:, order.numpy()] - b).max() == 0
+
+    def bandwidth(m: scipy.sparse.csr_array) -> int:
+        coo = m.tocoo()
+        return int(abs(coo.row - coo.col).max())
+
+    assert bandwidth(b) < bandwidth(a) / 10
+    x = points(side * side, 3)
+    out = torch.empty_like(x)
+    out[order] = h @ x[order]
+    assert torch.allclose(out, g @ x)
