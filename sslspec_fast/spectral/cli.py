@@ -230,8 +230,10 @@ def _plot(path: Path, form: ClosedForm, labels: np.ndarray | None) -> str:
     figure = Figure(figsize=(9, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     second = z[:, 1] if z.shape[1] > 1 else np.zeros(len(z))
-    codes = None if labels is None else np.unique(labels, return_inverse=True)[1]
-    left.scatter(z[:, 0], second, c=codes, s=4, cmap="tab10", linewidths=0)
+    color: dict[str, Any] = {}
+    if labels is not None:
+        color = {"c": np.unique(labels, return_inverse=True)[1], "cmap": "tab10"}
+    left.scatter(z[:, 0], second, s=4, linewidths=0, **color)
     left.set(xlabel="dimension 1", ylabel="dimension 2", title="embedding")
     right.stem(np.arange(1, len(form.filter) + 1), form.filter.numpy())
     right.set(xlabel="mode", ylabel="filter s_k", title=f"rank {form.rank}")
