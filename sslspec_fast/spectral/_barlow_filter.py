@@ -69,35 +69,63 @@ def whitened_filter(lam: Array, k: int, alpha: float) -> Filter:
 
 
 def barlow_filter(lam: Array, k: int, alpha: float, seed: int, starts: int | None) -> Filter:
-    """Minimise the exact loss over B (r, k) with unit columns; Filter.s = diag(B B^T) by mode."""
-    if not len(lam) or lam[0] <= 1e-12:  # no positive correlation to gain: zero columns, C_kk = 0
+    """Minimise the exact loss over B (r, k); Filter.s = diag(B B^T) by mode.
+
+    Columns have unit norm, as the loss only sees directions, or are zero (C_kk = 0, cost 1): with
+    more columns than sum 1/lambda over the positive modes, energy has nowhere useful to go.
+    """
+    positive = lam[lam > 1e-12]
+    p = len(positive)
+    if p == 0:  # C_kk <= 0 whatever we do
         return Filter(np.zeros(len(lam)), np.zeros((len(lam), k)), float(k), "collapsed", True, k)
-    bound = -np.inf
-    if 0 < alpha <= 1:
-        bound, b = water_filling(lam, k, alpha)
-        energy = np.divide(b, lam_pad := _pad(lam, k), out=np.zeros(k), where=lam_pad > 1e-12)
-        rotation = schur_horn(energy) if alpha == 1 else spreading_rotation(k)
-        if rotation is not None:
-            mix = np.sqrt(energy[: len(lam)])[:, None] * rotation.T[: len(lam)]
-            return _finish(mix, lam, alpha, "water-filling", True, bound)
-    candidates = []
-    cca = np.zeros((len(lam), k))
-    np.fill_diagonal(cca, 1.0)
-    cca[0, len(lam) :] = 1.0  # surplus columns repeat the best mode rather than stay empty
-    candidates.append(_finish(cca, lam, alpha, "eigenvectors", False, bound))
-    _, b = water_filling(lam, k, min(alpha, 1.0) if alpha > 0 else 1.0)
-    energy = np.divide(b, lam_pad := _pad(lam, k), out=np.zeros(k), where=lam_pad > 1e-12)
-    equal = np.sqrt(energy[: len(lam)])[:, None] * schur_horn(energy).T[: len(lam)]
-    candidates.append(_finish(equal, lam, alpha, "equal norms", False, bound))
     if alpha == 0:  # nothing keeps the columns apart: every one is the top mode
         top = np.zeros((len(lam), k))
         top[0] = 1.0
         return _finish(top, lam, alpha, "single mode", True, -np.inf)
+    budget = float((1.0 / positive).sum())
+    if k <= budget * (1 + 1e-12):
+        return _unit_columns(lam, k, alpha, seed, starts)
+    # C has at most p positive eigenvalues; the best of p equal ones bounds the loss (b = 1 from
+    # alpha = 1 on, where the spectrum decides).
+    low = min(alpha, 1.0)
+    b = 1.0 / (p / k + low * (1 - p / k))
+    bound = k * (1 - p * b / k) ** 2 + low * p * b**2 * (1 - p / k)
+    best = None
+    for width in sorted({k, int(budget + 1e-9), p} & set(range(1, k + 1))):
+        part = _unit_columns(lam[:width], width, alpha, seed, starts)
+        if best is None or part.value + (k - width) < best.value - 1e-13 * k:
+            mix = np.zeros((len(lam), k))
+            mix[: part.mix.shape[0], :width] = part.mix
+            best = _finish(mix, lam, alpha, part.regime, False, bound)
+        if best.value <= bound + 1e-10 * max(1.0, bound):
+            best.certified = True
+            break
+    assert best is not None
+    return best
+
+
+def _unit_columns(lam: Array, k: int, alpha: float, seed: int, starts: int | None) -> Filter:
+    """The same with k unit columns in the span of the r <= k modes of lam."""
+    bound, energy = -np.inf, None
+    positive = lam[lam > 1e-12]
+    if k <= float((1.0 / positive).sum()) * (1 + 1e-12):
+        value, b = water_filling(lam, k, min(alpha, 1.0))
+        padded = np.concatenate([lam, np.zeros(k - len(lam))])
+        energy = np.divide(b, padded, out=np.zeros(k), where=padded > 1e-12)
+        bound = value if alpha <= 1 else -np.inf
+    if energy is not None and alpha <= 1:
+        rotation = schur_horn(energy) if alpha == 1 else spreading_rotation(k)
+        if rotation is not None:
+            mix = np.sqrt(energy[: len(lam)])[:, None] * rotation.T[: len(lam)]
+            return _finish(mix, lam, alpha, "water-filling", True, bound)
+    cca = np.zeros((len(lam), k))
+    np.fill_diagonal(cca, 1.0)
+    cca[0, len(lam) :] = 1.0  # surplus columns repeat the best mode rather than stay empty
+    candidates = [_finish(cca, lam, alpha, "eigenvectors", False, bound)]
+    if energy is not None:
+        equal = np.sqrt(energy[: len(lam)])[:, None] * schur_horn(energy).T[: len(lam)]
+        candidates.append(_finish(equal, lam, alpha, "equal norms", False, bound))
     return _multistart(candidates, lam, k, alpha, bound, seed, starts)
-
-
-def _pad(lam: Array, k: int) -> Array:
-    return np.concatenate([lam, np.zeros(k - len(lam))])
 
 
 def _value(mix: Array, lam: Array, alpha: float) -> float:

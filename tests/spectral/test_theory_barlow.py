@@ -201,6 +201,31 @@ def test_zero_loss_on_components(lab):
     assert torch.allclose(within, within[:, :1].expand(4, 6, 3), atol=1e-10)
 
 
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 2.0])
+def test_more_columns_than_the_modes_can_fill(lab, alpha):
+    """Three classes, five columns: two modes of correlation 1, the other columns are zero."""
+    graph = PairGraph.from_labels(np.arange(12) % 3)
+    form = spectral.barlow_twins(graph, 5, off_diagonal=alpha)
+    lab.agree(form, loss_on(graph, off_diagonal=alpha))
+    if alpha >= 1:
+        assert form.loss == pytest.approx(3)
+        assert form.info.certified
+        assert form.rank == 2
+    best, _, _ = lab.minimise(loss_on(graph, off_diagonal=alpha), (12, 5), starts=3, iterations=300)
+    assert best >= form.loss - 1e-8
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0, 3.0])
+def test_more_columns_than_the_budget(lab, alpha):
+    """sum 1/lambda over the positive modes lies between two integers below k."""
+    lam = np.array([0.9, 0.7, 0.6, -0.2, -0.3, -0.4])
+    fit = spectral._barlow_filter.barlow_filter(lam, 6, alpha, 0, None)
+    assert fit.value >= fit.lower_bound - 1e-12
+    a = torch.diag(torch.tensor([*lam, -0.45], dtype=torch.float64))
+    best, _, _ = lab.minimise(lambda y: unit_loss(y, a, alpha), (7, 6), starts=5, iterations=300)
+    assert best >= fit.value - 1e-8
+
+
 def test_bipartite_takes_the_algebraically_largest():
     """Two views: A is a permutation with eigenvalues +-1; -1 must never be taken for the top."""
     form = spectral.barlow_twins(PairGraph.from_views(6), 5)
