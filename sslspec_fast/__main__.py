@@ -1,10 +1,10 @@
 """``python -m sslspec_fast``: what was installed and whether it works; subcommands do the rest.
 
-    python -m sslspec_fast          versions, instruction set, CUDA architectures, smoke checks
-    python -m sslspec_fast demo     train on real images with fused losses, against closed forms
-    python -m sslspec_fast bench    fused losses against plain, compiled and smart PyTorch
-    python -m sslspec_fast embed    closed-form embedding of a file of features or of a graph
-    python -m sslspec_fast gap      how far a saved embedding is from the optimum of a loss
+python -m sslspec_fast          versions, instruction set, CUDA architectures, smoke checks
+python -m sslspec_fast demo     train on real images with fused losses, against closed forms
+python -m sslspec_fast bench    fused losses against plain, compiled and smart PyTorch
+python -m sslspec_fast embed    closed-form embedding of a file of features or of a graph
+python -m sslspec_fast gap      how far a saved embedding is from the optimum of a loss
 """
 
 from __future__ import annotations

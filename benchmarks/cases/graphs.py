@@ -26,9 +26,15 @@ def _package_file(package: str, *parts: str) -> Path:
     return Path(spec.origin).parent.joinpath(*parts)
 
 
-def planted_partition(n: int, blocks: int, degree: float = 20.0, inside: float = 0.8, seed: int = 0,
-                      shuffle: bool = True) -> sp.csr_matrix:
-    """Random graph of `blocks` equal communities; a share `inside` of each node's edges stays in."""
+def planted_partition(
+    n: int,
+    blocks: int,
+    degree: float = 20.0,
+    inside: float = 0.8,
+    seed: int = 0,
+    shuffle: bool = True,
+) -> sp.csr_matrix:
+    """Random graph of `blocks` equal communities; a share `inside` of a node's edges stays in."""
     rng = np.random.default_rng(seed)
     half = int(n * degree / 2)
     n_inside = int(half * inside)
@@ -64,7 +70,9 @@ def _knn_graph(points: np.ndarray, neighbors: int) -> sp.csr_matrix:
         index = np.argpartition(distance, neighbors + 1, axis=1)[:, : neighbors + 1]
     rows = np.repeat(np.arange(n), index.shape[1])
     keep = rows != index.ravel()
-    graph = sp.coo_matrix((np.ones(keep.sum()), (rows[keep], index.ravel()[keep])), shape=(n, n)).tocsr()
+    graph = sp.coo_matrix(
+        (np.ones(keep.sum()), (rows[keep], index.ravel()[keep])), shape=(n, n)
+    ).tocsr()
     graph = (graph + graph.T) * 0.5
     return graph.tocsr()
 

@@ -66,7 +66,7 @@ def low_rank(factor: Any, coefficients: Any = None) -> SymmetricOperator:
 
 
 def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
-    """Operator, PairGraph, scipy / torch / cupy sparse, LinearOperator-like, or dense square matrix.
+    """From an operator, PairGraph, sparse matrix, LinearOperator-like or dense square matrix.
 
     ValueError when A is not square, not symmetric or not finite; TypeError for complex data or an
     object that cannot multiply.
@@ -79,7 +79,9 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
         return adjacency(A)
     shape = tuple(getattr(A, "shape", ()))
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"{name}: A must be square (n, n), got {type(A).__name__} of shape {shape}")
+        raise ValueError(
+            f"{name}: A must be square (n, n), got {type(A).__name__} of shape {shape}"
+        )
     if "complex" in str(getattr(A, "dtype", "")):
         raise TypeError(f"{name}: A must be real, got dtype {A.dtype}")
     if scipy.sparse.issparse(A):
@@ -118,7 +120,9 @@ def _from_scipy(A: Any, name: str) -> CsrOperator:
         matrix.sum_duplicates()
     data = matrix.data if matrix.dtype in (np.float32, np.float64) else matrix.data.astype(float)
     if not np.isfinite(data).all():
-        raise ValueError(f"{name}: A must be finite, got {int((~np.isfinite(data)).sum())} bad values")
+        raise ValueError(
+            f"{name}: A must be finite, got {int((~np.isfinite(data)).sum())} bad values"
+        )
     arrays = (data, matrix.indices, matrix.indptr)
     matrix = scipy.sparse.csr_array(arrays, shape=matrix.shape)
     # values that are all one need not be read by a product
@@ -167,11 +171,14 @@ def _from_torch_sparse(A: Tensor, name: str) -> SymmetricOperator:
 def _from_dense(A: Tensor, name: str) -> DenseOperator:
     A = A if A.dtype in _FLOATS else A.double()
     if A.numel() and not bool(torch.isfinite(A).all()):
-        raise ValueError(f"{name}: A must be finite, got {int((~torch.isfinite(A)).sum())} bad values")
+        raise ValueError(
+            f"{name}: A must be finite, got {int((~torch.isfinite(A)).sum())} bad values"
+        )
     scale = float(A.abs().max()) if A.numel() else 0.0
     worst = float((A - A.T).abs().max()) if A.numel() else 0.0
     if worst > 64 * torch.finfo(A.dtype).eps * scale:
         raise ValueError(
-            f"{name}: A must be symmetric, got max |A - A^T| = {worst:.3g} with max |A| = {scale:.3g}"
+            f"{name}: A must be symmetric, got max |A - A^T| = {worst:.3g} "
+            f"with max |A| = {scale:.3g}"
         )
     return DenseOperator(A)

@@ -78,7 +78,7 @@ def _graph_operator(
         return y if diagonal is None else y.addcmul_(x, diagonal.to(x.dtype)[:, None])
 
     if bounds is None:  # signed weights: |d_i| + sum of |G_ij| over the materialised rows
-        top = float((abs(g.to_scipy()).sum(axis=1).max() if g.n else 0.0))
+        top = float(abs(g.to_scipy()).sum(axis=1).max() if g.n else 0.0)
         top += 0.0 if diagonal is None else float(diagonal.abs().max())
         bounds = (-top, top)
 

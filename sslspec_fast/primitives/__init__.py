@@ -1,1 +1,1 @@
-"""The fused primitives, one module per csrc stem; every loss and solver is a short composition of them."""
+"""The fused primitives, one module per csrc stem; losses and solvers are compositions of them."""

@@ -27,7 +27,9 @@ _DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
 def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(n, b) standard normal, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, b, generator=generator, dtype=torch.float32).to(device=device, dtype=dtype)
+    return torch.randn(n, b, generator=generator, dtype=torch.float32).to(
+        device=device, dtype=dtype
+    )
 
 
 def gram(a: Tensor, b: Tensor) -> Tensor:

@@ -33,10 +33,10 @@ class _Multigrid:
         shifted.indptr = shifted.indptr.astype(np.int32)
         shifted.indices = shifted.indices.astype(np.int32)
         # pyamg starts its spectral radius estimates from numpy's global state
-        state = np.random.get_state()
-        np.random.seed(task.seed % 2**32)
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(task.seed % 2**32)  # noqa: NPY002
         self.cycle = pyamg.smoothed_aggregation_solver(shifted).aspreconditioner(cycle="V")
-        np.random.set_state(state)
+        np.random.set_state(state)  # noqa: NPY002
         self.columns = 0
 
     def __call__(self, r: Tensor, values: Tensor, basis: Basis, ritz: Tensor) -> Tensor:
@@ -59,9 +59,7 @@ def lobpcg(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:
     if stored and importlib.util.find_spec("pyamg") is not None:
         expand = _Multigrid(task, found.hi + 1e-5 * task.norm)
         name = "pyamg smoothed aggregation"
-    outcome = davidson(
-        task, start, expand, block=width, keep=2 * width + 1, capacity=3 * width + 1
-    )
+    outcome = davidson(task, start, expand, block=width, keep=2 * width + 1, capacity=3 * width + 1)
     facts = {"preconditioner": name}
     if expand is not None:
         facts["n_solve"] = expand.columns  # type: ignore[assignment]

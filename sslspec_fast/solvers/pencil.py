@@ -18,7 +18,7 @@ __all__ = ["reduce"]
 
 
 def reduce(op: SymmetricOperator, B: Any) -> tuple[SymmetricOperator, Callable[[Tensor], Tensor]]:
-    """(F^-1 A F^-T, y -> F^-T y). B: (n,) or diagonal sparse, or dense symmetric positive definite."""
+    """(F^-1 A F^-T, y -> F^-T y). B: (n,), diagonal sparse, or dense positive definite."""
     n = op.n
     if scipy.sparse.issparse(B):
         if B.shape != (n, n):
@@ -31,7 +31,9 @@ def reduce(op: SymmetricOperator, B: Any) -> tuple[SymmetricOperator, Callable[[
             )
         B = B.diagonal()
     if not isinstance(B, Tensor) and not hasattr(B, "__array__") and not hasattr(B, "__dlpack__"):
-        raise TypeError(f"eigsh: B must be an array or a diagonal sparse matrix, got {type(B).__name__}")
+        raise TypeError(
+            f"eigsh: B must be an array or a diagonal sparse matrix, got {type(B).__name__}"
+        )
     b = from_array(B).to(device=op.device, dtype=torch.float64)
     if b.shape == (n,):
         if n and not (bool(torch.isfinite(b).all()) and float(b.min()) > 0):

@@ -63,7 +63,9 @@ def test_products_bounds_and_assembly(name: str) -> None:
         x, w = wide[:, :b].contiguous(), torch.from_numpy(rng.standard_normal((37, b)))
         expected = matrix @ x.numpy()
         np.testing.assert_allclose(op.matmat(x), expected, atol=1e-12)
-        np.testing.assert_allclose(op.matmat(wide[:, ::2]), matrix @ wide[:, ::2].numpy(), atol=1e-12)
+        np.testing.assert_allclose(
+            op.matmat(wide[:, ::2]), matrix @ wide[:, ::2].numpy(), atol=1e-12
+        )
         y = torch.from_numpy(rng.standard_normal((37, b)))
         full = 2.0 * expected - 0.5 * y.numpy() + 3.0 * w.numpy()
         out = op.matmat(x, y, alpha=2.0, beta=-0.5, gamma=3.0, w=w)

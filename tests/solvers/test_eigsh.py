@@ -17,7 +17,9 @@ import sslspec_fast.operators as ops
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import ConvergenceWarning, EigResult, eigsh
 
-_spec = importlib.util.spec_from_file_location("solver_graphs", Path(__file__).with_name("graphs.py"))
+_spec = importlib.util.spec_from_file_location(
+    "solver_graphs", Path(__file__).with_name("graphs.py")
+)
 assert _spec is not None
 assert _spec.loader is not None
 graphs = importlib.util.module_from_spec(_spec)
