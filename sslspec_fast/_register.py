@@ -31,6 +31,7 @@ def register_op(
     Args:
         schema: operator schema, e.g. ``"rows(Tensor x, float eps) -> Tensor"``.
         body: implementation for CPU and CUDA tensors; the device switch is in the compiled core.
+            Autocast does not reach into it.
         fake: output shapes and dtypes only; used under ``torch.compile`` and by meta tensors.
         backward: ``backward(ctx, *grads)``; without it a gradient through the operator raises.
         setup: ``setup(ctx, inputs, output)`` saves what the backward needs.
@@ -46,7 +47,22 @@ def register_op(
     else:
         torch.library.register_autograd(qualified, _no_gradient(name), lib=_LIBRARY)
     op: Callable[..., Any] = getattr(getattr(torch.ops, _NAMESPACE), name).default
+    for key in ("AutocastCPU", "AutocastCUDA"):
+        _LIBRARY.impl(name, _without_autocast(op, key), key)
     return op
+
+
+def _without_autocast(op: Callable[..., Any], key: str) -> Callable[..., Any]:
+    """The operator takes the dtype that it is given: torch's own products inside its body must not
+    be rounded to the autocast dtype.
+    """
+    autocast = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+    def run(*args: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(autocast):
+            return op(*args)
+
+    return run
 
 
 def _no_gradient(name: str) -> Callable[..., Any]:

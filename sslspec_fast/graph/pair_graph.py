@@ -303,13 +303,16 @@ class PairGraph:
             raise ValueError(f"edge_sqdist: x must have shape (n, d), got {tuple(x.shape)}")
         return self._relation.edge_sqdist(rows).to(x.dtype)
 
-    def covariance(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def covariance(self, x: Tensor, y: Tensor | None = None, *, center: bool = False) -> Tensor:
         """(d, e): Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ, differentiable in x (n, d) and y (n, e).
 
-        y is x when left out. Not centred: with m = Gᵀ1 and d = G 1 the centred form subtracts
-        (Xᵀd)(mᵀY)/vol, a rank-one correction.
+        y is x when left out. center: G − d dᵀ/vol in place of a symmetric G, with y left out.
         """
         left = self._rows("covariance", "x", x)
+        if center:
+            if y is not None or not self.is_symmetric:
+                raise ValueError("covariance: center=True needs a symmetric graph and no y")
+            return self._relation.centred_covariance(left).to(x.dtype)
         right = left if y is None else self._rows("covariance", "y", y)
         if left.dim() != 2 or right.dim() != 2 or left.dtype != right.dtype:
             raise ValueError(

@@ -84,6 +84,11 @@ class Relation(ABC):
     def covariance(self, x: Tensor, y: Tensor) -> Tensor:
         """(d, e) Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ."""
 
+    def centred_covariance(self, x: Tensor) -> Tensor:
+        """(d, d) Xᵀ (G − d dᵀ/vol) X, G symmetric."""
+        weighted = (x * self.degree.to(x.dtype)[:, None]).sum(0)
+        return self.covariance(x, x) - weighted[:, None] * weighted / self.degree.sum().to(x.dtype)
+
     @abstractmethod
     def scaled(self, weight: float) -> Relation:
         """weight * G, weight != 0."""

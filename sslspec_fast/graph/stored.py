@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..primitives.csr import Csr
 from ..primitives.edges import edge_dot, edge_sqdist
-from ..primitives.graph_cov import graph_cov
+from ..primitives.graph_cov import graph_cov, graph_cov_centred
 from ..primitives.spmm import spmm
 from .relation import HubEdges, Relation
 
@@ -73,6 +73,10 @@ class Stored(Relation):
 
     def covariance(self, x: Tensor, y: Tensor) -> Tensor:
         return self._rescale(graph_cov(self._a, x, y))
+
+    def centred_covariance(self, x: Tensor) -> Tensor:
+        degree = self.degree if self._scale == 1.0 else self.degree / self._scale
+        return self._rescale(graph_cov_centred(self._a, x, degree.to(x.dtype)))
 
     def _rescale(self, r: Tensor) -> Tensor:
         return r if self._scale == 1.0 else r * self._scale

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives import gram, moments
+from ..primitives import gram
 from ..reference import barlow_twins as reference
 from ._common import LossOrTerms, run_reference, widen, with_terms
 
@@ -68,17 +68,10 @@ def barlow_twins(
             both = run_reference(reference.barlow_twins, x1, x2, off_diagonal=1.0, eps=eps)
         return with_terms(loss, {"on_diagonal": on, "off_diagonal": both - on})
 
-    x, y = _standardise(x1, eps), _standardise(x2, eps)
-    n = x.shape[0]
-    on = (1 - (x * y).mean(0)).square().sum()
-    off = gram.sqnorm(x, y, off_diagonal=True) / n**2
-    terms = {"on_diagonal": on, "off_diagonal": off}
-    return with_terms(on + off_diagonal * off, terms if return_terms else None)
-
-
-def _standardise(z: Tensor, eps: float) -> Tensor:
-    mean, var = moments.column_moments(z)
-    return (z - mean) * torch.rsqrt(var + eps)
+    loss, terms = gram.barlow_twins(x1, x2, off_diagonal=off_diagonal, eps=eps)
+    if not return_terms:
+        return loss
+    return with_terms(loss, {"on_diagonal": terms[0], "off_diagonal": terms[1]})
 
 
 class BarlowTwinsLoss(torch.nn.Module):

@@ -102,9 +102,8 @@ def graph_vicreg(
     edge_sum = graph.edge_sqdist(x).sum()
     if measure == "uniform":
         n = x.shape[0]
-        mean, var = moments.column_moments(x)
-        var = var * (n / (n - 1))
-        off_diagonal = gram.sqnorm(x - mean, off_diagonal=True) / (n - 1) ** 2
+        var = moments.column_moments(x)[1] * (n / (n - 1))
+        off_diagonal = gram.sqnorm(x, off_diagonal=True, center=True) / (n - 1) ** 2
         distance = edge_sum / n
     else:
         share = (graph.degree / graph.volume).to(x.dtype)[:, None]

@@ -20,11 +20,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives import gram, moments
+from ..primitives import gram
 from ..reference import vicreg as reference
 from ._common import LossOrTerms, run_reference, widen, with_terms
 
@@ -88,28 +87,10 @@ def vicreg(
             }
         return with_terms(loss, terms)
 
-    spread_1, redundancy_1 = _regularise(x1, eps)
-    spread_2, redundancy_2 = _regularise(x2, eps)
-    terms = {
-        "invariance": F.mse_loss(x1, x2),
-        "variance": 0.5 * (spread_1 + spread_2),
-        "covariance": redundancy_1 + redundancy_2,
-    }
-    loss = (
-        invariance * terms["invariance"]
-        + variance * terms["variance"]
-        + covariance * terms["covariance"]
-    )
-    return with_terms(loss, terms if return_terms else None)
-
-
-def _regularise(z: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Hinge on the standard deviations, and the squared off-diagonal covariances, per feature."""
-    n, d = z.shape
-    mean, var = moments.column_moments(z)
-    deviation = torch.sqrt(var * (n / (n - 1)) + eps)
-    off_diagonal = gram.sqnorm(z - mean, off_diagonal=True)
-    return F.relu(1 - deviation).mean(), off_diagonal / ((n - 1) ** 2 * d)
+    loss, terms = gram.vicreg(x1, x2, **coefficients, eps=eps)
+    if not return_terms:
+        return loss
+    return with_terms(loss, dict(zip(coefficients, terms, strict=True)))
 
 
 class VICRegLoss(torch.nn.Module):

@@ -8,6 +8,10 @@ and for symmetric A with Y = X, where only the entries j >= i are read forward,
 :math:`\bar X = (A X)(\bar C + \bar C^\top)`. A block of rows of A Y is formed in the cache and
 multiplied at once. It replaces ``x.T @ torch.sparse.mm(a, y)``. The gradient's product (A Y) M is
 an operator of its own whose gradient is made of the same two, so derivatives of any order exist.
+
+The centred form :math:`X^\top (A - d d^\top / vol) X` of a symmetric A adds a rank-one term to
+the finished C, and d times a row to the finished gradient, in place: neither a centred copy
+of X nor a second gradient exists.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from .._seam import _C, CODE, threads, view
 from .csr import Csr
 from .spmm import SPARSE_ARGS, Sparse, rows, sparse_arguments, swapped
 
-__all__ = ["graph_cov"]
+__all__ = ["graph_cov", "graph_cov_centred"]
 
 
 def _compute(
@@ -64,8 +68,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, x, y = ctx.saved_tensors
     here: Sparse = tuple(sparse)
-    grad_x = _apply(*here, y, grad.mT) if ctx.needs_input_grad[6] else None
-    grad_y = _apply(*swapped(here), x, grad) if ctx.needs_input_grad[7] else None
+    grad_x = _apply(*here, y, grad.mT, None, None) if ctx.needs_input_grad[6] else None
+    grad_y = _apply(*swapped(here), x, grad, None, None) if ctx.needs_input_grad[7] else None
     return (None,) * 6 + (grad_x, grad_y)
 
 
@@ -82,16 +86,42 @@ def _self_body(indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor
 
 def _self_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indptr, indices, values, x = ctx.saved_tensors
-    return None, None, None, _apply(indptr, indices, values, None, None, None, x, grad + grad.mT)
+    sparse = (indptr, indices, values, None, None, None)
+    return None, None, None, _apply(*sparse, x, grad + grad.mT, None, None)
 
 
-# ---- (A Y) M, the gradient ----------------------------------------------------------------------
+# ---- symmetric A − d dᵀ/vol, Y = X ------------------------------------------------------------
+
+
+def _centred_shapes(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor
+) -> Tensor:
+    return x.new_empty(x.shape[1], x.shape[1])
+
+
+def _centred_body(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor
+) -> Tensor:
+    weighted = x.mT @ degree
+    c = _compute(indptr, indices, values, x, None)
+    return c.sub_(weighted[:, None] * (weighted / degree.sum()))
+
+
+def _centred_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    indptr, indices, values, x, degree = ctx.saved_tensors
+    both = grad + grad.mT
+    pull = both @ (x.mT @ degree) / -degree.sum()
+    sparse = (indptr, indices, values, None, None, None)
+    return None, None, None, _apply(*sparse, x, both, degree, pull), None
+
+
+# ---- (A Y) M + u vᵀ, the gradient -------------------------------------------------------------
 
 
 def _apply_shapes(
     indptr: Tensor, indices: Tensor, values: Tensor | None,
     t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor,
-    mat: Tensor,
+    mat: Tensor, u: Tensor | None, v: Tensor | None,
 ) -> Tensor:  # fmt: skip
     return y.new_empty(indptr.shape[0] - 1, mat.shape[1])
 
@@ -99,7 +129,7 @@ def _apply_shapes(
 def _apply_body(
     indptr: Tensor, indices: Tensor, values: Tensor | None,
     t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor,
-    mat: Tensor,
+    mat: Tensor, u: Tensor | None, v: Tensor | None,
 ) -> Tensor:  # fmt: skip
     out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), rows(y), rows(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(*mat.shape, CODE[y.dtype]))
@@ -107,19 +137,20 @@ def _apply_body(
         view(indptr), view(indices), view(values), view(y), view(mat), view(out), view(work),
         threads()
     )  # fmt: skip
-    return out
+    return out if u is None or v is None else out.addr_(u, v)
 
 
 def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    *sparse, y, mat = ctx.saved_tensors
+    *sparse, y, mat, u, _ = ctx.saved_tensors  # u holds degrees, which have no gradient
     there = swapped(tuple(sparse))
-    grad_y = _apply(*there, grad, mat.mT) if ctx.needs_input_grad[6] else None
+    grad_y = _apply(*there, grad, mat.mT, None, None) if ctx.needs_input_grad[6] else None
     grad_mat = _graph_cov(*there, y, grad) if ctx.needs_input_grad[7] else None
-    return (None,) * 6 + (grad_y, grad_mat)
+    grad_v = grad.mT @ u if ctx.needs_input_grad[9] else None
+    return (None,) * 6 + (grad_y, grad_mat, None, grad_v)
 
 
 _apply = register_op(
-    f"graph_cov_apply({SPARSE_ARGS}, Tensor y, Tensor mat) -> Tensor",
+    f"graph_cov_apply({SPARSE_ARGS}, Tensor y, Tensor mat, Tensor? u, Tensor? v) -> Tensor",
     body=_apply_body,
     fake=_apply_shapes,
     backward=_apply_backward,
@@ -137,6 +168,15 @@ _graph_cov_self = register_op(
     body=_self_body,
     fake=_self_shapes,
     backward=_self_backward,
+    setup=_setup,
+)
+
+_graph_cov_centred = register_op(
+    "graph_cov_centred(Tensor indptr, Tensor indices, Tensor? values, Tensor x, Tensor degree)"
+    " -> Tensor",
+    body=_centred_body,
+    fake=_centred_shapes,
+    backward=_centred_backward,
     setup=_setup,
 )
 
@@ -163,4 +203,28 @@ def graph_cov(a: Csr, x: Tensor, y: Tensor) -> Tensor:
         out = _graph_cov_self(a.indptr, a.indices, a.values, x)
     else:
         out = _graph_cov(*sparse_arguments(a), x, y)
+    return out
+
+
+def graph_cov_centred(a: Csr, x: Tensor, degree: Tensor) -> Tensor:
+    """Xᵀ (A − d dᵀ/vol) X, d = A 1 and vol = 1ᵀ d.
+
+    Args:
+        a: (n, n) sparse, symmetric.
+        x: (n, d) float32 or float64, any row stride.
+        degree: (n,) of x's dtype, the row sums of a; treated as constant.
+
+    Returns:
+        (d, d), differentiable in x.
+    """
+    if not a.symmetric:
+        raise ValueError("graph_cov_centred: a must be symmetric, got a directed one")
+    if x.dim() != 2 or x.shape[0] != a.n_rows:
+        raise ValueError(f"graph_cov_centred: x must be ({a.n_rows}, d), got {tuple(x.shape)}")
+    if degree.shape != (a.n_rows,) or degree.dtype != x.dtype:
+        raise ValueError(
+            f"graph_cov_centred: degree must be ({a.n_rows},) {x.dtype}, "
+            f"got {tuple(degree.shape)} {degree.dtype}"
+        )
+    out: Tensor = _graph_cov_centred(a.indptr, a.indices, a.values, x, degree)
     return out

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sslspec_fast import _C
-from sslspec_fast.primitives.graph_cov import graph_cov
+from sslspec_fast.primitives.graph_cov import graph_cov, graph_cov_centred
 from sslspec_fast.primitives.spmm import sparse_arguments
 
 from ..tolerance import assert_no_worse
@@ -75,6 +75,24 @@ def test_gradients_of_any_order(symmetric: bool) -> None:
     if symmetric:
         assert torch.autograd.gradcheck(lambda x: graph_cov(a, x, x), (x,))
         assert torch.autograd.gradgradcheck(lambda x: graph_cov(a, x, x), (x,))
+        degree = a.row_sums()
+        assert torch.autograd.gradcheck(lambda x: graph_cov_centred(a, x, degree), (x,))
+        assert torch.autograd.gradgradcheck(lambda x: graph_cov_centred(a, x, degree), (x,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_centred(dtype: torch.dtype) -> None:
+    a, dense = symmetric_matrix(70)
+    x = dense_rows(70, 5, dtype) + 3
+    degree = dense.to(dtype).sum(1)
+    target = dense.to(dtype) - torch.outer(degree, degree) / degree.sum()
+    c = graph_cov_centred(a, x, degree)
+    torch.testing.assert_close(c, x.T @ target @ x, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match=r"degree must be \(70,\) .* got \(69,\)"):
+        graph_cov_centred(a, x, degree[1:])
+    directed, _ = matrix(7, 7)
+    with pytest.raises(ValueError, match=r"a must be symmetric"):
+        graph_cov_centred(directed, x[:7], degree[:7])
 
 
 def test_operator_contract() -> None:
@@ -83,9 +101,14 @@ def test_operator_contract() -> None:
     x, y = dense_rows(7, 4, torch.float32).requires_grad_(), dense_rows(5, 3, torch.float32)
     torch.library.opcheck(ops.graph_cov.default, (*sparse_arguments(a), x, y.requires_grad_()))
     m = dense_rows(3, 2, torch.float32).requires_grad_()
-    torch.library.opcheck(ops.graph_cov_apply.default, (*sparse_arguments(a), y, m))
+    torch.library.opcheck(ops.graph_cov_apply.default, (*sparse_arguments(a), y, m, None, None))
     s, _ = symmetric_matrix(7)
     torch.library.opcheck(ops.graph_cov_self.default, (s.indptr, s.indices, None, x))
+    degree = s.row_sums().float()
+    torch.library.opcheck(ops.graph_cov_centred.default, (s.indptr, s.indices, None, x, degree))
+    pull = dense_rows(2, 1, torch.float32)[:, 0].contiguous().requires_grad_()
+    u = torch.ones(7)
+    torch.library.opcheck(ops.graph_cov_apply.default, (*sparse_arguments(a), y, m, u, pull))
 
 
 def test_precision_against_torch() -> None:
