@@ -1,21 +1,22 @@
-r"""Primitive ``gram``: squared norms of X^T Y and their gradients, without the (d, d) or (n, n) matrix.
+r"""Primitive ``gram``: squared norms of X^T Y and their gradients, no (d, d) or (n, n) matrix.
 
 .. math::
     q = \|X^\top Y\|_F^2 = \langle X X^\top, Y Y^\top \rangle, \qquad
     \bar X = 2 \bar q\, Y Y^\top X, \quad \bar Y = 2 \bar q\, X X^\top Y,
 
-without the terms k = l if ``off_diagonal``. The work is done on the n x n side while n < d (n <= d / 2
-without the diagonal, which is subtracted there), on the d x d side otherwise: 3 n d min(n, d) flops for
-value and gradient when Y is X, 6 otherwise. The gradient is made together with the value, because it
-needs nothing but a factor from above.
+without the terms k = l if ``off_diagonal``. The work is done on the n x n side while n <= d
+(n <= d / 2 without the diagonal, which is subtracted there), on the d x d side otherwise:
+3 n d min(n, d) flops for value and gradient when Y is X, 6 otherwise. The gradient is made together
+with the value, because it needs nothing but a factor from above.
 
-The fused losses are the same computation with everything else that VICReg and Barlow Twins do to X and
-Y folded into it: centring and scaling while the rows are packed, the other terms of the gradient while
-it is written.
+The fused losses are the same computation with everything else that VICReg and Barlow Twins do to X
+and Y folded into it: centring and scaling while the rows are packed, the other terms of the
+gradient while it is written.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, CODE, threads, view
+from . import _gram_plain as plain
 from .moments import check_matrix, pair_sums, rows
 
 __all__ = ["barlow_twins", "sqnorm", "vicreg"]
@@ -64,15 +66,16 @@ def _run(
     add: Tensor | None = None,
     project: bool = False,
 ) -> Tensor:
-    """One call of the kernel (csrc/gram.h); an empty gradient is one that nobody wants. (1 or 2,) float64."""
+    """(1 or 2,) float64: one call of the kernel, csrc/gram.h. Nobody wants an empty gradient."""
     n, d = x.shape
     operands = 1 if y is None else 2
     value = x.new_empty(1 if cross else operands, dtype=torch.float64)
     size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, cross, off_diagonal)
     gx, gy = (view(g) if g.numel() else None for g in grads)
     _C.gram(
-        view(x), view(y), cross, off_diagonal, project, view(shift), view(scale), view(diagonal), alpha,
-        view(own), view(other), view(add), view(value), gx, gy, view(x.new_empty(size)), threads(),
+        view(x), view(y), cross, off_diagonal, project, view(shift), view(scale), view(diagonal),
+        alpha, view(own), view(other), view(add), view(value), gx, gy, view(x.new_empty(size)),
+        threads(),
     )  # fmt: skip
     return value
 
@@ -82,46 +85,53 @@ def _gradients(x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool) -> tuple
     return gx, x.new_empty(x.shape if grad_y and y is not None else (0,))
 
 
-# ---- the gradient made in the forward pass, times the gradient from above -----------------------------------------
+# ---- the gradient made in the forward pass, times the gradient from above ----
 
 
-def _times_shapes(made: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+def _times_shapes(made: Tensor, factor: Tensor) -> Tensor:
     return made.new_empty(made.shape)
 
 
-def _times_body(made: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+def _times_body(made: Tensor, factor: Tensor) -> Tensor:
     return made * factor
 
 
-# x is an argument only so that a double backward reaches this operator, which refuses it
 _times = register_op(
-    "gram_times(Tensor made, Tensor factor, Tensor x) -> Tensor", body=_times_body, fake=_times_shapes
+    "gram_times(Tensor made, Tensor factor) -> Tensor", body=_times_body, fake=_times_shapes
 )
 
 
-def _scaled(made: Tensor, factor: Tensor, x: Tensor) -> Tensor:
-    # loss.backward() asks for exactly 1 times the gradient: worth a look, since the product is a pass over memory
-    if type(factor) is Tensor and not factor.is_cuda and not torch.is_grad_enabled():
-        if not torch.compiler.is_compiling() and factor.item() == 1.0:
-            return made
-    out: Tensor = _times(made, factor, x)
+def _scaled(made: Tensor, factor: Tensor) -> Tensor:
+    # loss.backward() asks for exactly 1 times the gradient: no need for a pass over memory
+    looks = type(factor) is Tensor and not factor.is_cuda and not torch.compiler.is_compiling()
+    if looks and factor.item() == 1.0:
+        return made
+    out: Tensor = _times(made, factor)
     return out
 
 
-def _save(ctx: Any, x: Tensor, y: Tensor | None, made: tuple[Tensor, Tensor]) -> None:
-    ctx.mark_non_differentiable(*made)
-    ctx.save_for_backward(x, y, *made)
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], **options: Any) -> None:
+    """Outputs: the value, what has no gradient, and the two gradients."""
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(inputs[0], inputs[1], *output[-2:])
+    ctx.options = options
 
 
-def _scale_saved(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    x, y, gx, gy = ctx.saved_tensors
-    return (
-        _scaled(gx, factor, x) if ctx.needs_input_grad[0] else None,
-        _scaled(gy, factor, y) if y is not None and ctx.needs_input_grad[1] else None,
-    )
+def _gradient(
+    ctx: Any, factor: Tensor, expression: Callable[..., Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    x, y, made_x, made_y = ctx.saved_tensors
+    want_x, want_y = ctx.needs_input_grad[0], y is not None and ctx.needs_input_grad[1]
+    if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
+        leaves = [v for v, want in ((x, want_x), (y, want_y)) if want]
+        grads = iter(
+            torch.autograd.grad(expression(x, y, **ctx.options), leaves, factor, create_graph=True)
+        )
+        return next(grads) if want_x else None, next(grads) if want_y else None
+    return _scaled(made_x, factor) if want_x else None, _scaled(made_y, factor) if want_y else None
 
 
-# ---- sqnorm -----------------------------------------------------------------------------------------------------
+# ---- sqnorm ----
 
 
 def _sqnorm_shapes(
@@ -150,18 +160,18 @@ def _sqnorm_body(
             if y is not None:
                 diagonal = 0.5 * (diagonal[:1] + diagonal[1:2] - diagonal[2:])
     value = _run(
-        x, y, grads, alpha=4.0 if y is None else 2.0, cross=y is not None, off_diagonal=off_diagonal,
-        shift=shift, diagonal=diagonal,
+        x, y, grads, alpha=4.0 if y is None else 2.0, cross=y is not None,
+        off_diagonal=off_diagonal, shift=shift, diagonal=diagonal,
     )  # fmt: skip
     return value[0].to(x.dtype), *grads
 
 
 def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _save(ctx, inputs[0], inputs[1], (output[1], output[2]))
+    _save(ctx, inputs, output, off_diagonal=inputs[2], center=inputs[3])
 
 
 def _sqnorm_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_scale_saved(ctx, factor), None, None, None, None
+    return *_gradient(ctx, factor, plain.sqnorm), None, None, None, None
 
 
 _sqnorm = register_op(
@@ -193,7 +203,7 @@ def sqnorm(
     return out
 
 
-# ---- VICReg: all three terms and the whole gradient ----------------------------------------------------------------
+# ---- VICReg: all three terms and the whole gradient ----
 
 
 def _vicreg_shapes(
@@ -231,17 +241,17 @@ def _vicreg_body(
 
 
 def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    _save(ctx, inputs[0], inputs[1], (output[2], output[3]))
+    names = ("invariance", "variance", "covariance", "eps")
+    _save(ctx, inputs, output, **dict(zip(names, inputs[2:6], strict=True)))
 
 
 def _vicreg_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_scale_saved(ctx, factor), None, None, None, None, None, None
+    return *_gradient(ctx, factor, plain.vicreg), None, None, None, None, None, None
 
 
 _vicreg = register_op(
-    "gram_vicreg(Tensor x, Tensor y, float invariance, float variance, float covariance, float eps, bool grad_x,"
-    " bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
+    "gram_vicreg(Tensor x, Tensor y, float invariance, float variance, float covariance,"
+    " float eps, bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_vicreg_body,
     fake=_vicreg_shapes,
     backward=_vicreg_backward,
@@ -252,7 +262,7 @@ _vicreg = register_op(
 def vicreg(
     x: Tensor, y: Tensor, *, invariance: float, variance: float, covariance: float, eps: float
 ) -> tuple[Tensor, Tensor]:
-    r"""VICReg with its whole gradient in three passes over x and y; formula in ``losses/vicreg.py``.
+    r"""VICReg with its whole gradient in three passes over x and y; formula: losses/vicreg.py.
 
     Args:
         x, y: (n, d) float32 or float64, n >= 2; differentiable.
@@ -264,12 +274,19 @@ def vicreg(
     """
     _check("gram.vicreg", x, y, min_rows=2)
     loss, terms, *_ = _vicreg(
-        x, y, float(invariance), float(variance), float(covariance), float(eps), _wants(x), _wants(y)
+        x,
+        y,
+        float(invariance),
+        float(variance),
+        float(covariance),
+        float(eps),
+        _wants(x),
+        _wants(y),
     )
     return loss, terms
 
 
-# ---- Barlow Twins: both terms and the whole gradient ---------------------------------------------------------------
+# ---- Barlow Twins: both terms and the whole gradient ----
 
 
 def _barlow_shapes(
@@ -301,12 +318,11 @@ def _barlow_body(
 
 
 def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.mark_non_differentiable(output[1])
-    _save(ctx, inputs[0], inputs[1], (output[2], output[3]))
+    _save(ctx, inputs, output, off_diagonal=inputs[2], eps=inputs[3])
 
 
 def _barlow_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_scale_saved(ctx, factor), None, None, None, None
+    return *_gradient(ctx, factor, plain.barlow_twins), None, None, None, None
 
 
 _barlow = register_op(
@@ -319,11 +335,8 @@ _barlow = register_op(
 )
 
 
-def barlow_twins(
-    x: Tensor, y: Tensor, *, off_diagonal: float, eps: float
-) -> tuple[Tensor, Tensor]:
-    r"""Barlow Twins with its whole gradient in three passes over x and y; formula in
-    ``losses/barlow_twins.py``.
+def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tuple[Tensor, Tensor]:
+    r"""Barlow Twins and its whole gradient in three passes; formula: losses/barlow_twins.py.
 
     Args:
         x, y: (n, d) float32 or float64, n >= 2; differentiable.

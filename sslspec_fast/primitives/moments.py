@@ -36,7 +36,7 @@ def rows(x: Tensor) -> Tensor:
 
 
 def pair_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Column means and centred sums of squares, not differentiable; a building block of fused bodies.
+    """Column means and centred sums of squares, not differentiable: for bodies of operators.
 
     Returns:
         mean and m2, (1, d) for x, or (3, d) for x, y and x - y:
@@ -56,7 +56,7 @@ def _shapes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _body(x: Tensor) -> tuple[Tensor, Tensor]:
     mean, m2 = pair_sums(x)
-    return mean[0], m2[0].div_(x.shape[0])
+    return mean[0], m2[0] / x.shape[0]
 
 
 def _bwd_shapes(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
@@ -66,7 +66,8 @@ def _bwd_shapes(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) ->
 def _bwd_body(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
     x, grad = rows(x), x.new_empty(x.shape)
     _C.moments_backward(
-        view(x), view(mean), view(grad_mean.contiguous()), view(grad_var.contiguous()), view(grad), threads()
+        view(x), view(mean), view(grad_mean.contiguous()), view(grad_var.contiguous()),
+        view(grad), threads(),
     )  # fmt: skip
     return grad
 
