@@ -85,7 +85,7 @@ class SumOperator(SymmetricOperator):
         return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
 
     def assemble(self) -> Any | None:
-        matrices = [part.assemble() for part in self.parts]
+        matrices: list[Any] = [part.assemble() for part in self.parts]
         if any(m is None for m in matrices):
             return None
         return scipy.sparse.csr_array(sum(matrices[1:], matrices[0]))

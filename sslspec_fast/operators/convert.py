@@ -111,7 +111,7 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
     )  # fmt: skip
 
 
-def _from_scipy(A: Any, name: str) -> CsrOperator:
+def _from_scipy(A: Any, name: str) -> SymmetricOperator:
     if A.dtype.kind not in "fiub":
         raise TypeError(f"{name}: A must be real, got dtype {A.dtype}")
     matrix = scipy.sparse.csr_array(A)

@@ -9,6 +9,7 @@ and both together differ in vectors only. Bounds: Gershgorin's discs unless the 
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -112,7 +113,7 @@ class CsrOperator(SymmetricOperator):
         """Disc centres a_ii and radii sum |a_ij|, by one product with |M|."""
         if self.n == 0:
             return 0.0, 0.0
-        f64 = {"dtype": torch.float64, "device": self.device}
+        f64: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
         counts = self.indptr.diff()
         rows = torch.arange(self.n, device=self.device).repeat_interleave(
             counts, output_size=self.indices.shape[0]

@@ -21,7 +21,7 @@ def graph_vicreg(
     if measure == "uniform":
         x = z - z.mean(0)
         c = x.T @ x / (n - 1)
-        edges = n
+        edges = degree.new_tensor(n)
     else:
         x = z - (degree @ z) / degree.sum()
         c = x.T @ (degree[:, None] * x) / degree.sum()

@@ -52,7 +52,7 @@ def differentiable(
 
 class _Eigsh(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, source, rebuild, solve, k, settings, holder):  # type: ignore[no-untyped-def, override]
+    def forward(ctx, source, rebuild, solve, k, settings, holder):  # type: ignore[no-untyped-def]
         matrix = source.detach() if rebuild is None else rebuild(source.detach())
         result = solve(matrix, k, **settings)
         holder.append(result)
@@ -61,7 +61,7 @@ class _Eigsh(torch.autograd.Function):
         return result.values, result.vectors
 
     @staticmethod
-    def backward(ctx, grad_values, grad_vectors):  # type: ignore[no-untyped-def, override]
+    def backward(ctx, grad_values, grad_vectors):  # type: ignore[no-untyped-def]
         source, values, v = ctx.saved_tensors
         matrix = source if ctx.rebuild is None else ctx.rebuild(source)
         v, lam = v.double(), values.double()

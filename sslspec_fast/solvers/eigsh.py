@@ -107,6 +107,7 @@ def eigsh(
         seed, project, basis_dtype, _watch(callback, progress, k),
     )  # fmt: skip
     warm = _warm_start(x0, n, task, back is not None)
+    facts: dict[str, Any]
     if task.k == 0:
         outcome, facts, method, reason = _nothing(task, free, have, removed), {}, "dense", "exact"
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
@@ -233,6 +234,7 @@ def _run(
         why = dense_pays(task.op, task.k)
         if why is not None:
             method, reason = "dense", why
+    facts: dict[str, Any]
     if method == "dense":
         lo, hi = task.op.bounds()
         task.norm = max(abs(lo), abs(hi)) if math.isfinite(lo) and math.isfinite(hi) else 0.0
@@ -244,7 +246,6 @@ def _run(
     task.tol *= task.norm
     if not asked:
         method, reason = choose(task, found, task.angle_tol)
-    facts: dict[str, Any]
     if method == "lanczos":
         outcome, facts = lanczos(task, warm)
     elif method == "chebyshev":

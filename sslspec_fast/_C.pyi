@@ -1,0 +1,9 @@
+"""The compiled core, as far as types matter: everything it takes is checked on the C++ side."""
+
+from typing import Any
+
+def isa() -> str: ...
+def cuda_archs() -> str: ...
+
+# The kernels: descriptors of _seam.view and plain numbers in, nothing out.
+def __getattr__(name: str) -> Any: ...
