@@ -16,21 +16,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
+from sslspec_fast.operators.base import KnownPairs, SymmetricOperator, combine
+from sslspec_fast.primitives.csr import Csr
+from sslspec_fast.primitives.spmm import spmm_into
 
-__all__ = ["CsrOperator", "csr_matmat"]
-
-
-def csr_matmat(
-    matrix: Tensor, x: Tensor, out: Tensor | None, scale: Tensor | None, alpha: float
-) -> Tensor:
-    """alpha * scale ⊙ (M (scale ⊙ X)); the single place that knows which product kernel runs."""
-    if scale is not None:
-        x = x * scale[:, None]
-    y = torch.mm(matrix, x)
-    if scale is not None:
-        y.mul_(scale[:, None])
-    return y if alpha == 1.0 else y.mul_(alpha)
+__all__ = ["CsrOperator"]
 
 
 class CsrOperator(SymmetricOperator):
@@ -50,38 +40,57 @@ class CsrOperator(SymmetricOperator):
         self.indptr, self.indices, self.values = indptr, indices, values
         self.scale, self.diagonal, self.sign = scale, diagonal, sign
         self._bounds, self._known = bounds, known
-        self._cast: dict[torch.dtype, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+        self._csr = Csr(indptr.long(), indices, values, n, symmetric=True)
+        self._cast: dict[torch.dtype, tuple[Tensor | None, Tensor | None]] = {}
+        self._matrix: dict[torch.dtype, Tensor] = {}
 
-    def _in(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Matrix, scale and diagonal in the dtype of a product, made on first use."""
+    def _vectors(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+        """Scale and diagonal in the dtype of a product."""
         if dtype not in self._cast:
-            values = self.values
-            if values is None:
-                values = torch.ones(self.indices.shape[0], dtype=dtype, device=self.device)
-            with warnings.catch_warnings():  # torch calls its sparse CSR support beta
-                warnings.simplefilter("ignore", UserWarning)
-                matrix = torch.sparse_csr_tensor(
-                    self.indptr.to(self.indices.dtype), self.indices, values.to(dtype),
-                    self.shape, check_invariants=False,
-                )  # fmt: skip
             scale = None if self.scale is None else self.scale.to(dtype)
             diagonal = None if self.diagonal is None else self.diagonal.to(dtype)
-            self._cast[dtype] = matrix, scale, diagonal
+            self._cast[dtype] = scale, diagonal
         return self._cast[dtype]
 
     def matmat(
         self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
         gamma: float = 0.0, w: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        matrix, scale, diagonal = self._in(x.dtype)
-        y = csr_matmat(matrix, x, None, scale, alpha * self.sign)
-        if diagonal is not None:
-            y.addcmul_(x, diagonal[:, None], value=alpha)
-        if gamma != 0.0 and w is not None:
-            y.add_(w, alpha=gamma)
+        scale, diagonal = self._vectors(x.dtype)
+        w = None if gamma == 0.0 else w
+        if self.device.type != "cpu":
+            return combine(self._torch_product(x, scale, diagonal), out, alpha, beta, gamma, w)
         if out is None:
-            return y
-        return out.copy_(y) if beta == 0.0 else out.mul_(beta).add_(y)
+            out, beta = torch.empty(x.shape, dtype=x.dtype), 0.0
+        # the diagonal multiplies W, so it rides along when W is X (a recurrence) or absent
+        fused = diagonal is not None and (w is None or w is x)
+        spmm_into(
+            self._csr, x, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
+            delta=alpha if fused else 0.0, w=x if fused else w,
+            diagonal=diagonal if fused else None, row_scale=scale, col_scale=scale,
+        )  # fmt: skip
+        if diagonal is not None and not fused:
+            out.addcmul_(x, diagonal[:, None], value=alpha)
+        return out
+
+    def _torch_product(self, x: Tensor, scale: Tensor | None, diagonal: Tensor | None) -> Tensor:
+        """A X by torch's sparse product (cuSPARSE), scalings on the vectors."""
+        if x.dtype not in self._matrix:
+            values = self.values
+            if values is None:
+                values = torch.ones(self.indices.shape[0], dtype=x.dtype, device=self.device)
+            with warnings.catch_warnings():  # torch calls its sparse CSR support beta
+                warnings.simplefilter("ignore", UserWarning)
+                self._matrix[x.dtype] = torch.sparse_csr_tensor(
+                    self.indptr.to(self.indices.dtype), self.indices, values.to(x.dtype),
+                    self.shape, check_invariants=False,
+                )  # fmt: skip
+        y = self._matrix[x.dtype] @ (x if scale is None else x * scale[:, None])
+        if scale is not None:
+            y.mul_(scale[:, None])
+        if self.sign != 1.0:
+            y.mul_(self.sign)
+        return y if diagonal is None else y.addcmul_(x, diagonal[:, None])
 
     def nnz(self) -> int:
         return int(self.indices.shape[0])
@@ -113,16 +122,15 @@ class CsrOperator(SymmetricOperator):
         """Disc centres a_ii and radii sum |a_ij|, by one product with |M|."""
         if self.n == 0:
             return 0.0, 0.0
-        f64: dict[str, Any] = {"dtype": torch.float64, "device": self.device}
         counts = self.indptr.diff()
         rows = torch.arange(self.n, device=self.device).repeat_interleave(
             counts, output_size=self.indices.shape[0]
         )
         loop = rows == self.indices
-        values = torch.ones(len(rows), **f64) if self.values is None else self.values.double()
+        values = torch.ones_like(rows, dtype=torch.float64) if self.values is None else self.values.double()
         if self.scale is not None:
             values = values * self.scale[rows] * self.scale[self.indices.long()]
-        center = torch.zeros(self.n, **f64).index_add_(0, rows[loop], values[loop] * self.sign)
+        center = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, rows[loop], values[loop] * self.sign)
         radius = torch.segment_reduce(
             values.abs().masked_fill_(loop, 0.0), "sum", lengths=counts, initial=0.0
         )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["Basis", "Project", "gram", "orthonormalize", "random_block", "times"]
+__all__ = ["Basis", "Project", "column_norms", "gram", "orthonormalize", "random_block", "times"]
 
 Project = Callable[[Tensor], Tensor]
 
@@ -37,6 +37,11 @@ def gram(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype == torch.float32 and a is b:
         a = b = a.double()
     return (a.T @ b).double().cpu()
+
+
+def column_norms(t: Tensor) -> Tensor:
+    """(b,) float64 on the host. A reduction along rows that are b wide is slow; a product is not."""
+    return gram(t, t).diagonal().clamp_min(0.0).sqrt()
 
 
 def times(t: Tensor, c: Tensor) -> Tensor:

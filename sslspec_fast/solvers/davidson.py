@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.solvers._basis import Basis, Project, orthonormalize, random_block
+from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonormalize, random_block
 
 __all__ = ["Outcome", "Task", "davidson"]
 
@@ -97,7 +97,7 @@ class _Monitor:
             while start < last and len(picked) < block:
                 stop = min(start + chunk, last)
                 r = basis.residual(values[start:stop], q[:, start:stop])
-                self.norms[start:stop] = r.norm(dim=0).double().cpu()
+                self.norms[start:stop] = column_norms(r)
                 bad = torch.nonzero(self.norms[start:stop] > self.target)[:, 0]
                 if len(bad):
                     picked += (bad + start).tolist()

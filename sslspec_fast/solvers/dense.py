@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from sslspec_fast.solvers._basis import column_norms
 from sslspec_fast.solvers.davidson import Outcome, Task
 
 __all__ = ["dense"]
@@ -28,7 +29,7 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     if task.project is not None:
         task.project(residual)
     residual -= x * values[:k].to(x)
-    norms = residual.norm(dim=0).cpu()
+    norms = column_norms(residual)
     gap = float(values[k - 1] - values[k]) if k < task.free else math.inf
     # LAPACK is backward stable: what it returns is as good as float64 allows
     floor = 1e-14 * math.sqrt(max(n, 1)) * max(task.norm, scale)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import Basis, random_block
+from sslspec_fast.solvers._basis import Basis, column_norms, random_block
 from sslspec_fast.solvers.chebyshev import Clean, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
@@ -74,7 +74,7 @@ class Filter:
         limit = float(_MAX_DEGREE)
         if rate > 0.0:
             # no more than what is missing, with a margin for the part that the cut lets through
-            worst = float(r.norm(dim=0).max())
+            worst = float(column_norms(r).max())
             missing = math.log(max(10.0 * worst / max(task.tol, 1e-300), 10.0))
             limit = min(limit, missing / rate)
         if spread > 0.0:
