@@ -36,6 +36,52 @@ struct Cursor {
   int64_t row, at;
 };
 
+// Weights of `count` entries from position `at` on, in flat loops that the compiler turns into vector code.
+template <typename T, typename Index>
+inline void decode_weights(const SparseArgs<T>& a, const Index* indices, int64_t at, int64_t count, T* weight) {
+  if (a.values == nullptr) {
+    for (int64_t k = 0; k < count; ++k) weight[k] = a.col_scale[indices[at + k]];
+    return;
+  }
+  if (a.precise) {
+    const double* values = static_cast<const double*>(a.values) + at;
+    for (int64_t k = 0; k < count; ++k) weight[k] = static_cast<T>(values[k]);
+  } else {
+    const float* values = static_cast<const float*>(a.values) + at;
+    for (int64_t k = 0; k < count; ++k) weight[k] = static_cast<T>(values[k]);
+  }
+  if (a.col_scale != nullptr)
+    for (int64_t k = 0; k < count; ++k) weight[k] *= a.col_scale[indices[at + k]];
+}
+
+// The common case, products over all entries: rows first, then their entries, which lie side by side.
+template <typename T, typename Index>
+int32_t decode_rows(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ldy, int64_t row_end,
+                    Cursor& cursor, Batch<T>& batch) {
+  using B = Batch<T>;
+  const int64_t first = cursor.at;
+  int32_t rows = 0;
+  while (cursor.row < row_end && rows < B::kRows) {
+    const int64_t row_stop = a.indptr[cursor.row + 1];
+    if (row_stop - first > B::kEntries) {
+      if (rows > 0) break;  // a long row begins its own batch
+      cursor.at = first + B::kEntries;
+      batch.finishes = false;
+      batch.begin[++rows] = B::kEntries;
+      break;
+    }
+    batch.begin[++rows] = static_cast<int32_t>(row_stop - first);
+    cursor.at = row_stop;
+    ++cursor.row;
+    if (!batch.starts) break;  // the end of a long row ends its batch
+  }
+  batch.rows = rows;
+  const int32_t filled = batch.begin[rows];
+  for (int32_t k = 0; k < filled; ++k) batch.entry[k] = y + static_cast<int64_t>(indices[first + k]) * ldy;
+  if (!batch.unit) decode_weights(a, indices, first, filled, batch.weight);
+  return filled;
+}
+
 template <typename T, typename Index>
 void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ldy, int64_t row_end, Cursor& cursor,
             Batch<T>& batch) {
@@ -52,7 +98,9 @@ void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ld
   batch.unit = plain;
   batch.begin[0] = 0;
   int32_t rows = 0, filled = 0;
-  while (cursor.row < row_end && rows < B::kRows) {
+  const bool flat = !a.upper && a.combine == Combine::product;
+  if (flat) filled = decode_rows(a, indices, y, ldy, row_end, cursor, batch);
+  while (!flat && cursor.row < row_end && rows < B::kRows) {
     const int64_t i = cursor.row, row_stop = a.indptr[i + 1];
     int64_t stop = row_stop;
     if (stop - cursor.at > B::kEntries - filled) {
@@ -60,9 +108,7 @@ void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ld
       stop = cursor.at + B::kEntries;
       batch.finishes = false;
     }
-    if (plain && !a.upper) {
-      for (int64_t k = cursor.at; k < stop; ++k) batch.entry[filled++] = y + static_cast<int64_t>(indices[k]) * ldy;
-    } else {
+    {
       const T own = a.combine == Combine::sum ? a.row_scale[i] : T(0);
       for (int64_t k = cursor.at; k < stop; ++k) {
         const int64_t j = static_cast<int64_t>(indices[k]);
@@ -86,7 +132,7 @@ void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ld
     ++cursor.row;
     if (!batch.starts) break;  // the end of a long row ends its batch
   }
-  batch.rows = rows;
+  if (!flat) batch.rows = rows;
   for (int ahead = 0; ahead < B::kAhead; ++ahead) {
     const int64_t k = cursor.at + ahead < a.nnz ? cursor.at + ahead : a.nnz - 1;
     batch.entry[filled + ahead] = k < 0 ? y : y + static_cast<int64_t>(indices[k]) * ldy;
