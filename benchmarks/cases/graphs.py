@@ -34,7 +34,7 @@ def planted_partition(
     seed: int = 0,
     shuffle: bool = True,
 ) -> sp.csr_matrix:
-    """Random graph of `blocks` equal communities; a share `inside` of a node's edges stays in."""
+    """Random graph of `blocks` equal communities; a share `inside` of the edges stays in one."""
     rng = np.random.default_rng(seed)
     half = int(n * degree / 2)
     n_inside = int(half * inside)

@@ -18,6 +18,10 @@ from torch import Tensor
 __all__ = ["GroupVectors", "KnownPairs", "SymmetricOperator", "combine"]
 
 
+# A dense product with few columns streams; a scatter over rows does not.
+_FEW_GROUPS = 12
+
+
 class GroupVectors:
     """Orthonormal block with one vector per group: v_c = weight on the rows of group c, normalised.
 
@@ -41,6 +45,7 @@ class GroupVectors:
             raise ValueError("GroupVectors: every group needs a row of non-zero weight")
         self.norms = square.sqrt()
         self.weights = w / self.norms[self.labels] if self.count else w
+        self._block: dict[torch.dtype, Tensor] = {}
 
     def coefficients(self, x: Tensor) -> Tensor:
         """V^T X, (count, b)."""
@@ -51,6 +56,11 @@ class GroupVectors:
         """X <- X - V V^T X, in place."""
         if self.count == 0:
             return x
+        if self.count <= _FEW_GROUPS:
+            if x.dtype not in self._block:
+                self._block[x.dtype] = self.dense().to(x.dtype)
+            v = self._block[x.dtype]
+            return x.addmm_(v, v.T @ x, alpha=-1)
         c = self.coefficients(x)
         return x.sub_(c[self.labels] * self.weights.to(x.dtype)[:, None])
 

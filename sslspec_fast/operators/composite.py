@@ -85,10 +85,11 @@ class SumOperator(SymmetricOperator):
         return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
 
     def assemble(self) -> Any | None:
-        matrices: list[Any] = [part.assemble() for part in self.parts]
-        if any(m is None for m in matrices):
-            return None
-        return scipy.sparse.csr_array(sum(matrices[1:], matrices[0]))
+        matrices = [part.assemble() for part in self.parts]
+        total = matrices[0]
+        for matrix in matrices[1:]:
+            total = None if total is None or matrix is None else total + matrix
+        return None if total is None else scipy.sparse.csr_array(total)
 
 
 class CenteredOperator(SymmetricOperator):

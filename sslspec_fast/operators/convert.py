@@ -66,7 +66,7 @@ def low_rank(factor: Any, coefficients: Any = None) -> SymmetricOperator:
 
 
 def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
-    """From an operator, PairGraph, sparse matrix, LinearOperator-like or dense square matrix.
+    """Operator, PairGraph, scipy / torch / cupy sparse, LinearOperator-like, or dense square.
 
     ValueError when A is not square, not symmetric or not finite; TypeError for complex data or an
     object that cannot multiply.
@@ -178,7 +178,6 @@ def _from_dense(A: Tensor, name: str) -> DenseOperator:
     worst = float((A - A.T).abs().max()) if A.numel() else 0.0
     if worst > 64 * torch.finfo(A.dtype).eps * scale:
         raise ValueError(
-            f"{name}: A must be symmetric, got max |A - A^T| = {worst:.3g} "
-            f"with max |A| = {scale:.3g}"
+            f"{name}: A must be symmetric, got max |A - A^T| = {worst:.3g}, max |A| = {scale:.3g}"
         )
     return DenseOperator(A)

@@ -127,10 +127,16 @@ class CsrOperator(SymmetricOperator):
             counts, output_size=self.indices.shape[0]
         )
         loop = rows == self.indices
-        values = torch.ones_like(rows, dtype=torch.float64) if self.values is None else self.values.double()
+        values = (
+            torch.ones_like(rows, dtype=torch.float64)
+            if self.values is None
+            else self.values.double()
+        )
         if self.scale is not None:
             values = values * self.scale[rows] * self.scale[self.indices.long()]
-        center = torch.zeros_like(counts, dtype=torch.float64).index_add_(0, rows[loop], values[loop] * self.sign)
+        center = torch.zeros_like(counts, dtype=torch.float64).index_add_(
+            0, rows[loop], values[loop] * self.sign
+        )
         radius = torch.segment_reduce(
             values.abs().masked_fill_(loop, 0.0), "sum", lengths=counts, initial=0.0
         )

@@ -40,7 +40,7 @@ def gram(a: Tensor, b: Tensor) -> Tensor:
 
 
 def column_norms(t: Tensor) -> Tensor:
-    """(b,) float64 on the host. A reduction along rows that are b wide is slow; a product is not."""
+    """(b,) float64 on the host; a product, because reductions along short rows are slow."""
     return gram(t, t).diagonal().clamp_min(0.0).sqrt()
 
 

@@ -107,9 +107,9 @@ def eigsh(
         seed, project, basis_dtype, _watch(callback, progress, k),
     )  # fmt: skip
     warm = _warm_start(x0, n, task, back is not None)
-    facts: dict[str, Any]
+    facts: dict[str, Any] = {}
     if task.k == 0:
-        outcome, facts, method, reason = _nothing(task, free, have, removed), {}, "dense", "exact"
+        outcome, method = _nothing(task, free, have, removed), "dense"
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
         outcome, facts, method, reason = _run(task, method, warm, low)
@@ -221,7 +221,8 @@ def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
         gap = 0.0
     else:
         gap = math.nan  # filled in from one more pair by the caller's residual report
-    return Outcome(empty, vectors, empty, gap, True, "exact", 0)
+    good = task.angle_tol is None or not inside
+    return Outcome(empty, vectors, empty, gap, good, "the cut lies inside a cluster", 0)
 
 
 def _run(

@@ -18,7 +18,7 @@ __all__ = ["reduce"]
 
 
 def reduce(op: SymmetricOperator, B: Any) -> tuple[SymmetricOperator, Callable[[Tensor], Tensor]]:
-    """(F^-1 A F^-T, y -> F^-T y). B: (n,), diagonal sparse, or dense positive definite."""
+    """(F^-1 A F^-T, y -> F^-T y). B: (n,) or diagonal sparse, or dense positive definite."""
     n = op.n
     if scipy.sparse.issparse(B):
         if B.shape != (n, n):

@@ -110,8 +110,7 @@ def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) 
     """Random vectors carry n / k times more of the unwanted: grow until that is paid back."""
     if found.hi - found.lo <= 1e-12 * task.norm:  # a multiple of the identity
         return x
-    cut = found.cut(width)
-    last = found.last(width)
+    cut, last = found.split(width)
     cost = product_cost(task.op, task.op.n)
     cap = int(max(8, min(60, 2.5 * (5.0 * task.op.n * width + 1e6) / (cost * width))))
     degree, top = cap, max(found.hi, cut)

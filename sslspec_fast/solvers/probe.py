@@ -30,22 +30,26 @@ class Probe:
     lo: float
     hi: float
 
-    def cut(self, wanted: int) -> float:
-        """The largest Ritz value with more than `wanted` eigenvalues at or above it."""
-        above = torch.nonzero(self.counts > wanted)[:, 0]
-        if not len(above):
-            return float(self.values[-1])
-        first = int(above[0])
-        if first == 0:  # the top itself holds more than that: cut below it
-            apart = self.values < self.values[0] - 1e-3 * (self.hi - self.lo)
-            lower = torch.nonzero(apart)[:, 0]
-            first = int(lower[0]) if len(lower) else 0
-        return float(self.values[first])
+    def split(self, wanted: int) -> tuple[float, float | None]:
+        """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
 
-    def last(self, wanted: int) -> float | None:
-        """Estimate of eigenvalue number `wanted`: the smallest Ritz value above the cut."""
-        above = self.values[self.values > self.cut(wanted)]
-        return float(above[-1]) if len(above) else None
+        The counts are noisy, so a wide hole in the spectrum near the wanted count beats them.
+        `last` is None where the wanted end is not resolved.
+        """
+        values, counts, spread = self.values, self.counts, self.hi - self.lo
+        near = torch.nonzero((counts[:-1] > wanted / 2) & (counts[:-1] < 2.0 * wanted))[:, 0]
+        if len(near):
+            holes = values[near] - values[near + 1]
+            widest = int(near[holes.argmax()])
+            if float(holes.max()) > 0.08 * spread:
+                return float(values[widest + 1]), float(values[widest])
+        above = torch.nonzero(counts > wanted)[:, 0]
+        first = int(above[0]) if len(above) else len(values) - 1
+        if first == 0:  # the top itself holds more than that: cut below it
+            lower = torch.nonzero(values < values[0] - 1e-3 * spread)[:, 0]
+            first = int(lower[0]) if len(lower) else 0
+            return float(values[first]), None
+        return float(values[first]), float(values[first - 1])
 
 
 def probe(task: Task, dtype: torch.dtype) -> Probe:

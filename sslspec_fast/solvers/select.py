@@ -46,9 +46,9 @@ def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str]
     digits = math.log(math.sqrt(n) * task.norm / max(task.tol, 1e-14 * task.norm))
     if angle_tol is not None:
         digits = max(digits, math.log(math.sqrt(n) / max(angle_tol, 1e-14)) + 5.0)
-    last = found.last(width)
+    cut, last = found.split(width)
     if last is not None:
-        rate = growth_rate(last, found.lo, found.cut(width))
+        rate = growth_rate(last, found.lo, cut)
         if rate > 0.15:
             return "chebyshev", f"well separated top, {rate:.2f} digits (base e) per degree"
     if op.device.type != "cpu" or op.nnz() is None:

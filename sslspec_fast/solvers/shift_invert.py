@@ -57,6 +57,9 @@ def structure(matrix: Any) -> Structure:
     middle = widths[(ends > 0.25) & (ends < 0.75)]
     # too few levels to have a middle: no separator to speak of
     separator = max(int(middle.min()) if len(middle) else len(order) // 2, 1)
+    # trees hang off the core and eliminate without fill: only the cycles of the graph count
+    cycles = max(matrix.nnz / 2 - n + count, 0.0)
+    separator = max(int(separator * min(1.0, cycles / n)), 1)
     fill = matrix.nnz / 2 + float(separator) ** 2 * max(math.log2(max(n / separator, 2.0)), 1.0)
     return Structure(len(widths), separator, fill)
 
@@ -138,7 +141,7 @@ def shift_invert(
     else:
         start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
     outcome = davidson(
-        task, start.to(task.dtype), solver, block=width, keep=width + max(width // 2, 2),
+        task, start.to(task.dtype), solver, block=min(width, 4), keep=width + max(width // 2, 2),
         capacity=4 * width,
     )  # fmt: skip
     outcome.n_iter += iterations
