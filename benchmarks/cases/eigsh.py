@@ -192,10 +192,8 @@ def main() -> None:
     parser.add_argument("--peers", default="arpack,shift_invert,lobpcg")
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
-    print(
     head = ("graph", "solver", "seconds", "columns", "residual", "sine")
     print("{:15s} {:24s} {:>9s} {:>8s} {:>10s} {:>10s}".format(*head))
-    )
     for name in options.graphs:
         run(name, options.tol, set(options.peers.split(",")), options.repeat)
 
