@@ -86,7 +86,7 @@ def laplacian_modes(rel: Relation, k: int, solver: dict[str, Any]) -> Modes:
     count, labels = rel.components
     if rel.is_signed:  # negative eigenvalues may come before the components' zeros
         count, labels = 1, np.zeros_like(labels)
-    groups = GroupVectors(torch.from_numpy(labels), count=count)
+    groups = _groups(rel, labels, None, count)
     front = _inside(groups, np.ones(count, dtype=bool), k)
     modes = _behind(rel, rel.laplacian(), k, "SA", groups, front, 0.0, count - 1, solver)
     if not rel.is_signed:
@@ -107,8 +107,8 @@ def normalized_modes(rel: Relation, k: int, solver: dict[str, Any], *, trivial: 
         raise ValueError(f"graph must have at least one edge, got none among {rel.n} nodes")
     count, labels = rel.components
     # Nodes without degree are groups of their own: removed from the problem with the components.
-    weights = torch.from_numpy(np.where(alive, np.sqrt(np.where(alive, degree, 1.0)), 1.0))
-    groups = GroupVectors(torch.from_numpy(labels), weights, count)
+    weights = np.sqrt(np.where(alive, degree, 1.0))
+    groups = _groups(rel, labels, weights, count)
     connected = np.zeros(count, dtype=bool)
     connected[labels[alive]] = True
     k = min(k, int(alive.sum()) - (0 if trivial else 1))
@@ -122,17 +122,24 @@ def adjacency_modes(rel: Relation, k: int, solver: dict[str, Any], *, center: bo
     op = rel.adjacency()
     if not center:
         return _solve(rel, op, k, "LA", None, solver)
-    constant = GroupVectors(torch.zeros(rel.n, dtype=torch.int64), count=1)
+    constant = _groups(rel, np.zeros(rel.n, dtype=np.int64), None, 1)
     return _solve(rel, centered(op), min(k, rel.n - 1), "LA", constant, solver)
 
 
 # ------------------------------------------------------------------ exact modes
+def _groups(rel: Relation, labels: Array, weights: Array | None, count: int) -> GroupVectors:
+    """One null vector per label, on the device of the graph."""
+    device = rel.graph.device if rel.graph is not None else torch.device("cpu")
+    scale = None if weights is None else torch.from_numpy(weights).to(device)
+    return GroupVectors(torch.from_numpy(labels).to(device), scale, count)
+
+
 def _inside(groups: GroupVectors, use: Array, k: int) -> Array:
     """(n, min(k, c-1)) orthonormal in the span of the c groups in `use`, orthogonal to their sum.
 
     Columns of the Householder reflection that maps e_1 to the coordinates of that sum.
     """
-    norms = groups.norms.numpy()[use]
+    norms = _numpy(groups.norms)[use]
     u = norms / np.linalg.norm(norms)
     u[0] += 1.0
     width = min(k, len(u) - 1)
@@ -141,13 +148,13 @@ def _inside(groups: GroupVectors, use: Array, k: int) -> Array:
     columns -= np.outer(u, u[1 : width + 1]) * (2.0 / (u @ u))
     every = np.zeros((groups.count, width))
     every[use] = columns
-    return groups.weights.numpy()[:, None] * every[groups.labels.numpy()]
+    return _numpy(groups.weights)[:, None] * every[_numpy(groups.labels)]
 
 
 def _own(groups: GroupVectors, use: Array, k: int) -> Array:
     """(n, min(k, c)) the first groups in `use` themselves."""
     chosen = np.flatnonzero(use)[:k]
-    return groups.weights.numpy()[:, None] * (groups.labels.numpy()[:, None] == chosen)
+    return _numpy(groups.weights)[:, None] * (_numpy(groups.labels)[:, None] == chosen)
 
 
 def _behind(
