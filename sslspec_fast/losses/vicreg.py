@@ -87,10 +87,10 @@ def vicreg(
             }
         return with_terms(loss, terms)
 
-    loss, terms = gram.vicreg(x1, x2, **coefficients, eps=eps)
+    loss, values = gram.vicreg(x1, x2, **coefficients, eps=eps)
     if not return_terms:
         return loss
-    return with_terms(loss, dict(zip(coefficients, terms, strict=True)))
+    return with_terms(loss, dict(zip(coefficients, values, strict=True)))
 
 
 class VICRegLoss(torch.nn.Module):

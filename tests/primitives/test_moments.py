@@ -10,7 +10,7 @@ from sslspec_fast.primitives import moments
 
 from ..tolerance import assert_no_worse
 
-# one and several partial results of 1024 rows, one and several groups of 256 columns, ragged registers
+# one and several partial results of 1024 rows, one and several groups of 256 columns, ragged rest
 SHAPES = ((1, 1), (1, 9), (2, 3), (7, 252), (8, 16), (252, 257), (257, 5), (1025, 17), (3000, 40))
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}
 
@@ -102,9 +102,15 @@ def test_bitwise_equal_for_any_thread_count() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match=r"column_moments: x must have at least 1 row, got shape \(0, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"column_moments: x must have at least 1 row, got shape \(0, 3\)"
+    ):
         moments.column_moments(torch.zeros(0, 3))
-    with pytest.raises(ValueError, match=r"column_moments: x must be a matrix \(n, d\), got shape \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"column_moments: x must be a matrix \(n, d\), got shape \(3,\)"
+    ):
         moments.column_moments(torch.zeros(3))
-    with pytest.raises(TypeError, match=r"column_moments: x must be float32 or float64, got torch.int64"):
+    with pytest.raises(
+        TypeError, match=r"column_moments: x must be float32 or float64, got torch.int64"
+    ):
         moments.column_moments(torch.zeros(2, 3, dtype=torch.int64))
