@@ -10,8 +10,6 @@ which keeps the small differences that ‖x_i‖² + ‖x_j‖² − 2<x_i, x_j>
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import torch
 from torch import Tensor
 
@@ -43,6 +41,7 @@ class Cliques(Relation):
         self._node_size = _gather(self._sizes, ids)  # (n,) size of the node's clique, 0 outside
         self._node_weight = _gather(weights, ids)  # (n,) float64
         self._gather_csr, self._sum_csr = _membership(ids, n_cliques, self._sizes)
+        self._self_csr = _diagonal(self._node_weight)
         self._pairs = _partners(self) if kind == "views" else None
 
     @property
@@ -144,13 +143,6 @@ class Cliques(Relation):
         nodes = torch.nonzero((self._ids >= 0) & (self._node_weight != 0))[:, 0]
         return nodes.cpu().numpy(), self._ids[nodes].cpu().numpy(), self._n_cliques
 
-    @cached_property
-    def _self_csr(self) -> Csr:
-        """diag(node weights): what a clique's sums count for a node and itself."""
-        indptr = torch.arange(self.n + 1, device=self.device)
-        indices = indptr[:-1].to(index_dtype(self.n))
-        return Csr(indptr, indices, self._node_weight, self.n, symmetric=True)
-
     def inner(self, other: Cliques) -> float:
         """Σ_ij A_ij B_ij of two clique unions, from the table of how many nodes each pair of
         cliques shares.
@@ -205,6 +197,13 @@ def _partners(cliques: Cliques) -> Csr | None:
     indices = ((indptr[:-1] + half) % n).to(index_dtype(n))
     unit = bool((cliques._weights == 1).all())
     return Csr(indptr, indices, None if unit else cliques._node_weight, n, symmetric=True)
+
+
+def _diagonal(weights: Tensor) -> Csr:
+    """diag(node weights): what a clique's sums count for a node and itself."""
+    n = weights.shape[0]
+    indptr = torch.arange(n + 1, device=weights.device)
+    return Csr(indptr, indptr[:-1].to(index_dtype(n)), weights, n, symmetric=True)
 
 
 def _membership(ids: Tensor, n_cliques: int, sizes: Tensor) -> tuple[Csr, Csr]:

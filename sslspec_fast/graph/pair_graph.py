@@ -352,7 +352,7 @@ class PairGraph:
 
     @cached_property
     def _csr(self) -> Csr:
-        return self._relation.csr()
+        return self._relation.csr()  # cached: torch.compile cannot materialise, only read
 
     def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """(indptr (n + 1,) int64, indices (nnz,) int32 or int64, values or None when all are 1):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch  # noqa: F401  the docstring example
+import torch
 from torch import Tensor
 
 from ..graph.pair_graph import PairGraph
@@ -54,4 +54,5 @@ def graph_covariance(
         raise ValueError(f"{op}: graph must have a volume other than 0 to be centred, got 0")
     if impl == "torch":
         return run_reference(reference.graph_covariance, x, dense(graph, x), center=center)
-    return graph.covariance(x, center=center)
+    with torch.autocast(x.device.type, enabled=False):
+        return graph.covariance(x, center=center)
