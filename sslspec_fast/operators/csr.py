@@ -9,7 +9,6 @@ and both together differ in vectors only. Bounds: Gershgorin's discs unless the 
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import scipy.sparse
