@@ -17,6 +17,7 @@ import torch
 
 from sslspec_fast.operators import GroupVectors, SymmetricOperator, centered
 from sslspec_fast.solvers import EigInfo, eigsh
+from sslspec_fast.spectral._cliques import Cliques, cliques_of
 from sslspec_fast.spectral._relation import Relation
 
 __all__ = [
@@ -28,6 +29,8 @@ Array = np.ndarray
 
 # Residuals relative to ||A||. Losses are quadratic in them; eigenvectors are not, hence 1e-9.
 DEFAULT_TOL = 1e-9
+# Components of different degree that H G H is diagonalised over by LAPACK.
+_DENSE_GROUPS = 2000
 
 
 @dataclass
@@ -88,6 +91,10 @@ def laplacian_modes(rel: Relation, k: int, solver: dict[str, Any]) -> Modes:
         count, labels = 1, np.zeros_like(labels)
     groups = _groups(rel, labels, None, count)
     front = _inside(groups, np.ones(count, dtype=bool), k)
+    known = cliques_of(rel)
+    if known is not None:
+        values = known.sizes * known.weight
+        return _exact_modes(rel, known, front, np.zeros(front.shape[1]), values, k, count - 1)
     modes = _behind(rel, rel.laplacian(), k, "SA", groups, front, 0.0, count - 1, solver)
     if not rel.is_signed:
         modes.values = np.maximum(modes.values, 0.0)
@@ -114,11 +121,24 @@ def normalized_modes(rel: Relation, k: int, solver: dict[str, Any], *, trivial: 
     k = min(k, int(alive.sum()) - (0 if trivial else 1))
     front = _own(groups, connected, k) if trivial else _inside(groups, connected, k)
     exact = int(connected.sum()) - (0 if trivial else 1)
+    known = cliques_of(rel)
+    if known is not None:
+        inner = (known.loop - known.weight) / (known.loop + known.weight * (known.sizes - 1))
+        ones = np.ones(front.shape[1])
+        return _exact_modes(rel, known, front, ones, inner, k, exact, largest=True)
     return _behind(rel, rel.normalized(), k, "LA", groups, front, 1.0, exact, solver)
 
 
 def adjacency_modes(rel: Relation, k: int, solver: dict[str, Any], *, center: bool) -> Modes:
     """min(k, n or n-1) largest (algebraic) eigenpairs of G, or of H G H without the constant."""
+    known = cliques_of(rel)
+    if known is not None:
+        indicators = _indicator_modes(rel, min(k, rel.n - center), center)
+        if indicators is not None:
+            front, values, every = indicators
+            inner = known.loop - known.weight
+            k = min(k, rel.n - center)
+            return _exact_modes(rel, known, front, values, inner, k, every, largest=True)
     op = rel.adjacency()
     if not center:
         return _solve(rel, op, k, "LA", None, solver)
@@ -155,6 +175,56 @@ def _own(groups: GroupVectors, use: Array, k: int) -> Array:
     """(n, min(k, c)) the first groups in `use` themselves."""
     chosen = np.flatnonzero(use)[:k]
     return _numpy(groups.weights)[:, None] * (_numpy(groups.labels)[:, None] == chosen)
+
+
+def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array, int] | None:
+    """Modes of a clique graph's G (or H G H) inside the span of the indicators, descending.
+
+    Returns (n, r) vectors, (r,) values and how many exist; one value more than vectors when there
+    is one, so that a gap can be told. None when H G H mixes too many different cliques.
+    """
+    count, labels = rel.components
+    groups = _groups(rel, labels, None, count)
+    first = np.unique(labels, return_index=True)[1]
+    degree = rel.degree[first]
+    if not center:
+        order = np.argsort(-degree, kind="stable")
+        chosen = order[:k]
+        vectors = _numpy(groups.weights)[:, None] * (labels[:, None] == chosen)
+        return vectors, degree[order[: k + 1]], count
+    if np.ptp(degree) <= 1e-12 * degree.max(initial=0.0):  # G is a multiple of I on this span
+        vectors = _inside(groups, np.ones(count, dtype=bool), k)
+        more = min(k + 1, count - 1)
+        return vectors, np.full(more, degree.max(initial=0.0)), count - 1
+    if count > _DENSE_GROUPS:
+        return None
+    t = _numpy(groups.norms) / np.sqrt(rel.n)
+    basis = np.linalg.svd(t[None, :])[2][1:].T  # the complement of the constant
+    values, inner = np.linalg.eigh(basis.T @ (degree[:, None] * basis))
+    values, inner = values[::-1], (basis @ inner)[:, ::-1]
+    vectors = _numpy(groups.weights)[:, None] * inner[:, :k][labels]
+    return vectors, values[: k + 1].copy(), count - 1
+
+
+def _exact_modes(
+    rel: Relation, known: Cliques, front: Array, front_values: Array, inner: Array, k: int,
+    exact: int, *, largest: bool = False,
+) -> Modes:  # fmt: skip
+    """`front` and then the contrasts inside the cliques, whose values are `inner`: no solve."""
+    have = front.shape[1]
+    values, vectors, following = known.contrasts(inner, rel.n, k - have, largest=largest)
+    if have == k and have < exact:  # the cut lies between the front's own modes
+        following = float(front_values[min(have, len(front_values) - 1)])
+    values = np.concatenate([front_values[:have], values])
+    info = _exact_info(rel, False)
+    info.reason = "disjoint cliques: every eigenpair is known"
+    info.norm = float(np.abs(values).max(initial=0.0))
+    info.residuals = np.zeros(len(values))
+    if following is not None and len(values):
+        info.gap = abs(float(values[-1]) - following)
+        info.cluster_cut = info.gap <= 1e-12 * max(info.norm, 1e-300)
+        info.angle_bound = float("inf") if info.cluster_cut else 0.0
+    return Modes(values, canonical_signs(np.concatenate([front, vectors], axis=1)), info)
 
 
 def _behind(

@@ -132,6 +132,34 @@ def test_iterative_solver_agrees_with_the_dense_one(lab):
         assert lab.sine(dense.embedding, lanczos.embedding) < 1e-6
 
 
+@pytest.mark.parametrize("name", list(SOLVERS))
+@pytest.mark.parametrize("loops", [False, True])
+@pytest.mark.parametrize("weight", ["uniform", "class_size"])
+def test_cliques_are_solved_by_writing_them_down(name, weight, loops):
+    """Labels: the known eigenpairs equal those of the materialised matrix, for every k."""
+    labels = [0, 0, 0, 1, 1, 2, 2, 2, 2, -1, 3, -1]
+    graph = PairGraph.from_labels(labels, weight=weight, self_loops=loops)
+    for k in range(1, 13):
+        known, solved = SOLVERS[name](graph, k), SOLVERS[name](graph.to_scipy(), k)
+        assert known.info.method == "exact"
+        assert known.loss == pytest.approx(solved.loss, rel=1e-8, abs=1e-8)
+        assert known.rank == solved.rank
+        assert known.info.cluster_cut == solved.info.cluster_cut
+        finite = np.isfinite(solved.eigenvalues)
+        assert np.allclose(known.eigenvalues.numpy()[finite], solved.eigenvalues[finite])
+
+
+def test_large_clique_graphs_cost_nothing():
+    """20,000 rows, embedding wider than the number of classes: no solver is asked."""
+    labels = torch.arange(20_000) % 10
+    graph = PairGraph.from_labels(labels)
+    for solve in SOLVERS.values():
+        form = solve(graph, 16, **({"starts": 1} if solve is spectral.barlow_twins else {}))
+        assert form.info.method == "exact"
+        assert form.info.cluster_cut or form.info.gap > 0
+    assert spectral.simclr(graph, 16).rank == 10
+
+
 # ------------------------------------------------------------------------- optimality gap
 GAPS = {
     "vicreg": {"invariance": 0.2, "penalty": "ls_var"},
