@@ -111,16 +111,32 @@ struct Gram {
       const int64_t next = c + 1 < end ? min64(kChunk, w.depth - k0 - depth) : 0;
       Ahead ahead[2] = {soon(xs[tile], q.i0, q.ni, k0 + depth, next), soon(xs[right], q.j0, upper ? 0 : q.nj, k0 + depth, next)};
       for (int64_t j = 0; j < q.nj; j += kCols) {
-        const int64_t rows = upper ? min64(q.ni, (j / kUnit + 1) * kUnit) : q.ni;
+        const T* panel = b + j * depth;
         T* out = partial(tile, slice) + j * w.block;
-        if (q.nj - j > 2 * L && V == 3)
-          panel_product<V>(depth, a, rows, b + j * depth, out, first, ahead);
-        else if (q.nj - j > L)
-          panel_product<2>(depth, a, rows, b + j * depth, out, first, ahead);
-        else
-          panel_product<1>(depth, a, rows, b + j * depth, out, first, ahead);
+        const int64_t rows = upper ? min64(q.ni, j) : q.ni;
+        columns(q.nj - j, [&](auto count) __attribute__((always_inline)) {
+          panel_product<decltype(count)::value>(depth, a, 0, rows, panel, out, first, ahead);
+        });
+        if (!upper) continue;
+        // the diagonal: its upper triangle, in steps of whole registers and tiles; reduce() mirrors it
+        constexpr int64_t step = L > R ? L : R;
+        for (int64_t r = 0; r < min64(kCols, q.nj - j); r += step)
+          columns(min64(kCols, q.nj - j) - r, [&](auto count) __attribute__((always_inline)) {
+            panel_product<decltype(count)::value>(depth, a, j + r, min64(q.ni, j + r + step), panel + r, out + r, first,
+                                                  ahead);
+          });
       }
     }
+  }
+
+  // f(the number of registers, as a constant, that cover `width` columns of a panel)
+  template <int N>
+  struct Count { static constexpr int value = N; };
+  template <typename F>
+  static inline __attribute__((always_inline)) void columns(int64_t width, const F& f) {
+    if (width > 2 * L && V == 3) f(Count<V>{});
+    else if (width > L) f(Count<2>{});
+    else f(Count<1>{});
   }
 
   Ahead soon(const Standardised<T>& x, int64_t i0, int64_t ni, int64_t k0, int64_t depth) const {
@@ -132,8 +148,9 @@ struct Gram {
   }
 
   template <int W>
-  static void panel_product(int64_t depth, const T* a, int64_t rows, const T* b, T* out, bool first, Ahead (&ahead)[2]) {
-    for (int64_t i = 0; i < rows; i += R) {
+  static void panel_product(int64_t depth, const T* a, int64_t i0, int64_t i1, const T* b, T* out, bool first,
+                            Ahead (&ahead)[2]) {
+    for (int64_t i = i0; i < i1; i += R) {
       ahead[0].fetch(kLines);
       ahead[1].fetch(kLines);
       Vec<T> acc[R][W];
@@ -174,6 +191,9 @@ struct Gram {
           for (int64_t t = 1; t < w.slices; ++t) sum += load(partial(o, t) + at);
           store(s[o] + i * kUnit + j, sum);
         }
+      if (upper && bi == bj)
+        for (int64_t i = 0; i < kUnit; ++i)
+          for (int64_t j = 0; j < i; ++j) s[o][i * kUnit + j] = s[o][j * kUnit + i];
       if (p.off_diagonal && !w.dual && q.diagonal && bi == bj)
         for (int64_t i = 0; i < kUnit; ++i) s[o][i * kUnit + i] = 0;
     }
@@ -237,18 +257,6 @@ struct Gram {
     }
   }
 
-  // f(width as a compile-time count of registers, c) for the panels of [0, width)
-  template <typename F>
-  static inline __attribute__((always_inline)) void for_panels(int64_t width, const F& f) {
-    for (int64_t c = 0; c < width; c += kCols) {
-      if (width - c > 2 * L && V == 3) f(Count<V>{}, c);
-      else if (width - c > L) f(Count<2>{}, c);
-      else f(Count<1>{}, c);
-    }
-  }
-  template <int N>
-  struct Count { static constexpr int value = N; };
-
   // Columns [c0, c0 + kGroup): grad_I += S_IJ X_J and, off the diagonal, grad_J += S_JI X_I.
   void dual_gradient(const Pair& q, int64_t c0, bool more) const {
     const int64_t width = min64(kGroup, p.d - c0), size = kGroup * w.block;
@@ -279,7 +287,7 @@ struct Gram {
   // grad[rows x width] (+)= S panels: S in panels of R rows [panel][depth][R], the operand in panels of columns.
   void rows_times(const T* s, int64_t depth, const T* panels, int64_t rows, int64_t c0, int64_t width, T* grad, int o,
                   T* const* first, Ahead& ahead) const {
-    for_panels(width, [&](auto count, int64_t c) __attribute__((always_inline)) {
+    for (int64_t c = 0; c < width; c += kCols) columns(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
         ahead.fetch(kLines);
@@ -328,7 +336,7 @@ struct Gram {
   // grad[rows, columns c0 ..] (+)= X C: X by rows of stride block, C in panels of columns [panel][depth][kCols].
   void times_panels(const T* x, int64_t depth, const T* panels, int64_t rows, int64_t c0, int64_t width, T* grad, int o,
                     T* const* first) const {
-    for_panels(width, [&](auto count, int64_t c) __attribute__((always_inline)) {
+    for (int64_t c = 0; c < width; c += kCols) columns(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
         Vec<T> acc[R][W];

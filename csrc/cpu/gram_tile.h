@@ -9,9 +9,9 @@ namespace {
 constexpr int64_t kUnit = 48;      // every kCols divides it
 constexpr int64_t kMaxUnits = 8;   // per block: a tile of 384^2 stays in the L2 cache
 constexpr int64_t kChunk = 128;    // depth of one packed chunk: its right-hand panel stays in the L1 cache
-constexpr int64_t kGroup = 96;     // columns of one gradient task on the dual side
+constexpr int64_t kGroup = 192;    // columns of one gradient task on the dual side
 constexpr int64_t kRowGroup = 48;  // rows of one gradient task on the primal side
-constexpr int64_t kGroups = 5;     // groups of one task, packed one after the other
+constexpr int64_t kGroups = 2;     // groups of one task, packed one after the other
 constexpr int kLines = 24;         // cache lines fetched ahead per register tile
 constexpr int64_t kSlices = 8;     // most slices of the depth, over all tiles: tasks of step 1
 constexpr double kSerial = 2e6;    // flops below which one thread is faster than waking more

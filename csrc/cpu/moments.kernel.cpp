@@ -2,8 +2,8 @@
 // then squares about it) in registers and merged into the running result by Chan's update; partial results of 1024
 // rows are merged the same way, in order.
 //
-// Precision policy: everything in T about local means, so nothing cancels however large the mean is; the order of all
-// sums is given by the shape alone.
+// Precision policy: everything in T, less the first row, about local means: nothing cancels however large the mean is
+// beside the spread. The order of all sums is given by the shape alone.
 #include "cpu/moments.h"
 
 #include "cpu/parallel.h"
@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kGroup = 256;  // columns of one task: their running results stay in the L1 cache
 constexpr int kRows = 8;
-constexpr int kAhead = 64;
+constexpr int kAhead = 64;         // columns fetched ahead: eight streams lie a whole row apart
 
 // How to merge the next `more` rows into a result of `seen` rows: Chan's update with its two factors.
 template <typename T>
@@ -38,19 +38,21 @@ struct Moments {
   const MomentsArgs<T>& p;
   int statistics;
 
-  // One register of kRows rows, of which `rows` exist; columns past the end are zero.
-  static inline __attribute__((always_inline)) void read(const T* x, int64_t ld, int rows, int64_t cols, Rows& v) {
+  // One register of kRows rows less the first row of all, of which `rows` exist; columns past the end are zero.
+  inline __attribute__((always_inline)) void read(int o, int64_t i, int64_t k, int rows, int64_t cols, Rows& v) const {
+    const int64_t ld = p.ld[o];
+    const T *shift = p.x[o] + k, *x = shift + i * ld;
     if (rows == kRows && cols >= L) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        v[r] = load(x + r * ld);
+        v[r] = load(x + r * ld) - load(shift);
         __builtin_prefetch(x + r * ld + kAhead);
       }
       return;
     }
     for (int r = 0; r < kRows; ++r) {
       T lanes[L] = {};
-      for (int64_t k = 0; r < rows && k < (cols < L ? cols : L); ++k) lanes[k] = x[r * ld + k];
+      for (int64_t l = 0; r < rows && l < (cols < L ? cols : L); ++l) lanes[l] = x[r * ld + l] - shift[l];
       v[r] = load(lanes);
     }
   }
@@ -79,10 +81,10 @@ struct Moments {
       const Merge<T> merge(i - r0, rows);
       for (int64_t k = c0; k < c1; k += L) {
         Rows x, y;
-        read(p.x[0] + i * p.ld[0] + k, p.ld[0], rows, c1 - k, x);
+        read(0, i, k, rows, c1 - k, x);
         add(x, rows, merge, mean[0] + k - c0, m2[0] + k - c0);
         if (statistics == 1) continue;
-        read(p.x[1] + i * p.ld[1] + k, p.ld[1], rows, c1 - k, y);
+        read(1, i, k, rows, c1 - k, y);
         add(y, rows, merge, mean[1] + k - c0, m2[1] + k - c0);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) x[r] -= y[r];
@@ -106,16 +108,19 @@ struct Moments {
       T* m2 = chunks == 1 ? p.m2 : mean + size;
       chunk(r0, r1, c0, c1, mean, m2);
     });
-    if (chunks == 1) return;
     for (int64_t k = 0; k < size; ++k) {
-      T mean = p.workspace[k], m2 = p.workspace[size + k];
-      for (int64_t c = 1; c < chunks; ++c) {
-        const T* next = p.workspace + 2 * c * size + k;
-        const int64_t seen = c * kMomentsRows, more = p.n - seen < kMomentsRows ? p.n - seen : kMomentsRows;
-        Merge<T>(seen, more)(mean, m2, next[0], next[size]);
+      if (chunks > 1) {
+        T mean = p.workspace[k], m2 = p.workspace[size + k];
+        for (int64_t c = 1; c < chunks; ++c) {
+          const T* next = p.workspace + 2 * c * size + k;
+          const int64_t seen = c * kMomentsRows, more = p.n - seen < kMomentsRows ? p.n - seen : kMomentsRows;
+          Merge<T>(seen, more)(mean, m2, next[0], next[size]);
+        }
+        p.mean[k] = mean;
+        p.m2[k] = m2;
       }
-      p.mean[k] = mean;
-      p.m2[k] = m2;
+      const int64_t s = k / p.d, column = k % p.d;
+      p.mean[k] += s < 2 ? p.x[s][column] : p.x[0][column] - p.x[1][column];
     }
   }
 };

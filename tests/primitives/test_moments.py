@@ -10,7 +10,7 @@ from sslspec_fast.primitives import moments
 
 from ..tolerance import assert_no_worse
 
-# one and several partial results of 1024 rows, one and several groups of 256 columns, ragged rest
+# one and several partial results of 1024 rows and groups of 256 columns, ragged registers
 SHAPES = ((1, 1), (1, 9), (2, 3), (7, 252), (8, 16), (252, 257), (257, 5), (1025, 17), (3000, 40))
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6}
 
