@@ -4,7 +4,9 @@
 
 #include "common/check.h"
 #include "cpu/isa.h"
+#include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
+#include "cuda/sparse.h"
 #include "edges.h"
 #include "gram.h"
 #include "graph_cov.h"
@@ -47,6 +49,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
+  m.def("cuda_spmm", &cuda::spmm, no_gil);
+  m.def("cuda_edges", &cuda::edges, no_gil);
+  m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
+  m.def("cuda_moments_forward", &cuda::moments_forward, no_gil);
+  m.def("cuda_moments_backward", &cuda::moments_backward, no_gil);
 #endif
 
   // spmm, edges, graph_cov

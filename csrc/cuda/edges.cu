@@ -1,0 +1,75 @@
+// out_i = sum_j a_ij <x_i, y_j> or sum_j a_ij |x_i - y_j|^2 on the GPU.
+//
+// Tiling: one warp per row, lanes over the columns; a lane adds its columns of all entries in order, the warp adds the
+// lanes once at the end. Memory traffic: one row of Y per entry. Precision policy: everything in the type of X.
+#include "cuda/sparse.cuh"
+#include "cuda/sparse.h"
+
+namespace sslspec::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32;
+
+template <typename T>
+struct EdgesArgs {
+  Sparse a;
+  const T *x, *y;
+  T* out;
+  int64_t ldx, ldy, d;
+  bool squared;
+};
+
+template <typename T, int kWidth>
+__global__ void __launch_bounds__(kThreads) edges_kernel(const __grid_constant__ EdgesArgs<T> p) {
+  using P = Pack<T, kWidth>;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (i >= p.a.n) return;
+  const int64_t begin = p.a.indptr[i], end = p.a.indptr[i + 1];
+  T sum = 0;
+  for (int64_t c = threadIdx.x % 32 * kWidth; c < p.d; c += 32 * kWidth) {
+    const P mine = *reinterpret_cast<const P*>(p.x + i * p.ldx + c);
+#pragma unroll 4
+    for (int64_t e = begin; e < end; ++e) {
+      const P near = *reinterpret_cast<const P*>(p.y + p.a.column(e) * p.ldy + c);
+      T term = 0;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const T difference = mine.v[k] - near.v[k];
+        term += p.squared ? difference * difference : mine.v[k] * near.v[k];
+      }
+      sum += p.a.template value<T>(e) * term;
+    }
+  }
+  sum = warp_sum(sum);
+  if (threadIdx.x % 32 == 0) p.out[i] = sum;
+}
+
+template <typename T>
+void launch_edges(const Sparse& a, const TensorView& x, const TensorView& y, const TensorView& out, bool squared, int64_t stream) {
+  const EdgesArgs<T> p = {a, x.as<T>(), y.as<T>(), out.as<T>(), x.stride[0], y.stride[0], x.shape[1], squared};
+  const dim3 grid(static_cast<unsigned>(ceil_div(a.n, kWarps)));
+  constexpr int kWide = 16 / sizeof(T);
+  if (packs(x, kWide) && packs(y, kWide))
+    launch("edges", edges_kernel<T, kWide>, grid, kThreads, 0, stream, p);
+  else
+    launch("edges", edges_kernel<T, 1>, grid, kThreads, 0, stream, p);
+}
+
+}  // namespace
+
+void edges(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView y, TensorView out, bool squared,
+           int64_t stream) {
+  constexpr const char* kOp = "edges";
+  const int device = x.device;
+  const Sparse a = sparse_of(kOp, indptr, indices, values, device);
+  SSLSPEC_CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, kOp, ": x must be float32 or float64, got ", x.dtype);
+  SSLSPEC_CHECK(x.ndim == 2 && y.ndim == 2, kOp, ": x and y must be matrices, got ", shape_text(x), " and ", shape_text(y));
+  check_matrix(kOp, "x", x, a.n, x.shape[1], x.dtype, device);
+  check_matrix(kOp, "y", y, y.shape[0], x.shape[1], x.dtype, device);
+  check_vector(kOp, "out", out, a.n, x.dtype, device);
+  const DeviceGuard guard(device);
+  const auto run = x.dtype == DType::f64 ? launch_edges<double> : launch_edges<float>;
+  run(a, x, y, out, squared, stream);
+}
+
+}  // namespace sslspec::cuda
