@@ -24,6 +24,7 @@ from .._seam import _C, CODE, stream, view
 __all__ = ["backward", "forward", "gradients", "statistics_dtype"]
 
 _WEIGHT_BYTES = 256 << 20
+_WEIGHT_ROWS = 65535 * 128  # blocks in the second dimension of a grid
 _FORWARD, _CHAINED, _MATRIX = 0, 1, 2  # passes of cuda_pairwise_workspace
 
 
@@ -199,7 +200,7 @@ def _chunked(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     a = p.a
     right = a if p.b is None else p.b
-    rows = min(p.n, max(128, _WEIGHT_BYTES // max(1, p.m * a.element_size()) // 128 * 128))
+    rows = min(p.n, _WEIGHT_ROWS, max(128, _WEIGHT_BYTES // max(1, p.m * a.element_size()) // 128 * 128))
     weights = a.new_empty(rows, p.m)
     work = p.workspace(col is not None, _MATRIX)
     grad_a = a.new_empty(a.shape)
