@@ -56,7 +56,8 @@ void pairwise_row_weights(const PairwiseProblem& p, const BlockBound* x_bounds, 
 struct PairwiseBackward {
   const Weight *x_weights, *y_weights;  // [n], [m], either may be null
   const float* bias;                    // sigmoid: W_ij = x_weights.factor or y_weights.factor times sigmoid
-  void* grad;          // [n, d] dtype of x: sum_j W_ij (scale_col ? scale_j : 1) y_j, times the row's scale unless scale_col
+  bool grad_f32;       // write the gradient of bfloat16 rows in float32
+  void* grad;          // [n, d] dtype of x or float32: sum_j W_ij (scale_col ? scale_j : 1) y_j, times the row's scale unless scale_col
   float* row_dot;      // [n] x_i . sum_j W_ij y_j, or null
   float* row_total;    // [n] sum_j W_ij (sigmoid), or null
   float* parts;        // [splits, n, d + 2] when splits > 1

@@ -49,6 +49,7 @@ struct Chain {
   float *row_dot, *row_total, *parts;
   int64_t splits;
   int d;
+  bool grad_f32;
 };
 
 template <typename Traits, int kCount>

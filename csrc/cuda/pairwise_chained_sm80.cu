@@ -131,10 +131,10 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
         if (k >= c.d || i >= p.x.count) continue;
         if (c.splits > 1)
           *reinterpret_cast<float2*>(part + k) = make_float2(v0, v1);
-        else if constexpr (Traits::kHalf)
+        else if (Traits::kHalf && !c.grad_f32)
           *reinterpret_cast<uint32_t*>(static_cast<Elem*>(c.grad) + i * c.d + k) = pack(v0 * factor, v1 * factor);
         else
-          *reinterpret_cast<float2*>(static_cast<Elem*>(c.grad) + i * c.d + k) = make_float2(v0 * factor, v1 * factor);
+          *reinterpret_cast<float2*>(static_cast<float*>(c.grad) + i * c.d + k) = make_float2(v0 * factor, v1 * factor);
       }
       dot = quad_sum(dot);
       const float row_sum = quad_sum(total[q][h]);
@@ -190,7 +190,7 @@ void pairwise_chained(const PairwiseProblem& p, const BlockBound* x_bounds, cons
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
   const Chain chain = {b.x_weights, b.y_weights, b.bias,    b.grad,   b.row_dot,
-                       b.row_total, b.parts,     b.splits,  static_cast<int>(p.x.shape[1])};
+                       b.row_total, b.parts,     b.splits,  static_cast<int>(p.x.shape[1]), b.grad_f32};
   if (p.x.dtype == DType::bf16)
     launch_width<Bf16>(p, pairs, chain);
   else if (p.precision == Precision::fast)

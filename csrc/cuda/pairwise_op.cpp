@@ -178,12 +178,13 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
   in.check();
   check_statistics(in, row_lse, col_lse, grad_row, grad_col);
   const int64_t d = a.shape[1];
-  check_matrix(kOp, "grad_a", grad_a, in.n(), d, a.dtype, a.device);
+  const DType grad_type = a.dtype == DType::bf16 && grad_a.dtype == DType::f32 ? DType::f32 : a.dtype;
+  check_matrix(kOp, "grad_a", grad_a, in.n(), d, grad_type, a.device);
   SSLSPEC_CHECK(in.n() <= 1 || grad_a.stride[0] == d, kOp, ": grad_a must be contiguous");
   check_vector(kOp, "row_dot", row_dot, in.n(), in.statistics(), a.device);
   if (row_total.present()) check_vector(kOp, "row_total", row_total, in.n(), in.statistics(), a.device);
   if (!in.symmetric()) {
-    check_matrix(kOp, "grad_b", grad_b, in.m(), d, a.dtype, a.device);
+    check_matrix(kOp, "grad_b", grad_b, in.m(), d, grad_type, a.device);
     SSLSPEC_CHECK(in.m() <= 1 || grad_b.stride[0] == d, kOp, ": grad_b must be contiguous");
   }
   const PairwiseProblem p = in.problem(), q = in.transposed();
@@ -203,13 +204,14 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
   prepare_weights(in, p, w, row_lse, col_lse, grad_row, grad_col);
   PairwiseBackward back{};
   back.x_weights = w.a_weights, back.y_weights = w.b_weights, back.bias = bias.as<float>();
+  back.grad_f32 = grad_type == DType::f32;
   back.grad = grad_a.data, back.row_dot = row_dot.as<float>(), back.row_total = row_total.as<float>();
   back.parts = w.a_split, back.splits = pairwise_chained_splits(in.n(), in.m());
   pairwise_chained(p, w.a_bounds, w.b_bounds, back);
   if (in.symmetric()) return;
   PairwiseBackward other{};
   other.x_weights = w.b_weights, other.y_weights = w.a_weights, other.bias = bias.as<float>();
-  other.grad = grad_b.data, other.parts = w.b_split, other.splits = pairwise_chained_splits(in.m(), in.n());
+  other.grad_f32 = back.grad_f32, other.grad = grad_b.data, other.parts = w.b_split, other.splits = pairwise_chained_splits(in.m(), in.n());
   pairwise_chained(q, w.b_bounds, w.a_bounds, other);
 }
 

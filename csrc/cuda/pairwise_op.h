@@ -20,7 +20,7 @@ void pairwise_op_forward(TensorView a, TensorView b, TensorView scale, TensorVie
                          TensorView col,  // [m] out or absent
                          TensorView workspace, bool fast, int64_t stream);
 
-// grad_a includes the factor scale_i.
+// grad_a includes the factor scale_i. The gradients of bfloat16 rows may be bfloat16 or float32.
 void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
                           TensorView skip_indptr, TensorView skip_indices, bool skip_self,
                           TensorView row_lse, TensorView col_lse, TensorView grad_row, TensorView grad_col,

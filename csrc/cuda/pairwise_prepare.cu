@@ -152,7 +152,7 @@ void pairwise_reduce(const PairwiseProblem& p, const PairwiseBackward& b) {
   const DeviceGuard guard(p.device);
   const ReduceArgs args = {b.parts,         b.splits,           p.x.shape[0],
                            p.x.shape[1],    static_cast<const float*>(p.scale), p.scale_row,
-                           p.scale_col == 0, p.x.dtype == DType::bf16, b.grad, b.row_dot, b.row_total};
+                           p.scale_col == 0, p.x.dtype == DType::bf16 && !b.grad_f32, b.grad, b.row_dot, b.row_total};
   launch("pairwise_reduce", reduce_kernel, dim3(blocks_for(args.n, kWarps)), kThreads, 0, p.stream, args);
 }
 

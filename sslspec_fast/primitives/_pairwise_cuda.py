@@ -128,19 +128,27 @@ def backward(
     col: Tensor | None,
     grad_row: Tensor,
     grad_col: Tensor | None,
+    grad_dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Gradients of a and b (None when b is), and per row of a those of scale_i and of the bias."""
+    """Gradients of a and b (None when b is), and per row of a those of scale_i and of the bias.
+
+    grad_dtype: type of the gradients of a and b, by default that of a. float32 for bfloat16 rows
+    keeps what the projection off the rows of a normalisation would lose to rounding.
+    """
     p = _Problem(a, b, scale, bias, ids, skip, skip_self)
     grad_row = grad_row.to(p.kind).contiguous()
     grad_col = None if col is None or grad_col is None else grad_col.to(p.kind).contiguous()
     col = None if grad_col is None else col
     if _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device()):
-        grads = _chained(p, row, col, grad_row, grad_col)
+        wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
+        grads = _chained(p, row, col, grad_row, grad_col, wide)
     else:
         grads = _chunked(p, row, col, grad_row, grad_col)
     grad_a, grad_b, row_dot, row_total = grads
-    grad_a = _like(a, grad_a)
-    return grad_a, None if b is None or grad_b is None else _like(b, grad_b), row_dot, row_total
+    dtype = grad_dtype or a.dtype
+    grad_a = _trimmed(grad_a, a.shape[1], dtype)
+    grad_b = None if grad_b is None else _trimmed(grad_b, a.shape[1], dtype)
+    return grad_a, grad_b, row_dot, row_total
 
 
 def gradients(
@@ -166,16 +174,21 @@ def gradients(
     return grad_a, grad_b, grad_scale, grad_bias
 
 
-def _like(x: Tensor, grad: Tensor) -> Tensor:
-    """Without padding, contiguous, in the type of x."""
-    return grad[:, : x.shape[1]].to(x.dtype).contiguous()
+def _trimmed(grad: Tensor, d: int, dtype: torch.dtype) -> Tensor:
+    """Without padding, contiguous."""
+    return grad[:, :d].to(dtype).contiguous()
 
 
 def _chained(
-    p: _Problem, row: Tensor | None, col: Tensor | None, grad_row: Tensor, grad_col: Tensor | None
+    p: _Problem,
+    row: Tensor | None,
+    col: Tensor | None,
+    grad_row: Tensor,
+    grad_col: Tensor | None,
+    grad_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    grad_a = p.a.new_empty(p.a.shape)
-    grad_b = None if p.b is None else p.b.new_empty(p.b.shape)
+    grad_a = p.a.new_empty(p.a.shape, dtype=grad_dtype)
+    grad_b = None if p.b is None else p.b.new_empty(p.b.shape, dtype=grad_dtype)
     row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
     work = p.workspace(col is not None, _CHAINED)
     _C.cuda_pairwise_backward(
@@ -200,7 +213,9 @@ def _chunked(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     a = p.a
     right = a if p.b is None else p.b
-    rows = min(p.n, _WEIGHT_ROWS, max(128, _WEIGHT_BYTES // max(1, p.m * a.element_size()) // 128 * 128))
+    rows = min(
+        p.n, _WEIGHT_ROWS, max(128, _WEIGHT_BYTES // max(1, p.m * a.element_size()) // 128 * 128)
+    )
     weights = a.new_empty(rows, p.m)
     work = p.workspace(col is not None, _MATRIX)
     grad_a = a.new_empty(a.shape)

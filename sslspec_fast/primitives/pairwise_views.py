@@ -23,6 +23,7 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, threads, view
+from . import _pairwise_cuda as cuda
 from ._pairwise_common import workspace
 from .pairwise import lse_self
 
@@ -36,48 +37,66 @@ def _pair_ids(n: int, device: torch.device) -> Tensor:
     return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
 
 
-def _shapes(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _shapes(
+    z1: Tensor, z2: Tensor, scale: Tensor, half: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
     new = z1.new_empty
     return new(2, n), new(2, n, d), new(2, n), new(2, n)
 
 
-def _body(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _body(
+    z1: Tensor, z2: Tensor, scale: Tensor, half: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
     u = torch.stack((z1, z2))
     norm = torch.linalg.vector_norm(u, dim=2)
     u.div_(norm.clamp_min(_EPS).unsqueeze(2))
     negatives, flat = u.new_empty(2, n), u.view(2 * n, d)
     none, ids = None, _pair_ids(n, u.device)
-    work = workspace(flat, none, backward=False)
-    _C.pairwise_forward(
-        view(flat), none, view(scale), view(ids), none, none, none, True,
-        view(negatives.view(-1)), none, view(work), threads(),
-    )  # fmt: skip
+    if u.is_cuda:
+        flat = flat.bfloat16() if half else flat
+        row, _ = cuda.forward(flat, None, scale, ids=(ids, ids), skip_self=True)
+        negatives = row.view(2, n)
+    else:
+        work = workspace(flat, none, backward=False)
+        _C.pairwise_forward(
+            view(flat), none, view(scale), view(ids), none, none, none, True,
+            view(negatives.view(-1)), none, view(work), threads(),
+        )  # fmt: skip
     margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
     return -F.logsigmoid(-margin), u, norm, negatives
 
 
 def _bwd_shapes(
-    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
+    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
 ) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape), scale.new_empty(())
 
 
 def _bwd_body(
-    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
+    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
 ) -> tuple[Tensor, Tensor]:
     n, d = u.shape[1:]
     margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
     weight = torch.sigmoid(margin).mul_(grad)
-    v, flat = u.new_empty(u.shape), u.view(2 * n, d)
-    none, ids = None, _pair_ids(n, u.device)
-    work = workspace(flat, none, backward=True)
-    _C.pairwise_backward(
-        view(flat), none, view(scale), view(ids), none, none, none, True,
-        view(negatives.view(-1)), none, view(weight.view(-1)), none,
-        view(v.view(2 * n, d)), none, view(work), threads(),
-    )  # fmt: skip
+    none, ids, flat = None, _pair_ids(n, u.device), u.view(2 * n, d)
+    if u.is_cuda:
+        flat = flat.bfloat16() if half else flat
+        lse, factor = negatives.view(-1), weight.view(-1)
+        grad_u, *_ = cuda.backward(
+            flat, none, scale, none, (ids, ids), (none, none), True,
+            lse, none, factor, none, u.dtype,
+        )  # fmt: skip
+        v = grad_u.view(u.shape).div_(scale)
+    else:
+        v = u.new_empty(u.shape)
+        work = workspace(flat, none, backward=True)
+        _C.pairwise_backward(
+            view(flat), none, view(scale), view(ids), none, none, none, True,
+            view(negatives.view(-1)), none, view(weight.view(-1)), none,
+            view(v.view(2 * n, d)), none, view(work), threads(),
+        )  # fmt: skip
     v.addcmul_(u.flip(0), weight.sum(0).unsqueeze(1), value=-1)
     along = torch.linalg.vecdot(u, v)
     grad_scale = 0.5 * along.sum()
@@ -87,8 +106,8 @@ def _bwd_body(
     return v, grad_scale
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    z1, z2, scale = inputs
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z1, z2, scale, ctx.half = inputs
     _, u, norm, negatives = output
     ctx.mark_non_differentiable(u, norm, negatives)
     ctx.save_for_backward(z1, z2, scale, u, norm, negatives)
@@ -99,9 +118,9 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
         inputs = [t for t in (z1, z2, scale) if t.requires_grad]
         parts = iter(torch.autograd.grad(_compose(z1, z2, scale), inputs, grad, create_graph=True))
-        return tuple(next(parts) if t.requires_grad else None for t in (z1, z2, scale))
-    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad.contiguous())
-    return grad_z[0], grad_z[1], grad_scale
+        return *(next(parts) if t.requires_grad else None for t in (z1, z2, scale)), None
+    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad.contiguous(), ctx.half)
+    return grad_z[0], grad_z[1], grad_scale, None
 
 
 def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
@@ -112,13 +131,14 @@ def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
 
 
 _two_view_bwd = register_op(
-    "pairwise_two_view_bwd(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad)"
-    " -> (Tensor, Tensor)",
+    "pairwise_two_view_bwd(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad,"
+    " bool half) -> (Tensor, Tensor)",
     body=_bwd_body,
     fake=_bwd_shapes,
 )
 _two_view = register_op(
-    "pairwise_two_view(Tensor z1, Tensor z2, Tensor scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    "pairwise_two_view(Tensor z1, Tensor z2, Tensor scale, bool half)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     body=_body,
     fake=_shapes,
     backward=_backward,
@@ -126,12 +146,14 @@ _two_view = register_op(
 )
 
 
-def two_view_rows(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
+def two_view_rows(z1: Tensor, z2: Tensor, scale: Tensor, half: bool = False) -> Tensor:
     """(2, n) NT-Xent loss of every anchor.
 
     Args:
         z1, z2: (n, d) float32 or float64, paired rows; normalised inside.
         scale: 0-dim tensor of the same dtype, 1 / temperature; receives a gradient.
+        half: the rows were bfloat16 before they were widened: on a GPU the normalised rows are
+            multiplied in bfloat16, everything else stays in float32.
     """
-    rows, _, _, _ = _two_view(z1, z2, scale)
+    rows, _, _, _ = _two_view(z1, z2, scale, half)
     return rows
