@@ -52,6 +52,13 @@ inline int shared_limit() {
   return bytes;
 }
 
+inline int capability_major() {
+  int device = 0, major = 0;
+  SSLSPEC_CUDA_CHECK(cudaGetDevice(&device));
+  SSLSPEC_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+  return major;
+}
+
 // stream: the handle that torch or CuPy gave, as an integer
 inline cudaStream_t as_stream(int64_t stream) { return reinterpret_cast<cudaStream_t>(stream); }
 

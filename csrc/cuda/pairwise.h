@@ -62,6 +62,7 @@ struct PairwiseBackward {
   float* row_total;    // [n] sum_j W_ij (sigmoid), or null
   float* parts;        // [splits, n, d + 2] when splits > 1
   int64_t splits;
+  float* vectors;      // [3 n + 2 m] for pairwise_weights: the weights as separate arrays
 };
 
 // Adds the splits of pairwise_chained (which calls it when splits > 1).
@@ -72,7 +73,8 @@ int64_t pairwise_chained_splits(int64_t n, int64_t m);
 void pairwise_chained(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
                       const PairwiseBackward& b);
 
-// The weights of rows row0.. of the problem as a matrix in the dtype of x, for products by a library GEMM.
+// The weights of rows row0.. of the problem as a matrix in the dtype of x, for products by a library GEMM. Chunks come
+// in order, row0 == 0 first.
 void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
                       const PairwiseBackward& b, int64_t row0, int64_t rows,
                       void* weights,  // [rows, m]

@@ -79,7 +79,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
   BlockBound *a_bounds, *b_bounds;
   Partial *a_parts, *b_parts;
   Weight *a_weights, *b_weights;
-  float *a_split, *b_split;
+  float *a_split, *b_split, *vectors;
   int64_t size = 0;
 
   Buffers(float* base, int64_t n, int64_t m, int64_t d, bool symmetric, bool columns, int pass) {
@@ -90,7 +90,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
     };
     a_bounds = reinterpret_cast<BlockBound*>(take((n + 127) / 128 * 4));
     b_bounds = symmetric ? a_bounds : reinterpret_cast<BlockBound*>(take((m + 127) / 128 * 4));
-    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = nullptr;
+    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = vectors = nullptr;
     if (pass == kForward) {
       const PairwiseGrid grid(n, m);
       a_parts = reinterpret_cast<Partial*>(take(2 * grid.y_supers * n));
@@ -99,6 +99,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
     }
     a_weights = reinterpret_cast<Weight*>(take(2 * n));
     b_weights = symmetric ? a_weights : reinterpret_cast<Weight*>(columns ? take(2 * m) : nullptr);
+    if (pass == kMatrix) vectors = take(3 * n + 2 * m);
     if (pass != kChained) return;
     const int64_t a_parts_count = pairwise_chained_splits(n, m), b_parts_count = symmetric ? 1 : pairwise_chained_splits(m, n);
     if (a_parts_count > 1) a_split = take(a_parts_count * n * (d + 2));
@@ -233,7 +234,7 @@ void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorVie
   const PairwiseProblem p = in.problem();
   if (row0 == 0) prepare_weights(in, p, w, row_lse, col_lse, grad_row, grad_col);
   PairwiseBackward back{};
-  back.x_weights = w.a_weights, back.y_weights = w.b_weights, back.bias = bias.as<float>();
+  back.x_weights = w.a_weights, back.y_weights = w.b_weights, back.bias = bias.as<float>(), back.vectors = w.vectors;
   pairwise_weights(p, w.a_bounds, w.b_bounds, back, row0, rows, weights.data, weights.stride[0]);
 }
 

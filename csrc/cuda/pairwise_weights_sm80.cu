@@ -5,6 +5,7 @@
 // exponentials are taken in the accumulator registers and stored from there.
 // Memory traffic: one write of W, the operands from L2. Precision policy: fp32 until W is rounded.
 #include "cuda/pairwise.cuh"
+#include "cuda/pairwise_sm90a.h"
 
 namespace sslspec::cuda {
 namespace {
@@ -118,6 +119,34 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
   });
 }
 
+struct Vectors { float *c, *x_factor, *x_shift, *y_factor, *y_shift; };
+
+// The weights as separate arrays and the row scales in powers of two, for the Hopper pass.
+__global__ void __launch_bounds__(TileTraits::kThreads) vectors_kernel(const __grid_constant__ Pairs p, const Weight* x_weights,
+                                                                       const Weight* y_weights, Vectors out) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x;
+  if (i < p.x.count)
+    out.c[i] = p.scale[i * p.scale_row] * kLog2e, out.x_factor[i] = x_weights[i].factor, out.x_shift[i] = x_weights[i].shift;
+  if (i < p.y.count && y_weights != nullptr) out.y_factor[i] = y_weights[i].factor, out.y_shift[i] = y_weights[i].shift;
+}
+
+// Sets the weights of left-out pairs to 0; a block per tile, most of which have nothing to do.
+__global__ void __launch_bounds__(TileTraits::kThreads) clear_kernel(const __grid_constant__ Pairs p, __nv_bfloat16* weights,
+                                                                     int64_t pitch, int64_t row0) {
+  constexpr int kTile = TileTraits::kRows;
+  __shared__ uint32_t mask[kTile * kTile / 32];
+  const int64_t local = static_cast<int64_t>(blockIdx.y) * kTile, i0 = row0 + local;
+  const int64_t j0 = static_cast<int64_t>(blockIdx.x) * kTile;
+  if (!tile_is_masked(p, i0, kTile, j0, kTile)) return;
+  fill_mask<kTile, kTile>(p, i0, j0, mask);
+  __syncthreads();
+  for (int at = threadIdx.x; at < kTile * kTile; at += TileTraits::kThreads) {
+    const int r = at / kTile, c = at % kTile;
+    const bool inside = i0 + r < p.x.count && j0 + c < p.y.count;
+    if (inside && mask[at / 32] >> at % 32 & 1) weights[(local + r) * pitch + j0 + c] = __float2bfloat16(0.0f);
+  }
+}
+
 template <typename Math>
 void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOut& out, int64_t rows) {
   using Traits = WeightsTraits<Math>;
@@ -127,12 +156,42 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
          TilePipe::shared_bytes(pairs.x.bytes) + sizeof(WeightsShared), p.stream, pairs, out);
 }
 
+#ifdef SSLSPEC_WITH_SM90A
+// Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100 (docs/kernels.md),
+// beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
+bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
+  return capability_major() == 9 && p.x.dtype == DType::bf16 && b.bias == nullptr && p.scale_col == 0 && pitch % 8 == 0 &&
+         p.y.shape[0] >= 1024 && p.x.shape[1] > 256;
+}
+
+void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,
+                  void* weights, int64_t pitch) {
+  const int64_t n = p.x.shape[0], m = p.y.shape[0];
+  const Vectors v = {b.vectors, b.vectors + n, b.vectors + 2 * n, b.vectors + 3 * n, b.vectors + 3 * n + m};
+  const int64_t length = n > m ? n : m;
+  if (row0 == 0)
+    launch("pairwise_vectors", vectors_kernel, dim3(static_cast<unsigned>(ceil_div(length, TileTraits::kThreads))),
+           TileTraits::kThreads, 0, p.stream, pairs, b.x_weights, b.y_weights, v);
+  const bool columns = b.y_weights != nullptr;
+  pairwise_weights_sm90a({static_cast<const unsigned char*>(p.x.data) + row0 * pairs.x.pitch, p.y.data, p.x.stride[0],
+                          p.y.stride[0], static_cast<int>(rows), static_cast<int>(m), static_cast<int>(p.x.shape[1]),
+                          v.c + row0, v.x_factor + row0, v.x_shift + row0, columns ? v.y_factor : nullptr,
+                          columns ? v.y_shift : nullptr, weights, pitch, p.device, p.stream});
+  launch("pairwise_clear", clear_kernel,
+         dim3(static_cast<unsigned>(ceil_div(m, TileTraits::kRows)), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
+         TileTraits::kThreads, 0, p.stream, pairs, static_cast<__nv_bfloat16*>(weights), pitch, row0);
+}
+#endif
+
 }  // namespace
 
 void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
                       const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights, int64_t pitch) {
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+#ifdef SSLSPEC_WITH_SM90A
+  if (select_sm90a(p, b, pitch)) return launch_sm90a(p, pairs, b, row0, rows, weights, pitch);
+#endif
   const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, row0};
   if (p.x.dtype == DType::bf16)
     launch_matrix<Bf16>(p, pairs, out, rows);

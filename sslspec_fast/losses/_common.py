@@ -23,6 +23,13 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def products(x: Tensor, z: Tensor) -> Tensor:
+    """The rows x that a dense part multiplies. Where the input z was bfloat16, a GPU multiplies in
+    bfloat16 (on tensor cores, added up in float32); everything around it stays in float32.
+    """
+    return x.bfloat16() if x.is_cuda and z.dtype == torch.bfloat16 else x
+
+
 def unit_rows(x: Tensor) -> Tensor:
     """Rows divided by max(norm, 1e-12), as torch, lightly and open_clip do."""
     return F.normalize(x, dim=1, eps=1e-12)

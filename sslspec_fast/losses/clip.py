@@ -28,6 +28,7 @@ from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
+    products,
     reduce_rows,
     run_reference,
     widen,
@@ -95,11 +96,12 @@ def clip(
             tau_plus=tau_plus,
         )
     else:
+        a, b = products(x, image), products(y, text)
         if scale.dim() == 0:
-            by_row, by_col = pairwise.lse(x, y, scale, skip_self=True, cols=True)
+            by_row, by_col = pairwise.lse(a, b, scale, skip_self=True, cols=True)
         else:  # a scale per anchor: the two directions have different logits
-            by_row, _ = pairwise.lse(x, y, scale, skip_self=True)
-            by_col, _ = pairwise.lse(y, x, scale, skip_self=True)
+            by_row, _ = pairwise.lse(a, b, scale, skip_self=True)
+            by_col, _ = pairwise.lse(b, a, scale, skip_self=True)
         if tau_plus:
             by_row = debiased(by_row, positive, scale, n - 1, tau_plus)
             by_col = debiased(by_col, positive, scale, n - 1, tau_plus)

@@ -27,6 +27,7 @@ from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
+    products,
     reduce_rows,
     run_reference,
     unit_rows,
@@ -100,7 +101,7 @@ def info_nce(
         )
     else:
         columns = v if extra is None else torch.cat([v, unit_rows(extra)])
-        lse, _ = pairwise.lse(u, columns, scale, skip_self=True)
+        lse, _ = pairwise.lse(products(u, query), products(columns, query), scale, skip_self=True)
         if tau_plus:
             lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
         rows = one_positive_rows(lse, positive)

@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import pairwise
 from ..reference import siglip as reference
-from ._common import LossOrTerms, reduce_rows, run_reference, widen, with_terms
+from ._common import LossOrTerms, products, reduce_rows, run_reference, widen, with_terms
 
 
 def siglip(
@@ -73,7 +73,8 @@ def siglip(
             reference.siglip, x, y, scale, bias, reduction=reduction, sample_weight=weight
         )
     else:
-        rows = pairwise.softplus(x, y, scale, bias, skip_self=True) + positive
+        a, b = products(x, image), products(y, text)
+        rows = pairwise.softplus(a, b, scale, bias, skip_self=True) + positive
         loss = reduce_rows(rows, reduction, weight)
     if not return_terms:
         return loss

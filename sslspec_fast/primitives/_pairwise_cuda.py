@@ -216,7 +216,7 @@ def _chunked(
     rows = min(
         p.n, _WEIGHT_ROWS, max(128, _WEIGHT_BYTES // max(1, p.m * a.element_size()) // 128 * 128)
     )
-    weights = a.new_empty(rows, p.m)
+    weights = a.new_empty(rows, -(-p.m // 8) * 8)[:, : p.m]  # rows at multiples of 16 bytes
     work = p.workspace(col is not None, _MATRIX)
     grad_a = a.new_empty(a.shape)
     row_dot, row_total = p.statistics(p.n), p.statistics(p.n)

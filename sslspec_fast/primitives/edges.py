@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, threads, view
+from .._seam import _C, stream, threads, view
 from .csr import Csr
 from .spmm import SPARSE_ARGS, Sparse, rows, sparse_arguments, spmm_op, swapped
 
@@ -30,9 +30,11 @@ def _compute(
     indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor, squared: bool
 ) -> Tensor:
     out, x, y = x.new_empty(x.shape[0]), rows(x), rows(y)
-    _C.edges(
-        view(indptr), view(indices), view(values), view(x), view(y), view(out), squared, threads()
-    )
+    arrays = (view(indptr), view(indices), view(values), view(x), view(y), view(out), squared)
+    if x.is_cuda:
+        _C.cuda_edges(*arrays, stream(x))
+    else:
+        _C.edges(*arrays, threads())
     return out
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, CODE, threads, view
+from . import _gram_cuda as cuda
 from . import _gram_plain as plain
 from .moments import check_matrix, pair_sums, rows
 
@@ -65,8 +66,15 @@ def _run(
     other: Tensor | None = None,
     add: Tensor | None = None,
     project: bool = False,
+    half: bool = False,
 ) -> Tensor:
     """(1 or 2,) float64: one call of the kernel, csrc/gram.h. Nobody wants an empty gradient."""
+    if x.is_cuda:
+        return cuda.run(
+            x, y, grads, alpha=alpha, cross=cross, off_diagonal=off_diagonal, shift=shift,
+            scale=scale, diagonal=diagonal, own=own, other=other, add=add, project=project,
+            half=half,
+        )  # fmt: skip
     n, d = x.shape
     operands = 1 if y is None else 2
     value = x.new_empty(1 if cross else operands, dtype=torch.float64)

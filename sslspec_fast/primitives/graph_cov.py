@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, CODE, threads, view
+from . import _graph_cov_cuda as cuda
 from .csr import Csr
 from .spmm import SPARSE_ARGS, Sparse, rows, sparse_arguments, swapped
 
@@ -31,6 +32,8 @@ __all__ = ["graph_cov", "graph_cov_centred"]
 def _compute(
     indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor | None
 ) -> Tensor:
+    if x.is_cuda:
+        return cuda.compute(indptr, indices, values, rows(x), None if y is None else rows(y))
     n, d = x.shape
     e = d if y is None else y.shape[1]
     out, x, y = x.new_empty(d, e), rows(x), None if y is None else rows(y)
@@ -131,6 +134,8 @@ def _apply_body(
     t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor,
     mat: Tensor, u: Tensor | None, v: Tensor | None,
 ) -> Tensor:  # fmt: skip
+    if y.is_cuda:
+        return cuda.apply(indptr, indices, values, rows(y), mat)
     out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), rows(y), rows(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(*mat.shape, CODE[y.dtype]))
     _C.graph_cov_apply(

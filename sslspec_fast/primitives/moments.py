@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, threads, view
+from .._seam import _C, stream, threads, view
 
 __all__ = ["column_moments", "pair_sums"]
 
@@ -45,8 +45,13 @@ def pair_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
     x, y = rows(x), None if y is None else rows(y)
     n, d = x.shape
     mean, m2 = x.new_empty(2, 1 if y is None else 3, d)
-    work = x.new_empty(_C.moments_workspace_size(n, d, 1 if y is None else 2))
-    _C.moments_forward(view(x), view(y), view(mean), view(m2), view(work), threads())
+    operands = 1 if y is None else 2
+    if x.is_cuda:
+        work = x.new_empty(_C.cuda_moments_workspace_size(n, d, operands))
+        _C.cuda_moments_forward(view(x), view(y), view(mean), view(m2), view(work), stream(x))
+    else:
+        work = x.new_empty(_C.moments_workspace_size(n, d, operands))
+        _C.moments_forward(view(x), view(y), view(mean), view(m2), view(work), threads())
     return mean, m2
 
 
@@ -65,10 +70,12 @@ def _bwd_shapes(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) ->
 
 def _bwd_body(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
     x, grad = rows(x), x.new_empty(x.shape)
-    _C.moments_backward(
-        view(x), view(mean), view(grad_mean.contiguous()), view(grad_var.contiguous()),
-        view(grad), threads(),
-    )  # fmt: skip
+    grad_mean, grad_var = grad_mean.contiguous(), grad_var.contiguous()
+    arrays = (view(x), view(mean), view(grad_mean), view(grad_var), view(grad))
+    if x.is_cuda:
+        _C.cuda_moments_backward(*arrays, stream(x))
+    else:
+        _C.moments_backward(*arrays, threads())
     return grad
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, threads, view
+from .._seam import _C, stream, threads, view
 from .csr import Csr
 
 __all__ = ["SPARSE_ARGS", "rows", "sparse_arguments", "spmm", "spmm_into", "spmm_op"]
@@ -59,6 +59,13 @@ def _flat(scale: Tensor | None) -> Tensor | None:
     return None if scale is None else scale.contiguous()
 
 
+def _run(*arguments: Any, like: Tensor) -> None:
+    if like.is_cuda:
+        _C.cuda_spmm(*arguments, -1, stream(like))
+    else:
+        _C.spmm(*arguments, threads())
+
+
 def _shapes(
     indptr: Tensor, indices: Tensor, values: Tensor | None,
     t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None,
@@ -77,10 +84,9 @@ def _body(
     y = x.new_empty(indptr.shape[0] - 1, x.shape[1])
     x, own = rows(x), None if own is None else rows(own)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
-    _C.spmm(
+    _run(
         view(indptr), view(indices), view(values), view(x), view(own), view(row_scale),
-        view(col_scale), None,
-        None, view(y), add_scales, alpha, 0.0, 0.0, 0.0, threads(),
+        view(col_scale), None, None, view(y), add_scales, alpha, 0.0, 0.0, 0.0, like=x,
     )  # fmt: skip
     return y
 
@@ -189,10 +195,10 @@ def spmm_into(
         raise ValueError("spmm_into: out must not overlap x, which is read while out is written")
     x, w = rows(x), None if w is None else rows(w)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
-    _C.spmm(
+    _run(
         view(a.indptr), view(a.indices), view(a.values), view(x), None, view(row_scale),
-        view(col_scale), view(w),
-        view(_flat(diagonal)), view(out), False, alpha, beta, gamma, delta, threads(),
+        view(col_scale), view(w), view(_flat(diagonal)), view(out), False, alpha, beta, gamma,
+        delta, like=x,
     )  # fmt: skip
     return out
 

@@ -9,6 +9,7 @@ namespace sslspec::cuda {
 struct DeviceGuard {
   explicit DeviceGuard(int) {}
 };
+inline int capability_major() { return 9; }
 inline int shared_limit() { return 232448; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

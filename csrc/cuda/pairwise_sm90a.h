@@ -1,0 +1,23 @@
+// Hopper path of the weights pass (pairwise_weights_sm90a.cu, built where CUTLASS headers are found).
+#pragma once
+#include <cstdint>
+
+namespace sslspec::cuda {
+
+// W_ij = x_factor_i 2^(c_i s_ij - x_shift_i) + y_factor_j 2^(c_i s_ij - y_shift_j), s = X Y^T, in bfloat16. One
+// exponential where both shifts are equal. The y arrays may be null: no column part. Left-out pairs are not handled.
+struct HopperWeights {
+  const void *x, *y;  // [rows, d], [m, d] bfloat16, 16-byte aligned rows
+  int64_t ldx, ldy;   // in elements
+  int rows, m, d;
+  const float *c, *x_factor, *x_shift;  // [rows]
+  const float *y_factor, *y_shift;      // [m] or null
+  void* out;                            // [rows, m], pitch a multiple of 8
+  int64_t pitch;
+  int device;
+  int64_t stream;
+};
+
+void pairwise_weights_sm90a(const HopperWeights& p);
+
+}  // namespace sslspec::cuda

@@ -1,0 +1,58 @@
+"""csrc/graph_cov.h on a GPU: strips of A Y by the gather kernel, products by GEMM.
+
+A strip of at most 32 MiB stays in the L2 cache of a data-centre GPU between the kernel that makes
+it and the product that reads it; A Y as a whole is never stored. A symmetric A with Y = X gathers
+only the entries j >= i, the diagonal half: S = X^T U X, C = S + S^T.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .._seam import _C, stream, view
+
+__all__ = ["apply", "compute"]
+
+_STRIP_BYTES = 32 << 20
+
+
+def compute(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor | None
+) -> Tensor:
+    """X^T A Y, (d, e)."""
+    right = x if y is None else y
+    out = x.new_zeros(x.shape[1], right.shape[1])
+    with torch.autocast(x.device.type, enabled=False):
+        for rows, strip in _products(indptr, indices, values, right, upper=y is None):
+            out.addmm_(x[rows].mT, strip)
+    return out + out.mT if y is None else out
+
+
+def apply(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, mat: Tensor
+) -> Tensor:
+    """(A Y) M, (n, d)."""
+    out = y.new_empty(indptr.shape[0] - 1, mat.shape[1])
+    with torch.autocast(y.device.type, enabled=False):
+        for rows, strip in _products(indptr, indices, values, y, upper=False):
+            torch.mm(strip, mat, out=out[rows])
+    return out
+
+
+def _products(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, upper: bool
+) -> Iterator[tuple[slice, Tensor]]:
+    n, e = indptr.shape[0] - 1, y.shape[1]
+    height = min(n, max(1024, _STRIP_BYTES // (max(e, 1) * y.element_size())))
+    buffer = y.new_empty(height, e)
+    for start in range(0, n, max(height, 1)):
+        stop = min(start + height, n)
+        strip, none = buffer[: stop - start], None
+        _C.cuda_spmm(
+            view(indptr[start : stop + 1]), view(indices), view(values), view(y), none, none, none,
+            none, none, view(strip), False, 1.0, 0.0, 0.0, 0.0, start if upper else -1, stream(y),
+        )  # fmt: skip
+        yield slice(start, stop), strip

@@ -1,0 +1,267 @@
+"""The CUDA kernels without a GPU: compiled for the host and run thread by thread.
+
+    SSLSPEC_EMULATE_CUDA=build/emulator pytest tests/gpu/test_cuda_emulated.py
+
+builds tests/cuda_emulator in that folder (needs a compiler, cmake and the CUDA headers) and checks
+indexing, barriers, copies, fragment layouts and ragged edges of every portable kernel. Without the
+variable the tests are skipped. Speed, registers and memory ordering are not modelled.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslspec_fast import _seam
+from sslspec_fast.primitives import _graph_cov_cuda, _pairwise_cuda
+
+FOLDER = os.environ.get("SSLSPEC_EMULATE_CUDA")
+pytestmark = pytest.mark.skipif(not FOLDER, reason="SSLSPEC_EMULATE_CUDA names no build folder")
+
+SOURCE = Path(__file__).resolve().parent.parent / "cuda_emulator"
+BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+ERROR = {F64: 1e-11, F32: 2e-5, BF16: 2e-2, F16: 4e-3}
+
+
+def build(folder: Path) -> ModuleType:
+    candidates = [os.environ.get("SSLSPEC_CUDA_INCLUDE"), "/usr/local/cuda/include"]
+    if nvcc := shutil.which("nvcc"):
+        candidates.append(str(Path(nvcc).resolve().parent.parent / "include"))
+    found = [c for c in candidates if c and (Path(c) / "vector_types.h").exists()]
+    if not found:
+        pytest.skip("no CUDA headers: set SSLSPEC_CUDA_INCLUDE")
+    include = found[0]
+    pybind11 = [sys.executable, "-m", "pybind11", "--cmakedir"]
+    hint = subprocess.run(pybind11, check=True, capture_output=True, text=True).stdout.strip()
+    defines = {"Python_EXECUTABLE": sys.executable, "CUDA_INCLUDE": include, "pybind11_DIR": hint}
+    arguments = [f"-D{key}={value}" for key, value in defines.items()]
+    subprocess.run(["cmake", "-S", SOURCE, "-B", folder, *arguments], check=True)
+    subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True)
+    spec = importlib.util.spec_from_file_location("_emulated", next(folder.glob("_emulated*.so")))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def core() -> ModuleType:
+    return build(Path(FOLDER or ""))
+
+
+def view(t: Tensor | None) -> Any:
+    """A descriptor that says "device 0" of host memory."""
+    return (
+        None if t is None else (t.data_ptr(), tuple(t.shape), t.stride(), _seam.CODE[t.dtype], 0, t)
+    )
+
+
+@pytest.fixture
+def pairs(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(_pairwise_cuda, "_C", core)
+    monkeypatch.setattr(_pairwise_cuda, "view", view)
+    return _pairwise_cuda
+
+
+def close(actual: Tensor, expected: Tensor, error: float) -> None:
+    actual, expected = actual.double(), expected.detach().double()
+    finite = torch.isfinite(expected)
+    assert torch.equal(actual[~finite], expected[~finite])
+    if finite.any():
+        worst = float((actual - expected)[finite].abs().max())
+        assert worst <= error * max(float(expected[finite].abs().max()), 1e-12)
+
+
+def unit(n: int, d: int, dtype: torch.dtype) -> Tensor:
+    return F.normalize(torch.randn(n, d, dtype=F64), dim=1).to(dtype)
+
+
+def case(core: Any, n: int, m: int, d: int, dtype: torch.dtype, tau: float, **options: Any) -> None:
+    """One problem against dense float64; options are the flags below."""
+    flags = ("symmetric", "cols", "ids", "skip", "skip_self", "row_scale", "bias", "fast")
+    o = SimpleNamespace(**(dict.fromkeys(flags, False) | options))
+    torch.manual_seed(n + m + d)
+    kind = F64 if dtype == F64 else F32
+    a = unit(n, d, dtype)
+    b = None if o.symmetric else unit(m, d, dtype)
+    m = n if o.symmetric else m
+    scale = (torch.rand(n) + 0.5 if o.row_scale else torch.ones(())).to(kind) / tau
+    bias = torch.tensor(-3.0, dtype=kind) if o.bias else None
+    out = torch.zeros(n, m, dtype=torch.bool)
+    ids: tuple[Tensor | None, Tensor | None] = (None, None)
+    skip: tuple[Tensor | None, Tensor | None] = (None, None)
+    if o.ids:
+        ids_a = torch.randint(0, max(2, n // 3), (n,), dtype=torch.int32)
+        ids_b = ids_a if o.symmetric else torch.randint(0, max(2, n // 3), (m,), dtype=torch.int32)
+        ids, out = (ids_a, ids_b), out | (ids_a[:, None] == ids_b[None, :])
+    if o.skip:
+        pattern = torch.rand(n, m) < 0.2
+        pattern[n // 2] = True
+        skip = (F.pad(pattern.sum(1).cumsum(0), (1, 0)), pattern.nonzero()[:, 1].contiguous())
+        out = out | pattern
+    if o.skip_self:
+        out = out | torch.eye(n, m, dtype=torch.bool)
+
+    left, exact = a.double().requires_grad_(), scale.double().requires_grad_()
+    right = left if b is None else b.double().requires_grad_()
+    shift = None if bias is None else bias.double().requires_grad_()
+    logits = (left @ right.T) * (exact[:, None] if o.row_scale else exact)
+    grad_row, grad_col = torch.randn(n, dtype=kind), torch.randn(m, dtype=kind)
+    if shift is not None:
+        want_row = F.softplus(logits + shift).masked_fill(out, 0.0).sum(1)
+    else:
+        logits = logits.masked_fill(out, -torch.inf)
+        want_row = logits.logsumexp(1)
+    want_col = logits.logsumexp(0)
+    total = (torch.where(want_row.isinf(), 0.0, want_row) * grad_row).sum()
+    if o.cols:
+        total = total + (torch.where(want_col.isinf(), 0.0, want_col) * grad_col).sum()
+    total.backward()
+
+    row, col = core.forward(a, b, scale, bias, ids, skip, o.skip_self, o.cols)
+    error = ERROR[F16] if o.fast else ERROR[dtype]
+    close(row, want_row, error)
+    statistics = (None if o.bias else row, None, grad_row, None)
+    if o.cols:
+        close(col, want_col, error)
+        statistics = (row, col, grad_row, grad_col)
+    grad_a, grad_b, row_dot, row_total = core.backward(
+        a, b, scale, bias, ids, skip, o.skip_self, *statistics
+    )
+    assert left.grad is not None
+    assert exact.grad is not None
+    close(grad_a, left.grad.nan_to_num(0.0), error)
+    if b is not None:
+        assert right.grad is not None
+        close(grad_b, right.grad.nan_to_num(0.0), error)
+    by_row = row_dot * (0.5 if o.symmetric else 1.0)
+    # the terms of a scale's gradient have both signs and nearly cancel
+    close(by_row if o.row_scale else by_row.sum(), exact.grad.nan_to_num(0.0), 20 * error)
+    if shift is not None:
+        assert shift.grad is not None
+        close(row_total.sum(), shift.grad, error)
+
+
+CASES = [
+    (257, 130, 7, 0.5, {"cols": True}),
+    (130, 0, 64, 0.1, {"symmetric": True, "skip_self": True}),
+    (300, 0, 72, 0.1, {"symmetric": True, "skip_self": True, "ids": True}),
+    (300, 0, 72, 0.01, {"symmetric": True, "skip_self": True, "ids": True}),
+    (70, 200, 130, 0.1, {"cols": True, "ids": True, "skip": True, "skip_self": True}),
+    (70, 200, 130, 0.01, {"cols": True, "ids": True, "skip": True, "skip_self": True}),
+    (200, 70, 40, 0.2, {"skip": True, "row_scale": True}),
+    (130, 130, 252, 0.2, {"skip_self": True, "bias": True}),
+    (130, 150, 20, 0.2, {"row_scale": True, "bias": True}),
+    (1, 1, 8, 0.1, {"cols": True}),
+    (2, 0, 8, 0.1, {"symmetric": True, "skip_self": True}),
+]
+WIDE = [
+    (70, 201, 300, 0.1, {"cols": True, "ids": True, "skip": True, "skip_self": True}),
+    (70, 201, 300, 0.01, {"cols": True, "ids": True, "skip": True, "skip_self": True}),
+    (201, 70, 300, 0.1, {"skip": True, "row_scale": True}),
+    (130, 131, 300, 0.1, {"skip_self": True, "row_scale": True, "bias": True}),
+]
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, F32, F64])
+@pytest.mark.parametrize(("n", "m", "d", "tau", "options"), CASES)
+def test_statistics_and_chained_backward(
+    pairs: ModuleType, n: int, m: int, d: int, tau: float, options: Any, dtype: torch.dtype
+) -> None:
+    case(pairs, n, m, d, dtype, tau, **options)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, F32])
+@pytest.mark.parametrize(("n", "m", "d", "tau", "options"), WIDE)
+def test_wide_rows(
+    pairs: ModuleType, n: int, m: int, d: int, tau: float, options: Any, dtype: torch.dtype
+) -> None:
+    case(pairs, n, m, d, dtype, tau, **options)
+
+
+def test_tf32(pairs: ModuleType) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        case(pairs, 257, 130, 100, F32, 0.1, cols=True, fast=True)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_several_super_blocks_and_strips(pairs: ModuleType) -> None:
+    # the emulator allows two super blocks a side: 18 tiles in one direction are two strips each
+    case(pairs, 1300, 0, 24, BF16, 0.1, symmetric=True, skip_self=True, ids=True)
+    case(pairs, 200, 2250, 24, BF16, 0.01, cols=True, ids=True)
+
+
+def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
+    # d > 256 and m >= 1024 choose the Hopper branch, whose GEMM has a stand-in here
+    options = {"cols": True, "ids": True, "skip": True, "skip_self": True}
+    case(pairs, 140, 1030, 264, BF16, 0.1, **options)
+    case(pairs, 140, 1030, 264, BF16, 0.01, **options)
+    case(pairs, 1100, 0, 264, BF16, 0.1, symmetric=True, skip_self=True, ids=True)
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+@pytest.mark.parametrize("b", [1, 3, 8, 36, 130])
+def test_sparse(core: ModuleType, monkeypatch: Any, b: int, index: torch.dtype, dtype: Any) -> None:
+    torch.manual_seed(b)
+    n = 41
+    pattern = torch.rand(n, n) < 0.15
+    pattern |= pattern.T.clone()
+    pattern[3] = pattern[:, 3] = False
+    a = torch.rand(n, n, dtype=F64)
+    a = (a + a.T) * pattern
+    indptr, values = F.pad(pattern.sum(1).cumsum(0), (1, 0)), a[pattern]
+    indices = pattern.nonzero()[:, 1].to(index)
+    x, own, w = (torch.randn(n, b, dtype=dtype) for _ in range(3))
+    r, c, diagonal = (torch.rand(n, dtype=dtype) for _ in range(3))
+    arrays = (view(indptr), view(indices), view(values), view(x))
+    y = torch.randn(n, b, dtype=dtype)
+    want = 1.5 * r.double()[:, None] * (a @ (c[:, None] * x).double()) + 0.5 * y.double()
+    want = want + (0.3 + 0.7 * diagonal.double())[:, None] * w.double()
+    core.cuda_spmm(*arrays, None, view(r), view(c), view(w), view(diagonal), view(y), False,
+                   1.5, 0.5, 0.3, 0.7, -1, 0)  # fmt: skip
+    close(y, want, ERROR[dtype])
+    summed = a * (r.double()[:, None] + c.double())
+    want = summed.sum(1, keepdim=True) * own.double() - summed @ x.double()
+    core.cuda_spmm(*arrays, view(own), view(r), view(c), None, None, view(y), True,
+                   1.0, 0.0, 0.0, 0.0, -1, 0)  # fmt: skip
+    close(y, want, ERROR[dtype])
+    out = torch.empty(n, dtype=dtype)
+    for squared in (False, True):
+        core.cuda_edges(*arrays, view(own), view(out), squared, 0)
+        ends = x.double() @ own.double().T
+        if squared:
+            ends = torch.cdist(x.double(), own.double()).square()
+        close(out, (a * ends).sum(1), 10 * ERROR[dtype])
+    monkeypatch.setattr(_graph_cov_cuda, "_C", core)
+    monkeypatch.setattr(_graph_cov_cuda, "view", view)
+    got = _graph_cov_cuda.compute(indptr, indices, values, x, None)
+    close(got, x.double().T @ a @ x.double(), 10 * ERROR[dtype])
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("n", "d", "two"), [(1, 5, False), (257, 33, True), (600, 7, False)])
+def test_moments(core: ModuleType, n: int, d: int, two: bool, dtype: torch.dtype) -> None:
+    x = torch.randn(n, d, dtype=dtype) + 5
+    y = torch.randn(n, d, dtype=dtype) if two else None
+    mean, m2 = torch.empty(2, 3 if two else 1, d, dtype=dtype)
+    work = torch.empty(core.cuda_moments_workspace_size(n, d, 2 if two else 1), dtype=dtype)
+    core.cuda_moments_forward(view(x), view(y), view(mean), view(m2), view(work), 0)
+    columns = torch.stack([x, y, x - y] if y is not None else [x]).double()
+    close(mean, columns.mean(1), ERROR[dtype])
+    close(m2, (columns - columns.mean(1, keepdim=True)).square().sum(1), ERROR[dtype])
