@@ -144,8 +144,9 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if self.n_neighbors < 1:
             raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}")
         self._neighbors = NearestNeighbors(n_neighbors=min(self.n_neighbors, X.shape[0] - 1)).fit(X)
-        directed = sp.csr_array(self._neighbors.kneighbors_graph())
-        self._reach = self._neighbors.kneighbors()[0][:, -1]  # distance to the last neighbour
+        distance, index = self._neighbors.kneighbors()  # of the training rows, without themselves
+        self._reach = distance[:, -1]  # to the last neighbour
+        directed = _rows(index, np.ones_like(distance), X.shape[0])
         return PairGraph.from_sparse((directed + directed.T) / 2)
 
     def _extend(self, X: Array) -> Array:
@@ -164,9 +165,7 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             # Weight 1/2 for "j is near x" and 1/2 more for "x is as near to j as j's own
             # neighbours".
             weight = 0.5 + 0.5 * (distance <= self._reach[index])
-            rows = np.repeat(np.arange(len(index)), index.shape[1])
-            shape = (len(index), self.embedding_.shape[0])
-            edges = sp.csr_array((weight.ravel(), (rows, index.ravel())), shape=shape)
+            edges = _rows(index, weight, self.embedding_.shape[0])
             out[fresh] = _numpy(self.closed_form_.transform(edges))
         return out
 
@@ -316,6 +315,12 @@ class BarlowTwinsEmbedding(_ClosedFormEmbedding):
 
 def _numpy(x: Any) -> Array:
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def _rows(index: Array, weight: Array, n: int) -> sp.csr_array:
+    """(m, n) matrix with weight[i, j] in column index[i, j] of row i."""
+    start = np.arange(0, index.size + 1, index.shape[1])
+    return sp.csr_array((weight.ravel(), index.ravel(), start), shape=(len(index), n))
 
 
 def _lookup(training: Array, rows: Array) -> Array:
