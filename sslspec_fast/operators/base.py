@@ -114,6 +114,11 @@ class SymmetricOperator:
         """An interval that is sure to contain the spectrum; infinite where nothing is known."""
         return -math.inf, math.inf
 
+    def top_attained(self) -> bool:
+        """The upper bound is an eigenvalue: a shift can be put right above it."""
+        top = self.bounds()[1]
+        return any(pair.value >= top for pair in self.known())
+
     def known(self) -> tuple[KnownPairs, ...]:
         """Eigenpairs known exactly, e.g. the null vectors of a Laplacian."""
         return ()

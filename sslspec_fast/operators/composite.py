@@ -39,6 +39,9 @@ class ShiftOperator(SymmetricOperator):
         lo, hi = (self.a * t + self.b if self.a else self.b for t in self.op.bounds())
         return min(lo, hi), max(lo, hi)
 
+    def top_attained(self) -> bool:
+        return super().top_attained() or (self.a > 0 and self.op.top_attained())
+
     def known(self) -> tuple[KnownPairs, ...]:
         return tuple(KnownPairs(self.a * p.value + self.b, p.vectors) for p in self.op.known())
 

@@ -39,6 +39,7 @@ class CsrOperator(SymmetricOperator):
         self.indptr, self.indices, self.values = indptr, indices, values
         self.scale, self.diagonal, self.sign = scale, diagonal, sign
         self._bounds, self._known = bounds, known
+        self._attained = False
         self._csr = Csr(indptr.long(), indices, values, n, symmetric=True)
         self._cast: dict[torch.dtype, tuple[Tensor | None, Tensor | None]] = {}
         self._matrix: dict[torch.dtype, Tensor] = {}
@@ -97,7 +98,36 @@ class CsrOperator(SymmetricOperator):
     def bounds(self) -> tuple[float, float]:
         if self._bounds is None:
             self._bounds = self._gershgorin()
+            self._perron()
         return self._bounds
+
+    def top_attained(self) -> bool:
+        self.bounds()
+        return self._attained or super().top_attained()
+
+    def _perron(self) -> None:
+        """Entries >= 0: min (Ax)_i / x_i <= top <= max (Ax)_i / x_i for every x > 0 (Collatz 1942).
+
+        x = sqrt(entries in the row) makes both ends equal for a normalised 0/1 adjacency that
+        comes as a plain matrix, and then the top is known.
+        """
+        assert self._bounds is not None
+        negative = self.values is not None and bool((self.values < 0).any())
+        if self.n == 0 or self.sign < 0 or self.diagonal is not None or negative:
+            return
+        counts = self.indptr.diff().double()
+        live = counts > 0
+        if not bool(live.any()):
+            return
+        x = counts.sqrt()
+        ratio = (self @ x)[live] / x[live]
+        low, high = float(ratio.min()), float(ratio.max())
+        if high < self._bounds[1]:
+            self._bounds = (max(self._bounds[0], -high), high)
+        if high - low <= 1e-13 * high and high >= self._bounds[1]:
+            # the row sums round: leave room for the eigenvalue itself
+            self._bounds = (self._bounds[0], high * (1 + 1e-14))
+            self._attained = True
 
     def known(self) -> tuple[KnownPairs, ...]:
         return self._known

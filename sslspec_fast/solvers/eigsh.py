@@ -254,14 +254,8 @@ def _run(
     elif method == "lobpcg":
         outcome, facts = lobpcg(task, warm, found)
     else:
-        outcome, facts = shift_invert(task, warm, found, _touches(task, found))
+        outcome, facts = shift_invert(task, warm, found, task.op.top_attained())
     return outcome, facts, method, reason
-
-
-def _touches(task: Task, found: Probe) -> bool:
-    """The upper bound is an eigenvalue (a known null vector sits there)."""
-    top = task.op.bounds()[1]
-    return any(p.value >= top for p in task.op.known()) and found.hi >= top * (1 - 1e-15)
 
 
 def _assemble(

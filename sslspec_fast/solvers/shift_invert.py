@@ -12,7 +12,7 @@ and the number of levels D bounds from below the degree that any polynomial need
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -124,18 +124,19 @@ def shift_invert(
     width = min(k + guard, task.free)
     start = random_block(n, width, task.seed, torch.float64, task.op.device)
     if not exact_top:
-        # the bound may lie far above: find the top first, then move the shift next to it
-        first = Task(
-            task.op, 1, task.free, task.norm, 1e-7 * task.norm, None, 20, task.seed, task.project
-        )
+        # the bound may lie far above: find the top roughly, then move the shift next to it
+        first = replace(task, k=1, angle_tol=None, max_iter=9, tol=offset, callback=None, columns=0)
         block = start[:, : min(4, width)]
-        near = davidson(first, solver.solve(block), solver, block=2, capacity=16, keep=6)
+        near = davidson(first, solver.solve(block), solver, block=4, capacity=24, keep=8)
         task.columns += first.columns
         iterations = near.n_iter
-        top = float(near.values[0])
-        if found.hi - top > 1e-5 * task.norm:
+        top, residual = float(near.values[0]), float(near.residuals[0])
+        # eigenvalues converge with the square of the residual over the distance to the rest, here
+        # at least of the order of the old shift's; a shift inside the spectrum would still serve
+        margin = min(residual, 3.0 * residual**2 / max(solver.sigma - top, offset))
+        if solver.sigma - top > 3.0 * max(margin, offset):
             solves, factors = solver.columns, 2
-            solver = _Solve(task, matrix, top + max(float(near.residuals[0]), offset))
+            solver = _Solve(task, matrix, top + max(margin, offset))
     if x0 is None:
         start = solver.solve(start)
     else:
