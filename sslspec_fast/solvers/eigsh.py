@@ -28,7 +28,7 @@ from sslspec_fast.solvers.davidson import Outcome, Task
 from sslspec_fast.solvers.dense import dense
 from sslspec_fast.solvers.lobpcg import lobpcg
 from sslspec_fast.solvers.polynomial import chebyshev, lanczos
-from sslspec_fast.solvers.probe import Probe, probe
+from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
 from sslspec_fast.solvers.select import choose, dense_pays, low_dtype
 from sslspec_fast.solvers.shift_invert import shift_invert
