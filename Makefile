@@ -7,6 +7,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input install --
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
            $(shell find cmake csrc sslspec_fast -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
+# A working copy needs the kernels of its own GPU; without one, one architecture shows that they compile. A release
+# (plain `pip install .`) builds all of them.
+export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),native,90-real)
+
 TEST_NEEDS := pytest pytest-xdist scikit-learn matplotlib tqdm
 LINT_NEEDS := ruff mypy codespell
 
@@ -21,10 +25,10 @@ demo: $(VENV)/.package $(VENV)/.mnist     ## train on MNIST-5k with the fused lo
 # Warnings are errors, and the suite never imports the source folder: pytest (not `python -m pytest`) keeps the
 # current directory off sys.path, so that the tests see the installed wheel.
 test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the installed wheel
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
-	for isa in baseline avx2; do SSLSPEC_ISA=$$isa $(BIN)/pytest -q tests/primitives tests/losses || exit 1; done
+	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/losses || exit 1; done
 
 lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell
 	$(BIN)/ruff check .
