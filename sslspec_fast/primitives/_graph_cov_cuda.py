@@ -31,9 +31,7 @@ def compute(
     return out + out.mT if y is None else out
 
 
-def apply(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, mat: Tensor
-) -> Tensor:
+def apply(indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, mat: Tensor) -> Tensor:
     """(A Y) M, (n, d)."""
     out = y.new_empty(indptr.shape[0] - 1, mat.shape[1])
     with torch.autocast(y.device.type, enabled=False):
