@@ -15,12 +15,14 @@ list(FILTER cuda_sources EXCLUDE REGEX "_sm90a\\.cu$")
 file(GLOB cuda_host_sources CONFIGURE_DEPENDS csrc/cuda/*.cpp)
 target_sources(_C PRIVATE ${cuda_host_sources})
 target_compile_definitions(_C PRIVATE SSLSPEC_WITH_CUDA)
+set_target_properties(_C PROPERTIES CUDA_ARCHITECTURES "${SSLSPEC_CUDA_ARCHS}")  # the module was made before CUDA was on
 
 function(sslspec_add_cuda name archs)
   add_library(${name} OBJECT ${ARGN})
   set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES "${archs}" CUDA_RUNTIME_LIBRARY Static)
   target_include_directories(${name} PRIVATE csrc)
-  target_compile_definitions(${name} PRIVATE SSLSPEC_CUDA_ARCHS="${cuda_archs}")
+  list(JOIN cuda_archs "," arch_names)
+  target_compile_definitions(${name} PRIVATE SSLSPEC_CUDA_ARCHS="${arch_names}")
   # Every approximate intrinsic is written out where its error has been looked at: no --use_fast_math.
   target_compile_options(${name} PRIVATE --expt-relaxed-constexpr -lineinfo -Xcompiler=-fvisibility=hidden)
   target_link_libraries(_C PRIVATE ${name})

@@ -23,7 +23,7 @@ def show_config() -> dict[str, Any]:
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "instruction_set": _C.isa(),
-        "cuda_architectures": [arch for arch in _C.cuda_archs().split(";") if arch],
+        "cuda_architectures": [arch for arch in _C.cuda_archs().split(",") if arch],
         "cuda_devices": devices,
         "threads": torch.get_num_threads(),
     }
