@@ -237,6 +237,10 @@ def test_kernel_objects_export_no_weak_symbols() -> None:
     for path in objects:
         run = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True)
         weak = [line for line in run.stdout.splitlines() if re.match(r"[0-9a-f]+ [WV] ", line)]
+        # The entry points are explicit instantiations in the namespace of their level: nobody
+        # shares those names. DW.ref is a pointer of the exception tables, no code.
+        own = r"sslspec::cpu::(baseline|avx2|avx512)::|DW\.ref\."
+        weak = [line for line in weak if not re.search(rf" [WV] ([\w ]+ )?({own})", line)]
         assert weak == [], path.name
 
 
@@ -260,7 +264,7 @@ def test_bindings_release_the_gil() -> None:
 
 
 def test_documents_that_the_code_mentions_exist() -> None:
-    written_by_commands = {"bench.md", "gpu.md", "docs/math/x.md"}
+    written_by_commands = {"bench.md", "bench_results/bench.md", "gpu.md", "docs/math/x.md"}
     missing = set()
     for folder in (PACKAGE, CSRC, ROOT / "benchmarks", ROOT / "docs"):
         for path in sources(folder, ".py", ".md", *CPP):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,10 +42,10 @@ def test_every_subcommand_has_help(name: str, capsys: pytest.CaptureFixture[str]
     assert f"sslspec_fast {name}" in capsys.readouterr().out
 
 
-def test_runs_as_a_module() -> None:
+def test_runs_as_a_module(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "sslspec_fast", "--version"],
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     assert run.stdout.strip() == sf.__version__
 

@@ -16,6 +16,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,9 +46,11 @@ def peak_extra_mib(case: Case, variant: str, registry: str) -> float | None:
     # Large blocks go back to the system when freed, so that the mark shows what is really in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    # Another folder than the caller's: from a checkout, `-m` would find the source without the core.
     run = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, timeout=600
-    )
+        command, capture_output=True, text=True, check=False, env=environment, timeout=600,
+        cwd=tempfile.gettempdir(),
+    )  # fmt: skip
     if run.returncode != 0:
         print(f"memory of {case.name} {variant}: {run.stderr.strip()[-300:]}", file=sys.stderr)
         return None

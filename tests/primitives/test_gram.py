@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from pathlib import Path
 from collections.abc import Callable
 from functools import partial
 
@@ -279,7 +280,7 @@ def test_bitwise_equal_for_any_thread_count(n: int, d: int) -> None:
 
 
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
-def test_other_instruction_sets(level: str) -> None:
+def test_other_instruction_sets(level: str, tmp_path: Path) -> None:
     code = (
         "import torch; from sslspec_fast.primitives import gram\n"
         "for n, d in ((50, 131), (131, 50), (400, 130)):\n"
@@ -292,7 +293,9 @@ def test_other_instruction_sets(level: str) -> None:
         "        assert (x.grad - want).norm() <= tol * want.norm(), (n, d, dtype)\n"
     )
     env = os.environ | {"SSLSPEC_ISA": level, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
 
 

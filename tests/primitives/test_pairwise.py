@@ -296,7 +296,7 @@ def test_opcheck() -> None:
     torch.library.opcheck(ops.pairwise_lse_self.default, (u, c, ids))
     torch.library.opcheck(ops.pairwise_lse.default, (u, b, c, None, None, None, None, False, True))
     torch.library.opcheck(ops.pairwise_softplus.default, (u, b, c, torch.tensor(0.0), False))
-    torch.library.opcheck(ops.pairwise_two_view.default, (u, u.detach() + 1, c))
+    torch.library.opcheck(ops.pairwise_two_view.default, (u, u.detach() + 1, c, False))
 
 
 def test_the_core_names_what_is_wrong() -> None:
