@@ -46,7 +46,7 @@ def peak_extra_mib(case: Case, variant: str, registry: str) -> float | None:
     # Large blocks go back to the system when freed, so that the mark shows what is really in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    # Another folder than the caller's: from a checkout, `-m` would find the source without the core.
+    # In another folder: from a checkout, `-m` would find the source, which has no compiled core.
     run = subprocess.run(
         command, capture_output=True, text=True, check=False, env=environment, timeout=600,
         cwd=tempfile.gettempdir(),

@@ -6,9 +6,9 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
