@@ -31,8 +31,10 @@ class Problem:
     hyper: dict[str, float | str]
 
 
-def problems(invariance: float = 0.45) -> tuple[Problem, ...]:
-    """invariance: the weight of the graph term in VICReg; modes above its cut-off are dropped."""
+def problems(invariance: float = 0.4) -> tuple[Problem, ...]:
+    """invariance: the weight of the graph term in VICReg. Modes above its cut-off are dropped; one
+    just below it would be a saddle on which descent rests, so the weight keeps clear of that.
+    """
     vicreg = {"variance": 1.0, "invariance": invariance, "penalty": "ls_var"}
     return (
         Problem("LS-SimCLR", F.ls_simclr, sf.spectral.simclr, "simclr", {}),
