@@ -14,7 +14,7 @@ import torch
 
 from . import _C
 
-__all__ = ["CODE", "_C", "stream", "threads", "view"]
+__all__ = ["CODE", "_C", "stream", "threads", "unit_stride", "view"]
 
 Descriptor = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
 
@@ -45,3 +45,8 @@ def stream(t: torch.Tensor) -> int:
 def threads() -> int:
     """Number of CPU threads for a kernel: torch's own setting."""
     return torch.get_num_threads()
+
+
+def unit_stride(x: torch.Tensor) -> torch.Tensor:
+    """The kernels take any row stride but need contiguous rows."""
+    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()

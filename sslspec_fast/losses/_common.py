@@ -40,11 +40,6 @@ def row_ids(ids: Tensor) -> Tensor:
     return ids.to(torch.int32)
 
 
-def pair_ids(n: int, device: torch.device) -> Tensor:
-    """(2n,) int32: both views of a sample share its number."""
-    return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
-
-
 def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
     """(n,) log sum over k != i with another id of exp(scale_i u_i . u_k)."""
     if scale.dim() == 0:

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from ..primitives.pairwise_views import pair_ids
 from ..reference import dcl as reference
 from ._common import (
     LossOrTerms,
     add_terms,
-    pair_ids,
     reduce_rows,
     run_reference,
     self_lse,

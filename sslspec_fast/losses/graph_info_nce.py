@@ -26,12 +26,12 @@ from torch import Tensor
 from .. import _checks as check
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
+from ..primitives.pairwise_views import pair_ids
 from ..reference import graph_info_nce as reference
 from ._common import (
     LossOrTerms,
     dense,
     dot_with_sum,
-    pair_ids,
     prepare_graph,
     row_ids,
     run_reference,

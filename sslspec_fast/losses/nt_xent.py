@@ -24,12 +24,12 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise, pairwise_views
+from ..primitives.pairwise_views import pair_ids
 from ..reference import nt_xent as reference
 from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
-    pair_ids,
     reduce_rows,
     run_reference,
     self_lse,

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .._seam import _C, CODE
 
-__all__ = ["unit_stride", "workspace"]
+__all__ = ["workspace"]
 
 
 def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
@@ -14,8 +14,3 @@ def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
     n, d = a.shape
     m = n if b is None else b.shape[0]
     return a.new_empty(_C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward))
-
-
-def unit_stride(x: Tensor) -> Tensor:
-    """The kernels take any row stride but need contiguous rows."""
-    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()

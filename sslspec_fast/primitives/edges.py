@@ -19,9 +19,9 @@ from typing import Any
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, stream, threads, view
+from .._seam import _C, stream, threads, unit_stride, view
 from .csr import Csr
-from .spmm import SPARSE_ARGS, Sparse, rows, sparse_arguments, spmm_op, swapped
+from .spmm import SPARSE_ARGS, Sparse, sparse_arguments, spmm_op, swapped
 
 __all__ = ["edge_dot", "edge_sqdist"]
 
@@ -29,7 +29,7 @@ __all__ = ["edge_dot", "edge_sqdist"]
 def _compute(
     indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor, squared: bool
 ) -> Tensor:
-    out, x, y = x.new_empty(x.shape[0]), rows(x), rows(y)
+    out, x, y = x.new_empty(x.shape[0]), unit_stride(x), unit_stride(y)
     arrays = (view(indptr), view(indices), view(values), view(x), view(y), view(out), squared)
     if x.is_cuda:
         _C.cuda_edges(*arrays, stream(x))

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, CODE, threads, view
+from .._seam import _C, CODE, threads, unit_stride, view
 from . import _gram_cuda as cuda
 from . import _gram_plain as plain
-from .moments import check_matrix, pair_sums, rows
+from .moments import check_matrix, pair_sums
 
 __all__ = ["barlow_twins", "sqnorm", "vicreg"]
 
@@ -154,7 +154,7 @@ def _sqnorm_body(
     grads = _gradients(x, grad_x, y, grad_y)
     if x.numel() == 0:
         return x.new_zeros(()), *grads
-    x, y = rows(x), None if y is None else rows(y)
+    x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
     shift = diagonal = None
     dual = _C.gram_uses_dual(n, d, off_diagonal)
@@ -226,7 +226,7 @@ def _vicreg_body(
     grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grads = _gradients(x, grad_x, y, grad_y)
-    x, y = rows(x), rows(y)
+    x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, m2 = pair_sums(x, y)
     terms = x.new_empty(3, dtype=torch.float64)
@@ -307,7 +307,7 @@ def _barlow_body(
     x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = _gradients(x, grad_x, y, grad_y)
-    x, y = rows(x), rows(y)
+    x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, m2 = pair_sums(x, y)
     scale = (m2[:2] / n).add_(eps).rsqrt_()

@@ -21,10 +21,10 @@ from typing import Any
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, CODE, threads, view
+from .._seam import _C, CODE, threads, unit_stride, view
 from . import _graph_cov_cuda as cuda
 from .csr import Csr
-from .spmm import SPARSE_ARGS, Sparse, rows, sparse_arguments, swapped
+from .spmm import SPARSE_ARGS, Sparse, sparse_arguments, swapped
 
 __all__ = ["graph_cov", "graph_cov_centred"]
 
@@ -33,10 +33,12 @@ def _compute(
     indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor | None
 ) -> Tensor:
     if x.is_cuda:
-        return cuda.compute(indptr, indices, values, rows(x), None if y is None else rows(y))
+        return cuda.compute(
+            indptr, indices, values, unit_stride(x), None if y is None else unit_stride(y)
+        )
     n, d = x.shape
     e = d if y is None else y.shape[1]
-    out, x, y = x.new_empty(d, e), rows(x), None if y is None else rows(y)
+    out, x, y = x.new_empty(d, e), unit_stride(x), None if y is None else unit_stride(y)
     work = x.new_empty(_C.graph_cov_workspace_size(n, d, e, CODE[x.dtype]))
     _C.graph_cov(
         view(indptr), view(indices), view(values), view(x), view(y), view(out), view(work),
@@ -135,8 +137,8 @@ def _apply_body(
     mat: Tensor, u: Tensor | None, v: Tensor | None,
 ) -> Tensor:  # fmt: skip
     if y.is_cuda:
-        return cuda.apply(indptr, indices, values, rows(y), mat)
-    out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), rows(y), rows(mat)
+        return cuda.apply(indptr, indices, values, unit_stride(y), mat)
+    out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(*mat.shape, CODE[y.dtype]))
     _C.graph_cov_apply(
         view(indptr), view(indices), view(values), view(y), view(mat), view(out), view(work),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, stream, threads, view
+from .._seam import _C, stream, threads, unit_stride, view
 
 __all__ = ["column_moments", "pair_sums"]
 
@@ -30,11 +30,6 @@ def check_matrix(op: str, name: str, x: Tensor) -> None:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {x.dtype}")
 
 
-def rows(x: Tensor) -> Tensor:
-    """The kernels take any row stride but need contiguous rows."""
-    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
-
-
 def pair_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Column means and centred sums of squares, not differentiable: for bodies of operators.
 
@@ -42,7 +37,7 @@ def pair_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         mean and m2, (1, d) for x, or (3, d) for x, y and x - y:
         ``m2[0] + m2[1] - m2[2]`` is then twice the sum of the products of the centred columns.
     """
-    x, y = rows(x), None if y is None else rows(y)
+    x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
     mean, m2 = x.new_empty(2, 1 if y is None else 3, d)
     operands = 1 if y is None else 2
@@ -69,7 +64,7 @@ def _bwd_shapes(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) ->
 
 
 def _bwd_body(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
-    x, grad = rows(x), x.new_empty(x.shape)
+    x, grad = unit_stride(x), x.new_empty(x.shape)
     grad_mean, grad_var = grad_mean.contiguous(), grad_var.contiguous()
     arrays = (view(x), view(mean), view(grad_mean), view(grad_var), view(grad))
     if x.is_cuda:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, threads, view
+from .._seam import _C, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import unit_stride, workspace
+from ._pairwise_common import workspace
 from ._second_order import left_out_pairs, row_blocks_vjp, softmax_weights
 from .pairwise_sigmoid import softplus
 

@@ -27,12 +27,12 @@ from . import _pairwise_cuda as cuda
 from ._pairwise_common import workspace
 from .pairwise import lse_self
 
-__all__ = ["two_view_rows"]
+__all__ = ["pair_ids", "two_view_rows"]
 
 _EPS = 1e-12  # as torch.nn.functional.normalize
 
 
-def _pair_ids(n: int, device: torch.device) -> Tensor:
+def pair_ids(n: int, device: torch.device) -> Tensor:
     """(2n,) int32: both views of a sample share its number."""
     return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
 
@@ -53,7 +53,7 @@ def _body(
     norm = torch.linalg.vector_norm(u, dim=2)
     u.div_(norm.clamp_min(_EPS).unsqueeze(2))
     negatives, flat = u.new_empty(2, n), u.view(2 * n, d)
-    none, ids = None, _pair_ids(n, u.device)
+    none, ids = None, pair_ids(n, u.device)
     if u.is_cuda:
         flat = flat.bfloat16() if half else flat
         row, _ = cuda.forward(flat, None, scale, ids=(ids, ids), skip_self=True)
@@ -80,7 +80,7 @@ def _bwd_body(
     n, d = u.shape[1:]
     margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
     weight = torch.sigmoid(margin).mul_(grad)
-    none, ids, flat = None, _pair_ids(n, u.device), u.view(2 * n, d)
+    none, ids, flat = None, pair_ids(n, u.device), u.view(2 * n, d)
     if u.is_cuda:
         flat = flat.bfloat16() if half else flat
         lse, factor = negatives.view(-1), weight.view(-1)
@@ -126,7 +126,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
     n = z1.shape[0]
     u = F.normalize(torch.cat((z1, z2)), dim=1, eps=_EPS)
-    negatives = lse_self(u, scale, _pair_ids(n, u.device)).view(2, n)
+    negatives = lse_self(u, scale, pair_ids(n, u.device)).view(2, n)
     return -F.logsigmoid(scale * (u[:n] * u[n:]).sum(1) - negatives)
 
 

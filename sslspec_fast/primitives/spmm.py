@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, stream, threads, view
+from .._seam import _C, stream, threads, unit_stride, view
 from .csr import Csr
 
-__all__ = ["SPARSE_ARGS", "rows", "sparse_arguments", "spmm", "spmm_into", "spmm_op"]
+__all__ = ["SPARSE_ARGS", "sparse_arguments", "spmm", "spmm_into", "spmm_op"]
 
 # A and its transpose travel together; `t_indptr` is None when A is symmetric.
 SPARSE_ARGS = (
@@ -48,11 +48,6 @@ def swapped(sparse: Sparse) -> Sparse:
     if t_indptr is None or t_indices is None:
         return sparse
     return t_indptr, t_indices, t_values, indptr, indices, values
-
-
-def rows(x: Tensor) -> Tensor:
-    """The kernels take any row stride but need contiguous rows."""
-    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
 
 
 def _flat(scale: Tensor | None) -> Tensor | None:
@@ -82,7 +77,7 @@ def _body(
     add_scales: bool, alpha: float,
 ) -> Tensor:  # fmt: skip
     y = x.new_empty(indptr.shape[0] - 1, x.shape[1])
-    x, own = rows(x), None if own is None else rows(own)
+    x, own = unit_stride(x), None if own is None else unit_stride(own)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _run(
         view(indptr), view(indices), view(values), view(x), view(own), view(row_scale),
@@ -193,7 +188,7 @@ def spmm_into(
         raise ValueError(f"spmm_into: out must have contiguous rows, got strides {out.stride()}")
     if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() and _overlap(out, x):
         raise ValueError("spmm_into: out must not overlap x, which is read while out is written")
-    x, w = rows(x), None if w is None else rows(w)
+    x, w = unit_stride(x), None if w is None else unit_stride(w)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _run(
         view(a.indptr), view(a.indices), view(a.values), view(x), None, view(row_scale),
