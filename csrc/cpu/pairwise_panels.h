@@ -122,7 +122,9 @@ struct PairwisePanels {
     const T c = logit_scale();
     block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+#pragma GCC unroll 8
                        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
                          for (int v = 0; v < V; ++v) store(tile + (i + r) * kLd + j + v * L, c * acc[r][v]);
                      });
     for (int64_t i = 0; i < ni; ++i) {

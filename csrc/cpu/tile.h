@@ -170,6 +170,11 @@ void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
+    // The rows of out come from a farther cache than E and X: ask for them before the product, not after it.
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < V; ++v) __builtin_prefetch(out + (i + r) * ldo + v * kLanes<T>, 1);
     multiply<kTransposed>(depth, kTransposed ? e + i : e + i * lde, lde, b, acc);
     add_tile(acc, out + i * ldo, ldo, rows - i, cols);
   }
