@@ -41,7 +41,7 @@ int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool 
 }
 
 void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool project, TensorView shift, TensorView scale,
-          TensorView diagonal, double alpha, TensorView own, TensorView other, TensorView add, TensorView value,
+          TensorView diagonal, double alpha, TensorView own, TensorView other, double near, TensorView value,
           TensorView grad_x, TensorView grad_y, TensorView workspace, int threads) {
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -62,8 +62,9 @@ void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool projec
     rows_of("scale", scale, operands, d, x.dtype, p.scale);
     rows_of("own", own, operands, d, x.dtype, p.own);
     rows_of("other", other, operands, d, x.dtype, p.other);
-    rows_of("add", add, operands, d, x.dtype, p.add);
-    SSLSPEC_CHECK(operands == 2 || !other.present(), kOp, ": other needs y");
+    p.near = static_cast<T>(near);
+    SSLSPEC_CHECK(operands == 2 || (!other.present() && near == 0), kOp, ": other and near need y");
+    SSLSPEC_CHECK(!project || near == 0, kOp, ": near and project exclude each other");
     SSLSPEC_CHECK(!project || (shift.present() && scale.present()), kOp, ": project needs shift and scale");
     if (p.dual && off_diagonal) {
       check_matrix(kOp, "diagonal", diagonal, values, d, DType::f64, kCpu);

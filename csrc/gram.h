@@ -1,6 +1,7 @@
 // Primitive `gram`. For standardised operands xs = (x - shift) * scale, ys likewise, C = xs^T ys (d x d):
 //   value = sum_kl C_kl^2, without k == l if off_diagonal
-//   grad_x = alpha ys C'^T + own * xs + other * ys + add,   grad_y = alpha xs C' + ...   (C' = C masked like the value)
+//   grad_x = alpha ys C'^T + own * xs + other * ys + near (x - y),   grad_y = alpha xs C' + ... + near (y - x)
+// with C' = C masked like the value. x - y is taken before anything is scaled or centred: close views cancel exactly.
 // In the self form each operand is its own partner (two independent values), in the cross form x and y are partners.
 // The derivative of the value alone is alpha = 4 (self) or 2 (cross) with nothing added.
 //
@@ -27,7 +28,7 @@ void gram(TensorView x,      // [n, d]
           double alpha,
           TensorView own,        // [operands, d] or absent
           TensorView other,      // [operands, d] or absent
-          TensorView add,        // [operands, d] or absent
+          double near,           // needs y, and no project
           TensorView value,      // [operands or 1] float64 out
           TensorView grad_x,     // [n, d] out or absent
           TensorView grad_y,     // [n, d] out or absent

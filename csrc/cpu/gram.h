@@ -21,7 +21,7 @@ struct GramArgs {
   double alpha;            // factor of the gradient
   const T* own[2];    // [d] or null: grad += own_k xs_ik
   const T* other[2];  // [d] or null: grad += other_k ys_ik
-  const T* add[2];    // [d] or null: grad += add_k
+  T near;             // grad_x += near (x - y), grad_y += near (y - x), of x and y as they come
   bool project;       // turn the gradient with respect to xs into that with respect to x, given scale
   T* grad[2];         // [n, d] contiguous, or null: not wanted
   double* value;      // [operands], [1] when cross

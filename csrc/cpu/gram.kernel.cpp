@@ -219,12 +219,16 @@ struct Gram {
   struct Added {  // what the first contribution to a tile of the gradient brings along
     const T *xs, *ys;  // at the tile's corner, row stride step
     int64_t step;
-    const T *own, *other, *add;  // at the tile's first column, or null
+    const T *own, *other;  // at the tile's first column, or null
+    const T *x, *y;        // as they come, at the tile's corner
+    int64_t ldx, ldy;
   };
 
-  Added added(int o, const T* x, const T* y, int64_t step, int64_t k) const {
+  Added added(int o, const T* xs, const T* ys, int64_t step, int64_t row, int64_t k) const {
     auto at = [&](const T* v) { return v == nullptr ? nullptr : v + k; };
-    return {x, y, step, at(own[o]), at(other[o]), at(p.add[o])};
+    const int y = p.near != 0 ? 1 - o : o;
+    return {xs,        ys,       step, at(own[o]), at(other[o]), p.x[o] + row * p.ldx[o] + k, p.x[y] + row * p.ldx[y] + k,
+            p.ldx[o], p.ldx[y]};
   }
 
   template <int W>
@@ -235,11 +239,11 @@ struct Gram {
 #pragma GCC unroll 4
       for (int v = 0; v < W; ++v) {
         const Vec<T> a = e->own ? load(e->own + v * L) : Vec<T>{}, b = e->other ? load(e->other + v * L) : Vec<T>{};
-        const Vec<T> c = e->add ? load(e->add + v * L) : Vec<T>{};
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-          Vec<T> sum = acc[r][v] + c + a * load(e->xs + r * e->step + v * L);
+          Vec<T> sum = acc[r][v] + a * load(e->xs + r * e->step + v * L);
           if (e->other) sum += b * load(e->ys + r * e->step + v * L);
+          if (p.near != 0) sum += p.near * (load(e->x + r * e->ldx + v * L) - load(e->y + r * e->ldy + v * L));
           store(out + r * p.d + v * L, sum);
         }
       }
@@ -249,9 +253,10 @@ struct Gram {
     for (int64_t r = 0; r < min64(R, rows); ++r) {
       for (int v = 0; v < W; ++v) store(edge + v * L, acc[r][v]);
       for (int64_t c = 0; c < min64(W * L, cols); ++c) {
-        T sum = edge[c] + (e->add ? e->add[c] : T(0));
+        T sum = edge[c];
         if (e->own) sum += e->own[c] * e->xs[r * e->step + c];
         if (e->other) sum += e->other[c] * e->ys[r * e->step + c];
+        if (p.near != 0) sum += p.near * (e->x[r * e->ldx + c] - e->y[r * e->ldy + c]);
         out[r * p.d + c] = sum;
       }
     }
@@ -275,18 +280,20 @@ struct Gram {
       if (p.grad[o] == nullptr) continue;
       const int64_t tile = (p.cross ? 1 - o : o) * w.block * w.block;
       if (q.diagonal) {
-        rows_times(w.by_column + tile, q.nj, of_j[o], q.ni, c0, width, p.grad[o] + q.i0 * p.d, o, of_i, ahead[0]);
+        rows_times(w.by_column + tile, q.nj, of_j[o], q.i0, q.ni, c0, width, o, of_i, ahead[0]);
       } else {
-        rows_times(w.by_row + tile, q.nj, of_j[o], q.ni, c0, width, p.grad[o] + q.i0 * p.d, o, nullptr, ahead[0]);
-        rows_times(w.by_column + tile, q.ni, of_i[o], q.nj, c0, width, p.grad[o] + q.j0 * p.d, o, nullptr, ahead[1]);
+        rows_times(w.by_row + tile, q.nj, of_j[o], q.i0, q.ni, c0, width, o, nullptr, ahead[0]);
+        rows_times(w.by_column + tile, q.ni, of_i[o], q.j0, q.nj, c0, width, o, nullptr, ahead[1]);
       }
     }
     if (p.project && projects_in_tasks()) project(c0, c0 + width);
   }
 
-  // grad[rows x width] (+)= S panels: S in panels of R rows [panel][depth][R], the operand in panels of columns.
-  void rows_times(const T* s, int64_t depth, const T* panels, int64_t rows, int64_t c0, int64_t width, T* grad, int o,
+  // grad[i0 .. + rows, c0 .. + width] (+)= S panels: S in panels of R rows [panel][depth][R], the operand in panels of
+  // columns.
+  void rows_times(const T* s, int64_t depth, const T* panels, int64_t i0, int64_t rows, int64_t c0, int64_t width, int o,
                   T* const* first, Ahead& ahead) const {
+    T* grad = p.grad[o] + i0 * p.d;
     for (int64_t c = 0; c < width; c += kCols) columns(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
@@ -301,7 +308,8 @@ struct Gram {
           put(acc, out, rows - i, width - c, nullptr);
         } else {
           const int64_t at = c * rows + i * kCols;
-          const Added e = added(o, first[o] + at, p.operands == 2 ? first[1 - o] + at : nullptr, kCols, c0 + c);
+          const T* partner = p.operands == 2 ? first[1 - o] + at : nullptr;
+          const Added e = added(o, first[o] + at, partner, kCols, i0 + i, c0 + c);
           put(acc, out, rows - i, width - c, &e);
         }
       }
@@ -324,18 +332,18 @@ struct Gram {
     T* const* first = q.diagonal ? of_i : nullptr;
     for (int o = 0; o < p.operands; ++o) {
       if (p.grad[o] == nullptr) continue;
-      T* grad = p.grad[o] + r0 * p.d;
       const int partner = p.cross ? 1 - o : o;
       const int64_t tile = (p.cross ? 0 : o) * w.block * w.block;
       const bool into_j = !p.cross || o == 1, into_i = p.cross ? o == 0 : !q.diagonal;
-      if (into_j) times_panels(of_i[partner], q.ni, w.by_column + tile, rows, q.j0, q.nj, grad, o, first);
-      if (into_i) times_panels(of_j[partner], q.nj, w.by_row + tile, rows, q.i0, q.ni, grad, o, first);
+      if (into_j) times_panels(of_i[partner], q.ni, w.by_column + tile, r0, rows, q.j0, q.nj, o, first);
+      if (into_i) times_panels(of_j[partner], q.nj, w.by_row + tile, r0, rows, q.i0, q.ni, o, first);
     }
   }
 
-  // grad[rows, columns c0 ..] (+)= X C: X by rows of stride block, C in panels of columns [panel][depth][kCols].
-  void times_panels(const T* x, int64_t depth, const T* panels, int64_t rows, int64_t c0, int64_t width, T* grad, int o,
-                    T* const* first) const {
+  // grad[r0 .. + rows, c0 .. + width] (+)= X C: X by rows of stride block, C in panels of columns [panel][depth][kCols].
+  void times_panels(const T* x, int64_t depth, const T* panels, int64_t r0, int64_t rows, int64_t c0, int64_t width,
+                    int o, T* const* first) const {
+    T* grad = p.grad[o] + r0 * p.d;
     for (int64_t c = 0; c < width; c += kCols) columns(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
@@ -347,7 +355,8 @@ struct Gram {
           put(acc, out, rows - i, width - c, nullptr);
         } else {
           const int64_t at = i * w.block + c;
-          const Added e = added(o, first[o] + at, p.operands == 2 ? first[1 - o] + at : nullptr, w.block, c0 + c);
+          const T* partner = p.operands == 2 ? first[1 - o] + at : nullptr;
+          const Added e = added(o, first[o] + at, partner, w.block, r0 + i, c0 + c);
           put(acc, out, rows - i, width - c, &e);
         }
       }

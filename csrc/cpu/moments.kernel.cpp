@@ -1,9 +1,9 @@
 // Column means and centred sums of squares in one pass over memory. Eight rows at a time are reduced exactly (mean,
-// then squares about it) in registers and merged into the running result by Chan's update; partial results of 1024
-// rows are merged the same way, in order.
+// then squares about it) in registers and merged by Chan's update into the result of up to 128 rows, those into the
+// result of up to 1024, and those, in order, into the whole: no running sum is long enough to gather rounding errors.
 //
-// Precision policy: everything in T, less the first row, about local means: nothing cancels however large the mean is
-// beside the spread. The order of all sums is given by the shape alone.
+// Precision policy: up to 1024 rows in T, less the first row, about local means: nothing cancels however large the mean
+// is beside the spread. The last merge is in fp64. The order of all sums is given by the shape alone.
 #include "cpu/moments.h"
 
 #include "cpu/parallel.h"
@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t kGroup = 256;  // columns of one task: their running results stay in the L1 cache
 constexpr int kRows = 8;
+constexpr int64_t kMerged = 128;   // rows of the first level of merges
 constexpr int kAhead = 64;         // columns fetched ahead: eight streams lie a whole row apart
 
 // How to merge the next `more` rows into a result of `seen` rows: Chan's update with its two factors.
@@ -73,28 +74,44 @@ struct Moments {
     store(m2, b);
   }
 
-  // Rows [r0, r1) and columns [c0, c1) into mean and m2 (row stride d).
-  void chunk(int64_t r0, int64_t r1, int64_t c0, int64_t c1, T* mean_out, T* m2_out) const {
+  struct Running {
     T mean[3][kGroup] = {}, m2[3][kGroup] = {};
+  };
+
+  // Rows [r0, r1) of columns [c0, c1), eight at a time.
+  void gather(int64_t r0, int64_t r1, int64_t c0, int64_t c1, Running& to) const {
     for (int64_t i = r0; i < r1; i += kRows) {
       const int rows = static_cast<int>(r1 - i < kRows ? r1 - i : kRows);
       const Merge<T> merge(i - r0, rows);
       for (int64_t k = c0; k < c1; k += L) {
         Rows x, y;
         read(0, i, k, rows, c1 - k, x);
-        add(x, rows, merge, mean[0] + k - c0, m2[0] + k - c0);
+        add(x, rows, merge, to.mean[0] + k - c0, to.m2[0] + k - c0);
         if (statistics == 1) continue;
         read(1, i, k, rows, c1 - k, y);
-        add(y, rows, merge, mean[1] + k - c0, m2[1] + k - c0);
+        add(y, rows, merge, to.mean[1] + k - c0, to.m2[1] + k - c0);
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) x[r] -= y[r];
-        add(x, rows, merge, mean[2] + k - c0, m2[2] + k - c0);
+        add(x, rows, merge, to.mean[2] + k - c0, to.m2[2] + k - c0);
       }
+    }
+  }
+
+  // Rows [r0, r1) and columns [c0, c1) into mean and m2 (row stride d).
+  void chunk(int64_t r0, int64_t r1, int64_t c0, int64_t c1, T* mean_out, T* m2_out) const {
+    Running all;
+    for (int64_t i = r0; i < r1; i += kMerged) {
+      Running part;
+      const int64_t end = i + kMerged < r1 ? i + kMerged : r1;
+      gather(i, end, c0, c1, part);
+      const Merge<T> merge(i - r0, end - i);
+      for (int s = 0; s < statistics; ++s)
+        for (int64_t k = 0; k < c1 - c0; ++k) merge(all.mean[s][k], all.m2[s][k], part.mean[s][k], part.m2[s][k]);
     }
     for (int s = 0; s < statistics; ++s)
       for (int64_t k = c0; k < c1; ++k) {
-        mean_out[s * p.d + k] = mean[s][k - c0];
-        m2_out[s * p.d + k] = m2[s][k - c0];
+        mean_out[s * p.d + k] = all.mean[s][k - c0];
+        m2_out[s * p.d + k] = all.m2[s][k - c0];
       }
   }
 
@@ -110,14 +127,14 @@ struct Moments {
     });
     for (int64_t k = 0; k < size; ++k) {
       if (chunks > 1) {
-        T mean = p.workspace[k], m2 = p.workspace[size + k];
+        double mean = p.workspace[k], m2 = p.workspace[size + k];
         for (int64_t c = 1; c < chunks; ++c) {
           const T* next = p.workspace + 2 * c * size + k;
           const int64_t seen = c * kMomentsRows, more = p.n - seen < kMomentsRows ? p.n - seen : kMomentsRows;
-          Merge<T>(seen, more)(mean, m2, next[0], next[size]);
+          Merge<double>(seen, more)(mean, m2, double(next[0]), double(next[size]));
         }
-        p.mean[k] = mean;
-        p.m2[k] = m2;
+        p.mean[k] = static_cast<T>(mean);
+        p.m2[k] = static_cast<T>(m2);
       }
       const int64_t s = k / p.d, column = k % p.d;
       p.mean[k] += s < 2 ? p.x[s][column] : p.x[0][column] - p.x[1][column];

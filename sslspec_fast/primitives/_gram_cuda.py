@@ -31,7 +31,7 @@ def run(
     diagonal: Tensor | None = None,
     own: Tensor | None = None,
     other: Tensor | None = None,
-    add: Tensor | None = None,
+    near: float = 0.0,
     project: bool = False,
     half: bool = False,
 ) -> Tensor:
@@ -65,8 +65,8 @@ def run(
             grad.addcmul_(plain[o], own[o])
         if other is not None:
             grad.addcmul_(plain[1 - o], other[o])
-        if add is not None:
-            grad.add_(add[o])
+        if near != 0.0:
+            grad.add_(operands[o] - operands[1 - o], alpha=near)
         if project and scale is not None:
             along = (grad * plain[o]).mean(0)
             grad.sub_(grad.mean(0)).addcmul_(plain[o], along, value=-1).mul_(scale[o])

@@ -64,7 +64,7 @@ def _run(
     diagonal: Tensor | None = None,
     own: Tensor | None = None,
     other: Tensor | None = None,
-    add: Tensor | None = None,
+    near: float = 0.0,
     project: bool = False,
     half: bool = False,
 ) -> Tensor:
@@ -72,7 +72,7 @@ def _run(
     if x.is_cuda:
         return cuda.run(
             x, y, grads, alpha=alpha, cross=cross, off_diagonal=off_diagonal, shift=shift,
-            scale=scale, diagonal=diagonal, own=own, other=other, add=add, project=project,
+            scale=scale, diagonal=diagonal, own=own, other=other, near=near, project=project,
             half=half,
         )  # fmt: skip
     n, d = x.shape
@@ -82,7 +82,7 @@ def _run(
     gx, gy = (view(g) if g.numel() else None for g in grads)
     _C.gram(
         view(x), view(y), cross, off_diagonal, project, view(shift), view(scale), view(diagonal),
-        alpha, view(own), view(other), view(add), view(value), gx, gy, view(x.new_empty(size)),
+        alpha, view(own), view(other), near, view(value), gx, gy, view(x.new_empty(size)),
         threads(),
     )  # fmt: skip
     return value
@@ -236,12 +236,10 @@ def _vicreg_body(
 
     # d/dx of the first two terms: near (x - y), and a factor of x - mean per column
     near, inverse = 2 * invariance / (n * d), deviation.reciprocal()
-    own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1))).add_(near)
-    difference = mean[2] * near
+    own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
     off = _run(
         x, y, grads, alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
-        shift=mean[:2], diagonal=m2[:2].double(), own=own,
-        other=own.new_full((1, d), -near).expand(2, d), add=torch.stack((difference, -difference)),
+        shift=mean[:2], diagonal=m2[:2].double(), own=own, near=near,
     )  # fmt: skip
     terms[2] = off.sum() / (d * (n - 1) ** 2)
     loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
