@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-FLOOR = {  # a few units in the last place of the dtype that is computed with
-    torch.float64: 8 * torch.finfo(torch.float64).eps,
-    torch.float32: 4 * torch.finfo(torch.float32).eps,
+FLOOR = {  # two units in the last place of the dtype that is computed with
+    torch.float64: 2 * torch.finfo(torch.float64).eps,
+    torch.float32: 2 * torch.finfo(torch.float32).eps,
 }
 FACTOR = 2.0
 
