@@ -17,6 +17,7 @@ namespace sslspec::cuda {
     message = std::string(what) + ": no kernel image for sm_" + std::to_string(major) + std::to_string(minor) +
               "; this build has " SSLSPEC_CUDA_ARCHS ", rebuild with SSLSPEC_CUDA_ARCHS (python -m sslspec_fast shows it)";
   }
+  cudaGetLastError();  // reported here: the next launch must not report it again
   throw CudaError(message);
 }
 

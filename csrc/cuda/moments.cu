@@ -1,8 +1,8 @@
 // Column means and sums of squared deviations of x, or of x, y and x - y, in one pass over the rows.
 //
-// Tiling: a block owns kSlab rows and 32 columns; its 8 warps take every eighth row (Welford, one division per row and
-// column saved by merging), merge in order, and write one partial (count is known from the slab). A second kernel
-// merges the slabs of a column in order. Memory traffic: one read of x and y.
+// Tiling: a block owns kSlab rows and 32 columns; its 8 warps take every eighth row (Welford), merge in order, and write
+// one partial (count is known from the slab). A second kernel merges the slabs of a column in order. Memory traffic: one
+// read of x and y.
 // Precision policy: everything in the type of x, Welford updates and Chan merges, in a fixed order.
 #include "cuda/launch.h"
 #include "cuda/moments.h"
@@ -15,10 +15,10 @@ constexpr int kThreads = 256, kWarps = kThreads / 32, kSlab = 256;
 template <typename T>
 struct Moment {
   T count, mean, m2;
-  __device__ __forceinline__ void add(T value) {
+  __device__ __forceinline__ void add(T value, T inverse) {  // inverse = 1 / (count + 1)
     count += 1;
     const T delta = value - mean;
-    mean += delta / count;
+    mean += delta * inverse;
     m2 += delta * (value - mean);
   }
   __device__ __forceinline__ void merge(const Moment& other) {
@@ -43,17 +43,17 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ MomentsArgs<T> p) {
   __shared__ Moment<T> shared[3][kWarps][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, operands = p.y == nullptr ? 1 : 3;
-  const int64_t k = static_cast<int64_t>(blockIdx.y) * 32 + lane;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
+  const int64_t strips = ceil_div(p.d, 32), slab = blockIdx.x / strips, k = blockIdx.x % strips * 32 + lane;
+  const int64_t first = slab * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
   Moment<T> sum[3] = {};
   if (k < p.d)
     for (int64_t i = first + warp; i < last; i += kWarps) {
-      const T x = p.x[i * p.ldx + k];
-      sum[0].add(x);
+      const T x = p.x[i * p.ldx + k], inverse = T(1) / (sum[0].count + 1);  // one division for three operands
+      sum[0].add(x, inverse);
       if (operands == 3) {
         const T y = p.y[i * p.ldy + k];
-        sum[1].add(y);
-        sum[2].add(x - y);
+        sum[1].add(y, inverse);
+        sum[2].add(x - y, inverse);
       }
     }
 #pragma unroll
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ 
   if (warp >= operands || k >= p.d) return;  // warp o merges operand o
   Moment<T> total = shared[warp][0][lane];
   for (int w = 1; w < kWarps; ++w) total.merge(shared[warp][w][lane]);
-  T* out = p.parts + ((static_cast<int64_t>(blockIdx.x) * operands + warp) * 2) * p.d + k;
+  T* out = p.parts + ((slab * operands + warp) * 2) * p.d + k;
   out[0] = total.mean, out[p.d] = total.m2;
 }
 
@@ -89,10 +89,10 @@ struct GradArgs {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) grad_kernel(const __grid_constant__ GradArgs<T> p) {
-  const int64_t k = static_cast<int64_t>(blockIdx.y) * 32 + threadIdx.x % 32;
+  const int64_t strips = ceil_div(p.d, 32), k = blockIdx.x % strips * 32 + threadIdx.x % 32;
   if (k >= p.d) return;
   const T slope = 2 * p.grad_var[k] / static_cast<T>(p.n), base = p.grad_mean[k] / static_cast<T>(p.n), mean = p.mean[k];
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
+  const int64_t first = blockIdx.x / strips * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
   for (int64_t i = first + threadIdx.x / 32; i < last; i += kWarps) p.grad[i * p.ldg + k] = base + slope * (p.x[i * p.ldx + k] - mean);
 }
 
@@ -103,7 +103,7 @@ void forward(const TensorView& x, const TensorView& y, const TensorView& mean, c
              int64_t stream) {
   const MomentsArgs<T> p = {x.as<T>(),  y.as<T>(),     x.stride[0], y.stride[0], x.shape[0], x.shape[1], ceil_div(x.shape[0], kSlab),
                             workspace.as<T>(), mean.as<T>(), m2.as<T>()};
-  const dim3 grid(static_cast<unsigned>(p.slabs), static_cast<unsigned>(ceil_div(p.d, 32)));
+  const dim3 grid(static_cast<unsigned>(p.slabs * ceil_div(p.d, 32)));  // one dimension: either factor may pass 65535
   launch("moments", slab_kernel<T>, grid, kThreads, 0, stream, p);
   const dim3 columns(static_cast<unsigned>(ceil_div(p.d, kThreads)), y.present() ? 3u : 1u);
   launch("moments", merge_kernel<T>, columns, kThreads, 0, stream, p);
@@ -114,7 +114,7 @@ void backward(const TensorView& x, const TensorView& mean, const TensorView& gra
               const TensorView& grad_x, int64_t stream) {
   const GradArgs<T> p = {x.as<T>(), mean.as<T>(), grad_mean.as<T>(), grad_var.as<T>(), grad_x.as<T>(),
                          x.stride[0], grad_x.stride[0], x.shape[0], x.shape[1]};
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.n, kSlab)), static_cast<unsigned>(ceil_div(p.d, 32)));
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.n, kSlab) * ceil_div(p.d, 32)));
   launch("moments_backward", grad_kernel<T>, grid, kThreads, 0, stream, p);
 }
 

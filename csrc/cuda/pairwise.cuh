@@ -4,6 +4,8 @@
 // Shift. All logits lie in [-limit, limit], limit = max |scale_i x_i| max |y_j|. While 2 limit log2(e) stays inside
 // the exponent range (kNarrow) the constant shift `limit` serves rows and columns with one exponential; otherwise a
 // running maximum per row and column is kept (forward) and the statistics themselves are the shift (backward).
+// A problem and its transpose must see the same limit to the last bit, because the weights made for one are used in
+// both: the norms are multiplied first, and a scalar scale comes last.
 #pragma once
 #include <cstdint>
 
@@ -15,7 +17,9 @@
 namespace sslspec::cuda {
 
 inline constexpr float kLog2e = 1.4426950408889634f;
-inline constexpr float kNarrow = 120.0f;  // in powers of two; fp32 has normal numbers down to 2^-126
+// In powers of two. fp32 has normal numbers from 2^-126 to 2^127; a weight's factor may reach |gradient| 2^kNarrow, so
+// this leaves room for gradients of 2^19 (loss scaling in fp16 multiplies them by 2^16).
+inline constexpr float kNarrow = 108.0f;
 inline constexpr int kBoundRows = 128;    // rows per BlockBound
 
 struct Pairs {
@@ -46,10 +50,11 @@ template <int kWarps>
 __device__ __forceinline__ float logit_limit(const Pairs& p, float* slots) {
   float x = 0, y = 0;
   for (int64_t b = threadIdx.x; b * kBoundRows < p.x.count; b += kWarps * 32)
-    x = max_nan(x, p.scale_col ? p.x_bounds[b].norm : p.x_bounds[b].scaled_norm);
+    x = max_nan(x, p.scale_row ? p.x_bounds[b].scaled_norm : p.x_bounds[b].norm);
   for (int64_t b = threadIdx.x; b * kBoundRows < p.y.count; b += kWarps * 32)
     y = max_nan(y, p.scale_col ? p.y_bounds[b].scaled_norm : p.y_bounds[b].norm);
-  return block_max<kWarps>(x, slots) * block_max<kWarps>(y, slots) * kLog2e;
+  const float product = block_max<kWarps>(x, slots) * block_max<kWarps>(y, slots);
+  return (p.scale_row || p.scale_col ? product : product * fabsf(*p.scale)) * kLog2e;
 }
 __device__ __forceinline__ bool is_narrow(float limit) { return 2 * limit < kNarrow; }  // false for NaN
 __device__ __forceinline__ float narrow_shift(float limit) { return limit * 1.0001f; }

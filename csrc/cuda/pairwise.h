@@ -26,7 +26,7 @@ struct PairwiseProblem {  // one orientation of the logits s_ij = scale_ij x_i .
   int64_t stream;
 };
 
-// Per block of 128 rows: largest |x_i|, largest |scale_i x_i|, smallest and largest id.
+// Per block of 128 rows: largest |x_i|, largest |scale_i x_i| (|x_i| when the scale is a scalar), smallest and largest id.
 struct BlockBound { float norm, scaled_norm; int32_t id_min, id_max; };
 
 struct Weight { float shift, factor; };  // W_ij = factor 2^(s_ij log2(e) - shift), one part of it
@@ -62,7 +62,7 @@ struct PairwiseBackward {
   float* row_total;    // [n] sum_j W_ij (sigmoid), or null
   float* parts;        // [splits, n, d + 2] when splits > 1
   int64_t splits;
-  float* vectors;      // [3 n + 2 m] for pairwise_weights: the weights as separate arrays
+  float* vectors;      // [pairwise_vectors_size] for pairwise_weights: the weights as separate arrays
 };
 
 // Adds the splits of pairwise_chained (which calls it when splits > 1).
@@ -72,6 +72,9 @@ bool pairwise_chained_fits(int64_t d, DType dtype, int64_t shared_bytes);
 int64_t pairwise_chained_splits(int64_t n, int64_t m);
 void pairwise_chained(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
                       const PairwiseBackward& b);
+
+// Elements of five separate arrays, three of n and two of m values, each starting at a multiple of 16 bytes.
+inline int64_t pairwise_vectors_size(int64_t n, int64_t m) { return 3 * ((n + 3) / 4 * 4) + 2 * ((m + 3) / 4 * 4); }
 
 // The weights of rows row0.. of the problem as a matrix in the dtype of x, for products by a library GEMM. Chunks come
 // in order, row0 == 0 first.

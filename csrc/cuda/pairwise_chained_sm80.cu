@@ -176,12 +176,12 @@ bool pairwise_chained_fits(int64_t d, DType dtype, int64_t shared) {
   return static_cast<int64_t>(dtype == DType::bf16 ? shared_bytes<Bf16>(d) : shared_bytes<Tf32>(d)) <= shared;
 }
 
-// Two blocks for each of 132 multiprocessors keep an H100 busy; a fixed number, so that the order of the sums does not
-// depend on the GPU. At least 4 column tiles stay in each part.
+// Two blocks for each of 132 multiprocessors keep an H100 busy, and 256 (32768 rows) are near enough; a fixed number, so
+// that the order of the sums does not depend on the GPU. At least 4 column tiles stay in each part.
 int64_t pairwise_chained_splits(int64_t n, int64_t m) {
   const int64_t row_blocks = ceil_div(n, 128), tiles = ceil_div(m, 64);
   int64_t splits = 1;
-  while (splits < 16 && row_blocks * splits < 264 && tiles >= 8 * splits) splits *= 2;
+  while (splits < 16 && row_blocks * splits < 256 && tiles >= 8 * splits) splits *= 2;
   return splits;
 }
 

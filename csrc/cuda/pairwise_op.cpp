@@ -99,7 +99,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
     }
     a_weights = reinterpret_cast<Weight*>(take(2 * n));
     b_weights = symmetric ? a_weights : reinterpret_cast<Weight*>(columns ? take(2 * m) : nullptr);
-    if (pass == kMatrix) vectors = take(3 * n + 2 * m);
+    if (pass == kMatrix) vectors = take(pairwise_vectors_size(n, m));
     if (pass != kChained) return;
     const int64_t a_parts_count = pairwise_chained_splits(n, m), b_parts_count = symmetric ? 1 : pairwise_chained_splits(m, n);
     if (a_parts_count > 1) a_split = take(a_parts_count * n * (d + 2));

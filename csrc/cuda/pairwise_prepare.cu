@@ -9,7 +9,7 @@ constexpr int kThreads = 256, kWarps = kThreads / 32;
 
 struct BoundOperand {
   Rows rows;
-  const float* scale;  // null: this operand carries no scale
+  const float* scale;  // null: this operand carries no scale of its own
   int64_t scale_step;
   const int32_t* ids;
   BlockBound* out;
@@ -128,8 +128,8 @@ unsigned blocks_for(int64_t n, int per_block) { return static_cast<unsigned>(cei
 void pairwise_bounds(const PairwiseProblem& p, BlockBound* x_bounds, BlockBound* y_bounds) {
   const DeviceGuard guard(p.device);
   const auto* scale = static_cast<const float*>(p.scale);
-  const BoundOperand x = {rows_of(p.x), p.scale_col ? nullptr : scale, p.scale_row, p.x_ids, x_bounds};
-  const BoundOperand y = {rows_of(p.y), p.scale_row ? nullptr : scale, p.scale_col, p.y_ids, y_bounds};
+  const BoundOperand x = {rows_of(p.x), p.scale_row ? scale : nullptr, p.scale_row, p.x_ids, x_bounds};
+  const BoundOperand y = {rows_of(p.y), p.scale_col ? scale : nullptr, p.scale_col, p.y_ids, y_bounds};
   const int64_t x_blocks = ceil_div(x.rows.count, kBoundRows);
   const int64_t y_blocks = p.symmetric ? 0 : ceil_div(y.rows.count, kBoundRows);
   launch("pairwise_bounds", bounds_kernel, dim3(static_cast<unsigned>(x_blocks + y_blocks)), kThreads, 0, p.stream, x, y,

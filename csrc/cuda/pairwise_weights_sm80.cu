@@ -167,7 +167,9 @@ bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t p
 void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,
                   void* weights, int64_t pitch) {
   const int64_t n = p.x.shape[0], m = p.y.shape[0];
-  const Vectors v = {b.vectors, b.vectors + n, b.vectors + 2 * n, b.vectors + 3 * n, b.vectors + 3 * n + m};
+  const int64_t x_step = (n + 3) / 4 * 4, y_step = (m + 3) / 4 * 4;  // pairwise_vectors_size
+  const Vectors v = {b.vectors, b.vectors + x_step, b.vectors + 2 * x_step, b.vectors + 3 * x_step,
+                     b.vectors + 3 * x_step + y_step};
   const int64_t length = n > m ? n : m;
   if (row0 == 0)
     launch("pairwise_vectors", vectors_kernel, dim3(static_cast<unsigned>(ceil_div(length, TileTraits::kThreads))),

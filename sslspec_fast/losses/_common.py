@@ -23,11 +23,16 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def products(x: Tensor, z: Tensor) -> Tensor:
-    """The rows x that a dense part multiplies. Where the input z was bfloat16, a GPU multiplies in
-    bfloat16 (on tensor cores, added up in float32); everything around it stays in float32.
+def is_half(z: Tensor) -> bool:
+    """Whether a GPU multiplies in bfloat16 (on tensor cores, added up in float32): the input z is
+    bfloat16. Everything around the products stays in float32.
     """
-    return x.bfloat16() if x.is_cuda and z.dtype == torch.bfloat16 else x
+    return z.dtype == torch.bfloat16
+
+
+def products(x: Tensor, z: Tensor) -> Tensor:
+    """The rows x of the input z as a dense part multiplies them."""
+    return x.bfloat16() if x.is_cuda and is_half(z) else x
 
 
 def unit_rows(x: Tensor) -> Tensor:

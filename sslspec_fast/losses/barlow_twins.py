@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import gram
 from ..reference import barlow_twins as reference
-from ._common import LossOrTerms, run_reference, widen, with_terms
+from ._common import LossOrTerms, is_half, run_reference, widen, with_terms
 
 
 def barlow_twins(
@@ -68,7 +68,8 @@ def barlow_twins(
             both = run_reference(reference.barlow_twins, x1, x2, off_diagonal=1.0, eps=eps)
         return with_terms(loss, {"on_diagonal": on, "off_diagonal": both - on})
 
-    loss, terms = gram.barlow_twins(x1, x2, off_diagonal=off_diagonal, eps=eps)
+    half = is_half(z1)
+    loss, terms = gram.barlow_twins(x1, x2, off_diagonal=off_diagonal, eps=eps, half=half)
     if not return_terms:
         return loss
     return with_terms(loss, {"on_diagonal": terms[0], "off_diagonal": terms[1]})

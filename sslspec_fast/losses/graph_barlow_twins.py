@@ -26,7 +26,7 @@ from .. import _checks as check
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import graph_barlow_twins as reference
-from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
 
 
 def graph_barlow_twins(
@@ -81,6 +81,6 @@ def graph_barlow_twins(
     y = x / norm
     gy = graph.matmul(y)
     on = (1 - (y * gy).sum(0)).square().sum()
-    off = gram.sqnorm(y, gy, off_diagonal=True)
+    off = gram.sqnorm(y, gy, off_diagonal=True, half=is_half(z))
     terms = {"on_diagonal": on, "off_diagonal": off}
     return with_terms(on + off_diagonal * off, terms if return_terms else None)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import graph_spectral_contrastive as reference
-from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
 
 
 def graph_spectral_contrastive(
@@ -62,6 +62,6 @@ def graph_spectral_contrastive(
 
     alignment = graph.edge_dot(x, x).sum() * (-2 / graph.volume)
     share = (graph.degree / graph.volume).to(x.dtype)[:, None]
-    uniformity = gram.sqnorm(share.sqrt() * x)
+    uniformity = gram.sqnorm(share.sqrt() * x, half=is_half(z))
     terms = {"alignment": alignment, "uniformity": uniformity}
     return with_terms(alignment + uniformity, terms if return_terms else None)

@@ -28,7 +28,7 @@ from .. import _checks as check
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram, moments
 from ..reference import graph_vicreg as reference
-from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
 
 PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")
 MEASURES = ("uniform", "degree")
@@ -103,13 +103,14 @@ def graph_vicreg(
     if measure == "uniform":
         n = x.shape[0]
         var = moments.column_moments(x)[1] * (n / (n - 1))
-        off_diagonal = gram.sqnorm(x, off_diagonal=True, center=True) / (n - 1) ** 2
+        off_diagonal = gram.sqnorm(x, off_diagonal=True, center=True, half=is_half(z))
+        off_diagonal = off_diagonal / (n - 1) ** 2
         distance = edge_sum / n
     else:
         share = (graph.degree / graph.volume).to(x.dtype)[:, None]
         y = share.sqrt() * (x - (share * x).sum(0))
         var = y.square().sum(0)
-        off_diagonal = gram.sqnorm(y, off_diagonal=True)
+        off_diagonal = gram.sqnorm(y, off_diagonal=True, half=is_half(z))
         distance = edge_sum / graph.volume
     terms = {
         "variance": _penalise(var, penalty, eps).sum(),

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import ls_simclr as reference
-from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
 
 
 def ls_simclr(
@@ -71,7 +71,7 @@ def ls_simclr(
 
     y = x - x.mean(0) if center else x
     alignment = -2 * graph.edge_dot(y, y).sum()
-    uniformity = gram.sqnorm(x)
+    uniformity = gram.sqnorm(x, half=is_half(z))
     norm = torch.full((), graph.frobenius_sq(), dtype=torch.float64, device=x.device)
     if center:  # || H G H ||^2 of a symmetric G
         norm = norm + (graph.volume / graph.n) ** 2 - 2 / graph.n * graph.degree.square().sum()

@@ -30,6 +30,7 @@ from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
+    is_half,
     reduce_rows,
     run_reference,
     self_lse,
@@ -84,7 +85,7 @@ def nt_xent(
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)
     plain = t.dim() == 0 and not (label_smoothing or tau_plus)
     if impl == "fused" and plain and not return_terms:
-        rows = pairwise_views.two_view_rows(x1, x2, scale, z1.dtype == torch.bfloat16)
+        rows = pairwise_views.two_view_rows(x1, x2, scale, is_half(z1))
         loss = reduce_rows(rows, reduction, weight)
         return loss.reshape(2 * n) if reduction == "none" else loss
     u = unit_rows(torch.cat([x1, x2]))

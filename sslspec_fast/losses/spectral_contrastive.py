@@ -24,7 +24,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import gram
 from ..reference import spectral_contrastive as reference
-from ._common import LossOrTerms, reduce_rows, run_reference, widen, with_terms
+from ._common import LossOrTerms, is_half, reduce_rows, run_reference, widen, with_terms
 
 
 def spectral_contrastive(
@@ -80,7 +80,7 @@ def spectral_contrastive(
         rows = (-2 * similarity + repulsion / (n - 1)) / mu
         loss = reduce_rows(rows, reduction, weight)
     else:
-        repulsion = gram.sqnorm(x.T, y.T, off_diagonal=True)
+        repulsion = gram.sqnorm(x.T, y.T, off_diagonal=True, half=is_half(z1))
         loss = (-2 * similarity.sum() + repulsion / (n - 1)) / mu
         loss = loss / n if reduction == "mean" else loss
     if not return_terms:

@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import gram
 from ..reference import vicreg as reference
-from ._common import LossOrTerms, run_reference, widen, with_terms
+from ._common import LossOrTerms, is_half, run_reference, widen, with_terms
 
 
 def vicreg(
@@ -87,7 +87,7 @@ def vicreg(
             }
         return with_terms(loss, terms)
 
-    loss, values = gram.vicreg(x1, x2, **coefficients, eps=eps)
+    loss, values = gram.vicreg(x1, x2, **coefficients, eps=eps, half=is_half(z1))
     if not return_terms:
         return loss
     return with_terms(loss, dict(zip(coefficients, values, strict=True)))

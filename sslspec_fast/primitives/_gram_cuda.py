@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .._seam import _C
+from ._matmul import mm_float32
 
 __all__ = ["run"]
 
@@ -79,13 +80,6 @@ def _standardised(t: Tensor, o: int, shift: Tensor | None, scale: Tensor | None)
     return t if scale is None else t * scale[o]
 
 
-def _mm(a: Tensor, b: Tensor) -> Tensor:
-    """a b; bfloat16 factors give float32 where torch can."""
-    if a.dtype == torch.bfloat16 and a.is_cuda and hasattr(torch.ops.aten.mm, "dtype"):
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a, b)
-
-
 def _strips(side: int, length: int) -> list[slice]:
     """Cuts 0 .. side into strips of a (side, length) float32 matrix."""
     width = max(128, _STRIP_BYTES // (4 * max(length, 1)) // 128 * 128)
@@ -93,7 +87,32 @@ def _strips(side: int, length: int) -> list[slice]:
 
 
 def _square(t: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(t, dtype=torch.float64).square()
+    """Sum of squares: over a row in t's precision (one pass over memory), over rows in float64."""
+    kind = torch.float64 if t.dtype == torch.float64 else torch.float32
+    return torch.linalg.vector_norm(t, dim=1, dtype=kind).double().square().sum()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(1).sum(dtype=torch.float64)
+
+
+class _Strips:
+    """A matrix that arrives in strips of rows or columns; a single strip is not copied."""
+
+    def __init__(self, shape: torch.Size, dim: int, kind: torch.dtype, device: torch.device):
+        self.shape, self.dim, self.kind, self.device = shape, dim, kind, device
+        self.whole: Tensor | None = None
+
+    def put(self, strip: slice, part: Tensor) -> None:
+        if part.shape == self.shape and part.dtype == self.kind:
+            self.whole = part
+            return
+        if self.whole is None:
+            self.whole = torch.empty(self.shape, dtype=self.kind, device=self.device)
+        self.whole[strip if self.dim == 0 else (slice(None), strip)] = part
+
+    def add(self, part: Tensor) -> None:
+        self.whole = part.to(self.kind) if self.whole is None else self.whole.add_(part)
 
 
 def _self(
@@ -103,25 +122,26 @@ def _self(
     n, d = f.shape
     value = torch.zeros((), dtype=torch.float64, device=f.device)
     wide = torch.float32 if f.dtype == torch.bfloat16 else f.dtype
-    grad = f.new_empty(n, d, dtype=wide) if wanted else None
+    grad = _Strips(f.shape, 0 if dual else 1, wide, f.device) if wanted else None
     for strip in _strips(n if dual else d, n if dual else d):
         if dual:
-            k = _mm(f[strip], f.mT)
+            k = mm_float32(f[strip], f.mT)
             value += _square(k)
             if grad is not None:
-                grad[strip] = _mm(k.to(f.dtype), f)
+                grad.put(strip, mm_float32(k.to(f.dtype), f))
         else:
-            c = _mm(f.mT, f[:, strip])
+            c = mm_float32(f.mT, f[:, strip])
             if off_diagonal:
                 c[strip].diagonal().zero_()
             value += _square(c)
             if grad is not None:
-                grad[:, strip] = _mm(f, c.to(f.dtype))
+                grad.put(strip, mm_float32(f, c.to(f.dtype)))
+    made = None if grad is None else grad.whole
     if dual and off_diagonal and diagonal is not None:
         value -= diagonal.square().sum()
-        if grad is not None:
-            grad.addcmul_(f.to(wide), diagonal.to(wide), value=-1)
-    return value, grad
+        if made is not None:
+            made.addcmul_(f.to(wide), diagonal.to(wide), value=-1)
+    return value, made
 
 
 def _cross(
@@ -136,31 +156,31 @@ def _cross(
     n, d = f.shape
     value = torch.zeros((), dtype=torch.float64, device=f.device)
     wide = torch.float32 if f.dtype == torch.bfloat16 else f.dtype
-    left = f.new_zeros(n, d, dtype=wide) if wants[0] else None
-    right = f.new_empty(n, d, dtype=wide) if wants[1] else None
+    left = _Strips(f.shape, 0, wide, f.device) if wants[0] else None
+    right = _Strips(f.shape, 0 if dual else 1, wide, f.device) if wants[1] else None
     for strip in _strips(n if dual else d, n if dual else d):
         if dual:
-            kf, kg = _mm(f[strip], f.mT), _mm(g[strip], g.mT)
-            value += (kf * kg).sum(dtype=torch.float64)
+            kf, kg = mm_float32(f[strip], f.mT), mm_float32(g[strip], g.mT)
+            value += _dot(kf, kg)
             if left is not None:
-                left[strip] = _mm(kg.to(f.dtype), f)
+                left.put(strip, mm_float32(kg.to(f.dtype), f))
             if right is not None:
-                right[strip] = _mm(kf.to(f.dtype), g)
+                right.put(strip, mm_float32(kf.to(f.dtype), g))
         else:
-            c = _mm(f.mT, g[:, strip])
+            c = mm_float32(f.mT, g[:, strip])
             if off_diagonal:
                 c[strip].diagonal().zero_()
             value += _square(c)
             c = c.to(f.dtype)
             if left is not None:
-                left += _mm(g[:, strip], c.mT)
+                left.add(mm_float32(g[:, strip], c.mT))
             if right is not None:
-                right[:, strip] = _mm(f, c)
+                right.put(strip, mm_float32(f, c))
+    made = [None if part is None else part.whole for part in (left, right)]
     if dual and off_diagonal and diagonal is not None:
         value -= diagonal.square().sum()
         diag = diagonal.to(wide)
-        if left is not None:
-            left.addcmul_(g.to(wide), diag, value=-1)
-        if right is not None:
-            right.addcmul_(f.to(wide), diag, value=-1)
-    return value, [left, right]
+        for out, partner in zip(made, (g, f), strict=True):
+            if out is not None:
+                out.addcmul_(partner.to(wide), diag, value=-1)
+    return value, made

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._seam import _C, CODE, stream, view
+from ._matmul import mm_float32
 
 __all__ = ["backward", "forward", "gradients", "statistics_dtype"]
 
@@ -43,7 +44,9 @@ def aligned_rows(x: Tensor) -> Tensor:
     pad = -x.shape[1] % step
     if pad:
         return F.pad(x, (0, pad))
-    fits = x.stride(1) == 1 and (x.shape[0] <= 1 or x.stride(0) % step == 0)
+    pitch = x.stride(0) if x.shape[0] > 1 else x.shape[1]
+    # rows that repeat (stride 0) would need another descriptor of the asynchronous copies
+    fits = x.stride(1) == 1 and pitch % step == 0 and pitch >= x.shape[1]
     if fits and x.data_ptr() % 16 == 0:
         return x
     return x.clone(memory_format=torch.contiguous_format)
@@ -139,12 +142,10 @@ def backward(
     grad_row = grad_row.to(p.kind).contiguous()
     grad_col = None if col is None or grad_col is None else grad_col.to(p.kind).contiguous()
     col = None if grad_col is None else col
-    if _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device()):
-        wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
-        grads = _chained(p, row, col, grad_row, grad_col, wide)
-    else:
-        grads = _chunked(p, row, col, grad_row, grad_col)
-    grad_a, grad_b, row_dot, row_total = grads
+    chained = _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device())
+    wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
+    make = _chained if chained else _chunked
+    grad_a, grad_b, row_dot, row_total = make(p, row, col, grad_row, grad_col, wide)
     dtype = grad_dtype or a.dtype
     grad_a = _trimmed(grad_a, a.shape[1], dtype)
     grad_b = None if grad_b is None else _trimmed(grad_b, a.shape[1], dtype)
@@ -209,7 +210,12 @@ def _chained(
 
 
 def _chunked(
-    p: _Problem, row: Tensor | None, col: Tensor | None, grad_row: Tensor, grad_col: Tensor | None
+    p: _Problem,
+    row: Tensor | None,
+    col: Tensor | None,
+    grad_row: Tensor,
+    grad_col: Tensor | None,
+    grad_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     a = p.a
     right = a if p.b is None else p.b
@@ -218,13 +224,13 @@ def _chunked(
     )
     weights = a.new_empty(rows, -(-p.m // 8) * 8)[:, : p.m]  # rows at multiples of 16 bytes
     work = p.workspace(col is not None, _MATRIX)
-    grad_a = a.new_empty(a.shape)
+    grad_a = a.new_empty(a.shape, dtype=grad_dtype)
     row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
-    grad_b = part = None
+    grad_b = None
     with torch.autocast(a.device.type, enabled=False):
         for start in range(0, p.n, max(rows, 1)):
             chunk = slice(start, min(start + rows, p.n))
-            w, left, out = weights[: chunk.stop - start], a[chunk], grad_a[chunk]
+            w, left = weights[: chunk.stop - start], a[chunk]
             _C.cuda_pairwise_weights(
                 *p.views(),
                 view(row),
@@ -237,21 +243,19 @@ def _chunked(
                 p.fast,
                 stream(a),
             )
-            torch.mm(w, right, out=out)
-            wide = out.to(p.kind)
-            torch.sum(left.to(p.kind) * wide, 1, out=row_dot[chunk])
+            wide = mm_float32(w, right).to(p.kind)
+            torch.sum(left * wide, 1, out=row_dot[chunk])
             scale = p.scale[chunk, None] if p.scale.ndim == 1 else p.scale
-            out.copy_(wide * scale)
+            grad_a[chunk] = wide.mul_(scale)
             if p.bias is not None:
                 torch.sum(w, 1, dtype=p.kind, out=row_total[chunk])
             if p.b is not None:
                 if p.scale.ndim == 1:
                     left = (left.to(p.kind) * scale).to(a.dtype)
-                part = a.new_empty(p.m, p.d) if part is None else part
-                torch.mm(w.T, left, out=part)
+                part = mm_float32(w.T, left).to(p.kind)
                 # chunks add up in float32, in the order of the rows
-                grad_b = part.to(p.kind, copy=True) if grad_b is None else grad_b.add_(part)
+                grad_b = part if grad_b is None else grad_b.add_(part)
     if p.b is not None:
-        grad_b = right.new_zeros(right.shape) if grad_b is None else grad_b
+        grad_b = p.statistics(*right.shape).zero_() if grad_b is None else grad_b
         grad_b = grad_b.mul_(p.scale) if p.scale.ndim == 0 else grad_b
     return grad_a, grad_b, row_dot, row_total

@@ -143,14 +143,16 @@ def _gradient(
 
 
 def _sqnorm_shapes(
-    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, half: bool, grad_x: bool,
+    grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return x.new_empty(()), *_gradients(x, grad_x, y, grad_y)
 
 
 def _sqnorm_body(
-    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, half: bool, grad_x: bool,
+    grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grads = _gradients(x, grad_x, y, grad_y)
     if x.numel() == 0:
         return x.new_zeros(()), *grads
@@ -169,7 +171,7 @@ def _sqnorm_body(
                 diagonal = 0.5 * (diagonal[:1] + diagonal[1:2] - diagonal[2:])
     value = _run(
         x, y, grads, alpha=4.0 if y is None else 2.0, cross=y is not None,
-        off_diagonal=off_diagonal, shift=shift, diagonal=diagonal,
+        off_diagonal=off_diagonal, shift=shift, diagonal=diagonal, half=half,
     )  # fmt: skip
     return value[0].to(x.dtype), *grads
 
@@ -179,12 +181,12 @@ def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _sqnorm_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradient(ctx, factor, plain.sqnorm), None, None, None, None
+    return *_gradient(ctx, factor, plain.sqnorm), None, None, None, None, None
 
 
 _sqnorm = register_op(
-    "gram_sqnorm(Tensor x, Tensor? y, bool off_diagonal, bool center, bool grad_x, bool grad_y)"
-    " -> (Tensor, Tensor, Tensor)",
+    "gram_sqnorm(Tensor x, Tensor? y, bool off_diagonal, bool center, bool half, bool grad_x,"
+    " bool grad_y) -> (Tensor, Tensor, Tensor)",
     body=_sqnorm_body,
     fake=_sqnorm_shapes,
     backward=_sqnorm_backward,
@@ -193,7 +195,12 @@ _sqnorm = register_op(
 
 
 def sqnorm(
-    x: Tensor, y: Tensor | None = None, *, off_diagonal: bool = False, center: bool = False
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    off_diagonal: bool = False,
+    center: bool = False,
+    half: bool = False,
 ) -> Tensor:
     """``|| X^T Y ||_F^2``, Y = X when absent; differentiable in x and y.
 
@@ -202,12 +209,14 @@ def sqnorm(
         y: (n, d), same dtype and device.
         off_diagonal: leave out the terms k == l.
         center: subtract the column means first, without a centred copy.
+        half: the rows were bfloat16 before they were widened: a GPU multiplies in bfloat16 and
+            keeps the sums in float32.
 
     Returns:
         () of x's dtype, 0 for an empty matrix.
     """
     _check("sqnorm", x, y)
-    out: Tensor = _sqnorm(x, y, off_diagonal, center, _wants(x), _wants(y))[0]
+    out: Tensor = _sqnorm(x, y, off_diagonal, center, half, _wants(x), _wants(y))[0]
     return out
 
 
@@ -216,14 +225,14 @@ def sqnorm(
 
 def _vicreg_shapes(
     x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
-    grad_x: bool, grad_y: bool,
+    half: bool, grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return x.new_empty(()), x.new_empty(3), *_gradients(x, grad_x, y, grad_y)
 
 
 def _vicreg_body(
     x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
-    grad_x: bool, grad_y: bool,
+    half: bool, grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grads = _gradients(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
@@ -239,7 +248,7 @@ def _vicreg_body(
     own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
     off = _run(
         x, y, grads, alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
-        shift=mean[:2], diagonal=m2[:2].double(), own=own, near=near,
+        shift=mean[:2], diagonal=m2[:2].double(), own=own, near=near, half=half,
     )  # fmt: skip
     terms[2] = off.sum() / (d * (n - 1) ** 2)
     loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
@@ -252,12 +261,12 @@ def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _vicreg_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradient(ctx, factor, plain.vicreg), None, None, None, None, None, None
+    return *_gradient(ctx, factor, plain.vicreg), None, None, None, None, None, None, None
 
 
 _vicreg = register_op(
     "gram_vicreg(Tensor x, Tensor y, float invariance, float variance, float covariance,"
-    " float eps, bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
+    " float eps, bool half, bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_vicreg_body,
     fake=_vicreg_shapes,
     backward=_vicreg_backward,
@@ -266,7 +275,14 @@ _vicreg = register_op(
 
 
 def vicreg(
-    x: Tensor, y: Tensor, *, invariance: float, variance: float, covariance: float, eps: float
+    x: Tensor,
+    y: Tensor,
+    *,
+    invariance: float,
+    variance: float,
+    covariance: float,
+    eps: float,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""VICReg with its whole gradient in three passes over x and y; formula: losses/vicreg.py.
 
@@ -274,6 +290,7 @@ def vicreg(
         x, y: (n, d) float32 or float64, n >= 2; differentiable.
         invariance, variance, covariance: coefficients of the terms.
         eps: added to the unbiased variances inside the root, > 0.
+        half: as for `sqnorm`.
 
     Returns:
         loss (), and the unweighted terms (3,) in the order of the coefficients, without gradient.
@@ -286,6 +303,7 @@ def vicreg(
         float(variance),
         float(covariance),
         float(eps),
+        half,
         _wants(x),
         _wants(y),
     )
@@ -296,13 +314,13 @@ def vicreg(
 
 
 def _barlow_shapes(
-    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, half: bool, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x.new_empty(()), x.new_empty(2), *_gradients(x, grad_x, y, grad_y)
 
 
 def _barlow_body(
-    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, half: bool, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = _gradients(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
@@ -317,6 +335,7 @@ def _barlow_body(
         x, y, grads, alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True,
         shift=mean[:2], scale=scale, diagonal=products.double()[None],
         other=(from_one * (2 / n)).expand(2, d), project=True,
+        half=half,
     )  # fmt: skip
     terms[1] = off[0] / n**2
     loss = terms[0] + off_diagonal * terms[1]
@@ -328,12 +347,12 @@ def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 
 def _barlow_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradient(ctx, factor, plain.barlow_twins), None, None, None, None
+    return *_gradient(ctx, factor, plain.barlow_twins), None, None, None, None, None
 
 
 _barlow = register_op(
-    "gram_barlow_twins(Tensor x, Tensor y, float off_diagonal, float eps, bool grad_x, bool grad_y)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    "gram_barlow_twins(Tensor x, Tensor y, float off_diagonal, float eps, bool half, bool grad_x,"
+    " bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_barlow_body,
     fake=_barlow_shapes,
     backward=_barlow_backward,
@@ -341,17 +360,20 @@ _barlow = register_op(
 )
 
 
-def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tuple[Tensor, Tensor]:
+def barlow_twins(
+    x: Tensor, y: Tensor, *, off_diagonal: float, eps: float, half: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Barlow Twins and its whole gradient in three passes; formula: losses/barlow_twins.py.
 
     Args:
         x, y: (n, d) float32 or float64, n >= 2; differentiable.
         off_diagonal: weight of the redundancy term.
         eps: added to the biased variances inside the root, > 0.
+        half: as for `sqnorm`.
 
     Returns:
         loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
     """
     _check("gram.barlow_twins", x, y, min_rows=2)
-    loss, terms, *_ = _barlow(x, y, float(off_diagonal), float(eps), _wants(x), _wants(y))
+    loss, terms, *_ = _barlow(x, y, float(off_diagonal), float(eps), half, _wants(x), _wants(y))
     return loss, terms
