@@ -1,47 +1,59 @@
 """``python -m benchmarks gpu --out DIR``: one command that checks and measures the CUDA part.
 
-Builds nothing. In order: facts about the machine, the CUDA tests, compute-sanitizer (memcheck,
-racecheck, synccheck) over small shapes, then the table against compiled torch and the installed
-peers. After every step ``gpu.json`` and ``gpu.md`` are written anew, so that what was done is kept
-if a later step fails or the time is over. Ends within ``--minutes`` (9).
+Builds nothing and needs no network. In order: facts about the machine, every loss on small shapes
+against plain torch, the CUDA tests, the cases that matter most, compute-sanitizer (memcheck,
+racecheck, synccheck), and the other cases against compiled torch and the installed peers.
+
+Every step is a process of its own with a time limit, so that a crash or a hang takes nothing else
+with it; ``gpu.json`` and ``gpu.md`` are written anew after each. Ends within ``--minutes`` (9).
+This process never touches the GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sslspec_fast.bench import machine, measure_case, report
-
-from . import gpu_cases
-
 ROOT = Path(__file__).resolve().parent.parent
+STAGE = (sys.executable, "-m", "benchmarks.gpu_stage")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
-SHAPES = ((1, 8), (7, 16), (65, 128), (130, 257))
+# seconds at most
+FACTS, SMALL, TESTS, CASE, SANITIZER = 90, 90, 170, 75, 60
+FIRST = 4  # cases that come before the sanitizers
 
 
 class Record:
     """What is known so far, and the two files that say it."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, minutes: float) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self.out = out
+        self.out, self.end = out, time.monotonic() + 60 * minutes - 10
         self.data: dict[str, Any] = {"facts": {}, "steps": {}, "cases": [], "notes": []}
-        self.lines: list[str] = []
+        self.failed = False
 
-    def step(self, name: str, outcome: str) -> None:
+    def left(self) -> float:
+        return self.end - time.monotonic()
+
+    def step(self, name: str, outcome: str, good: bool = True) -> None:
         self.data["steps"][name] = outcome
+        self.failed |= not good
         print(f"{name}: {outcome}", flush=True)
         self.write()
+
+    def note(self, text: str) -> None:
+        if text not in self.data["notes"]:
+            self.data["notes"].append(text)
 
     def write(self) -> None:
         text = json.dumps(self.data, indent=1)
@@ -49,136 +61,183 @@ class Record:
         parts = ["# sslspec_fast on a GPU", ""]
         parts += [f"- {key}: {value}" for key, value in self.data["facts"].items()]
         parts += ["", *(f"- {key}: {value}" for key, value in self.data["steps"].items())]
-        if self.lines:
-            parts += ["", "```", report.HEADER, *self.lines, "```"]
+        if self.data["cases"]:
+            parts += ["", *table(self.data["cases"])]
         parts += ["", *(f"- {note}" for note in self.data["notes"])]
         (self.out / "gpu.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def table(cases: Sequence[dict[str, Any]]) -> list[str]:
+    """Milliseconds of forward + backward (peak extra MiB); the ratio is the best other's time."""
+    lines = [
+        "| case | fused | fused fp32 | best other | × | all others |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for case in cases:
+        times, memory = case["milliseconds"], case.get("peak extra MiB", {})
+
+        def cell(name: str, times: Any = times, memory: Any = memory) -> str:
+            if name not in times:
+                return ""
+            extra = memory.get(name)
+            return f"{times[name]:.3g}" + ("" if extra is None else f" ({extra:.0f})")
+
+        others = {n: t for n, t in times.items() if not n.startswith("fused")}
+        best = min(others, key=lambda n: others[n], default="")
+        ratio = f"{others[best] / times['fused']:.2f}" if best else ""
+        rest = [f"{n} {cell(n)}" for n in others if n != best]
+        rest += [f"{n}: {why}" for n, why in case.get("missing", {}).items()]
+        lines.append(
+            f"| {case['case']} | {cell('fused')} | {cell('fused fp32')} | "
+            f"{f'{best} {cell(best)}' if best else ''} | {ratio} | {'; '.join(rest)} |"
+        )
+    return lines
+
+
+def run(
+    command: Sequence[str], seconds: float, log: Path | None = None, **variables: str
+) -> tuple[int | None, str]:
+    """(exit status or None when it ran out of time, output) of a command and all it started.
+
+    The output goes to a file, not a pipe: compiler processes that outlive a killed command would
+    keep a pipe open, and reading it would never end.
+    """
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
+    with tempfile.TemporaryFile() as stream:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True,
+        )  # fmt: skip
+        try:
+            status: int | None = process.wait(timeout=max(1.0, seconds))
+        except subprocess.TimeoutExpired:
+            status = None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # the session that was started above
+        process.wait()
+        stream.seek(0)
+        output = stream.read().decode("utf-8", errors="replace")
+    if log is not None:
+        log.write_text(output, encoding="utf-8")
+    return status, output
+
+
+def result_of(output: str) -> Any:
+    """The last line that is a JSON object: a stage prints one whenever it knows more."""
+    for line in reversed(output.splitlines()):
+        if line.startswith("{"):
+            with contextlib.suppress(json.JSONDecodeError):
+                return json.loads(line)
+    return None
+
+
+def ending(status: int | None, output: str, seconds: float) -> str:
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = lines[-1][:300] if lines else "no output"
+    return f"stopped after {seconds:.0f} s: {last}" if status is None else last
 
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--seconds", type=float, default=4.0, help="timing budget per case")
-    parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--seconds", type=float, default=2.0, help="timing budget per case")
+    parser.add_argument("--only", nargs="*", default=[], help="cases whose name contains one")
+    parser.add_argument("--skip-tests", action="store_true", help="no tests, no sanitizers")
     options = parser.parse_args(argv)
-    end = time.monotonic() + 60 * options.minutes - 15
-    record = Record(options.out)
-    if not torch.cuda.is_available():
-        record.step("device", "no CUDA device is visible to torch: nothing was checked")
+    record = Record(options.out.resolve(), options.minutes)
+    status, output = run((*STAGE, "facts"), min(FACTS, record.left()), record.out / "facts.txt")
+    facts = result_of(output)
+    if facts is None or not facts.get("cases"):
+        why = facts["problem"] if facts else ending(status, output, FACTS)
+        record.step("device", f"{why}: nothing was checked", good=False)
         return 1
-    record.data["facts"] = {**machine.describe("cuda"), "driver": _driver()}
-    failed = False
+    names = [n for n in facts.pop("cases") if not options.only or any(p in n for p in options.only)]
+    record.data["facts"] = {**facts, "driver": _driver()}
+    record.step("device", facts.get("gpu", "found"))
     if not options.skip_tests:
-        failed |= not _tests(record, min(150.0, end - time.monotonic()))
-        failed |= not _sanitize(record, min(end, time.monotonic() + 100))
-    failed |= not _table(record, end, options.seconds)
+        _small(record)
+        _tests(record)
+    for name in names[:FIRST]:
+        _case(record, name, options.seconds)
+    if not options.skip_tests:
+        _sanitize(record)
+    for name in names[FIRST:]:
+        _case(record, name, options.seconds)
     record.write()
-    return 1 if failed else 0
+    return 1 if record.failed else 0
 
 
 def _driver() -> str:
-    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-    if shutil.which(query[0]) is None:
+    if shutil.which("nvidia-smi") is None:
         return "unknown (no nvidia-smi)"
-    run = subprocess.run(query, capture_output=True, text=True, check=False)
-    return run.stdout.strip()
+    query = ("--query-gpu=name,driver_version,memory.total,clocks.sm", "--format=csv,noheader")
+    return run(("nvidia-smi", *query), 20)[1].strip()
 
 
-def _run(command: Sequence[str], seconds: float) -> tuple[bool, str]:
-    """(success, last line) of a command that gets at most so many seconds."""
-    try:
-        run = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=max(1, seconds)
-        )
-    except subprocess.TimeoutExpired:
-        return False, f"stopped after {seconds:.0f} s"
-    lines = [line for line in (run.stdout + run.stderr).splitlines() if line.strip()]
-    return run.returncode == 0, lines[-1] if lines else f"exit status {run.returncode}"
+def _small(record: Record) -> None:
+    limit = min(SMALL, record.left())
+    status, output = run((*STAGE, "small"), limit, record.out / "small.txt")
+    record.step("small shapes", ending(status, output, limit), good=status == 0)
 
 
-def _tests(record: Record, seconds: float) -> bool:
-    # -I keeps a source folder without the compiled core from hiding the installed package.
+def _tests(record: Record) -> None:
+    # An installed package must not be hidden by a source folder without the compiled core.
     built_in_place = any((ROOT / "sslspec_fast").glob("_C*.so"))
-    command = [sys.executable, *([] if built_in_place else ["-I"]), "-m", "pytest"]
-    command += ["-q", "--maxfail=5", "tests/gpu"]
-    good, outcome = _run(command, seconds)
-    record.step("CUDA tests", outcome)
-    return good
+    safe = [] if built_in_place else ["-P" if sys.version_info >= (3, 11) else "-I"]
+    command = [sys.executable, *safe, "-m", "pytest", "-q", "-m", "cuda", "-W", "default"]
+    command += ["-p", "no:cacheprovider", "--maxfail=25", "--tb=short", "tests/gpu"]
+    limit = min(TESTS, record.left())
+    status, output = run(command, limit, record.out / "tests.txt")
+    record.data["failed tests"] = [
+        line[:300] for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))
+    ]
+    record.step("CUDA tests", ending(status, output, limit), good=status == 0)
 
 
-def _sanitize(record: Record, end: float) -> bool:
+def _sanitize(record: Record) -> None:
     tool = shutil.which("compute-sanitizer")
     if tool is None:
         record.step("compute-sanitizer", "not installed: skipped")
-        return True
-    good = True
+        return
     for name in SANITIZERS:
-        command = [tool, "--tool", name, "--error-exitcode", "9"]
-        command += [sys.executable, "-m", "benchmarks.gpu"]
-        success, outcome = _run(command, end - time.monotonic())
-        record.step(f"compute-sanitizer {name}", outcome)
-        good &= success
-    return good
-
-
-def small_shapes(device: str = "cuda") -> None:
-    """Every loss on small ragged shapes in fp32 and bf16, compared with plain torch in fp64."""
-    for name, loss in gpu_cases.SMALL.items():
-        for rows, width in SHAPES:
-            if rows == 1 and name in ("vicreg", "barlow", "spectral"):
-                continue  # a variance or a pair needs two rows
-            generator = torch.Generator().manual_seed(rows)
-            views = torch.randn(2, rows, width, generator=generator)
-            views = torch.nn.functional.normalize(views, dim=2)
-            want = float(gpu_cases.PLAIN[name](*views.double()))
-            for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 5e-2)):
-                leaves = [view.to(device, dtype).requires_grad_() for view in views]
-                value = loss(*leaves)
-                torch.autograd.grad(value, leaves)
-                error = abs(float(value) - want) / max(1.0, abs(want))
-                if not error <= tolerance:
-                    raise AssertionError(f"{name} {rows}x{width} {dtype}: {float(value)} {want}")
-    machine.synchronize(device)
-
-
-def _table(record: Record, end: float, seconds: float) -> bool:
-    rates = machine.gemm_rates("cuda", torch.bfloat16)
-    record.data["facts"]["bf16 GEMM, GFLOP/s"] = f"{max(rates.values()):.0f}"
-    print(report.HEADER, flush=True)
-    good = True
-    for case in gpu_cases.all_cases():
-        if time.monotonic() > end:
-            record.data["notes"].append(f"{case.name}: the time was over")
+        limit = min(SANITIZER, record.left() - CASE)
+        if limit < 20:
+            record.step(f"compute-sanitizer {name}", "no time was left")
             continue
-        full, missing = gpu_cases.with_peers(case)
-        record.data["notes"] = sorted({*record.data["notes"], *missing})
-        try:
-            result = measure_case(
-                full, registry="", seconds=seconds, with_memory=True, with_compile=True,
-                device="cuda",
-            )  # fmt: skip
-        except Exception as error:  # one case must not take the others with it
-            record.data["notes"].append(f"{case.name}: {type(error).__name__}: {error}"[:300])
-            good = False
-            record.write()
-            continue
-        line = report.line(result, max(rates.values()))
-        print(line, flush=True)
-        record.lines.append(line)
-        record.data["cases"].append(
-            {
-                "case": case.name,
-                "milliseconds": {n: 1e3 * t.p50 for n, t in result.timings.items()},
-                "peak extra MiB": result.memory,
-                "missing": result.missing,
-            }
-        )
-        record.write()
-        torch.cuda.empty_cache()
-    return good
+        head = (tool, "--tool", name, "--error-exitcode", "9")
+        # Only our kernels: torch's own would take minutes. An older tool knows another name for it.
+        for chosen in (("--kernel-regex", "kns=sslspec"), ("--filter", "kns=sslspec"), ()):
+            command = (*head, *chosen, *STAGE, "small", "--few")
+            log = record.out / f"{name}.txt"
+            status, output = run(command, limit, log, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+            if "nrecogni" not in output and "nvalid option" not in output:
+                break
+        found = [line for line in output.splitlines() if "SUMMARY" in line]
+        outcome = found[-1].strip(" =") if found else ending(status, output, limit)
+        record.step(f"compute-sanitizer {name}", outcome, good=status == 0 or status is None)
+
+
+def _case(record: Record, name: str, seconds: float) -> None:
+    limit = min(CASE, record.left())
+    if limit < 15:
+        record.note(f"{name}: the time was over")
+        return
+    command = (*STAGE, "case", name, "--seconds", str(seconds))
+    log = record.out / "cases" / f"{name.replace(' ', '_')}.txt"
+    log.parent.mkdir(exist_ok=True)
+    status, output = run(command, limit, log)
+    result = result_of(output)
+    if status != 0:
+        record.note(f"{name}: {ending(status, output, limit)}")
+        record.failed |= result is None
+    if result is not None:
+        for note in result.pop("notes", []):
+            record.note(note)
+        record.data["cases"].append(result)
+        print(table([result])[-1], flush=True)
+    record.write()
 
 
 if __name__ == "__main__":
-    small_shapes()
-    print("small shapes agree with plain torch")
+    sys.exit(main(sys.argv[1:]))

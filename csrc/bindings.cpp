@@ -54,6 +54,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
   m.def("cuda_moments_forward", &cuda::moments_forward, no_gil);
   m.def("cuda_moments_backward", &cuda::moments_backward, no_gil);
+#else
+  for (const char* name : {"cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
+                           "cuda_pairwise_weights", "cuda_spmm", "cuda_edges", "cuda_moments_workspace_size",
+                           "cuda_moments_forward", "cuda_moments_backward"})
+    m.def(name, [](const py::args&) -> py::object {
+      throw CudaError("this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
+                      "shows what a build has)");
+    });
 #endif
 
   // spmm, edges, graph_cov

@@ -122,7 +122,7 @@ def _graph(
         graph.volume, graph.is_symmetric, graph.has_negative_weights  # noqa: B018 cached facts
 
         def call(z: Tensor, **keywords: Any) -> Any:
-            return function(z, graph, **keywords)
+            return function(z, graph.to(z.device), **keywords)
 
         return [pair_rows(n, d, seed)[0]], call
 
@@ -133,7 +133,7 @@ def _two_views(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., A
     """An even number of rows."""
     graph = PairGraph.from_views(n // 2)
     z = pair_rows(n // 2 * 2, d, seed)[0]
-    return [z], lambda z, **k: F.graph_info_nce(z, graph, **k)
+    return [z], lambda z, **k: F.graph_info_nce(z, graph.to(z.device), **k)
 
 
 def _labelled(n: int) -> PairGraph:
@@ -142,7 +142,11 @@ def _labelled(n: int) -> PairGraph:
 
 def _sup_con(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     y = labels_of(n)
-    return [pair_rows(n, d, seed)[0]], lambda z, **k: F.sup_con(unit_unless_half(z), y, **k)
+
+    def call(z: Tensor, **keywords: Any) -> Any:
+        return F.sup_con(unit_unless_half(z), y.to(z.device), **keywords)
+
+    return [pair_rows(n, d, seed)[0]], call
 
 
 def _with_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
@@ -154,7 +158,7 @@ def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]
     codes = random_codes(d, 4 * d, 1)
 
     def call(a: Tensor, b: Tensor, **keywords: Any) -> Any:
-        return F.falcon(a, b, codes=codes, **keywords)
+        return F.falcon(a, b, codes=codes.to(a.device), **keywords)
 
     return list(pair_rows(n, d, seed)), call
 
@@ -165,7 +169,11 @@ def _ids(n: int) -> Tensor:
 
 def _info_nce_ids(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     graph, ids = weighted_graph(n), _ids(n)
-    return [pair_rows(n, d, seed)[0]], lambda z, **k: F.graph_info_nce(z, graph, ids=ids, **k)
+
+    def call(z: Tensor, **keywords: Any) -> Any:
+        return F.graph_info_nce(z, graph.to(z.device), ids=ids.to(z.device), **keywords)
+
+    return [pair_rows(n, d, seed)[0]], call
 
 
 CASES = {

@@ -1,14 +1,15 @@
 // out_i = sum_j a_ij <x_i, y_j> or sum_j a_ij |x_i - y_j|^2 on the GPU.
 //
 // Tiling: one warp per row, lanes over the columns; a lane adds its columns of all entries in order, the warp adds the
-// lanes once at the end. Memory traffic: one row of Y per entry. Precision policy: everything in the type of X.
+// lanes once at the end. Memory traffic: one row of Y per entry. Precision policy: everything in the type of X, sums
+// of kRun entries added up with compensation.
 #include "cuda/sparse.cuh"
 #include "cuda/sparse.h"
 
 namespace sslspec::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32;
+constexpr int kThreads = 256, kWarps = kThreads / 32, kRun = 64;
 
 template <typename T>
 struct EdgesArgs {
@@ -25,9 +26,10 @@ __global__ void __launch_bounds__(kThreads) edges_kernel(const __grid_constant__
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (i >= p.a.n) return;
   const int64_t begin = p.a.indptr[i], end = p.a.indptr[i + 1];
-  T sum = 0;
+  LongSum<T> total;
   for (int64_t c = threadIdx.x % 32 * kWidth; c < p.d; c += 32 * kWidth) {
     const P mine = *reinterpret_cast<const P*>(p.x + i * p.ldx + c);
+    T sum = 0;
 #pragma unroll 4
     for (int64_t e = begin; e < end; ++e) {
       const P near = *reinterpret_cast<const P*>(p.y + p.a.column(e) * p.ldy + c);
@@ -38,9 +40,11 @@ __global__ void __launch_bounds__(kThreads) edges_kernel(const __grid_constant__
         term += p.squared ? difference * difference : mine.v[k] * near.v[k];
       }
       sum += p.a.template value<T>(e) * term;
+      if ((e - begin) % kRun == kRun - 1) total.add(sum), sum = 0;
     }
+    total.add(sum);
   }
-  sum = warp_sum(sum);
+  const T sum = warp_sum(total.total);
   if (threadIdx.x % 32 == 0) p.out[i] = sum;
 }
 

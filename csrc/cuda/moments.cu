@@ -3,7 +3,8 @@
 // Tiling: a block owns kSlab rows and 32 columns; its 8 warps take every eighth row (Welford), merge in order, and write
 // one partial (count is known from the slab). A second kernel merges the slabs of a column in order. Memory traffic: one
 // read of x and y.
-// Precision policy: everything in the type of x, Welford updates and Chan merges, in a fixed order.
+// Precision policy: everything in the type of x, Welford updates and Chan merges, in a fixed order, of the distances from
+// the first row, so that a large mean costs no digits.
 #include "cuda/launch.h"
 #include "cuda/moments.h"
 
@@ -35,7 +36,7 @@ template <typename T>
 struct MomentsArgs {
   const T *x, *y;  // y may be null
   int64_t ldx, ldy, n, d, slabs;
-  T *parts;        // [slabs, operands, 2, d]
+  T *parts;        // [slabs, operands, 2, d], means relative to the first row
   T *mean, *m2;    // [operands, d]
 };
 
@@ -46,12 +47,13 @@ __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ 
   const int64_t strips = ceil_div(p.d, 32), slab = blockIdx.x / strips, k = blockIdx.x % strips * 32 + lane;
   const int64_t first = slab * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
   Moment<T> sum[3] = {};
+  const T x0 = k < p.d ? p.x[k] : T(0), y0 = k < p.d && operands == 3 ? p.y[k] : T(0);
   if (k < p.d)
     for (int64_t i = first + warp; i < last; i += kWarps) {
-      const T x = p.x[i * p.ldx + k], inverse = T(1) / (sum[0].count + 1);  // one division for three operands
+      const T x = p.x[i * p.ldx + k] - x0, inverse = T(1) / (sum[0].count + 1);  // one division for three operands
       sum[0].add(x, inverse);
       if (operands == 3) {
-        const T y = p.y[i * p.ldy + k];
+        const T y = p.y[i * p.ldy + k] - y0;
         sum[1].add(y, inverse);
         sum[2].add(x - y, inverse);
       }
@@ -77,7 +79,8 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
     const int64_t rows = p.n - s * kSlab < kSlab ? p.n - s * kSlab : kSlab;
     total.merge({static_cast<T>(rows), part[0], part[p.d]});
   }
-  p.mean[o * p.d + k] = total.mean, p.m2[o * p.d + k] = total.m2;
+  const T first = o == 0 ? p.x[k] : o == 1 ? p.y[k] : p.x[k] - p.y[k];
+  p.mean[o * p.d + k] = first + total.mean, p.m2[o * p.d + k] = total.m2;
 }
 
 template <typename T>

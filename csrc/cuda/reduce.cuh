@@ -23,6 +23,17 @@ __device__ __forceinline__ T warp_max(T x) {
   return x;
 }
 
+// A sum of many terms that keeps what its additions round off (Kahan): for rows of any degree.
+template <typename T>
+struct LongSum {
+  T total = 0, excess = 0;
+  __device__ __forceinline__ void add(T x) {
+    const T y = x - excess, next = total + y;
+    excess = (next - total) - y;
+    total = next;
+  }
+};
+
 // Over the four lanes that share an accumulator row.
 __device__ __forceinline__ float quad_sum(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);

@@ -4,14 +4,15 @@
 // order, four in flight. Every element of Y is written once, by one thread: no atomics, one fixed order.
 // Memory traffic: one row of X per entry (16-byte accesses where the layout allows), the index, Y. Long rows are not
 // split: a row of degree k costs k gathers of one group.
-// Precision policy: everything in the type of X.
+// Precision policy: everything in the type of X, sums of kRun entries added up with compensation.
 #include "cuda/sparse.cuh"
 #include "cuda/sparse.h"
 
 namespace sslspec::cuda {
 namespace {
 
-constexpr int kThreads = 256, kAhead = 4;
+constexpr int kThreads = 256, kAhead = 4, kRun = 64;
+static_assert(kRun % kAhead == 0);
 
 template <typename T>
 struct SpmmArgs {
@@ -52,6 +53,7 @@ __global__ void __launch_bounds__(kThreads) spmm_kernel(const __grid_constant__ 
   for (int64_t c = threadIdx.x % Traits::kLanes * kWidth; c < p.b; c += Traits::kLanes * kWidth) {
     P sum{}, mine{};
     if (p.own != nullptr) mine = *reinterpret_cast<const P*>(p.own + i * p.ldo + c);
+    LongSum<T> total[kWidth];
     for (int64_t e = begin; e < end; e += kAhead) {
       P near[kAhead];
       T weight[kAhead];
@@ -72,7 +74,12 @@ __global__ void __launch_bounds__(kThreads) spmm_kernel(const __grid_constant__ 
           const T term = p.own != nullptr ? mine.v[k] - near[q].v[k] : near[q].v[k];
           if (e + q < end) sum.v[k] += weight[q] * term;
         }
+      if ((e - begin) % kRun != kRun - kAhead) continue;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) total[k].add(sum.v[k]), sum.v[k] = 0;
     }
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum.v[k] += total[k].total;
     P out;
     P* y = reinterpret_cast<P*>(p.y + i * p.ldy + c);
 #pragma unroll

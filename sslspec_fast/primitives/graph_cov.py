@@ -137,7 +137,8 @@ def _apply_body(
     mat: Tensor, u: Tensor | None, v: Tensor | None,
 ) -> Tensor:  # fmt: skip
     if y.is_cuda:
-        return cuda.apply(indptr, indices, values, unit_stride(y), mat)
+        out = cuda.apply(indptr, indices, values, unit_stride(y), mat)
+        return out if u is None or v is None else out.addr_(u, v)
     out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(*mat.shape, CODE[y.dtype]))
     _C.graph_cov_apply(

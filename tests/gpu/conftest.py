@@ -8,6 +8,9 @@ import torch
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
+        for item in items:  # a warning of a library must not hide what a GPU computed
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.filterwarnings("default"))
         return
     skip = pytest.mark.skip(reason="no CUDA device")
     for item in items:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslspec_fast import _seam
-from sslspec_fast.primitives import _graph_cov_cuda, _pairwise_cuda
+from sslspec_fast import _seam, primitives
+from sslspec_fast.primitives import _graph_cov_cuda, _matmul, _pairwise_cuda
+
+from ..cases import CASES as LOSSES
+from .agreement import check
 
 FOLDER = os.environ.get("SSLSPEC_EMULATE_CUDA")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="SSLSPEC_EMULATE_CUDA names no build folder")
@@ -265,3 +269,32 @@ def test_moments(core: ModuleType, n: int, d: int, two: bool, dtype: torch.dtype
     columns = torch.stack([x, y, x - y] if y is not None else [x]).double()
     close(mean, columns.mean(1), ERROR[dtype])
     close(m2, (columns - columns.mean(1, keepdim=True)).square().sum(1), ERROR[dtype])
+
+
+@pytest.fixture
+def gpu_paths(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tensor says that it is on a GPU, and the entry points are the emulated ones."""
+
+    class Core:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(core if name.startswith("cuda_") else _seam._C, name)
+
+    for info in pkgutil.iter_modules(primitives.__path__):
+        module = importlib.import_module(f"{primitives.__name__}.{info.name}")
+        for name, value in (("_C", Core()), ("view", view), ("stream", lambda t: 0)):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(_matmul, "_HAS_OUT_DTYPE", False)
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True), raising=False)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, F32, F64])
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_on_its_gpu_path(name: str, dtype: torch.dtype, gpu_paths: None) -> None:
+    check(name, 37, 20, dtype, "cpu")
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32])
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "sup_con", "vicreg", "barlow_twins"])
+def test_wide_rows_on_the_gpu_path(name: str, dtype: torch.dtype, gpu_paths: None) -> None:
+    check(name, 70, 260, dtype, "cpu")
