@@ -58,7 +58,7 @@ int64_t graph_cov_apply_workspace_size(int64_t e, int64_t d, int dtype) {
 }
 
 void graph_cov_apply(TensorView indptr, TensorView indices, TensorView values, TensorView y, TensorView mat,
-                     TensorView out, TensorView workspace, int threads) {
+                     TensorView u, TensorView v, TensorView out, TensorView workspace, int threads) {
   dispatch_float(kOp, y.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     cpu::GraphCovApplyArgs<T> p{};
@@ -71,6 +71,12 @@ void graph_cov_apply(TensorView indptr, TensorView indices, TensorView values, T
     check_matrix(kOp, "out", out, n, d, y.dtype, kCpu);
     check_vector(kOp, "workspace", workspace, graph_cov_apply_workspace_size(e, d, static_cast<int>(y.dtype)), y.dtype,
                  kCpu);
+    SSLSPEC_CHECK(u.present() == v.present(), kOp, ": u and v come together");
+    if (u.present()) {
+      check_vector(kOp, "u", u, n, y.dtype, kCpu);
+      check_vector(kOp, "v", v, d, y.dtype, kCpu);
+      p.u = u.as<T>(), p.v = v.as<T>();
+    }
     p.y = y.as<T>(), p.ldy = y.stride[0], p.e = e;
     p.m = mat.as<T>(), p.ldm = mat.stride[0], p.d = d;
     p.panels = workspace.as<T>(), p.out = out.as<T>(), p.ldo = out.stride[0], p.threads = threads;

@@ -1,6 +1,6 @@
 // Primitive `graph_cov`: C = X^T A Y = sum_ij a_ij x_i y_j^T for a sparse A (n x m, compressed rows), and the product
-// (A Y) M that its gradient needs: dX = (A Y) (dC)^T, dY = (A^T X) dC, and for symmetric A with Y = X
-// dX = (A X) (dC + dC^T). A Y is never stored.
+// (A Y) M + u v^T that its gradient needs: dX = (A Y) (dC)^T, dY = (A^T X) dC, for symmetric A with Y = X
+// dX = (A X) (dC + dC^T), and the rank-one term where A is centred. A Y is never stored.
 #pragma once
 #include "common/tensor_view.h"
 
@@ -21,7 +21,9 @@ int64_t graph_cov_apply_workspace_size(int64_t e, int64_t d, int dtype);
 void graph_cov_apply(TensorView indptr, TensorView indices, TensorView values,
                      TensorView y,    // [m, e]
                      TensorView mat,  // [e, d] M
-                     TensorView out,  // [n, d] out: (A Y) M
+                     TensorView u,    // [n] contiguous, or absent
+                     TensorView v,    // [d] contiguous; present when u is
+                     TensorView out,  // [n, d] out: (A Y) M + u v^T
                      TensorView workspace, int threads);
 
 }  // namespace sslspec

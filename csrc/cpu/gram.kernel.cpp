@@ -114,29 +114,19 @@ struct Gram {
         const T* panel = b + j * depth;
         T* out = partial(tile, slice) + j * w.block;
         const int64_t rows = upper ? min64(q.ni, j) : q.ni;
-        columns(q.nj - j, [&](auto count) __attribute__((always_inline)) {
+        with_registers<T>(q.nj - j, [&](auto count) __attribute__((always_inline)) {
           panel_product<decltype(count)::value>(depth, a, 0, rows, panel, out, first, ahead);
         });
         if (!upper) continue;
         // the diagonal: its upper triangle, in steps of whole registers and tiles; reduce() mirrors it
         constexpr int64_t step = L > R ? L : R;
         for (int64_t r = 0; r < min64(kCols, q.nj - j); r += step)
-          columns(min64(kCols, q.nj - j) - r, [&](auto count) __attribute__((always_inline)) {
+          with_registers<T>(min64(kCols, q.nj - j) - r, [&](auto count) __attribute__((always_inline)) {
             panel_product<decltype(count)::value>(depth, a, j + r, min64(q.ni, j + r + step), panel + r, out + r, first,
                                                   ahead);
           });
       }
     }
-  }
-
-  // f(the number of registers, as a constant, that cover `width` columns of a panel)
-  template <int N>
-  struct Count { static constexpr int value = N; };
-  template <typename F>
-  static inline __attribute__((always_inline)) void columns(int64_t width, const F& f) {
-    if (width > 2 * L && V == 3) f(Count<V>{});
-    else if (width > L) f(Count<2>{});
-    else f(Count<1>{});
   }
 
   Ahead soon(const Standardised<T>& x, int64_t i0, int64_t ni, int64_t k0, int64_t depth) const {
@@ -154,7 +144,7 @@ struct Gram {
       ahead[0].fetch(kLines);
       ahead[1].fetch(kLines);
       Vec<T> acc[R][W];
-      clear(acc);
+      clear<W, T>(acc);
       multiply<true, W>(depth, a + i / kCols * kCols * depth + i % kCols, kCols, b, acc);
       T* tile = out + i * kCols;
 #pragma GCC unroll 8
@@ -165,14 +155,6 @@ struct Gram {
           store(at, first ? acc[r][v] : acc[r][v] + load(at));
         }
     }
-  }
-
-  template <int W>
-  static inline __attribute__((always_inline)) void clear(Vec<T> (&acc)[R][W]) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < W; ++v) acc[r][v] = Vec<T>{};
   }
 
   // ---- 2. one unit x unit part of the tile: rows bi, columns bj of the pair ----------------------------------------
@@ -294,14 +276,14 @@ struct Gram {
   void rows_times(const T* s, int64_t depth, const T* panels, int64_t i0, int64_t rows, int64_t c0, int64_t width, int o,
                   T* const* first, Ahead& ahead) const {
     T* grad = p.grad[o] + i0 * p.d;
-    for (int64_t c = 0; c < width; c += kCols) columns(width - c, [&](auto count) __attribute__((always_inline)) {
+    for (int64_t c = 0; c < width; c += kCols) with_registers<T>(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
         ahead.fetch(kLines);
         for (int r = 0; r < R; ++r)
           for (int v = 0; v < W; ++v) __builtin_prefetch(grad + min64(i + r, rows - 1) * p.d + c0 + c + v * L, 1, 3);
         Vec<T> acc[R][W];
-        clear(acc);
+        clear<W, T>(acc);
         multiply<true, W>(depth, s + i * w.block, R, panels + c * depth, acc);
         T* out = grad + i * p.d + c0 + c;
         if (first == nullptr) {
@@ -344,11 +326,11 @@ struct Gram {
   void times_panels(const T* x, int64_t depth, const T* panels, int64_t r0, int64_t rows, int64_t c0, int64_t width,
                     int o, T* const* first) const {
     T* grad = p.grad[o] + r0 * p.d;
-    for (int64_t c = 0; c < width; c += kCols) columns(width - c, [&](auto count) __attribute__((always_inline)) {
+    for (int64_t c = 0; c < width; c += kCols) with_registers<T>(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
         Vec<T> acc[R][W];
-        clear(acc);
+        clear<W, T>(acc);
         multiply<false, W>(depth, x + i * w.block, w.block, panels + c * w.block, acc);
         T* out = grad + i * p.d + c0 + c;
         if (first == nullptr) {

@@ -24,6 +24,7 @@ struct GraphCovApplyArgs {
   int64_t ldy, e;
   const T* m;  // [e, d] row stride ldm
   int64_t ldm, d;
+  const T *u, *v;  // [n], [d], or both null
   T* panels;  // workspace of graph_cov_apply_workspace values
   T* out;     // [n, d] row stride ldo
   int64_t ldo;

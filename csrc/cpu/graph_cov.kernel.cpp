@@ -1,4 +1,4 @@
-// C = X^T A Y and its gradient's (A Y) M without storing A Y: kBlock rows of A Y are formed in the L2 cache by the
+// C = X^T A Y and its gradient's (A Y) M + u v^T without storing A Y: kBlock rows of A Y are formed in the L2 cache by the
 // gather and multiplied at once by register tiles.
 //
 // C: rows are cut into a number of slots given by the problem size; a slot is one task with its own d x e partial sum,
@@ -21,11 +21,6 @@ enum Slot { kCarry, kProduct, kRows };
 constexpr int64_t kBlock = 128;               // rows of A Y: 64 KiB at 128 float columns
 constexpr int64_t kSlotBytes = 24ll << 20;    // all partial sums together, unless four of them need more
 constexpr int64_t kTaskRows = 8 * kBlock;
-
-template <int kValue>
-struct Count {
-  static constexpr int value = kValue;
-};
 
 // Rows of A Y into column panels [panel][kBlock][kCols] of a block that begins at row `first`.
 template <typename T>
@@ -61,30 +56,31 @@ struct PlainRows {
 // slot[d x e] += X_block^T P_block, P in column panels.
 template <typename T>
 void add_outer(const T* x, int64_t ldx, int64_t rows, int64_t d, const T* panels, int64_t e, T* slot) {
-  using P = Tile<T>;
-  constexpr int L = kLanes<T>;
-  for (int64_t c = 0; c < e; c += P::kCols) {
-    const T* b = panels + c * kBlock;
-    const int64_t cols = e - c;
-    const auto strip = [&](auto vecs) {
-      constexpr int V = decltype(vecs)::value;
-      for (int64_t i = 0; i < d; i += P::kRows) {
-        Vec<T> acc[P::kRows][V];
-#pragma GCC unroll 8
-        for (int r = 0; r < P::kRows; ++r)
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
-        multiply<true>(rows, x + i, ldx, b, acc);
-        add_tile(acc, slot + i * e + c, e, d - i, cols);
+  for (int64_t c = 0; c < e; c += Tile<T>::kCols)
+    with_registers<T>(e - c, [&](auto count) __attribute__((always_inline)) {
+      constexpr int V = decltype(count)::value;
+      for (int64_t i = 0; i < d; i += Tile<T>::kRows) {
+        Vec<T> acc[Tile<T>::kRows][V];
+        clear<V, T>(acc);
+        multiply<true>(rows, x + i, ldx, panels + c * kBlock, acc);
+        add_tile(acc, slot + i * e + c, e, d - i, e - c);
       }
-    };
-    if (P::kVecs == 3 && cols > 2 * L)
-      strip(Count<P::kVecs>{});
-    else if (cols > L)
-      strip(Count<2>{});
-    else
-      strip(Count<1>{});
-  }
+    });
+}
+
+// acc[r][w] = u_r v_w, or 0 without them; only `rows` x `cols` of u and v exist.
+template <int V, typename T>
+inline __attribute__((always_inline)) void rank_one(const T* u, const T* v, int64_t rows, int64_t cols,
+                                                    Vec<T> (&acc)[Tile<T>::kRows][V]) {
+  clear<V, T>(acc);
+  if (u == nullptr) return;
+  T row[V * kLanes<T>] = {}, column[Tile<T>::kRows] = {};
+  std::memcpy(row, v, min64(V * kLanes<T>, cols) * sizeof(T));
+  std::memcpy(column, u, min64(Tile<T>::kRows, rows) * sizeof(T));
+#pragma GCC unroll 8
+  for (int r = 0; r < Tile<T>::kRows; ++r)
+#pragma GCC unroll 4
+    for (int w = 0; w < V; ++w) acc[r][w] = column[r] * load(row + w * kLanes<T>);
 }
 
 // Registers of one tile written to out; only `rows` x `cols` of them are inside out.
@@ -102,37 +98,24 @@ inline __attribute__((always_inline)) void put_tile(const Vec<T> (&acc)[Tile<T>:
   T edge[V * L];
   for (int64_t r = 0; r < min64(R, rows); ++r) {
     for (int v = 0; v < V; ++v) store(edge + v * L, acc[r][v]);
-    for (int64_t c = 0; c < min64(V * L, cols); ++c) out[r * ldo + c] = edge[c];
+    std::memcpy(out + r * ldo, edge, min64(V * L, cols) * sizeof(T));
   }
 }
 
-// out[rows x d] = P M, P row-major, M in column panels of e rows.
+// out[rows x d] = P M + u v^T, P row-major, M in column panels of e rows, u (at the first row) and v possibly absent.
 template <typename T>
-void multiply_rows(const T* p, int64_t ldp, int64_t rows, int64_t e, const T* panels, int64_t d, T* out, int64_t ldo) {
-  using P = Tile<T>;
-  constexpr int L = kLanes<T>;
-  for (int64_t c = 0; c < d; c += P::kCols) {
-    const T* b = panels + c * e;
-    const int64_t cols = d - c;
-    const auto strip = [&](auto vecs) {
-      constexpr int V = decltype(vecs)::value;
-      for (int64_t i = 0; i < rows; i += P::kRows) {
-        Vec<T> acc[P::kRows][V];
-#pragma GCC unroll 8
-        for (int r = 0; r < P::kRows; ++r)
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
-        multiply<false>(e, p + i * ldp, ldp, b, acc);
-        put_tile(acc, out + i * ldo + c, ldo, rows - i, cols);
+void multiply_rows(const T* p, int64_t ldp, int64_t rows, int64_t e, const T* panels, int64_t d, const T* u, const T* v,
+                   T* out, int64_t ldo) {
+  for (int64_t c = 0; c < d; c += Tile<T>::kCols)
+    with_registers<T>(d - c, [&](auto count) __attribute__((always_inline)) {
+      constexpr int V = decltype(count)::value;
+      for (int64_t i = 0; i < rows; i += Tile<T>::kRows) {
+        Vec<T> acc[Tile<T>::kRows][V];
+        rank_one(u == nullptr ? nullptr : u + i, v + c, rows - i, d - c, acc);
+        multiply<false>(e, p + i * ldp, ldp, panels + c * e, acc);
+        put_tile(acc, out + i * ldo + c, ldo, rows - i, d - c);
       }
-    };
-    if (P::kVecs == 3 && cols > 2 * L)
-      strip(Count<P::kVecs>{});
-    else if (cols > L)
-      strip(Count<2>{});
-    else
-      strip(Count<1>{});
-  }
+    });
 }
 
 // Rows [begin, end) of x as they are, or in a padded copy when a register tile would read past their end.
@@ -205,7 +188,8 @@ void graph_cov_apply(const GraphCovApplyArgs<T>& p) {
       const int64_t rows = min64(kBlock, end - i);
       PlainRows<T> sink{block, i, ld};
       gather_rows<Term::neighbours, T>(p.a, i, i + rows, nullptr, 0, p.y, p.ldy, p.e, carry, sink);
-      multiply_rows(block, ld, rows, p.e, p.panels, p.d, p.out + i * p.ldo, p.ldo);
+      const T* u = p.u == nullptr ? nullptr : p.u + i;
+      multiply_rows(block, ld, rows, p.e, p.panels, p.d, u, p.v, p.out + i * p.ldo, p.ldo);
     }
   });
 }

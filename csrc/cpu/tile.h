@@ -104,6 +104,25 @@ inline __attribute__((always_inline)) void multiply(int64_t depth, const T* a, i
   }
 }
 
+// f(the number of registers, as a constant, that cover `width` columns of a panel)
+template <int N>
+struct Count { static constexpr int value = N; };
+template <typename T, typename F>
+inline __attribute__((always_inline)) void with_registers(int64_t width, const F& f) {
+  constexpr int L = kLanes<T>, V = Tile<T>::kVecs;
+  if (width > 2 * L && V == 3) f(Count<V>{});
+  else if (width > L) f(Count<2>{});
+  else f(Count<1>{});
+}
+
+template <int V, typename T>
+inline __attribute__((always_inline)) void clear(Vec<T> (&acc)[Tile<T>::kRows][V]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < Tile<T>::kRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
+}
+
 // One block of X Y^T: rows [i0, i0 + ni) x [j0, j0 + nj), i0 and j0 multiples of kCols, from row panels.
 // For every register tile calls finish(i, j, acc) with i, j relative to the block; the tile covers rows i .. i + kRows
 // and columns j .. j + kCols, padding included. `partial` (leading dimension ld) holds sums between depth passes.
@@ -122,10 +141,7 @@ inline __attribute__((always_inline)) void block_product(int64_t depth, const T*
         const int64_t row = i0 + i, panel = row / P::kCols * P::kCols;
         const T* a = x_panels + panel * depth + k0 * P::kCols + (row - panel);
         Vec<T> acc[R][V];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
+        clear<V, T>(acc);
         multiply<true>(steps, a, P::kCols, b, acc);
         if (!first)
           for (int r = 0; r < R; ++r)
@@ -166,10 +182,7 @@ void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
   constexpr int R = Tile<T>::kRows;
   for (int64_t i = 0; i < rows; i += R) {
     Vec<T> acc[R][V];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[r][v] = Vec<T>{};
+    clear<V, T>(acc);
     // The rows of out come from a farther cache than E and X: ask for them before the product, not after it.
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -185,17 +198,11 @@ void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
 template <bool kTransposed, typename T>
 void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n, int64_t k0,
                       T* out, int64_t ldo, int64_t d) {
-  using P = Tile<T>;
-  constexpr int L = kLanes<T>;
-  for (int64_t c = 0; c < d; c += P::kCols) {
-    const T* b = column_panels + c * n + k0 * P::kCols;
-    const int64_t cols = d - c;
-    if (cols > 2 * L && P::kVecs == 3)
-      accumulate_panel<kTransposed, P::kVecs>(e, lde, rows, depth, b, out + c, ldo, cols);
-    else if (cols > L)
-      accumulate_panel<kTransposed, 2>(e, lde, rows, depth, b, out + c, ldo, cols);
-    else
-      accumulate_panel<kTransposed, 1>(e, lde, rows, depth, b, out + c, ldo, cols);
+  for (int64_t c = 0; c < d; c += Tile<T>::kCols) {
+    const T* b = column_panels + c * n + k0 * Tile<T>::kCols;
+    with_registers<T>(d - c, [&](auto count) __attribute__((always_inline)) {
+      accumulate_panel<kTransposed, decltype(count)::value>(e, lde, rows, depth, b, out + c, ldo, d - c);
+    });
   }
 }
 

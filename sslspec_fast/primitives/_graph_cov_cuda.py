@@ -31,12 +31,17 @@ def compute(
     return out + out.mT if y is None else out
 
 
-def apply(indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, mat: Tensor) -> Tensor:
-    """(A Y) M, (n, d)."""
+def apply(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, mat: Tensor,
+    u: Tensor | None, v: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """(A Y) M + u v^T, (n, d)."""
     out = y.new_empty(indptr.shape[0] - 1, mat.shape[1])
     with torch.autocast(y.device.type, enabled=False):
         for rows, strip in _products(indptr, indices, values, y, upper=False):
             torch.mm(strip, mat, out=out[rows])
+        if u is not None and v is not None:
+            out.addr_(u, v)
     return out
 
 

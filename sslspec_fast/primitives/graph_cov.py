@@ -10,8 +10,8 @@ multiplied at once. It replaces ``x.T @ torch.sparse.mm(a, y)``. The gradient's 
 an operator of its own whose gradient is made of the same two, so derivatives of any order exist.
 
 The centred form :math:`X^\top (A - d d^\top / vol) X` of a symmetric A adds a rank-one term to
-the finished C, and d times a row to the finished gradient, in place: neither a centred copy
-of X nor a second gradient exists.
+the finished C, and d times a row to the gradient while it is written: neither a centred copy of X
+nor a second gradient exists.
 """
 
 from __future__ import annotations
@@ -137,15 +137,14 @@ def _apply_body(
     mat: Tensor, u: Tensor | None, v: Tensor | None,
 ) -> Tensor:  # fmt: skip
     if y.is_cuda:
-        out = cuda.apply(indptr, indices, values, unit_stride(y), mat)
-        return out if u is None or v is None else out.addr_(u, v)
+        return cuda.apply(indptr, indices, values, unit_stride(y), mat, u, v)
     out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(*mat.shape, CODE[y.dtype]))
     _C.graph_cov_apply(
-        view(indptr), view(indices), view(values), view(y), view(mat), view(out), view(work),
-        threads()
+        view(indptr), view(indices), view(values), view(y), view(mat), view(u), view(v), view(out),
+        view(work), threads()
     )  # fmt: skip
-    return out if u is None or v is None else out.addr_(u, v)
+    return out
 
 
 def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
