@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "cpu/isa.h"
+#include "cuda/gram.h"
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
 #include "cuda/sparse.h"
@@ -49,6 +50,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
+  m.def("cuda_gram_slabs", &cuda::gram_slabs);
+  m.def("cuda_gram_pack", &cuda::gram_pack, no_gil);
+  m.def("cuda_gram_finish", &cuda::gram_finish, no_gil);
   m.def("cuda_spmm", &cuda::spmm, no_gil);
   m.def("cuda_edges", &cuda::edges, no_gil);
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
@@ -56,7 +60,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_moments_backward", &cuda::moments_backward, no_gil);
 #else
   for (const char* name : {"cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
-                           "cuda_pairwise_weights", "cuda_spmm", "cuda_edges", "cuda_moments_workspace_size",
+                           "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges", "cuda_moments_workspace_size",
                            "cuda_moments_forward", "cuda_moments_backward"})
     m.def(name, [](const py::args&) -> py::object {
       throw CudaError("this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "

@@ -2,8 +2,10 @@
 
 Neither the (d, d) nor the (n, n) matrix is kept: a strip of at most 64 MiB is made, reduced, and
 multiplied at once for the gradient. A strip of a few hundred columns keeps a tuned GEMM busy, so a
-kernel of our own would only repeat it. Values are added up in float64, products follow
-``torch.get_float32_matmul_precision()``, or are bfloat16 with float32 sums when `half`.
+kernel of our own would only repeat it. What stands around the products is one pass before, which
+standardises the operands, and one after, which writes the whole gradient (csrc/cuda/gram.h). Values
+are added up in float64, products follow ``torch.get_float32_matmul_precision()``, or are bfloat16
+with float32 sums when `half`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._seam import _C
+from .._seam import _C, stream, view
 from ._matmul import mm_float32
 
 __all__ = ["run"]
@@ -39,14 +41,15 @@ def run(
     """Value(s), (1 or 2,) float64; the gradients that are wanted (not empty) are filled in."""
     n, d = x.shape
     dual = _C.gram_uses_dual(n, d, off_diagonal)
-    operands = [x] if y is None else [x, y]
-    plain = [_standardised(t, o, shift, scale) for o, t in enumerate(operands)]
+    subtracted = dual and off_diagonal
+    # what is subtracted must match what was multiplied: sums of the rounded factors
+    factors, sums = _pack(x, y, shift, scale, cross, half, half and subtracted)
+    if not subtracted:
+        diagonal = None
+    elif sums is not None:
+        diagonal = sums
     with torch.autocast(x.device.type, enabled=False):
-        factors = [t.bfloat16() for t in plain] if half else plain
-        if half and dual and off_diagonal:  # what is subtracted must match what was multiplied
-            pairs = [(0, 1)] if cross else [(o, o) for o in range(len(operands))]
-            products = [(factors[a].float() * factors[b].float()).sum(0) for a, b in pairs]
-            diagonal = torch.stack(products).double()
+        made: list[Tensor | None]
         if cross:
             wants = (grads[0].numel() > 0, grads[1].numel() > 0)
             value, made = _cross(factors[0], factors[1], dual, off_diagonal, diagonal, wants)
@@ -55,29 +58,62 @@ def run(
             values, made = [], []
             for o, factor in enumerate(factors):
                 diag = None if diagonal is None else diagonal[o]
-                value, grad = _self(factor, dual, off_diagonal, diag, grads[o].numel() > 0)
+                value, product = _self(factor, dual, off_diagonal, diag, grads[o].numel() > 0)
                 values.append(value)
-                made.append(grad)
-    for o, (out, grad) in enumerate(zip(grads, made, strict=False)):
-        if grad is None:
+                made.append(product)
+    for o, (out, product) in enumerate(zip(grads, made, strict=False)):
+        if product is None:
             continue
-        grad = grad.to(x.dtype).mul_(alpha)
-        if own is not None:
-            grad.addcmul_(plain[o], own[o])
-        if other is not None:
-            grad.addcmul_(plain[1 - o], other[o])
-        if near != 0.0:
-            grad.add_(operands[o] - operands[1 - o], alpha=near)
-        if project and scale is not None:
-            along = (grad * plain[o]).mean(0)
-            grad.sub_(grad.mean(0)).addcmul_(plain[o], along, value=-1).mul_(scale[o])
-        out.copy_(grad)
+        diag = None if diagonal is None else diagonal[0 if cross else o].to(x.dtype)
+
+        def finish(
+            means: Tensor | None,
+            parts: Tensor | None,
+            out: Tensor | None,
+            o: int = o,
+            product: Tensor = product,
+            diag: Tensor | None = diag,
+        ) -> None:
+            _C.cuda_gram_finish(
+                view(x), view(y), o, view(shift), view(scale), view(product), view(diag),
+                view(own), view(other), alpha, near, cross, half, view(means), view(parts),
+                view(out), stream(x),
+            )  # fmt: skip
+
+        means = None
+        if project:
+            parts = x.new_empty(_C.cuda_gram_slabs(n), 2, d)
+            finish(None, parts.view(-1), None)
+            means = parts.sum(0) / n
+        finish(means, None, out)
     return torch.stack(values)
 
 
-def _standardised(t: Tensor, o: int, shift: Tensor | None, scale: Tensor | None) -> Tensor:
-    t = t if shift is None else t - shift[o]
-    return t if scale is None else t * scale[o]
+def _pack(
+    x: Tensor,
+    y: Tensor | None,
+    shift: Tensor | None,
+    scale: Tensor | None,
+    cross: bool,
+    half: bool,
+    summed: bool,
+) -> tuple[list[Tensor], Tensor | None]:
+    """The factors of the products, (n, d) each; sums over rows of their squares (or product)."""
+    operands = [x] if y is None else [x, y]
+    if shift is None and scale is None and not half:
+        return operands, None
+    kind = torch.bfloat16 if half else x.dtype
+    factors = [torch.empty_like(x, dtype=kind, memory_format=torch.contiguous_format)]
+    if y is not None:
+        factors.append(torch.empty_like(factors[0]))
+    slabs, lines = _C.cuda_gram_slabs(x.shape[0]), 1 if cross else len(operands)
+    parts = x.new_empty(slabs, lines, x.shape[1]) if summed else None
+    _C.cuda_gram_pack(
+        view(x), view(y), view(shift), view(scale), cross, view(factors[0]),
+        view(None if y is None else factors[1]), view(None if parts is None else parts.view(-1)),
+        stream(x),
+    )  # fmt: skip
+    return factors, None if parts is None else parts.sum(0, dtype=torch.float64)
 
 
 def _strips(side: int, length: int) -> list[slice]:
@@ -118,7 +154,7 @@ class _Strips:
 def _self(
     f: Tensor, dual: bool, off_diagonal: bool, diagonal: Tensor | None, wanted: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """||F^T F||^2 and F C', C = F^T F without its diagonal."""
+    """||F^T F||^2 and F C', C = F^T F; without its diagonal, which the dual side leaves in F C'."""
     n, d = f.shape
     value = torch.zeros((), dtype=torch.float64, device=f.device)
     wide = torch.float32 if f.dtype == torch.bfloat16 else f.dtype
@@ -136,12 +172,9 @@ def _self(
             value += _square(c)
             if grad is not None:
                 grad.put(strip, mm_float32(f, c.to(f.dtype)))
-    made = None if grad is None else grad.whole
-    if dual and off_diagonal and diagonal is not None:
+    if diagonal is not None:
         value -= diagonal.square().sum()
-        if made is not None:
-            made.addcmul_(f.to(wide), diagonal.to(wide), value=-1)
-    return value, made
+    return value, None if grad is None else grad.whole
 
 
 def _cross(
@@ -152,7 +185,7 @@ def _cross(
     diagonal: Tensor | None,
     wants: tuple[bool, bool],
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """||F^T G||^2, G C'^T and F C', C = F^T G without its diagonal."""
+    """||F^T G||^2, G C'^T and F C', C = F^T G; its diagonal as in `_self`."""
     n, d = f.shape
     value = torch.zeros((), dtype=torch.float64, device=f.device)
     wide = torch.float32 if f.dtype == torch.bfloat16 else f.dtype
@@ -176,11 +209,6 @@ def _cross(
                 left.add(mm_float32(g[:, strip], c.mT))
             if right is not None:
                 right.put(strip, mm_float32(f, c))
-    made = [None if part is None else part.whole for part in (left, right)]
-    if dual and off_diagonal and diagonal is not None:
+    if diagonal is not None:
         value -= diagonal.square().sum()
-        diag = diagonal.to(wide)
-        for out, partner in zip(made, (g, f), strict=True):
-            if out is not None:
-                out.addcmul_(partner.to(wide), diag, value=-1)
-    return value, made
+    return value, [None if part is None else part.whole for part in (left, right)]

@@ -1,6 +1,7 @@
 // Python face of the emulated kernels: the CUDA entry points of csrc/bindings.cpp under the same names.
 #include <pybind11/pybind11.h>
 
+#include "cuda/gram.h"
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
 #include "cuda/sparse.h"
@@ -15,6 +16,9 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward);
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights);
+  m.def("cuda_gram_slabs", &cuda::gram_slabs);
+  m.def("cuda_gram_pack", &cuda::gram_pack);
+  m.def("cuda_gram_finish", &cuda::gram_finish);
   m.def("cuda_spmm", &cuda::spmm);
   m.def("cuda_edges", &cuda::edges);
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);

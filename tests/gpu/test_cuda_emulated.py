@@ -9,12 +9,14 @@ variable the tests are skipped. Speed, registers and memory ordering are not mod
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pkgutil
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -25,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslspec_fast import _seam, primitives
-from sslspec_fast.primitives import _graph_cov_cuda, _matmul, _pairwise_cuda
+from sslspec_fast.primitives import _gram_cuda, _graph_cov_cuda, _matmul, _pairwise_cuda, gram
 
 from ..cases import CASES as LOSSES
 from .agreement import check
@@ -271,30 +273,99 @@ def test_moments(core: ModuleType, n: int, d: int, two: bool, dtype: torch.dtype
     close(m2, (columns - columns.mean(1, keepdim=True)).square().sum(1), ERROR[dtype])
 
 
-@pytest.fixture
-def gpu_paths(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+class GpuPaths:
     """Every tensor says that it is on a GPU, and the entry points are the emulated ones."""
 
-    class Core:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(core if name.startswith("cuda_") else _seam._C, name)
+    def __init__(self, core: ModuleType) -> None:
+        class Core:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(core if name.startswith("cuda_") else _seam._C, name)
 
-    for info in pkgutil.iter_modules(primitives.__path__):
-        module = importlib.import_module(f"{primitives.__name__}.{info.name}")
-        for name, value in (("_C", Core()), ("view", view), ("stream", lambda t: 0)):
-            if hasattr(module, name):
-                monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(_matmul, "_HAS_OUT_DTYPE", False)
-    monkeypatch.setattr(Tensor, "is_cuda", property(lambda self: True), raising=False)
+        self.names = {"_C": Core(), "view": view, "stream": lambda t: 0}
+        self.patch: pytest.MonkeyPatch | None = None
+        self.on()
+
+    def on(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        for info in pkgutil.iter_modules(primitives.__path__):
+            module = importlib.import_module(f"{primitives.__name__}.{info.name}")
+            for name, value in self.names.items():
+                if hasattr(module, name):
+                    self.patch.setattr(module, name, value)
+        self.patch.setattr(_matmul, "_HAS_OUT_DTYPE", False)
+        self.patch.setattr(Tensor, "is_cuda", property(lambda self: True), raising=False)
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        self.undo()
+        yield
+        self.on()
+
+    def undo(self) -> None:
+        assert self.patch is not None
+        self.patch.undo()
+
+
+@pytest.fixture
+def gpu_paths(core: ModuleType) -> Iterator[GpuPaths]:
+    paths = GpuPaths(core)
+    yield paths
+    paths.undo()
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16, F32, F64])
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_on_its_gpu_path(name: str, dtype: torch.dtype, gpu_paths: None) -> None:
+def test_every_loss_on_its_gpu_path(name: str, dtype: torch.dtype, gpu_paths: GpuPaths) -> None:
     check(name, 37, 20, dtype, "cpu")
 
 
 @pytest.mark.parametrize("dtype", [BF16, F32])
 @pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "sup_con", "vicreg", "barlow_twins"])
-def test_wide_rows_on_the_gpu_path(name: str, dtype: torch.dtype, gpu_paths: None) -> None:
+def test_wide_rows_on_the_gpu_path(name: str, dtype: torch.dtype, gpu_paths: GpuPaths) -> None:
     check(name, 70, 260, dtype, "cpu")
+
+
+FORMS: dict[str, Callable[..., Tensor]] = {
+    "norm": lambda x, y, half: gram.sqnorm(x, half=half),
+    "centred": lambda x, y, half: gram.sqnorm(x, off_diagonal=True, center=True, half=half),
+    "cross": lambda x, y, half: gram.sqnorm(x, y, half=half),
+    "cross off": lambda x, y, half: gram.sqnorm(x, y, off_diagonal=True, center=True, half=half),
+    "vicreg": lambda x, y, half: gram.vicreg(
+        x, y, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4, half=half
+    )[0],
+    "barlow": lambda x, y, half: gram.barlow_twins(x, y, off_diagonal=5e-3, eps=1e-5, half=half)[0],
+}
+
+
+def gram_results(form: str, x: Tensor, y: Tensor, half: bool = False) -> list[Tensor]:
+    leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+    value = FORMS[form](*leaves, half)
+    value.backward()
+    grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    return [value.detach(), *grads]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize(("n", "d"), [(5, 9), (50, 130), (300, 700), (700, 300)])
+@pytest.mark.parametrize("form", FORMS)
+def test_gram_in_strips(
+    form: str, n: int, d: int, dtype: torch.dtype, gpu_paths: GpuPaths, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(_gram_cuda, "_STRIP_BYTES", 0)  # strips of 128
+    x, y = torch.randn(2, n, d, dtype=F64) + 0.3
+    with gpu_paths.off():
+        want = gram_results(form, x, y)
+    for got, exact in zip(gram_results(form, x.to(dtype), y.to(dtype)), want, strict=True):
+        assert got.dtype == dtype
+        assert (got.double() - exact).norm() <= ERROR[dtype] * exact.norm()
+
+
+@pytest.mark.parametrize(("n", "d"), [(200, 500), (500, 200)])
+@pytest.mark.parametrize("form", FORMS)
+def test_gram_in_bfloat16_keeps_wide_sums(form: str, n: int, d: int, gpu_paths: GpuPaths) -> None:
+    x, y = (torch.randn(2, n, d) + 0.3).bfloat16().float()
+    with gpu_paths.off():
+        want = gram_results(form, x.double(), y.double())
+    for got, exact in zip(gram_results(form, x, y, half=True), want, strict=True):
+        assert got.dtype == F32
+        assert (got.double() - exact).norm() <= 2e-2 * exact.norm()
