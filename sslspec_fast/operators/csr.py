@@ -21,6 +21,8 @@ from sslspec_fast.primitives.spmm import spmm_into
 
 __all__ = ["CsrOperator"]
 
+_CAST_LIMIT = 200_000_000  # entries; a second copy of the values of a larger matrix is too dear
+
 
 class CsrOperator(SymmetricOperator):
     """diag(diagonal) + sign * diag(scale) M diag(scale) on compressed rows.
@@ -43,6 +45,7 @@ class CsrOperator(SymmetricOperator):
         self._csr = Csr(indptr.long(), indices, values, n, symmetric=True)
         self._cast: dict[torch.dtype, tuple[Tensor | None, Tensor | None]] = {}
         self._matrix: dict[torch.dtype, Tensor] = {}
+        self._typed_csr: dict[torch.dtype, Csr] = {}
 
     def _vectors(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """Scale and diagonal in the dtype of a product."""
@@ -51,6 +54,17 @@ class CsrOperator(SymmetricOperator):
             diagonal = None if self.diagonal is None else self.diagonal.to(dtype)
             self._cast[dtype] = scale, diagonal
         return self._cast[dtype]
+
+    def _typed(self, dtype: torch.dtype) -> Csr:
+        """The matrix with values in the dtype of a product, which saves a conversion per entry."""
+        values = self.values
+        if values is None or values.dtype == dtype or values.numel() > _CAST_LIMIT:
+            return self._csr
+        if dtype not in self._typed_csr:
+            self._typed_csr[dtype] = Csr(
+                self._csr.indptr, self.indices, values.to(dtype), self.n, symmetric=True
+            )
+        return self._typed_csr[dtype]
 
     def matmat(
         self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
@@ -65,7 +79,7 @@ class CsrOperator(SymmetricOperator):
         # the diagonal multiplies W, so it rides along when W is X (a recurrence) or absent
         fused = diagonal is not None and (w is None or w is x)
         spmm_into(
-            self._csr, x, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
+            self._typed(x.dtype), x, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
             delta=alpha if fused else 0.0, w=x if fused else w,
             diagonal=diagonal if fused else None, row_scale=scale, col_scale=scale,
         )  # fmt: skip

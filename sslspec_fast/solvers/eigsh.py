@@ -23,6 +23,7 @@ from sslspec_fast.operators.base import GroupVectors, SymmetricOperator
 from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.convert import array_kind, as_operator, from_array, to_array
 from sslspec_fast.solvers import pencil
+from sslspec_fast.solvers._threads import few_threads
 from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.davidson import Outcome, Task
 from sslspec_fast.solvers.dense import dense
@@ -35,6 +36,7 @@ from sslspec_fast.solvers.shift_invert import shift_invert
 
 __all__ = ["eigsh"]
 
+_SMALL = 1 << 19  # entries of a block: below, threads cost more than they save
 _METHODS = ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense")
 _PRECISIONS = ("mixed", "float64", "float32")
 
@@ -112,7 +114,8 @@ def eigsh(
         outcome, method = _nothing(task, free, have, removed), "dense"
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
-        outcome, facts, method, reason = _run(task, method, warm, low)
+        with few_threads(op.device.type == "cpu" and n * max(k, 16) < _SMALL):
+            outcome, facts, method, reason = _run(task, method, warm, low)
     if progress:
         sys.stderr.write("\n")
     return _assemble(
@@ -242,7 +245,7 @@ def _run(
         task.tol *= task.norm
         outcome, facts = dense(task)
         return outcome, facts, method, reason
-    found = probe(task, low)
+    found = probe(task, low, keep=warm is None and method in ("auto", "chebyshev"))
     task.norm = max(abs(found.lo), abs(found.hi))
     task.tol *= task.norm
     if not asked:

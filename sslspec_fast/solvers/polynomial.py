@@ -32,6 +32,22 @@ def product_cost(op: object, n: int) -> float:
     return 0.3 * (20 * n if nnz is None else nnz) + 1.5 * n
 
 
+def padded(b: int) -> int:
+    """Columns that a product with b float32 columns costs: the gather moves whole cache lines."""
+    return 16 * -(-b // 16)
+
+
+def _width(k: int, guard: int, free: int) -> int:
+    """Columns of the start block: k and some guards, in whole cache lines where that is near."""
+    width = k + guard
+    up = padded(width)
+    if up - width <= 0.3 * width or up == 16:
+        width = up
+    elif up - 16 > k:
+        width = up - 16
+    return min(width, free)
+
+
 def cleaner(task: Task, lo: float, cut: float, wanted: float) -> Clean | None:
     """Deflated vectors sit at most at the bound of the spectrum: keep their lead within 1e3."""
     if task.project is None:
@@ -51,6 +67,7 @@ class Filter:
     low: torch.dtype
     guard: int
     degrees: list[int] = field(default_factory=list)
+    guard_steps: int = 0
 
     def __call__(self, r: Tensor, values: Tensor, basis: Basis, ritz: Tensor) -> Tensor:
         task = self.task
@@ -59,6 +76,10 @@ class Filter:
         cut = float(ritz[min(task.k + self.guard, len(ritz) - 1)])
         cut = max(cut, self.lo + 1e-8 * task.norm)
         degree = self._degree(r, values, basis.size, cut, float(ritz[0]))
+        if len(values) == 1 and len(ritz) > task.k and float(values[0]) == float(ritz[task.k]):
+            # all wanted pairs are good: the vector behind them is needed to a digit only
+            degree = min(degree, 3 << min(self.guard_steps, 8))
+            self.guard_steps += 1
         self.degrees.append(degree)
         task.columns += (degree - 1) * r.shape[1]
         clean = cleaner(task, self.lo, cut, float(values[-1]))
@@ -66,8 +87,8 @@ class Filter:
 
     def _degree(self, r: Tensor, values: Tensor, size: int, cut: float, top: float) -> int:
         task, n, b = self.task, self.task.op.n, r.shape[1]
-        product = product_cost(task.op, n) * b
-        overhead = 5.0 * n * size + 3.0 * product + 1e6 + 2.0 * size**3
+        product = product_cost(task.op, n) * padded(b)
+        overhead = 5.0 * n * size + 3.0 * product + 2e6 + 2.0 * size**3
         balance = 2.5 * overhead / product
         rate = growth_rate(float(values[-1]), self.lo, cut)
         spread = growth_rate(top, self.lo, cut) - rate
@@ -87,23 +108,47 @@ def chebyshev(
 ) -> tuple[Outcome, dict]:
     """Filtered start block, then block Chebyshev-Davidson. `low`: dtype of the filter products."""
     k, n = task.k, task.op.n
-    guard = max(3, min(k // 8, 16))
-    width = min(k + guard, task.free)
+    width = _width(k, max(3, min(k // 8, 16)), task.free)
+    guard = max(width - k, 1)
     facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
     if x0 is None:
-        start = random_block(n, width, task.seed, low, task.op.device)
-        start = _first_filter(task, start, found, width, facts)
+        start = _continue(task, found, width, facts)
+        if start is None:
+            start = random_block(n, width, task.seed, low, task.op.device)
+            start = _first_filter(task, start, found, width, facts)
     else:
         fill = random_block(n, max(width - x0.shape[1], 0), task.seed, task.dtype, task.op.device)
         start = torch.cat([x0.to(task.dtype), fill * float(x0.norm(dim=0).mean()) * 1e-3], 1)
-    expand = Filter(task, found.lo, low, max(guard // 2, 1))
-    block = min(width, max(8, min(32, k // 2)))
+    expand = Filter(task, found.lo, low, max(min(guard, k // 8) // 2, 1))
+    block = min(width, max(16, min(32, k // 2)))
     keep = width + max(width // 2, 4)
     outcome = davidson(
         task, start, expand, block=block, keep=keep, capacity=keep + max(2 * block, width // 2)
     )
     facts["degrees"] = expand.degrees
     return outcome, facts
+
+
+def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | None:
+    """Filter the probe's Ritz vectors: they lack only what their residuals say."""
+    x = found.vectors(width)
+    if x is None or found.residuals is None or found.hi - found.lo <= 1e-12 * task.norm:
+        return None
+    lo = found.lo
+    cut = max(float(found.values[min(width, len(found.values) - 1)]), lo + 1e-6 * task.norm)
+    rate = growth_rate(float(found.values[task.k - 1]), lo, cut)
+    worst = float(found.residuals[: task.k].max())
+    need = math.log(max(2.0 * worst / max(task.tol, 2e-6 * task.norm), 1.0))
+    cost = product_cost(task.op, task.op.n) * padded(width)
+    cap = max(8.0, min(60.0, 2.5 * (5.0 * task.op.n * width + 2e6) / cost))
+    degree = int(min(need / max(rate, 1e-6), 24.0 if rate > 0.4 else cap)) + 1
+    facts["start_degree"], facts["start_cut"] = degree, cut
+    if need == 0.0:
+        return x
+    task.columns += degree * width
+    return filter_block(
+        task.op, x, lo, cut, degree, max(found.hi, cut), cleaner(task, lo, cut, cut)
+    )
 
 
 def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) -> Tensor:

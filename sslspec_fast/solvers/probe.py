@@ -7,28 +7,48 @@ estimates how many eigenvalues lie above t. ChASE and EVSL start in the same way
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import orthonormalize, random_block
+from sslspec_fast.solvers._basis import Project, orthonormalize, random_block
 from sslspec_fast.solvers.davidson import Task
 
 __all__ = ["Probe", "probe"]
 
 _STEPS, _BLOCK = 8, 4
+# Rows of 16 float32 fill a cache line: a gather of them costs no more than one of 4 columns. Such a
+# block sees as many directions as are wanted, and its Ritz vectors are worth keeping.
+_LINE = 16
+_KEPT_BYTES = 1 << 30
 
 
 @dataclass
 class Probe:
     """values (m,) Ritz values, largest first; counts (m,) eigenvalues estimated at or above each;
-    lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual)."""
+    lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
+    basis: the Krylov blocks, one after the other, when the block was wide enough to start from;
+    coefficients (m, m) and residuals (m,) are those of the Ritz vectors in it."""
 
     values: Tensor
     counts: Tensor
     lo: float
     hi: float
+    basis: list[Tensor] = field(default_factory=list)
+    coefficients: Tensor | None = None
+    residuals: Tensor | None = None
+
+    def vectors(self, width: int) -> Tensor | None:
+        """(n, width) the first Ritz vectors, or None when the basis was not kept."""
+        if not self.basis or self.coefficients is None or width > len(self.values):
+            return None
+        out, at = None, 0
+        for block in self.basis:
+            rows = self.coefficients[at : at + block.shape[1], :width].to(block)
+            out = block @ rows if out is None else out.addmm_(block, rows)
+            at += block.shape[1]
+        return out
 
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
@@ -52,27 +72,47 @@ class Probe:
         return float(values[first]), float(values[first - 1])
 
 
-def probe(task: Task, dtype: torch.dtype) -> Probe:
+def _next_block(w: Tensor, v: Tensor | None, project: Project | None) -> tuple[Tensor, Tensor]:
+    """w = q beta with orthonormal q; v None: the last step, where only beta is of use."""
+    g = (w.T @ w).double().cpu()
+    factor, failed = torch.linalg.cholesky_ex(g)
+    pivots = factor.diagonal()
+    if int(failed) == 0 and float(pivots.min()) > 1e-2 * float(g.diagonal().max().sqrt()):
+        if v is None:
+            return w, factor.T.clone()
+        return w @ torch.linalg.inv(factor).T.to(w), factor.T.clone()
+    before = w.clone()
+    q = orthonormalize(w, None, project)
+    return q, (q.T @ before).double().cpu()
+
+
+def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
+    """keep: the solver can start from Ritz vectors, so use a block as wide as what is wanted."""
     op, n = task.op, task.op.n
-    b = min(_BLOCK, max(task.free // 2, 1))
+    keep = keep and task.k < 2 * _LINE and n >= 16 * _LINE * (_STEPS + 1)
+    wide = _LINE * -(-(task.k + 1) // _LINE)
+    keep = keep and n * wide * (_STEPS + 1) * dtype.itemsize <= _KEPT_BYTES
+    b = wide if keep else min(_BLOCK, max(task.free // 2, 1))
     x = random_block(n, b, task.seed + 1, dtype, op.device)
     v = orthonormalize(x, None, task.project)
     size = v.shape[1]
     blocks, offs = [], []
+    basis: list[Tensor] = []
     old: Tensor | None = None
     beta = torch.zeros(0, 0, dtype=torch.float64)
-    for _ in range(min(_STEPS, max(task.free // b, 1))):
+    for step in range(min(_STEPS, max(task.free // b, 1))):
         w = task.apply(v)
-        if task.project is not None:
-            task.project(w)
+        if keep:
+            basis.append(v)
         if old is not None:
             w.addmm_(old, beta.T.to(w), alpha=-1)
         alpha = (v.T @ w).double().cpu()
         w.addmm_(v, alpha.to(w), alpha=-1)
+        if task.project is not None:
+            task.project(w)
         blocks.append((alpha + alpha.T) / 2)
-        before = w.clone()
-        nxt = orthonormalize(w, None, task.project)
-        beta = (nxt.T @ before).double().cpu()
+        last_step = step + 1 == _STEPS
+        nxt, beta = _next_block(w, None if last_step else v, task.project)
         offs.append(beta)
         old, v = v, nxt
         if v.shape[1] == 0:
@@ -97,4 +137,7 @@ def probe(task: Task, dtype: torch.dtype) -> Probe:
     lo = max(bounds[0], float(values[0] - slack[0]) - 1e-6 * abs(float(values[0])))
     hi = min(bounds[1], float(values[-1] + slack[-1]) + 1e-6 * abs(float(values[-1])))
     values, weights = values.flip(0), weights.flip(0)
-    return Probe(values, task.free * weights.cumsum(0), lo, hi)
+    counts = task.free * weights.cumsum(0)
+    if not keep:
+        return Probe(values, counts, lo, hi)
+    return Probe(values, counts, lo, hi, basis, vectors.flip(1), slack.flip(0))
