@@ -151,12 +151,14 @@ class CsrOperator(SymmetricOperator):
             values = np.ones(self.indices.shape[0])
         else:
             values = self.values.detach().cpu().numpy().astype(np.float64)
-        arrays = (values, self.indices.cpu().numpy(), self.indptr.cpu().numpy())
-        matrix = scipy.sparse.csr_array(arrays, shape=self.shape)
+        indices, indptr = self.indices.cpu().numpy(), self.indptr.cpu().numpy()
         if self.scale is not None:
-            d = scipy.sparse.diags_array(self.scale.cpu().numpy())
-            matrix = d @ matrix @ d
-        matrix = self.sign * matrix
+            d = self.scale.cpu().numpy()
+            values = values * d[indices]
+            values *= np.repeat(self.sign * d, np.diff(indptr))
+        elif self.sign != 1.0:
+            values = self.sign * values
+        matrix = scipy.sparse.csr_array((values, indices, indptr), shape=self.shape)
         if self.diagonal is not None:
             matrix = matrix + scipy.sparse.diags_array(self.diagonal.cpu().numpy())
         return scipy.sparse.csr_array(matrix)

@@ -79,6 +79,22 @@ class _Monitor:
         self.gap = math.inf if not task.guard else math.nan
         self.norms = torch.full((task.k + 1,), math.inf, dtype=torch.float64)
 
+    def pick(
+        self, basis: Basis, values: Tensor, q: Tensor, block: int, fill: int
+    ) -> tuple[Tensor, Tensor]:
+        """`measure`, with Ritz pairs behind the wanted ones added up to `fill` columns.
+
+        A step costs nearly the same with a few columns more, and the vectors behind decide how
+        fast the last wanted ones come.
+        """
+        index, r = self.measure(basis, values, q, block)
+        first = max(self.task.k, int(index[-1]) + 1) if len(index) else 0
+        stop = min(first + fill - len(index), basis.size)
+        if not len(index) or stop <= first:
+            return index, r
+        extra = basis.residual(values[first:stop], q[:, first:stop])
+        return torch.cat([index, torch.arange(first, stop)]), torch.cat([r, extra], 1)
+
     def measure(self, basis: Basis, values: Tensor, q: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """Indices still to improve (at most `block`) and their residual vectors.
 
@@ -153,9 +169,12 @@ class _Monitor:
 
 def davidson(
     task: Task, start: Tensor, expand: Expand | None, *, block: int, capacity: int,
-    keep: int, krylov_steps: int = 1,
+    keep: int, krylov_steps: int = 1, fill: int = 1,
 ) -> Outcome:  # fmt: skip
-    """Run until the task is met. start (n, m): first directions, not yet orthonormal."""
+    """Run until the task is met. start (n, m): first directions, not yet orthonormal.
+
+    block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
+    """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
     basis = Basis(n, capacity, task.dtype, task.op.device)
@@ -171,11 +190,11 @@ def davidson(
             index, r = torch.zeros(0, dtype=torch.int64), basis.v[:, :0]
             done = False
         else:
-            index, r = monitor.measure(basis, values, q, block)
+            index, r = monitor.pick(basis, values, q, block, fill)
             done = len(index) == 0
         if done:  # measure every wanted pair once more on the final basis
             monitor.norms[: task.k] = math.inf
-            index, r = monitor.measure(basis, values, q, block)
+            index, r = monitor.pick(basis, values, q, block, fill)
             done = len(index) == 0
         stopped = _report(task, monitor, history, iteration, basis, values)
         if done:
@@ -192,6 +211,7 @@ def davidson(
         if basis.size + max(len(index), 1) > capacity:
             _restart(basis, q, previous, min(keep, capacity - max(block // 2, 1)), task.k)
             values, q = basis.ritz()
+            index = index[index < basis.size]
             r = _same_residual(basis, values, q, index, r)
         previous = q[:, : task.k + task.guard]
         room = capacity - basis.size

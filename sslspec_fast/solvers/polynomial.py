@@ -75,27 +75,32 @@ class Filter:
         self.lo = min(self.lo, float(ritz[-1]))
         cut = float(ritz[min(task.k + self.guard, len(ritz) - 1)])
         cut = max(cut, self.lo + 1e-8 * task.norm)
-        degree = self._degree(r, values, basis.size, cut, float(ritz[0]))
-        if len(values) == 1 and len(ritz) > task.k and float(values[0]) == float(ritz[task.k]):
+        behind = len(ritz) > task.k and float(values[0]) == float(ritz[task.k])
+        # those behind the wanted ones fill the block up; they set no goal
+        goal = 1 if behind else int((values >= ritz[min(task.k, len(ritz)) - 1]).sum())
+        degree = self._degree(r, values, goal, basis.size, cut, float(ritz[0]))
+        if behind:
             # all wanted pairs are good: the vector behind them is needed to a digit only
             degree = min(degree, 3 << min(self.guard_steps, 8))
             self.guard_steps += 1
         self.degrees.append(degree)
         task.columns += (degree - 1) * r.shape[1]
-        clean = cleaner(task, self.lo, cut, float(values[-1]))
+        clean = cleaner(task, self.lo, cut, float(values[goal - 1]))
         return filter_residual(task.op, r.to(self.low), values, self.lo, cut, degree, clean)
 
-    def _degree(self, r: Tensor, values: Tensor, size: int, cut: float, top: float) -> int:
+    def _degree(
+        self, r: Tensor, values: Tensor, goal: int, size: int, cut: float, top: float
+    ) -> int:
         task, n, b = self.task, self.task.op.n, r.shape[1]
         product = product_cost(task.op, n) * padded(b)
         overhead = 5.0 * n * size + 3.0 * product + 2e6 + 2.0 * size**3
         balance = 2.5 * overhead / product
-        rate = growth_rate(float(values[-1]), self.lo, cut)
+        rate = growth_rate(float(values[goal - 1]), self.lo, cut)
         spread = growth_rate(top, self.lo, cut) - rate
         limit = float(_MAX_DEGREE)
         if rate > 0.0:
             # no more than what is missing, with a margin for the part that the cut lets through
-            worst = float(column_norms(r).max())
+            worst = float(column_norms(r[:, :goal]).max())
             missing = math.log(max(10.0 * worst / max(task.tol, 1e-300), 10.0))
             limit = min(limit, missing / rate)
         if spread > 0.0:
@@ -123,8 +128,9 @@ def chebyshev(
     block = min(width, max(16, min(32, k // 2)))
     keep = width + max(width // 2, 4)
     outcome = davidson(
-        task, start, expand, block=block, keep=keep, capacity=keep + max(2 * block, width // 2)
-    )
+        task, start, expand, block=block, keep=keep, capacity=keep + max(2 * block, width // 2),
+        fill=min(block, 16),
+    )  # fmt: skip
     facts["degrees"] = expand.degrees
     return outcome, facts
 

@@ -91,6 +91,9 @@ def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
     op, n = task.op, task.op.n
     keep = keep and task.k < 2 * _LINE and n >= 16 * _LINE * (_STEPS + 1)
     wide = _LINE * -(-(task.k + 1) // _LINE)
+    nnz = op.nnz()
+    # grids and trees (few entries a row) end in a factorisation or a long filter: look briefly
+    keep = keep and (nnz is None or nnz >= 8 * n)
     keep = keep and n * wide * (_STEPS + 1) * dtype.itemsize <= _KEPT_BYTES
     b = wide if keep else min(_BLOCK, max(task.free // 2, 1))
     x = random_block(n, b, task.seed + 1, dtype, op.device)

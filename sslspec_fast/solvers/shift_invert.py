@@ -97,7 +97,9 @@ class _Solve:
         )  # fmt: skip
 
     def __call__(self, r: Tensor, values: Tensor, basis: Basis, ritz: Tensor) -> Tensor:
-        return self.solve(r)
+        # a solve costs little beside the orthogonalisation of a step: take two Krylov steps at once
+        once = self.solve(r)
+        return torch.cat([once, self.solve(once / once.norm(dim=0).clamp_min(1e-300))], 1)
 
     def solve(self, r: Tensor) -> Tensor:
         self.columns += r.shape[1]
@@ -138,12 +140,12 @@ def shift_invert(
             solves, factors = solver.columns, 2
             solver = _Solve(task, matrix, top + max(margin, offset))
     if x0 is None:
-        start = solver.solve(start)
+        start = solver.solve(solver.solve(start))
     else:
         start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
     outcome = davidson(
-        task, start.to(task.dtype), solver, block=min(width, 4), keep=width + max(width // 2, 2),
-        capacity=4 * width,
+        task, start.to(task.dtype), solver, block=min(width, 16), keep=width + max(width // 2, 2),
+        capacity=5 * width, fill=min(width, 4),
     )  # fmt: skip
     outcome.n_iter += iterations
     fill = float(solver.factor.L.nnz + solver.factor.U.nnz) / max(matrix.nnz, 1)

@@ -1,0 +1,153 @@
+"""`auto` on the graphs that break eigensolvers: right values, clean span, true report."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg as sla
+import scipy.sparse as sp
+import torch
+
+import sslspec_fast.operators as ops
+from sslspec_fast.graph import PairGraph
+from sslspec_fast.solvers import eigsh
+from sslspec_fast.solvers._threads import few_threads
+from sslspec_fast.solvers.davidson import Task
+from sslspec_fast.solvers.polynomial import _width
+from sslspec_fast.solvers.probe import probe
+
+_spec = importlib.util.spec_from_file_location("auto_graphs", Path(__file__).with_name("graphs.py"))
+assert _spec is not None
+assert _spec.loader is not None
+graphs = importlib.util.module_from_spec(_spec)
+sys.modules["auto_graphs"] = graphs
+_spec.loader.exec_module(graphs)
+
+
+def _hadamard(n: int):
+    """Symmetric, eigenvalues +-sqrt(n), each n / 2 times."""
+    root = np.sqrt(float(n))
+    return sla.hadamard(n).astype(float), np.r_[np.full(n // 2, root), np.full(n // 2, -root)]
+
+
+def _duplicates():
+    """Twelve copies of each of 80 points: 880 exact zeros."""
+    base = np.exp(-np.random.default_rng(0).random((80, 80)))
+    values = np.linalg.eigvalsh(base + base.T) * 12
+    matrix = sp.csr_array(np.kron(base + base.T, np.ones((12, 12))))
+    return matrix, np.sort(np.r_[values, np.zeros(880)])[::-1]
+
+
+HARD = {
+    "path": lambda: graphs.path(3000),
+    "torus": lambda: graphs.torus(40, 41),
+    "star": lambda: graphs.star(2500),
+    "hypercube": lambda: graphs.hypercube(11),
+    "hadamard": lambda: _hadamard(1024),
+    "cliques and isolated nodes": lambda: graphs.cliques([5] * 150 + [9] * 20 + [13], 40),
+    "bipartite": lambda: graphs.bipartite(300, 900),
+    "complete": lambda: graphs.complete(900),
+    "duplicates": _duplicates,
+    "no entries": lambda: (sp.csr_array((900, 900)), np.zeros(900)),
+}
+
+
+@pytest.mark.parametrize("family", HARD)
+@pytest.mark.parametrize("k", [1, 12, 30])
+def test_auto_on_hard_spectra(family: str, k: int) -> None:
+    matrix, expected = HARD[family]()
+    result = eigsh(matrix, k, tol=1e-8)
+    norm = max(np.abs(expected).max(), 1e-300)
+    x = np.asarray(result.vectors)
+    residual = np.linalg.norm(matrix @ x - x * result.values, axis=0).max()
+    assert result.info.converged, str(result.info)
+    assert residual <= 2e-8 * max(result.info.norm, norm)
+    np.testing.assert_allclose(result.values, expected[:k], atol=1e-8 * norm)
+    assert np.abs(x.T @ x - np.eye(k)).max() <= 1e-10
+    inside = expected[k - 1] - expected[k] <= 1e-12 * norm
+    assert result.info.cluster_cut or not inside, str(result.info)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA"])
+@pytest.mark.parametrize("n", [40, 700])
+def test_nearly_all_pairs(n: int, which: str) -> None:
+    matrix = graphs.blocks_graph(n, 2)
+    expected = np.sort(np.linalg.eigvalsh(matrix.toarray()))
+    expected = expected[::-1] if which == "LA" else expected
+    for k in (n // 5 + 1, n - 1, n):
+        result = eigsh(matrix, k, which=which)
+        np.testing.assert_allclose(result.values, expected[:k], atol=1e-10 * np.abs(expected).max())
+
+
+def test_disconnected_normalised_graph() -> None:
+    """More components than wanted vectors behind them: all of them, then the rest, exactly."""
+    parts = [graphs.blocks_graph(400, 4, seed=s) for s in range(4)]
+    matrix = sp.csr_array(sp.block_diag([*parts, sp.csr_array((5, 5))]))
+    operator = ops.adjacency(PairGraph.from_sparse(matrix), normalized=True)
+    expected = np.linalg.eigvalsh(operator.to_dense().numpy())[::-1]
+    for precision, tol in (("mixed", 1e-9), ("float64", 1e-9), ("float32", 1e-5)):
+        result = eigsh(operator, 16, tol=tol, precision=precision)
+        assert result.info.converged, precision
+        np.testing.assert_allclose(result.values.double().numpy(), expected[:16], atol=2 * tol)
+
+
+def test_start_from_the_probe_agrees_with_a_random_start() -> None:
+    matrix = graphs.blocks_graph(6000, 9)
+    expected = eigsh(matrix, 9, method="lanczos", tol=1e-10)
+    for precision, tol in (("mixed", 1e-9), ("float64", 1e-9), ("float32", 1e-5)):
+        result = eigsh(matrix, 9, tol=tol, precision=precision)
+        assert result.info.converged
+        np.testing.assert_allclose(result.values, expected.values, rtol=2 * tol)
+    small, large = (eigsh(matrix, 9, tol=tol).info.n_matvec for tol in (1e-3, 1e-10))
+    assert small < large
+
+
+def test_probe_keeps_a_basis_only_where_it_pays() -> None:
+    def look(matrix, k: int):
+        op = ops.as_operator(matrix)
+        task = Task(op, k, op.n, 1.0, 1e-6, None, 10, 0)
+        return probe(task, torch.float32, keep=True)
+
+    wide = look(graphs.blocks_graph(6000, 9), 9)
+    x = wide.vectors(16)
+    assert x is not None
+    assert x.shape == (6000, 16)
+    assert float((x.T @ x - torch.eye(16)).abs().max()) < 1e-3
+    assert wide.vectors(10_000) is None
+    assert look(graphs.path(6000)[0], 9).vectors(4) is None  # few entries a row
+    assert look(graphs.blocks_graph(6000, 9), 64).vectors(4) is None  # more wanted than it sees
+
+
+def test_start_blocks_fill_cache_lines() -> None:
+    assert [_width(k, g, 10**6) for k, g in ((9, 3), (15, 3), (63, 7), (200, 16))] == [
+        16, 16, 80, 224,
+    ]  # fmt: skip
+    assert _width(9, 3, 11) == 11
+    for k in range(1, 200):
+        assert _width(k, 3, 10**6) > k
+
+
+def test_one_thread_for_small_problems_is_undone() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with few_threads(True), few_threads(True):
+            assert torch.get_num_threads() == 1
+        with few_threads(False):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 2
+        threads = [
+            threading.Thread(target=eigsh, args=(graphs.blocks_graph(900, 3), 3)) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
