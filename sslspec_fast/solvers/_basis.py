@@ -8,12 +8,22 @@ dropped, never divided by (Stathopoulos and Wu 2002, SVQB).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-__all__ = ["Basis", "Project", "column_norms", "gram", "orthonormalize", "random_block", "times"]
+__all__ = [
+    "Basis",
+    "Project",
+    "column_norms",
+    "gram",
+    "host_memory",
+    "orthonormalize",
+    "random_block",
+    "times",
+]
 
 Project = Callable[[Tensor], Tensor]
 
@@ -22,6 +32,14 @@ Project = Callable[[Tensor], Tensor]
 _ORTHOGONAL = {torch.float64: 1e-13, torch.float32: 1e-6}
 # Directions shorter than this (relative to the block's longest) are noise and are dropped.
 _DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
+
+
+def host_memory() -> float:
+    """Bytes of memory of this machine; a modest guess where nothing tells."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):
+        return 8e9
 
 
 def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:

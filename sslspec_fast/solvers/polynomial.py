@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import Basis, column_norms, random_block
+from sslspec_fast.solvers._basis import Basis, column_norms, host_memory, random_block
 from sslspec_fast.solvers.chebyshev import Clean, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
@@ -127,9 +127,12 @@ def chebyshev(
     expand = Filter(task, found.lo, low, max(min(guard, k // 8) // 2, 1))
     block = min(width, max(16, min(32, k // 2)))
     keep = width + max(width // 2, 4)
+    capacity = keep + max(2 * block, width // 2)
+    if 2 * capacity * n * task.dtype.itemsize > 0.25 * host_memory():
+        # V and A V would crowd out the filter's blocks: restart after each step
+        keep, capacity = width + 4, width + 4 + block
     outcome = davidson(
-        task, start, expand, block=block, keep=keep, capacity=keep + max(2 * block, width // 2),
-        fill=min(block, 16),
+        task, start, expand, block=block, keep=keep, capacity=capacity, fill=min(block, 16)
     )  # fmt: skip
     facts["degrees"] = expand.degrees
     return outcome, facts

@@ -13,6 +13,7 @@ import math
 import torch
 
 from sslspec_fast.operators.base import SymmetricOperator
+from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers.chebyshev import growth_rate
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.polynomial import product_cost
@@ -67,18 +68,9 @@ def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str]
         f"{shape.fill / max(matrix.nnz, 1):.1f}x; predicted {direct:.2g} s against "
         f"{polynomial:.2g} s by filtering"
     )
-    if direct < polynomial and memory < 0.25 * _host_memory():
+    if direct < polynomial and memory < 0.25 * host_memory():
         return "shift_invert", facts
     return "chebyshev", facts
-
-
-def _host_memory() -> float:
-    try:
-        import os
-
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError, AttributeError):
-        return 8e9
 
 
 def low_dtype(precision: str) -> torch.dtype:
