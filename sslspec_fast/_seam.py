@@ -8,7 +8,7 @@ call and never store them.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -28,6 +28,12 @@ CODE = {
 }
 
 
+@overload
+def view(t: torch.Tensor) -> Descriptor: ...
+@overload
+def view(t: None) -> None: ...
+@overload
+def view(t: torch.Tensor | None) -> Descriptor | None: ...
 def view(t: torch.Tensor | None) -> Descriptor | None:
     """Descriptor of a tensor, or None for an absent optional argument."""
     if t is None:

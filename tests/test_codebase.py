@@ -255,6 +255,19 @@ def test_the_extension_links_only_the_c_and_cpp_runtime() -> None:
     assert {name for name in needed if not re.fullmatch(allowed, name)} == set()
 
 
+def test_the_stub_lists_what_the_extension_has() -> None:
+    from sslspec_fast import _C
+
+    stub = ast.parse((ROOT / "sslspec_fast" / "_C.pyi").read_text("utf-8"))
+    listed = {f.name: len(f.args.posonlyargs) for f in stub.body if isinstance(f, ast.FunctionDef)}
+    functions = {n: f for n, f in vars(_C).items() if callable(f) and not isinstance(f, type)}
+    assert set(listed) == set(functions)
+    for name, function in functions.items():
+        signature = function.__doc__.splitlines()[0]
+        if "*args" not in signature:  # a build without CUDA
+            assert listed[name] == len(re.findall(r"\barg\d+:", signature)), name
+
+
 def test_bindings_release_the_gil() -> None:
     text = "\n".join(p.read_text("utf-8") for p in CSRC.glob("bindings*.cpp"))
     assert "gil_scoped_release" in text

@@ -17,7 +17,7 @@ def sqnorm(x: Tensor, y: Tensor | None, *, off_diagonal: bool, center: bool) -> 
     y = x if y is None else y
     if center:
         x, y = x - x.mean(0), y - y.mean(0)
-    if _C.gram_uses_dual(*x.shape, off_diagonal):
+    if _C.gram_uses_dual(x.shape[0], x.shape[1], off_diagonal):
         total = ((x @ x.T) * (y @ y.T)).sum()
         return total - (x * y).sum(0).square().sum() if off_diagonal else total
     c = x.T @ y

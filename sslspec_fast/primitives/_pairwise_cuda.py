@@ -13,17 +13,16 @@ does the products.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._seam import _C, CODE, stream, view
+from .._seam import _C, CODE, Descriptor, stream, view
 from ._matmul import mm_float32
 
 __all__ = ["backward", "forward", "gradients", "statistics_dtype"]
 
+_Maybe = Descriptor | None
 _WEIGHT_BYTES = 256 << 20
 _WEIGHT_ROWS = 65535 * 128  # blocks in the second dimension of a grid
 _FORWARD, _CHAINED, _MATRIX = 0, 1, 2  # passes of cuda_pairwise_workspace
@@ -75,7 +74,9 @@ class _Problem:
         self.n, self.d = self.a.shape
         self.m = self.n if self.b is None else self.b.shape[0]
 
-    def views(self) -> tuple[Any, ...]:
+    def views(
+        self,
+    ) -> tuple[Descriptor, _Maybe, Descriptor, _Maybe, _Maybe, _Maybe, _Maybe, _Maybe, bool]:
         ids, skip = self.ids, self.skip
         return (
             view(self.a),

@@ -139,7 +139,7 @@ def _apply_body(
     if y.is_cuda:
         return cuda.apply(indptr, indices, values, unit_stride(y), mat, u, v)
     out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
-    work = y.new_empty(_C.graph_cov_apply_workspace_size(*mat.shape, CODE[y.dtype]))
+    work = y.new_empty(_C.graph_cov_apply_workspace_size(y.shape[1], mat.shape[1], CODE[y.dtype]))
     _C.graph_cov_apply(
         view(indptr), view(indices), view(values), view(y), view(mat), view(u), view(v), view(out),
         view(work), threads()

@@ -56,9 +56,9 @@ def _flat(scale: Tensor | None) -> Tensor | None:
 
 def _run(*arguments: Any, like: Tensor) -> None:
     if like.is_cuda:
-        _C.cuda_spmm(*arguments, -1, stream(like))
+        _C.cuda_spmm(*(*arguments, -1, stream(like)))
     else:
-        _C.spmm(*arguments, threads())
+        _C.spmm(*(*arguments, threads()))
 
 
 def _shapes(
