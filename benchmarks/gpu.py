@@ -1,8 +1,9 @@
 """``python -m benchmarks gpu --out DIR``: one command that checks and measures the CUDA part.
 
 Builds nothing and needs no network. In order: facts about the machine, every loss on small shapes
-against plain torch, the CUDA tests, the cases that matter most, compute-sanitizer (memcheck,
-racecheck, synccheck), and the other cases against compiled torch and the installed peers.
+against plain torch, the CUDA tests, the cases that matter most, the Hopper kernel that is off by
+default (does it agree, is it faster), compute-sanitizer (memcheck, racecheck, synccheck), and the
+other cases against compiled torch and the installed peers.
 
 Every step is a process of its own with a time limit, so that a crash or a hang takes nothing else
 with it; ``gpu.json`` and ``gpu.md`` are written anew after each. Ends within ``--minutes`` (9).
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGE = (sys.executable, "-m", "benchmarks.gpu_stage")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 # seconds at most
-FACTS, SMALL, TESTS, CASE, SANITIZER = 90, 90, 170, 75, 60
+FACTS, SMALL, TESTS, HOPPER, CASE, SANITIZER = 90, 90, 160, 45, 75, 60
 FIRST = 4  # cases that come before the sanitizers
 
 
@@ -160,6 +161,7 @@ def main(argv: Sequence[str]) -> int:
         _tests(record)
     for name in names[:FIRST]:
         _case(record, name, options.seconds)
+    _hopper(record)
     if not options.skip_tests:
         _sanitize(record)
     for name in names[FIRST:]:
@@ -193,6 +195,26 @@ def _tests(record: Record) -> None:
         line[:300] for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))
     ]
     record.step("CUDA tests", ending(status, output, limit), good=status == 0)
+
+
+def _hopper(record: Record) -> None:
+    """SSLSPEC_HOPPER=chained against the default; a failure concerns nobody who did not ask."""
+    limit = min(HOPPER, record.left())
+    status, output = run((*STAGE, "hopper"), limit, record.out / "hopper.txt")
+    found = result_of(output) or {}
+    record.data["SSLSPEC_HOPPER=chained"] = found
+    if "skipped" in found:
+        record.step("SSLSPEC_HOPPER=chained", found["skipped"])
+        return
+    for shape, seen in found.get("shapes", {}).items():
+        times = seen["ms"]
+        record.note(
+            f"SSLSPEC_HOPPER=chained, backward of {shape}: {times['chained']:.3g} ms, portable "
+            f"{times['portable']:.3g} ms, relative difference {seen['difference']:.1e}"
+        )
+    agree = status == 0 and found.get("agree", False)
+    outcome = "agrees with the portable kernels" if agree else ending(status, output, limit)
+    record.step("SSLSPEC_HOPPER=chained", outcome)
 
 
 def _sanitize(record: Record) -> None:

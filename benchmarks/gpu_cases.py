@@ -86,6 +86,11 @@ def _gpu(case: Case, ours: Callable[..., Tensor]) -> Case:
     return replace(case, variants=variants, compiled=compiled)
 
 
+def _ours(case: Case, loss: Callable[..., Tensor]) -> Case:
+    """For sizes at which no form that stores the logits fits on a GPU."""
+    return replace(case, variants={"fused": _half(loss)}, compiled=())
+
+
 def all_cases() -> list[Case]:
     """The cases of the CPU table at GPU sizes."""
 
@@ -110,6 +115,8 @@ def all_cases() -> list[Case]:
         _gpu(cpu.vicreg(256, 8192), F.vicreg),
         _gpu(cpu.nt_xent(65536, 256), F.nt_xent),
         _gpu(cpu.vicreg(2048, 16384), F.vicreg),
+        _ours(cpu.nt_xent(262144, 256), F.nt_xent),
+        _ours(cpu.clip(131072, 512), clip),
     ]
 
 

@@ -1,4 +1,5 @@
-"""One step of ``python -m benchmarks gpu`` in a process of its own: facts, small shapes, a case.
+"""One step of ``python -m benchmarks gpu`` in a process of its own: facts, small shapes, the Hopper
+kernel that is off by default, a case.
 
 Prints a line of JSON whenever it knows more than before; the last one counts.
 """
@@ -7,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sslspec_fast import show_config
 from sslspec_fast.bench import machine, memory
@@ -29,7 +32,7 @@ TOLERANCE = ((torch.float32, 1e-4), (torch.bfloat16, 5e-2))
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_stage")
-    parser.add_argument("what", choices=("facts", "small", "case"))
+    parser.add_argument("what", choices=("facts", "small", "hopper", "case"))
     parser.add_argument("name", nargs="?")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--few", action="store_true")
@@ -39,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     if options.what == "small":
         return small_shapes(FEW if options.few else SHAPES, wide=not options.few)
+    if options.what == "hopper":
+        return hopper()
     measure(find(options.name, gpu_cases.all_cases()), options.seconds)
     return 0
 
@@ -90,6 +95,67 @@ def small_shapes(shapes: Sequence[tuple[int, int]], *, wide: bool) -> int:
     machine.synchronize("cuda")
     print("; ".join(bad) if bad else "small shapes agree with plain torch", flush=True)
     return 1 if bad else 0
+
+
+HOPPER = (  # rows, columns (0: the rows themselves), width, 1 / temperature
+    (300, 0, 128, 2.0), (130, 257, 60, 2.0), (257, 130, 200, 100.0), (1000, 0, 256, 100.0),
+    (32768, 0, 128, 2.0), (32768, 0, 256, 10.0), (16384, 16384, 64, 10.0), (8192, 0, 128, 2.0),
+)  # fmt: skip
+
+
+def hopper() -> int:
+    """The chained backward of SSLSPEC_HOPPER=chained against the portable one: agreement, times."""
+    found: dict[str, Any] = {"agree": True, "shapes": {}}
+    archs = ",".join(show_config()["cuda_architectures"])
+    if torch.cuda.get_device_capability() != (9, 0) or "90a" not in archs:
+        found["skipped"] = "needs compute capability 9.0 and a build with 90a"
+        print(json.dumps(found), flush=True)
+        return 0
+    from sslspec_fast.primitives import pairwise
+
+    for n, m, d, scale in HOPPER:
+        generator = torch.Generator(device="cuda").manual_seed(n)
+
+        def rows(count: int, d: int = d, generator: Any = generator) -> Tensor:
+            x = torch.randn(count, d, device="cuda", generator=generator)
+            return torch.nn.functional.normalize(x, dim=1).bfloat16().requires_grad_()
+
+        a, b = rows(n), rows(m) if m else None
+        ids = torch.arange(n, dtype=torch.int32, device="cuda") % max(1, n // 2)
+        c = torch.tensor(scale, device="cuda")
+        if b is None:
+            row, leaves = pairwise.lse_self(a, c, ids), [a]
+            outputs = row.sum()
+        else:
+            row, col = pairwise.lse(a, b, c, skip_self=True, cols=True)
+            outputs, leaves = row.sum() + 0.5 * col.sum(), [a, b]
+
+        def backward(outputs: Tensor = outputs, leaves: Any = leaves) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(outputs, leaves, retain_graph=True)
+
+        times, grads = {}, {}
+        for name in ("portable", "chained"):
+            os.environ["SSLSPEC_HOPPER"] = name
+            grads[name] = backward()
+            torch.cuda.synchronize()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for _ in range(5):
+                backward()
+            end.record()
+            torch.cuda.synchronize()
+            times[name] = start.elapsed_time(end) / 5
+        error = max(
+            float((x.float() - y.float()).norm() / y.float().norm().clamp_min(1e-30))
+            for x, y in zip(grads["chained"], grads["portable"], strict=True)
+        )
+        key = f"{n}x{m or n}x{d}"
+        found["shapes"][key] = {"ms": times, "difference": error}
+        found["agree"] &= error <= 1e-2
+        found["seen"] = f"{key}: difference {error:.1e}, portable {times['portable']:.3g} ms"
+        found["seen"] += f", Hopper {times['chained']:.3g} ms"
+        print(json.dumps(found), flush=True)
+    return 0 if found["agree"] else 1
 
 
 def measure(case: Case, seconds: float) -> None:

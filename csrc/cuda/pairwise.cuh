@@ -78,11 +78,11 @@ __device__ __forceinline__ int64_t first_at_least(const int64_t* indices, int64_
 }
 
 // Bit c % 32 of bits[r * kCols / 32 + c / 32]: pair (i0 + r, j0 + c) is left out. The caller synchronises before (the
-// words are free) and after. One thread makes one word; this runs only for the few tiles that need it.
+// words are free) and after. One of `threads` threads makes one word; this runs only for the few tiles that need it.
 template <int kRows, int kCols>
-__device__ __noinline__ void fill_mask(const Pairs& p, int64_t i0, int64_t j0, uint32_t* bits) {
+__device__ __forceinline__ void mask_words(const Pairs& p, int64_t i0, int64_t j0, uint32_t* bits, int thread, int threads) {
   static_assert(kCols % 32 == 0);
-  for (int at = threadIdx.x; at < kRows * (kCols / 32); at += blockDim.x) {
+  for (int at = thread; at < kRows * (kCols / 32); at += threads) {
     const int64_t i = i0 + at / (kCols / 32), j1 = j0 + at % (kCols / 32) * 32;
     uint32_t word = 0;
     if (i >= p.x.count) {
@@ -111,6 +111,10 @@ __device__ __noinline__ void fill_mask(const Pairs& p, int64_t i0, int64_t j0, u
     }
     bits[at] = word;
   }
+}
+template <int kRows, int kCols>
+__device__ __noinline__ void fill_mask(const Pairs& p, int64_t i0, int64_t j0, uint32_t* bits) {
+  mask_words<kRows, kCols>(p, i0, j0, bits, threadIdx.x, blockDim.x);
 }
 
 // Sum of two partial sums with their own maxima; an empty part has top = -inf and sum = 0.

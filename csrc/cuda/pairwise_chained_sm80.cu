@@ -1,6 +1,11 @@
 // The chained backward kernel and its launcher; pairwise_chained.cuh describes the tiling.
 #include "cuda/pairwise_chained.cuh"
 
+#include <cstdlib>
+#include <cstring>
+
+#include "cuda/pairwise_sm90a.h"
+
 namespace sslspec::cuda {
 namespace {
 
@@ -169,6 +174,17 @@ size_t shared_bytes(int64_t d) {
                     : sizeof(ChainedShared<ChainedTraits<Math, 256>>);
 }
 
+#ifdef SSLSPEC_WITH_SM90A
+// Not the default before a GPU has verified it (docs/kernels.md): SSLSPEC_HOPPER=chained asks for it.
+bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b) {
+  const char* asked = std::getenv("SSLSPEC_HOPPER");
+  constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
+  return asked != nullptr && std::strcmp(asked, "chained") == 0 && capability_major() == 9 && p.x.dtype == DType::bf16 &&
+         b.bias == nullptr && p.scale_col == 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
+         p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
+}
+#endif
+
 }  // namespace
 
 bool pairwise_chained_fits(int64_t d, DType dtype, int64_t shared) {
@@ -191,6 +207,13 @@ void pairwise_chained(const PairwiseProblem& p, const BlockBound* x_bounds, cons
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
   const Chain chain = {b.x_weights, b.y_weights, b.bias,    b.grad,   b.row_dot,
                        b.row_total, b.parts,     b.splits,  static_cast<int>(p.x.shape[1]), b.grad_f32};
+#ifdef SSLSPEC_WITH_SM90A
+  if (select_sm90a(p, b)) {
+    pairwise_chained_sm90a(p, x_bounds, y_bounds, {b.x_weights, b.y_weights, b.grad, b.row_dot, b.parts, b.splits, chain.d, b.grad_f32});
+    if (b.splits > 1) pairwise_reduce(p, b);
+    return;
+  }
+#endif
   if (p.x.dtype == DType::bf16)
     launch_width<Bf16>(p, pairs, chain);
   else if (p.precision == Precision::fast)

@@ -1,6 +1,8 @@
-// Hopper path of the weights pass (pairwise_weights_sm90a.cu, built where CUTLASS headers are found).
+// Hopper paths of the backward pass (pairwise_*_sm90a.cu, built where CUTLASS headers are found).
 #pragma once
 #include <cstdint>
+
+#include "cuda/pairwise.h"
 
 namespace sslspec::cuda {
 
@@ -19,5 +21,17 @@ struct HopperWeights {
 };
 
 void pairwise_weights_sm90a(const HopperWeights& p);
+
+// The chained backward of bfloat16 rows, d <= 256, softmax, no scale by column; fields as in PairwiseBackward.
+struct HopperChained {
+  const Weight *x_weights, *y_weights;  // either may be null
+  void* grad;
+  float *row_dot, *parts;
+  int64_t splits;
+  int d;
+  bool grad_f32;
+};
+
+void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds, const HopperChained& c);
 
 }  // namespace sslspec::cuda

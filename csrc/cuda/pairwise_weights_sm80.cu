@@ -161,7 +161,7 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
 // beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
   return capability_major() == 9 && p.x.dtype == DType::bf16 && b.bias == nullptr && p.scale_col == 0 && pitch % 8 == 0 &&
-         p.y.shape[0] >= 1024 && p.x.shape[1] > 256;
+         p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
 }
 
 void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,

@@ -1,8 +1,10 @@
-// Host stand-in for csrc/cuda/pairwise_weights_sm90a.cu: the same numbers without CUTLASS.
+// Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu the same numbers without CUTLASS; the chained kernel of Hopper
+// is not emulated, and only asked for by an environment variable.
 #include <cuda_bf16.h>
 
 #include <cmath>
 
+#include "common/check.h"
 #include "cuda/pairwise_sm90a.h"
 
 namespace sslspec::cuda {
@@ -17,6 +19,10 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
       if (p.y_factor != nullptr) w += p.y_factor[j] * std::exp2(dot * p.c[i] - p.y_shift[j]);
       static_cast<__nv_bfloat16*>(p.out)[i * p.pitch + j] = __float2bfloat16(static_cast<float>(w));
     }
+}
+
+void pairwise_chained_sm90a(const PairwiseProblem&, const BlockBound*, const BlockBound*, const HopperChained&) {
+  throw CudaError("pairwise_chained_sm90a is not emulated");
 }
 
 }  // namespace sslspec::cuda
