@@ -142,13 +142,13 @@ __device__ __forceinline__ void add_softplus(const Accumulator& acc, float bias,
 template <typename Traits>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
     statistics_kernel(const __grid_constant__ Pairs p, const float* bias_pointer, Partial* x_parts, Partial* y_parts, int64_t span,
-                      int64_t y_supers) {
+                      int64_t y_supers, bool resident) {
   using Math = typename Traits::Math;
   constexpr int kTile = TileTraits::kRows;
   unsigned char* shared = dynamic_shared();
-  const TilePipe pipe(shared, p.x.bytes);
+  const TilePipe pipe(shared, p.x.bytes, resident);
   StatisticsShared<Traits>& s =
-      *reinterpret_cast<StatisticsShared<Traits>*>(shared + TilePipe::shared_bytes(p.x.bytes));
+      *reinterpret_cast<StatisticsShared<Traits>*>(shared + TilePipe::shared_bytes(p.x.bytes, resident));
 
   const Super super = super_block(blockIdx.x, p.symmetric, y_supers);
   const int64_t x_tiles = ceil_div(p.x.count, kTile), y_tiles = ceil_div(p.y.count, kTile);
@@ -249,9 +249,11 @@ void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockB
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
   const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  constexpr size_t kOther = sizeof(StatisticsShared<Traits>);
+  const bool resident = TilePipe::keeps_x(pairs.x.bytes, kOther, shared_limit());
   launch("pairwise_statistics", statistics_kernel<Traits>, dim3(static_cast<unsigned>(blocks)), TileTraits::kThreads,
-         TilePipe::shared_bytes(pairs.x.bytes) + sizeof(StatisticsShared<Traits>), p.stream, pairs, bias, x_parts,
-         y_parts, grid.span, grid.y_supers);
+         TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs, bias, x_parts, y_parts, grid.span,
+         grid.y_supers, resident);
 }
 
 }  // namespace

@@ -30,6 +30,7 @@ struct WeightsOut {
   const float* bias;
   void* data;       // [rows, m]
   int64_t pitch, row0;
+  bool resident;  // TilePipe::keeps_x
 };
 
 __device__ __forceinline__ void store_pair(__nv_bfloat16* at, float a, float b, bool both, bool aligned) {
@@ -55,8 +56,8 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
   constexpr int kTile = TileTraits::kRows;
   using Elem = typename Traits::Elem;
   unsigned char* shared = dynamic_shared();
-  const TilePipe pipe(shared, p.x.bytes);
-  WeightsShared& s = *reinterpret_cast<WeightsShared*>(shared + TilePipe::shared_bytes(p.x.bytes));
+  const TilePipe pipe(shared, p.x.bytes, out.resident);
+  WeightsShared& s = *reinterpret_cast<WeightsShared*>(shared + TilePipe::shared_bytes(p.x.bytes, out.resident));
   const int64_t i0 = out.row0 + static_cast<int64_t>(blockIdx.y) * kTile;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * Traits::kSpan;
   const int64_t last = min(first + Traits::kSpan, ceil_div(p.y.count, kTile));
@@ -153,7 +154,7 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
   const int64_t strips = ceil_div(ceil_div(pairs.y.count, TileTraits::kRows), Traits::kSpan);
   launch("pairwise_weights", matrix_kernel<Traits>,
          dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))), TileTraits::kThreads,
-         TilePipe::shared_bytes(pairs.x.bytes) + sizeof(WeightsShared), p.stream, pairs, out);
+         TilePipe::shared_bytes(pairs.x.bytes, out.resident) + sizeof(WeightsShared), p.stream, pairs, out);
 }
 
 #ifdef SSLSPEC_WITH_SM90A
@@ -194,7 +195,8 @@ void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, cons
 #ifdef SSLSPEC_WITH_SM90A
   if (select_sm90a(p, b, pitch)) return launch_sm90a(p, pairs, b, row0, rows, weights, pitch);
 #endif
-  const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, row0};
+  const bool resident = TilePipe::keeps_x(pairs.x.bytes, sizeof(WeightsShared), shared_limit());
+  const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, row0, resident};
   if (p.x.dtype == DType::bf16)
     launch_matrix<Bf16>(p, pairs, out, rows);
   else if (p.precision == Precision::fast)

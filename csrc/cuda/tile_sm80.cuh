@@ -3,7 +3,8 @@
 //
 // Shared memory: a panel row takes 80 bytes, so that the eight 16-byte rows of an ldmatrix fall into different banks
 // (80 bytes = 20 words; 20 r mod 32 are distinct multiples of 4). Y always goes through a ring of kStages panels; X
-// stays resident over a row of tiles when it has at most kResidentPanels panels, otherwise it shares the ring.
+// stays resident over a row of tiles when it has at most kResidentPanels panels and they fit (99 KB a block on some
+// GPUs), otherwise it shares the ring. The sums are the same either way.
 #pragma once
 #include "cuda/copy.cuh"
 #include "cuda/modes.cuh"
@@ -35,13 +36,15 @@ struct TilePipe {
   static __host__ __device__ int chunk_count(int bytes) {
     return (bytes + TileTraits::kChunkBytes - 1) / TileTraits::kChunkBytes;
   }
-  static __host__ __device__ size_t shared_bytes(int bytes) {
-    const int chunks = chunk_count(bytes);
-    const int x = chunks <= TileTraits::kResidentPanels ? chunks : TileTraits::kStages;
-    return static_cast<size_t>(x + TileTraits::kStages) * TileTraits::kPanelBytes;
+  static __host__ __device__ size_t shared_bytes(int bytes, bool resident) {
+    return static_cast<size_t>((resident ? chunk_count(bytes) : TileTraits::kStages) + TileTraits::kStages) * TileTraits::kPanelBytes;
   }
-  __device__ TilePipe(unsigned char* shared, int bytes)
-      : x_panels(shared), chunks(chunk_count(bytes)), resident(chunks <= TileTraits::kResidentPanels) {
+  // other: what the kernel needs besides; limit: of the device
+  static bool keeps_x(int bytes, size_t other, int limit) {
+    return chunk_count(bytes) <= TileTraits::kResidentPanels && shared_bytes(bytes, true) + other <= static_cast<size_t>(limit);
+  }
+  __device__ TilePipe(unsigned char* shared, int bytes, bool resident)
+      : x_panels(shared), chunks(chunk_count(bytes)), resident(resident) {
     y_panels = shared + (resident ? chunks : TileTraits::kStages) * TileTraits::kPanelBytes;
   }
 

@@ -212,6 +212,13 @@ def test_several_super_blocks_and_strips(pairs: ModuleType) -> None:
     case(pairs, 200, 2250, 24, BF16, 0.01, cols=True, ids=True)
 
 
+@pytest.mark.parametrize("dtype", [BF16, F32])
+def test_gpus_with_less_shared_memory(pairs: ModuleType, dtype: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("SSLSPEC_EMULATE_SHARED", str(99 << 10))
+    for d in (60, 128, 250):  # neither all of X nor the chained backward fits everywhere
+        case(pairs, 150, 140, d, dtype, 0.1, cols=True, skip_self=True)
+
+
 def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
     # d > 256 and m >= 1024 choose the Hopper branch, whose GEMM has a stand-in here
     options = {"cols": True, "ids": True, "skip": True, "skip_self": True}
