@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from sslspec_fast.solvers.dense import dense
 from sslspec_fast.solvers.lobpcg import lobpcg
 from sslspec_fast.solvers.polynomial import chebyshev, lanczos
 from sslspec_fast.solvers.probe import probe
+from sslspec_fast.solvers.reorder import order, renumber
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
 from sslspec_fast.solvers.select import choose, dense_pays, low_dtype
 from sslspec_fast.solvers.shift_invert import shift_invert
@@ -115,7 +117,7 @@ def eigsh(
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
         with few_threads(op.device.type == "cpu" and n * max(k, 16) < _SMALL):
-            outcome, facts, method, reason = _run(task, method, warm, low)
+            outcome, facts, method, reason = _run(task, method, warm, low, deflate is None)
     if progress:
         sys.stderr.write("\n")
     return _assemble(
@@ -229,7 +231,7 @@ def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
 
 
 def _run(
-    task: Task, method: str, warm: Tensor | None, low: torch.dtype
+    task: Task, method: str, warm: Tensor | None, low: torch.dtype, renumbering: bool = False
 ) -> tuple[Outcome, dict[str, Any], str, str]:
     """Set the scale of the tolerance and hand over to the chosen method."""
     asked = method != "auto"
@@ -249,7 +251,16 @@ def _run(
     task.norm = max(abs(found.lo), abs(found.hi))
     task.tol *= task.norm
     if not asked:
-        method, reason = choose(task, found, task.angle_tol)
+        method, reason, levels = choose(task, found, task.angle_tol)
+        better = order(task.op, levels) if renumbering and method == "chebyshev" else None
+        if better is not None:
+            inner, found, warm = renumber(task, found, warm, better)
+            outcome, facts = chebyshev(inner, warm, low, found)
+            task.tol, task.norm, task.columns = inner.tol, inner.norm, inner.columns
+            vectors = torch.empty_like(outcome.vectors)
+            vectors[torch.from_numpy(better)] = outcome.vectors
+            facts["reordered"] = "reverse Cuthill-McKee"
+            return replace(outcome, vectors=vectors), facts, method, reason
     if method == "lanczos":
         outcome, facts = lanczos(task, warm)
     elif method == "chebyshev":

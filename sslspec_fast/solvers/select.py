@@ -37,11 +37,11 @@ def dense_pays(op: SymmetricOperator, k: int) -> str | None:
     return None
 
 
-def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str]:
-    """("chebyshev" | "shift_invert", reason)."""
+def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str, int]:
+    """(method, reason, levels of the graph or 0 when nobody looked)."""
     op, n, k = task.op, task.op.n, task.k
     if found.hi - found.lo <= 1e-12 * task.norm:
-        return "lanczos", "A is a multiple of the identity"
+        return "lanczos", "A is a multiple of the identity", 0
     width = k + max(3, min(k // 8, 16))
     column = 1.5e-9 * product_cost(op, n)  # orthogonalisation is tuned to be a minor share
     digits = math.log(math.sqrt(n) * task.norm / max(task.tol, 1e-14 * task.norm))
@@ -51,14 +51,14 @@ def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str]
     if last is not None:
         rate = growth_rate(last, found.lo, cut)
         if rate > 0.15:
-            return "chebyshev", f"well separated top, {rate:.2f} digits (base e) per degree"
+            return "chebyshev", f"well separated top, {rate:.2f} digits (base e) per degree", 0
     if op.device.type != "cpu" or op.nnz() is None:
-        return "chebyshev", "no entries to factorise on the host"
+        return "chebyshev", "no entries to factorise on the host", 0
     if width * column * 10.0 < 1e-3 and n < 5000:
-        return "chebyshev", f"small problem, n = {n}"
+        return "chebyshev", f"small problem, n = {n}", 0
     matrix = op.assemble()
     if matrix is None:
-        return "chebyshev", "A has no stored entries to factorise"
+        return "chebyshev", "A has no stored entries to factorise", 0
     shape = structure(matrix)
     polynomial = _LEVELS_TO_DEGREE * shape.levels * (digits / 20.0) * width * column
     direct = shape.seconds(n, 5 * width)
@@ -69,8 +69,8 @@ def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str]
         f"{polynomial:.2g} s by filtering"
     )
     if direct < polynomial and memory < 0.25 * host_memory():
-        return "shift_invert", facts
-    return "chebyshev", facts
+        return "shift_invert", facts, shape.levels
+    return "chebyshev", facts, shape.levels
 
 
 def low_dtype(precision: str) -> torch.dtype:

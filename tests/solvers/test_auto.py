@@ -20,6 +20,7 @@ from sslspec_fast.solvers._threads import few_threads
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.polynomial import _width
 from sslspec_fast.solvers.probe import probe
+from sslspec_fast.solvers.reorder import order
 
 _spec = importlib.util.spec_from_file_location("auto_graphs", Path(__file__).with_name("graphs.py"))
 assert _spec is not None
@@ -151,3 +152,41 @@ def test_one_thread_for_small_problems_is_undone() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA"])
+def test_renumbering_changes_nothing_but_the_order(
+    which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = importlib.import_module("sslspec_fast.solvers.eigsh")
+    choose = door.choose
+    monkeypatch.setattr(door, "choose", lambda *a: ("chebyshev", *choose(*a)[1:]))
+    # two weighted grids of different size and two isolated nodes, numbered at random
+    parts = [graphs.torus(100, 101)[0], graphs.torus(80, 90)[0], sp.csr_array((2, 2))]
+    matrix = sp.csr_array(sp.block_diag(parts))
+    shuffle = np.random.default_rng(0).permutation(matrix.shape[0])
+    graph = PairGraph.from_sparse(sp.csr_array(matrix[shuffle][:, shuffle]) * 0.5)
+
+    def solve():
+        if which == "LA":
+            return eigsh(ops.adjacency(graph, normalized=True), 6, tol=1e-6)
+        return eigsh(ops.laplacian(graph), 8, which="SA", tol=1e-6)
+
+    fast = solve()
+    assert fast.info.extra["reordered"] == "reverse Cuthill-McKee"
+    monkeypatch.setattr(door, "order", lambda *a: None)
+    plain = solve()
+    assert fast.info.converged
+    assert "reordered" not in plain.info.extra
+    np.testing.assert_allclose(fast.values.numpy(), plain.values.numpy(), atol=1e-9)
+    op = ops.adjacency(graph, True) if which == "LA" else ops.laplacian(graph)
+    residual = (op @ fast.vectors - fast.vectors * fast.values).norm(dim=0)
+    assert float(residual.max()) <= 2e-6 * fast.info.norm
+
+
+def test_no_order_for_graphs_without_one() -> None:
+    natural = ops.as_operator(graphs.torus(130, 131)[0])
+    assert order(natural, 130) is None
+    scattered = ops.as_operator(graphs.blocks_graph(20_000, 4))
+    assert order(scattered, 5) is None
+    assert order(ops.as_operator(graphs.path(2000)[0]), 2000) is None
