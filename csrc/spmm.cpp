@@ -34,7 +34,7 @@ void spmm(TensorView indptr, TensorView indices, TensorView values, TensorView x
       p.a.combine = cpu::Combine::sum, p.a.row_scale = row_scale.as<T>();
     else
       p.row_scale = row_scale.as<T>();
-    p.x = x.as<T>(), p.ldx = x.stride[0], p.m = m, p.b = b;
+    p.x = x.as<T>(), p.ldx = x.stride[0], p.b = b;
     p.own = own.as<T>(), p.ldo = own.stride[0];
     p.w = w.as<T>(), p.ldw = w.stride[0], p.diagonal = diagonal.as<T>();
     p.y = y.as<T>(), p.ldy = y.stride[0];

@@ -9,7 +9,7 @@ template <typename T>
 struct SpmmArgs {
   SparseArgs<T> a;
   const T* x;  // [columns of A, b] row stride ldx
-  int64_t ldx, m, b;  // m: rows of X
+  int64_t ldx, b;
   const T* own;  // [n, b] row stride ldo, or null: sums of own_i - x_j instead of x_j
   int64_t ldo;
   const T* row_scale;  // [n] factor of finished rows, or null

@@ -11,7 +11,6 @@ namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
 enum Slot { kCarry };
-constexpr int64_t kCachedBytes = 8 << 20;  // of X: a share of the last cache
 constexpr int64_t kTaskBytes = 1 << 20;  // of gathered rows: tens of microseconds, so that 4096 tasks never matter
 
 template <typename T>
@@ -39,35 +38,16 @@ struct WriteRows {
   }
 };
 
-// X is gathered at random. When it is larger than the caches, a sweep over the matrix for each group of columns reads the
-// indices again (in order, cheap) and keeps the rows that the group touches in cache.
-template <typename T>
-int64_t column_group(const SpmmArgs<T>& p) {
-  const int64_t line = 64 / static_cast<int64_t>(sizeof(T));
-  if (p.own != nullptr || p.a.nnz < 4 * p.a.n || p.m * p.b * static_cast<int64_t>(sizeof(T)) <= kCachedBytes) return p.b;
-  int64_t group = kCachedBytes / (p.m * static_cast<int64_t>(sizeof(T)));
-  group -= group % line;
-  if (group < line) group = line;
-  return group < p.b ? group : p.b;
-}
-
 }  // namespace
 
 template <typename T>
-void spmm(const SpmmArgs<T>& args) {
-  const int64_t group = column_group(args), groups = group > 0 ? (args.b + group - 1) / group : 1;
-  const int64_t bytes = (args.a.nnz + args.a.n) * group * static_cast<int64_t>(sizeof(T));
+void spmm(const SpmmArgs<T>& p) {
+  const int64_t bytes = (p.a.nnz + p.a.n) * p.b * static_cast<int64_t>(sizeof(T));
   int64_t tasks = bytes / kTaskBytes + 1;
   if (tasks > 4096) tasks = 4096;
-  parallel_for(tasks * groups, args.threads, [&](int64_t task) {
-    const int64_t t = task % tasks, first = task / tasks * group;
-    const int64_t begin = split_rows(args.a.indptr, args.a.n, t, tasks);
-    const int64_t end = split_rows(args.a.indptr, args.a.n, t + 1, tasks);
+  parallel_for(tasks, p.threads, [&](int64_t t) {
+    const int64_t begin = split_rows(p.a.indptr, p.a.n, t, tasks), end = split_rows(p.a.indptr, p.a.n, t + 1, tasks);
     if (begin >= end) return;
-    SpmmArgs<T> p = args;
-    p.b = args.b - first < group ? args.b - first : group;
-    p.x += first, p.y += first;
-    if (p.w != nullptr) p.w += first;
     T* carry = static_cast<T*>(scratch(kCarry, p.b * sizeof(T)));
     WriteRows<T> sink{p};
     if (p.own == nullptr)
