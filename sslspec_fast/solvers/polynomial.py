@@ -101,7 +101,7 @@ class Filter:
         if rate > 0.0:
             # no more than what is missing, with a margin for the part that the cut lets through
             worst = float(column_norms(r[:, :goal]).max())
-            missing = math.log(max(10.0 * worst / max(task.tol, 1e-300), 10.0))
+            missing = math.log(max(4.0 * worst / max(task.tol, 1e-300), 4.0))
             limit = min(limit, missing / rate)
         if spread > 0.0:
             limit = min(limit, _MAX_LOG_GROWTH / spread)
@@ -147,10 +147,12 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     cut = max(float(found.values[min(width, len(found.values) - 1)]), lo + 1e-6 * task.norm)
     rate = growth_rate(float(found.values[task.k - 1]), lo, cut)
     worst = float(found.residuals[: task.k].max())
+    if rate < 0.8:  # Ritz values near a dense spectrum are low, and so is the cut: it takes longer
+        rate *= 0.45
     need = math.log(max(2.0 * worst / max(task.tol, 2e-6 * task.norm), 1.0))
     cost = product_cost(task.op, task.op.n) * padded(width)
     cap = max(8.0, min(60.0, 2.5 * (5.0 * task.op.n * width + 2e6) / cost))
-    degree = int(min(need / max(rate, 1e-6), 24.0 if rate > 0.4 else cap)) + 1
+    degree = int(min(need / max(rate, 1e-6), 36.0 if rate > 0.2 else cap)) + 1
     facts["start_degree"], facts["start_cut"] = degree, cut
     if need == 0.0:
         return x
