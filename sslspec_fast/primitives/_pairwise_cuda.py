@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._seam import _C, CODE, Descriptor, stream, view
+from .._seam import _C, CODE, Descriptor, stream, unit_stride, view
 from ._matmul import mm_float32
 
 __all__ = ["backward", "forward", "gradients", "statistics_dtype"]
@@ -38,7 +38,7 @@ def aligned_rows(x: Tensor) -> Tensor:
     if x.dtype == torch.float16:
         x = x.float()
     if x.dtype == torch.float64:
-        return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
+        return unit_stride(x)
     step = 16 // x.element_size()
     pad = -x.shape[1] % step
     if pad:
