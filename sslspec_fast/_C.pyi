@@ -52,6 +52,15 @@ def pairwise_sigmoid_backward(
     a: View, b: Maybe, scale: View, bias: View, skip_self: bool, grad_row: View,
     grad_bias: View, grad_a: View, grad_b: Maybe, workspace: View, threads: int, /
 ) -> None: ...
+def pairwise_views_workspace_size(n: int, d: int, dtype: int, backward: bool, /) -> int: ...
+def pairwise_views_forward(
+    z1: View, z2: View, scale: View, u: View, norm: View, negatives: View, rows: View,
+    workspace: View, threads: int, /
+) -> None: ...
+def pairwise_views_backward(
+    scale: View, u: View, norm: View, negatives: View, grad: View, grad_z: View,
+    grad_scale: View, workspace: View, threads: int, /
+) -> None: ...
 def spmm(
     indptr: View, indices: View, values: Maybe, x: View, own: Maybe, row_scale: Maybe,
     col_scale: Maybe, w: Maybe, diagonal: Maybe, y: View, add_scales: bool, alpha: float,

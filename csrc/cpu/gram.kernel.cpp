@@ -114,14 +114,14 @@ struct Gram {
         const T* panel = b + j * depth;
         T* out = partial(tile, slice) + j * w.block;
         const int64_t rows = upper ? min64(q.ni, j) : q.ni;
-        with_registers<T>(q.nj - j, [&](auto count) __attribute__((always_inline)) {
+        with_registers<Tile<T>>(q.nj - j, [&](auto count) __attribute__((always_inline)) {
           panel_product<decltype(count)::value>(depth, a, 0, rows, panel, out, first, ahead);
         });
         if (!upper) continue;
         // the diagonal: its upper triangle, in steps of whole registers and tiles; reduce() mirrors it
         constexpr int64_t step = L > R ? L : R;
         for (int64_t r = 0; r < min64(kCols, q.nj - j); r += step)
-          with_registers<T>(min64(kCols, q.nj - j) - r, [&](auto count) __attribute__((always_inline)) {
+          with_registers<Tile<T>>(min64(kCols, q.nj - j) - r, [&](auto count) __attribute__((always_inline)) {
             panel_product<decltype(count)::value>(depth, a, j + r, min64(q.ni, j + r + step), panel + r, out + r, first,
                                                   ahead);
           });
@@ -144,8 +144,8 @@ struct Gram {
       ahead[0].fetch(kLines);
       ahead[1].fetch(kLines);
       Vec<T> acc[R][W];
-      clear<W, T>(acc);
-      multiply<true, W>(depth, a + i / kCols * kCols * depth + i % kCols, kCols, b, acc);
+      clear(acc);
+      multiply<true, Tile<T>>(depth, a + i / kCols * kCols * depth + i % kCols, kCols, b, acc);
       T* tile = out + i * kCols;
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r)
@@ -276,15 +276,15 @@ struct Gram {
   void rows_times(const T* s, int64_t depth, const T* panels, int64_t i0, int64_t rows, int64_t c0, int64_t width, int o,
                   T* const* first, Ahead& ahead) const {
     T* grad = p.grad[o] + i0 * p.d;
-    for (int64_t c = 0; c < width; c += kCols) with_registers<T>(width - c, [&](auto count) __attribute__((always_inline)) {
+    for (int64_t c = 0; c < width; c += kCols) with_registers<Tile<T>>(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
         ahead.fetch(kLines);
         for (int r = 0; r < R; ++r)
           for (int v = 0; v < W; ++v) __builtin_prefetch(grad + min64(i + r, rows - 1) * p.d + c0 + c + v * L, 1, 3);
         Vec<T> acc[R][W];
-        clear<W, T>(acc);
-        multiply<true, W>(depth, s + i * w.block, R, panels + c * depth, acc);
+        clear(acc);
+        multiply<true, Tile<T>>(depth, s + i * w.block, R, panels + c * depth, acc);
         T* out = grad + i * p.d + c0 + c;
         if (first == nullptr) {
           put(acc, out, rows - i, width - c, nullptr);
@@ -326,12 +326,12 @@ struct Gram {
   void times_panels(const T* x, int64_t depth, const T* panels, int64_t r0, int64_t rows, int64_t c0, int64_t width,
                     int o, T* const* first) const {
     T* grad = p.grad[o] + r0 * p.d;
-    for (int64_t c = 0; c < width; c += kCols) with_registers<T>(width - c, [&](auto count) __attribute__((always_inline)) {
+    for (int64_t c = 0; c < width; c += kCols) with_registers<Tile<T>>(width - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int W = decltype(count)::value;
       for (int64_t i = 0; i < rows; i += R) {
         Vec<T> acc[R][W];
-        clear<W, T>(acc);
-        multiply<false, W>(depth, x + i * w.block, w.block, panels + c * w.block, acc);
+        clear(acc);
+        multiply<false, Tile<T>>(depth, x + i * w.block, w.block, panels + c * w.block, acc);
         T* out = grad + i * p.d + c0 + c;
         if (first == nullptr) {
           put(acc, out, rows - i, width - c, nullptr);

@@ -1,8 +1,6 @@
 // Packing of the standardised matrix xs_ik = (x_ik - shift_k) scale_k, so that a centred or scaled copy of x is never
 // stored. Panels are those of tile.h: kCols neighbours side by side at every depth. Included by *.kernel.cpp only.
 #pragma once
-#include <utility>
-
 #include "cpu/tile.h"
 
 namespace sslspec::cpu {
@@ -29,33 +27,6 @@ struct Standardised {
   }
 };
 
-// ---- transposition of kLanes x kLanes values in registers: log2(kLanes) rounds of exchanges ------------------------
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define SSLSPEC_SHUFFLE 1
-#endif
-#endif
-
-#ifdef SSLSPEC_SHUFFLE
-template <int D, bool kHigh, typename V, int... I>
-inline __attribute__((always_inline)) V exchange(V a, V b, std::integer_sequence<int, I...>) {
-  constexpr int L = sizeof...(I);
-  return __builtin_shufflevector(a, b, (kHigh ? (I & D ? L + I : I + D) : (I & D ? L + I - D : I))...);
-}
-template <int D, typename T>
-inline __attribute__((always_inline)) void transpose(Vec<T> (&m)[kLanes<T>]) {
-  using Lanes = std::make_integer_sequence<int, kLanes<T>>;
-#pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i) {
-    if (i & D) continue;
-    const Vec<T> low = exchange<D, false>(m[i], m[i + D], Lanes{});
-    m[i + D] = exchange<D, true>(m[i], m[i + D], Lanes{});
-    m[i] = low;
-  }
-  if constexpr (D > 1) transpose<D / 2, T>(m);
-}
-#endif
-
 // Rows [i0, i0 + ni) and columns [k0, k0 + depth) of xs into panels of kCols rows, [panel][depth][kCols], zero-padded.
 template <typename T>
 void pack_depth(const Standardised<T>& xs, int64_t i0, int64_t ni, int64_t k0, int64_t depth, T* panels) {
@@ -65,17 +36,15 @@ void pack_depth(const Standardised<T>& xs, int64_t i0, int64_t ni, int64_t k0, i
       T* out = panels + p * depth + r;
       const int64_t rows = max64(0, min64(L, ni - p - r));
       int64_t k = 0;
-#ifdef SSLSPEC_SHUFFLE
       if (rows == L)
         for (; k + L <= depth; k += L) {
           Vec<T> m[L];
 #pragma GCC unroll 16
           for (int l = 0; l < L; ++l) m[l] = xs.vec(i0 + p + r + l, k0 + k);
-          transpose<L / 2, T>(m);
+          transpose<T>(m);
 #pragma GCC unroll 16
           for (int l = 0; l < L; ++l) store(out + (k + l) * kCols, m[l]);
         }
-#endif
       for (; k < depth; ++k)
         for (int64_t l = 0; l < L; ++l) out[k * kCols + l] = l < rows ? xs.at(i0 + p + r + l, k0 + k) : T(0);
     }

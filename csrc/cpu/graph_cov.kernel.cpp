@@ -18,7 +18,7 @@ namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
 enum Slot { kCarry, kProduct, kRows };
-constexpr int64_t kBlock = 128;               // rows of A Y: 64 KiB at 128 float columns
+constexpr int64_t kBlock = 120;               // rows of A Y: 60 KiB at 128 float columns; whole tiles of either shape
 constexpr int64_t kSlotBytes = 24ll << 20;    // all partial sums together, unless four of them need more
 constexpr int64_t kTaskRows = 8 * kBlock;
 
@@ -57,37 +57,37 @@ struct PlainRows {
 template <typename T>
 void add_outer(const T* x, int64_t ldx, int64_t rows, int64_t d, const T* panels, int64_t e, T* slot) {
   for (int64_t c = 0; c < e; c += Tile<T>::kCols)
-    with_registers<T>(e - c, [&](auto count) __attribute__((always_inline)) {
+    with_registers<Tile<T>>(e - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int V = decltype(count)::value;
       for (int64_t i = 0; i < d; i += Tile<T>::kRows) {
         Vec<T> acc[Tile<T>::kRows][V];
-        clear<V, T>(acc);
-        multiply<true>(rows, x + i, ldx, panels + c * kBlock, acc);
+        clear(acc);
+        multiply<true, Tile<T>>(rows, x + i, ldx, panels + c * kBlock, acc);
         add_tile(acc, slot + i * e + c, e, d - i, e - c);
       }
     });
 }
 
 // acc[r][w] = u_r v_w, or 0 without them; only `rows` x `cols` of u and v exist.
-template <int V, typename T>
+template <typename T, int R, int V>
 inline __attribute__((always_inline)) void rank_one(const T* u, const T* v, int64_t rows, int64_t cols,
-                                                    Vec<T> (&acc)[Tile<T>::kRows][V]) {
-  clear<V, T>(acc);
+                                                    Vec<T> (&acc)[R][V]) {
+  clear(acc);
   if (u == nullptr) return;
-  T row[V * kLanes<T>] = {}, column[Tile<T>::kRows] = {};
+  T row[V * kLanes<T>] = {}, column[R] = {};
   std::memcpy(row, v, min64(V * kLanes<T>, cols) * sizeof(T));
-  std::memcpy(column, u, min64(Tile<T>::kRows, rows) * sizeof(T));
+  std::memcpy(column, u, min64(R, rows) * sizeof(T));
 #pragma GCC unroll 8
-  for (int r = 0; r < Tile<T>::kRows; ++r)
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int w = 0; w < V; ++w) acc[r][w] = column[r] * load(row + w * kLanes<T>);
 }
 
 // Registers of one tile written to out; only `rows` x `cols` of them are inside out.
-template <int V, typename T>
-inline __attribute__((always_inline)) void put_tile(const Vec<T> (&acc)[Tile<T>::kRows][V], T* out, int64_t ldo,
-                                                    int64_t rows, int64_t cols) {
-  constexpr int R = Tile<T>::kRows, L = kLanes<T>;
+template <typename T, int R, int V>
+inline __attribute__((always_inline)) void put_tile(const Vec<T> (&acc)[R][V], T* out, int64_t ldo, int64_t rows,
+                                                    int64_t cols) {
+  constexpr int L = kLanes<T>;
   if (rows >= R && cols >= V * L) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -106,13 +106,13 @@ inline __attribute__((always_inline)) void put_tile(const Vec<T> (&acc)[Tile<T>:
 template <typename T>
 void multiply_rows(const T* p, int64_t ldp, int64_t rows, int64_t e, const T* panels, int64_t d, const T* u, const T* v,
                    T* out, int64_t ldo) {
-  for (int64_t c = 0; c < d; c += Tile<T>::kCols)
-    with_registers<T>(d - c, [&](auto count) __attribute__((always_inline)) {
+  for (int64_t c = 0; c < d; c += Wide<T>::kCols)
+    with_registers<Wide<T>>(d - c, [&](auto count) __attribute__((always_inline)) {
       constexpr int V = decltype(count)::value;
-      for (int64_t i = 0; i < rows; i += Tile<T>::kRows) {
-        Vec<T> acc[Tile<T>::kRows][V];
+      for (int64_t i = 0; i < rows; i += Wide<T>::kRows) {
+        Vec<T> acc[Wide<T>::kRows][V];
         rank_one(u == nullptr ? nullptr : u + i, v + c, rows - i, d - c, acc);
-        multiply<false>(e, p + i * ldp, ldp, panels + c * e, acc);
+        multiply<false, Wide<T>>(e, p + i * ldp, ldp, panels + c * e, acc);
         put_tile(acc, out + i * ldo + c, ldo, rows - i, d - c);
       }
     });
@@ -172,7 +172,7 @@ void graph_cov(const GraphCovArgs<T>& p) {
 
 template <typename T>
 int64_t graph_cov_apply_workspace(int64_t e, int64_t d) {
-  return max64(1, e * round_up(d, Tile<T>::kCols));
+  return max64(1, e * round_up(d, Wide<T>::kCols));
 }
 
 template <typename T>

@@ -11,9 +11,11 @@ const char* isa_name();
 
 }  // namespace sslspec::cpu
 
-// Declares `declaration` in the namespace of every level that this build has.
+// Declares `declaration` in the namespace of every level that this build has, or of its own in a kernel file.
 // SSLSPEC_CALL(f, args...) calls the level chosen for this process.
-#ifdef SSLSPEC_X86
+#if defined(SSLSPEC_ISA)
+#define SSLSPEC_EACH_ISA(...) namespace SSLSPEC_ISA { __VA_ARGS__ }
+#elif defined(SSLSPEC_X86)
 #define SSLSPEC_EACH_ISA(...)        \
   namespace baseline { __VA_ARGS__ } \
   namespace avx2 { __VA_ARGS__ }     \

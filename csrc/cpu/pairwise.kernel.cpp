@@ -1,8 +1,8 @@
 // Log-sum-exp statistics of S = diag(scale) A B^T and their gradient, without storing S.
 //
 // A task is a pair of row blocks. Its tile of S is made from packed panels (tile.h), turned into exponentials while it
-// is in registers (plain tiles) or in the L2 cache (tiles with masked pairs or a wide range of logits), and used for
-// the statistics or gradients of both blocks (pairs.h): the symmetric case does half of the products.
+// is in registers (or in the L2 cache, for a wide range of logits or a sparse pattern of pairs to leave out), and used
+// for the statistics or gradients of both blocks (pairs.h): the symmetric case does half of the products.
 //
 // Shift. With r = max |scale a_i| max |b_j| all logits lie in [-r, r]. While 2 r log2(e) stays inside the exponent
 // range the constant shift r is safe and one exponential serves row and column; otherwise a running maximum per row
@@ -18,15 +18,17 @@ template <typename T>
 struct Softmax : PairwisePanels<T> {
   using Base = PairwisePanels<T>;
   using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::logit_scale, Base::logits,
-      Base::masked, Base::zero, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
+      Base::masked, Base::leave_out, Base::id_ranges, Base::zero, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
   // 2 r log2(e) below this keeps every shifted exponential a normal number
   static constexpr double kNarrow = sizeof(T) == 4 ? 120.0 : 1000.0;
 
-  bool narrow;
+  using typename Base::IdRanges;
+  bool narrow, registers;
   T range;
 
   Softmax(const PairwiseArgs<T>& args, bool backward) : Base(args, backward) {
     narrow = 2 * limit * kLog2e < kNarrow;  // false for NaN
+    registers = narrow && p.skip_indptr == nullptr;
     range = static_cast<T>(limit * 1.0001);
   }
 
@@ -41,7 +43,7 @@ struct Softmax : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       const bool use_columns = p.symmetric ? bi != bj : p.columns;
-      if (narrow && !masked(i0, ni, j0, nj))
+      if (registers)
         sums_in_registers(i0, ni, j0, nj, use_columns);
       else
         sums_of_tile(i0, ni, j0, nj, use_columns);
@@ -54,28 +56,52 @@ struct Softmax : PairwisePanels<T> {
     for (int64_t i = 0; i < n; ++i) lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i])));
   }
 
+  // For every register tile of the block: use(i, j, e) with e(r, v) the exponentials of row i + r at columns j + v L ...,
+  // 0 for pairs that are left out.
+  template <typename Use>
+  inline __attribute__((always_inline)) void exponentials(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
+                                                          const Use& use) const {
+    const Vec<T> c = splat<T>(logit_scale() * kScale), shift = splat<T>(range * kScale);
+    IdRanges ids;
+    id_ranges(i0, ni, j0, nj, ids);
+    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+                       if (__builtin_expect(masked(i0, j0, i, j, ids), 0)) {
+                         T s[R * V * L];
+                         for (int r = 0; r < R; ++r)
+                           for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c - shift);
+                         leave_out(i0 + i, j0 + j, s);
+                         use(i, j, [&](int r, int v) __attribute__((always_inline)) {
+                           return exp2<T>(load(s + (r * V + v) * L));
+                         });
+                       } else {
+                         use(i, j, [&](int r, int v) __attribute__((always_inline)) {
+                           return exp2_normal<T>(acc[r][v] * c - shift);
+                         });
+                       }
+                     });
+  }
+
   void sums_in_registers(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 2 * sizeof(Vec<T>) * kLd));
     Vec<T>* col_sum = row_sum + kLd;
     for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
-    for (int64_t j = 0; j < nj / L; ++j) col_sum[j] = Vec<T>{};
-    const Vec<T> c = splat<T>(logit_scale() * kScale), shift = splat<T>(range * kScale);
-    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
-                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-                       Vec<T>* cs = col_sum + j / L;
+    for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{};
+    exponentials(i0, ni, j0, nj, tile, [&](int64_t i, int64_t j, const auto& e) __attribute__((always_inline)) {
+      Vec<T>* cs = col_sum + j / L;
 #pragma GCC unroll 8
-                       for (int r = 0; r < R; ++r) {
-                         Vec<T> sum{};
+      for (int r = 0; r < R; ++r) {
+        Vec<T> sum{};
 #pragma GCC unroll 4
-                         for (int v = 0; v < V; ++v) {
-                           const Vec<T> e = exp2_normal<T>(acc[r][v] * c - shift);
-                           sum += e;
-                           cs[v] += e;
-                         }
-                         row_sum[i + r] += sum;
-                       }
-                     });
+        for (int v = 0; v < V; ++v) {
+          const Vec<T> x = e(r, v);
+          sum += x;
+          cs[v] += x;
+        }
+        row_sum[i + r] += sum;
+      }
+    });
     for (int64_t i = 0; i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
     if (use_columns)
       for (int64_t j = 0; j < nj; j += L) {
@@ -143,7 +169,7 @@ struct Softmax : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      if (narrow && !masked(i0, ni, j0, nj))
+      if (registers)
         weights_in_registers(i0, ni, j0, nj, tile);
       else
         weights_of_tile(i0, ni, j0, nj, tile);
@@ -166,18 +192,16 @@ struct Softmax : PairwisePanels<T> {
   }
 
   void weights_in_registers(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
-    const Vec<T> c = splat<T>(logit_scale() * kScale), shift = splat<T>(range * kScale);
     const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
-    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
-                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+    exponentials(i0, ni, j0, nj, tile, [&](int64_t i, int64_t j, const auto& e) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                       for (int r = 0; r < R; ++r)
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-                         for (int v = 0; v < V; ++v) {
-                           const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
-                           store(tile + (i + r) * kLd + j + v * L, exp2_normal<T>(acc[r][v] * c - shift) * g);
-                         }
-                     });
+        for (int v = 0; v < V; ++v) {
+          const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
+          store(tile + (i + r) * kLd + j + v * L, e(r, v) * g);
+        }
+    });
   }
 
   void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {

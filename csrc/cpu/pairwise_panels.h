@@ -19,13 +19,12 @@ struct PairwiseBuffers {  // the workspace, laid out; base == nullptr only count
   int64_t size = 0;
 
   PairwiseBuffers(T* base, int64_t n, int64_t m, int64_t d, bool symmetric, bool backward) {
-    constexpr int64_t kCols = Tile<T>::kCols;
     auto take = [&](int64_t count) {
       T* p = base == nullptr ? nullptr : base + size;
       size += round_up(count, 64);
       return p;
     };
-    const int64_t n_pad = round_up(n, 192), m_pad = round_up(m, 192), d_pad = round_up(d, kCols);
+    const int64_t n_pad = round_up(n, 192), m_pad = round_up(m, 192), d_pad = round_up(d, Wide<T>::kCols);
     a_panels = take(n_pad * d);
     b_panels = symmetric ? a_panels : take(m_pad * d);
     norms = take(n_pad / 48 + m_pad / 48);
@@ -43,7 +42,7 @@ struct PairwiseBuffers {  // the workspace, laid out; base == nullptr only count
 
 template <typename T>
 struct PairwisePanels {
-  static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kBlock;
+  static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kLd;
   static constexpr T kScale = static_cast<T>(kLog2e);
 
   const PairwiseArgs<T>& p;
@@ -96,25 +95,54 @@ struct PairwisePanels {
 
   T logit_scale() const { return p.symmetric ? p.scale[0] : T(1); }
 
-  // Does this block hold pairs that must be left out (padding included)?
-  bool masked(int64_t i0, int64_t ni, int64_t j0, int64_t nj) const {
-    const bool diagonal = p.skip_self && i0 < j0 + nj && j0 < i0 + ni;
-    return diagonal || p.skip_indptr != nullptr || ni % R != 0 || nj % Tile<T>::kCols != 0 || ids_meet(i0, ni, j0, nj);
+  // Ids of the rows and columns of one block as ranges, so that a register tile without equal ids is seen at a glance:
+  // the views of a batch, sorted labels.
+  struct IdRanges {
+    struct Range { int32_t low, high; };
+    Range row[Tile<T>::kBlock / R], col[Tile<T>::kBlock / Tile<T>::kCols];
+
+    static void of(const int32_t* ids, int64_t count, int64_t step, Range* out) {
+      for (int64_t i = 0; i < count; i += step, ++out) {
+        *out = {ids[i], ids[i]};
+        for (int64_t k = i + 1; k < min64(count, i + step); ++k) {
+          if (ids[k] < out->low) out->low = ids[k];
+          if (ids[k] > out->high) out->high = ids[k];
+        }
+      }
+    }
+    bool meet(int64_t i, int64_t j) const {
+      const Range &a = row[i / R], &b = col[j / Tile<T>::kCols];
+      return a.low <= b.high && b.low <= a.high;
+    }
+  };
+  void id_ranges(int64_t i0, int64_t ni, int64_t j0, int64_t nj, IdRanges& ranges) const {
+    if (p.ids_a == nullptr) return;
+    IdRanges::of(p.ids_a + i0, ni, R, ranges.row);
+    IdRanges::of(p.ids_b + j0, nj, Tile<T>::kCols, ranges.col);
   }
 
-  // May a row and a column of this block share an id? Disjoint ranges (the views of a batch, sorted labels) say no.
-  bool ids_meet(int64_t i0, int64_t ni, int64_t j0, int64_t nj) const {
-    if (p.ids_a == nullptr) return false;
-    int32_t a_low = p.ids_a[i0], a_high = a_low, b_low = p.ids_b[j0], b_high = b_low;
-    for (int64_t i = i0; i < i0 + ni; ++i) {
-      a_low = p.ids_a[i] < a_low ? p.ids_a[i] : a_low;
-      a_high = p.ids_a[i] > a_high ? p.ids_a[i] : a_high;
+  // May the register tile at (i, j) of the block hold pairs that must be left out, padding included? Pairs left out by a
+  // sparse pattern are not looked for here.
+  inline __attribute__((always_inline)) bool masked(int64_t i0, int64_t j0, int64_t i, int64_t j, const IdRanges& ids) const {
+    const int64_t row = i0 + i, col = j0 + j;
+    return row + R > p.n || col + Tile<T>::kCols > p.m ||
+           (p.skip_self && row < col + Tile<T>::kCols && col < row + R) || (p.ids_a != nullptr && ids.meet(i, j));
+  }
+
+  // -inf for the pairs of a stored register tile [R][kCols] that must be left out.
+  __attribute__((noinline)) void leave_out(int64_t row, int64_t col, T* s) const {
+    constexpr int64_t kCols = Tile<T>::kCols;
+    const int64_t cols = min64(kCols, p.m - col);
+    for (int64_t r = 0; r < R; ++r, s += kCols) {
+      const int64_t inside = row + r < p.n ? cols : 0;
+      if (p.ids_a != nullptr && inside > 0) {
+        const int32_t id = p.ids_a[row + r];
+        for (int64_t j = 0; j < inside; ++j) s[j] = p.ids_b[col + j] == id ? kNegInf<T> : s[j];
+      }
+      for (int64_t j = inside; j < kCols; ++j) s[j] = kNegInf<T>;
+      const int64_t self = row + r - col;
+      if (p.skip_self && self >= 0 && self < kCols) s[self] = kNegInf<T>;
     }
-    for (int64_t j = j0; j < j0 + nj; ++j) {
-      b_low = p.ids_b[j] < b_low ? p.ids_b[j] : b_low;
-      b_high = p.ids_b[j] > b_high ? p.ids_b[j] : b_high;
-    }
-    return a_low <= b_high && b_low <= a_high;
   }
 
   // The block's logits into tile, left-out pairs and padding columns as -inf.

@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._register import register_op
-from .._seam import _C, threads, view
+from .._seam import _C, CODE, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import workspace
 from .pairwise import lse_self
 
 __all__ = ["pair_ids", "two_view_rows"]
@@ -35,6 +34,11 @@ _EPS = 1e-12  # as torch.nn.functional.normalize
 def pair_ids(n: int, device: torch.device) -> Tensor:
     """(2n,) int32: both views of a sample share its number."""
     return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
+
+
+def _workspace(u: Tensor, backward: bool) -> Tensor:
+    _, n, d = u.shape
+    return u.new_empty(_C.pairwise_views_workspace_size(n, d, CODE[u.dtype], backward))
 
 
 def _shapes(
@@ -48,22 +52,29 @@ def _shapes(
 def _body(
     z1: Tensor, z2: Tensor, scale: Tensor, half: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if z1.is_cuda:
+        return _composed(z1, z2, scale, half)
+    z1, z2 = unit_stride(z1), unit_stride(z2)
+    rows, u, norm, negatives = _shapes(z1, z2, scale, half)
+    work = _workspace(u, backward=False)
+    _C.pairwise_views_forward(
+        view(z1), view(z2), view(scale), view(u), view(norm), view(negatives), view(rows),
+        view(work), threads(),
+    )  # fmt: skip
+    return rows, u, norm, negatives
+
+
+def _composed(
+    z1: Tensor, z2: Tensor, scale: Tensor, half: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
     u = torch.stack((z1, z2))
     norm = torch.linalg.vector_norm(u, dim=2)
     u.div_(norm.clamp_min(_EPS).unsqueeze(2))
-    negatives, flat = u.new_empty(2, n), u.view(2 * n, d)
-    none, ids = None, pair_ids(n, u.device)
-    if u.is_cuda:
-        flat = flat.bfloat16() if half else flat
-        row, _ = cuda.forward(flat, None, scale, ids=(ids, ids), skip_self=True)
-        negatives = row.view(2, n)
-    else:
-        work = workspace(flat, none, backward=False)
-        _C.pairwise_forward(
-            view(flat), none, view(scale), view(ids), none, none, none, True,
-            view(negatives.view(-1)), none, view(work), threads(),
-        )  # fmt: skip
+    flat, ids = u.view(2 * n, d), pair_ids(n, u.device)
+    flat = flat.bfloat16() if half else flat
+    row, _ = cuda.forward(flat, None, scale, ids=(ids, ids), skip_self=True)
+    negatives = row.view(2, n)
     margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
     return -F.logsigmoid(-margin), u, norm, negatives
 
@@ -77,26 +88,31 @@ def _bwd_shapes(
 def _bwd_body(
     scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
 ) -> tuple[Tensor, Tensor]:
+    if u.is_cuda:
+        return _composed_bwd(scale, u, norm, negatives, grad, half)
+    grad, (grad_z, grad_scale) = grad.contiguous(), (u.new_empty(u.shape), scale.new_empty(()))
+    work = _workspace(u, backward=True)
+    _C.pairwise_views_backward(
+        view(scale), view(u), view(norm), view(negatives), view(grad), view(grad_z),
+        view(grad_scale), view(work), threads(),
+    )  # fmt: skip
+    return grad_z, grad_scale
+
+
+def _composed_bwd(
+    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
+) -> tuple[Tensor, Tensor]:
     n, d = u.shape[1:]
     margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
     weight = torch.sigmoid(margin).mul_(grad)
     none, ids, flat = None, pair_ids(n, u.device), u.view(2 * n, d)
-    if u.is_cuda:
-        flat = flat.bfloat16() if half else flat
-        lse, factor = negatives.view(-1), weight.view(-1)
-        grad_u, *_ = cuda.backward(
-            flat, none, scale, none, (ids, ids), (none, none), True,
-            lse, none, factor, none, u.dtype,
-        )  # fmt: skip
-        v = grad_u.view(u.shape).div_(scale)
-    else:
-        v = u.new_empty(u.shape)
-        work = workspace(flat, none, backward=True)
-        _C.pairwise_backward(
-            view(flat), none, view(scale), view(ids), none, none, none, True,
-            view(negatives.view(-1)), none, view(weight.view(-1)), none,
-            view(v.view(2 * n, d)), none, view(work), threads(),
-        )  # fmt: skip
+    flat = flat.bfloat16() if half else flat
+    lse, factor = negatives.view(-1), weight.view(-1)
+    grad_u, *_ = cuda.backward(
+        flat, none, scale, none, (ids, ids), (none, none), True,
+        lse, none, factor, none, u.dtype,
+    )  # fmt: skip
+    v = grad_u.view(u.shape).div_(scale)
     v.addcmul_(u.flip(0), weight.sum(0).unsqueeze(1), value=-1)
     along = torch.linalg.vecdot(u, v)
     grad_scale = 0.5 * along.sum()
@@ -119,7 +135,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         inputs = [t for t in (z1, z2, scale) if t.requires_grad]
         parts = iter(torch.autograd.grad(_compose(z1, z2, scale), inputs, grad, create_graph=True))
         return *(next(parts) if t.requires_grad else None for t in (z1, z2, scale)), None
-    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad.contiguous(), ctx.half)
+    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad, ctx.half)
     return grad_z[0], grad_z[1], grad_scale, None
 
 

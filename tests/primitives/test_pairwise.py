@@ -10,21 +10,11 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from sslspec_fast import _C
-from sslspec_fast.primitives import pairwise, pairwise_views
+from sslspec_fast.primitives import pairwise
+
+from .row_cases import SCALES, assert_same, doubles, leaves, rows, weights
 
 RAGGED = (1, 2, 7, 47, 97, 252, 257)
-# 2 / 1: one constant shift; 200 in float32: a running maximum
-SCALES = (1.0, 200.0)
-TOLERANCE = {torch.float64: 1e-11, torch.float32: 3e-5}
-
-
-def rows(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return nnf.normalize(torch.randn(n, d, generator=g, dtype=torch.float64), dim=1).to(dtype)
-
-
-def weights(*shape: int, dtype: torch.dtype) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(5), dtype=dtype) + 0.1
 
 
 def masked_lse(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
@@ -34,20 +24,6 @@ def masked_lse(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
 def csr_of(mask: Tensor) -> tuple[Tensor, Tensor]:
     indptr = nnf.pad(mask.sum(1).cumsum(0), (1, 0))
     return indptr, mask.nonzero()[:, 1].contiguous()
-
-
-def assert_same(ours: tuple[Tensor, ...], exact: tuple[Tensor, ...], dtype: torch.dtype) -> None:
-    for a, e in zip(ours, exact, strict=True):
-        size = e.double().norm().clamp_min(1e-30)
-        assert (a.double() - e.double()).norm() / size < TOLERANCE[dtype]
-
-
-def leaves(*tensors: Tensor) -> list[Tensor]:
-    return [t.detach().clone().requires_grad_() for t in tensors]
-
-
-def doubles(*tensors: Tensor) -> list[Tensor]:
-    return [t.detach().double().requires_grad_() for t in tensors]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -226,7 +202,6 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda *x: pairwise.lse(*x, cols=True), (u, b, c))
     assert torch.autograd.gradcheck(lambda *x: pairwise.lse(*x, skip_self=True)[0], (u, b, per_row))
     assert torch.autograd.gradcheck(pairwise.softplus, (u, b, c, t))
-    assert torch.autograd.gradcheck(pairwise_views.two_view_rows, (b, b.detach() + 1, c))
 
 
 def test_second_derivatives() -> None:
@@ -243,7 +218,6 @@ def test_second_derivatives() -> None:
     assert check(lambda *x: pairwise.lse(*x, cols=True), (u, b, c))
     assert check(lambda *x: pairwise.lse(*x, skip_self=True, skip=pattern)[0], (u, b, per_row))
     assert check(lambda *x: pairwise.softplus(*x, skip_self=True), (u, b, c, t))
-    assert check(pairwise_views.two_view_rows, (b, b.detach().flip(0).requires_grad_(), c))
 
 
 def test_third_derivatives_raise() -> None:
@@ -255,39 +229,6 @@ def test_third_derivatives_raise() -> None:
         second.sum().backward()
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("n", [1, 2, 60, 130])
-def test_two_view_rows(n: int, scale: float, dtype: torch.dtype) -> None:
-    z1, z2, c = leaves(
-        3 * rows(n, 20, dtype), 2 * rows(n, 20, dtype, 1), torch.tensor(scale, dtype=dtype)
-    )
-    e1, e2, ce = doubles(z1, z2, c)
-    u = nnf.normalize(torch.cat([e1, e2]), dim=1)
-    logits = (ce * (u @ u.T)).masked_fill(torch.eye(2 * n, dtype=torch.bool), -math.inf)
-    target = torch.arange(2 * n).roll(n)
-    exact = nnf.cross_entropy(logits, target, reduction="none").view(2, n)
-    ours = pairwise_views.two_view_rows(z1, z2, c)
-    g = weights(2, n, dtype=dtype)
-    if n == 1:
-        assert torch.all(ours == 0)
-        return
-    assert_same((ours,), (exact,), dtype)
-    theirs = torch.autograd.grad((exact * g.double()).sum(), (e1, e2, ce))
-    assert_same(torch.autograd.grad((ours * g).sum(), (z1, z2, c)), theirs, dtype)
-
-
-def test_two_view_rows_of_zero_length() -> None:
-    z1, z2 = leaves(rows(6, 4, torch.float64), rows(6, 4, torch.float64, 1))
-    z1.data[2] = 0
-    c = torch.tensor(2.0, dtype=torch.float64)
-    grads = torch.autograd.grad(pairwise_views.two_view_rows(z1, z2, c).sum(), (z1, z2))
-    u = nnf.normalize(torch.cat([z1, z2]), dim=1, eps=1e-12)
-    logits = (c * (u @ u.T)).masked_fill(torch.eye(12, dtype=torch.bool), -math.inf)
-    loss = nnf.cross_entropy(logits, torch.arange(12).roll(6), reduction="sum")
-    assert_same(grads, torch.autograd.grad(loss, (z1, z2)), torch.float64)
-
-
 def test_opcheck() -> None:
     ops = torch.ops.sslspec_fast
     u, b = leaves(rows(9, 4, torch.float32), rows(6, 4, torch.float32, 1))
@@ -296,7 +237,6 @@ def test_opcheck() -> None:
     torch.library.opcheck(ops.pairwise_lse_self.default, (u, c, ids))
     torch.library.opcheck(ops.pairwise_lse.default, (u, b, c, None, None, None, None, False, True))
     torch.library.opcheck(ops.pairwise_softplus.default, (u, b, c, torch.tensor(0.0), False))
-    torch.library.opcheck(ops.pairwise_two_view.default, (u, u.detach() + 1, c, False))
 
 
 def test_the_core_names_what_is_wrong() -> None:

@@ -1,0 +1,126 @@
+// Rows of NT-Xent and their gradient around the symmetric case of `pairwise`: what is done per row here would cost a
+// small batch a dozen operators.
+//
+// Precision policy: dot products of a row in T, lane by lane; one softplus per row and the sum over rows in fp64.
+#include "cpu/pairwise_views.h"
+
+#include <cmath>
+
+#include "cpu/pairwise.h"
+#include "cpu/parallel.h"
+#include "cpu/vec.h"
+
+namespace sslspec::cpu::SSLSPEC_ISA {
+namespace {
+
+constexpr int64_t kTaskRows = 64;
+
+template <typename T>
+struct TwoView {
+  static constexpr int L = kLanes<T>;
+  static constexpr T kEps = static_cast<T>(1e-12);  // as torch.nn.functional.normalize
+
+  const PairwiseViewsArgs<T>& p;
+  int32_t* ids;        // [2 n]: both views of a sample share its number
+  T *weight, *along;   // [2 n]
+  T* pairwise_memory;
+
+  TwoView(const PairwiseViewsArgs<T>& args) : p(args) {
+    const int64_t part = vector_size(p.n);
+    ids = reinterpret_cast<int32_t*>(p.workspace);
+    weight = p.workspace + part, along = weight + part, pairwise_memory = along + part;
+    for (int64_t i = 0; i < 2 * p.n; ++i) ids[i] = static_cast<int32_t>(i % p.n);
+  }
+  static int64_t vector_size(int64_t n) { return (2 * n + 63) / 64 * 64; }
+
+  PairwiseArgs<T> pairwise() const {
+    PairwiseArgs<T> q{};
+    q.a = q.b = p.u, q.lda = q.ldb = q.d = p.d, q.n = q.m = 2 * p.n;
+    q.scale = p.scale, q.ids_a = q.ids_b = ids, q.skip_self = q.symmetric = true;
+    q.row_lse = p.negatives, q.grad_row = weight, q.grad_a = p.grad_z;
+    q.workspace = pairwise_memory, q.threads = p.threads;
+    return q;
+  }
+
+  template <typename F>
+  void for_rows(const F& f) const {
+    const int64_t tasks = (2 * p.n + kTaskRows - 1) / kTaskRows;
+    parallel_for(tasks, p.threads, [&](int64_t t) {
+      const int64_t end = (t + 1) * kTaskRows < 2 * p.n ? (t + 1) * kTaskRows : 2 * p.n;
+      for (int64_t i = t * kTaskRows; i < end; ++i) f(i);
+    });
+  }
+  const T* row(int64_t i) const { return p.u + i * p.d; }
+  int64_t other(int64_t i) const { return i < p.n ? i + p.n : i - p.n; }
+  T divisor(int64_t i) const { return p.norm[i] < kEps ? kEps : p.norm[i]; }  // keeps NaN
+
+  T dot(const T* x, const T* y) const {
+    Vec<T> sum{};
+    int64_t k = 0;
+    for (; k + L <= p.d; k += L) sum += load(x + k) * load(y + k);
+    T total = hsum<T>(sum);
+    for (; k < p.d; ++k) total += x[k] * y[k];
+    return total;
+  }
+  double margin(int64_t i) const {
+    return double(p.negatives[i]) - double(*p.scale) * double(dot(row(i), row(other(i))));
+  }
+
+  void forward() const {
+    for_rows([&](int64_t i) {
+      const int view = i >= p.n;
+      const T* __restrict z = p.z[view] + (i - view * p.n) * p.ldz[view];
+      T* __restrict u = p.u + i * p.d;
+      p.norm[i] = std::sqrt(dot(z, z));
+      const T s = T(1) / divisor(i);
+      for (int64_t k = 0; k < p.d; ++k) u[k] = z[k] * s;
+    });
+    pairwise_forward<T>(pairwise());
+    for_rows([&](int64_t i) {
+      const double m = margin(i);
+      p.rows[i] = static_cast<T>((m > 0 ? m : 0) + std::log1p(std::exp(-std::fabs(m))));
+    });
+  }
+
+  void backward() const {
+    for_rows([&](int64_t i) {
+      const double m = margin(i), t = std::exp(-std::fabs(m));
+      weight[i] = static_cast<T>((m < 0 ? t : 1) / (1 + t) * double(p.grad[i]));
+    });
+    pairwise_backward<T>(pairwise());
+    for_rows([&](int64_t i) {
+      T* __restrict v = p.grad_z + i * p.d;
+      const T* __restrict u = row(i);
+      const T* __restrict partner = row(other(i));
+      const T both = weight[i] + weight[other(i)];
+      for (int64_t k = 0; k < p.d; ++k) v[k] -= both * partner[k];
+      along[i] = dot(u, v);
+      // a row shorter than eps is divided by a constant: nothing to project out
+      const T out = p.norm[i] < kEps ? T(0) : along[i], s = *p.scale / divisor(i);
+      for (int64_t k = 0; k < p.d; ++k) v[k] = s * (v[k] - out * u[k]);
+    });
+    double sum = 0;
+    for (int64_t i = 0; i < 2 * p.n; ++i) sum += double(along[i]);
+    *p.grad_scale = static_cast<T>(0.5 * sum);
+  }
+};
+
+}  // namespace
+
+template <typename T>
+int64_t pairwise_views_workspace(int64_t n, int64_t d, bool backward) {
+  return 3 * TwoView<T>::vector_size(n) + pairwise_workspace<T>(2 * n, 2 * n, d, true, backward);
+}
+template <typename T>
+void pairwise_views_forward(const PairwiseViewsArgs<T>& args) { TwoView<T>(args).forward(); }
+template <typename T>
+void pairwise_views_backward(const PairwiseViewsArgs<T>& args) { TwoView<T>(args).backward(); }
+
+template int64_t pairwise_views_workspace<float>(int64_t, int64_t, bool);
+template int64_t pairwise_views_workspace<double>(int64_t, int64_t, bool);
+template void pairwise_views_forward<float>(const PairwiseViewsArgs<float>&);
+template void pairwise_views_forward<double>(const PairwiseViewsArgs<double>&);
+template void pairwise_views_backward<float>(const PairwiseViewsArgs<float>&);
+template void pairwise_views_backward<double>(const PairwiseViewsArgs<double>&);
+
+}  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -1,0 +1,27 @@
+// Two views of n samples: the NT-Xent loss of every anchor and its gradient, around the symmetric part of `pairwise`.
+//   u = z / max(|z|, eps) over the 2n stacked rows, p the other view of a row, c the scale
+//   negatives_i = log sum_{k not in {i, p(i)}} exp(c u_i . u_k),   rows_i = log(1 + exp(negatives_i - c u_i . u_p(i)))
+// Backward, with w_i = grad_i sigmoid(negatives_i - c u_i . u_p(i)) and W the weights of `pairwise` for the gradient w:
+//   v = W u - (w + w_p) u_p,   grad_scale = <u, v> / 2,   grad_z = c (v - u (u . v)) / max(|z|, eps)
+#pragma once
+#include "common/tensor_view.h"
+
+namespace sslspec {
+
+int64_t pairwise_views_workspace_size(int64_t n, int64_t d, int dtype, bool backward);
+
+void pairwise_views_forward(TensorView z1, TensorView z2,  // [n, d]
+                      TensorView scale,              // []
+                      TensorView u,                  // [2, n, d] out
+                      TensorView norm,               // [2, n] out
+                      TensorView negatives,          // [2, n] out
+                      TensorView rows,               // [2, n] out
+                      TensorView workspace, int threads);
+
+void pairwise_views_backward(TensorView scale, TensorView u, TensorView norm, TensorView negatives,
+                       TensorView grad,        // [2, n]
+                       TensorView grad_z,      // [2, n, d] out
+                       TensorView grad_scale,  // [] out
+                       TensorView workspace, int threads);
+
+}  // namespace sslspec
