@@ -1,12 +1,12 @@
 // Log-sum-exp statistics of S = diag(scale) A B^T and their gradient, without storing S.
 //
 // A task is a pair of row blocks. Its tile of S is made from packed panels (tile.h), turned into exponentials while it
-// is in registers (or in the L2 cache, for a wide range of logits or a sparse pattern of pairs to leave out), and used
-// for the statistics or gradients of both blocks (pairs.h): the symmetric case does half of the products.
+// is in registers, and used for the statistics or gradients of both blocks (pairs.h): the symmetric case does half of the
+// products.
 //
 // Shift. With r = max |scale a_i| max |b_j| all logits lie in [-r, r]. While 2 r log2(e) stays inside the exponent
-// range the constant shift r is safe and one exponential serves row and column; otherwise a running maximum per row
-// and column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
+// range the constant shift r is safe and one exponential serves row and column ("narrow"); otherwise a running maximum
+// per row and column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
 //
 // Precision policy: everything in T; contributions are added in an order that depends on the shapes alone.
 #include "cpu/pairwise_panels.h"
@@ -17,36 +17,35 @@ namespace {
 template <typename T>
 struct Softmax : PairwisePanels<T> {
   using Base = PairwisePanels<T>;
-  using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::logit_scale, Base::logits,
-      Base::masked, Base::leave_out, Base::id_ranges, Base::zero, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
+  using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::for_tiles, Base::logit_scale,
+      Base::zero, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
   // 2 r log2(e) below this keeps every shifted exponential a normal number
   static constexpr double kNarrow = sizeof(T) == 4 ? 120.0 : 1000.0;
+  static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf
 
-  using typename Base::IdRanges;
-  bool narrow, registers;
+  bool narrow;
   T range;
 
   Softmax(const PairwiseArgs<T>& args, bool backward) : Base(args, backward) {
     narrow = 2 * limit * kLog2e < kNarrow;  // false for NaN
-    registers = narrow && p.skip_indptr == nullptr;
     range = static_cast<T>(limit * 1.0001);
   }
 
   // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
   void forward() {
-    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? range : kNegInf<T>;
+    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? range : kFloor;
     zero(w.row_weight, p.n);
     if (!p.symmetric) {
-      for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? range : kNegInf<T>;
+      for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? range : kFloor;
       zero(w.col_weight, p.m);
     }
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       const bool use_columns = p.symmetric ? bi != bj : p.columns;
-      if (registers)
-        sums_in_registers(i0, ni, j0, nj, use_columns);
+      if (narrow)
+        sums(i0, ni, j0, nj, use_columns);
       else
-        sums_of_tile(i0, ni, j0, nj, use_columns);
+        running_sums(i0, ni, j0, nj, use_columns);
     });
     finish(p.n, w.row_shift, w.row_weight, p.row_lse);
     if (p.columns) finish(p.m, w.col_shift, w.col_weight, p.col_lse);
@@ -56,52 +55,34 @@ struct Softmax : PairwisePanels<T> {
     for (int64_t i = 0; i < n; ++i) lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i])));
   }
 
-  // For every register tile of the block: use(i, j, e) with e(r, v) the exponentials of row i + r at columns j + v L ...,
-  // 0 for pairs that are left out.
-  template <typename Use>
-  inline __attribute__((always_inline)) void exponentials(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
-                                                          const Use& use) const {
-    const Vec<T> c = splat<T>(logit_scale() * kScale), shift = splat<T>(range * kScale);
-    IdRanges ids;
-    id_ranges(i0, ni, j0, nj, ids);
-    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
-                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-                       if (__builtin_expect(masked(i0, j0, i, j, ids), 0)) {
-                         T s[R * V * L];
-                         for (int r = 0; r < R; ++r)
-                           for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c - shift);
-                         leave_out(i0 + i, j0 + j, s);
-                         use(i, j, [&](int r, int v) __attribute__((always_inline)) {
-                           return exp2<T>(load(s + (r * V + v) * L));
-                         });
-                       } else {
-                         use(i, j, [&](int r, int v) __attribute__((always_inline)) {
-                           return exp2_normal<T>(acc[r][v] * c - shift);
-                         });
-                       }
-                     });
+  // 2^x; `plain` tiles of a narrow range hold normal numbers only
+  template <bool kNormal>
+  static inline __attribute__((always_inline)) Vec<T> power(Vec<T> x) {
+    if constexpr (kNormal) return exp2_normal<T>(x); else return exp2<T>(x);
   }
 
-  void sums_in_registers(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+  void sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 2 * sizeof(Vec<T>) * kLd));
+    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     Vec<T>* col_sum = row_sum + kLd;
     for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
     for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{};
-    exponentials(i0, ni, j0, nj, tile, [&](int64_t i, int64_t j, const auto& e) __attribute__((always_inline)) {
-      Vec<T>* cs = col_sum + j / L;
+    const Vec<T> shift = splat<T>(range * kScale);
+    for_tiles(i0, ni, j0, nj, tile, logit_scale() * kScale,
+              [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
+                Vec<T>* cs = col_sum + j / L;
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        Vec<T> sum{};
+                for (int r = 0; r < R; ++r) {
+                  Vec<T> sum{};
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          const Vec<T> x = e(r, v);
-          sum += x;
-          cs[v] += x;
-        }
-        row_sum[i + r] += sum;
-      }
-    });
+                  for (int v = 0; v < V; ++v) {
+                    const Vec<T> e = power<decltype(plain)::value>(x(r, v, shift));
+                    sum += e;
+                    cs[v] += e;
+                  }
+                  row_sum[i + r] += sum;
+                }
+              });
     for (int64_t i = 0; i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
     if (use_columns)
       for (int64_t j = 0; j < nj; j += L) {
@@ -110,49 +91,56 @@ struct Softmax : PairwisePanels<T> {
       }
   }
 
-  void sums_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+  // Lane by lane: the largest logit so far and the sum below it, for the rows and for the columns of the block.
+  void running_sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-    logits(i0, ni, j0, nj, tile);
-    for (int64_t i = 0; i < ni; ++i) {
-      const T* s = tile + i * kLd;
-      T &shift = w.row_shift[i0 + i], &sum = w.row_weight[i0 + i];
-      if (!narrow) {
-        Vec<T> top = splat<T>(shift);
-        for (int64_t j = 0; j < nj; j += L) top = vmax<T>(load(s + j), top);
-        raise_shift(hmax<T>(top), shift, sum);
+    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
+    Vec<T>*row_top = row_sum + kLd, *col_sum = row_top + kLd, *col_top = col_sum + kLd;
+    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{}, row_top[i] = splat<T>(kFloor);
+    for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{}, col_top[j / L] = splat<T>(kFloor);
+    const Vec<T> none{};
+    for_tiles(i0, ni, j0, nj, tile, logit_scale(),
+              [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) {
+                  Vec<T> top = row_top[i + r];
+#pragma GCC unroll 4
+                  for (int v = 0; v < V; ++v) top = vmax<T>(x(r, v, none), top);  // a NaN logit makes the sum NaN
+                  Vec<T> sum = row_sum[i + r] * exp2<T>((row_top[i + r] - top) * kScale);
+#pragma GCC unroll 4
+                  for (int v = 0; v < V; ++v) sum += exp2<T>(x(r, v, top) * kScale);
+                  row_sum[i + r] = sum, row_top[i + r] = top;
+                }
+                if (!use_columns) return;
+#pragma GCC unroll 4
+                for (int v = 0; v < V; ++v) {
+                  Vec<T>&sum = col_sum[j / L + v], &old = col_top[j / L + v], top = old;
+#pragma GCC unroll 8
+                  for (int r = 0; r < R; ++r) top = vmax<T>(x(r, v, none), top);
+                  sum *= exp2<T>((old - top) * kScale), old = top;
+#pragma GCC unroll 8
+                  for (int r = 0; r < R; ++r) sum += exp2<T>(x(r, v, top) * kScale);
+                }
+              });
+    for (int64_t i = 0; i < ni; i += L) {
+      T top[L], sum[L];
+      for (int64_t l = 0; l < L; ++l) {
+        const Vec<T> lanes = row_top[i + l];
+        top[l] = hmax<T>(lanes);
+        sum[l] = hsum<T>(row_sum[i + l] * exp2<T>((lanes - top[l]) * kScale));
       }
-      const T base = shift == kNegInf<T> ? T(0) : shift;  // nothing seen yet: every logit is -inf (adds 0) or NaN
-      Vec<T> add{};
-      for (int64_t j = 0; j < nj; j += L) add += exp2<T>((load(s + j) - base) * kScale);
-      sum += hsum<T>(add);
+      merge(load(top), load(sum), w.row_shift + i0 + i, w.row_weight + i0 + i);
     }
-    if (!use_columns) return;
-    for (int64_t j = 0; j < nj; j += L) {
-      T shift[L], sum[L] = {};
-      for (int l = 0; l < L; ++l) shift[l] = j + l < nj ? w.col_shift[j0 + j + l] : T(0);
-      if (!narrow) {
-        Vec<T> top = load(shift);
-        for (int64_t i = 0; i < ni; ++i) top = vmax<T>(load(tile + i * kLd + j), top);
-        for (int l = 0; l < L && j + l < nj; ++l)
-          raise_shift(top[l], w.col_shift[j0 + j + l], w.col_weight[j0 + j + l]);
-        for (int l = 0; l < L && j + l < nj; ++l) {
-          shift[l] = w.col_shift[j0 + j + l];
-          if (shift[l] == kNegInf<T>) shift[l] = 0;
-        }
-      }
-      Vec<T> add{};
-      const Vec<T> base = load(shift);
-      for (int64_t i = 0; i < ni; ++i) add += exp2<T>((load(tile + i * kLd + j) - base) * kScale);
-      store(sum, add);
-      for (int l = 0; l < L && j + l < nj; ++l) w.col_weight[j0 + j + l] += sum[l];
-    }
+    if (use_columns)
+      for (int64_t j = 0; j < nj; j += L)
+        merge(col_top[j / L], col_sum[j / L], w.col_shift + j0 + j, w.col_weight + j0 + j);
   }
 
-  static void raise_shift(T top, T& shift, T& sum) {
-    if (top == shift) return;  // a NaN logit fails this and makes the sum NaN
-    sum *= shift == kNegInf<T> ? T(0) : static_cast<T>(__builtin_exp(double(shift) - double(top)));
-    if (top != top) sum = top;
-    shift = top;
+  // shift and sum of L rows take in another pair of them
+  static void merge(Vec<T> top, Vec<T> sum, T* shift, T* total) {
+    const Vec<T> old = load(shift), high = vmax<T>(top, old);
+    store(total, load(total) * exp2<T>((old - high) * kScale) + sum * exp2<T>((top - high) * kScale));
+    store(shift, high);
   }
 
   // ---- backward: W_ij = grad_row_i softmax_ij + grad_col_j softmax_ji, then W B and W^T A ------------------
@@ -169,10 +157,7 @@ struct Softmax : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      if (registers)
-        weights_in_registers(i0, ni, j0, nj, tile);
-      else
-        weights_of_tile(i0, ni, j0, nj, tile);
+      weights_of_tile(i0, ni, j0, nj, tile);
       block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
       if (!p.symmetric)
         block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
@@ -191,40 +176,41 @@ struct Softmax : PairwisePanels<T> {
     }
   }
 
-  void weights_in_registers(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
-    const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
-    exponentials(i0, ni, j0, nj, tile, [&](int64_t i, int64_t j, const auto& e) __attribute__((always_inline)) {
+  // weight(i, j, r, v, x, plain) for every register of the block into tile
+  template <typename Weight>
+  inline __attribute__((always_inline)) void fill(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
+                                                  const Weight& weight) const {
+    for_tiles(i0, ni, j0, nj, tile, c,
+              [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
+                for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
-          store(tile + (i + r) * kLd + j + v * L, e(r, v) * g);
-        }
-    });
+                  for (int v = 0; v < V; ++v) store(tile + (i + r) * kLd + j + v * L, weight(i, j, r, v, x, plain));
+              });
   }
 
   void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
-    logits(i0, ni, j0, nj, tile);
-    const int64_t padded = round_up(nj, L);
-    T* column = static_cast<T*>(scratch(1, 2 * sizeof(Vec<T>) * kLd));  // shift and weight of the columns, padded
-    for (int64_t j = 0; j < padded; ++j) {
-      column[j] = j < nj ? w.col_shift[j0 + j] : T(0);
-      column[kLd + j] = j < nj ? w.col_weight[j0 + j] : T(0);
-    }
-    const bool two = !narrow && (p.symmetric || p.columns);
-    for (int64_t i = 0; i < ni; ++i) {
-      T* s = tile + i * kLd;
-      const T shift = w.row_shift[i0 + i], weight = w.row_weight[i0 + i];
-      for (int64_t j = 0; j < padded; j += L) {
-        const Vec<T> x = load(s + j), g = load(column + kLd + j);
-        const Vec<T> e = exp2<T>((x - shift) * kScale);
-        if (two)
-          store(s + j, e * weight + exp2<T>((x - load(column + j)) * kScale) * g);
-        else
-          store(s + j, e * (g + weight));
-      }
-    }
+    const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
+    const T *row_shift = w.row_shift + i0, *col_shift = w.col_shift + j0;
+    const Vec<T> shift = splat<T>(range * kScale);
+    if (narrow)
+      fill(i0, ni, j0, nj, tile, logit_scale() * kScale,
+           [&](int64_t i, int64_t j, int r, int v, const auto& x, auto plain) __attribute__((always_inline)) {
+             const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
+             return power<decltype(plain)::value>(x(r, v, shift)) * g;
+           });
+    else if (p.symmetric || p.columns)
+      fill(i0, ni, j0, nj, tile, logit_scale(),
+           [&](int64_t i, int64_t j, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
+             const Vec<T> column = exp2<T>(x(r, v, load(col_shift + j + v * L)) * kScale);
+             return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r] +
+                    column * load(col_weight + j + v * L);
+           });
+    else
+      fill(i0, ni, j0, nj, tile, logit_scale(),
+           [&](int64_t i, int64_t, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
+             return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r];
+           });
   }
 };
 

@@ -1,5 +1,8 @@
-// What the softmax and the sigmoid part of `pairwise` share: packed operands, block schedule, logits of one block.
+// What the softmax and the sigmoid part of `pairwise` share: packed operands, block schedule, and the logits of one block
+// in registers.
 #pragma once
+#include <type_traits>
+
 #include "cpu/pairs.h"
 #include "cpu/pairwise.h"
 #include "cpu/scratch.h"
@@ -11,6 +14,78 @@ namespace {
 constexpr double kLog2e = 1.4426950408889634074;
 template <typename T>
 constexpr T kNegInf = -__builtin_inff();
+
+// The pairs of one block that must be left out: the padding of ragged edges, i == j, equal ids, a CSR pattern. Register
+// tiles are asked for in the order of block_product: columns ascending, all rows at each.
+template <typename T>
+struct LeftOut {
+  static constexpr int64_t R = Tile<T>::kRows, kCols = Tile<T>::kCols, kBlock = Tile<T>::kBlock;
+
+  const PairwiseArgs<T>& p;
+  int64_t i0, j0;
+  // Ids of the rows and columns of a tile as ranges: tiles without equal ids (most of them when ids are sorted, or are
+  // the views of a batch) are seen at a glance.
+  struct Range { int32_t low, high; };
+  Range row[kBlock / R], col[kBlock / kCols];
+  int64_t at[kBlock], next[kBlock];  // position in the pattern of each row, and the column there
+
+  LeftOut(const PairwiseArgs<T>& args, int64_t i0, int64_t ni, int64_t j0, int64_t nj) : p(args), i0(i0), j0(j0) {
+    if (p.ids_a != nullptr) {
+      ranges(p.ids_a + i0, ni, R, row);
+      ranges(p.ids_b + j0, nj, kCols, col);
+    }
+    if (p.skip_indptr == nullptr) return;
+    for (int64_t i = 0; i < round_up(ni, R); ++i) {
+      int64_t low = 0, high = 0;
+      if (i < ni) low = p.skip_indptr[i0 + i], high = p.skip_indptr[i0 + i + 1];
+      while (low < high) {  // first entry with column >= j0
+        const int64_t mid = (low + high) / 2;
+        if (p.skip_indices[mid] < j0) low = mid + 1; else high = mid;
+      }
+      at[i] = low;
+      find_next(i, ni);
+    }
+  }
+  static void ranges(const int32_t* ids, int64_t count, int64_t step, Range* out) {
+    for (int64_t i = 0; i < count; i += step, ++out) {
+      *out = {ids[i], ids[i]};
+      for (int64_t k = i + 1; k < min64(count, i + step); ++k) {
+        if (ids[k] < out->low) out->low = ids[k];
+        if (ids[k] > out->high) out->high = ids[k];
+      }
+    }
+  }
+  void find_next(int64_t i, int64_t rows) {
+    next[i] = i < rows && at[i] < p.skip_indptr[i0 + i + 1] ? p.skip_indices[at[i]] : INT64_MAX;
+  }
+
+  inline __attribute__((always_inline)) bool meets(int64_t i, int64_t j) const {
+    const int64_t first = i0 + i, end = j0 + j + kCols;
+    if (first + R > p.n || end > p.m || (p.skip_self && first < end && j0 + j < first + R)) return true;
+    if (p.ids_a != nullptr && row[i / R].low <= col[j / kCols].high && col[j / kCols].low <= row[i / R].high) return true;
+    bool any = false;
+    if (p.skip_indptr != nullptr)
+      for (int64_t r = 0; r < R; ++r) any |= next[i + r] < end;
+    return any;
+  }
+
+  // -inf into the left-out pairs of a stored register tile [R][kCols].
+  __attribute__((noinline)) void apply(int64_t i, int64_t j, T* s) {
+    const int64_t first = j0 + j, cols = min64(kCols, p.m - first);
+    for (int64_t r = 0; r < R; ++r, s += kCols) {
+      const int64_t global = i0 + i + r, inside = global < p.n ? cols : 0;
+      if (p.ids_a != nullptr && inside > 0) {
+        const int32_t id = p.ids_a[global];
+        for (int64_t k = 0; k < inside; ++k) s[k] = p.ids_b[first + k] == id ? kNegInf<T> : s[k];
+      }
+      for (int64_t k = inside; k < kCols; ++k) s[k] = kNegInf<T>;
+      const int64_t self = global - first;
+      if (p.skip_self && self >= 0 && self < kCols) s[self] = kNegInf<T>;
+      if (p.skip_indptr == nullptr) continue;
+      for (; next[i + r] < first + kCols; find_next(i + r, p.n - i0)) s[next[i + r] - first] = kNegInf<T>, ++at[i + r];
+    }
+  }
+};
 
 template <typename T>
 struct PairwiseBuffers {  // the workspace, laid out; base == nullptr only counts
@@ -95,87 +170,28 @@ struct PairwisePanels {
 
   T logit_scale() const { return p.symmetric ? p.scale[0] : T(1); }
 
-  // Ids of the rows and columns of one block as ranges, so that a register tile without equal ids is seen at a glance:
-  // the views of a batch, sorted labels.
-  struct IdRanges {
-    struct Range { int32_t low, high; };
-    Range row[Tile<T>::kBlock / R], col[Tile<T>::kBlock / Tile<T>::kCols];
-
-    static void of(const int32_t* ids, int64_t count, int64_t step, Range* out) {
-      for (int64_t i = 0; i < count; i += step, ++out) {
-        *out = {ids[i], ids[i]};
-        for (int64_t k = i + 1; k < min64(count, i + step); ++k) {
-          if (ids[k] < out->low) out->low = ids[k];
-          if (ids[k] > out->high) out->high = ids[k];
-        }
-      }
-    }
-    bool meet(int64_t i, int64_t j) const {
-      const Range &a = row[i / R], &b = col[j / Tile<T>::kCols];
-      return a.low <= b.high && b.low <= a.high;
-    }
-  };
-  void id_ranges(int64_t i0, int64_t ni, int64_t j0, int64_t nj, IdRanges& ranges) const {
-    if (p.ids_a == nullptr) return;
-    IdRanges::of(p.ids_a + i0, ni, R, ranges.row);
-    IdRanges::of(p.ids_b + j0, nj, Tile<T>::kCols, ranges.col);
-  }
-
-  // May the register tile at (i, j) of the block hold pairs that must be left out, padding included? Pairs left out by a
-  // sparse pattern are not looked for here.
-  inline __attribute__((always_inline)) bool masked(int64_t i0, int64_t j0, int64_t i, int64_t j, const IdRanges& ids) const {
-    const int64_t row = i0 + i, col = j0 + j;
-    return row + R > p.n || col + Tile<T>::kCols > p.m ||
-           (p.skip_self && row < col + Tile<T>::kCols && col < row + R) || (p.ids_a != nullptr && ids.meet(i, j));
-  }
-
-  // -inf for the pairs of a stored register tile [R][kCols] that must be left out.
-  __attribute__((noinline)) void leave_out(int64_t row, int64_t col, T* s) const {
-    constexpr int64_t kCols = Tile<T>::kCols;
-    const int64_t cols = min64(kCols, p.m - col);
-    for (int64_t r = 0; r < R; ++r, s += kCols) {
-      const int64_t inside = row + r < p.n ? cols : 0;
-      if (p.ids_a != nullptr && inside > 0) {
-        const int32_t id = p.ids_a[row + r];
-        for (int64_t j = 0; j < inside; ++j) s[j] = p.ids_b[col + j] == id ? kNegInf<T> : s[j];
-      }
-      for (int64_t j = inside; j < kCols; ++j) s[j] = kNegInf<T>;
-      const int64_t self = row + r - col;
-      if (p.skip_self && self >= 0 && self < kCols) s[self] = kNegInf<T>;
-    }
-  }
-
-  // The block's logits into tile, left-out pairs and padding columns as -inf.
-  void logits(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
-    const T c = logit_scale();
+  // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left out:
+  // for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left out.
+  template <typename Use>
+  inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
+                                                       const Use& use) const {
+    LeftOut<T> left_out(p, i0, ni, j0, nj);
     block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-                       for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-                         for (int v = 0; v < V; ++v) store(tile + (i + r) * kLd + j + v * L, c * acc[r][v]);
+                       if (__builtin_expect(left_out.meets(i, j), 0)) {
+                         T s[R * V * L];
+                         for (int r = 0; r < R; ++r)
+                           for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c);
+                         left_out.apply(i, j, s);
+                         use(i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) {
+                           return load(s + (r * V + v) * L) - shift;
+                         }, std::false_type{});
+                       } else {
+                         use(i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) {
+                           return acc[r][v] * c - shift;
+                         }, std::true_type{});
+                       }
                      });
-    for (int64_t i = 0; i < ni; ++i) {
-      T* s = tile + i * kLd;
-      for (int64_t j = nj; j < round_up(nj, L); ++j) s[j] = kNegInf<T>;
-      const int64_t self = i0 + i - j0;
-      if (p.skip_self && self >= 0 && self < nj) s[self] = kNegInf<T>;
-      if (p.ids_a != nullptr) {
-        const int32_t id = p.ids_a[i0 + i];
-        const int32_t* other = p.ids_b + j0;
-        for (int64_t j = 0; j < nj; ++j) s[j] = other[j] == id ? kNegInf<T> : s[j];
-      }
-      if (p.skip_indptr != nullptr) skip_pattern(i0 + i, j0, nj, s);
-    }
-  }
-
-  void skip_pattern(int64_t row, int64_t j0, int64_t nj, T* s) const {
-    int64_t low = p.skip_indptr[row], end = p.skip_indptr[row + 1], high = end;
-    while (low < high) {  // first entry with column >= j0
-      const int64_t mid = (low + high) / 2;
-      if (p.skip_indices[mid] < j0) low = mid + 1; else high = mid;
-    }
-    for (; low < end && p.skip_indices[low] < j0 + nj; ++low) s[p.skip_indices[low] - j0] = kNegInf<T>;
   }
 };
 

@@ -20,27 +20,42 @@ inline __attribute__((always_inline)) Vec<T> log1p_unit(Vec<T> t) {
 template <typename T>
 struct Sigmoid : PairwisePanels<T> {
   using Base = PairwisePanels<T>;
-  using Base::p, Base::w, Base::rows, Base::cols, Base::for_pairs, Base::logits, Base::L, Base::kLd, Base::kScale;
+  using Base::p, Base::w, Base::rows, Base::cols, Base::for_pairs, Base::for_tiles, Base::logit_scale, Base::L, Base::R,
+      Base::V, Base::kLd, Base::kScale;
   T bias;
 
   Sigmoid(const PairwiseArgs<T>& args, bool backward) : Base(args, backward), bias(args.bias[0]) {}
 
   static Vec<T> magnitude(Vec<T> x) { return x < Vec<T>{} ? -x : x; }
 
+  // row_lse += sum_j f(i, j, x), x the logits with the bias; f may keep its value for j in the tile.
+  template <typename F>
+  inline __attribute__((always_inline)) void add_rows(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
+                                                      const F& f) const {
+    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, sizeof(Vec<T>) * kLd));
+    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
+    for_tiles(i0, ni, j0, nj, tile, logit_scale(),
+              [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) {
+                  Vec<T> sum{};
+#pragma GCC unroll 4
+                  for (int v = 0; v < V; ++v) sum += f(i + r, j + v * L, x(r, v, splat<T>(-bias)));
+                  row_sum[i + r] += sum;
+                }
+              });
+    for (int64_t i = 0; i < ni; ++i) p.row_lse[i0 + i] += hsum<T>(row_sum[i]);
+  }
+
   void forward() {
     Base::zero(p.row_lse, p.n);
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      logits(i0, ni, j0, nj, tile);  // padding and left-out pairs are -inf and add softplus(-inf) = 0
-      for (int64_t i = 0; i < ni; ++i) {
-        Vec<T> sum{};
-        for (int64_t j = 0; j < nj; j += L) {
-          const Vec<T> x = load(tile + i * kLd + j) + bias;
-          sum += (x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(exp2<T>(-magnitude(x) * kScale));
-        }
-        p.row_lse[i0 + i] += hsum<T>(sum);
-      }
+      add_rows(i0, ni, j0, nj, tile, [](int64_t, int64_t, Vec<T> x) __attribute__((always_inline)) {
+        // pairs that are left out are -inf and add softplus(-inf) = 0
+        return (x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(exp2<T>(-magnitude(x) * kScale));
+      });
     });
   }
 
@@ -50,19 +65,13 @@ struct Sigmoid : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      logits(i0, ni, j0, nj, tile);
-      for (int64_t i = 0; i < ni; ++i) {
-        const T weight = p.grad_row[i0 + i];
-        Vec<T> sum{};
-        for (int64_t j = 0; j < nj; j += L) {
-          const Vec<T> x = load(tile + i * kLd + j) + bias;
-          const Vec<T> t = exp2<T>(-magnitude(x) * kScale);
-          const Vec<T> g = weight * ((x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)));
-          store(tile + i * kLd + j, g);
-          sum += g;
-        }
-        p.row_lse[i0 + i] += hsum<T>(sum);
-      }
+      add_rows(i0, ni, j0, nj, tile, [&](int64_t i, int64_t j, Vec<T> x) __attribute__((always_inline)) {
+        const Vec<T> t = exp2<T>(-magnitude(x) * kScale);
+        const T weight = i < ni ? p.grad_row[i0 + i] : T(0);
+        const Vec<T> g = weight * ((x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)));
+        store(tile + i * kLd + j, g);
+        return g;
+      });
       block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
       block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
     });
