@@ -4,9 +4,9 @@
 // is in registers, and used for the statistics or gradients of both blocks (pairs.h): the symmetric case does half of the
 // products.
 //
-// Shift. With r = max |scale a_i| max |b_j| all logits lie in [-r, r]. While 2 r log2(e) stays inside the exponent
-// range the constant shift r is safe and one exponential serves row and column ("narrow"); otherwise a running maximum
-// per row and column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
+// Shift. With r = max |scale a_i| max |b_j| all logits lie in [-r, r]. While r log2(e) stays well inside the exponent
+// range no shift is needed and one exponential serves row and column ("narrow"); otherwise a running maximum per row and
+// column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
 //
 // Precision policy: everything in T; contributions are added in an order that depends on the shapes alone.
 #include "cpu/pairwise_panels.h"
@@ -19,24 +19,22 @@ struct Softmax : PairwisePanels<T> {
   using Base = PairwisePanels<T>;
   using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::for_tiles, Base::logit_scale,
       Base::zero, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
-  // 2 r log2(e) below this keeps every shifted exponential a normal number
-  static constexpr double kNarrow = sizeof(T) == 4 ? 120.0 : 1000.0;
+  // r log2(e) below this keeps the exponentials, their sums over 2^40 pairs and the weights normal numbers
+  static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;
   static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf
 
   bool narrow;
-  T range;
 
   Softmax(const PairwiseArgs<T>& args, bool backward) : Base(args, backward) {
-    narrow = 2 * limit * kLog2e < kNarrow;  // false for NaN
-    range = static_cast<T>(limit * 1.0001);
+    narrow = limit * kLog2e < kNarrow;  // false for NaN
   }
 
   // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
   void forward() {
-    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? range : kFloor;
+    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? T(0) : kFloor;
     zero(w.row_weight, p.n);
     if (!p.symmetric) {
-      for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? range : kFloor;
+      for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? T(0) : kFloor;
       zero(w.col_weight, p.m);
     }
     for_pairs([&](int64_t bi, int64_t bj) {
@@ -67,7 +65,7 @@ struct Softmax : PairwisePanels<T> {
     Vec<T>* col_sum = row_sum + kLd;
     for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
     for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{};
-    const Vec<T> shift = splat<T>(range * kScale);
+    const Vec<T> none{};
     for_tiles(i0, ni, j0, nj, tile, logit_scale() * kScale,
               [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
                 Vec<T>* cs = col_sum + j / L;
@@ -76,7 +74,7 @@ struct Softmax : PairwisePanels<T> {
                   Vec<T> sum{};
 #pragma GCC unroll 4
                   for (int v = 0; v < V; ++v) {
-                    const Vec<T> e = power<decltype(plain)::value>(x(r, v, shift));
+                    const Vec<T> e = power<decltype(plain)::value>(x(r, v, none));
                     sum += e;
                     cs[v] += e;
                   }
@@ -169,10 +167,8 @@ struct Softmax : PairwisePanels<T> {
   void weights(int64_t n, const T* lse, const T* grad, T* shift, T* weight) const {
     for (int64_t i = 0; i < n; ++i) {
       const bool empty = lse[i] == kNegInf<T>;  // no pair in this row: no gradient
-      shift[i] = narrow ? range : empty ? T(0) : lse[i];
-      weight[i] = empty || grad[i] == 0 ? T(0)
-                  : narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(double(range) - double(lse[i])))
-                           : grad[i];
+      shift[i] = narrow || empty ? T(0) : lse[i];
+      weight[i] = empty || grad[i] == 0 ? T(0) : narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(-double(lse[i]))) : grad[i];
     }
   }
 
@@ -192,12 +188,12 @@ struct Softmax : PairwisePanels<T> {
   void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
     const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
     const T *row_shift = w.row_shift + i0, *col_shift = w.col_shift + j0;
-    const Vec<T> shift = splat<T>(range * kScale);
+    const Vec<T> none{};
     if (narrow)
       fill(i0, ni, j0, nj, tile, logit_scale() * kScale,
            [&](int64_t i, int64_t j, int r, int v, const auto& x, auto plain) __attribute__((always_inline)) {
              const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
-             return power<decltype(plain)::value>(x(r, v, shift)) * g;
+             return power<decltype(plain)::value>(x(r, v, none)) * g;
            });
     else if (p.symmetric || p.columns)
       fill(i0, ni, j0, nj, tile, logit_scale(),

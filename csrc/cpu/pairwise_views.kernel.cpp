@@ -1,7 +1,8 @@
 // Rows of NT-Xent and their gradient around the symmetric case of `pairwise`: what is done per row here would cost a
 // small batch a dozen operators.
 //
-// Precision policy: dot products of a row in T, lane by lane; one softplus per row and the sum over rows in fp64.
+// Precision policy: norms, normalisation, one softplus per row and the sum over rows in fp64 (a rounded norm would scale
+// all logits of its row); other dot products of a row in T, lane by lane.
 #include "cpu/pairwise_views.h"
 
 #include <cmath>
@@ -62,6 +63,15 @@ struct TwoView {
     for (; k < p.d; ++k) total += x[k] * y[k];
     return total;
   }
+  double square(const T* z) const {
+    double lane[8] = {}, total = 0;
+    int64_t k = 0;
+    for (; k + 8 <= p.d; k += 8)
+      for (int l = 0; l < 8; ++l) lane[l] += double(z[k + l]) * double(z[k + l]);
+    for (; k < p.d; ++k) total += double(z[k]) * double(z[k]);
+    for (const double x : lane) total += x;
+    return total;
+  }
   double margin(int64_t i) const {
     return double(p.negatives[i]) - double(*p.scale) * double(dot(row(i), row(other(i))));
   }
@@ -71,9 +81,9 @@ struct TwoView {
       const int view = i >= p.n;
       const T* __restrict z = p.z[view] + (i - view * p.n) * p.ldz[view];
       T* __restrict u = p.u + i * p.d;
-      p.norm[i] = std::sqrt(dot(z, z));
-      const T s = T(1) / divisor(i);
-      for (int64_t k = 0; k < p.d; ++k) u[k] = z[k] * s;
+      const double norm = std::sqrt(square(z)), s = 1 / (norm < kEps ? double(kEps) : norm);
+      p.norm[i] = static_cast<T>(norm);
+      for (int64_t k = 0; k < p.d; ++k) u[k] = static_cast<T>(double(z[k]) * s);
     });
     pairwise_forward<T>(pairwise());
     for_rows([&](int64_t i) {
