@@ -16,20 +16,12 @@ void parallel_for(int64_t tasks, int threads, const F& f) {
   for (int64_t t = 0; t < tasks; ++t) f(t);
 }
 
-// Rounds of tasks with a barrier between rounds, inside one parallel region: f(round, task).
-// Tasks of one round must be independent; rounds run in order.
+// f() on every thread of a team; the threads share out the work themselves (pairs.h).
 template <typename F>
-void parallel_rounds(int64_t rounds, int64_t tasks, int threads, const F& f) {
-  if (threads <= 1 || tasks <= 1) {
-    for (int64_t r = 0; r < rounds; ++r)
-      for (int64_t t = 0; t < tasks; ++t) f(r, t);
-    return;
-  }
+void parallel_team(int threads, const F& f) {
+  if (threads <= 1) return f();
 #pragma omp parallel num_threads(threads)
-  for (int64_t r = 0; r < rounds; ++r) {
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t t = 0; t < tasks; ++t) f(r, t);
-  }
+  f();
 }
 
 }  // namespace

@@ -7,7 +7,8 @@ With :math:`u = z / \max(\|z\|, \epsilon)` over the 2n stacked rows and p(i) the
     a_i = \log \sum_{k \notin \{i, p(i)\}} e^{c\, u_i \cdot u_k},
 
 the rows of NT-Xent. The composition of `pairwise.lse_self` with a few torch operations gives the
-same; as one operator it costs a fraction of their dispatch, which is what a small batch pays for.
+same, and is what a GPU runs inside the operator; on the CPU all of it is one kernel, because their
+dispatch is what a small batch pays for.
 With :math:`w_i = \bar\ell_i\, \sigma(a_i - c\, u_i \cdot u_{p(i)})`, W the pairwise weights for
 the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v`,
 :math:`\bar c = \tfrac12 \langle u, v \rangle`.

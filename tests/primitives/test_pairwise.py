@@ -191,6 +191,30 @@ def test_bitwise_equal_for_any_number_of_threads(scale: float) -> None:
         assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
 
 
+# 4224 rows are 24 blocks, 6200 are 48 in groups of 4; more threads than groups share out anti-diagonals
+@pytest.mark.parametrize(("n", "m"), [(4224, 6200), (6200, 300), (300, 6200), (6200, 6500)])
+def test_the_schedule_visits_every_pair_once_in_one_order(n: int, m: int) -> None:
+    a, b = rows(n, 2, torch.float32), rows(m, 2, torch.float32, 1)
+    one, c = torch.ones(()), torch.tensor(3.0)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8, 40):
+            torch.set_num_threads(threads)
+            x, y = leaves(a, b)
+            out = (pairwise.lse_self(x, c), *pairwise.lse(x, y, c, cols=True))
+            results.append((*out, *torch.autograd.grad(sum(o.sum() for o in out), (x, y))))
+            # with logits of zero every pair counts 1
+            count, columns = pairwise.lse(0 * x, y, one, cols=True)
+            torch.testing.assert_close(count.exp(), torch.full((n,), float(m)))
+            torch.testing.assert_close(columns.exp(), torch.full((m,), float(n)))
+            every = pairwise.lse_self(0 * x, one).exp()
+            torch.testing.assert_close(every, torch.full((n,), n - 1.0))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
+
+
 def test_gradcheck() -> None:
     u, b = leaves(rows(9, 4, torch.float64), rows(6, 4, torch.float64, 1))
     c, t, per_row = leaves(
