@@ -191,7 +191,7 @@ def test_bitwise_equal_for_any_number_of_threads(scale: float) -> None:
         assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
 
 
-# 4224 rows are 24 blocks, 6200 are 48 in groups of 4; more threads than groups share out anti-diagonals
+# 4224 rows are 24 blocks, 6200 are 48 in groups of 4; more threads than groups: anti-diagonals
 @pytest.mark.parametrize(("n", "m"), [(4224, 6200), (6200, 300), (300, 6200), (6200, 6500)])
 def test_the_schedule_visits_every_pair_once_in_one_order(n: int, m: int) -> None:
     a, b = rows(n, 2, torch.float32), rows(m, 2, torch.float32, 1)
