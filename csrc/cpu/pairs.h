@@ -18,6 +18,7 @@
 
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
+#include "cpu/subnormal.h"
 
 namespace sslspec::cpu {
 namespace {
@@ -74,6 +75,7 @@ void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int
   const int64_t steps = split ? 2 * group - 1 : 1, tasks = split ? count * group : count;
   int64_t next = 0;
   parallel_team(threads, [&] {
+    const FlushSubnormals flush;
     for (;;) {
       const int64_t t = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED), round = t / (steps * tasks);
       if (round >= rounds) return;

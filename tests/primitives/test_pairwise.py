@@ -191,6 +191,16 @@ def test_bitwise_equal_for_any_number_of_threads(scale: float) -> None:
         assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
 
 
+def test_subnormal_weights_are_zero_and_the_mode_of_the_thread_stays() -> None:
+    u, v, c = rows(64, 8, torch.float32), rows(64, 8, torch.float32, 1), torch.tensor(100.0)
+    x, y = leaves(u, v)
+    row, _ = pairwise.lse(x, y, c)
+    tiny = torch.full_like(row, 1e-38)
+    for grad in torch.autograd.grad(row, (x, y), tiny):
+        assert grad.isfinite().all() and grad.abs().max() < 1e-35
+    assert torch.tensor(1e-30) * torch.tensor(1e-10) > 0  # subnormal, and not flushed out here
+
+
 # 4224 rows are 24 blocks, 6200 are 48 in groups of 4; more threads than groups: anti-diagonals
 @pytest.mark.parametrize(("n", "m"), [(4224, 6200), (6200, 300), (300, 6200), (6200, 6500)])
 def test_the_schedule_visits_every_pair_once_in_one_order(n: int, m: int) -> None:
