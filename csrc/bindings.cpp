@@ -1,7 +1,9 @@
 // Python face of the core: one m.def per entry point, no logic. Every call releases the GIL; outputs and workspaces
 // are arguments. Arrays arrive as borrowed descriptors (tensor_caster.h).
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include "basis.h"
 #include "common/check.h"
 #include "cpu/isa.h"
 #include "cuda/gram.h"
@@ -27,6 +29,11 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("isa", &cpu::isa_name, "Instruction set of the CPU kernels in use");
   m.def("cuda_archs", [] { return SSLSPEC_CUDA_ARCHS; }, "CUDA architectures of this build, empty without CUDA");
+
+  // basis
+  m.def("basis_gram_workspace_size", &basis_gram_workspace_size);
+  m.def("basis_gram", &basis_gram, no_gil);
+  m.def("basis_combine", &basis_combine, no_gil);
 
   // gram
   m.def("gram_uses_dual", &gram_uses_dual);

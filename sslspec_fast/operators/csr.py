@@ -21,6 +21,7 @@ from sslspec_fast.primitives.spmm import spmm_into
 
 __all__ = ["CsrOperator"]
 
+_SCALE_AHEAD = 8  # entries per row from which X is scaled before the product
 _CAST_LIMIT = 200_000_000  # entries; a second copy of the values of a larger matrix is too dear
 
 
@@ -76,12 +77,16 @@ class CsrOperator(SymmetricOperator):
             return combine(self._torch_product(x, scale, diagonal), out, alpha, beta, gamma, w)
         if out is None:
             out, beta = torch.empty(x.shape, dtype=x.dtype), 0.0
+        right, scaled = scale, x
+        if scale is not None and self.nnz() >= _SCALE_AHEAD * self.n:
+            # one pass over X is less than a look at the scale for every entry
+            right, scaled = None, torch.mul(x, scale[:, None])
         # the diagonal multiplies W, so it rides along when W is X (a recurrence) or absent
         fused = diagonal is not None and (w is None or w is x)
         spmm_into(
-            self._typed(x.dtype), x, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
+            self._typed(x.dtype), scaled, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
             delta=alpha if fused else 0.0, w=x if fused else w,
-            diagonal=diagonal if fused else None, row_scale=scale, col_scale=scale,
+            diagonal=diagonal if fused else None, row_scale=scale, col_scale=right,
         )  # fmt: skip
         if diagonal is not None and not fused:
             out.addcmul_(x, diagonal[:, None], value=alpha)

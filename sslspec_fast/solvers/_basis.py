@@ -14,15 +14,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sslspec_fast.primitives.basis import combine_into, gram
+
 __all__ = [
     "Basis",
     "Project",
     "column_norms",
-    "gram",
     "host_memory",
     "orthonormalize",
     "random_block",
-    "times",
 ]
 
 Project = Callable[[Tensor], Tensor]
@@ -43,28 +43,21 @@ def host_memory() -> float:
 
 
 def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, b) standard normal, the same on every device."""
+    """(n, b) uniform on 2^16 values in [-1, 1), the same on every device.
+
+    Four values from each 64-bit draw: the generator is serial, and normal deviates of a start block
+    would take as long as two products with it.
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, b, generator=generator, dtype=torch.float32).to(
-        device=device, dtype=dtype
-    )
-
-
-def gram(a: Tensor, b: Tensor) -> Tensor:
-    """A^T B as float64 on the host; float32 blocks are multiplied in float64."""
-    if a.dtype == torch.float32 and a is b:
-        a = b = a.double()
-    return (a.T @ b).double().cpu()
+    words = torch.empty(-(-n * b // 4), dtype=torch.int64)
+    words.random_(-(2**63), None, generator=generator)
+    values = words.view(torch.int16)[: n * b].view(n, b)
+    return values.to(device=device, dtype=dtype).mul_(2.0**-15)
 
 
 def column_norms(t: Tensor) -> Tensor:
     """(b,) float64 on the host; a product, because reductions along short rows are slow."""
     return gram(t, t).diagonal().clamp_min(0.0).sqrt()
-
-
-def times(t: Tensor, c: Tensor) -> Tensor:
-    """T C for a small float64 C on the host."""
-    return t @ c.to(device=t.device, dtype=t.dtype)
 
 
 def _select(t: Tensor, g: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +69,7 @@ def _select(t: Tensor, g: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
 def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
     """Orthonormal basis of the columns of t from g = T^T T, and the condition that was removed.
 
-    Falls back to an eigenbasis of the scaled g, which can drop directions.
+    In place. Falls back to an eigenbasis of the scaled g, which can drop directions.
     """
     norms = g.diagonal().sqrt()
     scaled = g / norms[:, None] / norms[None, :]
@@ -84,11 +77,12 @@ def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
     # the smallest pivot estimates 1 / condition; CholeskyQR needs condition^2 * eps << 1
     pivot = float(factor.diagonal().min())
     if int(failed) == 0 and pivot > (1e-6 if t.dtype == torch.float64 else 1e-4):
-        return times(t, torch.linalg.inv(factor).T / norms[:, None]), 1.0 / pivot
+        return combine_into(t, (t, torch.linalg.inv(factor).T / norms[:, None])), 1.0 / pivot
     values, vectors = torch.linalg.eigh(scaled)
     keep = values > (1e-14 if t.dtype == torch.float64 else 1e-11) * values[-1]
     combine = (vectors[:, keep] / values[keep].sqrt()) / norms[:, None]
-    return times(t, combine), float((values[-1] / values[keep][0]).sqrt())
+    out = t.new_empty(t.shape[0], combine.shape[1])
+    return combine_into(out, (t, combine)), float((values[-1] / values[keep][0]).sqrt())
 
 
 def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) -> Tensor:
@@ -101,8 +95,8 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
         return t
     v = None if v is None or v.shape[1] == 0 else v
     constrained = project is not None or v is not None
-    overlap = None if v is None else v.T @ t
-    g = gram(t, t)
+    overlap = None if v is None else gram(v, t)
+    g = gram(t, t, exact=True)
     before = g.diagonal().clamp_min(0).sqrt()
     ok = torch.isfinite(before) & (before > 0)
     if not bool(ok.all()):
@@ -110,10 +104,10 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
     for _ in range(5):
         if constrained:
             if v is not None and overlap is not None:
-                t = t.addmm_(v, overlap, alpha=-1)
+                combine_into(t, (v, -overlap), beta=1.0)
             if project is not None:
                 project(t)
-            g = gram(t, t)
+            g = gram(t, t, exact=True)
         after = g.diagonal().clamp_min(0).sqrt()
         # what is left after cancellation to rounding level is noise, not a direction
         alive = after > _DROP[t.dtype] * before
@@ -122,24 +116,27 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
             return t
         cancelled = float((before[alive] / after[alive]).max())
         t, condition = _cholesky_qr(t, g)
-        overlap = None if v is None else v.T @ t
+        overlap = None if v is None else gram(v, t)
         defect = 0.0 if overlap is None else float(overlap.abs().max())
         if project is not None:  # its defect is not measured: rounding times what was amplified
             defect = max(defect, cancelled * condition * torch.finfo(t.dtype).eps / 8)
         defect = max(defect, condition**2 * torch.finfo(t.dtype).eps / 16)
         if defect <= _ORTHOGONAL[t.dtype]:
             return t
-        g = gram(t, t)
+        g = gram(t, t, exact=True)
         before = torch.ones(t.shape[1], dtype=torch.float64)
     return t
 
 
 class Basis:
-    """V, A V and H = V^T A V in preallocated row-major buffers of `capacity` columns."""
+    """V, A V and H = V^T A V in row-major stores of up to `capacity` columns.
+
+    The first block is adopted as it comes: a problem that its start solves never needs more room.
+    """
 
     def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.v_store = torch.empty(n, capacity, dtype=dtype, device=device)
-        self.av_store = torch.empty(n, capacity, dtype=dtype, device=device)
+        self.v_store = torch.empty(n, 0, dtype=dtype, device=device)
+        self.av_store = self.v_store
         self.h = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.capacity, self.size = capacity, 0
 
@@ -154,8 +151,13 @@ class Basis:
     def append(self, t: Tensor, at: Tensor) -> None:
         """Add an orthonormal block t (n, b) in the complement of V, with at = A t."""
         j, b = self.size, t.shape[1]
-        self.v_store[:, j : j + b] = t
-        self.av_store[:, j : j + b] = at
+        if j == 0:
+            self.v_store, self.av_store = t, at
+        else:
+            self.v_store = self._room(self.v_store, j + b)
+            self.v_store[:, j : j + b] = t
+            self.av_store = self._room(self.av_store, j + b)
+            self.av_store[:, j : j + b] = at
         self.size = j + b
         column = gram(self.v, at)
         self.h[: j + b, j : j + b] = column
@@ -163,21 +165,32 @@ class Basis:
         corner = column[j:]
         self.h[j : j + b, j : j + b] = (corner + corner.T) / 2
 
+    def _room(self, store: Tensor, columns: int) -> Tensor:
+        if columns <= store.shape[1]:
+            return store
+        larger = store.new_empty(store.shape[0], self.capacity)
+        larger[:, : self.size] = store[:, : self.size]
+        return larger
+
     def ritz(self) -> tuple[Tensor, Tensor]:
         """All Ritz values, largest first, and their coefficients (j, j)."""
         values, vectors = torch.linalg.eigh(self.h[: self.size, : self.size])
         return values.flip(0), vectors.flip(1)
 
+    def vectors(self, coefficients: Tensor) -> Tensor:
+        """V C, (n, m)."""
+        out = self.v.new_empty(self.v.shape[0], coefficients.shape[1])
+        return combine_into(out, (self.v, coefficients))
+
     def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """A X - X diag(values) for X = V C."""
-        r = times(self.av, coefficients)
-        return r.addmm_(self.v, (coefficients * values).to(r.device, r.dtype), alpha=-1)
+        r = self.v.new_empty(self.v.shape[0], coefficients.shape[1])
+        return combine_into(r, (self.av, coefficients), (self.v, -coefficients * values))
 
     def rotate(self, coefficients: Tensor) -> None:
         """V <- V C with orthonormal C (j, m), and everything that follows from it."""
         m = coefficients.shape[1]
         self.h[:m, :m] = coefficients.T @ self.h[: self.size, : self.size] @ coefficients
-        v, av = times(self.v, coefficients), times(self.av, coefficients)
+        for store in (self.v_store, self.av_store):
+            combine_into(store[:, :m], (store[:, : self.size], coefficients))
         self.size = m
-        self.v.copy_(v)
-        self.av.copy_(av)

@@ -50,7 +50,7 @@ class Task:
 
     def apply(self, x: Tensor) -> Tensor:
         self.columns += x.shape[1]
-        return self.op.matmat(x)
+        return self.op.matmat(x).contiguous()
 
     @property
     def guard(self) -> int:
@@ -78,6 +78,7 @@ class _Monitor:
         self.target = task.tol
         self.gap = math.inf if not task.guard else math.nan
         self.norms = torch.full((task.k + 1,), math.inf, dtype=torch.float64)
+        self.trusted = 0  # leading pairs that the last call took for good without measuring them
 
     def pick(
         self, basis: Basis, values: Tensor, q: Tensor, block: int, fill: int
@@ -106,6 +107,7 @@ class _Monitor:
         start = 0
         while start < last and self.norms[start] <= self.target:
             start += 1
+        self.trusted = start
         chunk = max(block, 8)
         while True:
             picked: list[int] = []
@@ -123,7 +125,7 @@ class _Monitor:
                 guard = self._guard(basis, values, q)
                 if guard is not None:
                     if not len(guard[0]) and self._tighten(values):
-                        start = 0
+                        self.trusted = start = 0
                         continue
                     return guard
             if not picked:
@@ -192,7 +194,7 @@ def davidson(
         else:
             index, r = monitor.pick(basis, values, q, block, fill)
             done = len(index) == 0
-        if done:  # measure every wanted pair once more on the final basis
+        if done and monitor.trusted:  # measure every wanted pair on the final basis
             monitor.norms[: task.k] = math.inf
             index, r = monitor.pick(basis, values, q, block, fill)
             done = len(index) == 0
@@ -229,7 +231,7 @@ def davidson(
             fresh = random_block(n, width, task.seed + 7919 * refills, task.dtype, task.op.device)
             _grow(task, basis, fresh)
     k = min(task.k, basis.size)
-    vectors = basis.v @ q[:, :k].to(basis.v)
+    vectors = basis.vectors(q[:, :k])
     return Outcome(
         values[:k], vectors, monitor.norms[:k].clone(), monitor.gap, monitor.satisfied(), reason,
         iteration, history,
@@ -239,7 +241,7 @@ def davidson(
 def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
     """Orthonormalise t against V and append; `steps` > 1 goes on along the Krylov space."""
     added = 0
-    for _ in range(steps):
+    for step in range(steps):
         t = t[:, : basis.capacity - basis.size]
         t = orthonormalize(t, basis.v if basis.size else None, task.project)
         if t.shape[1] == 0:
@@ -249,7 +251,8 @@ def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
             task.project(at)
         basis.append(t, at)
         added += t.shape[1]
-        t = at
+        if step + 1 < steps:
+            t = at.clone()  # the basis may have adopted A t itself
     return added
 
 

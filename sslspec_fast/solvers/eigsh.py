@@ -39,6 +39,7 @@ from sslspec_fast.solvers.shift_invert import shift_invert
 __all__ = ["eigsh"]
 
 _SMALL = 1 << 19  # entries of a block: below, threads cost more than they save
+_SIGN_ROWS = 64
 _METHODS = ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense")
 _PRECISIONS = ("mixed", "float64", "float32")
 
@@ -322,14 +323,22 @@ def _gap_behind(op: SymmetricOperator, task: Task, known: Any) -> float:
 
 
 def _signs(vectors: Tensor) -> Tensor:
-    """Entry of largest magnitude positive; the lowest row within a tie of 1e-6."""
+    """Entry of largest magnitude positive; the lowest row within a tie of 1e-6. In place."""
+    n, k = vectors.shape
     if vectors.numel() == 0:
         return vectors
-    magnitude = vectors.abs()
-    tie = magnitude >= magnitude.amax(0) * (1 - 1e-6)
-    pivot = tie.to(torch.int8).argmax(0)
-    sign = torch.sign(vectors[pivot, torch.arange(vectors.shape[1], device=vectors.device)])
-    return vectors * torch.where(sign == 0, torch.ones_like(sign), sign)
+    # largest entries of blocks of rows first: one pass over the vectors, then one block a column
+    whole = n // _SIGN_ROWS * _SIGN_ROWS
+    blocks = vectors[:whole].reshape(-1, _SIGN_ROWS, k).abs().amax(1)
+    if whole < n:
+        blocks = torch.cat([blocks, vectors[whole:].abs().amax(0, keepdim=True)])
+    tie = blocks.amax(0) * (1 - 1e-6)
+    first = (blocks >= tie).to(torch.int8).argmax(0)
+    rows = first * _SIGN_ROWS + torch.arange(_SIGN_ROWS, device=vectors.device)[:, None]
+    entries = vectors.gather(0, rows.clamp_max(n - 1))
+    pivot = (entries.abs() >= tie).to(torch.int8).argmax(0, keepdim=True)
+    sign = torch.sign(entries.gather(0, pivot)[0])
+    return vectors.mul_(torch.where(sign == 0, torch.ones_like(sign), sign))
 
 
 def _warn(outcome: Outcome, task: Task, worst: float, norm: float, cut: bool) -> None:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sslspec_fast.primitives.basis import combine_into, gram
 from sslspec_fast.solvers._basis import Project, orthonormalize, random_block
 from sslspec_fast.solvers.davidson import Task
 
 __all__ = ["Probe", "probe"]
 
 _STEPS, _BLOCK = 8, 4
+_CLEAN = 2  # steps between projections
 # Rows of 16 float32 fill a cache line: a gather of them costs no more than one of 4 columns. Such a
 # block sees as many directions as are wanted, and its Ritz vectors are worth keeping.
 _LINE = 16
@@ -43,12 +45,9 @@ class Probe:
         """(n, width) the first Ritz vectors, or None when the basis was not kept."""
         if not self.basis or self.coefficients is None or width > len(self.values):
             return None
-        out, at = None, 0
-        for block in self.basis:
-            rows = self.coefficients[at : at + block.shape[1], :width].to(block)
-            out = block @ rows if out is None else out.addmm_(block, rows)
-            at += block.shape[1]
-        return out
+        out = self.basis[0].new_empty(self.basis[0].shape[0], width)
+        parts = self.coefficients[:, :width].split([block.shape[1] for block in self.basis])
+        return combine_into(out, *zip(self.basis, parts, strict=True))
 
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
@@ -72,18 +71,29 @@ class Probe:
         return float(values[first]), float(values[first - 1])
 
 
-def _next_block(w: Tensor, v: Tensor | None, project: Project | None) -> tuple[Tensor, Tensor]:
-    """w = q beta with orthonormal q; v None: the last step, where only beta is of use."""
-    g = (w.T @ w).double().cpu()
-    factor, failed = torch.linalg.cholesky_ex(g)
+def _advance(
+    w: Tensor, square: Tensor, alpha: Tensor, v: Tensor, beta: Tensor, old: Tensor | None,
+    last: bool, project: Project | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """One step of the recurrence: w - v alpha - old beta^T = q beta_next with orthonormal q.
+
+    w becomes q. v and old are orthonormal, so the Gram matrix of the left side comes from that of
+    w, `square`, and one pass over the rows does the rest. The last step needs beta_next alone.
+    """
+    g = square - alpha.T @ alpha - beta @ beta.T
+    factor, failed = torch.linalg.cholesky_ex((g + g.T) / 2)
     pivots = factor.diagonal()
-    if int(failed) == 0 and float(pivots.min()) > 1e-2 * float(g.diagonal().max().sqrt()):
-        if v is None:
-            return w, factor.T.clone()
-        return w @ torch.linalg.inv(factor).T.to(w), factor.T.clone()
+    terms = [(v, alpha)] if old is None else [(v, alpha), (old, beta.T)]
+    if int(failed) == 0 and float(pivots.min()) > 0.03 * float(g.diagonal().max().sqrt()):
+        if last:
+            return w, factor.T
+        inverse = torch.linalg.inv(factor).T
+        combine_into(w, (w, inverse), *((x, -c @ inverse) for x, c in terms))
+        return w, factor.T
+    combine_into(w, *((x, -c) for x, c in terms), beta=1.0)
     before = w.clone()
     q = orthonormalize(w, None, project)
-    return q, (q.T @ before).double().cpu()
+    return q, gram(q, before)
 
 
 def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
@@ -102,22 +112,22 @@ def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
     blocks, offs = [], []
     basis: list[Tensor] = []
     old: Tensor | None = None
-    beta = torch.zeros(0, 0, dtype=torch.float64)
-    for step in range(min(_STEPS, max(task.free // b, 1))):
+    beta = torch.zeros(size, 0, dtype=torch.float64)
+    steps = min(_STEPS, max(task.free // b, 1))
+    for step in range(steps):
         w = task.apply(v)
         if keep:
             basis.append(v)
-        if old is not None:
-            w.addmm_(old, beta.T.to(w), alpha=-1)
-        alpha = (v.T @ w).double().cpu()
-        w.addmm_(v, alpha.to(w), alpha=-1)
-        if task.project is not None:
+        # rounding brings deflated vectors back, and each step multiplies what there is of them
+        if task.project is not None and step % _CLEAN == 0:
             task.project(w)
+        both = gram((v, w), w)
+        alpha, square = both[: v.shape[1]], both[v.shape[1] :]
+        end = step + 1 == steps
+        nxt, beta_next = _advance(w, square, alpha, v, beta, old, end, task.project)
         blocks.append((alpha + alpha.T) / 2)
-        last_step = step + 1 == _STEPS
-        nxt, beta = _next_block(w, None if last_step else v, task.project)
-        offs.append(beta)
-        old, v = v, nxt
+        offs.append(beta_next)
+        old, v, beta = v, nxt, beta_next
         if v.shape[1] == 0:
             break
     total = sum(a.shape[0] for a in blocks)

@@ -1,0 +1,26 @@
+// Primitive `basis`: products of tall matrices (n rows, few columns), the work of an eigensolver beside its products with A.
+//   gram      G = A^T B             A = [A_1 A_2 ...]
+//   combine   Y = beta * Y + sum_i V_i C_i        Y may be a V_i or its first columns: rows are read, then written
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "common/tensor_view.h"
+
+namespace sslspec {
+
+int64_t basis_gram_workspace_size(int64_t n, int64_t p, int64_t q);  // in float64
+
+void basis_gram(const std::vector<TensorView>& a,  // [n, p_i]
+                TensorView b,                      // [n, q]
+                TensorView g,                      // [sum of p_i, q] float64, contiguous
+                TensorView workspace,
+                bool exact,  // products in double even of float rows
+                int threads);
+
+void basis_combine(TensorView y,                      // [n, q] in and out; beta == 0 never reads it
+                   const std::vector<TensorView>& v,  // [n, m_i]
+                   const std::vector<TensorView>& c,  // [m_i, q]
+                   double beta, int threads);
+
+}  // namespace sslspec

@@ -1,0 +1,177 @@
+// Tall-skinny products, a few rows at a time: every row is read once, and all the rest stays in the caches.
+//
+// Precision policy: `gram` multiplies and sums kDepth = 96 rows in T and adds those sums in double; when `exact`, all of
+// it is in double, so that a Cholesky factorisation of V^T V sees V and not its rounding. `combine` multiplies and sums
+// in T. The order of every sum is given by the shape alone.
+#include "cpu/basis.h"
+
+#include <cstring>
+
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+#include "cpu/tail.h"
+#include "cpu/tile.h"
+
+namespace sslspec::cpu::SSLSPEC_ISA {
+namespace {
+
+enum Slot { kLeft, kRight, kOut };
+
+template <typename T>
+T* room(int slot, int64_t count) { return static_cast<T*>(scratch(slot, count * sizeof(T))); }
+
+// Columns of x as P in rows of `ld`, with zeros behind them up to column `padded`.
+template <typename P, typename T>
+void convert(const T* x, int64_t ldx, int64_t rows, int64_t cols, int64_t padded, P* out, int64_t ld) {
+  typedef T Few __attribute__((vector_size(kLanes<P> * sizeof(T))));
+  for (int64_t r = 0; r < rows; ++r, x += ldx, out += ld) {
+    int64_t k = 0;
+    for (; k + kLanes<P> <= cols; k += kLanes<P>) {
+      Few few;
+      std::memcpy(&few, x + k, sizeof(few));
+      store(out + k, __builtin_convertvector(few, Vec<P>));
+    }
+    for (; k < padded; ++k) out[k] = k < cols ? static_cast<P>(x[k]) : P(0);
+  }
+}
+
+// One chunk of the rows of A^T B with products in P.
+template <typename P, typename T>
+void gram_chunk(const BasisGramArgs<T>& args, int64_t begin, int64_t end, double* sums) {
+  using W = Wide<P>;
+  const int64_t p = args.p, q = args.q, lda = round_up(p, W::kRows);  // whole tiles are read
+  P* left = room<P>(kLeft, W::kDepth * lda);
+  P* right = room<P>(kRight, W::kDepth * round_up(q, W::kCols));
+  P* part = room<P>(kOut, p * q);
+  std::memset(sums, 0, sizeof(double) * p * q);
+  for (int64_t r = begin; r < end; r += W::kDepth) {
+    const int64_t rows = min64(W::kDepth, end - r);
+    int64_t at = 0;
+    for (int t = 0; t < args.terms; ++t) {
+      const auto& a = args.a[t];
+      const bool last = t + 1 == args.terms;
+      convert(a.v + r * a.ldv, a.ldv, rows, a.m, last ? lda - at : a.m, left + at, lda);
+      at += a.m;
+    }
+    for (int64_t c = 0; c < q; c += W::kCols) {
+      const int64_t cols = min64(W::kCols, q - c);
+      convert(args.b + r * args.ldb + c, args.ldb, rows, cols, round_up(cols, kLanes<P>), right + c * rows, W::kCols);
+    }
+    std::memset(part, 0, sizeof(P) * p * q);
+    block_accumulate<true>(left, lda, p, rows, right, rows, 0, part, q, q);
+    for (int64_t k = 0; k < p * q; ++k) sums[k] += part[k];
+  }
+}
+
+// Rows [r, r + rows) of the combination, rows <= Wide::kRows. panels: the coefficients of all terms, packed.
+template <typename T>
+struct Combination {
+  using P = Wide<T>;
+  static constexpr int R = P::kRows, L = kLanes<T>;
+  const BasisCombineArgs<T>& args;
+  const T* panels;
+  T* out;  // [R, q], for wide rows: they may lie in a V that is still to be read
+
+  template <int V>
+  inline __attribute__((always_inline)) void tile(const T* const (&v)[kBasisTerms], const int64_t (&ldv)[kBasisTerms],
+                                                  int64_t c, T* to, int64_t ldt) const {
+    Vec<T> acc[R][V];
+    clear(acc);
+    const T* panel = panels;
+    for (int t = 0; t < args.terms; ++t) {
+      const int64_t m = args.term[t].m;
+      multiply<false, P>(m, v[t], ldv[t], panel + c * m, acc);
+      panel += m * round_up(args.q, P::kCols);
+    }
+    const int64_t lanes = min64(args.q - c - (V - 1) * L, L);
+    const Tail<T> tail(lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+      for (int i = 0; i < V; ++i) {
+        T* p = to + r * ldt + c + i * L;
+        if (i == V - 1 && lanes < L)
+          tail.store(p, acc[r][i]);
+        else
+          store(p, acc[r][i]);
+      }
+  }
+
+  void rows(int64_t r, int64_t count) const {
+    const T* v[kBasisTerms];
+    int64_t ldv[kBasisTerms], at = 0;
+    T* copy = count < R ? room<T>(kLeft, R * total()) : nullptr;
+    for (int t = 0; t < args.terms; ++t) {
+      const auto& term = args.term[t];
+      v[t] = term.v + r * term.ldv, ldv[t] = term.ldv;
+      if (copy == nullptr) continue;
+      for (int64_t i = 0; i < R; ++i)  // whole tiles are read: not past the end of V
+        for (int64_t k = 0; k < term.m; ++k) copy[at + i * term.m + k] = i < count ? v[t][i * term.ldv + k] : T(0);
+      v[t] = copy + at, ldv[t] = term.m, at += R * term.m;
+    }
+    T* y = args.y + r * args.ldy;
+    const bool direct = count == R && args.q <= P::kCols && args.beta == T(0);
+    for (int64_t c = 0; c < args.q; c += P::kCols)
+      with_registers<P>(args.q - c, [&](auto registers) __attribute__((always_inline)) {
+        tile<decltype(registers)::value>(v, ldv, c, direct ? y : out, direct ? args.ldy : args.q);
+      });
+    if (direct) return;
+    for (int64_t i = 0; i < count; ++i, y += args.ldy) {
+      const T* sum = out + i * args.q;
+      if (args.beta == T(0))
+        std::memcpy(y, sum, sizeof(T) * args.q);
+      else
+        for (int64_t k = 0; k < args.q; ++k) y[k] = args.beta * y[k] + sum[k];
+    }
+  }
+
+  int64_t total() const {
+    int64_t m = 0;
+    for (int t = 0; t < args.terms; ++t) m += args.term[t].m;
+    return m;
+  }
+};
+
+}  // namespace
+
+template <typename T>
+void basis_gram(const BasisGramArgs<T>& args) {
+  const int64_t n = args.n, size = args.p * args.q, chunks = gram_chunks(n);
+  parallel_for(chunks, args.threads, [&](int64_t chunk) {
+    const int64_t begin = n * chunk / chunks, end = n * (chunk + 1) / chunks;
+    if (args.exact)
+      gram_chunk<double>(args, begin, end, args.workspace + chunk * size);
+    else
+      gram_chunk<T>(args, begin, end, args.workspace + chunk * size);
+  });
+  std::memset(args.g, 0, sizeof(double) * size);
+  for (int64_t chunk = 0; chunk < chunks; ++chunk)
+    for (int64_t k = 0; k < size; ++k) args.g[k] += args.workspace[chunk * size + k];
+}
+
+template <typename T>
+void basis_combine(const BasisCombineArgs<T>& args) {
+  using P = Wide<T>;
+  Combination<T> sum{args, nullptr, nullptr};
+  T* panels = room<T>(kRight, sum.total() * round_up(args.q, P::kCols));  // read by all threads
+  sum.panels = panels;
+  for (int t = 0; t < args.terms; ++t) {
+    const auto& term = args.term[t];
+    pack_columns(term.c, term.ldc, 0, term.m, term.m, args.q, static_cast<const T*>(nullptr), 0, panels);
+    panels += term.m * round_up(args.q, P::kCols);
+  }
+  const int64_t groups = (args.n + P::kRows - 1) / P::kRows, tasks = groups < 512 ? 1 : min64(groups / 128, 256);
+  parallel_for(tasks, args.threads, [&](int64_t task) {
+    Combination<T> own = sum;
+    own.out = room<T>(kOut, P::kRows * args.q);
+    for (int64_t g = groups * task / tasks; g < groups * (task + 1) / tasks; ++g)
+      own.rows(g * P::kRows, min64(P::kRows, args.n - g * P::kRows));
+  });
+}
+
+template void basis_gram<float>(const BasisGramArgs<float>&);
+template void basis_gram<double>(const BasisGramArgs<double>&);
+template void basis_combine<float>(const BasisCombineArgs<float>&);
+template void basis_combine<double>(const BasisCombineArgs<double>&);
+
+}  // namespace sslspec::cpu::SSLSPEC_ISA

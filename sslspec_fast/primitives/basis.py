@@ -1,0 +1,55 @@
+r"""Primitive ``basis``: products of tall matrices (n rows, few columns) for the eigensolvers.
+
+.. math::
+    G = A^\top B, \qquad Y \leftarrow \beta Y + \sum_i V_i C_i .
+
+``gram`` returns float64 sums; ``exact`` also multiplies float32 rows in float64, for CholeskyQR,
+which squares the condition of its block. Results do not depend on the number of threads. On a GPU
+these are torch's products. Not differentiable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._seam import _C, threads, unit_stride, view
+
+__all__ = ["combine_into", "gram"]
+
+
+def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor:
+    """A^T B as float64 on the host, (p, q) for a (n, p) and b (n, q) of one dtype.
+
+    a: one matrix, or up to 8 side by side; each row of b is then read once for all of them.
+    exact: no rounding of products. Otherwise float32 rows are multiplied and, 96 at a time, summed
+    in float32.
+    """
+    blocks = [a] if isinstance(a, Tensor) else list(a)
+    if b.device.type != "cpu":
+        if exact:
+            blocks, b = [block.double() for block in blocks], b.double()
+        return torch.cat([(block.T @ b).double().cpu() for block in blocks])
+    n, q = b.shape
+    p = sum(block.shape[1] for block in blocks)
+    out = torch.empty(p, q, dtype=torch.float64)
+    work = torch.empty(_C.basis_gram_workspace_size(n, p, q), dtype=torch.float64)
+    views = [view(unit_stride(block)) for block in blocks]
+    _C.basis_gram(views, view(unit_stride(b)), view(out), view(work), exact, threads())
+    return out
+
+
+def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) -> Tensor:
+    """out = beta out + sum of V C over at most 8 terms (V, C), in place, in one pass over the rows.
+
+    out (n, q) may be a V (n, m) or its first columns; C (m, q) float64 on the host.
+    """
+    small = [c.to(device=out.device, dtype=out.dtype) for _, c in terms]
+    if out.device.type != "cpu":
+        total = torch.stack([v @ c for (v, _), c in zip(terms, small, strict=True)]).sum(0)
+        return out.mul_(beta).add_(total) if beta else out.copy_(total)
+    blocks = [view(unit_stride(v)) for v, _ in terms]
+    _C.basis_combine(view(out), blocks, [view(c.contiguous()) for c in small], beta, threads())
+    return out

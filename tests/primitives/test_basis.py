@@ -1,0 +1,106 @@
+"""Tall-skinny products against torch in float64, at ragged sizes, strides and aliases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sslspec_fast import _C
+from sslspec_fast._seam import view
+from sslspec_fast.primitives.basis import combine_into, gram
+
+SHAPES = [(0, 3, 2), (1, 1, 1), (5, 2, 3), (97, 20, 70), (9001, 33, 17), (140_000, 7, 16)]
+DTYPES = [torch.float32, torch.float64]
+
+
+def block(n: int, m: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, m, dtype=dtype, generator=generator)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "p", "q"), SHAPES)
+def test_gram_of_several_blocks(n: int, p: int, q: int, dtype: torch.dtype) -> None:
+    a, other, b = block(n, p, dtype), block(n, 5, dtype, 1), block(n, q, dtype, 2)
+    expected = torch.cat([a, other], 1).double().T @ b.double()
+    unit = torch.finfo(dtype).eps * max(n, 1) ** 0.5
+    got = gram((a, other), b)
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got, expected, rtol=0, atol=16 * unit)
+    exact = gram((a, other), b, exact=True)
+    torch.testing.assert_close(exact, expected, rtol=0, atol=1e-14 * max(n, 1) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "p", "q"), SHAPES)
+def test_combination(n: int, p: int, q: int, dtype: torch.dtype) -> None:
+    v, y = block(n, p, dtype), block(n, q, dtype, 1)
+    c, d = block(p, q, torch.float64, 2), block(q, q, torch.float64, 3)
+    expected = v.double() @ c + y.double() @ d + 0.5 * y.double()
+    got = combine_into(y, (v, c), (y, d), beta=0.5)
+    assert got is y
+    torch.testing.assert_close(
+        y.double(), expected, rtol=0, atol=4 * (p + q) * torch.finfo(dtype).eps
+    )
+
+
+def test_beta_zero_never_reads_the_output() -> None:
+    v, c = block(50, 3, torch.float32), block(3, 70, torch.float64)
+    out = torch.full((50, 70), torch.nan)
+    combine_into(out, (v, c))
+    torch.testing.assert_close(out, v @ c.float())
+
+
+@pytest.mark.parametrize("width", [4, 40, 90])
+def test_first_columns_of_a_store_in_place(width: int) -> None:
+    """A restart: V <- V C, narrower, inside the same rows of a wider store."""
+    store = block(1003, 120, torch.float64)
+    before = store.clone()
+    c = block(100, width, torch.float64, 1)
+    combine_into(store[:, :width], (store[:, :100], c))
+    torch.testing.assert_close(store[:, :width], before[:, :100] @ c)
+    assert torch.equal(store[:, width:], before[:, width:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_column_major_operands(dtype: torch.dtype) -> None:
+    a, b = block(20, 300, dtype).T, block(300, 4, dtype)
+    c = block(8, 20, torch.float64).T
+    torch.testing.assert_close(gram(a, b, exact=True), a.double().T @ b.double())
+    out = combine_into(torch.empty(300, 8, dtype=dtype), (a, c))
+    torch.testing.assert_close(out, (a.double() @ c).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
+    a, b, c = block(50_001, 9, dtype), block(50_001, 20, dtype, 1), block(9, 20, torch.float64, 2)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append((gram(a, b), combine_into(b.clone(), (a, c), beta=-1.0)))
+    finally:
+        torch.set_num_threads(threads)
+    for g, y in results[1:]:
+        assert torch.equal(g, results[0][0])
+        assert torch.equal(y, results[0][1])
+
+
+def test_exact_keeps_what_cholesky_needs() -> None:
+    """Two columns that differ by 1e-5: their Gram matrix in float32 would be singular."""
+    x = block(5000, 1, torch.float32)
+    pair = torch.cat([x, x + 1e-5 * block(5000, 1, torch.float32, 1)], 1)
+    smallest = torch.linalg.eigvalsh(gram(pair, pair, exact=True))[0]
+    assert float(smallest) == pytest.approx(5000 * 1e-10 / 2, rel=0.1)
+
+
+def test_the_core_checks_shapes() -> None:
+    a, out = block(10, 3, torch.float32), torch.empty(10, 2)
+    c = torch.empty(4, 2)
+    with pytest.raises(ValueError, match=r"c must have size 3 in dimension 0.*\(4, 2\)"):
+        _C.basis_combine(view(out), [view(a)], [view(c)], 0.0, 1)
+    with pytest.raises(ValueError, match="lists of equal length"):
+        _C.basis_combine(view(out), [view(a)], [], 0.0, 1)
+    g = torch.empty(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="a must have size 10"):
+        _C.basis_gram([view(a[:9])], view(out), view(g), view(g[0]), False, 1)
