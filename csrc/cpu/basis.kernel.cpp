@@ -74,7 +74,7 @@ struct Combination {
 
   template <int V>
   inline __attribute__((always_inline)) void tile(const T* const (&v)[kBasisTerms], const int64_t (&ldv)[kBasisTerms],
-                                                  int64_t c, T* to, int64_t ldt) const {
+                                                  int64_t c, T* to, int64_t ldt, T beta) const {
     Vec<T> acc[R][V];
     clear(acc);
     const T* panel = panels;
@@ -90,7 +90,9 @@ struct Combination {
 #pragma GCC unroll 4
       for (int i = 0; i < V; ++i) {
         T* p = to + r * ldt + c + i * L;
-        if (i == V - 1 && lanes < L)
+        const bool cut = i == V - 1 && lanes < L;
+        if (beta != T(0)) acc[r][i] += beta * (cut ? tail.load(p) : load(p));
+        if (cut)
           tail.store(p, acc[r][i]);
         else
           store(p, acc[r][i]);
@@ -110,10 +112,10 @@ struct Combination {
       v[t] = copy + at, ldv[t] = term.m, at += R * term.m;
     }
     T* y = args.y + r * args.ldy;
-    const bool direct = count == R && args.q <= P::kCols && args.beta == T(0);
+    const bool direct = count == R && args.q <= P::kCols;
     for (int64_t c = 0; c < args.q; c += P::kCols)
       with_registers<P>(args.q - c, [&](auto registers) __attribute__((always_inline)) {
-        tile<decltype(registers)::value>(v, ldv, c, direct ? y : out, direct ? args.ldy : args.q);
+        tile<decltype(registers)::value>(v, ldv, c, direct ? y : out, direct ? args.ldy : args.q, direct ? args.beta : T(0));
       });
     if (direct) return;
     for (int64_t i = 0; i < count; ++i, y += args.ldy) {

@@ -148,11 +148,11 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     rate = growth_rate(float(found.values[task.k - 1]), lo, cut)
     worst = float(found.residuals[: task.k].max())
     if rate < 0.8:  # Ritz values near a dense spectrum are low, and so is the cut: it takes longer
-        rate *= 0.45
+        rate *= 0.33
     need = math.log(max(2.0 * worst / max(task.tol, 2e-6 * task.norm), 1.0))
     cost = product_cost(task.op, task.op.n) * padded(width)
     cap = max(8.0, min(60.0, 2.5 * (5.0 * task.op.n * width + 2e6) / cost))
-    degree = int(min(need / max(rate, 1e-6), 36.0 if rate > 0.2 else cap)) + 1
+    degree = int(min(need / max(rate, 1e-6), 36.0 if rate > 0.18 else cap)) + 1
     facts["start_degree"], facts["start_cut"] = degree, cut
     if need == 0.0:
         return x
