@@ -59,13 +59,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_gram_finish", &cuda::gram_finish, no_gil);
   m.def("cuda_spmm", &cuda::spmm, no_gil);
   m.def("cuda_edges", &cuda::edges, no_gil);
+  m.def("cuda_edge_values", &cuda::edge_values, no_gil);
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
   m.def("cuda_moments_forward", &cuda::moments_forward, no_gil);
   m.def("cuda_moments_backward", &cuda::moments_backward, no_gil);
 #else
   for (const char* name : {"cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
-                           "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges", "cuda_moments_workspace_size",
-                           "cuda_moments_forward", "cuda_moments_backward"})
+                           "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges",
+                           "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward"})
     m.def(name, [](const py::args&) -> py::object {
       throw CudaError("this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
                       "shows what a build has)");
@@ -75,6 +76,7 @@ PYBIND11_MODULE(_C, m) {
   // spmm, edges, graph_cov
   m.def("spmm", &spmm, no_gil);
   m.def("edges", &edges, no_gil);
+  m.def("edge_values", &edge_values, no_gil);
   m.def("graph_cov_workspace_size", &graph_cov_workspace_size);
   m.def("graph_cov", &graph_cov, no_gil);
   m.def("graph_cov_apply_workspace_size", &graph_cov_apply_workspace_size);

@@ -70,6 +70,9 @@ def edges(
     indptr: View, indices: View, values: Maybe, x: View, y: View, out: View, squared: bool,
     threads: int, /
 ) -> None: ...
+def edge_values(
+    indptr: View, indices: View, x: View, y: View, out: View, threads: int, /
+) -> None: ...
 def graph_cov_workspace_size(n: int, d: int, e: int, dtype: int, /) -> int: ...
 def graph_cov(
     indptr: View, indices: View, values: Maybe, x: View, y: Maybe, out: View, workspace: View,
@@ -119,6 +122,9 @@ def cuda_spmm(
 def cuda_edges(
     indptr: View, indices: View, values: Maybe, x: View, y: View, out: View, squared: bool,
     stream: int, /
+) -> None: ...
+def cuda_edge_values(
+    indptr: View, indices: View, x: View, y: View, out: View, stream: int, /
 ) -> None: ...
 def cuda_moments_workspace_size(n: int, d: int, operands: int, /) -> int: ...
 def cuda_moments_forward(
