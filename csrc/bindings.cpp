@@ -13,6 +13,7 @@
 #include "graph_cov.h"
 #include "moments.h"
 #include "pairwise.h"
+#include "pairwise_prefixes.h"
 #include "pairwise_views.h"
 #include "spmm.h"
 #include "tensor_caster.h"
@@ -47,6 +48,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_views_workspace_size", &pairwise_views_workspace_size);
   m.def("pairwise_views_forward", &pairwise_views_forward, no_gil);
   m.def("pairwise_views_backward", &pairwise_views_backward, no_gil);
+  m.def("pairwise_prefixes_workspace_size", &pairwise_prefixes_workspace_size);
+  m.def("pairwise_prefixes_forward", &pairwise_prefixes_forward, no_gil);
+  m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);
 
 #ifdef SSLSPEC_WITH_CUDA
   m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);

@@ -61,6 +61,18 @@ def pairwise_views_backward(
     scale: View, u: View, norm: View, negatives: View, grad: View, grad_z: View,
     grad_scale: View, workspace: View, threads: int, /
 ) -> None: ...
+def pairwise_prefixes_workspace_size(
+    n: int, m: int, d: int, prefixes: int, dtype: int, symmetric: bool, backward: bool, /
+) -> int: ...
+def pairwise_prefixes_forward(
+    a: View, b: Maybe, dims: View, alpha: View, beta: Maybe, ids: Maybe,
+    row_lse: View, col_lse: Maybe, workspace: View, threads: int, /
+) -> None: ...
+def pairwise_prefixes_backward(
+    a: View, b: Maybe, dims: View, alpha: View, beta: Maybe, ids: Maybe,
+    row_lse: View, col_lse: Maybe, grad_row: View, grad_col: Maybe, grad_a: View, grad_b: Maybe,
+    grad_alpha: View, grad_beta: Maybe, workspace: View, threads: int, /
+) -> None: ...
 def spmm(
     indptr: View, indices: View, values: Maybe, x: View, own: Maybe, row_scale: Maybe,
     col_scale: Maybe, w: Maybe, diagonal: Maybe, y: View, add_scales: bool, alpha: float,
