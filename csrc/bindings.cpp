@@ -15,6 +15,7 @@
 #include "graph_cov.h"
 #include "moments.h"
 #include "pairwise.h"
+#include "pairwise_prefixes.h"
 #include "pairwise_views.h"
 #include "spmm.h"
 #include "tensor_caster.h"
@@ -54,6 +55,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_views_workspace_size", &pairwise_views_workspace_size);
   m.def("pairwise_views_forward", &pairwise_views_forward, no_gil);
   m.def("pairwise_views_backward", &pairwise_views_backward, no_gil);
+  m.def("pairwise_prefixes_workspace_size", &pairwise_prefixes_workspace_size);
+  m.def("pairwise_prefixes_forward", &pairwise_prefixes_forward, no_gil);
+  m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);
 
 #ifdef SSLSPEC_WITH_CUDA
   m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
@@ -66,13 +70,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_gram_finish", &cuda::gram_finish, no_gil);
   m.def("cuda_spmm", &cuda::spmm, no_gil);
   m.def("cuda_edges", &cuda::edges, no_gil);
+  m.def("cuda_edge_values", &cuda::edge_values, no_gil);
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
   m.def("cuda_moments_forward", &cuda::moments_forward, no_gil);
   m.def("cuda_moments_backward", &cuda::moments_backward, no_gil);
 #else
   for (const char* name : {"cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
-                           "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges", "cuda_moments_workspace_size",
-                           "cuda_moments_forward", "cuda_moments_backward"})
+                           "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges",
+                           "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward"})
     m.def(name, [](const py::args&) -> py::object {
       throw CudaError("this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
                       "shows what a build has)");
@@ -82,6 +87,7 @@ PYBIND11_MODULE(_C, m) {
   // spmm, edges, graph_cov
   m.def("spmm", &spmm, no_gil);
   m.def("edges", &edges, no_gil);
+  m.def("edge_values", &edge_values, no_gil);
   m.def("graph_cov_workspace_size", &graph_cov_workspace_size);
   m.def("graph_cov", &graph_cov, no_gil);
   m.def("graph_cov_apply_workspace_size", &graph_cov_apply_workspace_size);

@@ -68,6 +68,18 @@ def pairwise_views_backward(
     scale: View, u: View, norm: View, negatives: View, grad: View, grad_z: View,
     grad_scale: View, workspace: View, threads: int, /
 ) -> None: ...
+def pairwise_prefixes_workspace_size(
+    n: int, m: int, d: int, prefixes: int, dtype: int, symmetric: bool, backward: bool, /
+) -> int: ...
+def pairwise_prefixes_forward(
+    a: View, b: Maybe, dims: View, alpha: View, beta: Maybe, ids: Maybe,
+    row_lse: View, col_lse: Maybe, workspace: View, threads: int, /
+) -> None: ...
+def pairwise_prefixes_backward(
+    a: View, b: Maybe, dims: View, alpha: View, beta: Maybe, ids: Maybe,
+    row_lse: View, col_lse: Maybe, grad_row: View, grad_col: Maybe, grad_a: View, grad_b: Maybe,
+    grad_alpha: View, grad_beta: Maybe, workspace: View, threads: int, /
+) -> None: ...
 def spmm(
     indptr: View, indices: View, values: Maybe, x: View, own: Maybe, row_scale: Maybe,
     col_scale: Maybe, w: Maybe, diagonal: Maybe, y: View, add_scales: bool, alpha: float,
@@ -76,6 +88,9 @@ def spmm(
 def edges(
     indptr: View, indices: View, values: Maybe, x: View, y: View, out: View, squared: bool,
     threads: int, /
+) -> None: ...
+def edge_values(
+    indptr: View, indices: View, x: View, y: View, out: View, threads: int, /
 ) -> None: ...
 def graph_cov_workspace_size(n: int, d: int, e: int, dtype: int, /) -> int: ...
 def graph_cov(
@@ -126,6 +141,9 @@ def cuda_spmm(
 def cuda_edges(
     indptr: View, indices: View, values: Maybe, x: View, y: View, out: View, squared: bool,
     stream: int, /
+) -> None: ...
+def cuda_edge_values(
+    indptr: View, indices: View, x: View, y: View, out: View, stream: int, /
 ) -> None: ...
 def cuda_moments_workspace_size(n: int, d: int, operands: int, /) -> int: ...
 def cuda_moments_forward(

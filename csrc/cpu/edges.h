@@ -12,11 +12,12 @@ struct EdgesArgs {
   int64_t ldx;
   const T* y;  // [columns of A, d] row stride ldy
   int64_t ldy, d;
-  T* out;  // [n]
+  T* out;  // [n], one per entry for edge_values
   bool squared;
   int threads;
 };
 
-SSLSPEC_EACH_ISA(template <typename T> void edges(const EdgesArgs<T>& args);)
+SSLSPEC_EACH_ISA(template <typename T> void edges(const EdgesArgs<T>& args);
+                 template <typename T> void edge_values(const EdgesArgs<T>& args);)
 
 }  // namespace sslspec::cpu

@@ -1,5 +1,5 @@
 // out_i = sum_j a_ij <x_i, y_j> or sum_j a_ij |x_i - y_j|^2: the gather of `spmm` whose finished rows are reduced in
-// registers, so A Y is never stored. Same traffic as `spmm` without the output.
+// registers, so A Y is never stored. Same traffic as `spmm` without the output. edge_values keeps <x_i, y_j> of each entry.
 #include "cpu/edges.h"
 
 #include "cpu/gather.h"
@@ -32,16 +32,51 @@ struct ReduceRows {
   }
 };
 
-}  // namespace
+// out_e = <x_i, y_j> for the entries of rows [begin, end): every row of Y that an entry names is read once.
+template <typename T, typename Index>
+void dots(const EdgesArgs<T>& p, const Index* indices, int64_t begin, int64_t end) {
+  constexpr int L = kLanes<T>, U = 4, kAhead = Batch<T>::kAhead;
+  const Tail<T> tail(p.d % L);
+  for (int64_t i = begin; i < end; ++i) {
+    const T* x = p.x + i * p.ldx;
+    for (int64_t e = p.a.indptr[i]; e < p.a.indptr[i + 1]; ++e) {
+      const T* y = p.y + static_cast<int64_t>(indices[e]) * p.ldy;
+      const T* next = p.y + static_cast<int64_t>(indices[e + kAhead < p.a.nnz ? e + kAhead : e]) * p.ldy;
+      Vec<T> sum[U] = {};  // independent sums hide the latency of the additions
+      int64_t c = 0;
+      for (; c + U * L <= p.d; c += U * L)
+#pragma GCC unroll 4
+        for (int u = 0; u < U; ++u) {
+          __builtin_prefetch(next + c + u * L, 0, 3);
+          sum[u] += load(x + c + u * L) * load(y + c + u * L);
+        }
+      for (; c + L <= p.d; c += L) {
+        __builtin_prefetch(next + c, 0, 3);
+        sum[0] += load(x + c) * load(y + c);
+      }
+      if (c < p.d) sum[1] += tail.load(x + c) * tail.load(y + c);
+      p.out[e] = hsum<T>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    }
+  }
+}
 
-template <typename T>
-void edges(const EdgesArgs<T>& p) {
+// f(begin, end) for pieces of about equal cost of the rows
+template <typename T, typename F>
+void for_row_ranges(const EdgesArgs<T>& p, const F& f) {
   const int64_t bytes = (p.a.nnz + p.a.n) * p.d * static_cast<int64_t>(sizeof(T));
   int64_t tasks = bytes / kTaskBytes + 1;
   if (tasks > 4096) tasks = 4096;
   parallel_for(tasks, p.threads, [&](int64_t t) {
     const int64_t begin = split_rows(p.a.indptr, p.a.n, t, tasks), end = split_rows(p.a.indptr, p.a.n, t + 1, tasks);
-    if (begin >= end) return;
+    if (begin < end) f(begin, end);
+  });
+}
+
+}  // namespace
+
+template <typename T>
+void edges(const EdgesArgs<T>& p) {
+  for_row_ranges(p, [&](int64_t begin, int64_t end) {
     T* carry = static_cast<T*>(scratch(kCarry, p.d * sizeof(T)));
     if (p.squared) {
       ReduceRows<T, true> sink{p};
@@ -53,7 +88,19 @@ void edges(const EdgesArgs<T>& p) {
   });
 }
 
+template <typename T>
+void edge_values(const EdgesArgs<T>& p) {
+  for_row_ranges(p, [&](int64_t begin, int64_t end) {
+    if (p.a.wide)
+      dots(p, static_cast<const int64_t*>(p.a.indices), begin, end);
+    else
+      dots(p, static_cast<const int32_t*>(p.a.indices), begin, end);
+  });
+}
+
 template void edges<float>(const EdgesArgs<float>&);
 template void edges<double>(const EdgesArgs<double>&);
+template void edge_values<float>(const EdgesArgs<float>&);
+template void edge_values<double>(const EdgesArgs<double>&);
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -53,7 +53,7 @@ struct Softmax : PairwisePanels<T> {
     for (int64_t i = 0; i < n; ++i) lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i])));
   }
 
-  // 2^x; `plain` tiles of a narrow range hold normal numbers only
+  // 2^x in the narrow range: a normal number, but for pairs that are left out (x = -inf), which plain tiles do not hold
   template <bool kNormal>
   static inline __attribute__((always_inline)) Vec<T> power(Vec<T> x) {
     if constexpr (kNormal) return exp2_normal<T>(x); else return exp2<T>(x);
@@ -168,7 +168,10 @@ struct Softmax : PairwisePanels<T> {
     for (int64_t i = 0; i < n; ++i) {
       const bool empty = lse[i] == kNegInf<T>;  // no pair in this row: no gradient
       shift[i] = narrow || empty ? T(0) : lse[i];
-      weight[i] = empty || grad[i] == 0 ? T(0) : narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(-double(lse[i]))) : grad[i];
+      if (empty || grad[i] == 0)
+        weight[i] = 0;
+      else
+        weight[i] = narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(-double(lse[i]))) : grad[i];
     }
   }
 

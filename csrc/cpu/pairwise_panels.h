@@ -87,10 +87,12 @@ struct LeftOut {
   }
 };
 
+// The workspace, laid out; base == nullptr only counts.
 template <typename T>
-struct PairwiseBuffers {  // the workspace, laid out; base == nullptr only counts
-  T *a_panels, *b_panels, *a_columns, *b_columns, *norms;
-  T *row_shift, *row_weight, *col_shift, *col_weight;
+struct PairwiseBuffers {
+  T *a_panels, *b_panels, *norms;  // the operands by rows, the largest squared norm of each block
+  T *row_shift, *col_shift, *row_weight, *col_weight;
+  T *a_columns, *b_columns;  // the operands by columns, for the backward pass
   int64_t size = 0;
 
   PairwiseBuffers(T* base, int64_t n, int64_t m, int64_t d, bool symmetric, bool backward) {

@@ -151,11 +151,12 @@ inline __attribute__((always_inline)) void clear(Register (&acc)[R][V]) {
 
 // One block of X Y^T: rows [i0, i0 + ni) x [j0, j0 + nj), i0 and j0 multiples of kCols, from row panels.
 // For every register tile calls finish(i, j, acc) with i, j relative to the block; the tile covers rows i .. i + kRows
-// and columns j .. j + kCols, padding included. `partial` (leading dimension ld) holds sums between depth passes.
+// and columns j .. j + kCols, padding included. `partial` (leading dimension ld) holds sums between depth passes, and
+// with `onto` those that this product adds to.
 template <typename T, typename Finish>
 inline __attribute__((always_inline)) void block_product(int64_t depth, const T* x_panels, int64_t i0, int64_t ni,
                                                          const T* y_panels, int64_t j0, int64_t nj, T* partial,
-                                                         int64_t ld, const Finish& finish) {
+                                                         int64_t ld, const Finish& finish, bool onto = false) {
   using P = Tile<T>;
   constexpr int R = P::kRows, V = P::kVecs, L = kLanes<T>;
   for (int64_t k0 = 0; k0 < depth || k0 == 0; k0 += P::kDepth) {
@@ -169,7 +170,7 @@ inline __attribute__((always_inline)) void block_product(int64_t depth, const T*
         Vec<T> acc[R][V];
         clear(acc);
         multiply<true, P>(steps, a, P::kCols, b, acc);
-        if (!first)
+        if (!first || onto)
           for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) acc[r][v] += load(partial + (i + r) * ld + j + v * L);
         if (last)

@@ -13,5 +13,6 @@ void spmm(TensorView indptr, TensorView indices, TensorView values, TensorView x
 
 void edges(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView y, TensorView out, bool squared,
            int64_t stream);
+void edge_values(TensorView indptr, TensorView indices, TensorView x, TensorView y, TensorView out, int64_t stream);
 
 }  // namespace sslspec::cuda

@@ -7,6 +7,7 @@
 // Precision policy: everything in the type of X, sums of kRun entries added up with compensation.
 #include "cuda/sparse.cuh"
 #include "cuda/sparse.h"
+#include "sparse_checks.h"
 
 namespace sslspec::cuda {
 namespace {
@@ -111,7 +112,7 @@ void launch_spmm(const SpmmArgs<T>& p, int64_t stream) {
 }
 
 template <typename T>
-void checked_spmm(const Sparse& a, const TensorView& x, const TensorView& own, const TensorView& row_scale,
+void prepare_spmm(const Sparse& a, const TensorView& x, const TensorView& own, const TensorView& row_scale,
                   const TensorView& col_scale, const TensorView& w, const TensorView& diagonal, const TensorView& y,
                   bool add_scales, double alpha, double beta, double gamma, double delta, int64_t upper_from, int64_t stream) {
   SpmmArgs<T> p{};
@@ -139,18 +140,9 @@ void spmm(TensorView indptr, TensorView indices, TensorView values, TensorView x
   const int device = x.device;
   const Sparse a = sparse_of(kOp, indptr, indices, values, device);
   SSLSPEC_CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, kOp, ": x must be float32 or float64, got ", x.dtype);
-  SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (m, b), got ", shape_text(x));
-  const int64_t n = a.n, m = x.shape[0], b = x.shape[1];
-  check_matrix(kOp, "x", x, m, b, x.dtype, device);
-  check_matrix(kOp, "y", y, n, b, x.dtype, device);
-  if (own.present()) check_matrix(kOp, "own", own, n, b, x.dtype, device);
-  if (w.present()) check_matrix(kOp, "w", w, n, b, x.dtype, device);
-  if (diagonal.present()) check_vector(kOp, "diagonal", diagonal, n, x.dtype, device);
-  if (row_scale.present()) check_vector(kOp, "row_scale", row_scale, n, x.dtype, device);
-  if (col_scale.present()) check_vector(kOp, "col_scale", col_scale, m, x.dtype, device);
-  SSLSPEC_CHECK(!add_scales || (row_scale.present() && col_scale.present()), kOp, ": add_scales needs row_scale and col_scale");
+  check_product(kOp, a.n, x, own, row_scale, col_scale, w, diagonal, y, add_scales, device);
   const DeviceGuard guard(device);
-  const auto run = x.dtype == DType::f64 ? checked_spmm<double> : checked_spmm<float>;
+  const auto run = x.dtype == DType::f64 ? prepare_spmm<double> : prepare_spmm<float>;
   run(a, x, own, row_scale, col_scale, w, diagonal, y, add_scales, alpha, beta, gamma, delta, upper_from, stream);
 }
 

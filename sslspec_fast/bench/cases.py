@@ -65,6 +65,18 @@ def nt_xent(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     )  # fmt: skip
 
 
+def matryoshka(rows: int, width: int) -> Case:
+    """NT-Xent on the prefixes width / 8, / 4, / 2 and width: one pass over the columns for all."""
+    dims = (width // 8, width // 4, width // 2, width)
+    return Case(
+        "matryoshka", rows, width, 4.0 * rows**2 * width, _pair(rows // 2, width),
+        {
+            "fused": lambda a, b: F.matryoshka("nt_xent", a, b, dims=dims),
+            "eager": lambda a, b: peers.matryoshka_eager(a, b, dims),
+        },
+    )  # fmt: skip
+
+
 def clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     variants: dict[str, Variant] = {
         "fused": lambda a, b: F.clip(a, b, 100.0),
@@ -175,6 +187,7 @@ def all_cases() -> list[Case]:
         *(nt_xent(rows, 128) for rows in (256, 1024, 2048, 4096, 8192)),
         nt_xent(8192, 512),
         nt_xent(8192, 128, half),
+        matryoshka(8192, 512),
         clip(4096, 512),
         clip(4096, 512, half),
         info_nce(4096, 512),
@@ -193,8 +206,9 @@ def all_cases() -> list[Case]:
 def smoke_cases() -> list[Case]:
     """The same families at sizes that take seconds, to see that everything runs."""
     return [
-        nt_xent(128, 32), nt_xent(256, 32), clip(128, 32), info_nce(64, 32), siglip(64, 32),
-        vicreg(64, 128), barlow(64, 128), spectral(128, 16), graph_covariance(2_000, 16),
+        nt_xent(128, 32), nt_xent(256, 32), matryoshka(128, 32), clip(128, 32), info_nce(64, 32),
+        siglip(64, 32), vicreg(64, 128), barlow(64, 128), spectral(128, 16),
+        graph_covariance(2_000, 16),
     ]  # fmt: skip
 
 

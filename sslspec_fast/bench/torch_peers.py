@@ -27,6 +27,11 @@ def nt_xent_eager(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     return nnf.cross_entropy(logits, target)
 
 
+def matryoshka_eager(z1: Tensor, z2: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """NT-Xent of every prefix; each builds its own logits."""
+    return torch.stack([nt_xent_eager(z1[:, :m], z2[:, :m]) for m in dims]).sum()
+
+
 def clip_eager(image: Tensor, text: Tensor, scale: float = 100.0) -> Tensor:
     """open_clip's symmetric cross-entropy on the (n, n) logits; rows are unit already."""
     logits = scale * image @ text.T

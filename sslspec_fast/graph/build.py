@@ -153,9 +153,18 @@ def count(op: str, name: str, value: Any, low: int) -> int:
 
 
 def label_tensor(labels: Any) -> Tensor:
-    array = to_numpy(labels)
-    if array.size == 0 and array.ndim == 1:
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iub":
-        raise TypeError(f"from_labels: labels must be integers, got dtype {array.dtype}")
-    return torch.from_numpy(array.astype(np.int64))
+    """(n,) int64, on the device of a tensor."""
+    if isinstance(labels, Tensor):
+        if labels.is_floating_point() or labels.is_complex():
+            raise TypeError(f"from_labels: labels must be integers, got {labels.dtype}")
+        out = labels.detach().to(torch.int64)
+    else:
+        array = to_numpy(labels)
+        if array.size == 0 and array.ndim == 1:
+            array = array.astype(np.int64)
+        if array.dtype.kind not in "iub":
+            raise TypeError(f"from_labels: labels must be integers, got dtype {array.dtype}")
+        out = torch.from_numpy(array.astype(np.int64))
+    if out.dim() != 1:
+        raise ValueError(f"from_labels: labels must have shape (n,), got {tuple(out.shape)}")
+    return out

@@ -42,12 +42,17 @@ class Cliques(Relation):
         self._node_weight = _gather(weights, ids)  # (n,) float64
         self._gather_csr, self._sum_csr = _membership(ids, n_cliques, self._sizes)
         self._self_csr = _diagonal(self._node_weight)
+        # Python values, for torch.compile: the number of entries of `csr`, and whether all are 1
+        self._entries = int(self._partner_count().sum())
+        self._unit = bool((weights == 1).all())
         self._pairs = _partners(self) if kind == "views" else None
+
+    def _partner_count(self) -> Tensor:
+        return self._node_size if self._self_loops else (self._node_size - 1).clamp(min=0)
 
     @property
     def nnz(self) -> int:
-        partners = self._node_size if self._self_loops else (self._node_size - 1).clamp(min=0)
-        return int(partners[self._node_weight != 0].sum())
+        return int(self._partner_count()[self._node_weight != 0].sum())
 
     @property
     def has_negative(self) -> bool:
@@ -58,8 +63,7 @@ class Cliques(Relation):
         return self._self_loops and self.nnz > 0
 
     def _degree(self) -> Tensor:
-        partners = self._node_size if self._self_loops else (self._node_size - 1).clamp(min=0)
-        return self._node_weight * partners
+        return self._node_weight * self._partner_count()
 
     def diagonal(self) -> Tensor:
         return self._node_weight if self._self_loops else torch.zeros_like(self._node_weight)
@@ -114,24 +118,20 @@ class Cliques(Relation):
         return Cliques(self.kind, self._ids, self._n_cliques, self._weights, False)
 
     def csr(self) -> Csr:
-        order = self._sum_csr.indices.long()  # members, clique by clique, ascending inside each
-        start = _gather(self._sum_csr.indptr[:-1], self._ids)
-        indptr = torch.zeros(self.n + 1, dtype=torch.int64, device=self.device)
-        torch.cumsum(self._node_size, 0, out=indptr[1:])
-        total = int(indptr[-1])
+        """Partners in ascending order; no size depends on data, so torch.compile can trace it."""
+        members = self._sum_csr.indices.long()  # clique by clique, ascending inside each
+        start = _gather(self._sum_csr.indptr[:-1], self._ids)  # (n,) where the node's clique starts
+        count = self._partner_count()
+        indptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
         rows = torch.arange(self.n, device=self.device).repeat_interleave(
-            self._node_size, output_size=total
+            count, output_size=self._entries
         )
-        offset = torch.arange(total, device=self.device) - indptr[:-1][rows]
-        cols = order[start[rows] + offset]
-        values = self._node_weight[rows]
-        if not self._self_loops:
-            keep = rows != cols
-            rows, cols, values = rows[keep], cols[keep], values[keep]
-            torch.cumsum((self._node_size - 1).clamp(min=0), 0, out=indptr[1:])
-        unit = bool((values == 1).all())
-        cols = cols.to(index_dtype(self.n))
-        return Csr(indptr, cols, None if unit else values, self.n, symmetric=True)
+        at = start[rows] + torch.arange(self._entries, device=self.device) - indptr[rows]
+        cols = members[at]
+        if not self._self_loops:  # from the node itself on, the next member
+            cols = torch.where(cols < rows, cols, members[at + 1])
+        values = None if self._unit else self._node_weight[rows]
+        return Csr(indptr, cols.to(index_dtype(self.n)), values, self.n, symmetric=True)
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
         joined = (self._ids[rows] == self._ids[cols]) & (self._ids[rows] >= 0)
@@ -195,8 +195,8 @@ def _partners(cliques: Cliques) -> Csr | None:
     n, half = cliques.n, cliques._n_cliques
     indptr = torch.arange(n + 1, device=cliques.device)
     indices = ((indptr[:-1] + half) % n).to(index_dtype(n))
-    unit = bool((cliques._weights == 1).all())
-    return Csr(indptr, indices, None if unit else cliques._node_weight, n, symmetric=True)
+    values = None if cliques._unit else cliques._node_weight
+    return Csr(indptr, indices, values, n, symmetric=True)
 
 
 def _diagonal(weights: Tensor) -> Csr:

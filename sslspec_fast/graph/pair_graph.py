@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +15,7 @@ from ..primitives.csr import Csr
 from .build import count, csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
-from .relation import Relation, components
+from .relation import Relation, components, constant_when_traced
 from .stored import Stored
 from .total import add
 
@@ -51,6 +50,8 @@ class PairGraph:
         self._symmetric = relation.symmetric
         self._self_loops = relation.has_self_loops
         self._negative = relation.has_negative
+        self._csr: Csr | None = None
+        self._off_diagonal: PairGraph | None = None
 
     # ------------------------------------------------------------------ constructors
 
@@ -83,14 +84,8 @@ class PairGraph:
             raise ValueError(
                 f"from_labels: weight must be 'uniform' or 'class_size', got {weight!r}"
             )
-        tensor = labels.detach() if isinstance(labels, Tensor) else label_tensor(labels)
-        if tensor.dim() != 1:
-            raise ValueError(f"from_labels: labels must have shape (n,), got {tuple(tensor.shape)}")
-        if tensor.is_floating_point() or tensor.is_complex():
-            raise TypeError(f"from_labels: labels must be integers, got {tensor.dtype}")
-        class_size = weight == "class_size"
-        tensor = tensor.to(torch.int64)
-        return cls(labels_relation(tensor, class_size_weight=class_size, self_loops=self_loops))
+        ids, class_size = label_tensor(labels), weight == "class_size"
+        return cls(labels_relation(ids, class_size_weight=class_size, self_loops=self_loops))
 
     @classmethod
     def from_edges(
@@ -114,9 +109,7 @@ class PairGraph:
 
     @classmethod
     def from_sparse(cls, A: Any) -> PairGraph:
-        """G = A, a square scipy.sparse, torch sparse (COO, CSR, CSC) or cupyx sparse matrix with
-        finite weights.
-        """
+        """G = A, a square scipy, torch (COO, CSR, CSC) or cupyx sparse matrix of finite weights."""
         return cls(Stored(csr_from_sparse(A)))
 
     @classmethod
@@ -167,9 +160,9 @@ class PairGraph:
         if not math.isfinite(weight):
             raise ValueError(f"PairGraph: w * g needs a finite w, got {weight}")
         if weight == 0.0:
-            none = np.empty(0, dtype=np.int64)
+            none: list[int] = []
             return PairGraph(
-                Stored(csr_from_edges(none, none, None, self.n, False).to(self.device))
+                Stored(csr_from_edges(none, none, None, self.n, False)).to(self.device)
             )
         return PairGraph(self._relation.scaled(weight))
 
@@ -191,9 +184,7 @@ class PairGraph:
 
     @property
     def nnz(self) -> int:
-        """Number of non-zero entries; for a sum of implicit parts, a pair that two parts share
-        counts twice.
-        """
+        """Number of non-zero entries; in a sum, a pair that two parts share counts twice."""
         return self._nnz
 
     @property
@@ -235,9 +226,7 @@ class PairGraph:
 
     @property
     def clique_ids(self) -> Tensor | None:
-        """(n,) int64 for an implicit graph: rows with equal ids >= 0 are joined, -1 joins nothing;
-        None for stored graphs and sums.
-        """
+        """(n,) int64 for an implicit graph: rows with equal ids >= 0 are joined; otherwise None."""
         return self._relation.clique_ids
 
     def diagonal(self) -> Tensor:
@@ -253,9 +242,7 @@ class PairGraph:
         return self._relation.frobenius_sq()
 
     def connected_components(self) -> tuple[int, Tensor]:
-        """(count, labels (n,) int64): components of the undirected graph, numbered by their first
-        row.
-        """
+        """(count, labels (n,) int64) of the undirected graph, numbered by their first row."""
         count, labels = self._components
         return count, labels.clone()
 
@@ -276,8 +263,7 @@ class PairGraph:
     def matmul(self, X: Tensor) -> Tensor:
         """G @ X, differentiable in X.
 
-        X: (n, b) or (n,), any float dtype; the result has X's dtype. Inside torch.compile call
-        `matmul`: its tracer takes `@` with a tensor for torch's own.
+        X: (n, b) or (n,), any float dtype; the result has X's dtype.
         """
         x = self._rows("matmul", "X", X)
         if X.dim() == 1:
@@ -285,6 +271,18 @@ class PairGraph:
         return self._relation.matmul(x).to(X.dtype)
 
     __matmul__ = matmul
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
+        """`G @ X` under torch.compile, whose tracer asks for Tensor.matmul(X, G) whichever of the
+        two came first: taken for G @ X unless X @ G would be of the same shape.
+        """
+        if function is not torch.Tensor.matmul or not torch.compiler.is_compiling():
+            return NotImplemented
+        x, g = args
+        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else g.is_directed:
+            raise TypeError("PairGraph: torch.compile hides the order of @, call G.matmul(X)")
+        return g.matmul(x)
 
     def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
         """(n,): r_i = Σ_j G_ij <x_i, y_j>, differentiable in x (n, d) and y (n, d)."""
@@ -348,39 +346,41 @@ class PairGraph:
 
     def without_diagonal(self) -> PairGraph:
         """G with G_ii = 0; class-size weights keep their 1/n_c."""
-        return PairGraph(self._relation.without_diagonal()) if self.has_self_loops else self
+        if self.has_self_loops:
+            self._drop_diagonal()
+        return self._off_diagonal or self
 
-    @cached_property
-    def _csr(self) -> Csr:
-        return self._relation.csr()  # cached: torch.compile cannot materialise, only read
+    @constant_when_traced
+    def _drop_diagonal(self) -> None:
+        if self._off_diagonal is None:
+            self._off_diagonal = PairGraph(self._relation.without_diagonal())
+
+    def stored(self) -> Csr:
+        """G as stored entries, the form that the sparse primitives take: materialises G, once."""
+        if self._csr is None:
+            csr = self._relation.csr()
+            if torch.compiler.is_compiling():  # a traced tensor is no one's to keep
+                return csr
+            self._csr = csr
+        return self._csr
 
     def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """(indptr (n + 1,) int64, indices (nnz,) int32 or int64, values or None when all are 1):
-        materialises G.
-
-        The arrays belong to the graph: copy before writing.
+        materialises G. The arrays belong to the graph: copy before writing.
         """
-        return self._csr.indptr, self._csr.indices, self._csr.values
+        a = self.stored()
+        return a.indptr, a.indices, a.values
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """A new scipy CSR array, float64 (materialises G)."""
-        return self._csr.to_scipy()
+        return self.stored().to_scipy()
 
     def to_torch(self, dtype: torch.dtype | None = None) -> Tensor:
         """A new torch sparse CSR tensor on the graph's device (materialises G).
 
         dtype: that of the weights by default, torch's default dtype when all weights are 1.
         """
-        indptr, indices, values = self.csr()
-        if dtype is None:
-            dtype = torch.get_default_dtype() if values is None else values.dtype
-        if values is None:
-            values = torch.ones(indices.shape[0], dtype=dtype, device=self.device)
-        index = indices.dtype if indices.shape[0] < 2**31 else torch.int64
-        pattern = indptr.to(index, copy=True), indices.to(index, copy=True)
-        with warnings.catch_warnings():  # torch calls its sparse CSR support beta, once per process
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.sparse_csr_tensor(*pattern, values.to(dtype, copy=True), (self.n, self.n))
+        return self.stored().to_torch(dtype)
 
     def reorder(self) -> tuple[PairGraph, Tensor]:
         """(graph, order): the same graph with neighbours close in memory (reverse Cuthill–McKee).

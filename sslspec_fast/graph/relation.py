@@ -8,7 +8,9 @@ need them exact.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from ..primitives.csr import Csr
 
+_F = TypeVar("_F", bound=Callable[..., Any])
 HubEdges = tuple[np.ndarray, np.ndarray, int]
 
 
@@ -114,6 +117,16 @@ class Relation(ABC):
 
         Cliques become stars around a hub, so that components never need the materialised cliques.
         """
+
+
+def constant_when_traced(function: _F) -> _F:
+    """torch.compile calls the function once and keeps what it returns. A relation never changes,
+    so that what is made from it by host code may be a constant of the traced program.
+
+    The mark of torch.compiler.assume_constant_result, which would import the compiler here.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def index_dtype(n: int) -> torch.dtype:

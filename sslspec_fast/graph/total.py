@@ -9,7 +9,7 @@ from torch import Tensor
 from ..primitives.csr import Csr
 from .build import csr_from_scipy
 from .cliques import Cliques
-from .relation import HubEdges, Relation
+from .relation import HubEdges, Relation, constant_when_traced
 from .stored import Stored
 
 
@@ -81,6 +81,7 @@ class Total(Relation):
     def without_diagonal(self) -> Total:
         return Total(tuple(p.without_diagonal() for p in self.parts))
 
+    @constant_when_traced
     def csr(self) -> Csr:
         merged = self.parts[0].csr().to_scipy()
         for part in self.parts[1:]:

@@ -26,6 +26,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
+from ..primitives.edge_lse import edge_lse
 from ..primitives.pairwise_views import pair_ids
 from ..reference import graph_info_nce as reference
 from ._common import (
@@ -225,39 +226,8 @@ def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float
 
 
 def _edge_lse(u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None) -> Tensor:
-    """(n,) log-sum-exp over the positives of each row (those with its id, given ids).
-
-    Gathers the rows of both ends: O(nnz d) memory, unlike everything else here.
-    """
-    if graph.kind == "views":
-        return _view_lse(u, scale, ids, graph.nnz // graph.n + 1)
-    indptr, indices, _ = graph.csr()
-    cols = indices.to(torch.int64)
-    rows = torch.repeat_interleave(indptr.diff(), output_size=cols.shape[0])
-    logits = (u[rows] * u[cols]).sum(1) * (scale if scale.dim() == 0 else scale[rows])
-    if ids is not None:
-        logits = torch.where(ids[rows] == ids[cols], logits, -math.inf)
-    top = torch.full_like(u[:, 0], -math.inf)
-    top = top.scatter_reduce(0, rows, logits.detach(), "amax")
-    top = torch.where(torch.isneginf(top), 0.0, top)
-    total = torch.zeros_like(top).index_add(0, rows, torch.exp(logits - top[rows]))
-    some = total > 0
-    return torch.where(some, torch.where(some, total, 1.0).log() + top, -math.inf)
-
-
-def _view_lse(u: Tensor, scale: Tensor, ids: Tensor | None, views: int) -> Tensor:
-    """`_edge_lse` on a view graph, whose edges need no index."""
-    n, d = u.shape
-    w = u.view(views, n // views, d)
-    logits = (w[:, None] * w).sum(3) * scale.expand(n).view(views, 1, n // views)  # (V, V, m)
-    keep = ~torch.eye(views, dtype=torch.bool, device=u.device)[:, :, None]
-    if ids is not None:
-        by_view = ids.view(views, n // views)
-        keep = keep & (by_view[:, None] == by_view)
-    some = keep.any(1)
-    logits = torch.where(keep, logits, -math.inf)
-    lse = torch.logsumexp(torch.where(some[:, None], logits, 0.0), 1)
-    return torch.where(some, lse, -math.inf).reshape(n)
+    """(n,) log-sum-exp over the positives of each row (those with its id, given ids)."""
+    return edge_lse(graph.stored(), u * (scale if scale.dim() == 0 else scale[:, None]), u, ids)
 
 
 def _logaddexp(a: Tensor, b: Tensor) -> Tensor:

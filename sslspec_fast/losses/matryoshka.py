@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..reference import matryoshka as reference
 from ._common import LossOrTerms, unit_rows, widen, with_terms
+from ._prefixes import shared_prefixes
 from .barlow_twins import barlow_twins
 from .clip import clip
 from .dcl import dcl
@@ -108,16 +109,23 @@ def matryoshka(
             renormalize=renormalize,
             **hyper,
         )
-    total: Tensor | float = 0.0
-    terms = {}
-    for m, share in zip(sizes, shares, strict=True):
+
+    def alone(m: int) -> Tensor:
         a, b = widen(z1[:, :m]), widen(z2[:, :m])
         if renormalize:
             a, b = unit_rows(a), unit_rows(b)
         extra = {} if negatives is None else {"negatives": widen(negatives[:, :m])}
-        value = function(a, b, **extra, **hyper)
-        terms[f"dim_{m}"] = value
-        total = total + share * value
+        value: Tensor = function(a, b, **extra, **hyper)
+        return value
+
+    prefixes = sorted(set(sizes))
+    values = shared_prefixes(loss, z1, z2, prefixes, negatives, hyper)
+    if values is None:
+        values = {m: alone(m) for m in prefixes}
+    terms = {f"dim_{m}": value for m, value in values.items()}
+    total: Tensor | float = 0.0
+    for m, share in zip(sizes, shares, strict=True):
+        total = total + share * values[m]
     assert isinstance(total, Tensor)
     return with_terms(total, terms if return_terms else None)
 

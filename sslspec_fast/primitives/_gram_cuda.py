@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .._seam import _C, stream, view
+from ._gram_form import Form
 from ._matmul import mm_float32
 
 __all__ = ["run"]
@@ -21,25 +22,11 @@ __all__ = ["run"]
 _STRIP_BYTES = 64 << 20
 
 
-def run(
-    x: Tensor,
-    y: Tensor | None,
-    grads: tuple[Tensor, Tensor],
-    *,
-    alpha: float,
-    cross: bool,
-    off_diagonal: bool,
-    shift: Tensor | None = None,
-    scale: Tensor | None = None,
-    diagonal: Tensor | None = None,
-    own: Tensor | None = None,
-    other: Tensor | None = None,
-    near: float = 0.0,
-    project: bool = False,
-    half: bool = False,
-) -> Tensor:
+def run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
     """Value(s), (1 or 2,) float64; the gradients that are wanted (not empty) are filled in."""
     n, d = x.shape
+    cross, off_diagonal, half = form.cross, form.off_diagonal, form.half
+    shift, scale, diagonal = form.shift, form.scale, form.diagonal
     dual = _C.gram_uses_dual(n, d, off_diagonal)
     subtracted = dual and off_diagonal
     # what is subtracted must match what was multiplied: sums of the rounded factors
@@ -76,12 +63,12 @@ def run(
         ) -> None:
             _C.cuda_gram_finish(
                 view(x), view(y), o, view(shift), view(scale), view(product), view(diag),
-                view(own), view(other), alpha, near, cross, half, view(means), view(parts),
-                view(out), stream(x),
+                view(form.own), view(form.other), form.alpha, form.near, cross, half, view(means),
+                view(parts), view(out), stream(x),
             )  # fmt: skip
 
         means = None
-        if project:
+        if form.project:
             parts = x.new_empty(_C.cuda_gram_slabs(n), 2, d)
             finish(None, parts.view(-1), None)
             means = parts.sum(0) / n

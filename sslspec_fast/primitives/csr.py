@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -130,6 +132,23 @@ class Csr:
             values = self.values.detach().cpu().numpy().astype(np.float64)
         arrays = (values, self.indices.cpu().numpy(), self.indptr.cpu().numpy())
         return scipy.sparse.csr_array(arrays, shape=(self.n_rows, self.n_cols), copy=True)
+
+    def to_torch(self, dtype: torch.dtype | None = None) -> Tensor:
+        """A copy as torch's sparse CSR tensor, in the dtype of the values (torch's default dtype
+        when they are implicit) unless told otherwise.
+        """
+        if dtype is None:
+            dtype = torch.get_default_dtype() if self.values is None else self.values.dtype
+        if self.values is None:
+            values = torch.ones(self.nnz, dtype=dtype, device=self.device)
+        else:
+            values = self.values.to(dtype, copy=True)
+        index = self.indices.dtype if self.nnz < 2**31 else torch.int64
+        pattern = self.indptr.to(index, copy=True), self.indices.to(index, copy=True)
+        shape = (self.n_rows, self.n_cols)
+        with warnings.catch_warnings():  # torch calls its sparse CSR support beta, once per process
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.sparse_csr_tensor(*pattern, values, shape)
 
 
 def _build_transpose(a: Csr) -> Csr:

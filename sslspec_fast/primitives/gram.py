@@ -26,6 +26,7 @@ from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from . import _gram_cuda as cuda
 from . import _gram_plain as plain
+from ._gram_form import Form
 from .moments import check_matrix, pair_sums
 
 __all__ = ["barlow_twins", "sqnorm", "vicreg"]
@@ -51,39 +52,19 @@ def _wants(x: Tensor | None) -> bool:
     return x is not None and x.requires_grad and torch.is_grad_enabled()
 
 
-def _run(
-    x: Tensor,
-    y: Tensor | None,
-    grads: tuple[Tensor, Tensor],
-    *,
-    alpha: float,
-    cross: bool,
-    off_diagonal: bool,
-    shift: Tensor | None = None,
-    scale: Tensor | None = None,
-    diagonal: Tensor | None = None,
-    own: Tensor | None = None,
-    other: Tensor | None = None,
-    near: float = 0.0,
-    project: bool = False,
-    half: bool = False,
-) -> Tensor:
+def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
     """(1 or 2,) float64: one call of the kernel, csrc/gram.h. Nobody wants an empty gradient."""
     if x.is_cuda:
-        return cuda.run(
-            x, y, grads, alpha=alpha, cross=cross, off_diagonal=off_diagonal, shift=shift,
-            scale=scale, diagonal=diagonal, own=own, other=other, near=near, project=project,
-            half=half,
-        )  # fmt: skip
+        return cuda.run(x, y, grads, form)
     n, d = x.shape
     operands = 1 if y is None else 2
-    value = x.new_empty(1 if cross else operands, dtype=torch.float64)
-    size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, cross, off_diagonal)
+    value = x.new_empty(1 if form.cross else operands, dtype=torch.float64)
+    size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, form.off_diagonal)
     gx, gy = (view(g) if g.numel() else None for g in grads)
     _C.gram(
-        view(x), view(y), cross, off_diagonal, project, view(shift), view(scale), view(diagonal),
-        alpha, view(own), view(other), near, view(value), gx, gy, view(x.new_empty(size)),
-        threads(),
+        view(x), view(y), form.cross, form.off_diagonal, form.project, view(form.shift),
+        view(form.scale), view(form.diagonal), form.alpha, view(form.own), view(form.other),
+        form.near, view(value), gx, gy, view(x.new_empty(size)), threads(),
     )  # fmt: skip
     return value
 
@@ -169,10 +150,8 @@ def _sqnorm_body(
                 diagonal += n * mean.double().square()
             if y is not None:
                 diagonal = 0.5 * (diagonal[:1] + diagonal[1:2] - diagonal[2:])
-    value = _run(
-        x, y, grads, alpha=4.0 if y is None else 2.0, cross=y is not None,
-        off_diagonal=off_diagonal, shift=shift, diagonal=diagonal, half=half,
-    )  # fmt: skip
+    alpha, cross = (4.0, False) if y is None else (2.0, True)
+    value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal, half=half))
     return value[0].to(x.dtype), *grads
 
 
@@ -246,10 +225,11 @@ def _vicreg_body(
     # d/dx of the first two terms: near (x - y), and a factor of x - mean per column
     near, inverse = 2 * invariance / (n * d), deviation.reciprocal()
     own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
-    off = _run(
-        x, y, grads, alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
+    form = Form(
+        alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
         shift=mean[:2], diagonal=m2[:2].double(), own=own, near=near, half=half,
     )  # fmt: skip
+    off = _run(x, y, grads, form)
     terms[2] = off.sum() / (d * (n - 1) ** 2)
     loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
     return loss.to(x.dtype), terms.to(x.dtype), *grads
@@ -331,12 +311,12 @@ def _barlow_body(
     from_one = products / n - 1
     terms = x.new_empty(2, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)
-    off = _run(
-        x, y, grads, alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True,
-        shift=mean[:2], scale=scale, diagonal=products.double()[None],
-        other=(from_one * (2 / n)).expand(2, d), project=True,
+    form = Form(
+        alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True, shift=mean[:2], scale=scale,
+        diagonal=products.double()[None], other=(from_one * (2 / n)).expand(2, d), project=True,
         half=half,
     )  # fmt: skip
+    off = _run(x, y, grads, form)
     terms[1] = off[0] / n**2
     loss = terms[0] + off_diagonal * terms[1]
     return loss.to(x.dtype), terms.to(x.dtype), *grads

@@ -21,6 +21,7 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("cuda_gram_finish", &cuda::gram_finish);
   m.def("cuda_spmm", &cuda::spmm);
   m.def("cuda_edges", &cuda::edges);
+  m.def("cuda_edge_values", &cuda::edge_values);
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
   m.def("cuda_moments_forward", &cuda::moments_forward);
   m.def("cuda_moments_backward", &cuda::moments_backward);

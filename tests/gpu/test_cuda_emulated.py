@@ -261,6 +261,9 @@ def test_sparse(core: ModuleType, monkeypatch: Any, b: int, index: torch.dtype, 
         if squared:
             ends = torch.cdist(x.double(), own.double()).square()
         close(out, (a * ends).sum(1), 10 * ERROR[dtype])
+    each = torch.empty(len(indices), dtype=dtype)
+    core.cuda_edge_values(*arrays[:2], view(x), view(own), view(each), 0)
+    close(each, (x.double() @ own.double().T)[pattern], 10 * ERROR[dtype])
     monkeypatch.setattr(_graph_cov_cuda, "_C", core)
     monkeypatch.setattr(_graph_cov_cuda, "view", view)
     got = _graph_cov_cuda.compute(indptr, indices, values, x, None)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives import edges, gram, graph_cov, moments, spmm
+from sslspec_fast.primitives import edge_lse, edges, gram, graph_cov, moments, spmm
 from sslspec_fast.primitives.csr import Csr
 
 pytestmark = pytest.mark.cuda
@@ -46,6 +46,7 @@ def test_sparse_products_and_their_gradients(
         lambda a, t: spmm.spmm(a, t),
         lambda a, t: edges.edge_dot(a, t, t),
         lambda a, t: edges.edge_sqdist(a, t, t),
+        lambda a, t: edge_lse.edge_lse(a, t / b**0.5, t),
         lambda a, t: graph_cov.graph_cov(a, t, t),
     ):
         t, h = x.to(cuda).requires_grad_(), x.double().requires_grad_()

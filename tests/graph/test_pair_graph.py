@@ -200,7 +200,7 @@ def test_products_and_gradients_compile_in_one_graph(name: str) -> None:
     torch.compiler.reset()
 
     def loss(x: Tensor) -> Tensor:
-        products = graph.matmul(x), graph.covariance(x)
+        products = graph.matmul(x), graph @ x[:, 1:], graph.covariance(x)
         terms = *products, graph.edge_dot(x, x), graph.edge_sqdist(x)
         return sum(t.square().sum() for t in terms) / (graph.volume + 1)
 
@@ -208,6 +208,18 @@ def test_products_and_gradients_compile_in_one_graph(name: str) -> None:
     eager = torch.autograd.grad(loss(x), x)[0]
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
     assert torch.allclose(torch.autograd.grad(compiled(x), x)[0], eager)
+
+
+def test_a_compiled_product_that_torch_shows_in_no_order_is_an_error() -> None:
+    # torch.compile hands `G @ X` and `X @ G` over as the same call
+    graph = GRAPHS["directed edges"]()
+    for x in (rows(graph.n, graph.n).detach(), rows(graph.n, 1).detach()[:, 0]):
+        torch.compiler.reset()
+        compiled = torch.compile(lambda x: graph @ x, fullgraph=True, backend="aot_eager")
+        with pytest.raises(Exception, match=r"call G\.matmul\(X\)"):
+            compiled(x)
+    with pytest.raises(TypeError):
+        rows(3, graph.n).detach() @ graph
 
 
 def test_exports(graph: PairGraph) -> None:

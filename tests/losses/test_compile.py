@@ -4,13 +4,11 @@ import pytest
 import torch
 
 import sslspec_fast.functional as F
+from sslspec_fast import PairGraph
 
-from ..cases import CASES, pair_rows, unit
+from ..cases import CASES, directed_graph, labels_of, pair_rows, unit, weighted_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-# the stored pattern of a graph is needed, and a PairGraph makes it on first use
-MATERIALISES = ("graph_info_nce_dcl", "graph_info_nce_ids")
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +32,6 @@ def test_fullgraph(name, impl):
     case = CASES[name]
     inputs, loss = case.make(max(10, case.min_rows), 4)
     leaves = [x.requires_grad_() for x in inputs]
-    if impl == "torch" or name in MATERIALISES:
-        loss(*leaves, impl=impl)  # builds G once; tracing can read it, not build it
     assert_same_compiled(lambda *x: loss(*x, impl=impl), *leaves)
 
 
@@ -54,6 +50,55 @@ def test_learnable_temperature_and_scale():
 def test_softmax_options(keywords):
     a, b = (x.requires_grad_() for x in pair_rows(8, 4))
     assert_same_compiled(lambda a, b: F.nt_xent(a, b, reduction="none", **keywords), a, b)
+
+
+def graphs(n):
+    y = labels_of(n)
+    return {
+        "views": PairGraph.from_views(n // 2),
+        "four views": PairGraph.from_views(n // 4, 4),
+        "labels": PairGraph.from_labels(y),
+        "loops": PairGraph.from_labels(y, weight="class_size", self_loops=True),
+        "edges": weighted_graph(n),
+        "directed": directed_graph(n),
+        "sum": PairGraph.from_views(n // 2) + 0.5 * weighted_graph(n),
+    }
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"negatives": "non_positive"}, {"ids": torch.arange(24) % 5}, {"tau_plus": 0.1}],
+    ids=["others", "non_positive", "ids", "tau_plus"],
+)
+@pytest.mark.parametrize("name", graphs(24))
+def test_info_nce_on_graphs_that_nobody_has_materialised(name, keywords):
+    graph, z = graphs(24)[name], pair_rows(24, 4)[0].requires_grad_()
+    compiled = torch.compile(
+        lambda z: F.graph_info_nce(z, graph, **keywords), fullgraph=True, backend="aot_eager"
+    )
+    expected = F.graph_info_nce(z, graphs(24)[name], **keywords)
+    for value in (compiled(z), compiled(z)):
+        torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(z), z), torch.autograd.grad(expected, z)
+    )
+
+
+def test_one_compiled_loss_on_a_new_label_graph_every_step():
+    """A graph that torch.compile can trace is an input, not a constant."""
+    recompiled = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(
+        lambda z, graph: F.graph_info_nce(z, graph, negatives="non_positive"),
+        fullgraph=True,
+        backend=recompiled,
+    )
+    z = pair_rows(24, 4)[0]
+    for shift in range(5):
+        graph = PairGraph.from_labels((torch.arange(24) + shift) % 6 // 2)
+        torch.testing.assert_close(
+            compiled(z, graph), F.graph_info_nce(z, graph, negatives="non_positive")
+        )
+    assert recompiled.frame_count <= 2
 
 
 def test_matryoshka():

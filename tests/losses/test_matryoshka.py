@@ -1,12 +1,17 @@
 """Matryoshka: prefixes, weights, re-normalisation, every loss it takes."""
 
+import importlib
+
 import pytest
 import torch
 
 import sslspec_fast.functional as F
-from sslspec_fast.losses import MatryoshkaLoss
+from sslspec_fast.losses import MatryoshkaLoss, _prefixes
 
 from ..cases import pair_rows, unit
+from ..tolerance import assert_no_worse
+
+matryoshka = importlib.import_module("sslspec_fast.losses.matryoshka")
 
 IMPLEMENTATIONS = ("fused", "torch")
 
@@ -58,6 +63,137 @@ def test_scale_gets_the_gradient_of_all_prefixes():
     (grad,) = torch.autograd.grad(loss, t)
     parts = [F.nt_xent(a[:, :m], b[:, :m], temperature=t) for m in (4, 8)]
     torch.testing.assert_close(grad, sum(torch.autograd.grad(p, t)[0] for p in parts))
+
+
+SOFTMAX = {"nt_xent": "temperature", "dcl": "temperature", "info_nce": "temperature",
+           "clip": "logit_scale"}  # fmt: skip
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """One pass for all prefixes also on a few rows, and a way to ask whether it was taken."""
+    monkeypatch.setattr(_prefixes, "MIN_ROWS", 2)
+    taken = []
+
+    def spy(*arguments):
+        taken.append(_prefixes.shared_prefixes(*arguments))
+        return taken[-1]
+
+    monkeypatch.setattr(matryoshka, "shared_prefixes", spy)
+    return taken
+
+
+def gradients(loss, inputs, dims, impl="fused", seed=None, **hyper):
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    value = F.matryoshka(loss, *leaves, dims=dims, impl=impl, **hyper)
+    upstream = torch.linspace(0.5, 2, value.numel()).to(value).view_as(value)
+    grads = torch.autograd.grad(value, leaves, upstream)
+    return value.detach(), torch.cat([g.flatten() for g in grads])
+
+
+def composed(loss, a, b, m, **hyper):
+    x, y = a[:, :m], b[:, :m]
+    return getattr(F, loss)(*((unit(x), unit(y)) if loss == "clip" else (x, y)), **hyper)
+
+
+@pytest.mark.parametrize("t", [0.5, 0.02, 0.002])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_one_pass_is_the_composition(loss, reduction, t, shared):
+    a, b = (x.requires_grad_() for x in pair_rows(57, 150))
+    scale = torch.tensor(1 / t if loss == "clip" else t, dtype=a.dtype, requires_grad=True)
+    hyper = {SOFTMAX[loss]: scale, "reduction": reduction}
+    hyper["sample_weight"] = torch.linspace(0.5, 2, 57, dtype=a.dtype)
+    ours = F.matryoshka(loss, a, b, dims=[130, 8, 64, 8], weights=[1, 2, 0.5, 1], **hyper)
+    assert shared[0] is not None
+    parts = [w * composed(loss, a, b, m, **hyper) for m, w in ((130, 1), (8, 3), (64, 0.5))]
+    expected = sum(parts)
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.linspace(0.5, 2, ours.numel(), dtype=a.dtype).view_as(ours)
+    for one, other in zip(
+        *(torch.autograd.grad(v, (a, b, scale), upstream) for v in (ours, expected)), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_one_pass_with_negatives(shared):
+    a, b = pair_rows(40, 30)
+    extra = pair_rows(70, 30, seed=1)[0]
+    ours = F.matryoshka("info_nce", a, b, dims=[4, 20], negatives=extra)
+    assert shared[0] is not None
+    parts = [F.info_nce(a[:, :m], b[:, :m], negatives=extra[:, :m]) for m in (4, 20)]
+    torch.testing.assert_close(ours, sum(parts), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("t", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("loss", ["nt_xent", "dcl", "info_nce"])
+def test_one_pass_in_float32_is_no_worse_than_torch(loss, t, shared):
+    dims = [16, 40, 100]
+    fused, plain, exact = [], [], []
+    for seed, n in enumerate((128, 190, 257, 96)):
+        inputs = pair_rows(n, 100, seed)
+        narrow = [x.float() for x in inputs]
+        exact.append(gradients(loss, [x.double() for x in narrow], dims, "torch", temperature=t))
+        plain.append(gradients(loss, narrow, dims, "torch", temperature=t))
+        fused.append(gradients(loss, narrow, dims, temperature=t))
+    assert all(v is not None for v in shared)
+    for k in (0, 1):
+        assert_no_worse(*([v[k] for v in results] for results in (fused, plain, exact)), what=loss)
+
+
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_one_pass_under_autograd_and_torch_compile(loss, shared):
+    a, b = (x.requires_grad_() for x in pair_rows(6, 5))
+
+    def run(a, b):
+        return F.matryoshka(loss, a, b, dims=[2, 5], **{SOFTMAX[loss]: 0.7})
+
+    assert torch.autograd.gradcheck(run, (a, b))
+    assert torch.autograd.gradgradcheck(run, (a, b))
+    assert shared[0] is not None
+    compiled = torch.compile(
+        lambda a, b: sum(
+            _prefixes.shared_prefixes(loss, a, b, [2, 5], None, {SOFTMAX[loss]: 0.7}).values()
+        ),
+        fullgraph=True,
+        backend="aot_eager",
+    )
+    torch.testing.assert_close(compiled(a, b), run(a, b))
+    grads = (torch.autograd.grad(f(a, b), (a, b)) for f in (compiled, run))
+    torch.testing.assert_close(*grads)
+
+
+def test_rows_of_norm_zero_have_no_gradient_that_is_not_finite(shared):
+    a, b = pair_rows(6, 5)
+    a[2, :3] = 0
+    ours = gradients("nt_xent", (a, b), [3, 5])
+    assert shared[0] is not None
+    torch.testing.assert_close(ours, gradients("nt_xent", (a, b), [3, 5], "torch"))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "dims"),
+    [
+        ({"label_smoothing": 0.1}, [2, 4]),
+        ({"temperature": torch.full((6,), 0.3)}, [2, 4]),
+        ({}, [4]),
+    ],
+)
+def test_what_one_pass_does_not_cover_is_composed(keywords, dims, shared):
+    a, b = (x.float() for x in pair_rows(6, 5))
+    ours = F.matryoshka("nt_xent", a, b, dims=dims, **keywords)
+    assert shared == [None]
+    torch.testing.assert_close(ours, sum(F.nt_xent(a[:, :m], b[:, :m], **keywords) for m in dims))
+
+
+def test_bad_options_are_the_losses_errors(shared):
+    a, b = pair_rows(6, 5)
+    with pytest.raises(ValueError, match=r"nt_xent: temperature must be .*got -1"):
+        F.matryoshka("nt_xent", a, b, dims=[2, 4], temperature=-1.0)
+    with pytest.raises(ValueError, match=r"dcl: reduction must be one of .* got 'max'"):
+        F.matryoshka("dcl", a, b, dims=[2, 4], reduction="max")
+    with pytest.raises(TypeError, match="logit_scale"):
+        F.matryoshka("clip", a, b, dims=[2, 4])
 
 
 def test_module():
