@@ -225,17 +225,20 @@ void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorVie
   check_statistics(in, row_lse, col_lse, grad_row, grad_col);
   SSLSPEC_CHECK(a.dtype != DType::f64, kOp, ": float64 has the chained backward only");
   SSLSPEC_CHECK(weights.ndim == 2, kOp, ": weights must be a matrix, got ", shape_text(weights));
-  const int64_t rows = weights.shape[0];
+  const int pieces = a.dtype == DType::f32 && weights.dtype == DType::bf16 ? kWeightPieces : 1;
+  SSLSPEC_CHECK(weights.shape[0] % pieces == 0, kOp, ": weights in ", pieces, " pieces need as many times the rows, got ",
+                shape_text(weights));
+  const int64_t rows = weights.shape[0] / pieces;
   SSLSPEC_CHECK(row0 >= 0 && row0 % 128 == 0 && row0 + rows <= in.n(), kOp, ": rows ", row0, " to ", row0 + rows,
                 " must start at a multiple of 128 and stay below ", in.n());
   SSLSPEC_CHECK(rows % 128 == 0 || row0 + rows == in.n(), kOp, ": a chunk of ", rows, " rows must be a multiple of 128 or the last");
-  check_matrix(kOp, "weights", weights, rows, in.m(), a.dtype, a.device);
+  check_matrix(kOp, "weights", weights, pieces * rows, in.m(), pieces == 1 ? a.dtype : DType::bf16, a.device);
   const Buffers w = buffers(in, workspace, col_lse.present(), kMatrix);
   const PairwiseProblem p = in.problem();
   if (row0 == 0) prepare_weights(in, p, w, row_lse, col_lse, grad_row, grad_col);
   PairwiseBackward back{};
   back.x_weights = w.a_weights, back.y_weights = w.b_weights, back.bias = bias.as<float>(), back.vectors = w.vectors;
-  pairwise_weights(p, w.a_bounds, w.b_bounds, back, row0, rows, weights.data, weights.stride[0]);
+  pairwise_weights(p, w.a_bounds, w.b_bounds, back, row0, rows, weights.data, weights.stride[0], pieces);
 }
 
 }  // namespace sslspec::cuda
