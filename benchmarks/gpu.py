@@ -1,9 +1,9 @@
 """``python -m benchmarks gpu --out DIR``: one command that checks and measures the CUDA part.
 
 Builds nothing and needs no network. In order: facts about the machine, every loss on small shapes
-against plain torch, the CUDA tests, the cases that matter most, the Hopper kernel that is off by
-default (does it agree, is it faster), whole training steps, compute-sanitizer (memcheck, racecheck,
-synccheck), and the other cases against compiled torch and the installed peers.
+against plain torch, the CUDA tests, the cases that matter most, the Hopper kernels that are off
+by default (do they agree, are they faster), whole training steps, compute-sanitizer (memcheck,
+racecheck, synccheck), and the other cases against compiled torch and the installed peers.
 
 Every step is a process of its own with a time limit, so that a crash or a hang takes nothing else
 with it; ``gpu.json`` and ``gpu.md`` are written anew after each. Ends within ``--minutes`` (9).
@@ -189,7 +189,8 @@ def main(argv: Sequence[str]) -> int:
         _tests(record)
     for name in names[:FIRST]:
         _case(record, name, options.seconds)
-    _hopper(record)
+    for name in ("chained", "statistics"):
+        _hopper(record, name)
     for name in training:
         _training(record, name, options.seconds)
     if not options.skip_tests:
@@ -227,24 +228,25 @@ def _tests(record: Record) -> None:
     record.step("CUDA tests", ending(status, output, limit), good=status == 0)
 
 
-def _hopper(record: Record) -> None:
-    """SSLSPEC_HOPPER=chained against the default; a failure concerns nobody who did not ask."""
-    limit = min(HOPPER, record.left())
-    status, output = run((*STAGE, "hopper"), limit, record.out / "hopper.txt")
+def _hopper(record: Record, name: str) -> None:
+    """SSLSPEC_HOPPER=name against the default; a failure concerns nobody who did not ask."""
+    limit, asked = min(HOPPER, record.left()), f"SSLSPEC_HOPPER={name}"
+    status, output = run((*STAGE, "hopper", name), limit, record.out / f"hopper_{name}.txt")
     found = result_of(output) or {}
-    record.data["SSLSPEC_HOPPER=chained"] = found
+    record.data[asked] = found
     if "skipped" in found:
-        record.step("SSLSPEC_HOPPER=chained", found["skipped"])
+        record.step(asked, found["skipped"])
         return
     for shape, seen in found.get("shapes", {}).items():
         times = seen["ms"]
         record.note(
-            f"SSLSPEC_HOPPER=chained, backward of {shape}: {times['chained']:.3g} ms, portable "
+            f"{asked}, {found['what']} of {shape}: {times[name]:.3g} ms, portable "
             f"{times['portable']:.3g} ms, relative difference {seen['difference']:.1e}"
         )
     agree = status == 0 and found.get("agree", False)
-    outcome = "agrees with the portable kernels" if agree else ending(status, output, limit)
-    record.step("SSLSPEC_HOPPER=chained", outcome)
+    record.step(
+        asked, "agrees with the portable kernels" if agree else ending(status, output, limit)
+    )
 
 
 def _sanitize(record: Record) -> None:

@@ -44,7 +44,9 @@ struct PairwiseGrid {  // super blocks of span x span tiles of 128 x 128, one bl
 // Softmax, or sigmoid when bias (one fp32 number on the device) is given: then the tops are 0 and the sums the result.
 void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
                          Partial* x_parts,  // [y_supers, n]
-                         Partial* y_parts); // [x_supers, m], null without column statistics
+                         Partial* y_parts,  // [x_supers, m], null without column statistics
+                         float* tile_sums); // [pairwise_tile_sums_size] for the Hopper pass, or null
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, bool columns);  // 0 unless SSLSPEC_HOPPER asks for that pass
 // Merges the slots of every row in order: out_i = log sum_i, or the sum itself without `logarithm`.
 void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device, int64_t stream);
 

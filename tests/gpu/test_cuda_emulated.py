@@ -227,6 +227,24 @@ def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
     case(pairs, 1100, 0, 264, BF16, 0.1, symmetric=True, skip_self=True, ids=True)
 
 
+@pytest.mark.parametrize("tau", [0.1, 0.01])  # narrow: the Hopper pass; wide: the portable one
+@pytest.mark.parametrize(
+    ("n", "m", "d", "options"),
+    [
+        (300, 290, 24, {"cols": True, "ids": True, "skip": True, "skip_self": True}),
+        (1100, 150, 24, {"cols": True, "skip_self": True}),  # chunks end inside the slots
+        (150, 900, 264, {"row_scale": True}),
+        (1, 1, 8, {"cols": True}),
+    ],
+)
+def test_hopper_statistics(
+    pairs: ModuleType, monkeypatch: Any, n: int, m: int, d: int, options: Any, tau: float
+) -> None:
+    # the GEMM has a stand-in here; chunks, slots and the choice of the pass are the real ones
+    monkeypatch.setenv("SSLSPEC_HOPPER", "statistics")
+    case(pairs, n, m, d, BF16, tau, **options)
+
+
 @pytest.fixture
 def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""
