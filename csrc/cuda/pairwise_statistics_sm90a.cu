@@ -1,5 +1,6 @@
 // The statistics pass on Hopper, off unless SSLSPEC_HOPPER asks for it: a CUTLASS GEMM whose epilogue adds up the
-// exponentials of its accumulator and stores only the sums of each tile. Compiled, and not yet run on a GPU.
+// exponentials of its accumulator and stores only the sums of each tile (pairwise_tile_sums.cuh). Compiled, and not yet run
+// on a GPU.
 //
 // Narrow ranges of the logits only (pairwise.cuh): 2^(s log2(e) - shift) with one constant shift serves rows and columns.
 // Whether the range is narrow is known on the device alone, so every block looks first and a wide problem ends here; the
@@ -19,14 +20,10 @@
 #include <cutlass/gemm/device/gemm_universal_adapter.h>
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
-#include "cuda/pairwise.cuh"
-#include "cuda/pairwise_sm90a.h"
+#include "cuda/pairwise_tile_sums.cuh"
 
 namespace sslspec::cuda {
 namespace {
-
-constexpr int kTile = 128, kGroup = 128;  // rows and columns of a tile, threads of a warpgroup
-static_assert(kTile == kBoundRows);
 
 // An epilogue as CUTLASS's kernels call it, after Sm90TmaWarpSpecializedAdapter: with the accumulator of a whole tile.
 class TileSums {
@@ -40,11 +37,7 @@ class TileSums {
     using ElementOutput = float;
   };
 
-  struct SharedStorage {
-    uint32_t mask[kTile * kTile / 32];
-    float column[kGroup / 32][kTile];  // by warp, each of which owns rows of its own
-    float slots[3 * kGroup / 32], limit;
-  };
+  using SharedStorage = TileSumsShared;
   struct Arguments {
     Pairs pairs;
     HopperStatistics out;
@@ -67,79 +60,16 @@ class TileSums {
   template <typename Problem, typename Tile, typename Coord, typename Accumulator, typename Mma, typename Residue>
   __device__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc, const Mma&, const Residue&,
                              int thread, char* shared) {
-    static_assert(decltype(cute::size(acc))::value == kTile * kTile / kGroup);
-    SharedStorage& s = *reinterpret_cast<SharedStorage*>(shared);
-    const int local = cute::get<0>(tile) * kTile;
-    const int64_t i0 = params_.out.row0 + local, j0 = static_cast<int64_t>(cute::get<1>(tile)) * kTile;
-    if (local >= params_.out.rows || j0 >= params_.pairs.y.count) return;  // a cluster may reach beyond the problem
-    const bool masked = tile_is_masked(params_.pairs, i0, kTile, j0, kTile);
-    if (masked) {
-      mask_words<kTile, kTile>(params_.pairs, i0, j0, s.mask, thread, kGroup);
-      barrier();
-      add<true>(acc, s, local, i0, j0, thread);
-    } else {
-      add<false>(acc, s, local, i0, j0, thread);
-    }
-    if (params_.out.column_sums == nullptr) return;
-    barrier();
-    if (j0 + thread >= params_.pairs.y.count) return;
-    float total = 0;
-#pragma unroll
-    for (int warp = 0; warp < kGroup / 32; ++warp) total += s.column[warp][thread];
-    params_.out.column_sums[cute::get<0>(tile) * params_.pairs.y.count + j0 + thread] = total;
+    using Traits = TileSumsTraits;
+    static_assert(decltype(cute::size(acc))::value == Traits::kTile * Traits::kTile / Traits::kThreads);
+    const auto barrier = [] {
+      cutlass::arch::NamedBarrier::sync(Traits::kThreads, cutlass::arch::ReservedNamedBarriers::EpilogueBarrier);
+    };
+    store_tile_sums(params_.pairs, params_.out, cute::get<0>(tile), cute::get<1>(tile), acc,
+                    *reinterpret_cast<SharedStorage*>(shared), thread, barrier);
   }
 
  private:
-  __device__ static void barrier() {
-    cutlass::arch::NamedBarrier::sync(kGroup, cutlass::arch::ReservedNamedBarriers::EpilogueBarrier);
-  }
-
-  // The accumulator of wgmma: element e + 2 h + 4 n + 64 m of a thread is row 64 m + 16 warp + lane / 4 + 8 h, column
-  // 8 n + 2 (lane % 4) + e. A warp holds whole rows; a lane is done with its two columns of an n at once.
-  template <bool kMasked, typename Accumulator>
-  __device__ void add(const Accumulator& acc, SharedStorage& s, int local, int64_t i0, int64_t j0, int thread) const {
-    const Pairs& p = params_.pairs;
-    const int lane = thread % 32, warp = thread / 32, first_row = warp * 16 + lane / 4;
-    const float shift = narrow_shift(s.limit);
-    float scale[2][2], total[2][2] = {};
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-        scale[m][h] = kLog2e * p.scale[min(i0 + 64 * m + 8 * h + first_row, p.x.count - 1) * p.scale_row];
-#pragma unroll
-    for (int n = 0; n < kTile / 8; ++n) {
-      float column[2] = {};
-#pragma unroll
-      for (int m = 0; m < 2; ++m)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int row = 64 * m + 8 * h + first_row;
-          const uint32_t word = kMasked ? s.mask[row * (kTile / 32) + n / 4] >> (n % 4 * 8 + lane % 4 * 2) : 0u;
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const float value = exp2_fast(fmaf(acc(e + 2 * h + 4 * n + 64 * m), scale[m][h], -shift));
-            const float kept = word >> e & 1 ? 0.0f : value;
-            total[m][h] += kept, column[e] += kept;
-          }
-        }
-      if (params_.out.column_sums == nullptr) continue;
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const float sum = column_sum(column[e]);
-        if (lane < 4) s.column[warp][8 * n + 2 * lane + e] = sum;
-      }
-    }
-#pragma unroll
-    for (int m = 0; m < 2; ++m)
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int row = 64 * m + 8 * h + first_row;
-        const float sum = quad_sum(total[m][h]);
-        if (lane % 4 == 0 && local + row < params_.out.rows) params_.out.row_sums[j0 / kTile * params_.out.rows + local + row] = sum;
-      }
-  }
-
   const Params& params_;
 };
 
@@ -161,6 +91,7 @@ struct StatisticsTraits {
   struct Kernel : Plain {
     __device__ void operator()(const typename Plain::Params& params, char* shared) {
       auto& s = reinterpret_cast<typename Plain::SharedStorage*>(shared)->tensors.epilogue;
+      static_assert(sizeof(s.slots) / sizeof(float) == Plain::MaxThreadsPerBlock / 32);
       const float limit = logit_limit<Plain::MaxThreadsPerBlock / 32>(params.epilogue.pairs, s.slots);
       if (!is_narrow(limit)) return;
       if (threadIdx.x == 0) s.limit = limit;

@@ -1,14 +1,13 @@
-// Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu and pairwise_statistics_sm90a.cu the same numbers without
-// CUTLASS; the chained kernel of Hopper is not emulated, and only asked for by an environment variable.
+// Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu the same numbers without CUTLASS, for
+// pairwise_statistics_sm90a.cu its main loop; the chained kernel of Hopper is not emulated, and only asked for by an
+// environment variable.
 #include <cuda_bf16.h>
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "common/check.h"
-#include "cuda/pairwise.cuh"
-#include "cuda/pairwise_sm90a.h"
+#include "cuda/pairwise_tile_sums.cuh"
 
 namespace sslspec::cuda {
 
@@ -24,34 +23,34 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
     }
 }
 
+// The epilogue is the real one; the products are made in the layout of wgmma's accumulator, m64n128, by rows of 64.
+void statistics_stand_in(const Pairs p, const HopperStatistics out) {
+  auto& s = *reinterpret_cast<TileSumsShared*>(dynamic_shared());
+  const float limit = logit_limit<TileSumsTraits::kWarps>(p, s.slots);
+  if (!is_narrow(limit)) return;
+  if (threadIdx.x == 0) s.limit = limit;
+  __syncthreads();
+  const int thread = threadIdx.x, lane = thread % 32;
+  std::vector<float> products(128);
+  for (int at = 0; at < 128; ++at) {
+    const int64_t i = blockIdx.x * 128 + at / 64 * 64 + thread / 32 * 16 + lane / 4 + at / 2 % 2 * 8;
+    const int64_t j = blockIdx.y * 128 + at % 64 / 4 * 8 + lane % 4 * 2 + at % 2;
+    if (i >= out.rows || j >= p.y.count) continue;  // TMA fills with zeros
+    const auto* left = reinterpret_cast<const __nv_bfloat16*>(p.x.data + (out.row0 + i) * p.x.pitch);
+    const auto* right = reinterpret_cast<const __nv_bfloat16*>(p.y.data + j * p.y.pitch);
+    double dot = 0;
+    for (int k = 0; k < p.x.bytes / 2; ++k) dot += double(__bfloat162float(left[k])) * __bfloat162float(right[k]);
+    products[at] = static_cast<float>(dot);
+  }
+  store_tile_sums(p, out, blockIdx.x, blockIdx.y, [&](int at) { return products[at]; }, s, thread, [] { __syncthreads(); });
+}
+
 void pairwise_statistics_sm90a(const PairwiseProblem& problem, const BlockBound* x_bounds, const BlockBound* y_bounds,
                                const HopperStatistics& out) {
-  constexpr int64_t kTile = 128;
   const Pairs p = pairs_of(problem, x_bounds, y_bounds);
-  const int64_t n = p.x.count, m = p.y.count, d = p.x.bytes / 2;
-  float x = 0, y = 0;
-  for (int64_t b = 0; b * kBoundRows < n; ++b) x = std::max(x, p.scale_row ? x_bounds[b].scaled_norm : x_bounds[b].norm);
-  for (int64_t b = 0; b * kBoundRows < m; ++b) y = std::max(y, y_bounds[b].norm);
-  const float limit = (p.scale_row ? x * y : x * y * std::fabs(*p.scale)) * kLog2e;
-  if (!is_narrow(limit)) return;
-  if (out.column_sums != nullptr) std::fill_n(out.column_sums, ceil_div(out.rows, kTile) * m, 0.0f);
-  std::fill_n(out.row_sums, ceil_div(m, kTile) * out.rows, 0.0f);
-  std::vector<uint32_t> bits(kTile * kTile / 32);
-  for (int64_t i0 = out.row0; i0 < out.row0 + out.rows; i0 += kTile)
-    for (int64_t j0 = 0; j0 < m; j0 += kTile) {
-      mask_words<kTile, kTile>(p, i0, j0, bits.data(), 0, 1);
-      for (int64_t at = 0; at < kTile * kTile; ++at) {
-        if (bits[at / 32] >> at % 32 & 1) continue;
-        const int64_t i = i0 + at / kTile, j = j0 + at % kTile;
-        const auto* left = reinterpret_cast<const __nv_bfloat16*>(p.x.data + i * p.x.pitch);
-        const auto* right = reinterpret_cast<const __nv_bfloat16*>(p.y.data + j * p.y.pitch);
-        double dot = 0;
-        for (int64_t k = 0; k < d; ++k) dot += double(__bfloat162float(left[k])) * __bfloat162float(right[k]);
-        const float value = static_cast<float>(std::exp2(dot * p.scale[i * p.scale_row] * kLog2e - narrow_shift(limit)));
-        out.row_sums[j0 / kTile * out.rows + i - out.row0] += value;
-        if (out.column_sums != nullptr) out.column_sums[(i0 - out.row0) / kTile * m + j] += value;
-      }
-    }
+  const auto blocks = [](int64_t n) { return static_cast<unsigned>(ceil_div(n, TileSumsTraits::kTile)); };
+  const dim3 grid((blocks(out.rows) + 1) / 2 * 2, blocks(p.y.count));  // clusters of two
+  launch("statistics", statistics_stand_in, grid, TileSumsTraits::kThreads, sizeof(TileSumsShared), 0, p, out);
 }
 
 void pairwise_chained_sm90a(const PairwiseProblem&, const BlockBound*, const BlockBound*, const HopperChained&) {

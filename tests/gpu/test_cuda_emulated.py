@@ -240,7 +240,7 @@ def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
 def test_hopper_statistics(
     pairs: ModuleType, monkeypatch: Any, n: int, m: int, d: int, options: Any, tau: float
 ) -> None:
-    # the GEMM has a stand-in here; chunks, slots and the choice of the pass are the real ones
+    # the main loop of the GEMM has a stand-in here; everything around it is the real thing
     monkeypatch.setenv("SSLSPEC_HOPPER", "statistics")
     case(pairs, n, m, d, BF16, tau, **options)
 
