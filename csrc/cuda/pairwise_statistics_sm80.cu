@@ -290,8 +290,8 @@ int64_t chunk_rows(int64_t n, int64_t m) {
 bool select_sm90a(const PairwiseProblem& p, const float* bias, const float* tile_sums) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
   return tile_sums != nullptr && capability_major() == 9 && p.x.dtype == DType::bf16 && bias == nullptr && !p.symmetric &&
-         p.scale_col == 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.stride[0] > 0 &&
-         p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
+         p.scale_col == 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.shape[1] > 0 &&
+         p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }
 
 void launch_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds, Partial* x_parts,
