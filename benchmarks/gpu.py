@@ -1,9 +1,9 @@
 """``python -m benchmarks gpu --out DIR``: one command that checks and measures the CUDA part.
 
 Builds nothing and needs no network. In order: facts about the machine, every loss on small shapes
-against plain torch, the CUDA tests, the cases that matter most, the Hopper kernel that is off by
-default (does it agree, is it faster), compute-sanitizer (memcheck, racecheck, synccheck), and the
-other cases against compiled torch and the installed peers.
+against plain torch, the CUDA tests, the cases that matter most, the Hopper kernels that are off
+by default (do they agree, are they faster), whole training steps, compute-sanitizer (memcheck,
+racecheck, synccheck), and the other cases against compiled torch and the installed peers.
 
 Every step is a process of its own with a time limit, so that a crash or a hang takes nothing else
 with it; ``gpu.json`` and ``gpu.md`` are written anew after each. Ends within ``--minutes`` (9).
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGE = (sys.executable, "-m", "benchmarks.gpu_stage")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 # seconds at most
-FACTS, SMALL, TESTS, HOPPER, CASE, SANITIZER = 90, 90, 160, 45, 75, 60
+FACTS, SMALL, TESTS, HOPPER, CASE, TRAINING, SANITIZER = 90, 90, 160, 45, 75, 60, 60
 FIRST = 4  # cases that come before the sanitizers
 
 
@@ -40,7 +40,8 @@ class Record:
     def __init__(self, out: Path, minutes: float) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.end = out, time.monotonic() + 60 * minutes - 10
-        self.data: dict[str, Any] = {"facts": {}, "steps": {}, "cases": [], "notes": []}
+        self.data: dict[str, Any] = {"facts": {}, "steps": {}, "cases": [], "training": []}
+        self.data["notes"] = []
         self.failed = False
 
     def left(self) -> float:
@@ -64,6 +65,8 @@ class Record:
         parts += ["", *(f"- {key}: {value}" for key, value in self.data["steps"].items())]
         if self.data["cases"]:
             parts += ["", *table(self.data["cases"])]
+        if self.data["training"]:
+            parts += ["", *training_table(self.data["training"])]
         parts += ["", *(f"- {note}" for note in self.data["notes"])]
         (self.out / "gpu.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
@@ -92,6 +95,26 @@ def table(cases: Sequence[dict[str, Any]]) -> list[str]:
             f"| {case['case']} | {cell('fused')} | {cell('fused fp32')} | "
             f"{f'{best} {cell(best)}' if best else ''} | {ratio} | {'; '.join(rest)} |"
         )
+    return lines
+
+
+def training_table(steps: Sequence[dict[str, Any]]) -> list[str]:
+    """Milliseconds of a whole training step (peak MiB); the ratio is compiled torch's time."""
+    forms = list(dict.fromkeys(form for step in steps for form in step["milliseconds"]))
+    lines = [
+        f"| training step | {' | '.join(forms)} | compiled / fused | |",
+        f"|---|{'--:|' * len(forms)}--:|---|",
+    ]
+    for step in steps:
+        times, memory = step["milliseconds"], step.get("peak MiB", {})
+        cells = [f"{times[form]:.4g}" if form in times else "" for form in forms]
+        cells = [
+            f"{cell} ({memory[form]:.0f})" if form in memory else cell
+            for form, cell in zip(forms, cells, strict=True)
+        ]
+        ratio = f"{times['compiled'] / times['fused']:.2f}" if "compiled" in times else ""
+        missing = "; ".join(f"{form}: {why}" for form, why in step.get("missing", {}).items())
+        lines.append(f"| {step['case']} | {' | '.join(cells)} | {ratio} | {missing} |")
     return lines
 
 
@@ -153,7 +176,12 @@ def main(argv: Sequence[str]) -> int:
         why = facts["problem"] if facts else ending(status, output, FACTS)
         record.step("device", f"{why}: nothing was checked", good=False)
         return 1
-    names = [n for n in facts.pop("cases") if not options.only or any(p in n for p in options.only)]
+
+    def wanted(names: list[str], prefix: str = "") -> list[str]:
+        only = options.only
+        return [n for n in names if not only or any(part in prefix + n for part in only)]
+
+    names, training = wanted(facts.pop("cases")), wanted(facts.pop("training"), "training ")
     record.data["facts"] = {**facts, "driver": _driver()}
     record.step("device", facts.get("gpu", "found"))
     if not options.skip_tests:
@@ -161,7 +189,10 @@ def main(argv: Sequence[str]) -> int:
         _tests(record)
     for name in names[:FIRST]:
         _case(record, name, options.seconds)
-    _hopper(record)
+    for name in ("chained", "statistics"):
+        _hopper(record, name)
+    for name in training:
+        _training(record, name, options.seconds)
     if not options.skip_tests:
         _sanitize(record)
     for name in names[FIRST:]:
@@ -197,24 +228,25 @@ def _tests(record: Record) -> None:
     record.step("CUDA tests", ending(status, output, limit), good=status == 0)
 
 
-def _hopper(record: Record) -> None:
-    """SSLSPEC_HOPPER=chained against the default; a failure concerns nobody who did not ask."""
-    limit = min(HOPPER, record.left())
-    status, output = run((*STAGE, "hopper"), limit, record.out / "hopper.txt")
+def _hopper(record: Record, name: str) -> None:
+    """SSLSPEC_HOPPER=name against the default; a failure concerns nobody who did not ask."""
+    limit, asked = min(HOPPER, record.left()), f"SSLSPEC_HOPPER={name}"
+    status, output = run((*STAGE, "hopper", name), limit, record.out / f"hopper_{name}.txt")
     found = result_of(output) or {}
-    record.data["SSLSPEC_HOPPER=chained"] = found
+    record.data[asked] = found
     if "skipped" in found:
-        record.step("SSLSPEC_HOPPER=chained", found["skipped"])
+        record.step(asked, found["skipped"])
         return
     for shape, seen in found.get("shapes", {}).items():
         times = seen["ms"]
         record.note(
-            f"SSLSPEC_HOPPER=chained, backward of {shape}: {times['chained']:.3g} ms, portable "
+            f"{asked}, {found['what']} of {shape}: {times[name]:.3g} ms, portable "
             f"{times['portable']:.3g} ms, relative difference {seen['difference']:.1e}"
         )
     agree = status == 0 and found.get("agree", False)
-    outcome = "agrees with the portable kernels" if agree else ending(status, output, limit)
-    record.step("SSLSPEC_HOPPER=chained", outcome)
+    record.step(
+        asked, "agrees with the portable kernels" if agree else ending(status, output, limit)
+    )
 
 
 def _sanitize(record: Record) -> None:
@@ -241,24 +273,38 @@ def _sanitize(record: Record) -> None:
 
 
 def _case(record: Record, name: str, seconds: float) -> None:
-    limit = min(CASE, record.left())
-    if limit < 15:
-        record.note(f"{name}: the time was over")
-        return
-    command = (*STAGE, "case", name, "--seconds", str(seconds))
-    log = record.out / "cases" / f"{name.replace(' ', '_')}.txt"
-    log.parent.mkdir(exist_ok=True)
-    status, output = run(command, limit, log)
-    result = result_of(output)
-    if status != 0:
-        record.note(f"{name}: {ending(status, output, limit)}")
-        record.failed |= result is None
+    result = _measured(record, "case", name, CASE, seconds)
     if result is not None:
         for note in result.pop("notes", []):
             record.note(note)
         record.data["cases"].append(result)
         print(table([result])[-1], flush=True)
     record.write()
+
+
+def _training(record: Record, name: str, seconds: float) -> None:
+    result = _measured(record, "training", name, TRAINING, seconds)
+    if result is not None:
+        record.data["training"].append(result)
+        print("\n".join(training_table([result])), flush=True)
+    record.write()
+
+
+def _measured(record: Record, what: str, name: str, most: float, seconds: float) -> Any:
+    """What a stage found out, as far as it came; None when it found nothing."""
+    limit, title = min(most, record.left()), name if what == "case" else f"{what} {name}"
+    if limit < 15:
+        record.note(f"{title}: the time was over")
+        return None
+    command = (*STAGE, what, name, "--seconds", str(seconds))
+    log = record.out / "cases" / f"{title.replace(' ', '_')}.txt"
+    log.parent.mkdir(exist_ok=True)
+    status, output = run(command, limit, log)
+    result = result_of(output)
+    if status != 0:
+        record.note(f"{title}: {ending(status, output, limit)}")
+        record.failed |= result is None
+    return result
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""One step of ``python -m benchmarks gpu`` in a process of its own: facts, small shapes, the Hopper
-kernel that is off by default, a case.
+"""One step of ``python -m benchmarks gpu`` in a process of its own: facts, small shapes, a Hopper
+kernel that is off by default, a case, a training step.
 
 Prints a line of JSON whenever it knows more than before; the last one counts.
 """
@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from sslspec_fast.bench import machine, memory
 from sslspec_fast.bench.cases import Case, find
 from sslspec_fast.bench.measure import Variant, interleaved
 
-from . import gpu_cases
+from . import gpu_cases, gpu_training
 
 SHAPES = ((1, 8), (7, 16), (65, 128), (130, 257))
 WIDE = (1100, 264)  # reaches the Hopper pass over wide rows
@@ -32,7 +32,7 @@ TOLERANCE = ((torch.float32, 1e-4), (torch.bfloat16, 5e-2))
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_stage")
-    parser.add_argument("what", choices=("facts", "small", "hopper", "case"))
+    parser.add_argument("what", choices=("facts", "small", "hopper", "case", "training"))
     parser.add_argument("name", nargs="?")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--few", action="store_true")
@@ -43,7 +43,10 @@ def main(argv: Sequence[str]) -> int:
     if options.what == "small":
         return small_shapes(FEW if options.few else SHAPES, wide=not options.few)
     if options.what == "hopper":
-        return hopper()
+        return hopper(options.name)
+    if options.what == "training":
+        gpu_training.measure(options.name, options.seconds)
+        return 0
     measure(find(options.name, gpu_cases.all_cases()), options.seconds)
     return 0
 
@@ -58,6 +61,7 @@ def facts() -> dict[str, Any]:
     rates = machine.gemm_rates("cuda", torch.bfloat16)
     found["bf16 GEMM 2048, TFLOP/s"] = f"{max(rates.values()) / 1e3:.0f}"
     found["cases"] = [case.name for case in gpu_cases.all_cases()]
+    found["training"] = list(gpu_training.FAMILIES)
     return found
 
 
@@ -97,65 +101,85 @@ def small_shapes(shapes: Sequence[tuple[int, int]], *, wide: bool) -> int:
     return 1 if bad else 0
 
 
-HOPPER = (  # rows, columns (0: the rows themselves), width, 1 / temperature
-    (300, 0, 128, 2.0), (130, 257, 60, 2.0), (257, 130, 200, 100.0), (1000, 0, 256, 100.0),
-    (32768, 0, 128, 2.0), (32768, 0, 256, 10.0), (16384, 16384, 64, 10.0), (8192, 0, 128, 2.0),
-)  # fmt: skip
+# by pass: what it computes, the largest relative difference, and
+# rows, columns (0: the rows themselves), width, 1 / temperature
+HOPPER: dict[str, tuple[str, float, tuple[tuple[int, int, int, float], ...]]] = {
+    "chained": ("backward", 1e-2, (
+        (300, 0, 128, 2.0), (130, 257, 60, 2.0), (257, 130, 200, 100.0), (1000, 0, 256, 100.0),
+        (32768, 0, 128, 2.0), (32768, 0, 256, 10.0), (16384, 16384, 64, 10.0), (8192, 0, 128, 2.0),
+    )),
+    "statistics": ("forward", 1e-4, (
+        (300, 290, 264, 10.0), (130, 1257, 60, 2.0), (257, 130, 520, 100.0), (1, 1, 8, 2.0),
+        (32768, 32768, 512, 10.0), (16384, 16384, 1024, 10.0), (8192, 8192, 512, 10.0),
+        (32768, 32768, 128, 10.0), (4096, 4096, 512, 10.0),
+    )),
+}  # fmt: skip
 
 
-def hopper() -> int:
-    """The chained backward of SSLSPEC_HOPPER=chained against the portable one: agreement, times."""
-    found: dict[str, Any] = {"agree": True, "shapes": {}}
+def hopper(name: str) -> int:
+    """A pass that SSLSPEC_HOPPER asks for against the portable kernel: agreement, times."""
+    what, tolerance, shapes = HOPPER[name]
+    found: dict[str, Any] = {"what": what, "agree": True, "shapes": {}}
     archs = ",".join(show_config()["cuda_architectures"])
     if torch.cuda.get_device_capability() != (9, 0) or "90a" not in archs:
         found["skipped"] = "needs compute capability 9.0 and a build with 90a"
         print(json.dumps(found), flush=True)
         return 0
-    from sslspec_fast.primitives import pairwise
-
-    for n, m, d, scale in HOPPER:
-        generator = torch.Generator(device="cuda").manual_seed(n)
-
-        def rows(count: int, d: int = d, generator: Any = generator) -> Tensor:
-            x = torch.randn(count, d, device="cuda", generator=generator)
-            return torch.nn.functional.normalize(x, dim=1).bfloat16().requires_grad_()
-
-        a, b = rows(n), rows(m) if m else None
-        ids = torch.arange(n, dtype=torch.int32, device="cuda") % max(1, n // 2)
-        c = torch.tensor(scale, device="cuda")
-        if b is None:
-            row, leaves = pairwise.lse_self(a, c, ids), [a]
-            outputs = row.sum()
-        else:
-            row, col = pairwise.lse(a, b, c, skip_self=True, cols=True)
-            outputs, leaves = row.sum() + 0.5 * col.sum(), [a, b]
-
-        def backward(outputs: Tensor = outputs, leaves: Any = leaves) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(outputs, leaves, retain_graph=True)
-
-        times, grads = {}, {}
-        for name in ("portable", "chained"):
-            os.environ["SSLSPEC_HOPPER"] = name
-            grads[name] = backward()
+    for n, m, d, scale in shapes:
+        run = hopper_case(what, n, m, d, scale)
+        times, results = {}, {}
+        for form in ("portable", name):
+            os.environ["SSLSPEC_HOPPER"] = form
+            results[form] = run()
             torch.cuda.synchronize()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             for _ in range(5):
-                backward()
+                run()
             end.record()
             torch.cuda.synchronize()
-            times[name] = start.elapsed_time(end) / 5
+            times[form] = start.elapsed_time(end) / 5
         error = max(
             float((x.float() - y.float()).norm() / y.float().norm().clamp_min(1e-30))
-            for x, y in zip(grads["chained"], grads["portable"], strict=True)
+            for x, y in zip(results[name], results["portable"], strict=True)
         )
         key = f"{n}x{m or n}x{d}"
         found["shapes"][key] = {"ms": times, "difference": error}
-        found["agree"] &= error <= 1e-2
+        found["agree"] &= error <= tolerance
         found["seen"] = f"{key}: difference {error:.1e}, portable {times['portable']:.3g} ms"
-        found["seen"] += f", Hopper {times['chained']:.3g} ms"
+        found["seen"] += f", Hopper {times[name]:.3g} ms"
         print(json.dumps(found), flush=True)
     return 0 if found["agree"] else 1
+
+
+def hopper_case(
+    what: str, n: int, m: int, d: int, scale: float
+) -> Callable[[], tuple[Tensor, ...]]:
+    """Statistics of random unit rows (forward), or the gradients of their sum (backward)."""
+    from sslspec_fast.primitives import pairwise
+
+    generator = torch.Generator(device="cuda").manual_seed(n)
+
+    def rows(count: int) -> Tensor:
+        x = torch.randn(count, d, device="cuda", generator=generator)
+        return torch.nn.functional.normalize(x, dim=1).bfloat16().requires_grad_()
+
+    a, b = rows(n), rows(m) if m else None
+    ids = torch.arange(n, dtype=torch.int32, device="cuda") % max(1, n // 2)
+    others = None if m > 2000 else torch.arange(1, m + 1, dtype=torch.int32, device="cuda")
+    c = torch.tensor(scale, device="cuda")
+
+    def forward() -> tuple[Tensor, ...]:
+        if b is None:
+            return (pairwise.lse_self(a, c, ids),)
+        own = None if others is None else ids  # masks nearly everywhere in the small cases
+        return pairwise.lse(a, b, c, ids_a=own, ids_b=others, skip_self=n > 1, cols=True)
+
+    if what == "forward":
+        return torch.no_grad()(forward)
+    row, *col = forward()
+    outputs, leaves = row.sum() + 0.5 * sum(x.sum() for x in col), [a] if b is None else [a, b]
+    return lambda: torch.autograd.grad(outputs, leaves, retain_graph=True)
 
 
 def measure(case: Case, seconds: float) -> None:

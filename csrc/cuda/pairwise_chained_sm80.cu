@@ -1,9 +1,6 @@
 // The chained backward kernel and its launcher; pairwise_chained.cuh describes the tiling.
 #include "cuda/pairwise_chained.cuh"
 
-#include <cstdlib>
-#include <cstring>
-
 #include "cuda/pairwise_sm90a.h"
 
 namespace sslspec::cuda {
@@ -175,11 +172,9 @@ size_t shared_bytes(int64_t d) {
 }
 
 #ifdef SSLSPEC_WITH_SM90A
-// Not the default before a GPU has verified it (docs/kernels.md): SSLSPEC_HOPPER=chained asks for it.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b) {
-  const char* asked = std::getenv("SSLSPEC_HOPPER");
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return asked != nullptr && std::strcmp(asked, "chained") == 0 && capability_major() == 9 && p.x.dtype == DType::bf16 &&
+  return hopper_asked("chained") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
          b.bias == nullptr && p.scale_col == 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
          p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }

@@ -1,4 +1,4 @@
-// The chained backward on Hopper, off unless SSLSPEC_HOPPER=chained asks for it: written from the manuals, compiled, and
+// The chained backward on Hopper, off unless SSLSPEC_HOPPER asks for it: written from the manuals, compiled, and
 // not yet run on a GPU. The mathematics is that of pairwise_chained.cuh for bfloat16 rows, the softmax part and a scale
 // that is a scalar or belongs to the rows.
 //

@@ -79,7 +79,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
   BlockBound *a_bounds, *b_bounds;
   Partial *a_parts, *b_parts;
   Weight *a_weights, *b_weights;
-  float *a_split, *b_split, *vectors;
+  float *a_split, *b_split, *vectors, *tile_sums;
   int64_t size = 0;
 
   Buffers(float* base, int64_t n, int64_t m, int64_t d, bool symmetric, bool columns, int pass) {
@@ -90,11 +90,13 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
     };
     a_bounds = reinterpret_cast<BlockBound*>(take((n + 127) / 128 * 4));
     b_bounds = symmetric ? a_bounds : reinterpret_cast<BlockBound*>(take((m + 127) / 128 * 4));
-    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = vectors = nullptr;
+    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = vectors = tile_sums = nullptr;
     if (pass == kForward) {
       const PairwiseGrid grid(n, m);
       a_parts = reinterpret_cast<Partial*>(take(2 * grid.y_supers * n));
       if (columns) b_parts = reinterpret_cast<Partial*>(take(2 * grid.x_supers * m));
+      const int64_t sums = symmetric ? 0 : pairwise_tile_sums_size(n, m, columns);
+      if (sums > 0) tile_sums = take(sums);
       return;
     }
     a_weights = reinterpret_cast<Weight*>(take(2 * n));
@@ -166,7 +168,7 @@ void pairwise_op_forward(TensorView a, TensorView b, TensorView scale, TensorVie
   const Buffers w = buffers(in, workspace, col.present(), kForward);
   const PairwiseGrid grid(in.n(), in.m());
   pairwise_bounds(p, w.a_bounds, w.b_bounds);
-  pairwise_statistics(p, bias.as<float>(), w.a_bounds, w.b_bounds, w.a_parts, w.b_parts);
+  pairwise_statistics(p, bias.as<float>(), w.a_bounds, w.b_bounds, w.a_parts, w.b_parts, w.tile_sums);
   pairwise_finish(w.a_parts, grid.y_supers, in.n(), !bias.present(), row.as<float>(), a.device, stream);
   if (col.present()) pairwise_finish(w.b_parts, grid.x_supers, in.m(), true, col.as<float>(), a.device, stream);
 }
@@ -225,17 +227,20 @@ void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorVie
   check_statistics(in, row_lse, col_lse, grad_row, grad_col);
   SSLSPEC_CHECK(a.dtype != DType::f64, kOp, ": float64 has the chained backward only");
   SSLSPEC_CHECK(weights.ndim == 2, kOp, ": weights must be a matrix, got ", shape_text(weights));
-  const int64_t rows = weights.shape[0];
+  const int pieces = a.dtype == DType::f32 && weights.dtype == DType::bf16 ? kWeightPieces : 1;
+  SSLSPEC_CHECK(weights.shape[0] % pieces == 0, kOp, ": weights in ", pieces, " pieces need as many times the rows, got ",
+                shape_text(weights));
+  const int64_t rows = weights.shape[0] / pieces;
   SSLSPEC_CHECK(row0 >= 0 && row0 % 128 == 0 && row0 + rows <= in.n(), kOp, ": rows ", row0, " to ", row0 + rows,
                 " must start at a multiple of 128 and stay below ", in.n());
   SSLSPEC_CHECK(rows % 128 == 0 || row0 + rows == in.n(), kOp, ": a chunk of ", rows, " rows must be a multiple of 128 or the last");
-  check_matrix(kOp, "weights", weights, rows, in.m(), a.dtype, a.device);
+  check_matrix(kOp, "weights", weights, pieces * rows, in.m(), pieces == 1 ? a.dtype : DType::bf16, a.device);
   const Buffers w = buffers(in, workspace, col_lse.present(), kMatrix);
   const PairwiseProblem p = in.problem();
   if (row0 == 0) prepare_weights(in, p, w, row_lse, col_lse, grad_row, grad_col);
   PairwiseBackward back{};
   back.x_weights = w.a_weights, back.y_weights = w.b_weights, back.bias = bias.as<float>(), back.vectors = w.vectors;
-  pairwise_weights(p, w.a_bounds, w.b_bounds, back, row0, rows, weights.data, weights.stride[0]);
+  pairwise_weights(p, w.a_bounds, w.b_bounds, back, row0, rows, weights.data, weights.stride[0], pieces);
 }
 
 }  // namespace sslspec::cuda

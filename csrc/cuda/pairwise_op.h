@@ -29,7 +29,8 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
                           TensorView row_total,  // [n] out or absent: sum_j W_ij (sigmoid)
                           TensorView workspace, bool fast, int64_t stream);
 
-// Rows row0 .. of W as a matrix [rows, m]; row0 == 0 prepares the workspace for the chunks that follow.
+// Rows row0 .. of W as a matrix [rows, m] of the type of the rows, or for float32 rows as three bfloat16 matrices one
+// below the other, [3 rows, m], whose sum is W; row0 == 0 prepares the workspace for the chunks that follow.
 void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
                          TensorView skip_indptr, TensorView skip_indices, bool skip_self,
                          TensorView row_lse, TensorView col_lse, TensorView grad_row, TensorView grad_col, int64_t row0,

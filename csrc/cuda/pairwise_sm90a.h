@@ -1,6 +1,8 @@
-// Hopper paths of the backward pass (pairwise_*_sm90a.cu, built where CUTLASS headers are found).
+// Hopper paths (pairwise_*_sm90a.cu, built where CUTLASS headers are found).
 #pragma once
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 
 #include "cuda/pairwise.h"
 
@@ -21,6 +23,24 @@ struct HopperWeights {
 };
 
 void pairwise_weights_sm90a(const HopperWeights& p);
+
+// Not the default before a GPU has verified them (docs/kernels.md): SSLSPEC_HOPPER names the pass, or "all".
+inline bool hopper_asked(const char* pass) {
+  const char* asked = std::getenv("SSLSPEC_HOPPER");
+  return asked != nullptr && (std::strcmp(asked, pass) == 0 || std::strcmp(asked, "all") == 0);
+}
+
+// Statistics of bfloat16 rows at a narrow range of the logits (nothing is written at a wide one), softmax, rectangular,
+// no scale by column: sums of 2^(s log2(e) - narrow_shift) over tiles of 128 x 128, of rows row0 .. row0 + rows.
+struct HopperStatistics {
+  int64_t row0;        // a multiple of 128
+  int rows;            // a multiple of 128, or as far as the last row
+  float* row_sums;     // [tiles of y, rows]
+  float* column_sums;  // [tiles of these rows, m], or null
+};
+
+void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                               const HopperStatistics& out);
 
 // The chained backward of bfloat16 rows, d <= 256, softmax, no scale by column; fields as in PairwiseBackward.
 struct HopperChained {

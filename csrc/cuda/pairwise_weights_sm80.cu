@@ -3,17 +3,23 @@
 //
 // Tiling: one block of 256 threads per kSpan tiles of 128 x 128 in a row of tiles; the products come from TilePipe, the
 // exponentials are taken in the accumulator registers and stored from there.
-// Memory traffic: one write of W, the operands from L2. Precision policy: fp32 until W is rounded.
+// Memory traffic: one write of W, the operands from L2. Precision policy: fp32 until W is rounded, or until it is split
+// into three bfloat16 pieces, W = W1 + W2 + W3: 8 bits each make the 24 of fp32, and library products of the pieces
+// (primitives/_matmul.py) have its accuracy. bfloat16 has the exponents of fp32, but its subnormal numbers end at 2^-133:
+// weights below 2^-110 keep fewer than 24 bits.
+#include <type_traits>
+
 #include "cuda/pairwise.cuh"
 #include "cuda/pairwise_sm90a.h"
 
 namespace sslspec::cuda {
 namespace {
 
-template <typename MathMode>
+template <typename MathMode, int kPieceCount>
 struct WeightsTraits {
   using Math = MathMode;
-  using Elem = typename Math::Elem;
+  static constexpr int kPieces = kPieceCount;
+  using Elem = std::conditional_t<kPieces == 1, typename Math::Elem, __nv_bfloat16>;
   static constexpr int kSpan = 8;
   static constexpr int kBlocks = sizeof(typename Math::Operand4) > 16 ? 1 : 2;
 };
@@ -28,8 +34,8 @@ struct WeightsShared {
 struct WeightsOut {
   const Weight *x_weights, *y_weights;
   const float* bias;
-  void* data;       // [rows, m]
-  int64_t pitch, row0;
+  void* data;       // [rows, m] per piece
+  int64_t pitch, piece_step, row0;
   bool resident;  // TilePipe::keeps_x
 };
 
@@ -48,6 +54,16 @@ __device__ __forceinline__ void store_pair(float* at, float a, float b, bool bot
   }
   at[0] = a;
   if (both) at[1] = b;
+}
+
+template <typename Traits>
+__device__ __forceinline__ void store_pieces(typename Traits::Elem* at, int64_t step, float a, float b, bool both, bool aligned) {
+  store_pair(at, a, b, both, aligned);
+#pragma unroll
+  for (int piece = 1; piece < Traits::kPieces; ++piece) {
+    a -= __bfloat162float(__float2bfloat16(a)), b -= __bfloat162float(__float2bfloat16(b));  // exact
+    store_pair(at + piece * step, a, b, both, aligned);
+  }
 }
 
 template <typename Traits>
@@ -114,7 +130,8 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
             value[e] = word >> c % 32 & 1 ? 0.0f : w * factor;
           }
           const int64_t j = j0 + TilePipe::column_of(n, 0);
-          if (i < p.x.count && j < p.y.count) store_pair(line + j, value[0], value[1], j + 1 < p.y.count, aligned);
+          if (i < p.x.count && j < p.y.count)
+            store_pieces<Traits>(line + j, out.piece_step, value[0], value[1], j + 1 < p.y.count, aligned);
         }
       }
   });
@@ -148,9 +165,9 @@ __global__ void __launch_bounds__(TileTraits::kThreads) clear_kernel(const __gri
   }
 }
 
-template <typename Math>
+template <typename Math, int kPieces>
 void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOut& out, int64_t rows) {
-  using Traits = WeightsTraits<Math>;
+  using Traits = WeightsTraits<Math, kPieces>;
   const int64_t strips = ceil_div(ceil_div(pairs.y.count, TileTraits::kRows), Traits::kSpan);
   launch("pairwise_weights", matrix_kernel<Traits>,
          dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))), TileTraits::kThreads,
@@ -189,20 +206,20 @@ void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBa
 }  // namespace
 
 void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                      const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights, int64_t pitch) {
+                      const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights, int64_t pitch, int pieces) {
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
 #ifdef SSLSPEC_WITH_SM90A
   if (select_sm90a(p, b, pitch)) return launch_sm90a(p, pairs, b, row0, rows, weights, pitch);
 #endif
   const bool resident = TilePipe::keeps_x(pairs.x.bytes, sizeof(WeightsShared), shared_limit());
-  const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, row0, resident};
-  if (p.x.dtype == DType::bf16)
-    launch_matrix<Bf16>(p, pairs, out, rows);
-  else if (p.precision == Precision::fast)
-    launch_matrix<Tf32>(p, pairs, out, rows);
-  else
-    launch_matrix<Tf32x3>(p, pairs, out, rows);
+  const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, rows * pitch, row0, resident};
+  const bool fast = p.precision == Precision::fast;
+  const auto run = p.x.dtype == DType::bf16 ? launch_matrix<Bf16, 1>
+                   : pieces == 1            ? (fast ? launch_matrix<Tf32, 1> : launch_matrix<Tf32x3, 1>)
+                   : fast                   ? launch_matrix<Tf32, kWeightPieces>
+                                            : launch_matrix<Tf32x3, kWeightPieces>;
+  run(p, pairs, out, rows);
 }
 
 }  // namespace sslspec::cuda

@@ -7,7 +7,7 @@ sample is one forward and backward; the table shows the median with the 20th and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,27 +42,43 @@ def interleaved(
     most: int = 100,
     least: int = 5,
 ) -> dict[str, Timing]:
-    """Time every variant by turns for about ``seconds`` in all, ``least`` to ``most`` samples each.
+    """Time forward + backward of every variant, by turns."""
 
-    One untimed call of each comes first. A slow variant stops at its share of the time (but not
+    def call(variant: Variant) -> Callable[[], object]:
+        return lambda: forward_backward(variant, leaves)
+
+    calls = {name: call(variant) for name, variant in variants.items()}
+    return by_turns(calls, leaves[0].device.type, seconds=seconds, most=most, least=least)
+
+
+def by_turns(
+    calls: Mapping[str, Callable[[], object]],
+    device: str,
+    *,
+    seconds: float,
+    most: int = 100,
+    least: int = 5,
+) -> dict[str, Timing]:
+    """Time every call by turns for about ``seconds`` in all, ``least`` to ``most`` samples each.
+
+    One untimed call of each comes first. A slow one stops at its share of the time (but not
     before ``least`` samples), a fast one goes on to ``most``.
     """
-    device = leaves[0].device.type
-    for variant in variants.values():
-        forward_backward(variant, leaves)
-    samples: dict[str, list[float]] = {name: [] for name in variants}
-    share = seconds / len(variants)
+    for call in calls.values():
+        call()
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    share = seconds / len(calls)
     running = True
     while running:
         running = False
-        for name, variant in variants.items():
+        for name, call in calls.items():
             taken = samples[name]
             if len(taken) >= most or (len(taken) >= least and sum(taken) >= share):
                 continue
             running = True
             synchronize(device)
             start = time.perf_counter()
-            forward_backward(variant, leaves)
+            call()
             synchronize(device)
             taken.append(time.perf_counter() - start)
     return {name: _timing(taken) for name, taken in samples.items()}

@@ -7,8 +7,8 @@ exponents that the weights need. float32 rows follow ``torch.get_float32_matmul_
 plain kernel that exists for checking. Statistics are float32 (float64).
 
 Backward. Up to 256 columns one kernel chains both products. Beyond, a chunk of the weight matrix is
-written once, in the type of the rows, to a workspace of at most 256 MiB, and the library's GEMM
-does the products.
+written once to a workspace of at most 256 MiB, in the type of the rows or split into bfloat16
+pieces, and the library's GEMM does the products (_matmul.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._seam import _C, CODE, Descriptor, stream, unit_stride, view
-from ._matmul import mm_float32
+from ._matmul import products_with
 
 __all__ = ["backward", "forward", "gradients", "statistics_dtype"]
 
@@ -220,10 +220,11 @@ def _chunked(
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     a = p.a
     right = a if p.b is None else p.b
-    rows = min(
-        p.n, _WEIGHT_ROWS, max(128, _WEIGHT_BYTES // max(1, p.m * a.element_size()) // 128 * 128)
-    )
-    weights = a.new_empty(rows, -(-p.m // 8) * 8)[:, : p.m]  # rows at multiples of 16 bytes
+    products = products_with(right)
+    fitting = _WEIGHT_BYTES // max(1, products.row_bytes) // 128 * 128
+    rows, pieces = min(p.n, _WEIGHT_ROWS, max(128, fitting)), products.pieces
+    pitch = -(-p.m // 8) * 8  # rows at multiples of 16 bytes
+    weights = a.new_empty(pieces * rows, pitch, dtype=products.dtype)[:, : p.m]
     work = p.workspace(col is not None, _MATRIX)
     grad_a = a.new_empty(a.shape, dtype=grad_dtype)
     row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
@@ -231,7 +232,7 @@ def _chunked(
     with torch.autocast(a.device.type, enabled=False):
         for start in range(0, p.n, max(rows, 1)):
             chunk = slice(start, min(start + rows, p.n))
-            w, left = weights[: chunk.stop - start], a[chunk]
+            w, left = weights[: pieces * (chunk.stop - start)], a[chunk]
             _C.cuda_pairwise_weights(
                 *p.views(),
                 view(row),
@@ -244,16 +245,16 @@ def _chunked(
                 p.fast,
                 stream(a),
             )
-            wide = mm_float32(w, right).to(p.kind)
+            wide = products.times(w).to(p.kind)
             torch.sum(left * wide, 1, out=row_dot[chunk])
             scale = p.scale[chunk, None] if p.scale.ndim == 1 else p.scale
             grad_a[chunk] = wide.mul_(scale)
             if p.bias is not None:
-                torch.sum(w, 1, dtype=p.kind, out=row_total[chunk])
+                row_total[chunk] = products.row_sums(w, p.kind)
             if p.b is not None:
                 if p.scale.ndim == 1:
                     left = (left.to(p.kind) * scale).to(a.dtype)
-                part = mm_float32(w.T, left).to(p.kind)
+                part = products.transposed_times(w, left).to(p.kind)
                 # chunks add up in float32, in the order of the rows
                 grad_b = part if grad_b is None else grad_b.add_(part)
     if p.b is not None:

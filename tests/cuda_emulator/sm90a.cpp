@@ -1,11 +1,13 @@
-// Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu the same numbers without CUTLASS; the chained kernel of Hopper
-// is not emulated, and only asked for by an environment variable.
+// Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu the same numbers without CUTLASS, for
+// pairwise_statistics_sm90a.cu its main loop; the chained kernel of Hopper is not emulated, and only asked for by an
+// environment variable.
 #include <cuda_bf16.h>
 
 #include <cmath>
+#include <vector>
 
 #include "common/check.h"
-#include "cuda/pairwise_sm90a.h"
+#include "cuda/pairwise_tile_sums.cuh"
 
 namespace sslspec::cuda {
 
@@ -19,6 +21,36 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
       if (p.y_factor != nullptr) w += p.y_factor[j] * std::exp2(dot * p.c[i] - p.y_shift[j]);
       static_cast<__nv_bfloat16*>(p.out)[i * p.pitch + j] = __float2bfloat16(static_cast<float>(w));
     }
+}
+
+// The epilogue is the real one; the products are made in the layout of wgmma's accumulator, m64n128, by rows of 64.
+void statistics_stand_in(const Pairs p, const HopperStatistics out) {
+  auto& s = *reinterpret_cast<TileSumsShared*>(dynamic_shared());
+  const float limit = logit_limit<TileSumsTraits::kWarps>(p, s.slots);
+  if (!is_narrow(limit)) return;
+  if (threadIdx.x == 0) s.limit = limit;
+  __syncthreads();
+  const int thread = threadIdx.x, lane = thread % 32;
+  std::vector<float> products(128);
+  for (int at = 0; at < 128; ++at) {
+    const int64_t i = blockIdx.x * 128 + at / 64 * 64 + thread / 32 * 16 + lane / 4 + at / 2 % 2 * 8;
+    const int64_t j = blockIdx.y * 128 + at % 64 / 4 * 8 + lane % 4 * 2 + at % 2;
+    if (i >= out.rows || j >= p.y.count) continue;  // TMA fills with zeros
+    const auto* left = reinterpret_cast<const __nv_bfloat16*>(p.x.data + (out.row0 + i) * p.x.pitch);
+    const auto* right = reinterpret_cast<const __nv_bfloat16*>(p.y.data + j * p.y.pitch);
+    double dot = 0;
+    for (int k = 0; k < p.x.bytes / 2; ++k) dot += double(__bfloat162float(left[k])) * __bfloat162float(right[k]);
+    products[at] = static_cast<float>(dot);
+  }
+  store_tile_sums(p, out, blockIdx.x, blockIdx.y, [&](int at) { return products[at]; }, s, thread, [] { __syncthreads(); });
+}
+
+void pairwise_statistics_sm90a(const PairwiseProblem& problem, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                               const HopperStatistics& out) {
+  const Pairs p = pairs_of(problem, x_bounds, y_bounds);
+  const auto blocks = [](int64_t n) { return static_cast<unsigned>(ceil_div(n, TileSumsTraits::kTile)); };
+  const dim3 grid((blocks(out.rows) + 1) / 2 * 2, blocks(p.y.count));  // clusters of two
+  launch("statistics", statistics_stand_in, grid, TileSumsTraits::kThreads, sizeof(TileSumsShared), 0, p, out);
 }
 
 void pairwise_chained_sm90a(const PairwiseProblem&, const BlockBound*, const BlockBound*, const HopperChained&) {

@@ -227,6 +227,72 @@ def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
     case(pairs, 1100, 0, 264, BF16, 0.1, symmetric=True, skip_self=True, ids=True)
 
 
+@pytest.mark.parametrize("tau", [0.1, 0.01])  # narrow: the Hopper pass; wide: the portable one
+@pytest.mark.parametrize(
+    ("n", "m", "d", "options"),
+    [
+        (300, 290, 24, {"cols": True, "ids": True, "skip": True, "skip_self": True}),
+        (1100, 150, 24, {"cols": True, "skip_self": True}),  # chunks end inside the slots
+        (150, 900, 264, {"row_scale": True}),
+        (1, 1, 8, {"cols": True}),
+    ],
+)
+def test_hopper_statistics(
+    pairs: ModuleType, monkeypatch: Any, n: int, m: int, d: int, options: Any, tau: float
+) -> None:
+    # the main loop of the GEMM has a stand-in here; everything around it is the real thing
+    monkeypatch.setenv("SSLSPEC_HOPPER", "statistics")
+    case(pairs, n, m, d, BF16, tau, **options)
+
+
+@pytest.fixture
+def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""
+    monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
+    monkeypatch.setattr(_pairwise_cuda, "products_with", _matmul.Split)
+    monkeypatch.setattr(_pairwise_cuda, "_WEIGHT_BYTES", 0)  # chunks of 128 rows
+    monkeypatch.setattr(_matmul, "_BLOCK", 64)
+
+
+@pytest.mark.parametrize("dtype", [F16, F32])
+@pytest.mark.parametrize(("n", "m", "d", "tau", "options"), WIDE)
+def test_wide_rows_by_split_products(
+    pairs: ModuleType,
+    split_products: None,
+    n: int,
+    m: int,
+    d: int,
+    tau: float,
+    options: Any,
+    dtype: Any,
+) -> None:
+    case(pairs, n, m, d, dtype, tau, **options)
+
+
+@pytest.mark.parametrize("seed", [1.0, 1e-30])
+@pytest.mark.parametrize("tau", [0.5, 0.1, 0.02])
+def test_split_products_lose_no_digits(
+    pairs: ModuleType, split_products: None, tau: float, seed: float
+) -> None:
+    torch.manual_seed(0)
+    n, m, d = 200, 330, 264
+    a, b, scale = unit(n, d, F32), unit(m, d, F32), torch.tensor(1 / tau)
+    seeds = seed * torch.randn(n), seed * torch.randn(m)
+
+    def plain(dtype: torch.dtype) -> tuple[Tensor, ...]:
+        left, right = a.to(dtype).requires_grad_(), b.to(dtype).requires_grad_()
+        logits = left @ right.T * scale.to(dtype)
+        outputs = logits.logsumexp(1), logits.logsumexp(0)
+        return torch.autograd.grad(outputs, (left, right), [s.to(dtype) for s in seeds])
+
+    none = (None, None)
+    row, col = pairs.forward(a, b, scale, None, none, none, False, True)
+    ours = pairs.backward(a, b, scale, None, none, none, False, row, col, *seeds)[:2]
+    for got, torchs, exact in zip(ours, plain(F32), plain(F64), strict=True):
+        errors = [float((g.double() - exact).norm()) for g in (got, torchs)]
+        assert errors[0] <= 2 * errors[1]
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 @pytest.mark.parametrize("b", [1, 3, 8, 36, 130])
