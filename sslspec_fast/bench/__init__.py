@@ -16,7 +16,7 @@ import torch
 
 from . import accuracy, machine, memory, report
 from .cases import Case
-from .measure import Timing, interleaved
+from .measure import Timing, flushed_subnormals, interleaved
 
 __all__ = ["main", "measure_case", "run"]
 
@@ -52,16 +52,17 @@ def main(argv: Sequence[str] | None = None, *, peers: str = "sslspec_fast.bench.
     if options.list:
         print("\n".join(f"{case.name}: {', '.join(case.variants)}" for case in cases))
         return 0
-    run(
-        cases,
-        options.out,
-        registry=f"{peers}:{listing}",
-        seconds=0.5 if options.smoke else options.seconds,
-        with_memory=not options.no_memory,
-        with_compile=not (options.no_compile or options.smoke),
-        with_accuracy=not options.no_accuracy,
-        device=options.device,
-    )
+    with flushed_subnormals():
+        run(
+            cases,
+            options.out,
+            registry=f"{peers}:{listing}",
+            seconds=0.5 if options.smoke else options.seconds,
+            with_memory=not options.no_memory,
+            with_compile=not (options.no_compile or options.smoke),
+            with_accuracy=not options.no_accuracy,
+            device=options.device,
+        )
     return 0
 
 
