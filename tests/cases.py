@@ -76,6 +76,22 @@ def labels_of(n: int) -> Tensor:
     return y
 
 
+def graphs(n: int) -> dict[str, PairGraph]:
+    """One graph of every kind on n rows, n a multiple of 4."""
+    views, labels, edges = PairGraph.from_views(n // 2), labels_of(n), weighted_graph(n)
+    return {
+        "views": views,
+        "four views": PairGraph.from_views(n // 4, 4),
+        "scaled views": 3.0 * views,
+        "labels": PairGraph.from_labels(labels),
+        "loops": PairGraph.from_labels(labels, weight="class_size", self_loops=True),
+        "edges": edges,
+        "directed": directed_graph(n),
+        "sum": views + 0.5 * PairGraph.from_labels(labels),
+        "sum with edges": views + 0.5 * edges,
+    }
+
+
 @dataclass(frozen=True)
 class LossCase:
     """A loss as a function of differentiable fp64 tensors, for the tests that every loss passes."""

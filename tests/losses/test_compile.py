@@ -6,7 +6,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast import PairGraph
 
-from ..cases import CASES, directed_graph, labels_of, pair_rows, unit, weighted_graph
+from ..cases import CASES, graphs, pair_rows, unit
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -50,19 +50,6 @@ def test_learnable_temperature_and_scale():
 def test_softmax_options(keywords):
     a, b = (x.requires_grad_() for x in pair_rows(8, 4))
     assert_same_compiled(lambda a, b: F.nt_xent(a, b, reduction="none", **keywords), a, b)
-
-
-def graphs(n):
-    y = labels_of(n)
-    return {
-        "views": PairGraph.from_views(n // 2),
-        "four views": PairGraph.from_views(n // 4, 4),
-        "labels": PairGraph.from_labels(y),
-        "loops": PairGraph.from_labels(y, weight="class_size", self_loops=True),
-        "edges": weighted_graph(n),
-        "directed": directed_graph(n),
-        "sum": PairGraph.from_views(n // 2) + 0.5 * weighted_graph(n),
-    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 
-from ..cases import directed_graph, labels_of, pair_rows, unit, weighted_graph
+from ..cases import graphs, pair_rows, unit, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
 
@@ -26,20 +26,6 @@ def paper(z, graph, temperature, keep=None):
     keep = ~own if keep is None else keep
     logp = s - s.masked_fill(~keep, -math.inf).logsumexp(1, keepdim=True)
     return -(g * logp).sum(1)
-
-
-def graphs(n):
-    y = labels_of(n)
-    return {
-        "views": PairGraph.from_views(n // 2),
-        "four views": PairGraph.from_views(n // 4, 4),
-        "labels": PairGraph.from_labels(y),
-        "loops": PairGraph.from_labels(y, weight="class_size", self_loops=True),
-        "edges": weighted_graph(n),
-        "directed": directed_graph(n),
-        "sum": PairGraph.from_views(n // 2) + 0.5 * PairGraph.from_labels(y),
-        "scaled views": 3.0 * PairGraph.from_views(n // 2),
-    }
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
