@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .._seam import _C, threads, unit_stride, view
 
-__all__ = ["combine_into", "gram"]
+__all__ = ["combine", "combine_into", "gram"]
 
 
 def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor:
@@ -53,3 +53,9 @@ def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) 
     blocks = [view(unit_stride(v)) for v, _ in terms]
     _C.basis_combine(view(out), blocks, [view(c.contiguous()) for c in small], beta, threads())
     return out
+
+
+def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
+    """The sum of V C over terms (V, C) as a new matrix, see `combine_into`."""
+    v, c = terms[0]
+    return combine_into(v.new_empty(v.shape[0], c.shape[1]), *terms)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine_into, gram
+from sslspec_fast.primitives.basis import combine, combine_into, gram
 
 __all__ = [
     "Basis",
@@ -80,9 +80,8 @@ def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
         return combine_into(t, (t, torch.linalg.inv(factor).T / norms[:, None])), 1.0 / pivot
     values, vectors = torch.linalg.eigh(scaled)
     keep = values > (1e-14 if t.dtype == torch.float64 else 1e-11) * values[-1]
-    combine = (vectors[:, keep] / values[keep].sqrt()) / norms[:, None]
-    out = t.new_empty(t.shape[0], combine.shape[1])
-    return combine_into(out, (t, combine)), float((values[-1] / values[keep][0]).sqrt())
+    inverse = (vectors[:, keep] / values[keep].sqrt()) / norms[:, None]
+    return combine((t, inverse)), float((values[-1] / values[keep][0]).sqrt())
 
 
 def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) -> Tensor:
@@ -179,13 +178,11 @@ class Basis:
 
     def vectors(self, coefficients: Tensor) -> Tensor:
         """V C, (n, m)."""
-        out = self.v.new_empty(self.v.shape[0], coefficients.shape[1])
-        return combine_into(out, (self.v, coefficients))
+        return combine((self.v, coefficients))
 
     def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """A X - X diag(values) for X = V C."""
-        r = self.v.new_empty(self.v.shape[0], coefficients.shape[1])
-        return combine_into(r, (self.av, coefficients), (self.v, -coefficients * values))
+        return combine((self.av, coefficients), (self.v, -coefficients * values))
 
     def rotate(self, coefficients: Tensor) -> None:
         """V <- V C with orthonormal C (j, m), and everything that follows from it."""

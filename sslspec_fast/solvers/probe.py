@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine_into, gram
+from sslspec_fast.primitives.basis import combine, combine_into, gram
 from sslspec_fast.solvers._basis import Project, orthonormalize, random_block
 from sslspec_fast.solvers.davidson import Task
 
-__all__ = ["Probe", "probe"]
+__all__ = ["FILLED_ROWS", "Probe", "probe"]
 
 _STEPS, _BLOCK = 8, 4
 _CLEAN = 2  # steps between projections
@@ -24,6 +24,8 @@ _CLEAN = 2  # steps between projections
 # block sees as many directions as are wanted, and its Ritz vectors are worth keeping.
 _LINE = 16
 _KEPT_BYTES = 1 << 30
+# Entries per row from which a factorisation fills in; grids and trees have fewer.
+FILLED_ROWS = 8
 
 
 @dataclass
@@ -45,9 +47,8 @@ class Probe:
         """(n, width) the first Ritz vectors, or None when the basis was not kept."""
         if not self.basis or self.coefficients is None or width > len(self.values):
             return None
-        out = self.basis[0].new_empty(self.basis[0].shape[0], width)
         parts = self.coefficients[:, :width].split([block.shape[1] for block in self.basis])
-        return combine_into(out, *zip(self.basis, parts, strict=True))
+        return combine(*zip(self.basis, parts, strict=True))
 
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
@@ -103,7 +104,7 @@ def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
     wide = _LINE * -(-(task.k + 1) // _LINE)
     nnz = op.nnz()
     # grids and trees (few entries a row) end in a factorisation or a long filter: look briefly
-    keep = keep and (nnz is None or nnz >= 8 * n)
+    keep = keep and (nnz is None or nnz >= FILLED_ROWS * n)
     keep = keep and n * wide * (_STEPS + 1) * dtype.itemsize <= _KEPT_BYTES
     b = wide if keep else min(_BLOCK, max(task.free // 2, 1))
     x = random_block(n, b, task.seed + 1, dtype, op.device)

@@ -17,7 +17,7 @@ from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers.chebyshev import growth_rate
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.polynomial import product_cost
-from sslspec_fast.solvers.probe import Probe
+from sslspec_fast.solvers.probe import FILLED_ROWS, Probe
 from sslspec_fast.solvers.shift_invert import structure
 
 __all__ = ["choose", "dense_pays"]
@@ -51,7 +51,7 @@ def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str,
     if last is not None:
         rate = growth_rate(last, found.lo, cut)
         # rows of many entries fill in: a factorisation of theirs pays for long filters only
-        if rate > (0.15 if (op.nnz() or 0) < 8 * n else 0.05):
+        if rate > (0.15 if (op.nnz() or 0) < FILLED_ROWS * n else 0.05):
             return "chebyshev", f"well separated top, {rate:.2f} digits (base e) per degree", 0
     if op.device.type != "cpu" or op.nnz() is None:
         return "chebyshev", "no entries to factorise on the host", 0
