@@ -20,6 +20,7 @@
 #include <cutlass/gemm/device/gemm_universal_adapter.h>
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
+#include "cuda/cutlass_launch.cuh"
 #include "cuda/pairwise_tile_sums.cuh"
 
 namespace sslspec::cuda {
@@ -102,11 +103,6 @@ struct StatisticsTraits {
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 };
 
-void check_status(cutlass::Status status, const char* what) {
-  if (status != cutlass::Status::kSuccess)
-    throw CudaError(std::string("pairwise_statistics_sm90a: ") + what + ": " + cutlassGetStatusString(status));
-}
-
 }  // namespace
 
 void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
@@ -126,15 +122,7 @@ void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bou
   arguments.mainloop.ptr_B = reinterpret_cast<const Elem*>(pairs.y.data);
   arguments.mainloop.dA = stride_x, arguments.mainloop.dB = stride_y;
   arguments.epilogue = {pairs, out};
-  arguments.hw_info.device_id = p.device;
-  SSLSPEC_CUDA_CHECK(cudaDeviceGetAttribute(&arguments.hw_info.sm_count, cudaDevAttrMultiProcessorCount, p.device));
-
-  Gemm gemm;
-  check_status(Gemm::can_implement(arguments), "shape");
-  SSLSPEC_CHECK(Gemm::get_workspace_size(arguments) == 0, "pairwise_statistics_sm90a: this schedule needs no workspace");
-  check_status(gemm.initialize(arguments, nullptr, as_stream(p.stream)), "initialize");
-  check_status(gemm.run(as_stream(p.stream)), "launch");
-  SSLSPEC_CUDA_CHECK(cudaGetLastError());
+  launch_cutlass<Gemm>("pairwise_statistics_sm90a", arguments, p.device, p.stream);
 }
 
 }  // namespace sslspec::cuda

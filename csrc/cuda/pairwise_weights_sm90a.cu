@@ -12,7 +12,7 @@
 #include <cutlass/gemm/device/gemm_universal_adapter.h>
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
-#include "cuda/launch.h"
+#include "cuda/cutlass_launch.cuh"
 #include "cuda/pairwise_sm90a.h"
 
 namespace sslspec::cuda {
@@ -69,11 +69,6 @@ struct WeightsTraits {
   using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
 };
 
-void check_status(cutlass::Status status, const char* what) {
-  if (status != cutlass::Status::kSuccess)
-    throw CudaError(std::string("pairwise_weights_sm90a: ") + what + ": " + cutlassGetStatusString(status));
-}
-
 }  // namespace
 
 void pairwise_weights_sm90a(const HopperWeights& p) {
@@ -92,15 +87,7 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
   arguments.mainloop.ptr_B = static_cast<const Elem*>(p.y), arguments.mainloop.dB = stride_y;
   arguments.epilogue.thread = {{}, {p.c}, {p.x_factor}, {p.x_shift}, {p.y_factor}, {p.y_shift}, {}};
   arguments.epilogue.ptr_D = static_cast<Elem*>(p.out), arguments.epilogue.dD = stride_out;
-  arguments.hw_info.device_id = p.device;
-  SSLSPEC_CUDA_CHECK(cudaDeviceGetAttribute(&arguments.hw_info.sm_count, cudaDevAttrMultiProcessorCount, p.device));
-
-  Gemm gemm;
-  check_status(Gemm::can_implement(arguments), "shape");
-  SSLSPEC_CHECK(Gemm::get_workspace_size(arguments) == 0, "pairwise_weights_sm90a: this schedule needs no workspace");
-  check_status(gemm.initialize(arguments, nullptr, as_stream(p.stream)), "initialize");
-  check_status(gemm.run(as_stream(p.stream)), "launch");
-  SSLSPEC_CUDA_CHECK(cudaGetLastError());
+  launch_cutlass<Gemm>("pairwise_weights_sm90a", arguments, p.device, p.stream);
 }
 
 }  // namespace sslspec::cuda
