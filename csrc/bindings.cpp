@@ -17,8 +17,10 @@
 #include "pairwise.h"
 #include "pairwise_prefixes.h"
 #include "pairwise_views.h"
+#include "spectral_views.h"
 #include "spmm.h"
 #include "tensor_caster.h"
+#include "unit_rows.h"
 
 namespace py = pybind11;
 using namespace sslspec;
@@ -74,10 +76,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
   m.def("cuda_moments_forward", &cuda::moments_forward, no_gil);
   m.def("cuda_moments_backward", &cuda::moments_backward, no_gil);
+  m.def("cuda_unit_rows_forward", &cuda::unit_rows_forward, no_gil);
+  m.def("cuda_unit_rows_backward", &cuda::unit_rows_backward, no_gil);
 #else
   for (const char* name : {"cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
                            "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges",
-                           "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward"})
+                           "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward",
+                           "cuda_unit_rows_forward", "cuda_unit_rows_backward"})
     m.def(name, [](const py::args&) -> py::object {
       throw CudaError("this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
                       "shows what a build has)");
@@ -92,4 +97,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("graph_cov", &graph_cov, no_gil);
   m.def("graph_cov_apply_workspace_size", &graph_cov_apply_workspace_size);
   m.def("graph_cov_apply", &graph_cov_apply, no_gil);
+
+  // spectral_views, unit_rows
+  m.def("spectral_views_workspace_size", &spectral_views_workspace_size);
+  m.def("spectral_views", &spectral_views, no_gil);
+  m.def("unit_rows_forward", &unit_rows_forward, no_gil);
+  m.def("unit_rows_backward", &unit_rows_backward, no_gil);
 }

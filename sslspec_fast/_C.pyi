@@ -102,6 +102,18 @@ def graph_cov_apply(
     indptr: View, indices: View, values: Maybe, y: View, mat: View, u: Maybe, v: Maybe,
     out: View, workspace: View, threads: int, /
 ) -> None: ...
+def spectral_views_workspace_size(n: int, d: int, dtype: int, /) -> int: ...
+def spectral_views(
+    z1: View, z2: View, longest: float, attraction: float, repulsion: float, value: View,
+    grad_1: Maybe, grad_2: Maybe, workspace: View, threads: int, /
+) -> None: ...
+def unit_rows_forward(
+    z: list[View], longest: float, x: list[View], norm: list[View], dot: Maybe, threads: int, /
+) -> None: ...
+def unit_rows_backward(
+    x: list[View], norm: list[View], longest: float, grad: list[View], grad_dot: Maybe,
+    grad_z: list[View], threads: int, /
+) -> None: ...
 # ---- CUDA kernels: csrc/cuda/*.h; they raise CudaError in a build without CUDA ----
 def cuda_pairwise_workspace(
     n: int, m: int, d: int, dtype: int, symmetric: bool, columns: bool, which: int, /
@@ -151,4 +163,11 @@ def cuda_moments_forward(
 ) -> None: ...
 def cuda_moments_backward(
     x: View, mean: View, grad_mean: View, grad_var: View, grad_x: View, stream: int, /
+) -> None: ...
+def cuda_unit_rows_forward(
+    z: list[View], longest: float, x: list[View], norm: list[View], dot: Maybe, stream: int, /
+) -> None: ...
+def cuda_unit_rows_backward(
+    x: list[View], norm: list[View], longest: float, grad: list[View], grad_dot: Maybe,
+    grad_z: list[View], stream: int, /
 ) -> None: ...

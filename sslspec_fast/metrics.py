@@ -18,8 +18,9 @@ from torch import Tensor
 
 from . import _checks as check
 from .graph.pair_graph import PairGraph
-from .losses._common import unit_rows, widen
+from .losses._common import widen
 from .primitives import pairwise
+from .primitives.unit_rows import unit_rows
 
 __all__ = [
     "Alignment",

@@ -8,20 +8,15 @@
 #include <cmath>
 
 #include "cpu/pairwise.h"
-#include "cpu/parallel.h"
-#include "cpu/vec.h"
+#include "cpu/row_math.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
-constexpr int64_t kTaskRows = 64;
-
 template <typename T>
 struct TwoView {
-  static constexpr int L = kLanes<T>;
-  static constexpr T kEps = static_cast<T>(1e-12);  // as torch.nn.functional.normalize
-
   const PairwiseViewsArgs<T>& p;
+  RowLength<T> length = RowLength<T>::unit();
   int32_t* ids;        // [2 n]: both views of a sample share its number
   T *weight, *along;   // [2 n]
   T* pairwise_memory;
@@ -43,70 +38,43 @@ struct TwoView {
     return q;
   }
 
-  template <typename F>
-  void for_rows(const F& f) const {
-    const int64_t tasks = (2 * p.n + kTaskRows - 1) / kTaskRows;
-    parallel_for(tasks, p.threads, [&](int64_t t) {
-      const int64_t end = (t + 1) * kTaskRows < 2 * p.n ? (t + 1) * kTaskRows : 2 * p.n;
-      for (int64_t i = t * kTaskRows; i < end; ++i) f(i);
-    });
-  }
   const T* row(int64_t i) const { return p.u + i * p.d; }
   int64_t other(int64_t i) const { return i < p.n ? i + p.n : i - p.n; }
-  T divisor(int64_t i) const { return p.norm[i] < kEps ? kEps : p.norm[i]; }  // keeps NaN
-
-  T dot(const T* x, const T* y) const {
-    Vec<T> sum{};
-    int64_t k = 0;
-    for (; k + L <= p.d; k += L) sum += load(x + k) * load(y + k);
-    T total = hsum<T>(sum);
-    for (; k < p.d; ++k) total += x[k] * y[k];
-    return total;
-  }
-  double square(const T* z) const {
-    double lane[8] = {}, total = 0;
-    int64_t k = 0;
-    for (; k + 8 <= p.d; k += 8)
-      for (int l = 0; l < 8; ++l) lane[l] += double(z[k + l]) * double(z[k + l]);
-    for (; k < p.d; ++k) total += double(z[k]) * double(z[k]);
-    for (const double x : lane) total += x;
-    return total;
-  }
   double margin(int64_t i) const {
-    return double(p.negatives[i]) - double(*p.scale) * double(dot(row(i), row(other(i))));
+    return double(p.negatives[i]) - double(*p.scale) * double(row_dot(row(i), row(other(i)), p.d));
   }
 
   void forward() const {
-    for_rows([&](int64_t i) {
+    for_rows(2 * p.n, p.threads, [&](int64_t i) {
       const int view = i >= p.n;
       const T* __restrict z = p.z[view] + (i - view * p.n) * p.ldz[view];
       T* __restrict u = p.u + i * p.d;
-      const double norm = std::sqrt(square(z)), s = 1 / (norm < kEps ? double(kEps) : norm);
+      const double norm = row_norm(z, p.d), s = length.factor(norm);
       p.norm[i] = static_cast<T>(norm);
       for (int64_t k = 0; k < p.d; ++k) u[k] = static_cast<T>(double(z[k]) * s);
     });
     pairwise_forward<T>(pairwise());
-    for_rows([&](int64_t i) {
+    for_rows(2 * p.n, p.threads, [&](int64_t i) {
       const double m = margin(i);
       p.rows[i] = static_cast<T>((m > 0 ? m : 0) + std::log1p(std::exp(-std::fabs(m))));
     });
   }
 
   void backward() const {
-    for_rows([&](int64_t i) {
+    for_rows(2 * p.n, p.threads, [&](int64_t i) {
       const double m = margin(i), t = std::exp(-std::fabs(m));
       weight[i] = static_cast<T>((m < 0 ? t : 1) / (1 + t) * double(p.grad[i]));
     });
     pairwise_backward<T>(pairwise());
-    for_rows([&](int64_t i) {
+    for_rows(2 * p.n, p.threads, [&](int64_t i) {
       T* __restrict v = p.grad_z + i * p.d;
       const T* __restrict u = row(i);
       const T* __restrict partner = row(other(i));
       const T both = weight[i] + weight[other(i)];
       for (int64_t k = 0; k < p.d; ++k) v[k] -= both * partner[k];
-      along[i] = dot(u, v);
-      // a row shorter than eps is divided by a constant: nothing to project out
-      const T out = p.norm[i] < kEps ? T(0) : along[i], s = *p.scale / divisor(i);
+      along[i] = row_dot(u, v, p.d);
+      const double norm = double(p.norm[i]);
+      const T out = static_cast<T>(double(along[i]) * length.along(norm)), s = static_cast<T>(*p.scale * length.factor(norm));
       for (int64_t k = 0; k < p.d; ++k) v[k] = s * (v[k] - out * u[k]);
     });
     double sum = 0;

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
@@ -33,11 +32,6 @@ def is_half(z: Tensor) -> bool:
 def products(x: Tensor, z: Tensor) -> Tensor:
     """The rows x of the input z as a dense part multiplies them."""
     return x.bfloat16() if x.is_cuda and is_half(z) else x
-
-
-def unit_rows(x: Tensor) -> Tensor:
-    """Rows divided by max(norm, 1e-12), as torch, lightly and open_clip do."""
-    return F.normalize(x, dim=1, eps=1e-12)
 
 
 def row_ids(ids: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives.pairwise_views import pair_ids
+from ..primitives.unit_rows import unit_rows
 from ..reference import dcl as reference
 from ._common import (
     LossOrTerms,
@@ -32,7 +33,6 @@ from ._common import (
     run_reference,
     self_lse,
     two_view_scale,
-    unit_rows,
     widen,
 )
 

@@ -27,8 +27,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .. import _checks as check
+from ..primitives.unit_rows import unit_rows
 from ..reference import falcon as reference
-from ._common import LossOrTerms, run_reference, unit_rows, widen, with_terms
+from ._common import LossOrTerms, run_reference, widen, with_terms
 
 _BLOCK = 1 << 21  # entries of a block of probabilities: 8 MiB in float32
 

@@ -28,6 +28,7 @@ from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
 from ..primitives.edge_lse import edge_lse
 from ..primitives.pairwise_views import pair_ids
+from ..primitives.unit_rows import unit_rows
 from ..reference import graph_info_nce as reference
 from ._common import (
     LossOrTerms,
@@ -37,7 +38,6 @@ from ._common import (
     row_ids,
     run_reference,
     self_lse,
-    unit_rows,
     with_terms,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
+from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import info_nce as reference
 from ._common import (
     LossOrTerms,
@@ -30,7 +31,6 @@ from ._common import (
     products,
     reduce_rows,
     run_reference,
-    unit_rows,
     widen,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
@@ -85,8 +85,8 @@ def info_nce(
     weight = check.sample_weight(op, sample_weight, q, n)
 
     scale = t.reciprocal()
-    u, v = unit_rows(q), unit_rows(k)
-    positive = (u * v).sum(1) * scale
+    u, v, similarity = paired_rows(q, k)
+    positive = similarity * scale
     if impl == "torch":
         loss = run_reference(
             reference.info_nce,

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from ..primitives.unit_rows import unit_rows
 from ..reference import matryoshka as reference
-from ._common import LossOrTerms, unit_rows, widen, with_terms
+from ._common import LossOrTerms, widen, with_terms
 from ._prefixes import shared_prefixes
 from .barlow_twins import barlow_twins
 from .clip import clip

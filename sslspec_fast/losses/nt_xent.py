@@ -25,6 +25,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import pairwise, pairwise_views
 from ..primitives.pairwise_views import pair_ids
+from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import nt_xent as reference
 from ._common import (
     LossOrTerms,
@@ -35,7 +36,6 @@ from ._common import (
     run_reference,
     self_lse,
     two_view_scale,
-    unit_rows,
     widen,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
@@ -163,9 +163,9 @@ class NTXentLoss(torch.nn.Module):
         bank = self.bank.to(x)
         check.columns(op, "bank", bank, "out0", x)
         scale = check.positive(op, "temperature", self.temperature, x, rows=()).reciprocal()
-        u, v = unit_rows(x), unit_rows(y)
+        u, v, similarity = paired_rows(x, y)
         negatives, _ = pairwise.lse(u, bank.clone(), scale)
-        loss = one_positive_rows(negatives, (u * v).sum(1) * scale).mean()
+        loss = one_positive_rows(negatives, similarity * scale).mean()
         if out0.requires_grad:
             self._store(v.detach())
         return loss

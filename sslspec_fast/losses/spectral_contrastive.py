@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives import gram
+from ..primitives import spectral_views
+from ..primitives.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
 from ._common import LossOrTerms, is_half, reduce_rows, run_reference, widen, with_terms
 
@@ -62,8 +63,8 @@ def spectral_contrastive(
     n = z1.shape[0]
     x1, x2 = widen(z1), widen(z2)
     weight = check.sample_weight(op, sample_weight, x1, n)
-    x, y = shorten(x1, mu), shorten(x2, mu)
-    similarity = (x * y).sum(1)
+    longest = mu**0.5
+    alignment = None
 
     if impl == "torch":
         loss = run_reference(
@@ -75,25 +76,28 @@ def spectral_contrastive(
             sample_weight=weight,
         )
     elif reduction == "none" or weight is not None:
+        x, y, similarity = paired_rows(x1, x2, longest)
         with torch.autocast(x.device.type, enabled=False):
             repulsion = (x * (x @ (y.T @ y))).sum(1) - similarity.square()
         rows = (-2 * similarity + repulsion / (n - 1)) / mu
         loss = reduce_rows(rows, reduction, weight)
     else:
-        repulsion = gram.sqnorm(x.T, y.T, off_diagonal=True, half=is_half(z1))
-        loss = (-2 * similarity.sum() + repulsion / (n - 1)) / mu
-        loss = loss / n if reduction == "mean" else loss
+        share = 1 / mu / (n if reduction == "mean" else 1)
+        loss, sums = spectral_views.spectral_contrastive(
+            x1,
+            x2,
+            longest=longest,
+            attraction=-2 * share,
+            repulsion=share / (n - 1),
+            half=is_half(z1),
+        )
+        alignment = -2 * share * sums[0]
     if not return_terms:
         return loss
-    alignment = reduce_rows(-2 / mu * similarity, reduction, weight)
+    if alignment is None:
+        similarity = paired_rows(x1, x2, longest)[2]
+        alignment = reduce_rows(-2 / mu * similarity, reduction, weight)
     return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})
-
-
-def shorten(z: Tensor, mu: float) -> Tensor:
-    """Rows longer than sqrt(mu) scaled to that length; the others as they are."""
-    norm = z.norm(dim=1, keepdim=True)
-    longest: float = mu**0.5
-    return torch.where(norm < longest, z, z * (longest / norm.clamp_min(1e-12)))
 
 
 class SpectralContrastiveLoss(torch.nn.Module):

@@ -16,7 +16,6 @@ gradient while it is written.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from . import _gram_cuda as cuda
 from . import _gram_plain as plain
+from . import _made_gradient as made
 from ._gram_form import Form
 from .moments import check_matrix, pair_sums
 
@@ -47,11 +47,6 @@ def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0) -> None:
         raise ValueError(f"{op}: y must be on x's device {x.device}, got {y.device}")
 
 
-def _wants(x: Tensor | None) -> bool:
-    """Is the gradient to be made in the forward pass?"""
-    return x is not None and x.requires_grad and torch.is_grad_enabled()
-
-
 def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
     """(1 or 2,) float64: one call of the kernel, csrc/gram.h. Nobody wants an empty gradient."""
     if x.is_cuda:
@@ -69,57 +64,6 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
     return value
 
 
-def _gradients(x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool) -> tuple[Tensor, Tensor]:
-    gx = x.new_empty(x.shape if grad_x else (0,))
-    return gx, x.new_empty(x.shape if grad_y and y is not None else (0,))
-
-
-# ---- the gradient made in the forward pass, times the gradient from above ----
-
-
-def _times_shapes(made: Tensor, factor: Tensor) -> Tensor:
-    return made.new_empty(made.shape)
-
-
-def _times_body(made: Tensor, factor: Tensor) -> Tensor:
-    return made * factor
-
-
-_times = register_op(
-    "gram_times(Tensor made, Tensor factor) -> Tensor", body=_times_body, fake=_times_shapes
-)
-
-
-def _scaled(made: Tensor, factor: Tensor) -> Tensor:
-    # loss.backward() asks for exactly 1 times the gradient: no need for a pass over memory
-    looks = type(factor) is Tensor and not factor.is_cuda and not torch.compiler.is_compiling()
-    if looks and factor.item() == 1.0:
-        return made
-    out: Tensor = _times(made, factor)
-    return out
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], **options: Any) -> None:
-    """Outputs: the value, what has no gradient, and the two gradients."""
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(inputs[0], inputs[1], *output[-2:])
-    ctx.options = options
-
-
-def _gradient(
-    ctx: Any, factor: Tensor, expression: Callable[..., Tensor]
-) -> tuple[Tensor | None, Tensor | None]:
-    x, y, made_x, made_y = ctx.saved_tensors
-    want_x, want_y = ctx.needs_input_grad[0], y is not None and ctx.needs_input_grad[1]
-    if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        leaves = [v for v, want in ((x, want_x), (y, want_y)) if want]
-        grads = iter(
-            torch.autograd.grad(expression(x, y, **ctx.options), leaves, factor, create_graph=True)
-        )
-        return next(grads) if want_x else None, next(grads) if want_y else None
-    return _scaled(made_x, factor) if want_x else None, _scaled(made_y, factor) if want_y else None
-
-
 # ---- sqnorm ----
 
 
@@ -127,14 +71,14 @@ def _sqnorm_shapes(
     x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, half: bool, grad_x: bool,
     grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return x.new_empty(()), *_gradients(x, grad_x, y, grad_y)
+    return x.new_empty(()), *made.outputs(x, grad_x, y, grad_y)
 
 
 def _sqnorm_body(
     x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, half: bool, grad_x: bool,
     grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = _gradients(x, grad_x, y, grad_y)
+    grads = made.outputs(x, grad_x, y, grad_y)
     if x.numel() == 0:
         return x.new_zeros(()), *grads
     x, y = unit_stride(x), None if y is None else unit_stride(y)
@@ -156,11 +100,13 @@ def _sqnorm_body(
 
 
 def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _save(ctx, inputs, output, off_diagonal=inputs[2], center=inputs[3])
+    made.save(ctx, inputs, output, off_diagonal=inputs[2], center=inputs[3])
 
 
-def _sqnorm_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradient(ctx, factor, plain.sqnorm), None, None, None, None, None
+def _sqnorm_backward(
+    ctx: Any, factor: Tensor | None, *unused: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    return *made.gradient(ctx, factor, plain.sqnorm), None, None, None, None, None
 
 
 _sqnorm = register_op(
@@ -195,7 +141,7 @@ def sqnorm(
         () of x's dtype, 0 for an empty matrix.
     """
     _check("sqnorm", x, y)
-    out: Tensor = _sqnorm(x, y, off_diagonal, center, half, _wants(x), _wants(y))[0]
+    out: Tensor = _sqnorm(x, y, off_diagonal, center, half, made.wanted(x), made.wanted(y))[0]
     return out
 
 
@@ -206,14 +152,14 @@ def _vicreg_shapes(
     x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
     half: bool, grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return x.new_empty(()), x.new_empty(3), *_gradients(x, grad_x, y, grad_y)
+    return x.new_empty(()), x.new_empty(3), *made.outputs(x, grad_x, y, grad_y)
 
 
 def _vicreg_body(
     x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
     half: bool, grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = _gradients(x, grad_x, y, grad_y)
+    grads = made.outputs(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, m2 = pair_sums(x, y)
@@ -237,11 +183,13 @@ def _vicreg_body(
 
 def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     names = ("invariance", "variance", "covariance", "eps")
-    _save(ctx, inputs, output, **dict(zip(names, inputs[2:6], strict=True)))
+    made.save(ctx, inputs, output, **dict(zip(names, inputs[2:6], strict=True)))
 
 
-def _vicreg_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradient(ctx, factor, plain.vicreg), None, None, None, None, None, None, None
+def _vicreg_backward(
+    ctx: Any, factor: Tensor | None, *unused: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    return *made.gradient(ctx, factor, plain.vicreg), None, None, None, None, None, None, None
 
 
 _vicreg = register_op(
@@ -284,8 +232,8 @@ def vicreg(
         float(covariance),
         float(eps),
         half,
-        _wants(x),
-        _wants(y),
+        made.wanted(x),
+        made.wanted(y),
     )
     return loss, terms
 
@@ -296,13 +244,13 @@ def vicreg(
 def _barlow_shapes(
     x: Tensor, y: Tensor, off_diagonal: float, eps: float, half: bool, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return x.new_empty(()), x.new_empty(2), *_gradients(x, grad_x, y, grad_y)
+    return x.new_empty(()), x.new_empty(2), *made.outputs(x, grad_x, y, grad_y)
 
 
 def _barlow_body(
     x: Tensor, y: Tensor, off_diagonal: float, eps: float, half: bool, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = _gradients(x, grad_x, y, grad_y)
+    grads = made.outputs(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, m2 = pair_sums(x, y)
@@ -323,11 +271,13 @@ def _barlow_body(
 
 
 def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _save(ctx, inputs, output, off_diagonal=inputs[2], eps=inputs[3])
+    made.save(ctx, inputs, output, off_diagonal=inputs[2], eps=inputs[3])
 
 
-def _barlow_backward(ctx: Any, factor: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
-    return *_gradient(ctx, factor, plain.barlow_twins), None, None, None, None, None
+def _barlow_backward(
+    ctx: Any, factor: Tensor | None, *unused: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    return *made.gradient(ctx, factor, plain.barlow_twins), None, None, None, None, None
 
 
 _barlow = register_op(
@@ -355,5 +305,7 @@ def barlow_twins(
         loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
     """
     _check("gram.barlow_twins", x, y, min_rows=2)
-    loss, terms, *_ = _barlow(x, y, float(off_diagonal), float(eps), half, _wants(x), _wants(y))
+    loss, terms, *_ = _barlow(
+        x, y, float(off_diagonal), float(eps), half, made.wanted(x), made.wanted(y)
+    )
     return loss, terms

@@ -25,11 +25,10 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
+from . import unit_rows
 from .pairwise import lse_self
 
 __all__ = ["pair_ids", "two_view_rows"]
-
-_EPS = 1e-12  # as torch.nn.functional.normalize
 
 
 def pair_ids(n: int, device: torch.device) -> Tensor:
@@ -69,14 +68,14 @@ def _composed(
     z1: Tensor, z2: Tensor, scale: Tensor, half: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
-    u = torch.stack((z1, z2))
-    norm = torch.linalg.vector_norm(u, dim=2)
-    u.div_(norm.clamp_min(_EPS).unsqueeze(2))
+    _, u, norm, _ = _shapes(z1, z2, scale, half)
+    dot = u.new_empty(n)
+    unit_rows.forward_into((z1, z2), 0.0, tuple(u), norm, dot)
     flat, ids = u.view(2 * n, d), pair_ids(n, u.device)
     flat = flat.bfloat16() if half else flat
     row, _ = cuda.forward(flat, None, scale, ids=(ids, ids), skip_self=True)
     negatives = row.view(2, n)
-    margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
+    margin = negatives - scale * dot
     return -F.logsigmoid(-margin), u, norm, negatives
 
 
@@ -104,8 +103,8 @@ def _composed_bwd(
     scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
 ) -> tuple[Tensor, Tensor]:
     n, d = u.shape[1:]
-    margin = negatives - scale * torch.linalg.vecdot(u[0], u[1])
-    weight = torch.sigmoid(margin).mul_(grad)
+    dot = torch.linalg.vecdot(u[0], u[1])
+    weight = torch.sigmoid(negatives - scale * dot).mul_(grad)
     none, ids, flat = None, pair_ids(n, u.device), u.view(2 * n, d)
     flat = flat.bfloat16() if half else flat
     lse, factor = negatives.view(-1), weight.view(-1)
@@ -113,24 +112,24 @@ def _composed_bwd(
         flat, none, scale, none, (ids, ids), (none, none), True,
         lse, none, factor, none, u.dtype,
     )  # fmt: skip
-    v = grad_u.view(u.shape).div_(scale)
-    v.addcmul_(u.flip(0), weight.sum(0).unsqueeze(1), value=-1)
-    along = torch.linalg.vecdot(u, v)
-    grad_scale = 0.5 * along.sum()
-    # rows shorter than eps are divided by a constant: nothing to project out
-    v.addcmul_(u, (along * (norm > _EPS)).unsqueeze(2), value=-1)
-    v.mul_((scale / norm.clamp_min(_EPS)).unsqueeze(2))
-    return v, grad_scale
+    grad_u, pull = grad_u.view(u.shape), weight.sum(0)
+    grad_scale = 0.5 * (u * grad_u).sum() / scale - (pull * dot).sum()
+    grad_z = torch.empty_like(u)
+    unit_rows.backward_into(tuple(u), norm, 0.0, tuple(grad_u), -scale * pull, tuple(grad_z))
+    return grad_z, grad_scale
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     z1, z2, scale, ctx.half = inputs
     _, u, norm, negatives = output
     ctx.mark_non_differentiable(u, norm, negatives)
+    ctx.set_materialize_grads(False)  # zeros for u: a pass over memory
     ctx.save_for_backward(z1, z2, scale, u, norm, negatives)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None, None
     z1, z2, scale, u, norm, negatives = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
         inputs = [t for t in (z1, z2, scale) if t.requires_grad]
@@ -142,7 +141,7 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
 
 def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
     n = z1.shape[0]
-    u = F.normalize(torch.cat((z1, z2)), dim=1, eps=_EPS)
+    u = unit_rows.unit_rows(torch.cat((z1, z2)))
     negatives = lse_self(u, scale, pair_ids(n, u.device)).view(2, n)
     return -F.logsigmoid(scale * (u[:n] * u[n:]).sum(1) - negatives)
 

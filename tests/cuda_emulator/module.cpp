@@ -1,11 +1,13 @@
 // Python face of the emulated kernels: the CUDA entry points of csrc/bindings.cpp under the same names.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "cuda/gram.h"
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
 #include "cuda/sparse.h"
 #include "tensor_caster.h"
+#include "unit_rows.h"
 
 namespace py = pybind11;
 using namespace sslspec;
@@ -25,4 +27,6 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
   m.def("cuda_moments_forward", &cuda::moments_forward);
   m.def("cuda_moments_backward", &cuda::moments_backward);
+  m.def("cuda_unit_rows_forward", &cuda::unit_rows_forward);
+  m.def("cuda_unit_rows_backward", &cuda::unit_rows_backward);
 }

@@ -349,6 +349,27 @@ def test_moments(core: ModuleType, n: int, d: int, two: bool, dtype: torch.dtype
     close(m2, (columns - columns.mean(1, keepdim=True)).square().sum(1), ERROR[dtype])
 
 
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("longest", [0.0, 2.0])
+@pytest.mark.parametrize(("n", "d"), [(1, 5), (19, 33), (40, 160)])
+def test_unit_rows(core: ModuleType, n: int, d: int, longest: float, dtype: torch.dtype) -> None:
+    z = torch.randn(2, n, d, dtype=dtype) * torch.logspace(-2, 1, n)[:, None].to(dtype)
+    x, grad_z, norm, dot = torch.empty_like(z), torch.empty_like(z), z.norm(dim=2), z.new_empty(n)
+    seeds = torch.randn(2, n, d, dtype=dtype), torch.randn(n, dtype=dtype)
+    views = [[view(t) for t in pair] for pair in (z, x, norm, seeds[0], grad_z)]
+    core.cuda_unit_rows_forward(views[0], longest, views[1], views[2], view(dot), 0)
+    core.cuda_unit_rows_backward(views[1], views[2], longest, views[3], view(seeds[1]), views[4], 0)
+    leaf = z.double().requires_grad_()
+    length = leaf.norm(dim=2, keepdim=True)
+    exact = leaf * (longest / length).clamp(max=1) if longest else F.normalize(leaf, dim=2)
+    exact_dot = (exact[0] * exact[1]).sum(1)
+    torch.autograd.backward((exact, exact_dot), [s.double() for s in seeds])
+    close(x, exact, ERROR[dtype])
+    close(dot, exact_dot, ERROR[dtype])
+    assert leaf.grad is not None
+    close(grad_z, leaf.grad, ERROR[dtype])
+
+
 class GpuPaths:
     """Every tensor says that it is on a GPU, and the entry points are the emulated ones."""
 

@@ -1,4 +1,4 @@
-"""The other CUDA primitives against the CPU in float64: spmm, edges, graph_cov, moments, gram."""
+"""The other CUDA primitives against the CPU in float64: sparse, moments, gram, unit_rows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslspec_fast.primitives import edge_lse, edges, gram, graph_cov, moments, spmm
 from sslspec_fast.primitives.csr import Csr
+from sslspec_fast.primitives.unit_rows import paired_rows
 
 pytestmark = pytest.mark.cuda
 
@@ -72,6 +73,25 @@ def test_column_moments(n: int, d: int, dtype: torch.dtype, cuda: torch.device) 
     assert t.grad is not None
     assert h.grad is not None
     close(t.grad, h.grad, 10 * ERROR[dtype])
+
+
+@pytest.mark.parametrize("dtype", ERROR)
+@pytest.mark.parametrize("longest", [None, 9.0])
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (7, 33), (257, 252), (5000, 64)])
+def test_paired_rows(
+    n: int, d: int, longest: float | None, dtype: torch.dtype, cuda: torch.device
+) -> None:
+    z = torch.randn(2, n, d, dtype=dtype)
+    t, h = z.to(cuda).requires_grad_(), z.double().requires_grad_()
+    got, want = paired_rows(*t, longest), paired_rows(*h, longest)
+    seeds = [torch.randn(w.shape, dtype=torch.float64) for w in want]
+    for a, e in zip(got, want, strict=True):
+        close(a.detach(), e.detach(), ERROR[dtype])
+    torch.autograd.backward(got, [s.to(a) for s, a in zip(seeds, got, strict=True)])
+    torch.autograd.backward(want, seeds)
+    assert t.grad is not None
+    assert h.grad is not None
+    close(t.grad, h.grad, ERROR[dtype])
 
 
 @pytest.mark.parametrize("dtype", ERROR)

@@ -1,0 +1,111 @@
+r"""Spectral contrastive loss of two views, from the rows to the loss in one operator.
+
+.. math::
+    L = a \sum_i s_i + r \sum_{i \ne j} (x_i \cdot y_j)^2, \qquad s_i = x_i \cdot y_i, \qquad
+    \bar x_i = 2 r\, x_i (Y^\top Y) + (a - 2 r s_i)\, y_i,
+
+x, y the rows of the views, those longer than ``longest`` cut to it. The second sum is
+:math:`\langle X^\top X, Y^\top Y \rangle - \sum_i s_i^2`: O(n d^2). With at least d rows the CPU
+does all of it, cut and gradient included, in four passes over the rows that store two (d, d)
+matrices (no larger than a view) and no shortened row. With fewer rows, and on a GPU, it is the
+composition of `unit_rows` and `gram`, on whichever side is smaller.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._register import register_op
+from .._seam import _C, CODE, threads, unit_stride, view
+from . import _made_gradient as made
+from . import gram
+from .unit_rows import paired_rows
+
+__all__ = ["spectral_contrastive"]
+
+
+def _shapes(
+    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
+    grad_2: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return z1.new_empty(()), z1.new_empty(2), *made.outputs(z1, grad_1, z2, grad_2)
+
+
+def _body(
+    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
+    grad_2: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grads = made.outputs(z1, grad_1, z2, grad_2)
+    z1, z2 = unit_stride(z1), unit_stride(z2)
+    sums = z1.new_empty(2, dtype=torch.float64)
+    n, d = z1.shape
+    work = z1.new_empty(_C.spectral_views_workspace_size(n, d, CODE[z1.dtype]))
+    g1, g2 = grads
+    _C.spectral_views(
+        view(z1), view(z2), longest, attraction, repulsion, view(sums),
+        view(g1) if grad_1 else None, view(g2) if grad_2 else None, view(work), threads(),
+    )  # fmt: skip
+    loss = attraction * sums[0] + repulsion * sums[1]
+    return loss.to(z1.dtype), sums.to(z1.dtype), *grads
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    names = ("longest", "attraction", "repulsion")
+    made.save(ctx, inputs, output, **dict(zip(names, inputs[2:5], strict=True)))
+
+
+def _compose(
+    z1: Tensor, z2: Tensor, *, longest: float, attraction: float, repulsion: float,
+    half: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x, y, similarity = paired_rows(z1, z2, longest)
+    pairs = similarity.sum()
+    others = gram.sqnorm(x.T, y.T, off_diagonal=True, half=half)
+    return attraction * pairs + repulsion * others, torch.stack((pairs, others)).detach()
+
+
+def _plain(z1: Tensor, z2: Tensor, **options: float) -> Tensor:
+    return _compose(z1, z2, **options)[0]  # type: ignore[arg-type]
+
+
+def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *made.gradient(ctx, factor, _plain), None, None, None, None, None
+
+
+_spectral = register_op(
+    "spectral_views(Tensor z1, Tensor z2, float longest, float attraction, float repulsion,"
+    " bool grad_1, bool grad_2) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)
+
+
+def spectral_contrastive(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    longest: float,
+    attraction: float,
+    repulsion: float,
+    half: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Loss () and the two sums (2,), those without gradient.
+
+    Args:
+        z1, z2: (n, d) float32 or float64, paired rows; differentiable.
+        longest: > 0; longer rows are cut to it.
+        attraction, repulsion: factors of the sum over pairs and of the sum over i != j.
+        half: as for `gram.sqnorm`.
+    """
+    if z1.is_cuda or z1.shape[0] < z1.shape[1]:
+        return _compose(
+            z1, z2, longest=longest, attraction=attraction, repulsion=repulsion, half=half
+        )
+    wanted = made.wanted(z1), made.wanted(z2)
+    loss, sums, *_ = _spectral(z1, z2, float(longest), float(attraction), float(repulsion), *wanted)
+    return loss, sums
