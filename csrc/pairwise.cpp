@@ -3,6 +3,7 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "cpu/pairwise.h"
+#include "cpu/pairwise_rows.h"
 
 namespace sslspec {
 namespace {
@@ -59,7 +60,7 @@ void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_
   check_vector(kOp, "grad_row", grad_row, p.n, dtype, kCpu);
   check_matrix(kOp, "grad_a", grad_a, p.n, p.d, dtype, kCpu);
   SSLSPEC_CHECK(p.n <= 1 || grad_a.stride[0] == p.d, kOp, ": grad_a must be contiguous");
-  if (!p.symmetric) {
+  if (!p.symmetric && grad_b.present()) {
     check_matrix(kOp, "grad_b", grad_b, p.m, p.d, dtype, kCpu);
     SSLSPEC_CHECK(p.m <= 1 || grad_b.stride[0] == p.d, kOp, ": grad_b must be contiguous");
   }
@@ -98,6 +99,7 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
                           threads, true);
     if (p.columns) check_vector(kOp, "grad_col", grad_col, p.m, a.dtype, kCpu);
     p.grad_col = grad_col.as<T>();
+    SSLSPEC_CHECK(p.symmetric || grad_b.present(), kOp, ": grad_b goes with b");
     set_gradients(p, a.dtype, grad_row, grad_a, grad_b);
     SSLSPEC_CALL(pairwise_backward<T>, p);
   });
@@ -116,16 +118,45 @@ void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale, Tens
 }
 
 void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
-                               TensorView grad_row, TensorView grad_bias, TensorView grad_a, TensorView grad_b,
-                               TensorView workspace, int threads) {
+                               TensorView grad_row, TensorView grad_bias, TensorView row_sum, TensorView grad_a,
+                               TensorView grad_b, TensorView workspace, int threads) {
   dispatch_float(kOp, a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(b.present(), kOp, ": the sigmoid part needs b");
     auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, skip_self, grad_bias, {}, workspace, threads, true);
     check_dense(kOp, "bias", bias, 0, nullptr, a.dtype, kCpu);
     p.bias = bias.as<T>();
+    if (row_sum.present()) check_vector(kOp, "row_sum", row_sum, p.n, a.dtype, kCpu);
+    p.row_sum = row_sum.as<T>();
     set_gradients(p, a.dtype, grad_row, grad_a, grad_b);
     SSLSPEC_CALL(pairwise_sigmoid_backward<T>, p);
+  });
+}
+
+int64_t pairwise_rows_panel_size(int64_t m, int dtype) {
+  int64_t size = 0;
+  dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
+    using T = typename decltype(t)::type;
+    size = SSLSPEC_CALL(pairwise_rows_panel<T>, m);
+  });
+  return size;
+}
+
+void pairwise_rows(TensorView a, TensorView b, TensorView scale, bool skip_self, TensorView positive, TensorView weight,
+                   TensorView rows, TensorView pull, TensorView grad_a, TensorView grad_b, TensorView workspace,
+                   TensorView panel, int threads) {
+  dispatch_float(kOp, a.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    SSLSPEC_CHECK(b.present(), kOp, ": rows with a positive need b");
+    cpu::PairwiseRowsArgs<T> q{};
+    auto& p = q.pairwise;
+    p = arguments<T>(a, b, scale, {}, {}, {}, {}, skip_self, rows, {}, workspace, threads, true);
+    set_gradients(p, a.dtype, weight, grad_a, grad_b);
+    check_vector(kOp, "positive", positive, p.n, a.dtype, kCpu);
+    check_vector(kOp, "pull", pull, p.n, a.dtype, kCpu);
+    check_vector(kOp, "panel", panel, pairwise_rows_panel_size(p.m, int(a.dtype)), a.dtype, kCpu);
+    q.positive = positive.as<T>(), q.pull = pull.as<T>(), q.panel = panel.as<T>();
+    SSLSPEC_CALL(pairwise_rows<T>, q);
   });
 }
 

@@ -8,8 +8,12 @@
 // Without b the case is symmetric (b = a, scale a scalar): W_ij = (grad_i / sum_i + grad_j / sum_j) exp(s_ij) and
 // grad_a_i = sum_j W_ij a_j.
 //
-// Sigmoid part, over all pairs or those with i != j. row_sum_i = sum_j softplus(s_ij + bias), W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as
-// above, grad_bias_i = sum_j W_ij.
+// Rows with one positive logit that is not among those pairs, and the gradient of sum_i weight_i rows_i with them:
+//   rows_i = log(1 + exp(row_lse_i - positive_i)),   pull_i = weight_i sigmoid(row_lse_i - positive_i)
+//   W_ij = pull_i exp(s_ij - row_lse_i),   grad_a and grad_b as above
+//
+// Sigmoid part, over all pairs or those with i != j. row_sum_i = sum_j softplus(s_ij + bias),
+// W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as above, grad_bias_i = sum_j W_ij.
 //
 // The N x M matrix is never stored.
 #pragma once
@@ -50,8 +54,21 @@ void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale,
 void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
                                TensorView grad_row,   // [n]
                                TensorView grad_bias,  // [n] out
+                               TensorView row_sum,    // [n] out, or absent: those of the forward pass as well
                                TensorView grad_a,     // [n, d] out
-                               TensorView grad_b,     // [m, d] out
+                               TensorView grad_b,     // [m, d] out, or absent
                                TensorView workspace, int threads);
+
+int64_t pairwise_rows_panel_size(int64_t m, int dtype);
+
+void pairwise_rows(TensorView a, TensorView b, TensorView scale, bool skip_self,
+                   TensorView positive,  // [n]
+                   TensorView weight,    // [n]
+                   TensorView rows,      // [n] out
+                   TensorView pull,      // [n] out: minus the gradient with respect to positive
+                   TensorView grad_a,    // [n, d] out
+                   TensorView grad_b,    // [m, d] out, or absent
+                   TensorView workspace,  // of the backward pass
+                   TensorView panel, int threads);
 
 }  // namespace sslspec

@@ -23,11 +23,13 @@ struct PairwiseArgs {
   bool symmetric;  // a is b: every tile serves its row block and its column block
   bool columns;    // rectangular case: column statistics (forward) or their gradient (backward) as well
   T* row_lse;      // [n]; sigmoid part: the row sums (forward) or sum_j W_ij (backward)
+  T* row_sum;      // [n] or null; backward of the sigmoid part: the row sums as well
   T* col_lse;      // [m] if columns
   const T* grad_row;  // [n]; backward only
   const T* grad_col;  // [m] if columns
   T* grad_a;          // [n, d] contiguous: sum_j W_ij b_j, not yet multiplied by scale_i
-  T* grad_b;          // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case
+  T* grad_b;          // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case, may be null in
+                      // the sigmoid part and in pairwise_rows
   T* workspace;
   int threads;
 };

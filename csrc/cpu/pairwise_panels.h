@@ -136,7 +136,7 @@ struct PairwisePanels {
         w.norms[t] = pack_rows<T>(p.a, p.lda, r0, r1, p.d, p.symmetric ? nullptr : p.scale, p.scale_step, w.a_panels);
         if (backward) {
           const T* scale = p.symmetric ? nullptr : p.scale;
-          pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
+          if (p.symmetric || p.grad_b != nullptr) pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
           zero(p.grad_a + r0 * p.d, (r1 - r0) * p.d);
         }
       } else {
@@ -144,7 +144,7 @@ struct PairwisePanels {
         w.norms[t] = pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
         if (backward) {
           pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
-          zero(p.grad_b + r0 * p.d, (r1 - r0) * p.d);
+          if (p.grad_b != nullptr) zero(p.grad_b + r0 * p.d, (r1 - r0) * p.d);
         }
       }
     });

@@ -28,23 +28,30 @@ struct Sigmoid : PairwisePanels<T> {
 
   static Vec<T> magnitude(Vec<T> x) { return x < Vec<T>{} ? -x : x; }
 
-  // row_lse += sum_j f(i, j, x), x the logits with the bias; f may keep its value for j in the tile.
-  template <typename F>
+  // max(x, 0) + log1p(t), t = exp(-|x|); pairs that are left out are -inf and add softplus(-inf) = 0
+  static inline __attribute__((always_inline)) Vec<T> softplus(Vec<T> x, Vec<T> t) {
+    return (x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(t);
+  }
+  static inline __attribute__((always_inline)) Vec<T> decay(Vec<T> x) { return exp2<T>(-magnitude(x) * kScale); }
+
+  // out[k]_i += sum_j f(i, j, x)[k] for k < kSums, x the logits with the bias; f may keep a value for j in the tile.
+  template <int kSums, typename F>
   inline __attribute__((always_inline)) void add_rows(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
-                                                      const F& f) const {
-    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, sizeof(Vec<T>) * kLd));
-    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
+                                                      T* const (&out)[kSums], const F& f) const {
+    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, kSums * sizeof(Vec<T>) * kLd));
+    for (int64_t i = 0; i < kSums * kLd; ++i) row_sum[i] = Vec<T>{};
     for_tiles(i0, ni, j0, nj, tile, logit_scale(),
               [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
 #pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) {
-                  Vec<T> sum{};
+                  Vec<T> sum[kSums] = {};
 #pragma GCC unroll 4
-                  for (int v = 0; v < V; ++v) sum += f(i + r, j + v * L, x(r, v, splat<T>(-bias)));
-                  row_sum[i + r] += sum;
+                  for (int v = 0; v < V; ++v) f(i + r, j + v * L, x(r, v, splat<T>(-bias)), sum);
+                  for (int k = 0; k < kSums; ++k) row_sum[k * kLd + i + r] += sum[k];
                 }
               });
-    for (int64_t i = 0; i < ni; ++i) p.row_lse[i0 + i] += hsum<T>(row_sum[i]);
+    for (int k = 0; k < kSums; ++k)
+      for (int64_t i = 0; i < ni; ++i) out[k][i0 + i] += hsum<T>(row_sum[k * kLd + i]);
   }
 
   void forward() {
@@ -52,28 +59,39 @@ struct Sigmoid : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      add_rows(i0, ni, j0, nj, tile, [](int64_t, int64_t, Vec<T> x) __attribute__((always_inline)) {
-        // pairs that are left out are -inf and add softplus(-inf) = 0
-        return (x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(exp2<T>(-magnitude(x) * kScale));
+      T* const out[1] = {p.row_lse};
+      add_rows(i0, ni, j0, nj, tile, out, [](int64_t, int64_t, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
+        sum[0] += softplus(x, decay(x));
       });
     });
   }
 
-  // W_ij = grad_row_i sigmoid(s_ij + bias); row_lse receives sum_j W_ij, the gradient of the bias by rows.
+  // W_ij = grad_row_i sigmoid(s_ij + bias); row_lse receives sum_j W_ij, the gradient of the bias by rows, and row_sum
+  // the row sums if they are wanted too.
+  template <bool kValue>
   void backward() {
     Base::zero(p.row_lse, p.n);
+    if (kValue) Base::zero(p.row_sum, p.n);
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      add_rows(i0, ni, j0, nj, tile, [&](int64_t i, int64_t j, Vec<T> x) __attribute__((always_inline)) {
-        const Vec<T> t = exp2<T>(-magnitude(x) * kScale);
+      T* const both[2] = {p.row_lse, p.row_sum};
+      T* const one[1] = {p.row_lse};
+      const auto weigh = [&](int64_t i, int64_t j, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
+        const Vec<T> t = decay(x);
         const T weight = i < ni ? p.grad_row[i0 + i] : T(0);
         const Vec<T> g = weight * ((x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)));
         store(tile + i * kLd + j, g);
-        return g;
-      });
+        sum[0] += g;
+        if constexpr (kValue) sum[1] += softplus(x, t);
+      };
+      if constexpr (kValue)
+        add_rows(i0, ni, j0, nj, tile, both, weigh);
+      else
+        add_rows(i0, ni, j0, nj, tile, one, weigh);
       block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
-      block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
+      if (p.grad_b != nullptr)
+        block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
     });
   }
 };
@@ -83,7 +101,10 @@ struct Sigmoid : PairwisePanels<T> {
 template <typename T>
 void pairwise_sigmoid_forward(const PairwiseArgs<T>& args) { Sigmoid<T>(args, false).forward(); }
 template <typename T>
-void pairwise_sigmoid_backward(const PairwiseArgs<T>& args) { Sigmoid<T>(args, true).backward(); }
+void pairwise_sigmoid_backward(const PairwiseArgs<T>& args) {
+  Sigmoid<T> sigmoid(args, true);
+  args.row_sum == nullptr ? sigmoid.template backward<false>() : sigmoid.template backward<true>();
+}
 
 template void pairwise_sigmoid_forward<float>(const PairwiseArgs<float>&);
 template void pairwise_sigmoid_forward<double>(const PairwiseArgs<double>&);

@@ -57,6 +57,12 @@ def reduce_rows(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
     return rows.mean() if weight is None else rows.sum() / weight.expand_as(rows).sum()
 
 
+def row_weights(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
+    """(n,) the factor of each row in the mean or sum of `reduce_rows`."""
+    share = torch.ones_like(rows) if weight is None else weight
+    return share / share.sum() if reduction == "mean" else share
+
+
 def with_terms(loss: Tensor, terms: Terms | None) -> LossOrTerms:
     """loss, or (loss, detached terms)."""
     if terms is None:

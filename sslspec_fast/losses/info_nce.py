@@ -22,6 +22,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
+from ..primitives.pairwise_rows import one_positive_total
 from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import info_nce as reference
 from ._common import (
@@ -30,6 +31,7 @@ from ._common import (
     dot_with_sum,
     products,
     reduce_rows,
+    row_weights,
     run_reference,
     widen,
 )
@@ -101,14 +103,19 @@ def info_nce(
         )
     else:
         columns = v if extra is None else torch.cat([v, unit_rows(extra)])
-        lse, _ = pairwise.lse(products(u, query), products(columns, query), scale, skip_self=True)
-        if tau_plus:
-            lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
-        rows = one_positive_rows(lse, positive)
+        a, b = products(u, query), products(columns, query)
+        if reduction == "none" or tau_plus:
+            lse, _ = pairwise.lse(a, b, scale, skip_self=True)
+            if tau_plus:
+                lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
+            loss = reduce_rows(one_positive_rows(lse, positive), reduction, weight)
+        else:
+            share = row_weights(positive.detach(), reduction, weight)
+            loss = one_positive_total(a, b, scale, positive, share, skip_self=True)
         if label_smoothing:
             total = dot_with_sum(u, columns) * scale
-            rows = rows + smoothing(positive, total, columns.shape[0], label_smoothing)
-        loss = reduce_rows(rows, reduction, weight)
+            rows = smoothing(positive, total, columns.shape[0], label_smoothing)
+            loss = loss + reduce_rows(rows, reduction, weight)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
 
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives import pairwise, pairwise_views
+from ..primitives import pairwise_views
+from ..primitives.pairwise_rows import one_positive_total
 from ..primitives.pairwise_views import pair_ids
 from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import nt_xent as reference
@@ -33,6 +34,7 @@ from ._common import (
     dot_with_sum,
     is_half,
     reduce_rows,
+    row_weights,
     run_reference,
     self_lse,
     two_view_scale,
@@ -164,8 +166,10 @@ class NTXentLoss(torch.nn.Module):
         check.columns(op, "bank", bank, "out0", x)
         scale = check.positive(op, "temperature", self.temperature, x, rows=()).reciprocal()
         u, v, similarity = paired_rows(x, y)
-        negatives, _ = pairwise.lse(u, bank.clone(), scale)
-        loss = one_positive_rows(negatives, similarity * scale).mean()
+        share = row_weights(similarity.detach(), "mean", None)
+        loss = one_positive_total(
+            u, bank.clone(), scale, similarity * scale, share, skip_self=False
+        )
         if out0.requires_grad:
             self._store(v.detach())
         return loss

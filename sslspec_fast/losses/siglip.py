@@ -24,8 +24,17 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
+from ..primitives.pairwise_rows import softplus_total
 from ..reference import siglip as reference
-from ._common import LossOrTerms, products, reduce_rows, run_reference, widen, with_terms
+from ._common import (
+    LossOrTerms,
+    products,
+    reduce_rows,
+    row_weights,
+    run_reference,
+    widen,
+    with_terms,
+)
 
 
 def siglip(
@@ -74,8 +83,13 @@ def siglip(
         )
     else:
         a, b = products(x, image), products(y, text)
-        rows = pairwise.softplus(a, b, scale, bias, skip_self=True) + positive
-        loss = reduce_rows(rows, reduction, weight)
+        if reduction == "none":
+            rows = pairwise.softplus(a, b, scale, bias, skip_self=True) + positive
+            loss = reduce_rows(rows, reduction, weight)
+        else:
+            share = row_weights(positive.detach(), reduction, weight)
+            loss = softplus_total(a, b, scale, bias, share, skip_self=True)
+            loss = loss + reduce_rows(positive, reduction, weight)
     if not return_terms:
         return loss
     on = reduce_rows(positive, reduction, weight)

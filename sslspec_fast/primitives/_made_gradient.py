@@ -48,10 +48,11 @@ def gradient(
             torch.autograd.grad(expression(x, y, **ctx.options), leaves, factor, create_graph=True)
         )
         return next(grads) if want_x else None, next(grads) if want_y else None
-    return _scaled(made_x, factor) if want_x else None, _scaled(made_y, factor) if want_y else None
+    return scaled(made_x, factor) if want_x else None, scaled(made_y, factor) if want_y else None
 
 
-def _scaled(made: Tensor, factor: Tensor) -> Tensor:
+def scaled(made: Tensor, factor: Tensor) -> Tensor:
+    """The gradient times what came from above."""
     # loss.backward() asks for exactly 1 times the gradient: no need for a pass over memory
     looks = type(factor) is Tensor and not factor.is_cuda and not torch.compiler.is_compiling()
     if looks and factor.item() == 1.0:

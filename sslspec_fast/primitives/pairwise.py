@@ -23,7 +23,7 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import workspace
+from ._pairwise_common import through_scale, workspace
 from ._second_order import left_out_pairs, row_blocks_vjp, softmax_weights
 from .pairwise_sigmoid import softplus
 
@@ -210,10 +210,8 @@ def _lse_bwd_body(
         view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
         view(grad_a), view(grad_b), view(work), threads(),
     )  # fmt: skip
-    if scale.ndim == 0:
-        grad_scale = torch.dot(a.reshape(-1), grad_a.reshape(-1))
-        return grad_a.mul_(scale), grad_b, grad_scale
-    return grad_a * scale[:, None], grad_b, (a * grad_a).sum(1)
+    grad_a, grad_scale = through_scale(a, grad_a, scale)
+    return grad_a, grad_b, grad_scale
 
 
 def _lse_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

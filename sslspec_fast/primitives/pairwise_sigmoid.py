@@ -18,7 +18,7 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import workspace
+from ._pairwise_common import through_scale, workspace
 from ._second_order import left_out_pairs, row_blocks_vjp
 
 __all__ = ["softplus"]
@@ -61,12 +61,10 @@ def _softplus_bwd_body(
     work = workspace(a, b, backward=True)
     _C.pairwise_sigmoid_backward(
         view(a), view(b), view(scale), view(bias), skip_self, view(grad),
-        view(grad_bias), view(grad_a), view(grad_b), view(work), threads(),
+        view(grad_bias), None, view(grad_a), view(grad_b), view(work), threads(),
     )  # fmt: skip
-    if scale.ndim == 0:
-        grad_scale = torch.dot(a.reshape(-1), grad_a.reshape(-1))
-        return grad_a.mul_(scale), grad_b, grad_scale, grad_bias.sum()
-    return grad_a * scale[:, None], grad_b, (a * grad_a).sum(1), grad_bias.sum()
+    grad_a, grad_scale = through_scale(a, grad_a, scale)
+    return grad_a, grad_b, grad_scale, grad_bias.sum()
 
 
 def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
