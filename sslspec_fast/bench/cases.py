@@ -95,7 +95,7 @@ def info_nce(rows: int, width: int) -> Case:
     }
     if hasattr(nnf, "linear_cross_entropy"):
         variants["chunked CE"] = peers.info_nce_chunked
-    return Case("info_nce", rows, width, 8.0 * rows**2 * width, _pair(rows, width), variants)
+    return Case("info_nce", rows, width, 6.0 * rows**2 * width, _pair(rows, width), variants)
 
 
 def siglip(rows: int, width: int) -> Case:
