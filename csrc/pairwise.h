@@ -42,7 +42,7 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
                        TensorView grad_row,  // [n]
                        TensorView grad_col,  // [m] or absent
                        TensorView grad_a,    // [n, d] out
-                       TensorView grad_b,    // [m, d] out, absent when symmetric
+                       TensorView grad_b,    // [m, d] out, or absent; unused when symmetric
                        TensorView workspace, int threads);
 
 void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale,

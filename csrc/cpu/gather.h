@@ -82,25 +82,18 @@ int32_t decode_rows(const SparseArgs<T>& a, const Index* indices, const T* y, in
   return filled;
 }
 
+// The same for any combination of weights, and for the upper triangle alone.
 template <typename T, typename Index>
-void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ldy, int64_t row_end, Cursor& cursor,
-            Batch<T>& batch) {
+int32_t decode_terms(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ldy, int64_t row_end, Cursor& cursor,
+                     Batch<T>& batch) {
   using B = Batch<T>;
   const auto value = [&](int64_t k) {
     if (a.values == nullptr) return T(1);
     return a.precise ? static_cast<T>(static_cast<const double*>(a.values)[k])
                      : static_cast<T>(static_cast<const float*>(a.values)[k]);
   };
-  const bool plain = a.values == nullptr && a.col_scale == nullptr && a.combine == Combine::product;
-  batch.first_row = cursor.row;
-  batch.starts = cursor.at == a.indptr[cursor.row];
-  batch.finishes = true;
-  batch.unit = plain;
-  batch.begin[0] = 0;
   int32_t rows = 0, filled = 0;
-  const bool flat = !a.upper && a.combine == Combine::product;
-  if (flat) filled = decode_rows(a, indices, y, ldy, row_end, cursor, batch);
-  while (!flat && cursor.row < row_end && rows < B::kRows) {
+  while (cursor.row < row_end && rows < B::kRows) {
     const int64_t i = cursor.row, row_stop = a.indptr[i + 1];
     int64_t stop = row_stop;
     if (stop - cursor.at > B::kEntries - filled) {
@@ -108,23 +101,21 @@ void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ld
       stop = cursor.at + B::kEntries;
       batch.finishes = false;
     }
-    {
-      const T own = a.combine == Combine::sum ? a.row_scale[i] : T(0);
-      for (int64_t k = cursor.at; k < stop; ++k) {
-        const int64_t j = static_cast<int64_t>(indices[k]);
-        if (a.upper && j < i) continue;
-        T w = value(k);
-        if (a.combine == Combine::sum)
-          w *= own + a.col_scale[j];
-        else if (a.col_scale != nullptr)
-          w *= a.col_scale[j];
-        if (a.upper && j == i) {
-          w *= T(0.5);
-          batch.unit = false;
-        }
-        batch.weight[filled] = w;
-        batch.entry[filled++] = y + j * ldy;
+    const T own = a.combine == Combine::sum ? a.row_scale[i] : T(0);
+    for (int64_t k = cursor.at; k < stop; ++k) {
+      const int64_t j = static_cast<int64_t>(indices[k]);
+      if (a.upper && j < i) continue;
+      T w = value(k);
+      if (a.combine == Combine::sum)
+        w *= own + a.col_scale[j];
+      else if (a.col_scale != nullptr)
+        w *= a.col_scale[j];
+      if (a.upper && j == i) {
+        w *= T(0.5);
+        batch.unit = false;
       }
+      batch.weight[filled] = w;
+      batch.entry[filled++] = y + j * ldy;
     }
     batch.begin[++rows] = filled;
     cursor.at = stop;
@@ -132,19 +123,53 @@ void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ld
     ++cursor.row;
     if (!batch.starts) break;  // the end of a long row ends its batch
   }
-  if (!flat) batch.rows = rows;
-  for (int ahead = 0; ahead < B::kAhead; ++ahead) {
+  batch.rows = rows;
+  return filled;
+}
+
+template <typename T, typename Index>
+void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ldy, int64_t row_end, Cursor& cursor,
+            Batch<T>& batch) {
+  const bool products = a.combine == Combine::product;
+  batch.first_row = cursor.row;
+  batch.starts = cursor.at == a.indptr[cursor.row];
+  batch.finishes = true;
+  batch.unit = products && a.values == nullptr && a.col_scale == nullptr;
+  batch.begin[0] = 0;
+  const int32_t filled = products && !a.upper ? decode_rows(a, indices, y, ldy, row_end, cursor, batch)
+                                              : decode_terms(a, indices, y, ldy, row_end, cursor, batch);
+  for (int ahead = 0; ahead < Batch<T>::kAhead; ++ahead) {
     const int64_t k = cursor.at + ahead < a.nnz ? cursor.at + ahead : a.nnz - 1;
     batch.entry[filled + ahead] = k < 0 ? y : y + static_cast<int64_t>(indices[k]) * ldy;
   }
 }
+
+// acc[0] = sum of add(k, u) over k in [begin, stop): U chains of additions, each into its own acc[u], hide the latency.
+template <typename T, int U, int V, typename Add>
+inline __attribute__((always_inline)) void add_in_chains(int64_t begin, int64_t stop, Vec<T> (&acc)[U][V], const Add& add) {
+#pragma GCC unroll 4
+  for (int u = 0; u < U; ++u)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[u][v] = Vec<T>{};
+  int64_t k = begin;
+  for (; k + U <= stop; k += U)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) add(k + u, u);
+  for (; k < stop; ++k) add(k, 0);
+#pragma GCC unroll 4
+  for (int u = 1; u < U; ++u)
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) acc[0][v] += acc[u][v];
+}
+template <int V>
+constexpr int kChains = V >= 8 ? 1 : V == 4 ? 2 : 4;
 
 // One column panel of a batch: V registers from column c on, the last one cut by `tail` when kTail.
 // sink(row, c, acc, tail) gets the finished sums of one row; `carry` keeps those of an unfinished one.
 template <Term term, int V, bool kTail, bool kUnit, typename T, typename Sink>
 void panel(const Batch<T>& batch, const T* x, int64_t ldx, int64_t c, const Tail<T>& tail, T* carry, Sink& sink) {
   constexpr int L = kLanes<T>;
-  constexpr int U = V >= 8 ? 1 : V == 4 ? 2 : 4;  // independent sums hide the latency of the additions
+  constexpr int U = kChains<V>;
   constexpr int kLine = 64 / static_cast<int>(sizeof(T)) < L ? L : 64 / static_cast<int>(sizeof(T));
   const auto read = [&](const T* p, int v) { return kTail && v == V - 1 ? tail.load(p + v * L) : load(p + v * L); };
   for (int32_t r = 0; r < batch.rows; ++r) {
@@ -152,11 +177,7 @@ void panel(const Batch<T>& batch, const T* x, int64_t ldx, int64_t c, const Tail
     Vec<T> own[V], acc[U][V];
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) own[v] = term == Term::neighbours ? Vec<T>{} : read(x + row * ldx + c, v);
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[u][v] = Vec<T>{};
-    const auto add = [&](int32_t k, int u) __attribute__((always_inline)) {
+    const auto add = [&](int64_t k, int u) __attribute__((always_inline)) {
       const T* entry = batch.entry[k] + c;
       const T* next = batch.entry[k + Batch<T>::kAhead] + c;
 #pragma GCC unroll 8
@@ -170,16 +191,7 @@ void panel(const Batch<T>& batch, const T* x, int64_t ldx, int64_t c, const Tail
         acc[u][v] += kUnit ? e : w * e;
       }
     };
-    int32_t k = batch.begin[r];
-    const int32_t stop = batch.begin[r + 1];
-    for (; k + U <= stop; k += U)
-#pragma GCC unroll 4
-      for (int u = 0; u < U; ++u) add(k + u, u);
-    for (; k < stop; ++k) add(k, 0);
-#pragma GCC unroll 4
-    for (int u = 1; u < U; ++u)
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[0][v] += acc[u][v];
+    add_in_chains<T>(batch.begin[r], batch.begin[r + 1], acc, add);
     if (!batch.starts)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[0][v] += read(carry + c, v);

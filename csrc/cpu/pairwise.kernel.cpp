@@ -157,9 +157,9 @@ struct Softmax : PairwisePanels<T> {
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
       weights_of_tile(i0, ni, j0, nj, tile);
       block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
-      if (!p.symmetric)
+      if (!p.symmetric && p.grad_b != nullptr)
         block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
-      else if (bi != bj)
+      else if (p.symmetric && bi != bj)
         block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_a + j0 * p.d, p.d, p.d);
     });
   }

@@ -73,9 +73,7 @@ struct TwoView {
       const T both = weight[i] + weight[other(i)];
       for (int64_t k = 0; k < p.d; ++k) v[k] -= both * partner[k];
       along[i] = row_dot(u, v, p.d);
-      const double norm = double(p.norm[i]);
-      const T out = static_cast<T>(double(along[i]) * length.along(norm)), s = static_cast<T>(*p.scale * length.factor(norm));
-      for (int64_t k = 0; k < p.d; ++k) v[k] = s * (v[k] - out * u[k]);
+      length.backward(double(p.norm[i]), u, along[i], *p.scale, p.d, v);
     });
     double sum = 0;
     for (int64_t i = 0; i < 2 * p.n; ++i) sum += double(along[i]);

@@ -56,8 +56,13 @@ struct RowLength {
 
   bool cut(double norm) const { return !(static_cast<T>(norm) < static_cast<T>(from)); }  // keeps NaN
   double factor(double norm) const { return cut(norm) ? longest / norm : below; }
-  // The gradient of z is factor (g - x (g . x) along) for the gradient g of x: a constant factor projects nothing out.
-  double along(double norm) const { return cut(norm) ? 1 / (longest * longest) : 0; }
+  // From the gradient g of x to that of z, given g . x: factor (g - x (g . x) / longest^2), times `scale`; a constant
+  // factor projects nothing out.
+  void backward(double norm, const T* __restrict x, T dot, T scale, int64_t d, T* __restrict g) const {
+    const T along = static_cast<T>(cut(norm) ? double(dot) / (longest * longest) : 0);
+    const T f = static_cast<T>(double(scale) * factor(norm));
+    for (int64_t k = 0; k < d; ++k) g[k] = f * (g[k] - along * x[k]);
+  }
 };
 
 }  // namespace

@@ -17,17 +17,12 @@ inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, con
                                                      int64_t row, const T* y, int64_t ldy, int64_t c,
                                                      const Tail<T>& tail, Sink& sink) {
   constexpr int L = kLanes<T>;
-  constexpr int U = V >= 8 ? 1 : V == 4 ? 2 : 4;  // independent sums hide the latency of the additions
+  constexpr int U = kChains<V>;
   constexpr int kAhead = Batch<T>::kAhead;
   constexpr int kLine = 64 / static_cast<int>(sizeof(T)) < L ? L : 64 / static_cast<int>(sizeof(T));
-  int64_t k = a.indptr[row];
   const int64_t stop = a.indptr[row + 1];
   const int64_t ahead = stop + kAhead <= a.nnz ? kAhead : 0;  // the last rows ask for what they are about to read
   Vec<T> acc[U][V];
-#pragma GCC unroll 4
-  for (int u = 0; u < U; ++u)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) acc[u][v] = Vec<T>{};
   const auto add = [&](int64_t at, int u) __attribute__((always_inline)) {
     const int64_t j = static_cast<int64_t>(indices[at]);
     const T* entry = y + j * ldy + c;
@@ -44,14 +39,7 @@ inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, con
       acc[u][v] += weight == Weight::one ? e : w * e;
     }
   };
-  for (; k + U <= stop; k += U)
-#pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) add(k + u, u);
-  for (; k < stop; ++k) add(k, 0);
-#pragma GCC unroll 4
-  for (int u = 1; u < U; ++u)
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) acc[0][v] += acc[u][v];
+  add_in_chains<T>(a.indptr[row], stop, acc, add);
   sink.template row<V, kTail>(row, c, acc[0], tail);
 }
 

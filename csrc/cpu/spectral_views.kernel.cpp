@@ -160,9 +160,7 @@ struct Spectral {
       out[k] = twice * out[k] + of_pair * y[k];
       sum += out[k] * x[k];
     }
-    const T along = static_cast<T>(double(hsum<T>(lanes) + sum) * length.along(double(norm[view][i]))), f = factor(view, i);
-    for (k = 0; k + L <= p.d; k += L) store(out + k, f * (load(out + k) - along * load(x + k)));
-    for (; k < p.d; ++k) out[k] = f * (out[k] - along * x[k]);
+    length.backward(double(norm[view][i]), x, hsum<T>(lanes) + sum, T(1), p.d, out);
   }
 
   void run() const {

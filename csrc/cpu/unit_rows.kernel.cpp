@@ -13,7 +13,7 @@ RowLength<T> length_of(const UnitRowsArgs<T>& p) {
   return p.longest > 0 ? RowLength<T>::at_most(p.longest) : RowLength<T>::unit();
 }
 
-// g += s y, then out = factor (g - x (g . x) along)
+// g += s y, then through the length
 template <typename T>
 void row_gradient(const UnitRowsArgs<T>& p, const RowLength<T>& length, int o, int64_t i) {
   constexpr int L = kLanes<T>;
@@ -23,7 +23,6 @@ void row_gradient(const UnitRowsArgs<T>& p, const RowLength<T>& length, int o, i
   const T* y = p.operands == 2 && p.grad_dot != nullptr ? p.x[1 - o] + i * d : nullptr;
   T* out = p.grad_z[o] + i * d;
   const T s = y == nullptr ? T(0) : p.grad_dot[i];
-  const double norm = double(p.norm[o][i]);
   Vec<T> lanes{};
   T sum = 0;
   int64_t k = 0;
@@ -37,10 +36,7 @@ void row_gradient(const UnitRowsArgs<T>& p, const RowLength<T>& length, int o, i
     out[k] = y == nullptr ? g[k] : g[k] + s * y[k];
     sum += out[k] * x[k];
   }
-  const T along = static_cast<T>(double(hsum<T>(lanes) + sum) * length.along(norm));
-  const T factor = static_cast<T>(length.factor(norm));
-  for (k = 0; k + L <= d; k += L) store(out + k, factor * (load(out + k) - along * load(x + k)));
-  for (; k < d; ++k) out[k] = factor * (out[k] - along * x[k]);
+  length.backward(double(p.norm[o][i]), x, hsum<T>(lanes) + sum, T(1), d, out);
 }
 
 }  // namespace

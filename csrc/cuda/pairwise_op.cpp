@@ -186,7 +186,7 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
   SSLSPEC_CHECK(in.n() <= 1 || grad_a.stride[0] == d, kOp, ": grad_a must be contiguous");
   check_vector(kOp, "row_dot", row_dot, in.n(), in.statistics(), a.device);
   if (row_total.present()) check_vector(kOp, "row_total", row_total, in.n(), in.statistics(), a.device);
-  if (!in.symmetric()) {
+  if (grad_b.present()) {
     check_matrix(kOp, "grad_b", grad_b, in.m(), d, grad_type, a.device);
     SSLSPEC_CHECK(in.m() <= 1 || grad_b.stride[0] == d, kOp, ": grad_b must be contiguous");
   }
@@ -198,7 +198,7 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
     const double* other_grad = in.symmetric() ? grad : col_lse.present() ? grad_col.as<double>() : nullptr;
     pairwise_backward_f64(p, bias.as<double>(), lse, grad, other_lse, other_grad, grad_a.as<double>(), row_dot.as<double>(),
                           row_total.as<double>());
-    if (!in.symmetric())
+    if (grad_b.present())
       pairwise_backward_f64(q, bias.as<double>(), other_lse, other_grad, lse, grad, grad_b.as<double>(), nullptr, nullptr);
     return;
   }
@@ -211,7 +211,7 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
   back.grad = grad_a.data, back.row_dot = row_dot.as<float>(), back.row_total = row_total.as<float>();
   back.parts = w.a_split, back.splits = pairwise_chained_splits(in.n(), in.m());
   pairwise_chained(p, w.a_bounds, w.b_bounds, back);
-  if (in.symmetric()) return;
+  if (!grad_b.present()) return;
   PairwiseBackward other{};
   other.x_weights = w.b_weights, other.y_weights = w.a_weights, other.bias = bias.as<float>();
   other.grad_f32 = back.grad_f32, other.grad = grad_b.data, other.parts = w.b_split, other.splits = pairwise_chained_splits(in.m(), in.n());

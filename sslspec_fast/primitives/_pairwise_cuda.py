@@ -13,6 +13,8 @@ pieces, and the library's GEMM does the products (_matmul.py).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,6 +102,20 @@ class _Problem:
         return self.a.new_empty(size, dtype=self.kind)
 
 
+class _Above(NamedTuple):
+    """Statistics and their gradients, as the kernels take them, and which gradients are wanted."""
+
+    row: Tensor | None
+    col: Tensor | None
+    grad_row: Tensor
+    grad_col: Tensor | None
+    b: bool
+    dtype: torch.dtype  # of the gradients of a and b
+
+    def views(self) -> tuple[_Maybe, _Maybe, Descriptor, _Maybe]:
+        return view(self.row), view(self.col), view(self.grad_row), view(self.grad_col)
+
+
 def forward(
     a: Tensor,
     b: Tensor | None,
@@ -133,8 +149,10 @@ def backward(
     grad_row: Tensor,
     grad_col: Tensor | None,
     grad_dtype: torch.dtype | None = None,
+    want_b: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Gradients of a and b (None when b is), and per row of a those of scale_i and of the bias.
+    """Gradients of a and b (None when b is, or it is not wanted), and per row of a those of scale_i
+    and of the bias.
 
     grad_dtype: type of the gradients of a and b, by default that of a. float32 for bfloat16 rows
     keeps what the projection off the rows of a normalisation would lose to rounding.
@@ -146,7 +164,8 @@ def backward(
     chained = _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device())
     wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
     make = _chained if chained else _chunked
-    grad_a, grad_b, row_dot, row_total = make(p, row, col, grad_row, grad_col, wide)
+    above = _Above(row, col, grad_row, grad_col, b is not None and want_b, wide)
+    grad_a, grad_b, row_dot, row_total = make(p, above)
     dtype = grad_dtype or a.dtype
     grad_a = _trimmed(grad_a, a.shape[1], dtype)
     grad_b = None if grad_b is None else _trimmed(grad_b, a.shape[1], dtype)
@@ -165,12 +184,15 @@ def gradients(
     col: Tensor | None,
     grad_row: Tensor,
     grad_col: Tensor | None,
+    want_b: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a, b, scale and bias (0 without bias), each in the type of its input."""
-    grad_a, grad_b, row_dot, row_total = backward(
-        a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col
+    """Gradients of a, b (empty unless wanted), scale and bias (0 without bias), each in the type of
+    its input.
+    """
+    grad_a, made_b, row_dot, row_total = backward(
+        a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col, want_b=want_b
     )
-    assert grad_b is not None
+    grad_b = b.new_empty(0) if made_b is None else made_b
     grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
     grad_bias = scale.new_zeros(()) if bias is None else row_total.sum().to(bias.dtype)
     return grad_a, grad_b, grad_scale, grad_bias
@@ -181,24 +203,15 @@ def _trimmed(grad: Tensor, d: int, dtype: torch.dtype) -> Tensor:
     return grad[:, :d].to(dtype).contiguous()
 
 
-def _chained(
-    p: _Problem,
-    row: Tensor | None,
-    col: Tensor | None,
-    grad_row: Tensor,
-    grad_col: Tensor | None,
-    grad_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    grad_a = p.a.new_empty(p.a.shape, dtype=grad_dtype)
-    grad_b = None if p.b is None else p.b.new_empty(p.b.shape, dtype=grad_dtype)
+def _chained(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    grad_a = p.a.new_empty(p.a.shape, dtype=above.dtype)
+    wanted = p.b if above.b else None
+    grad_b = None if wanted is None else wanted.new_empty(wanted.shape, dtype=above.dtype)
     row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
-    work = p.workspace(col is not None, _CHAINED)
+    work = p.workspace(above.col is not None, _CHAINED)
     _C.cuda_pairwise_backward(
         *p.views(),
-        view(row),
-        view(col),
-        view(grad_row),
-        view(grad_col),
+        *above.views(),
         view(grad_a),
         view(grad_b),
         view(row_dot),
@@ -210,14 +223,7 @@ def _chained(
     return grad_a, grad_b, row_dot, row_total
 
 
-def _chunked(
-    p: _Problem,
-    row: Tensor | None,
-    col: Tensor | None,
-    grad_row: Tensor,
-    grad_col: Tensor | None,
-    grad_dtype: torch.dtype,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     a = p.a
     right = a if p.b is None else p.b
     products = products_with(right)
@@ -225,8 +231,8 @@ def _chunked(
     rows, pieces = min(p.n, _WEIGHT_ROWS, max(128, fitting)), products.pieces
     pitch = -(-p.m // 8) * 8  # rows at multiples of 16 bytes
     weights = a.new_empty(pieces * rows, pitch, dtype=products.dtype)[:, : p.m]
-    work = p.workspace(col is not None, _MATRIX)
-    grad_a = a.new_empty(a.shape, dtype=grad_dtype)
+    work = p.workspace(above.col is not None, _MATRIX)
+    grad_a = a.new_empty(a.shape, dtype=above.dtype)
     row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
     grad_b = None
     with torch.autocast(a.device.type, enabled=False):
@@ -235,10 +241,7 @@ def _chunked(
             w, left = weights[: pieces * (chunk.stop - start)], a[chunk]
             _C.cuda_pairwise_weights(
                 *p.views(),
-                view(row),
-                view(col),
-                view(grad_row),
-                view(grad_col),
+                *above.views(),
                 start,
                 view(w),
                 view(work),
@@ -251,13 +254,13 @@ def _chunked(
             grad_a[chunk] = wide.mul_(scale)
             if p.bias is not None:
                 row_total[chunk] = products.row_sums(w, p.kind)
-            if p.b is not None:
+            if above.b:
                 if p.scale.ndim == 1:
                     left = (left.to(p.kind) * scale).to(a.dtype)
                 part = products.transposed_times(w, left).to(p.kind)
                 # chunks add up in float32, in the order of the rows
                 grad_b = part if grad_b is None else grad_b.add_(part)
-    if p.b is not None:
+    if above.b:
         grad_b = p.statistics(*right.shape).zero_() if grad_b is None else grad_b
         grad_b = grad_b.mul_(p.scale) if p.scale.ndim == 0 else grad_b
     return grad_a, grad_b, row_dot, row_total

@@ -181,20 +181,29 @@ def _lse_body(
 def _lse_bwd_shapes(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
-    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
+    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor, want_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    return a.new_empty(a.shape), b.new_empty(b.shape), scale.new_empty(scale.shape)
+    grad_b = b.new_empty(b.shape if want_b else (0,))
+    return a.new_empty(a.shape), grad_b, scale.new_empty(scale.shape)
 
 
 def _lse_bwd_body(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
-    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
+    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor, want_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     if a.is_cuda:
         stats = (row, col if cols else None, grad_row, grad_col if cols else None)
         return cuda.gradients(
-            a, b, scale, None, (ids_a, ids_b), (skip_indptr, skip_indices), skip_self, *stats
+            a,
+            b,
+            scale,
+            None,
+            (ids_a, ids_b),
+            (skip_indptr, skip_indices),
+            skip_self,
+            *stats,
+            want_b,
         )[:3]
     a, b, grad_row, grad_col = (
         unit_stride(a),
@@ -202,13 +211,13 @@ def _lse_bwd_body(
         grad_row.contiguous(),
         grad_col.contiguous(),
     )
-    grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape)
+    grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
     work = workspace(a, b, backward=True)
     _C.pairwise_backward(
         view(a), view(b), view(scale), view(ids_a), view(ids_b),
         view(skip_indptr), view(skip_indices), skip_self,
         view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
-        view(grad_a), view(grad_b), view(work), threads(),
+        view(grad_a), view(grad_b) if want_b else None, view(work), threads(),
     )  # fmt: skip
     grad_a, grad_scale = through_scale(a, grad_a, scale)
     return grad_a, grad_b, grad_scale
@@ -221,13 +230,16 @@ def _lse_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 def _lse_backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, row, col = ctx.saved_tensors
-    grads = _lse_bwd(*inputs, ctx.skip_self, ctx.cols, row, col, grad_row, grad_col)
-    return (*grads, None, None, None, None, None, None)
+    want_b = ctx.needs_input_grad[1]
+    flags = ctx.skip_self, ctx.cols
+    g_a, g_b, g_scale = _lse_bwd(*inputs, *flags, row, col, grad_row, grad_col, want_b)
+    return (g_a, g_b if want_b else None, g_scale, None, None, None, None, None, None)
 
 
 def _lse_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.skip_self, ctx.cols = inputs[:9]
-    ctx.save_for_backward(*tensors, *inputs[9:])
+    *rest, ctx.want_b = inputs[9:]
+    ctx.save_for_backward(*tensors, *rest)
 
 
 def _lse_bwd_backward(
@@ -235,6 +247,7 @@ def _lse_bwd_backward(
 ) -> tuple[Tensor | None, ...]:
     a, b, scale, ids_a, ids_b, indptr, indices, row, col, grad_row, grad_col = ctx.saved_tensors
     skip = None if indptr is None else (indptr, indices)
+    v_b = v_b if ctx.want_b else torch.zeros_like(b)
 
     def block(
         rows: slice,
@@ -260,12 +273,12 @@ def _lse_bwd_backward(
 
     tensors = (a, b, scale, row, col, grad_row, grad_col)
     g_a, g_b, g_scale, *rest = row_blocks_vjp(block, a.shape[0], b.shape[0], *tensors)
-    return (g_a, g_b, g_scale, None, None, None, None, None, None, *rest)
+    return (g_a, g_b, g_scale, None, None, None, None, None, None, *rest, None)
 
 
 _lse_bwd = register_op(
-    f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col)"
-    " -> (Tensor, Tensor, Tensor)",
+    f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col,"
+    " bool want_b) -> (Tensor, Tensor, Tensor)",
     body=_lse_bwd_body,
     fake=_lse_bwd_shapes,
     backward=_lse_bwd_backward,

@@ -293,6 +293,20 @@ def test_split_products_lose_no_digits(
         assert errors[0] <= 2 * errors[1]
 
 
+@pytest.mark.parametrize("dtype", [BF16, F32, F64])
+@pytest.mark.parametrize("d", [40, 300])
+def test_gradient_of_one_side(pairs: ModuleType, d: int, dtype: torch.dtype) -> None:
+    kind = F64 if dtype == F64 else F32
+    a, b, scale = unit(150, d, dtype), unit(200, d, dtype), torch.tensor(5.0, dtype=kind)
+    none, seed = (None, None), torch.rand(150, dtype=kind)
+    row, _ = pairs.forward(a, b, scale)
+    common = (a, b, scale, None, none, none, False, row, None, seed, None)
+    both, one = pairs.backward(*common), pairs.backward(*common, want_b=False)
+    assert one[1] is None
+    assert torch.equal(one[0], both[0])
+    assert torch.equal(one[2], both[2])
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 @pytest.mark.parametrize("b", [1, 3, 8, 36, 130])

@@ -51,6 +51,25 @@ def test_lse_self(n: int, with_ids: bool, scale: float, dtype: torch.dtype) -> N
     assert_same(ours, theirs, dtype)
 
 
+@pytest.mark.parametrize("cols", [False, True])
+def test_gradient_of_one_side(cols: bool) -> None:
+    a, b, c = leaves(
+        rows(97, 33, torch.float64), rows(150, 33, torch.float64, 1), torch.tensor(4.0).double()
+    )
+    for wanted in ((a, b, c), (a, c), (b,)):
+        left, right = (t if any(t is w for w in wanted) else t.detach() for t in (a, b))
+        outputs = pairwise.lse(left, right, c, cols=cols)
+        total = sum(t.square().sum() for t in outputs)
+        grads = torch.autograd.grad(total, wanted, create_graph=True)
+        if len(wanted) == 3:
+            every = dict(zip("abc", grads, strict=True))
+            continue
+        names = "ac" if len(wanted) == 2 else "b"
+        for name, grad in zip(names, grads, strict=True):
+            torch.testing.assert_close(grad, every[name], rtol=1e-12, atol=1e-14)
+        assert torch.isfinite(torch.autograd.grad(sum(g.sum() for g in grads), wanted)[0]).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(("n", "m"), [(1, 1), (3, 50), (50, 3), (97, 252), (193, 193)])
