@@ -21,7 +21,7 @@ namespace {
 template <typename T>
 struct Rows : PairwisePanels<T> {
   using Base = PairwisePanels<T>;
-  using Base::p, Base::w, Base::rows, Base::cols, Base::for_tiles, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
+  using Base::p, Base::w, Base::cols, Base::for_tiles, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
   static constexpr int64_t kBlock = Tile<T>::kBlock, kTile = kBlock * kLd;
 
   const PairwiseRowsArgs<T>& q;
@@ -93,8 +93,8 @@ struct Rows : PairwisePanels<T> {
     const int64_t panels = (p.d + Wide<T>::kCols - 1) / Wide<T>::kCols;
     // How rows are shared out does not touch the order of any sum.
     const int64_t step = panels >= 2 * p.threads ? kBlock : Blocks::kUnit;
-    for (int64_t bi = 0; bi < rows.count; ++bi) {
-      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), parts = (ni + step - 1) / step;
+    for (int64_t i0 = 0; i0 < p.n; i0 += kBlock) {
+      const int64_t ni = min64(kBlock, p.n - i0), parts = (ni + step - 1) / step;
       parallel_for(cols.count, p.threads, [&](int64_t bj) { logits(i0, ni, bj); });
       for (int64_t i = 0; i < ni; ++i) finish_row(i0, i);
       parallel_for(cols.count, p.threads, [&](int64_t bj) {
