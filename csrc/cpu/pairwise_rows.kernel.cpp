@@ -11,9 +11,8 @@
 // fp64; the order of all sums is given by the shapes alone.
 #include "cpu/pairwise_rows.h"
 
-#include <cmath>
-
 #include "cpu/pairwise_panels.h"
+#include "cpu/row_math.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
@@ -64,9 +63,8 @@ struct Rows : PairwisePanels<T> {
         total += double(sum[b * kBlock + i]) * std::exp(double(top[b * kBlock + i]) - high);
     const bool empty = total == 0;  // no pair in this row: no loss, no gradient
     const double lse = high + std::log(total), margin = lse - double(q.positive[i0 + i]);
-    const double t = std::exp(-std::fabs(margin));
-    p.row_lse[i0 + i] = empty ? T(0) : static_cast<T>((margin > 0 ? margin : 0) + std::log1p(t));
-    q.pull[i0 + i] = empty ? T(0) : static_cast<T>(double(p.grad_row[i0 + i]) * (margin < 0 ? t : 1) / (1 + t));
+    p.row_lse[i0 + i] = empty ? T(0) : static_cast<T>(softplus(margin));
+    q.pull[i0 + i] = empty ? T(0) : static_cast<T>(sigmoid(margin) * double(p.grad_row[i0 + i]));
     w.row_shift[i0 + i] = empty ? T(0) : static_cast<T>(lse);
   }
 

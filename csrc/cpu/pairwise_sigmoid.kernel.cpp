@@ -37,7 +37,7 @@ struct Sigmoid : PairwisePanels<T> {
   // out[k]_i += sum_j f(i, j, x)[k] for k < kSums, x the logits with the bias; f may keep a value for j in the tile.
   template <int kSums, typename F>
   inline __attribute__((always_inline)) void add_rows(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
-                                                      T* const (&out)[kSums], const F& f) const {
+                                                      T* const* out, const F& f) const {
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, kSums * sizeof(Vec<T>) * kLd));
     for (int64_t i = 0; i < kSums * kLd; ++i) row_sum[i] = Vec<T>{};
     for_tiles(i0, ni, j0, nj, tile, logit_scale(),
@@ -59,8 +59,7 @@ struct Sigmoid : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      T* const out[1] = {p.row_lse};
-      add_rows(i0, ni, j0, nj, tile, out, [](int64_t, int64_t, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
+      add_rows<1>(i0, ni, j0, nj, tile, &p.row_lse, [](int64_t, int64_t, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
         sum[0] += softplus(x, decay(x));
       });
     });
@@ -75,8 +74,7 @@ struct Sigmoid : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      T* const both[2] = {p.row_lse, p.row_sum};
-      T* const one[1] = {p.row_lse};
+      T* const out[2] = {p.row_lse, p.row_sum};
       const auto weigh = [&](int64_t i, int64_t j, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
         const Vec<T> t = decay(x);
         const T weight = i < ni ? p.grad_row[i0 + i] : T(0);
@@ -85,10 +83,7 @@ struct Sigmoid : PairwisePanels<T> {
         sum[0] += g;
         if constexpr (kValue) sum[1] += softplus(x, t);
       };
-      if constexpr (kValue)
-        add_rows(i0, ni, j0, nj, tile, both, weigh);
-      else
-        add_rows(i0, ni, j0, nj, tile, one, weigh);
+      add_rows<kValue ? 2 : 1>(i0, ni, j0, nj, tile, out, weigh);
       block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
       if (p.grad_b != nullptr)
         block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);

@@ -5,8 +5,6 @@
 // all logits of its row); other dot products of a row in T, lane by lane.
 #include "cpu/pairwise_views.h"
 
-#include <cmath>
-
 #include "cpu/pairwise.h"
 #include "cpu/row_math.h"
 
@@ -55,15 +53,13 @@ struct TwoView {
     });
     pairwise_forward<T>(pairwise());
     for_rows(2 * p.n, p.threads, [&](int64_t i) {
-      const double m = margin(i);
-      p.rows[i] = static_cast<T>((m > 0 ? m : 0) + std::log1p(std::exp(-std::fabs(m))));
+      p.rows[i] = static_cast<T>(softplus(margin(i)));
     });
   }
 
   void backward() const {
     for_rows(2 * p.n, p.threads, [&](int64_t i) {
-      const double m = margin(i), t = std::exp(-std::fabs(m));
-      weight[i] = static_cast<T>((m < 0 ? t : 1) / (1 + t) * double(p.grad[i]));
+      weight[i] = static_cast<T>(sigmoid(margin(i)) * double(p.grad[i]));
     });
     pairwise_backward<T>(pairwise());
     for_rows(2 * p.n, p.threads, [&](int64_t i) {

@@ -1,4 +1,4 @@
-// Sums over one row of a matrix. Included by *.kernel.cpp only.
+// Sums over one row of a matrix, its length, and the loss of a row with one positive. Included by *.kernel.cpp only.
 //
 // Precision policy: squares in fp64 (a rounded norm would scale all products of its row), dot products in T, lane by lane.
 #pragma once
@@ -21,14 +21,15 @@ void for_rows(int64_t n, int threads, const F& f) {
   });
 }
 
+// (fx x) . (fy y): the factors are applied first, because the products of long rows may overflow
 template <typename T>
-T row_dot(const T* x, const T* y, int64_t d) {
+T row_dot(const T* x, const T* y, int64_t d, T fx = 1, T fy = 1) {
   constexpr int L = kLanes<T>;
   Vec<T> sum{};
   int64_t k = 0;
-  for (; k + L <= d; k += L) sum += load(x + k) * load(y + k);
+  for (; k + L <= d; k += L) sum += (fx * load(x + k)) * (fy * load(y + k));
   T total = hsum<T>(sum);
-  for (; k < d; ++k) total += x[k] * y[k];
+  for (; k < d; ++k) total += (fx * x[k]) * (fy * y[k]);
   return total;
 }
 
@@ -41,6 +42,13 @@ double row_norm(const T* x, int64_t d) {
   for (; k < d; ++k) total += double(x[k]) * double(x[k]);
   for (const double sum : lane) total += sum;
   return std::sqrt(total);
+}
+
+// The loss of a row, by how much its negatives exceed its positive, and the probability of a mistake.
+inline double softplus(double margin) { return (margin > 0 ? margin : 0) + std::log1p(std::exp(-std::fabs(margin))); }
+inline double sigmoid(double margin) {
+  const double t = std::exp(-std::fabs(margin));
+  return (margin < 0 ? t : 1) / (1 + t);
 }
 
 // x = f(|z|) z with f = longest / |z| for rows of at least `from`, and a constant below. Norms are kept in T: which rows

@@ -63,19 +63,11 @@ struct Spectral {
     for_rows(p.n, p.threads, [&](int64_t i) {
       const T *x = p.z[0] + i * p.ldz[0], *y = p.z[1] + i * p.ldz[1];
       norm[0][i] = static_cast<T>(row_norm(x, p.d)), norm[1][i] = static_cast<T>(row_norm(y, p.d));
-      similarity[i] = dot(x, y, factor(0, i), factor(1, i));
+      similarity[i] = row_dot(x, y, p.d, factor(0, i), factor(1, i));
     });
   }
 
   T factor(int view, int64_t i) const { return static_cast<T>(length.factor(double(norm[view][i]))); }
-  T dot(const T* x, const T* y, T fx, T fy) const {  // the products of long rows may overflow: cut them first
-    Vec<T> sum{};
-    int64_t k = 0;
-    for (; k + L <= p.d; k += L) sum += (fx * load(x + k)) * (fy * load(y + k));
-    T total = hsum<T>(sum);
-    for (; k < p.d; ++k) total += (fx * x[k]) * (fy * y[k]);
-    return total;
-  }
 
   // Rows [0, c + kCols) of columns [c, c + kCols) of one Gram matrix, over one slice.
   void slice_product(int64_t slice, int view, int64_t c) const {

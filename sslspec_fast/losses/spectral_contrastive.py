@@ -81,6 +81,7 @@ def spectral_contrastive(
             repulsion = (x * (x @ (y.T @ y))).sum(1) - similarity.square()
         rows = (-2 * similarity + repulsion / (n - 1)) / mu
         loss = reduce_rows(rows, reduction, weight)
+        alignment = reduce_rows(-2 / mu * similarity, reduction, weight)
     else:
         share = 1 / mu / (n if reduction == "mean" else 1)
         loss, sums = spectral_views.spectral_contrastive(

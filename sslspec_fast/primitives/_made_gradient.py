@@ -1,12 +1,12 @@
 """Gradients made together with the value, because they need nothing from above but a factor.
 
-Such an operator takes one flag per input (is its gradient wanted?), returns the value first and the
-gradients last, and is differentiated by multiplying them with the incoming factor.
+Such an operator takes flags (is a gradient wanted?), returns the value first and the gradients
+among the rest, and is differentiated by multiplying them with the incoming factor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,33 +26,41 @@ def outputs(x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool) -> tuple[Te
     return gx, x.new_empty(x.shape if grad_y and y is not None else (0,))
 
 
-def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], **options: Any) -> None:
-    """Outputs: the value, what has no gradient, and the two gradients."""
+def save(
+    ctx: Any,
+    inputs: Sequence[Tensor | None],
+    output: tuple[Tensor, ...],
+    grads: Sequence[Tensor],
+    **options: Any,
+) -> None:
+    """The tensors among the inputs, which come first, and the gradient made for each of them; the
+    output, of which only the value is differentiable; and what else the expression takes.
+    """
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # zeros for what has no gradient: two passes over memory
-    ctx.save_for_backward(inputs[0], inputs[1], *output[-2:])
+    ctx.save_for_backward(*inputs, *grads)
     ctx.options = options
 
 
 def gradient(
     ctx: Any, factor: Tensor | None, expression: Callable[..., Tensor]
-) -> tuple[Tensor | None, Tensor | None]:
-    """The two gradients, differentiable through `expression` of the inputs and options if asked."""
+) -> tuple[Tensor | None, ...]:
+    """The gradients, differentiable through `expression` of the inputs and options if asked."""
+    count = len(ctx.saved_tensors) // 2
     if factor is None:
-        return None, None
-    x, y, made_x, made_y = ctx.saved_tensors
-    want_x, want_y = ctx.needs_input_grad[0], y is not None and ctx.needs_input_grad[1]
+        return (None,) * count
+    inputs, grads = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+    needs = ctx.needs_input_grad[:count]
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        leaves = [v for v, want in ((x, want_x), (y, want_y)) if want]
-        grads = iter(
-            torch.autograd.grad(expression(x, y, **ctx.options), leaves, factor, create_graph=True)
-        )
-        return next(grads) if want_x else None, next(grads) if want_y else None
-    return scaled(made_x, factor) if want_x else None, scaled(made_y, factor) if want_y else None
+        value = expression(*inputs, **ctx.options)
+        leaves = [t for t, need in zip(inputs, needs, strict=True) if need]
+        parts = iter(torch.autograd.grad(value, leaves, factor, create_graph=True))
+        return tuple(next(parts) if need else None for need in needs)
+    pairs = zip(grads, needs, strict=True)
+    return tuple(_scaled(grad, factor) if need else None for grad, need in pairs)
 
 
-def scaled(made: Tensor, factor: Tensor) -> Tensor:
-    """The gradient times what came from above."""
+def _scaled(made: Tensor, factor: Tensor) -> Tensor:
     # loss.backward() asks for exactly 1 times the gradient: no need for a pass over memory
     looks = type(factor) is Tensor and not factor.is_cuda and not torch.compiler.is_compiling()
     if looks and factor.item() == 1.0:

@@ -100,7 +100,7 @@ def _sqnorm_body(
 
 
 def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    made.save(ctx, inputs, output, off_diagonal=inputs[2], center=inputs[3])
+    made.save(ctx, inputs[:2], output, output[-2:], off_diagonal=inputs[2], center=inputs[3])
 
 
 def _sqnorm_backward(
@@ -183,7 +183,7 @@ def _vicreg_body(
 
 def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     names = ("invariance", "variance", "covariance", "eps")
-    made.save(ctx, inputs, output, **dict(zip(names, inputs[2:6], strict=True)))
+    made.save(ctx, inputs[:2], output, output[-2:], **dict(zip(names, inputs[2:6], strict=True)))
 
 
 def _vicreg_backward(
@@ -271,7 +271,7 @@ def _barlow_body(
 
 
 def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    made.save(ctx, inputs, output, off_diagonal=inputs[2], eps=inputs[3])
+    made.save(ctx, inputs[:2], output, output[-2:], off_diagonal=inputs[2], eps=inputs[3])
 
 
 def _barlow_backward(

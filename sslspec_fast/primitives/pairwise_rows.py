@@ -100,25 +100,14 @@ def _softplus_expression(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.skip_self, _ = inputs
-    _, rows, *grads = output
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, *grads, rows)  # the rows are the gradient of the weights
+    *tensors, skip_self, _ = inputs
+    _, rows, *grads = output  # the rows are the gradient of the weights
+    made.save(ctx, tensors, output, (*grads, rows), skip_self=skip_self)
 
 
 def _backward(expression: Callable[..., Tensor]) -> Callable[..., tuple[Tensor | None, ...]]:
     def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        if factor is None:
-            return (None,) * 7
-        saved, needs = ctx.saved_tensors, ctx.needs_input_grad[:5]
-        if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-            value = expression(*saved[:5], ctx.skip_self)
-            leaves = [t for t, need in zip(saved[:5], needs, strict=True) if need]
-            parts = iter(torch.autograd.grad(value, leaves, factor, create_graph=True))
-            return *(next(parts) if need else None for need in needs), None, None
-        grads = zip(saved[5:], needs, strict=True)
-        return *(made.scaled(g, factor) if need else None for g, need in grads), None, None
+        return *made.gradient(ctx, factor, expression), None, None
 
     return backward
 

@@ -40,28 +40,32 @@ def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self:
 
 
 def _softplus_bwd_shapes(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         a.new_empty(a.shape),
-        b.new_empty(b.shape),
+        b.new_empty(b.shape if want_b else (0,)),
         scale.new_empty(scale.shape),
         bias.new_empty(()),
     )
 
 
 def _softplus_bwd_body(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if a.is_cuda:
         none = (None, None)
-        return cuda.gradients(a, b, scale, bias, none, none, skip_self, None, None, grad, None)
+        return cuda.gradients(
+            a, b, scale, bias, none, none, skip_self, None, None, grad, None, want_b
+        )
     a, b, grad = unit_stride(a), unit_stride(b), grad.contiguous()
-    grad_a, grad_b, grad_bias = a.new_empty(a.shape), b.new_empty(b.shape), a.new_empty(a.shape[0])
+    grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
+    grad_b = b.new_empty(b.shape if want_b else (0,))
     work = workspace(a, b, backward=True)
     _C.pairwise_sigmoid_backward(
         view(a), view(b), view(scale), view(bias), skip_self, view(grad),
-        view(grad_bias), None, view(grad_a), view(grad_b), view(work), threads(),
+        view(grad_bias), None, view(grad_a), view(grad_b) if want_b else None, view(work),
+        threads(),
     )  # fmt: skip
     grad_a, grad_scale = through_scale(a, grad_a, scale)
     return grad_a, grad_b, grad_scale, grad_bias.sum()
@@ -73,12 +77,13 @@ def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grads: tuple[Tensor, ...] = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad)
-    return (*grads, None)
+    want_b = ctx.needs_input_grad[1]
+    g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad, want_b)
+    return (g_a, g_b if want_b else None, *rest, None)
 
 
 def _softplus_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    a, b, scale, bias, ctx.skip_self, grad = inputs
+    a, b, scale, bias, ctx.skip_self, grad, ctx.want_b = inputs
     ctx.save_for_backward(a, b, scale, bias, grad)
 
 
@@ -86,6 +91,7 @@ def _softplus_bwd_backward(
     ctx: Any, v_a: Tensor, v_b: Tensor, v_scale: Tensor, v_bias: Tensor
 ) -> tuple[Tensor | None, ...]:
     a, b, scale, bias, grad = ctx.saved_tensors
+    v_b = v_b if ctx.want_b else torch.zeros_like(b)
 
     def block(
         rows: slice, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, grad: Tensor
@@ -102,12 +108,12 @@ def _softplus_bwd_backward(
     g_a, g_b, g_scale, g_bias, g_grad = row_blocks_vjp(
         block, a.shape[0], b.shape[0], a, b, scale, bias, grad
     )
-    return g_a, g_b, g_scale, g_bias, None, g_grad
+    return g_a, g_b, g_scale, g_bias, None, g_grad, None
 
 
 _softplus_bwd = register_op(
     "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self,"
-    " Tensor grad) -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor grad, bool want_b) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_softplus_bwd_body,
     fake=_softplus_bwd_shapes,
     backward=_softplus_bwd_backward,

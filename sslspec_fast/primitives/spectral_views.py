@@ -54,7 +54,7 @@ def _body(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     names = ("longest", "attraction", "repulsion")
-    made.save(ctx, inputs, output, **dict(zip(names, inputs[2:5], strict=True)))
+    made.save(ctx, inputs[:2], output, output[-2:], **dict(zip(names, inputs[2:5], strict=True)))
 
 
 def _compose(

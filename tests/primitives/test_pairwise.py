@@ -51,14 +51,18 @@ def test_lse_self(n: int, with_ids: bool, scale: float, dtype: torch.dtype) -> N
     assert_same(ours, theirs, dtype)
 
 
-@pytest.mark.parametrize("cols", [False, True])
-def test_gradient_of_one_side(cols: bool) -> None:
+@pytest.mark.parametrize("form", ["rows", "rows and columns", "softplus"])
+def test_gradient_of_one_side(form: str) -> None:
+    bias = torch.tensor(-2.0).double()
     a, b, c = leaves(
         rows(97, 33, torch.float64), rows(150, 33, torch.float64, 1), torch.tensor(4.0).double()
     )
     for wanted in ((a, b, c), (a, c), (b,)):
         left, right = (t if any(t is w for w in wanted) else t.detach() for t in (a, b))
-        outputs = pairwise.lse(left, right, c, cols=cols)
+        if form == "softplus":
+            outputs = (pairwise.softplus(left, right, c, bias),)
+        else:
+            outputs = pairwise.lse(left, right, c, cols=form != "rows")
         total = sum(t.square().sum() for t in outputs)
         grads = torch.autograd.grad(total, wanted, create_graph=True)
         if len(wanted) == 3:
