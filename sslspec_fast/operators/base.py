@@ -110,6 +110,13 @@ class SymmetricOperator:
     def _apply(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
+        """(B, t) with B = diag(t)^-1 A diag(t), whose products cost less; (A, None) if none do.
+
+        p(A) X = t * (p(B) (X / t)) for a polynomial p. B has products only: it is not symmetric.
+        """
+        return self, None
+
     def bounds(self) -> tuple[float, float]:
         """An interval that is sure to contain the spectrum; infinite where nothing is known."""
         return -math.inf, math.inf

@@ -35,6 +35,10 @@ class ShiftOperator(SymmetricOperator):
             return y if self.b == 0.0 else y.add_(x, alpha=alpha * self.b)
         return self.op.matmat(x, out, alpha=alpha * self.a, beta=beta, gamma=alpha * self.b, w=x)
 
+    def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
+        op, t = self.op.similar()
+        return (self, None) if t is None else (ShiftOperator(op, self.a, self.b), t)
+
     def bounds(self) -> tuple[float, float]:
         lo, hi = (self.a * t + self.b if self.a else self.b for t in self.op.bounds())
         return min(lo, hi), max(lo, hi)

@@ -3,7 +3,10 @@
     A = diag(d) + sign * diag(s) M diag(s)
 
 M is stored once; the normalised adjacency (s = degree^-1/2), the Laplacian (d = degree, sign -1)
-and both together differ in vectors only. Bounds: Gershgorin's discs unless the caller knows better.
+and both together differ in vectors only. Where M has values, products run on a copy s_i m_ij s_j in
+their dtype instead (a copy in float32 is needed anyway); where all its entries are 1, the scales
+stay vectors: a copy would cost more memory than the matrix. Bounds: Gershgorin's discs unless the
+caller knows better.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ from sslspec_fast.primitives.spmm import spmm_into
 __all__ = ["CsrOperator"]
 
 _SCALE_AHEAD = 8  # entries per row from which X is scaled before the product
-_CAST_LIMIT = 200_000_000  # entries; a second copy of the values of a larger matrix is too dear
+_COPY_LIMIT = 200_000_000  # entries; a second copy of the values of a larger matrix is too dear
+_CHUNK = 1 << 22  # entries scaled at once
 
 
 class CsrOperator(SymmetricOperator):
@@ -46,7 +50,8 @@ class CsrOperator(SymmetricOperator):
         self._csr = Csr(indptr.long(), indices, values, n, symmetric=True)
         self._cast: dict[torch.dtype, tuple[Tensor | None, Tensor | None]] = {}
         self._matrix: dict[torch.dtype, Tensor] = {}
-        self._typed_csr: dict[torch.dtype, Csr] = {}
+        self._scaled: dict[torch.dtype, Csr] = {}
+        self._walk: tuple[_Walk, Tensor] | None = None
 
     def _vectors(self, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
         """Scale and diagonal in the dtype of a product."""
@@ -56,59 +61,102 @@ class CsrOperator(SymmetricOperator):
             self._cast[dtype] = scale, diagonal
         return self._cast[dtype]
 
-    def _typed(self, dtype: torch.dtype) -> Csr:
-        """The matrix with values in the dtype of a product, which saves a conversion per entry."""
-        values = self.values
-        if values is None or values.dtype == dtype or values.numel() > _CAST_LIMIT:
-            return self._csr
-        if dtype not in self._typed_csr:
-            self._typed_csr[dtype] = Csr(
-                self._csr.indptr, self.indices, values.to(dtype), self.n, symmetric=True
-            )
-        return self._typed_csr[dtype]
+    @property
+    def _copies(self) -> bool:
+        return self.values is not None and self.nnz() <= _COPY_LIMIT
+
+    def _product(self, dtype: torch.dtype) -> tuple[Csr, Tensor | None]:
+        """A matrix for products in `dtype`, and the scale that is still to be applied to it."""
+        if not self._copies:
+            return self._csr, self._vectors(dtype)[0]
+        if self.scale is None and self.dtype == dtype:
+            return self._csr, None
+        if dtype not in self._scaled:
+            scaled = self._scaled_values(dtype)
+            self._scaled[dtype] = Csr(self._csr.indptr, self.indices, scaled, self.n, True)
+        return self._scaled[dtype], None
+
+    def _scaled_values(self, dtype: torch.dtype) -> Tensor:
+        """(nnz,) s_i m_ij s_j, rounded once; exactly symmetric like M."""
+        if self.scale is None:
+            if self.values is None:
+                return torch.ones(self.nnz(), dtype=dtype, device=self.device)
+            return self.values.to(dtype)
+        out = torch.empty(self.nnz(), dtype=dtype, device=self.device)
+        indptr, scale = self._csr.indptr, self.scale
+        first = 0
+        while first < self.n:  # chunks of rows: no float64 temporaries as long as the matrix
+            begin = int(indptr[first])
+            last = int(torch.searchsorted(indptr, begin + _CHUNK, right=True)) - 1
+            last = min(max(last, first + 1), self.n)
+            part = slice(begin, int(indptr[last]))
+            factor = scale[first:last].repeat_interleave(indptr[first : last + 1].diff())
+            factor *= scale[self.indices[part].long()]
+            out[part] = factor if self.values is None else factor.mul_(self.values[part])
+            first = last
+        return out
 
     def matmat(
         self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
         gamma: float = 0.0, w: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        scale, diagonal = self._vectors(x.dtype)
         w = None if gamma == 0.0 else w
         if self.device.type != "cpu":
-            return combine(self._torch_product(x, scale, diagonal), out, alpha, beta, gamma, w)
-        if out is None:
-            out, beta = torch.empty(x.shape, dtype=x.dtype), 0.0
+            return combine(self._torch_product(x), out, alpha, beta, gamma, w)
+        matrix, scale = self._product(x.dtype)
         right, scaled = scale, x
         if scale is not None and self.nnz() >= _SCALE_AHEAD * self.n:
             # one pass over X is less than a look at the scale for every entry
             right, scaled = None, torch.mul(x, scale[:, None])
+        return self._multiply(matrix, scaled, scale, right, x, out, alpha, beta, gamma, w)
+
+    def _multiply(
+        self, matrix: Csr, x: Tensor, row_scale: Tensor | None, col_scale: Tensor | None,
+        plain: Tensor, out: Tensor | None, alpha: float, beta: float, gamma: float,
+        w: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        """matmat by the CPU kernel; `plain` is what the diagonal multiplies."""
+        if out is None:
+            out, beta = torch.empty(x.shape, dtype=x.dtype), 0.0
+        diagonal = self._vectors(x.dtype)[1]
         # the diagonal multiplies W, so it rides along when W is X (a recurrence) or absent
-        fused = diagonal is not None and (w is None or w is x)
+        fused = diagonal is not None and (w is None or w is plain)
         spmm_into(
-            self._typed(x.dtype), scaled, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
-            delta=alpha if fused else 0.0, w=x if fused else w,
-            diagonal=diagonal if fused else None, row_scale=scale, col_scale=right,
+            matrix, x, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
+            delta=alpha if fused else 0.0, w=plain if fused else w,
+            diagonal=diagonal if fused else None, row_scale=row_scale, col_scale=col_scale,
         )  # fmt: skip
         if diagonal is not None and not fused:
-            out.addcmul_(x, diagonal[:, None], value=alpha)
+            out.addcmul_(plain, diagonal[:, None], value=alpha)
         return out
 
-    def _torch_product(self, x: Tensor, scale: Tensor | None, diagonal: Tensor | None) -> Tensor:
-        """A X by torch's sparse product (cuSPARSE), scalings on the vectors."""
+    def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
+        if self.scale is None or self.device.type != "cpu" or self._copies:
+            return self, None
+        if self._walk is None:
+            # nodes without entries have scale 0 and keep their coordinate
+            factor = torch.where(self.scale == 0, 1.0, self.scale)
+            empty = self.indptr.diff()[self.scale == 0]
+            size = factor.abs()
+            within = self.n > 0 and float(size.min()) > 1e-15 and float(size.max()) < 1e15
+            if not within or bool(empty.any()):  # squares must fit float32
+                return self, None
+            self._walk = _Walk(self, self.scale * factor), 1.0 / factor
+        return self._walk
+
+    def _torch_product(self, x: Tensor) -> Tensor:
+        """A X by torch's sparse product (cuSPARSE), which reads a value per entry in any case."""
         if x.dtype not in self._matrix:
-            values = self.values
-            if values is None:
-                values = torch.ones(self.indices.shape[0], dtype=x.dtype, device=self.device)
             with warnings.catch_warnings():  # torch calls its sparse CSR support beta
                 warnings.simplefilter("ignore", UserWarning)
                 self._matrix[x.dtype] = torch.sparse_csr_tensor(
-                    self.indptr.to(self.indices.dtype), self.indices, values.to(x.dtype),
-                    self.shape, check_invariants=False,
+                    self.indptr.to(self.indices.dtype), self.indices,
+                    self._scaled_values(x.dtype), self.shape, check_invariants=False,
                 )  # fmt: skip
-        y = self._matrix[x.dtype] @ (x if scale is None else x * scale[:, None])
-        if scale is not None:
-            y.mul_(scale[:, None])
+        y = self._matrix[x.dtype] @ x
         if self.sign != 1.0:
             y.mul_(self.sign)
+        diagonal = self._vectors(x.dtype)[1]
         return y if diagonal is None else y.addcmul_(x, diagonal[:, None])
 
     def nnz(self) -> int:
@@ -193,3 +241,22 @@ class CsrOperator(SymmetricOperator):
         if self.diagonal is not None:
             center += self.diagonal
         return float((center - radius).min()), float((center + radius).max())
+
+
+class _Walk(SymmetricOperator):
+    """diag(s) A diag(s)^-1 = diag(d) + sign * diag(s^2) M, not symmetric: for polynomials only."""
+
+    def __init__(self, op: CsrOperator, squares: Tensor) -> None:
+        super().__init__(op.n, op.dtype, op.device)
+        self.op, self.squares = op, squares
+        self._cast: dict[torch.dtype, Tensor] = {}
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        if x.dtype not in self._cast:
+            self._cast[x.dtype] = self.squares.to(x.dtype)
+        w = None if gamma == 0.0 else w
+        row_scale = self._cast[x.dtype]
+        return self.op._multiply(self.op._csr, x, row_scale, None, x, out, alpha, beta, gamma, w)

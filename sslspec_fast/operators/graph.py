@@ -119,10 +119,11 @@ def _stationary(g: PairGraph) -> tuple[KnownPairs, ...]:
     degree = g.degree
     if g.n == 0 or float(degree.max()) == 0.0:
         return ()
-    _, labels = g.connected_components()
+    count, labels = g.connected_components()
     live = degree > 0
-    packed = torch.full_like(labels, -1)
-    packed[live] = torch.unique(labels[live], return_inverse=True)[1]
+    used = torch.zeros(count, dtype=torch.bool, device=g.device)
+    used[labels[live]] = True
+    packed = torch.where(live, (used.cumsum(0) - 1)[labels], -1)
     return (KnownPairs(1.0, GroupVectors(packed, degree.sqrt())),)
 
 

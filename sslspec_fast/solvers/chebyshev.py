@@ -10,6 +10,9 @@ A X = X T + R and t = (T - m) / e,
 
 Z_d completes X to the filtered vectors, span(X, Z_d) contains them, and every rounding error is
 proportional to R: float32 products converge to float64 accuracy. Columns are scaled by 1 / C_d(t).
+
+Both run on a similar operator where its products are cheaper (D^-1 G instead of D^-1/2 G D^-1/2):
+a change of coordinates on the way in and out.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from sslspec_fast.solvers._basis import Project
 __all__ = ["Clean", "filter_block", "filter_residual", "growth_rate"]
 
 
+_LONG = 4  # degrees that pay for a change of coordinates
+
+
 @dataclass(frozen=True)
 class Clean:
     """Remove deflated vectors every few degrees: they outgrow everything from rounding alone."""
@@ -33,10 +39,26 @@ class Clean:
     project: Project
     every: int
 
-    def __call__(self, degree: int, *blocks: Tensor) -> None:
+    def __call__(self, degree: int, coordinates: _Coordinates, *blocks: Tensor) -> None:
         if degree % self.every == 0:
             for block in blocks:
+                coordinates.leave(block)
                 self.project(block)
+                coordinates.enter(block)
+
+
+class _Coordinates:
+    """Of a similar operator: X / t inside, X outside. Both ways in place."""
+
+    def __init__(self, op: SymmetricOperator, degree: int, like: Tensor) -> None:
+        self.op, t = op.similar() if degree >= _LONG else (op, None)
+        self.t = None if t is None else t.to(like)[:, None]
+
+    def enter(self, x: Tensor) -> Tensor:
+        return x if self.t is None else x.div_(self.t)
+
+    def leave(self, x: Tensor) -> Tensor:
+        return x if self.t is None else x.mul_(self.t)
 
 
 def growth_rate(value: float, lo: float, cut: float) -> float:
@@ -51,15 +73,17 @@ def filter_block(
 ) -> Tensor:  # fmt: skip
     """C_degree(Â) X / C_degree(top); x (n, b) is overwritten."""
     middle, half = (cut + lo) / 2, (cut - lo) / 2
+    inner = _Coordinates(op, degree, x)
     # 1 / C_d(top), kept in range: float32 overflows at 1e38
     x.mul_(math.exp(-min(degree * growth_rate(top, lo, cut), 60.0)))
-    y = op.matmat(x, None, alpha=1.0 / half, gamma=-middle / half, w=x)
+    inner.enter(x)
+    y = inner.op.matmat(x, None, alpha=1.0 / half, gamma=-middle / half, w=x)
     for k in range(1, degree):
-        x = op.matmat(y, x, alpha=2.0 / half, beta=-1.0, gamma=-2.0 * middle / half, w=y)
+        x = inner.op.matmat(y, x, alpha=2.0 / half, beta=-1.0, gamma=-2.0 * middle / half, w=y)
         x, y = y, x
         if clean is not None:
-            clean(k, x, y)
-    return y
+            clean(k, inner, x, y)
+    return inner.leave(y)
 
 
 def filter_residual(
@@ -78,16 +102,17 @@ def filter_residual(
         growth[k + 1] = 2 * t * growth[k] - growth[k - 1]
     scale = growth[1:].abs().max(0).values.clamp_min(1.0)
     source = (growth * (1.0 / scale)).to(device=r.device, dtype=r.dtype)
-    r = r / half
+    inner = _Coordinates(op, degree, r)
+    r = inner.enter(r / half)
     z = r * source[0]
     previous = torch.zeros_like(z)
     for k in range(1, degree):
         # out <- 2 Â z - (previous - 2 r C_k): the sign of `previous` is turned by beta = -1
         previous.addcmul_(r, source[k], value=-2.0)
-        previous = op.matmat(
+        previous = inner.op.matmat(
             z, previous, alpha=2.0 / half, beta=-1.0, gamma=-2.0 * middle / half, w=z
         )
         z, previous = previous, z
         if clean is not None:
-            clean(k, z, previous)
-    return z
+            clean(k, inner, z, previous)
+    return inner.leave(z)

@@ -33,7 +33,7 @@ from sslspec_fast.solvers.polynomial import chebyshev, lanczos
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order, renumber
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
-from sslspec_fast.solvers.select import choose, dense_pays, low_dtype
+from sslspec_fast.solvers.select import choose, dense_pays, low_dtype, separated
 from sslspec_fast.solvers.shift_invert import shift_invert
 
 __all__ = ["eigsh"]
@@ -251,17 +251,20 @@ def _run(
     found = probe(task, low, keep=warm is None and method in ("auto", "chebyshev"))
     task.norm = max(abs(found.lo), abs(found.hi))
     task.tol *= task.norm
+    levels: int | None = None
     if not asked:
         method, reason, levels = choose(task, found, task.angle_tol)
-        better = order(task.op, levels) if renumbering and method == "chebyshev" else None
-        if better is not None:
-            inner, found, warm = renumber(task, found, warm, better)
-            outcome, facts = chebyshev(inner, warm, low, found)
-            task.tol, task.norm, task.columns = inner.tol, inner.norm, inner.columns
-            vectors = torch.empty_like(outcome.vectors)
-            vectors[torch.from_numpy(better)] = outcome.vectors
-            facts["reordered"] = "reverse Cuthill-McKee"
-            return replace(outcome, vectors=vectors), facts, method, reason
+    better = None
+    if method == "chebyshev" and renumbering and not separated(task, found):
+        better = order(task.op, levels)  # the filter will be long
+    if better is not None:
+        inner, found, warm = renumber(task, found, warm, better)
+        outcome, facts = chebyshev(inner, warm, low, found)
+        task.tol, task.norm, task.columns = inner.tol, inner.norm, inner.columns
+        vectors = torch.empty_like(outcome.vectors)
+        vectors[torch.from_numpy(better)] = outcome.vectors
+        facts["reordered"] = "reverse Cuthill-McKee"
+        return replace(outcome, vectors=vectors), facts, method, reason
     if method == "lanczos":
         outcome, facts = lanczos(task, warm)
     elif method == "chebyshev":

@@ -22,25 +22,33 @@ from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.probe import Probe
+from sslspec_fast.solvers.shift_invert import structure
 
 __all__ = ["order", "renumber"]
 
 _CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway
+_INT32_LIMIT = 2**31 - 1  # scipy's graph routines
 _SAMPLE = 20_000  # rows that show how far apart neighbours are
 
 
-def order(op: SymmetricOperator, levels: int) -> np.ndarray | None:
-    """A better order of the nodes, or None. levels: of a breadth-first search of the graph."""
+def order(op: SymmetricOperator, levels: int | None = None) -> np.ndarray | None:
+    """A better order of the nodes, or None. levels: of a breadth-first search, if that was made."""
     n, op = op.n, op.op if isinstance(op, ShiftOperator) else op
     if not isinstance(op, CsrOperator) or op.device.type != "cpu" or n * 64 <= _CACHE_BYTES:
         return None
-    # a band holds the neighbours of the levels before and after
-    if levels < 16 or _distance(op) * levels < 4.0 * n:
+    if op.nnz() > _INT32_LIMIT or (levels is not None and not _pays(op, levels)):
         return None
-    ones = np.ones(op.indices.shape[0], dtype=np.int8)
-    arrays = (ones, op.indices.numpy().astype(np.int32), op.indptr.numpy().astype(np.int32))
-    matrix = scipy.sparse.csr_array(arrays, shape=op.shape)
+    ones = np.ones(op.nnz(), dtype=np.int8)
+    indices, indptr = (t.numpy().astype(np.int32, copy=False) for t in (op.indices, op.indptr))
+    matrix = scipy.sparse.csr_array((ones, indices, indptr), shape=op.shape)
+    if levels is None and not _pays(op, structure(matrix).levels):
+        return None
     return np.asarray(reverse_cuthill_mckee(matrix, symmetric_mode=True), dtype=np.int64)
+
+
+def _pays(op: CsrOperator, levels: int) -> bool:
+    """A band holds the neighbours of the levels before and after."""
+    return levels >= 16 and _distance(op) * levels >= 4.0 * op.n
 
 
 def _distance(op: CsrOperator) -> float:

@@ -20,7 +20,7 @@ from sslspec_fast.solvers.polynomial import product_cost
 from sslspec_fast.solvers.probe import FILLED_ROWS, Probe
 from sslspec_fast.solvers.shift_invert import structure
 
-__all__ = ["choose", "dense_pays"]
+__all__ = ["choose", "dense_pays", "low_dtype", "separated"]
 
 _DENSE_ROWS = 600  # LAPACK beats any iteration below this
 _DENSE_LIMIT = 20_000  # 3.2 GB of float64 per copy
@@ -37,22 +37,36 @@ def dense_pays(op: SymmetricOperator, k: int) -> str | None:
     return None
 
 
+def separated(task: Task, found: Probe) -> str | None:
+    """Why a filter of moderate degree is all it takes, or None: the probe did not see that."""
+    op = task.op
+    cut, last = found.split(_width(task.k))
+    if last is None:
+        return None
+    rate = growth_rate(last, found.lo, cut)
+    # rows of many entries fill in: a factorisation of theirs pays for long filters only
+    if rate <= (0.15 if (op.nnz() or 0) < FILLED_ROWS * op.n else 0.05):
+        return None
+    return f"well separated top, {rate:.2f} digits (base e) per degree"
+
+
+def _width(k: int) -> int:
+    return k + max(3, min(k // 8, 16))
+
+
 def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str, int]:
     """(method, reason, levels of the graph or 0 when nobody looked)."""
     op, n, k = task.op, task.op.n, task.k
     if found.hi - found.lo <= 1e-12 * task.norm:
         return "lanczos", "A is a multiple of the identity", 0
-    width = k + max(3, min(k // 8, 16))
+    width = _width(k)
     column = 1.5e-9 * product_cost(op, n)  # orthogonalisation is tuned to be a minor share
     digits = math.log(math.sqrt(n) * task.norm / max(task.tol, 1e-14 * task.norm))
     if angle_tol is not None:
         digits = max(digits, math.log(math.sqrt(n) / max(angle_tol, 1e-14)) + 5.0)
-    cut, last = found.split(width)
-    if last is not None:
-        rate = growth_rate(last, found.lo, cut)
-        # rows of many entries fill in: a factorisation of theirs pays for long filters only
-        if rate > (0.15 if (op.nnz() or 0) < FILLED_ROWS * n else 0.05):
-            return "chebyshev", f"well separated top, {rate:.2f} digits (base e) per degree", 0
+    clear = separated(task, found)
+    if clear is not None:
+        return "chebyshev", clear, 0
     if op.device.type != "cpu" or op.nnz() is None:
         return "chebyshev", "no entries to factorise on the host", 0
     if width * column * 10.0 < 1e-3 and n < 5000:

@@ -92,6 +92,51 @@ def test_products_bounds_and_assembly(name: str) -> None:
         np.testing.assert_allclose(v.T @ v, np.eye(v.shape[1]), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", _cases())
+def test_similar_operators_have_the_same_polynomials(name: str) -> None:
+    op, matrix = _cases()[name]
+    x = torch.from_numpy(np.random.default_rng(4).standard_normal((37, 5)))
+    inner, t = op.similar()
+    if t is None:
+        assert inner is op
+        return
+    t = t[:, None]
+    y = x / t
+    y = inner.matmat(inner.matmat(y), y.clone(), alpha=0.5, beta=-1.0, gamma=2.0, w=y)
+    expected = 0.5 * matrix @ (matrix @ x.numpy()) + x.numpy()
+    np.testing.assert_allclose(y * t, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_implicit_entries_keep_their_scales_as_vectors(sign: float) -> None:
+    a = sp.csr_array((_random(37) > 0.0).astype(float))
+    a.setdiag(0)
+    a.eliminate_zeros()
+    a = sp.csr_array(sp.block_diag([a, sp.csr_array((2, 2))]))  # two isolated nodes
+    op = (ops.adjacency if sign > 0 else ops.laplacian)(PairGraph.from_sparse(a), normalized=True)
+    inner, t = op.similar()
+    assert inner is not op
+    assert t is not None
+    d = a.sum(1)
+    root = np.where(d > 0, 1 / np.sqrt(np.where(d > 0, d, 1)), 0)
+    matrix = a.toarray() * root[:, None] * root[None, :]
+    matrix = matrix if sign > 0 else np.eye(39) - matrix
+    x = torch.from_numpy(np.random.default_rng(4).standard_normal((39, 3)))
+    y = inner.matmat(x / t[:, None]) * t[:, None]
+    np.testing.assert_allclose(y, matrix @ x.numpy(), atol=1e-12)
+    moved, t = ops.shift(op, -2.0, 3.0).similar()
+    y = moved.matmat(x / t[:, None]) * t[:, None]
+    np.testing.assert_allclose(y, 3 * x.numpy() - 2 * matrix @ x.numpy(), atol=1e-12)
+    np.testing.assert_allclose(op @ x, matrix @ x.numpy(), atol=1e-12)
+
+
+def test_scales_that_hide_entries_have_no_similar_operator() -> None:
+    edge = torch.tensor([0, 1, 2]), torch.tensor([1, 0])
+    for scale in ([0.0, 1.0], [1e-20, 1.0]):
+        op = ops.CsrOperator(*edge, None, n=2, scale=torch.tensor(scale).double())
+        assert op.similar() == (op, None)
+
+
 def test_group_vectors_project_like_their_dense_form() -> None:
     labels = torch.tensor([2, 0, 1, 0, -1, 2, 2])
     groups = ops.GroupVectors(labels, torch.arange(1.0, 8.0))
