@@ -112,7 +112,7 @@ def _unit_columns(lam: Array, k: int, alpha: float, seed: int, starts: int | Non
         value, b = water_filling(lam, k, min(alpha, 1.0))
         padded = np.concatenate([lam, np.zeros(k - len(lam))])
         energy = np.divide(b, padded, out=np.zeros(k), where=padded > 1e-12)
-        bound = value if alpha <= 1 else -np.inf
+        bound = value  # above 1 as well: the loss grows with alpha
     if energy is not None and alpha <= 1:
         rotation = schur_horn(energy) if alpha == 1 else spreading_rotation(k)
         if rotation is not None:
@@ -155,7 +155,10 @@ def _multistart(
     best = min(candidates, key=lambda c: c.value)
     points = [c.mix + 1e-3 * rng.standard_normal(shape) for c in candidates]
     points += [rng.standard_normal(shape) for _ in range(count)]
+    proven = bound + 1e-10 * max(1.0, bound)
     for point in points:
+        if best.value <= proven:
+            break
         mix = _descend(point, lam, k, alpha)
         if _value(mix, lam, alpha) < best.value - 1e-13 * max(1.0, best.value):
             best = _finish(mix, lam, alpha, "multistart", False, bound)
@@ -163,8 +166,7 @@ def _multistart(
     if _value(mix, lam, alpha) < best.value:
         best = _finish(mix, lam, alpha, best.regime, False, bound)
     best.lower_bound = max(best.lower_bound, bound)
-    if best.value <= bound + 1e-10 * max(1.0, bound):
-        best.certified = True
+    best.certified = best.certified or best.value <= proven
     return best
 
 
