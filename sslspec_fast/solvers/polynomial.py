@@ -141,13 +141,21 @@ def chebyshev(
 def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | None:
     """Filter the probe's Ritz vectors: they lack only what their residuals say."""
     x = found.vectors(width)
-    if x is None or found.residuals is None or found.hi - found.lo <= 1e-12 * task.norm:
+    if x is None or found.hi - found.lo <= 1e-12 * task.norm:
         return None
     lo = found.lo
-    cut = max(float(found.values[min(width, len(found.values) - 1)]), lo + 1e-6 * task.norm)
+    at = min(width, len(found.values) - 1)
+    # a Ritz value lies below its eigenvalue, by less than its residual
+    wanted = float(found.values[task.k - 1] + found.residuals[task.k - 1] / 3)
+    cut = max(float(found.values[at]), lo + 1e-6 * task.norm)
     rate = growth_rate(float(found.values[task.k - 1]), lo, cut)
     worst = float(found.residuals[: task.k].max())
-    if rate < 0.8:  # Ritz values near a dense spectrum are low, and so is the cut: it takes longer
+    # Ritz values near a dense spectrum are low, and so is the cut: what lies between grows as well
+    edge = cut + float(found.residuals[at])
+    raised = growth_rate(wanted, lo, edge)
+    if raised > 0.33 * rate:
+        cut, rate = edge, raised
+    elif rate < 0.8:
         rate *= 0.33
     need = math.log(max(2.0 * worst / max(task.tol, 2e-6 * task.norm), 1.0))
     cost = product_cost(task.op, task.op.n) * padded(width)

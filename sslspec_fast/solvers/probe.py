@@ -32,16 +32,16 @@ FILLED_ROWS = 8
 class Probe:
     """values (m,) Ritz values, largest first; counts (m,) eigenvalues estimated at or above each;
     lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
-    basis: the Krylov blocks, one after the other, when the block was wide enough to start from;
-    coefficients (m, m) and residuals (m,) are those of the Ritz vectors in it."""
+    residuals (m,) of the Ritz pairs. basis: the Krylov blocks, one after the other, when the block
+    was wide enough to start from; coefficients (m, m) are those of the Ritz vectors in it."""
 
     values: Tensor
     counts: Tensor
     lo: float
     hi: float
+    residuals: Tensor
     basis: list[Tensor] = field(default_factory=list)
     coefficients: Tensor | None = None
-    residuals: Tensor | None = None
 
     def vectors(self, width: int) -> Tensor | None:
         """(n, width) the first Ritz vectors, or None when the basis was not kept."""
@@ -53,7 +53,8 @@ class Probe:
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
 
-        The counts are noisy, so a wide hole in the spectrum near the wanted count beats them.
+        The counts are noisy, so a wide hole in the spectrum near the wanted count beats them. Its
+        lower edge is that of a dense spectrum, where Ritz values are low by about their residual.
         `last` is None where the wanted end is not resolved.
         """
         values, counts, spread = self.values, self.counts, self.hi - self.lo
@@ -62,7 +63,8 @@ class Probe:
             holes = values[near] - values[near + 1]
             widest = int(near[holes.argmax()])
             if float(holes.max()) > 0.08 * spread:
-                return float(values[widest + 1]), float(values[widest])
+                low, high = float(values[widest + 1]), float(values[widest])
+                return min(low + float(self.residuals[widest + 1]), (low + high) / 2), high
         above = torch.nonzero(counts > wanted)[:, 0]
         first = int(above[0]) if len(above) else len(values) - 1
         if first == 0:  # the top itself holds more than that: cut below it
@@ -150,8 +152,8 @@ def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
     bounds = op.bounds()
     lo = max(bounds[0], float(values[0] - slack[0]) - 1e-6 * abs(float(values[0])))
     hi = min(bounds[1], float(values[-1] + slack[-1]) + 1e-6 * abs(float(values[-1])))
-    values, weights = values.flip(0), weights.flip(0)
+    values, weights, residuals = values.flip(0), weights.flip(0), slack.flip(0)
     counts = task.free * weights.cumsum(0)
     if not keep:
-        return Probe(values, counts, lo, hi)
-    return Probe(values, counts, lo, hi, basis, vectors.flip(1), slack.flip(0))
+        return Probe(values, counts, lo, hi, residuals)
+    return Probe(values, counts, lo, hi, residuals, basis, vectors.flip(1))
