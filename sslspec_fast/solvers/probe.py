@@ -53,8 +53,7 @@ class Probe:
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
 
-        The counts are noisy, so a wide hole in the spectrum near the wanted count beats them. Its
-        lower edge is that of a dense spectrum, where Ritz values are low by about their residual.
+        The counts are noisy, so a wide hole in the spectrum near the wanted count beats them.
         `last` is None where the wanted end is not resolved.
         """
         values, counts, spread = self.values, self.counts, self.hi - self.lo
@@ -63,8 +62,7 @@ class Probe:
             holes = values[near] - values[near + 1]
             widest = int(near[holes.argmax()])
             if float(holes.max()) > 0.08 * spread:
-                low, high = float(values[widest + 1]), float(values[widest])
-                return min(low + float(self.residuals[widest + 1]), (low + high) / 2), high
+                return float(values[widest + 1]), float(values[widest])
         above = torch.nonzero(counts > wanted)[:, 0]
         first = int(above[0]) if len(above) else len(values) - 1
         if first == 0:  # the top itself holds more than that: cut below it
