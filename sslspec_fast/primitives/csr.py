@@ -106,15 +106,13 @@ class Csr:
         return scipy.sparse.csr_array(arrays, shape=(self.n_rows, self.n_cols), copy=False)
 
     def scaled(self, weight: float) -> Csr:
-        """weight * A, with the values in the dtype that they had (float64 when they were
-        implicit).
-        """
+        """weight * A with float64 values: what is computed from them is, and must agree."""
         if weight == 1.0:
             return self
         if self.values is None:
             values = torch.full((self.nnz,), weight, dtype=torch.float64, device=self.device)
         else:
-            values = self.values * weight
+            values = self.values.double() * weight
         return Csr(self.indptr, self.indices, values, self.n_cols, self._symmetric)
 
     def to(self, device: torch.device) -> Csr:

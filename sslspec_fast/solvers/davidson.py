@@ -29,6 +29,7 @@ from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonorma
 __all__ = ["Outcome", "Task", "davidson"]
 
 Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
+Fresh = Callable[["Basis", Tensor], Tensor]
 
 
 @dataclass
@@ -171,11 +172,14 @@ class _Monitor:
 
 def davidson(
     task: Task, start: Tensor, expand: Expand | None, *, block: int, capacity: int,
-    keep: int, krylov_steps: int = 1, fill: int = 1,
+    keep: int, krylov_steps: int = 1, fill: int = 1, fresh: Fresh | None = None,
 ) -> Outcome:  # fmt: skip
     """Run until the task is met. start (n, m): first directions, not yet orthonormal.
 
     block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
+    fresh: random directions outside the basis, pushed towards the wanted end. A start that may have
+    missed some (given by the caller, or of parallel columns) is believed once such a block has
+    been added and nothing changed.
     """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
@@ -184,7 +188,7 @@ def davidson(
     monitor = _Monitor(task)
     history: list[dict[str, Any]] = []
     previous = torch.zeros(basis.size, 0, dtype=torch.float64)
-    reason, refills, iteration = "max_iter reached", 0, 0
+    reason, refills, iteration, asked = "max_iter reached", 0, 0, -1
     while True:
         iteration += 1
         values, q = basis.ritz()
@@ -199,6 +203,17 @@ def davidson(
             index, r = monitor.pick(basis, values, q, block, fill)
             done = len(index) == 0
         stopped = _report(task, monitor, history, iteration, basis, values)
+        doubtful = fresh is not None and asked != iteration - 1 and basis.size < task.free
+        if done and doubtful and iteration <= task.max_iter:
+            assert fresh is not None
+            more = fresh(basis, values)
+            if basis.size + more.shape[1] > capacity:
+                _restart(basis, q, previous, min(keep, capacity - more.shape[1]), task.k)
+                previous = torch.zeros(basis.size, 0, dtype=torch.float64)
+            if _grow(task, basis, more.to(task.dtype)):
+                asked = iteration
+                monitor.norms[:] = math.inf
+                continue
         if done:
             reason = "tolerance met" if monitor.satisfied() else "the cut lies inside a cluster"
             break
@@ -228,8 +243,8 @@ def davidson(
                 reason = "no new directions: rounding level reached"
                 break
             width = min(max(block, 1), capacity - basis.size)
-            fresh = random_block(n, width, task.seed + 7919 * refills, task.dtype, task.op.device)
-            _grow(task, basis, fresh)
+            more = random_block(n, width, task.seed + 7919 * refills, task.dtype, task.op.device)
+            _grow(task, basis, more)
     k = min(task.k, basis.size)
     vectors = basis.vectors(q[:, :k])
     return Outcome(

@@ -13,17 +13,25 @@ __all__ = ["dense"]
 
 
 def dense(task: Task) -> tuple[Outcome, dict]:
-    """All eigenpairs of P A P, with the deflated directions moved below the spectrum."""
+    """All eigenpairs of P A P, with the deflated directions moved below the spectrum.
+
+    task.tol is relative here: only the spectrum knows ||A|| where the operator has no bounds.
+    """
     n, k = task.op.n, task.k
     matrix = task.op.to_dense()
     scale = float(matrix.abs().sum(1).max()) if n else 0.0
     if task.project is not None and n:
         identity = torch.eye(n, dtype=torch.float64, device=matrix.device)
         complement = task.project(identity.clone())
-        matrix = complement @ matrix @ complement - (4.0 * scale + 1.0) * (identity - complement)
+        below = 4.0 * scale + 1.0
+        matrix = complement @ matrix @ complement - below * (identity - complement)
+        scale = below
         matrix = (matrix + matrix.T) / 2
     values, vectors = torch.linalg.eigh(matrix)
     values, vectors = values.flip(0).cpu(), vectors.flip(1)
+    if task.norm == 0.0 and task.free:
+        task.norm = float(values[: task.free].abs().max())
+    task.tol *= task.norm
     x = vectors[:, :k].contiguous()
     residual = task.apply(x)
     if task.project is not None:

@@ -24,6 +24,7 @@ from sslspec_fast.operators.base import GroupVectors, SymmetricOperator
 from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.convert import array_kind, as_operator, from_array, to_array
 from sslspec_fast.solvers import pencil
+from sslspec_fast.solvers._basis import column_norms
 from sslspec_fast.solvers._threads import few_threads
 from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.davidson import Outcome, Task
@@ -96,6 +97,8 @@ def eigsh(
     k = _count(k, n)
     back: Callable[[Tensor], Tensor] | None = None
     if B is not None:
+        if deflate is not None:
+            raise NotImplementedError("eigsh: deflate together with B is not supported")
         op, back = pencil.reduce(op, B)
     solve_op = op if which == "LA" else ShiftOperator(op, -1.0, 0.0)
     known, project, removed = _exact(solve_op, k, deflate)
@@ -159,6 +162,8 @@ def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Any, Any, int]:
                 raise ValueError(f"eigsh: deflate must have n = {op.n} rows, got {deflate.n}")
             return None, deflate.remove_, deflate.count
         block = from_array(deflate).to(device=op.device, dtype=torch.float64)
+        if not bool(torch.isfinite(block).all()):
+            raise ValueError("eigsh: deflate must be finite")
         if block.dim() != 2 or block.shape[0] != op.n:
             raise ValueError(f"eigsh: deflate must be (n = {op.n}, c), got {tuple(block.shape)}")
         q, r = torch.linalg.qr(block)
@@ -245,7 +250,6 @@ def _run(
     if method == "dense":
         lo, hi = task.op.bounds()
         task.norm = max(abs(lo), abs(hi)) if math.isfinite(lo) and math.isfinite(hi) else 0.0
-        task.tol *= task.norm
         outcome, facts = dense(task)
         return outcome, facts, method, reason
     found = probe(task, low, keep=warm is None and method in ("auto", "chebyshev"))
@@ -291,9 +295,15 @@ def _assemble(
         vectors = torch.cat([known[1].to(vectors), vectors], 1)
     if which == "SA":
         values = -values
-    gap, norm = outcome.gap, max(task.norm, 0.0)
+    given = known is None and task.project is not None and len(values)
+    if given:  # the solver saw the complement of `deflate`, which may not be invariant
+        residuals = column_norms(
+            op.matmat(vectors.double()) - vectors.double() * values.to(vectors)
+        )
+    gap = outcome.gap
     if math.isnan(gap):
-        gap = 0.0 if task.k else _gap_behind(op, task, known)
+        gap = 0.0 if task.k else _gap_behind(task, known)
+    norm = max(task.norm, 0.0)
     if back is not None:
         vectors = back(vectors)
     vectors = _signs(vectors)
@@ -302,10 +312,14 @@ def _assemble(
     # a gap that the residuals cannot resolve is no gap
     cut = gap <= 10.0 * max(worst, 1e-14 * norm)
     method, reason, precision = labels
-    converged = outcome.converged
+    converged, why = outcome.converged, outcome.reason
+    limit = max(task.tol, 1e-13 * norm * math.sqrt(op.n)) * (1 + 1e-6)
+    if converged and (given or known is not None) and norm > 0.0 and worst > limit:
+        converged = False
+        why = "deflate is not invariant under A" if given else "the known vectors are not exact"
     if not converged:
-        reason = f"{reason}; stopped: {outcome.reason}"
-        _warn(outcome, task, worst, norm, cut)
+        reason = f"{reason}; stopped: {why}"
+        _warn(outcome, residuals, task, norm, cut, why)
     info = EigInfo(
         converged=converged, residuals=residuals.numpy(), norm=norm, gap=gap,
         angle_bound=frobenius / gap if gap > 0 else math.inf, cluster_cut=bool(cut),
@@ -318,11 +332,24 @@ def _assemble(
     return EigResult(to_array(values, kind), to_array(vectors, kind), info)
 
 
-def _gap_behind(op: SymmetricOperator, task: Task, known: Any) -> float:
-    """Everything wanted was exact: the distance to the next value, by one more (loose) pair."""
-    task.k, task.tol, task.angle_tol, task.callback = 1, 1e-3, None, None
-    outcome, _, _, _ = _run(task, "auto", None, torch.float32)
-    return max(float(known[0][-1] - outcome.values[0] - outcome.residuals[0]), 0.0)
+def _gap_behind(task: Task, known: Any) -> float:
+    """Everything wanted was exact: the distance to the next value, by one more pair.
+
+    Sets the scale of the task's tolerance, which nobody has needed before.
+    """
+    relative, gap = 1e-3, 0.0
+    while True:
+        one = replace(task, k=1, tol=relative, angle_tol=None, callback=None, columns=0, norm=0.0)
+        outcome, _, _, _ = _run(one, "auto", None, torch.float32)
+        task.columns += one.columns
+        distance = float(known[0][-1] - outcome.values[0])
+        residual = float(outcome.residuals[0])
+        gap = max(distance - residual, 0.0)
+        if residual <= distance / 4 or relative < 1e-10:
+            break
+        relative = min(relative / 10, 0.2 * abs(distance) / max(one.norm, 1e-300))
+    task.norm, task.tol = one.norm, task.tol * one.norm
+    return gap
 
 
 def _signs(vectors: Tensor) -> Tensor:
@@ -344,14 +371,15 @@ def _signs(vectors: Tensor) -> Tensor:
     return vectors.mul_(torch.where(sign == 0, torch.ones_like(sign), sign))
 
 
-def _warn(outcome: Outcome, task: Task, worst: float, norm: float, cut: bool) -> None:
-    bad = int((outcome.residuals > task.tol).sum())
+def _warn(
+    outcome: Outcome, residuals: Tensor, task: Task, norm: float, cut: bool, why: str
+) -> None:  # fmt: skip
+    bad = int((residuals > task.tol).sum())
     if bad:
-        what = f"{bad} of {task.k} pairs have residuals above {task.tol:.2e} (worst {worst:.2e})"
+        worst = float(residuals.max())
+        what = f"{bad} of {len(residuals)} pairs have residuals above {task.tol:.2e} ({worst=:.2e})"
     else:
         what = f"the angle bound is above angle_tol = {task.angle_tol} (gap {outcome.gap:.2e})"
         if cut:
             what += "; the cut lies inside a cluster, so the span of k vectors is not unique"
-    warnings.warn(
-        f"eigsh: not converged, {what}: {outcome.reason}", ConvergenceWarning, stacklevel=3
-    )
+    warnings.warn(f"eigsh: not converged, {what}: {why}", ConvergenceWarning, stacklevel=4)

@@ -51,15 +51,18 @@ def lobpcg(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:
     guard = max(2, min(k // 4, 8))
     width = min(k + guard, task.free)
     start = random_block(n, width, task.seed, task.dtype, task.op.device)
-    if x0 is not None:
-        start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
+    if x0 is not None:  # beside as many random directions: a given block may lack wanted ones
+        start = torch.cat([x0[:, :width].to(start), start], 1)
     expand = None
     name = "identity"
     stored = n > 0 and task.op.assemble() is not None
     if stored and importlib.util.find_spec("pyamg") is not None:
         expand = _Multigrid(task, found.hi + 1e-5 * task.norm)
         name = "pyamg smoothed aggregation"
-    outcome = davidson(task, start, expand, block=width, keep=2 * width + 1, capacity=3 * width + 1)
+    outcome = davidson(
+        task, start, expand, block=width, keep=2 * width + 1,
+        capacity=width + max(2 * width, start.shape[1]) + 1,
+    )  # fmt: skip
     facts = {"preconditioner": name}
     if expand is not None:
         facts["n_solve"] = expand.columns  # type: ignore[assignment]

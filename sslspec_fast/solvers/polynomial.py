@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import Basis, column_norms, host_memory, random_block
+from sslspec_fast.solvers._basis import (
+    Basis,
+    column_norms,
+    host_memory,
+    orthonormalize,
+    random_block,
+)
 from sslspec_fast.solvers.chebyshev import Clean, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
@@ -108,6 +114,33 @@ class Filter:
         return int(max(2, min(balance, limit)))
 
 
+@dataclass
+class _Fresh:
+    """Filtered random directions outside the basis: what a given start lacks."""
+
+    task: Task
+    lo: float
+    low: torch.dtype
+    count: int = 0
+
+    def __call__(self, basis: Basis, values: Tensor) -> Tensor:
+        task, self.count = self.task, self.count + 1
+        seed, n = task.seed + 104729 * self.count, task.op.n
+        width = min(16, max(task.free - basis.size, 1))
+        x = random_block(n, width, seed, task.dtype, task.op.device)
+        x = orthonormalize(x, basis.v, task.project)
+        if x.shape[1] == 0:
+            return x
+        lo, top = min(self.lo, float(values[-1])), float(values[0])
+        cut = max(float(values[min(task.k, len(values) - 1)]), lo + 1e-6 * task.norm)
+        rate = growth_rate(top, lo, cut)
+        # known vectors come back from rounding, and grow faster than what is looked for
+        degree = int(max(2.0, min(math.log(1e4) / max(rate, 1e-6), 60.0)))
+        task.columns += degree * x.shape[1]
+        clean = cleaner(task, lo, cut, cut)
+        return filter_block(task.op, x.to(self.low), lo, cut, degree, max(top, cut), clean)
+
+
 def chebyshev(
     task: Task, x0: Tensor | None, low: torch.dtype, found: Probe
 ) -> tuple[Outcome, dict]:
@@ -124,6 +157,7 @@ def chebyshev(
     else:
         fill = random_block(n, max(width - x0.shape[1], 0), task.seed, task.dtype, task.op.device)
         start = torch.cat([x0.to(task.dtype), fill * float(x0.norm(dim=0).mean()) * 1e-3], 1)
+        width = start.shape[1]
     expand = Filter(task, found.lo, low, max(min(guard, k // 8) // 2, 1))
     block = min(width, max(16, min(32, k // 2)))
     keep = width + max(width // 2, 4)
@@ -132,7 +166,8 @@ def chebyshev(
         # V and A V would crowd out the filter's blocks: restart after each step
         keep, capacity = width + 4, width + 4 + block
     outcome = davidson(
-        task, start, expand, block=block, keep=keep, capacity=capacity, fill=min(block, 16)
+        task, start, expand, block=block, keep=keep, capacity=capacity, fill=min(block, 16),
+        fresh=None if x0 is None else _Fresh(task, found.lo, low),
     )  # fmt: skip
     facts["degrees"] = expand.degrees
     return outcome, facts

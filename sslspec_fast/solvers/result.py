@@ -19,7 +19,8 @@ class ConvergenceWarning(UserWarning):
 class EigInfo:
     """How a result was obtained and how far it can be trusted.
 
-    residuals     (k,) float64, ``||A x - lambda B x||`` of each returned pair (unit vectors)
+    residuals     (k,) float64, ``||A x - lambda x||`` of each returned pair (unit vectors); with B
+                  ``||F^-1 (A x - lambda B x)||``, B = F F^T, of B-orthonormal vectors
     norm          the bound of ``||A||`` that ``tol`` is relative to
     gap           distance of the k-th value to the nearest value that was not returned
                   (``inf`` when there is none, e.g. k = n; estimated from Ritz values otherwise)

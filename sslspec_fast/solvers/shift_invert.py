@@ -22,13 +22,14 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import Basis, random_block
+from sslspec_fast.solvers._basis import Basis, orthonormalize, random_block
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
 
 __all__ = ["Structure", "shift_invert", "structure"]
 
 _INT32_LIMIT = 2**31 - 1
+_FRESH = 4  # columns that look for missed directions
 
 
 @dataclass
@@ -101,7 +102,19 @@ class _Solve:
         once = self.solve(r)
         return torch.cat([once, self.solve(once / once.norm(dim=0).clamp_min(1e-300))], 1)
 
+    def grown(self, x: Tensor, v: Tensor | None, solves: int) -> Tensor:
+        """Random directions x outside v (n, j), pushed towards the top.
+
+        A shift next to the top makes columns parallel, and lets what is known grow by 1e6 from
+        rounding alone: both are undone before each solve.
+        """
+        for _ in range(solves):
+            x = self.solve(orthonormalize(x, v, self.task.project))
+        return x
+
     def solve(self, r: Tensor) -> Tensor:
+        if r.shape[1] == 0:
+            return r
         self.columns += r.shape[1]
         block = np.asfortranarray(r.double().cpu().numpy())
         out = np.ascontiguousarray(self.factor.solve(block))
@@ -140,12 +153,20 @@ def shift_invert(
             solves, factors = solver.columns, 2
             solver = _Solve(task, matrix, top + max(margin, offset))
     if x0 is None:
-        start = solver.solve(solver.solve(start))
+        start = solver.grown(start, None, 2)
     else:
         start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
+    count = 0
+
+    def fresh(basis: Basis, values: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        more = random_block(n, _FRESH, task.seed + 104729 * count, torch.float64, task.op.device)
+        return solver.grown(more, basis.v.to(more), 3)
+
     outcome = davidson(
         task, start.to(task.dtype), solver, block=min(width, 16), keep=width + max(width // 2, 2),
-        capacity=5 * width, fill=min(width, 4),
+        capacity=5 * width + _FRESH, fill=min(width, 4), fresh=fresh,
     )  # fmt: skip
     outcome.n_iter += iterations
     fill = float(solver.factor.L.nnz + solver.factor.U.nnz) / max(matrix.nnz, 1)

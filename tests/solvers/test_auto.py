@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.polynomial import _width
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order
+from sslspec_fast.solvers.result import ConvergenceWarning
 
 _spec = importlib.util.spec_from_file_location("auto_graphs", Path(__file__).with_name("graphs.py"))
 assert _spec is not None
@@ -193,3 +195,55 @@ def test_no_order_for_graphs_without_one() -> None:
     assert order(ops.as_operator(graphs.path(2000)[0]), 2000) is None
     for op in (natural, scattered):  # nobody has counted the levels yet
         assert order(op) is None
+
+
+def _paths() -> sp.csr_array:
+    """30 paths of slightly different weight: all eigenvalues distinct, symmetric around 0."""
+    return sp.csr_array(sp.block_diag([graphs.path(99)[0] * (1 + i * 0.01) for i in range(30)]))
+
+
+@pytest.mark.parametrize("method", ["auto", "chebyshev", "lobpcg", "shift_invert", "lanczos"])
+def test_a_start_of_wrong_eigenvectors_is_not_believed(method: str) -> None:
+    matrix = _paths()
+    wrong = eigsh(matrix, 12, which="SA", tol=1e-10)
+    found = eigsh(matrix, 4, x0=wrong.vectors, method=method, angle_tol=1e-6)
+    assert found.info.converged
+    exact = np.linalg.eigvalsh(matrix.toarray())[::-1][:4]
+    np.testing.assert_allclose(found.values, exact, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [12, 18, 22])
+def test_factorisation_sees_multiplicities_wider_than_its_block(k: int) -> None:
+    path = [graphs.path(n)[0] for n in (15, 40)]
+    grid = sp.kronsum(path[0], path[1])
+    matrix = sp.csr_array(sp.block_diag([grid] * 12))
+    exact = np.sort(np.tile(np.linalg.eigvalsh(grid.toarray()), 12))[::-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # most cuts lie inside a cluster
+        found = eigsh(matrix, k, method="shift_invert", tol=1e-8, angle_tol=1e-6)
+    np.testing.assert_allclose(found.values, exact[:k], atol=1e-8)
+    assert found.info.cluster_cut == bool(exact[k - 1] - exact[k] < 1e-9)
+    assert found.info.converged == (not found.info.cluster_cut)
+
+
+def test_vectors_to_deflate_must_be_invariant() -> None:
+    matrix, block = _paths(), np.random.default_rng(0).standard_normal((2970, 1))
+    with pytest.warns(ConvergenceWarning, match="deflate is not invariant"):
+        found = eigsh(matrix, 3, deflate=block, method="lanczos")
+    assert not found.info.converged
+    block[5] = np.nan
+    with pytest.raises(ValueError, match="deflate must be finite"):
+        eigsh(matrix, 3, deflate=block)
+    with pytest.raises(NotImplementedError, match="deflate together with B"):
+        eigsh(matrix, 3, B=np.ones(2970), deflate=np.ones((2970, 1)))
+
+
+def test_all_wanted_pairs_known_leaves_an_honest_record() -> None:
+    graph = PairGraph.from_sparse(graphs.path(2000)[0])
+    found = eigsh(ops.laplacian(graph), 1, which="SA", tol=1e-8, angle_tol=1e-6)
+    second = 2 - 2 * np.cos(np.pi / 2000)
+    assert found.info.converged
+    assert not found.info.cluster_cut
+    assert found.info.gap == pytest.approx(second, rel=0.3)
+    assert found.info.tol == pytest.approx(1e-8 * found.info.norm)
+    assert found.info.angle_tol == 1e-6
