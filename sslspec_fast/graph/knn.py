@@ -54,28 +54,56 @@ def neighbours(x: Tensor, k: int, *, by_faiss: bool = False) -> tuple[Tensor, Te
     n = x.shape[0]
     count = min(k + _SPARE, n - 1)
     propose = _faiss_candidates(x, count) if by_faiss else None
-    x = x - x.mean(0)  # smaller norms: less cancellation in the products
+    # Products in the precision of x propose, differences in float64 decide: of coordinates that
+    # are large against the distances, float32 would keep neither.
+    exact = x.double()
+    exact = exact - exact.mean(0)  # smaller norms: less cancellation in the products
+    x = exact.to(x.dtype)
     norms = x.square().sum(1)
     block = max(1, min(n, _BLOCK_BYTES // (n * x.element_size())))
     groups = -(-n // _GROUP)
     scores = x.new_full((0 if by_faiss else block, groups * _GROUP), torch.inf)
     indices = torch.empty(n, k, dtype=torch.int64, device=x.device)
     distances = torch.empty(n, k, dtype=torch.float64, device=x.device)
+    error = _product_error(exact, x.dtype)
     for start in range(0, n, block):
         rows = torch.arange(start, min(start + block, n), device=x.device)
         if propose is None:
-            inside = scores[: len(rows)]
-            torch.addmm(norms[None], x[rows], x.T, alpha=-2.0, out=inside[:, :n])
-            inside[rows - start, rows] = torch.inf
-            found = _smallest(inside, count)
+            found = _propose(x, norms, rows, scores[: len(rows)], count)
         else:
             found = propose[rows].to(x.device)
-        found = found.sort(dim=1).values  # a stable sort by distance then breaks ties by index
-        exact = _sq_distances(x, rows, found)
-        order = exact.sort(dim=1, stable=True)
-        indices[rows] = found.gather(1, order.indices[:, :k])
-        distances[rows] = order.values[:, :k]
+        near, sq = _nearest(exact, rows, found, k)
+        indices[rows], distances[rows] = near, sq[:, :k]
+        if propose is None and x.dtype != torch.float64 and count < n - 1:
+            # what was not proposed may be nearer than it looked by the error of two products
+            doubt = rows[sq[:, k - 1] > sq[:, -1] - 2 * error[rows]]
+            for part in doubt.split(max(1, block // 2)) if len(doubt) else ():
+                inside = exact.new_full((len(part), groups * _GROUP), torch.inf)
+                found = _propose(exact, exact.square().sum(1), part, inside, count)
+                near, sq = _nearest(exact, part, found, k)
+                indices[part], distances[part] = near, sq[:, :k]
     return indices, distances
+
+
+def _product_error(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n,) bound of the error of |x_i|^2 + |x_j|^2 - 2 x_i.x_j in `dtype`, over all j."""
+    norm = torch.linalg.vector_norm(x, dim=1)
+    return torch.finfo(dtype).eps * (x.shape[1] / 8 + 4) * (norm + norm.max()).square()
+
+
+def _propose(x: Tensor, norms: Tensor, rows: Tensor, inside: Tensor, count: int) -> Tensor:
+    """(len(rows), count) columns with the smallest |x_j|^2 - 2 x_i.x_j; `inside` is scratch."""
+    n = x.shape[0]
+    torch.addmm(norms[None], x[rows], x.T, alpha=-2.0, out=inside[:, :n])
+    inside[torch.arange(len(rows), device=x.device), rows] = torch.inf
+    return _smallest(inside, count)
+
+
+def _nearest(x: Tensor, rows: Tensor, found: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k nearest of the candidates (by distance, then index) and all distances, sorted."""
+    found = found.sort(dim=1).values  # a stable sort by distance then breaks ties by index
+    order = _sq_distances(x, rows, found).sort(dim=1, stable=True)
+    return found.gather(1, order.indices[:, :k]), order.values
 
 
 def _smallest(scores: Tensor, count: int) -> Tensor:

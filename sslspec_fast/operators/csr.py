@@ -69,7 +69,7 @@ class CsrOperator(SymmetricOperator):
         """A matrix for products in `dtype`, and the scale that is still to be applied to it."""
         if not self._copies:
             return self._csr, self._vectors(dtype)[0]
-        if self.scale is None and self.dtype == dtype:
+        if self.scale is None and self.values is not None and self.values.dtype == dtype:
             return self._csr, None
         if dtype not in self._scaled:
             scaled = self._scaled_values(dtype)

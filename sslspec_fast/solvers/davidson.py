@@ -179,7 +179,7 @@ def davidson(
     block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
     fresh: random directions outside the basis, pushed towards the wanted end. A start that may have
     missed some (given by the caller, or of parallel columns) is believed once such a block has
-    been added and nothing changed.
+    been added and the wanted values stay.
     """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
@@ -188,7 +188,8 @@ def davidson(
     monitor = _Monitor(task)
     history: list[dict[str, Any]] = []
     previous = torch.zeros(basis.size, 0, dtype=torch.float64)
-    reason, refills, iteration, asked = "max_iter reached", 0, 0, -1
+    reason, refills, iteration = "max_iter reached", 0, 0
+    seen = torch.full((task.k,), math.nan, dtype=torch.float64)  # wanted values at the last look
     while True:
         iteration += 1
         values, q = basis.ritz()
@@ -203,15 +204,13 @@ def davidson(
             index, r = monitor.pick(basis, values, q, block, fill)
             done = len(index) == 0
         stopped = _report(task, monitor, history, iteration, basis, values)
-        doubtful = fresh is not None and asked != iteration - 1 and basis.size < task.free
-        if done and doubtful and iteration <= task.max_iter:
-            assert fresh is not None
-            more = fresh(basis, values)
+        may = basis.size < task.free and iteration <= task.max_iter
+        if done and may and fresh is not None and _changed(values[: task.k], seen, task.tol):
+            more, seen = fresh(basis, values), values[: task.k].clone()
             if basis.size + more.shape[1] > capacity:
                 _restart(basis, q, previous, min(keep, capacity - more.shape[1]), task.k)
                 previous = torch.zeros(basis.size, 0, dtype=torch.float64)
             if _grow(task, basis, more.to(task.dtype)):
-                asked = iteration
                 monitor.norms[:] = math.inf
                 continue
         if done:
@@ -251,6 +250,10 @@ def davidson(
         values[:k], vectors, monitor.norms[:k].clone(), monitor.gap, monitor.satisfied(), reason,
         iteration, history,
     )  # fmt: skip
+
+
+def _changed(values: Tensor, seen: Tensor, tol: float) -> bool:
+    return not bool(((values - seen).abs() <= tol).all())
 
 
 def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:

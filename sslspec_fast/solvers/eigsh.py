@@ -101,7 +101,7 @@ def eigsh(
             raise NotImplementedError("eigsh: deflate together with B is not supported")
         op, back = pencil.reduce(op, B)
     solve_op = op if which == "LA" else ShiftOperator(op, -1.0, 0.0)
-    known, project, removed = _exact(solve_op, k, deflate)
+    known, project, removed, groups = _exact(solve_op, k, deflate)
     have = 0 if known is None else known[1].shape[1]
     free = n - removed
     if k - have > free:
@@ -112,7 +112,7 @@ def eigsh(
     basis_dtype = torch.float32 if precision == "float32" else torch.float64
     task = Task(
         solve_op, k - have, free, 0.0, tol, angle_tol, max_iter if max_iter is not None else 1000,
-        seed, project, basis_dtype, _watch(callback, progress, k),
+        int(seed), project, basis_dtype, _watch(callback, progress, k),
     )  # fmt: skip
     warm = _warm_start(x0, n, task, back is not None)
     facts: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def eigsh(
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
         with few_threads(op.device.type == "cpu" and n * max(k, 16) < _SMALL):
-            outcome, facts, method, reason = _run(task, method, warm, low, deflate is None)
+            outcome, facts, method, reason = _run(task, method, warm, low, groups)
     if progress:
         sys.stderr.write("\n")
     return _assemble(
@@ -154,13 +154,17 @@ def _count(k: Any, n: int) -> int:
     return int(k)
 
 
-def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Any, Any, int]:
-    """((values, vectors) known at the wanted end or None, projector or None, removed dimension)."""
+def _exact(
+    op: SymmetricOperator, k: int, deflate: Any
+) -> tuple[Any, Any, int, GroupVectors | None]:
+    """((values, vectors) known at the wanted end or None, projector or None, removed dimension,
+    what is projected out where it has that form).
+    """
     if deflate is not None:
         if isinstance(deflate, GroupVectors):
             if deflate.n != op.n:
                 raise ValueError(f"eigsh: deflate must have n = {op.n} rows, got {deflate.n}")
-            return None, deflate.remove_, deflate.count
+            return None, deflate.remove_, deflate.count, deflate
         block = from_array(deflate).to(device=op.device, dtype=torch.float64)
         if not bool(torch.isfinite(block).all()):
             raise ValueError("eigsh: deflate must be finite")
@@ -175,15 +179,15 @@ def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Any, Any, int]:
             basis = q.to(x.dtype)
             return x.sub_(basis @ (basis.T @ x))
 
-        return None, remove, block.shape[1]
+        return None, remove, block.shape[1], None
     top = op.bounds()[1]
     for pair in op.known():
         # only vectors at the wanted end of the spectrum help
         if pair.value >= top and pair.vectors.count:
             vectors = pair.vectors.dense(k)
             values = torch.full((vectors.shape[1],), pair.value, dtype=torch.float64)
-            return (values, vectors), pair.vectors.remove_, pair.vectors.count
-    return None, None, 0
+            return (values, vectors), pair.vectors.remove_, pair.vectors.count, pair.vectors
+    return None, None, 0, None
 
 
 def _warm_start(x0: Any, n: int, task: Task, pencil_given: bool) -> Tensor | None:
@@ -237,9 +241,16 @@ def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
 
 
 def _run(
-    task: Task, method: str, warm: Tensor | None, low: torch.dtype, renumbering: bool = False
+    task: Task,
+    method: str,
+    warm: Tensor | None,
+    low: torch.dtype,
+    groups: GroupVectors | None = None,
 ) -> tuple[Outcome, dict[str, Any], str, str]:
-    """Set the scale of the tolerance and hand over to the chosen method."""
+    """Set the scale of the tolerance and hand over to the chosen method.
+
+    groups: the deflated vectors; a projection of another form rules out other node numbers.
+    """
     asked = method != "auto"
     reason = "as asked"
     if not asked:
@@ -259,10 +270,11 @@ def _run(
     if not asked:
         method, reason, levels = choose(task, found, task.angle_tol)
     better = None
-    if method == "chebyshev" and renumbering and not separated(task, found):
+    movable = task.project is None or groups is not None
+    if method == "chebyshev" and movable and not separated(task, found):
         better = order(task.op, levels)  # the filter will be long
     if better is not None:
-        inner, found, warm = renumber(task, found, warm, better)
+        inner, found, warm = renumber(task, found, warm, better, groups)
         outcome, facts = chebyshev(inner, warm, low, found)
         task.tol, task.norm, task.columns = inner.tol, inner.norm, inner.columns
         vectors = torch.empty_like(outcome.vectors)

@@ -20,6 +20,10 @@ __all__ = ["reduce"]
 def reduce(op: SymmetricOperator, B: Any) -> tuple[SymmetricOperator, Callable[[Tensor], Tensor]]:
     """(F^-1 A F^-T, y -> F^-T y). B: (n,) or diagonal sparse, or dense positive definite."""
     n = op.n
+    if isinstance(B, Tensor) and B.layout != torch.strided:
+        entries = B.detach().cpu().to_sparse_coo().coalesce()
+        rows, cols = entries.indices().numpy()
+        B = scipy.sparse.coo_array((entries.values().numpy(), (rows, cols)), shape=tuple(B.shape))
     if scipy.sparse.issparse(B):
         if B.shape != (n, n):
             raise ValueError(f"eigsh: B must be ({n}, {n}), got {B.shape}")

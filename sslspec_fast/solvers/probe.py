@@ -142,6 +142,11 @@ def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
             t[at + m : at + m + width, at : at + m] = offs[i]
             t[at : at + m, at + m : at + m + width] = offs[i].T
         at += m
+    if not bool(torch.isfinite(t).all()):
+        raise ValueError(
+            "eigsh: A must have finite products, got NaN or infinity"
+            + (" in float32; try precision='float64'" if dtype == torch.float32 else "")
+        )
     values, vectors = torch.linalg.eigh(t)
     weights = (vectors[:size] ** 2).sum(0) / max(size, 1)
     tail = offs[-1] if offs else torch.zeros(0, 0, dtype=torch.float64)

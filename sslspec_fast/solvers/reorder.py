@@ -65,18 +65,19 @@ def _distance(op: CsrOperator) -> float:
 
 
 def renumber(
-    task: Task, found: Probe, warm: Tensor | None, permutation: np.ndarray
+    task: Task,
+    found: Probe,
+    warm: Tensor | None,
+    permutation: np.ndarray,
+    deflated: GroupVectors | None,
 ) -> tuple[Task, Probe, Tensor | None]:
     """The same problem with node permutation[i] in place i; vectors come back in that order.
 
-    Deflated vectors must be those that the operator knows.
+    deflated: the vectors that the task's projection removes, if there are any.
     """
     p = torch.from_numpy(permutation)
     op = _permuted(task.op, p)
-    project = None
-    if task.project is not None:  # it came from the pair known at the top
-        top = op.bounds()[1]
-        project = next(pair.vectors.remove_ for pair in op.known() if pair.value >= top)
+    project = None if deflated is None else _permuted_groups(deflated, p).remove_
     basis = [block[p] for block in found.basis]
     return (
         replace(task, op=op, project=project), replace(found, basis=basis),
@@ -88,7 +89,7 @@ def _permuted(op: SymmetricOperator, p: Tensor) -> SymmetricOperator:
     if isinstance(op, ShiftOperator):
         return ShiftOperator(_permuted(op.op, p), op.a, op.b)
     assert isinstance(op, CsrOperator)
-    values = np.ones(op.nnz()) if op.values is None else op.values.numpy()
+    values = np.ones(op.nnz(), np.int8) if op.values is None else op.values.numpy()
     arrays = (values, op.indices.numpy(), op.indptr.numpy())
     matrix: Any = scipy.sparse.csr_array(arrays, shape=op.shape)
     matrix = matrix[p.numpy()]

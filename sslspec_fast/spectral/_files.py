@@ -78,6 +78,8 @@ def read_labels(path: Path) -> Array:
 def _table(x: Array, path: Path) -> Array:
     if x.ndim < 2:
         raise ValueError(f"{path} must hold an (n, d) array, got shape {x.shape}")
+    if np.iscomplexobj(x):
+        raise ValueError(f"{path} must be real, got dtype {x.dtype}")
     return x.reshape(len(x), -1).astype(np.float64)
 
 

@@ -24,6 +24,9 @@ Array = np.ndarray
 PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")
 
 
+_SEARCHED = 8  # columns up to which a local minimum is checked by a multistart
+
+
 @dataclass
 class Filter:
     """s (r,) eigenvalues of C by mode; mix (r, k) = B; the minimum; how it was found."""
@@ -107,8 +110,9 @@ def vicreg_filter(
     equal = _equal_variance(p)
     if equal.certified:
         return equal
-    if beta >= _beta_star(p, decorrelated.s):
-        return decorrelated
+    if k > _SEARCHED and beta >= _beta_star(p, decorrelated.s):
+        # a local minimum, as a rule the global one; a search over k x k mixtures would take long
+        return min(decorrelated, equal, key=lambda found: found.value)
     return _multistart(p, [decorrelated, equal], seed, starts)
 
 

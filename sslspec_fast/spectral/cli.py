@@ -63,6 +63,8 @@ def embed(argv: Sequence[str] | None = None) -> int:
     _loss_arguments(parser)
     options = parser.parse_args(argv)
     try:
+        if options.out.exists() and not options.out.is_dir():
+            raise ValueError(f"--out must be a folder, got the file {options.out}")
         kind, data, labels = read_input(options.input, options.label_column)
         if options.labels is not None:
             labels = read_labels(options.labels)
@@ -162,7 +164,13 @@ def _graph(
     if kind == "graph":
         return PairGraph.from_sparse(data)
     if options.graph is not None:
-        return _read_graph(options.graph)
+        graph = _read_graph(options.graph)
+        if graph.n != len(data):
+            raise ValueError(
+                f"--graph must have one node per row of {options.input}: {len(data)} rows, got "
+                f"{graph.n} nodes"
+            )
+        return graph
     if options.affinity == "labels":
         if labels is None:
             raise ValueError("--affinity labels needs --labels or --label-column")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
 from sslspec_fast.spectral._eigen import SpectrumInfo
@@ -32,13 +33,17 @@ class OutOfSample:
     offset: Array | float = 0.0
     shift: Array | float = 0.0
 
-    def __call__(self, edges: Array) -> Array:
-        weight = edges.sum(axis=1, keepdims=True)
-        shape = (len(edges), self.basis.shape[1])
-        divisor = np.broadcast_to(self.slope * weight + self.offset, shape)
+    def __call__(self, edges: Any) -> Array:
+        weight = np.asarray(edges.sum(axis=1)).reshape(-1, 1)  # edges may be sparse
+        shape = (edges.shape[0], self.basis.shape[1])
+        slope, offset = np.asarray(self.slope), np.asarray(self.offset)
+        divisor = np.broadcast_to(slope * weight + offset, shape)
         numerator = edges @ self.basis - self.shift
-        scale = np.abs(divisor).max(axis=1, keepdims=True, initial=0.0)
-        # A zero divisor leaves the coordinate undetermined (no edges, or delta = lambda_k).
+        # A divisor that cancels to rounding leaves the coordinate undetermined (no edges, or
+        # delta = lambda_k).
+        # eigenvalues of normalised graphs are of order 1: an only mode at 0 is not its own measure
+        scale = np.abs(weight) * max(1.0, np.abs(slope).max(initial=0.0))
+        scale = scale + float(np.abs(offset).max(initial=0.0))
         defined = np.abs(divisor) > 1e-12 * np.maximum(scale, 1e-300)
         modes = np.divide(numerator, divisor, out=np.full(numerator.shape, np.nan), where=defined)
         used = np.abs(self.mix).max(axis=1, initial=0.0) > 0
@@ -93,10 +98,14 @@ class ClosedForm:
         return torch.from_numpy(out).to(device)
 
 
-def _check_rows(rows: Any, width: int) -> Array:
-    if hasattr(rows, "toarray"):
-        rows = rows.toarray()
-    out = to_numpy(rows, "transform: rows", 2)
+def _check_rows(rows: Any, width: int) -> Any:
+    """(m, width) array, or CSR for sparse rows: rows of a large graph fit in no dense array."""
+    out = rows
+    if sp.issparse(rows):
+        out = sp.csr_array(rows, dtype=np.float64)
+        to_numpy(out.data, "transform: rows", 1)
+    else:
+        out = to_numpy(rows, "transform: rows", 2)
     if out.shape[1] != width:
         raise ValueError(
             f"transform: rows must have {width} columns as in the fit, got shape {out.shape}"

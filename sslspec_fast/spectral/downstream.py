@@ -51,7 +51,11 @@ def downstream_error(closed_form_or_z: ClosedForm | Any, Y: Any) -> float:
     z = to_numpy(z, "z", 2)
     y = _targets(Y, z.shape[0])
     y = y - y.mean(axis=0)
-    span = active_span(z - z.mean(axis=0))
+    centred = z - z.mean(axis=0)
+    # scales of columns are the readout's: only what rounding left of a constant column is dropped
+    size, floor = np.linalg.norm(centred, axis=0), 1e-12 * np.linalg.norm(z, axis=0)
+    keep = size > floor
+    span = active_span(centred[:, keep] / size[keep])
     return float(((y - span @ (span.T @ y)) ** 2).sum())
 
 

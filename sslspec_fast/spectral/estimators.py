@@ -18,6 +18,7 @@ try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
     from sklearn.metrics.pairwise import pairwise_kernels
     from sklearn.neighbors import NearestNeighbors
+    from sklearn.utils import check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as missing:  # an optional extra: say how to get it
     raise ImportError(
@@ -74,12 +75,21 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         n = X.shape[0]
         if precomputed and X.shape[1] != n:
             raise ValueError(f"X must be a square affinity, got shape {X.shape}")
+        if not isinstance(self.n_components, (int, np.integer)):
+            raise TypeError(
+                f"n_components must be an integer, got {type(self.n_components).__name__}"
+            )
         if not 1 <= self.n_components <= n:
             raise ValueError(
                 f"n_components must be between 1 and n_samples={n}, got {self.n_components}"
             )
         graph = self._graph(X, y)
-        design: dict[str, Any] = {"tol": self.tol, "seed": int(self.random_state)}
+        state: Any = self.random_state
+        if not isinstance(
+            state, (int, np.integer)
+        ):  # None or a RandomState, as everywhere in scikit-learn
+            state = check_random_state(state).randint(2**31 - 1)
+        design: dict[str, Any] = {"tol": self.tol, "seed": int(state)}
         if self.regime == "linear":
             design["features"] = X
         elif self.regime == "kernel":
@@ -138,6 +148,10 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             y = np.asarray(y).reshape(-1)
             if len(y) != X.shape[0]:
                 raise ValueError(f"y must have one label per row of X: {X.shape[0]}, got {len(y)}")
+            if y.dtype.kind == "f":
+                if np.isnan(y).any():
+                    raise ValueError(f"y must not hold NaN, got {int(np.isnan(y).sum())}; use -1")
+                y = y.astype(np.int64) if (y == np.round(y)).all() else y
             codes = y if y.dtype.kind == "i" else np.unique(y, return_inverse=True)[1]
             # Self loops and weight 1/n_c: the graph on which the linear regime is exactly LDA.
             return PairGraph.from_labels(codes, weight="class_size", self_loops=True)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from scipy.optimize import minimize_scalar
 
+from sslspec_fast.graph import PairGraph
 from sslspec_fast.spectral._relation import Relation, to_numpy
 from sslspec_fast.spectral._vicreg_filter import penalty
 from sslspec_fast.spectral.barlow_twins import barlow_twins
@@ -73,10 +75,11 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     where that has a closed form (`spectral.info_nce`). hyper: the keywords of the
     ``F.graph_*`` loss with that loss's defaults, and of the closed form (``features=``,
     ``kernel=``, ``whitened=``, solver options); with features the optimum is that of the linear
-    regime. On a plain two-view graph every k <= N'-1 has optimum 0, so measure on label or kNN
-    graphs.
+    regime. ``whitened=True`` compares with the optimum under a constraint that z may violate: the
+    gap can then be negative. graph: as for the closed forms. On a plain two-view graph every k <=
+    N'-1 has optimum 0, so measure on label or kNN graphs.
 
-    Errors: ValueError for an unknown loss or a shape that does not match the graph.
+    Errors: ValueError for an unknown loss, a shape that does not match the graph, or a ridge.
     """
     if loss not in _LOSSES:
         raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {loss!r}")
@@ -84,7 +87,16 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
 
     name, solve, shared = _LOSSES[loss]
     hyper = {**_DEFAULTS.get(loss, {}), **hyper}
+    if hyper.get("ridge", 0.0):
+        raise ValueError(
+            "optimality_gap: ridge must be 0, because the loss of z has no weights to penalise, "
+            f"got {hyper['ridge']}"
+        )
     array = to_numpy(z, "z", 2)
+    relation = Relation(graph)
+    graph = relation.graph
+    if graph is None:
+        graph = PairGraph.from_sparse(sp.csr_array(relation.dense_matrix))
     n = int(graph.n)
     if array.shape[0] != n or array.shape[1] == 0:
         raise ValueError(f"z must have shape ({n}, k) like the graph's nodes, got {array.shape}")

@@ -143,3 +143,16 @@ def test_reorder_keeps_the_graph_and_narrows_its_band() -> None:
     out = torch.empty_like(x)
     out[order] = h @ x[order]
     assert torch.allclose(out, g @ x)
+
+
+@pytest.mark.parametrize(("apart", "size"), [(30.0, 0.01), (1000.0, 0.01)])
+def test_neighbours_within_tight_clusters_far_apart(apart: float, size: float) -> None:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, size, (150, 3)), rng.normal(apart, size, (150, 3))])
+    x = x.astype(np.float32)
+    graph = PairGraph.from_knn(torch.from_numpy(x), n_neighbors=5, backend="exact", mutual=False)
+    square = ((x[:, None].astype(float) - x[None]) ** 2).sum(-1)
+    np.fill_diagonal(square, np.inf)
+    nearest = np.argsort(square, axis=1, kind="stable")[:, :5]
+    found = graph.to_scipy().toarray() > 0
+    assert found[np.arange(300)[:, None], nearest].all()

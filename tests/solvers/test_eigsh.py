@@ -202,7 +202,7 @@ def test_warm_start_saves_work() -> None:
     warm = eigsh(matrix, 8, method="chebyshev", tol=1e-9, x0=cold.vectors)
     assert warm.info.converged
     # probe and a look for missed directions are left of the cold start
-    assert warm.info.n_matvec < 0.6 * cold.info.n_matvec
+    assert warm.info.n_matvec < 0.75 * cold.info.n_matvec
     np.testing.assert_allclose(warm.values, cold.values, rtol=1e-9)
 
 

@@ -100,6 +100,9 @@ def test_gap(data, capsys):
         ("embed", ["x.npy", "--off-diagonal", "1"], "vicreg has no option off_diagonal"),
         ("embed", ["x.npy", "--affinity", "labels"], "needs --labels or --label-column"),
         ("embed", ["g.npz", "--linear"], "--linear needs features"),
+        ("embed", ["complex.npy"], "must be real"),
+        ("embed", ["x.npy", "--graph", "small.npz"], "one node per row of x.npy: 40 rows, got 30"),
+        ("embed", ["x.npy", "--out", "x.npy"], "--out must be a folder"),
         ("embed", ["x.csv"], "must hold numbers only"),
         ("embed", ["x.csv", "--label-column", "z"], "label column must be one of"),
         ("embed", ["g.npz", "-k", "41"], "k must be between 1"),
@@ -110,7 +113,9 @@ def test_gap(data, capsys):
 def test_bad_input_is_one_line_and_status_two(
     data, capsys, monkeypatch, command, arguments, message
 ):
-    folder, *_ = data
+    folder, x, _, w = data
+    np.save(folder / "complex.npy", x * 1j)
+    sp.save_npz(folder / "small.npz", sp.csr_array(w[:30, :30]))
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as stop:
         getattr(cli, command)(arguments)

@@ -332,3 +332,32 @@ def test_empty_graph_where_it_makes_sense():
     assert free.info.isolated == 4
     assert spectral.simclr(empty, 2).loss == 0
     assert spectral.simclr(empty, 2).rank == 0
+
+
+def test_a_row_that_the_equation_leaves_open_is_nan_even_alone():
+    """Leaves of a star: delta - lambda = 0 for the only mode, up to rounding."""
+    star = np.zeros((9, 9))
+    star[0, 1:] = star[1:, 0] = 1.0
+    form = spectral.vicreg(star, 1, invariance=0.3)
+    out = form.transform(star)
+    assert np.isnan(out[1:]).all()
+    assert np.isfinite(out[0]).all()
+
+
+def test_sparse_rows_stay_sparse():
+    w = sp.random_array((60, 60), density=0.2, rng=np.random.default_rng(0))
+    w = sp.csr_array(w + w.T)
+    form = spectral.spectral_contrastive(w, 3)
+    np.testing.assert_allclose(form.transform(w), form.transform(w.toarray()))
+    np.testing.assert_allclose(form.transform(w), form.embedding, atol=1e-7)
+
+
+def test_gap_takes_what_the_closed_forms_take():
+    w = sp.random_array((40, 40), density=0.2, rng=np.random.default_rng(0))
+    w = sp.csr_array(w + w.T)
+    for graph in (w, w.toarray(), PairGraph.from_sparse(w)):
+        z = spectral.simclr(graph, 3).embedding
+        gap = spectral.optimality_gap("simclr", z, graph)
+        assert abs(gap.relative_gap) < 1e-9
+    with pytest.raises(ValueError, match="ridge must be 0"):
+        spectral.optimality_gap("vicreg", z, graph, ridge=0.1)

@@ -143,3 +143,15 @@ def test_m1_components_are_exact_modes(lab):
     blind = spectral.barlow_twins(lab.graph(w), 3)
     assert torch.all(blind.embedding[lone] == 0)
     assert blind.info.isolated == 1
+
+
+def test_error_does_not_depend_on_the_scale_of_a_column():
+    z = np.random.default_rng(0).standard_normal((100, 2))
+    for scale in (1.0, 1e7, 1e-9):
+        error = spectral.downstream_error(z * [scale, 1.0], z[:, 1:])
+        assert error == pytest.approx(0, abs=1e-12)
+    constant = np.c_[z, np.full(100, 3.7)]  # centring leaves rounding, not a direction
+    other = np.random.default_rng(1).standard_normal((100, 1))
+    assert spectral.downstream_error(constant, other) == pytest.approx(
+        spectral.downstream_error(z, other)
+    )

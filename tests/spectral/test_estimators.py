@@ -147,10 +147,26 @@ def test_errors():
         VICRegEmbedding(affinity="labels").fit(x)
     with pytest.raises(ValueError, match=r"one label per row of X: 60, got 59"):
         VICRegEmbedding(affinity="labels").fit(x, y[:-1])
+    with pytest.raises(ValueError, match=r"y must not hold NaN, got 60"):
+        VICRegEmbedding(affinity="labels").fit(x, np.full(60, np.nan))
+    with pytest.raises(TypeError, match=r"n_components must be an integer, got float"):
+        VICRegEmbedding(n_components=2.5).fit(x)
     labelled = VICRegEmbedding(affinity="labels").fit(x, y)
     assert np.array_equal(labelled.transform(x[:3]), labelled.embedding_[:3])
     with pytest.raises(ValueError, match=r"2 row\(s\) are not training rows"):
         labelled.transform(x[:2] + 1)
+
+
+def test_labels_and_seeds_in_other_types():
+    x, y = blobs()
+    y = np.where(np.arange(60) < 5, -1, y)  # unlabelled rows
+    fits = [
+        VICRegEmbedding(affinity="labels", random_state=state).fit(x, labels)
+        for state in (0, None, np.random.RandomState(0))
+        for labels in (y, y.astype(float))
+    ]
+    for fit in fits[1:]:
+        assert fit.loss_ == pytest.approx(fits[0].loss_)
 
 
 def test_without_scikit_learn(monkeypatch):

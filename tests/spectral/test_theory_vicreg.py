@@ -296,3 +296,12 @@ def test_no_covariance_weight_uses_one_mode(lab):
     form = spectral.vicreg(graph, 3, **hyper)
     assert form.rank == 1
     lab.agree(form, loss_on(graph, **hyper))
+
+
+@pytest.mark.parametrize(("penalty", "beta", "best"), [("hinge_var", 0.7, 0.875)])
+def test_a_local_minimum_is_not_taken_for_the_global_one(penalty, beta, best):
+    """Above beta* the decorrelated point is a local minimum; another one is lower here."""
+    labels = np.repeat(np.arange(5), 4)
+    graph = PairGraph.from_labels(labels)
+    form = spectral.vicreg(graph, 5, penalty=penalty, covariance=beta)
+    assert form.loss == pytest.approx(best)
