@@ -190,6 +190,8 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     raised = growth_rate(wanted, lo, edge)
     if raised > 0.33 * rate:
         cut, rate = edge, raised
+        if rate < 0.6:  # no gap behind the cut: values there are as unsure as the cut itself
+            rate *= 0.8
     elif rate < 0.8:
         rate *= 0.33
     need = math.log(max(2.0 * worst / max(task.tol, 2e-6 * task.norm), 1.0))
