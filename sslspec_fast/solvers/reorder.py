@@ -20,6 +20,7 @@ from torch import Tensor
 from sslspec_fast.operators.base import GroupVectors, KnownPairs, SymmetricOperator
 from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.csr import CsrOperator
+from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.probe import Probe
 from sslspec_fast.solvers.shift_invert import structure
@@ -28,6 +29,7 @@ __all__ = ["order", "renumber"]
 
 _CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway
 _INT32_LIMIT = 2**31 - 1  # scipy's graph routines
+_MEMORY = 240.0  # bytes of memory for an entry: with the new matrix they need a quarter of that
 _SAMPLE = 20_000  # rows that show how far apart neighbours are
 
 
@@ -36,7 +38,9 @@ def order(op: SymmetricOperator, levels: int | None = None) -> np.ndarray | None
     n, op = op.n, op.op if isinstance(op, ShiftOperator) else op
     if not isinstance(op, CsrOperator) or op.device.type != "cpu" or n * 64 <= _CACHE_BYTES:
         return None
-    if op.nnz() > _INT32_LIMIT or (levels is not None and not _pays(op, levels)):
+    if op.nnz() > min(_INT32_LIMIT, host_memory() / _MEMORY):
+        return None
+    if levels is not None and not _pays(op, levels):
         return None
     ones = np.ones(op.nnz(), dtype=np.int8)
     indices, indptr = (t.numpy().astype(np.int32, copy=False) for t in (op.indices, op.indptr))
