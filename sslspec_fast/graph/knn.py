@@ -65,7 +65,9 @@ def neighbours(x: Tensor, k: int, *, by_faiss: bool = False) -> tuple[Tensor, Te
     scores = x.new_full((0 if by_faiss else block, groups * _GROUP), torch.inf)
     indices = torch.empty(n, k, dtype=torch.int64, device=x.device)
     distances = torch.empty(n, k, dtype=torch.float64, device=x.device)
-    error = _product_error(exact, x.dtype)
+    lengths = exact.square().sum(1)
+    error = _product_error(lengths, x.shape[1], x.dtype)
+    check = propose is None and x.dtype != torch.float64 and count < n - 1
     for start in range(0, n, block):
         rows = torch.arange(start, min(start + block, n), device=x.device)
         if propose is None:
@@ -74,21 +76,21 @@ def neighbours(x: Tensor, k: int, *, by_faiss: bool = False) -> tuple[Tensor, Te
             found = propose[rows].to(x.device)
         near, sq = _nearest(exact, rows, found, k)
         indices[rows], distances[rows] = near, sq[:, :k]
-        if propose is None and x.dtype != torch.float64 and count < n - 1:
+        if check:
             # what was not proposed may be nearer than it looked by the error of two products
             doubt = rows[sq[:, k - 1] > sq[:, -1] - 2 * error[rows]]
             for part in doubt.split(max(1, block // 2)) if len(doubt) else ():
                 inside = exact.new_full((len(part), groups * _GROUP), torch.inf)
-                found = _propose(exact, exact.square().sum(1), part, inside, count)
+                found = _propose(exact, lengths, part, inside, count)
                 near, sq = _nearest(exact, part, found, k)
                 indices[part], distances[part] = near, sq[:, :k]
     return indices, distances
 
 
-def _product_error(x: Tensor, dtype: torch.dtype) -> Tensor:
+def _product_error(lengths: Tensor, d: int, dtype: torch.dtype) -> Tensor:
     """(n,) bound of the error of |x_i|^2 + |x_j|^2 - 2 x_i.x_j in `dtype`, over all j."""
-    norm = torch.linalg.vector_norm(x, dim=1)
-    return torch.finfo(dtype).eps * (x.shape[1] / 8 + 4) * (norm + norm.max()).square()
+    norm = lengths.sqrt()
+    return torch.finfo(dtype).eps * (d / 8 + 4) * (norm + norm.max()).square()
 
 
 def _propose(x: Tensor, norms: Tensor, rows: Tensor, inside: Tensor, count: int) -> Tensor:

@@ -195,16 +195,9 @@ def _lse_bwd_body(
     if a.is_cuda:
         stats = (row, col if cols else None, grad_row, grad_col if cols else None)
         return cuda.gradients(
-            a,
-            b,
-            scale,
-            None,
-            (ids_a, ids_b),
-            (skip_indptr, skip_indices),
-            skip_self,
-            *stats,
+            a, b, scale, None, (ids_a, ids_b), (skip_indptr, skip_indices), skip_self, *stats,
             want_b,
-        )[:3]
+        )[:3]  # fmt: skip
     a, b, grad_row, grad_col = (
         unit_stride(a),
         unit_stride(b),

@@ -29,7 +29,7 @@ from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonorma
 __all__ = ["Outcome", "Task", "davidson"]
 
 Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
-Fresh = Callable[["Basis", Tensor], Tensor]
+Fresh = Callable[["Basis", Tensor, int], Tensor]
 
 
 @dataclass
@@ -177,9 +177,9 @@ def davidson(
     """Run until the task is met. start (n, m): first directions, not yet orthonormal.
 
     block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
-    fresh: random directions outside the basis, pushed towards the wanted end. A start that may have
-    missed some (given by the caller, or of parallel columns) is believed once such a block has
-    been added and the wanted values stay.
+    fresh(basis, values, seed): random directions outside it, pushed to the wanted end. A start that
+    may have missed some (given by the caller, or of parallel columns) is believed once such a
+    block has been added and the wanted values stay.
     """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
@@ -188,7 +188,7 @@ def davidson(
     monitor = _Monitor(task)
     history: list[dict[str, Any]] = []
     previous = torch.zeros(basis.size, 0, dtype=torch.float64)
-    reason, refills, iteration = "max_iter reached", 0, 0
+    reason, refills, looks, iteration = "max_iter reached", 0, 0, 0
     seen = torch.full((task.k,), math.nan, dtype=torch.float64)  # wanted values at the last look
     while True:
         iteration += 1
@@ -206,7 +206,8 @@ def davidson(
         stopped = _report(task, monitor, history, iteration, basis, values)
         may = basis.size < task.free and iteration <= task.max_iter
         if done and may and fresh is not None and _changed(values[: task.k], seen, task.tol):
-            more, seen = fresh(basis, values), values[: task.k].clone()
+            looks, seen = looks + 1, values[: task.k].clone()
+            more = fresh(basis, values, task.seed + 104729 * looks)
             if basis.size + more.shape[1] > capacity:
                 _restart(basis, q, previous, min(keep, capacity - more.shape[1]), task.k)
                 previous = torch.zeros(basis.size, 0, dtype=torch.float64)

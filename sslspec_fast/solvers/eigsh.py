@@ -241,12 +241,9 @@ def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
 
 
 def _run(
-    task: Task,
-    method: str,
-    warm: Tensor | None,
-    low: torch.dtype,
+    task: Task, method: str, warm: Tensor | None, low: torch.dtype,
     groups: GroupVectors | None = None,
-) -> tuple[Outcome, dict[str, Any], str, str]:
+) -> tuple[Outcome, dict[str, Any], str, str]:  # fmt: skip
     """Set the scale of the tolerance and hand over to the chosen method.
 
     groups: the deflated vectors; a projection of another form rules out other node numbers.
@@ -269,10 +266,10 @@ def _run(
     levels: int | None = None
     if not asked:
         method, reason, levels = choose(task, found, task.angle_tol)
-    better = None
+    elif separated(task, found):
+        levels = 0  # a short filter pays for no other order, so nobody need count them
     movable = task.project is None or groups is not None
-    if method == "chebyshev" and movable and not separated(task, found):
-        better = order(task.op, levels)  # the filter will be long
+    better = order(task.op, levels) if method == "chebyshev" and movable else None
     if better is not None:
         inner, found, warm = renumber(task, found, warm, better, groups)
         outcome, facts = chebyshev(inner, warm, low, found)
@@ -309,9 +306,8 @@ def _assemble(
         values = -values
     given = known is None and task.project is not None and len(values)
     if given:  # the solver saw the complement of `deflate`, which may not be invariant
-        residuals = column_norms(
-            op.matmat(vectors.double()) - vectors.double() * values.to(vectors)
-        )
+        x = vectors.double()
+        residuals = column_norms(op.matmat(x) - x * values.to(x))
     gap = outcome.gap
     if math.isnan(gap):
         gap = 0.0 if task.k else _gap_behind(task, known)
@@ -349,19 +345,18 @@ def _gap_behind(task: Task, known: Any) -> float:
 
     Sets the scale of the task's tolerance, which nobody has needed before.
     """
-    relative, gap = 1e-3, 0.0
+    relative = 1e-3
     while True:
         one = replace(task, k=1, tol=relative, angle_tol=None, callback=None, columns=0, norm=0.0)
         outcome, _, _, _ = _run(one, "auto", None, torch.float32)
         task.columns += one.columns
         distance = float(known[0][-1] - outcome.values[0])
         residual = float(outcome.residuals[0])
-        gap = max(distance - residual, 0.0)
         if residual <= distance / 4 or relative < 1e-10:
             break
         relative = min(relative / 10, 0.2 * abs(distance) / max(one.norm, 1e-300))
     task.norm, task.tol = one.norm, task.tol * one.norm
-    return gap
+    return max(distance - residual, 0.0)
 
 
 def _signs(vectors: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from sslspec_fast.solvers.chebyshev import Clean, filter_block, filter_residual,
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
 
-__all__ = ["chebyshev", "lanczos", "product_cost"]
+__all__ = ["chebyshev", "guards", "lanczos", "product_cost"]
 
 _MAX_DEGREE = 300
 # float32 keeps about 7 digits between the fastest and the slowest growing wanted direction
@@ -41,6 +41,11 @@ def product_cost(op: object, n: int) -> float:
 def padded(b: int) -> int:
     """Columns that a product with b float32 columns costs: the gather moves whole cache lines."""
     return 16 * -(-b // 16)
+
+
+def guards(k: int) -> int:
+    """Fewest columns behind k wanted ones, so that the last of those converges."""
+    return max(3, min(k // 8, 16))
 
 
 def _width(k: int, guard: int, free: int) -> int:
@@ -121,11 +126,9 @@ class _Fresh:
     task: Task
     lo: float
     low: torch.dtype
-    count: int = 0
 
-    def __call__(self, basis: Basis, values: Tensor) -> Tensor:
-        task, self.count = self.task, self.count + 1
-        seed, n = task.seed + 104729 * self.count, task.op.n
+    def __call__(self, basis: Basis, values: Tensor, seed: int) -> Tensor:
+        task, n = self.task, self.task.op.n
         width = min(16, max(task.free - basis.size, 1))
         x = random_block(n, width, seed, task.dtype, task.op.device)
         x = orthonormalize(x, basis.v, task.project)
@@ -146,7 +149,7 @@ def chebyshev(
 ) -> tuple[Outcome, dict]:
     """Filtered start block, then block Chebyshev-Davidson. `low`: dtype of the filter products."""
     k, n = task.k, task.op.n
-    width = _width(k, max(3, min(k // 8, 16)), task.free)
+    width = _width(k, guards(k), task.free)
     guard = max(width - k, 1)
     facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
     if x0 is None:

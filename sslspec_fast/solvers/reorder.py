@@ -23,12 +23,11 @@ from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.probe import Probe
-from sslspec_fast.solvers.shift_invert import structure
+from sslspec_fast.solvers.shift_invert import INT32_LIMIT, structure
 
 __all__ = ["order", "renumber"]
 
 _CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway
-_INT32_LIMIT = 2**31 - 1  # scipy's graph routines
 _MEMORY = 240.0  # bytes of memory for an entry: with the new matrix they need a quarter of that
 _SAMPLE = 20_000  # rows that show how far apart neighbours are
 
@@ -38,7 +37,7 @@ def order(op: SymmetricOperator, levels: int | None = None) -> np.ndarray | None
     n, op = op.n, op.op if isinstance(op, ShiftOperator) else op
     if not isinstance(op, CsrOperator) or op.device.type != "cpu" or n * 64 <= _CACHE_BYTES:
         return None
-    if op.nnz() > min(_INT32_LIMIT, host_memory() / _MEMORY):
+    if op.nnz() > min(INT32_LIMIT, host_memory() / _MEMORY):
         return None
     if levels is not None and not _pays(op, levels):
         return None
@@ -69,12 +68,9 @@ def _distance(op: CsrOperator) -> float:
 
 
 def renumber(
-    task: Task,
-    found: Probe,
-    warm: Tensor | None,
-    permutation: np.ndarray,
+    task: Task, found: Probe, warm: Tensor | None, permutation: np.ndarray,
     deflated: GroupVectors | None,
-) -> tuple[Task, Probe, Tensor | None]:
+) -> tuple[Task, Probe, Tensor | None]:  # fmt: skip
     """The same problem with node permutation[i] in place i; vectors come back in that order.
 
     deflated: the vectors that the task's projection removes, if there are any.

@@ -16,7 +16,7 @@ from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers.chebyshev import growth_rate
 from sslspec_fast.solvers.davidson import Task
-from sslspec_fast.solvers.polynomial import product_cost
+from sslspec_fast.solvers.polynomial import guards, product_cost
 from sslspec_fast.solvers.probe import FILLED_ROWS, Probe
 from sslspec_fast.solvers.shift_invert import structure
 
@@ -40,7 +40,7 @@ def dense_pays(op: SymmetricOperator, k: int) -> str | None:
 def separated(task: Task, found: Probe) -> str | None:
     """Why a filter of moderate degree is all it takes, or None: the probe did not see that."""
     op = task.op
-    cut, last = found.split(_width(task.k))
+    cut, last = found.split(task.k + guards(task.k))
     if last is None:
         return None
     rate = growth_rate(last, found.lo, cut)
@@ -50,16 +50,12 @@ def separated(task: Task, found: Probe) -> str | None:
     return f"well separated top, {rate:.2f} digits (base e) per degree"
 
 
-def _width(k: int) -> int:
-    return k + max(3, min(k // 8, 16))
-
-
 def choose(task: Task, found: Probe, angle_tol: float | None) -> tuple[str, str, int]:
     """(method, reason, levels of the graph or 0 when nobody looked)."""
     op, n, k = task.op, task.op.n, task.k
     if found.hi - found.lo <= 1e-12 * task.norm:
         return "lanczos", "A is a multiple of the identity", 0
-    width = _width(k)
+    width = k + guards(k)
     column = 1.5e-9 * product_cost(op, n)  # orthogonalisation is tuned to be a minor share
     digits = math.log(math.sqrt(n) * task.norm / max(task.tol, 1e-14 * task.norm))
     if angle_tol is not None:

@@ -26,9 +26,9 @@ from sslspec_fast.solvers._basis import Basis, orthonormalize, random_block
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
 
-__all__ = ["Structure", "shift_invert", "structure"]
+__all__ = ["INT32_LIMIT", "Structure", "shift_invert", "structure"]
 
-_INT32_LIMIT = 2**31 - 1
+INT32_LIMIT = 2**31 - 1  # entries that SuperLU and scipy's graph routines can index
 _FRESH = 4  # columns that look for missed directions
 
 
@@ -85,7 +85,7 @@ class _Solve:
         shifted = scipy.sparse.csc_array(
             sigma * scipy.sparse.eye_array(matrix.shape[0], format="csc") - matrix
         )
-        if max(shifted.nnz, matrix.shape[0]) > _INT32_LIMIT:
+        if max(shifted.nnz, matrix.shape[0]) > INT32_LIMIT:
             raise ValueError(
                 f"shift_invert: SuperLU needs nnz < 2^31, got nnz = {shifted.nnz}; "
                 "use method='chebyshev'"
@@ -156,12 +156,9 @@ def shift_invert(
         start = solver.grown(start, None, 2)
     else:
         start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
-    count = 0
 
-    def fresh(basis: Basis, values: Tensor) -> Tensor:
-        nonlocal count
-        count += 1
-        more = random_block(n, _FRESH, task.seed + 104729 * count, torch.float64, task.op.device)
+    def fresh(basis: Basis, values: Tensor, seed: int) -> Tensor:
+        more = random_block(n, _FRESH, seed, torch.float64, task.op.device)
         return solver.grown(more, basis.v.to(more), 3)
 
     outcome = davidson(

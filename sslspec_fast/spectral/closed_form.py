@@ -40,8 +40,8 @@ class OutOfSample:
         divisor = np.broadcast_to(slope * weight + offset, shape)
         numerator = edges @ self.basis - self.shift
         # A divisor that cancels to rounding leaves the coordinate undetermined (no edges, or
-        # delta = lambda_k).
-        # eigenvalues of normalised graphs are of order 1: an only mode at 0 is not its own measure
+        # delta = lambda_k). The measure is never below 1, the size of normalised eigenvalues: an
+        # only mode at 0 would be compared with itself.
         scale = np.abs(weight) * max(1.0, np.abs(slope).max(initial=0.0))
         scale = scale + float(np.abs(offset).max(initial=0.0))
         defined = np.abs(divisor) > 1e-12 * np.maximum(scale, 1e-300)
@@ -100,9 +100,8 @@ class ClosedForm:
 
 def _check_rows(rows: Any, width: int) -> Any:
     """(m, width) array, or CSR for sparse rows: rows of a large graph fit in no dense array."""
-    out = rows
     if sp.issparse(rows):
-        out = sp.csr_array(rows, dtype=np.float64)
+        out: Any = sp.csr_array(rows, dtype=np.float64)
         to_numpy(out.data, "transform: rows", 1)
     else:
         out = to_numpy(rows, "transform: rows", 2)

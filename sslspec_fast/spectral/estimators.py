@@ -84,10 +84,8 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 f"n_components must be between 1 and n_samples={n}, got {self.n_components}"
             )
         graph = self._graph(X, y)
-        state: Any = self.random_state
-        if not isinstance(
-            state, (int, np.integer)
-        ):  # None or a RandomState, as everywhere in scikit-learn
+        state: Any = self.random_state  # also None or a RandomState, as everywhere in scikit-learn
+        if not isinstance(state, (int, np.integer)):
             state = check_random_state(state).randint(2**31 - 1)
         design: dict[str, Any] = {"tol": self.tol, "seed": int(state)}
         if self.regime == "linear":

@@ -147,6 +147,26 @@ def test_b7_no_hadamard_no_equality():
     assert not fit.certified
 
 
+@pytest.mark.parametrize("k", [5, 6, 12])
+def test_b7_equal_diagonals_without_hadamard(k):
+    """Two diagonals are all that has to be equal, and larger K leave room for that."""
+    lam = np.linspace(0.9, 0.5, k)
+    fit = small(lam, k, 0.3)
+    assert fit.certified
+    assert fit.value == pytest.approx(fit.lower_bound, abs=1e-9)
+    unit = fit.mix / np.linalg.norm(fit.mix, axis=0)
+    correlations = np.diag(unit.T @ (lam[:, None] * unit))
+    np.testing.assert_allclose(correlations, correlations.mean(), atol=1e-4)
+
+
+def test_the_value_at_one_bounds_every_larger_alpha():
+    values = [small([0.9, 0.7, 0.4], 3, alpha) for alpha in (1.0, 1.5, 4.0)]
+    assert values[0].certified
+    for fit in values[1:]:
+        assert fit.lower_bound == pytest.approx(values[0].value)
+        assert fit.value > fit.lower_bound
+
+
 @pytest.mark.parametrize("alpha", [1.0, 3.0, 0.2])
 def test_b1_whitened_is_cca(lab, alpha):
     """Z^T D Z = I: eigenvectors; rotated to equal diagonal for alpha < 1."""
