@@ -2,7 +2,7 @@
 // are decoded where they are used, so a panel of few registers costs little more than its loads. Weights: 1, c_j, a_ij or
 // a_ij c_j with values in T; rows of up to kLongRow entries. Everything else is for gather.h.
 //
-// Precision policy: as gather.h, with the same order of additions.
+// Precision policy: as gather.h; one chain of additions per column, in the order of the entries.
 #pragma once
 #include "cpu/gather.h"
 
@@ -17,13 +17,14 @@ inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, con
                                                      int64_t row, const T* y, int64_t ldy, int64_t c,
                                                      const Tail<T>& tail, Sink& sink) {
   constexpr int L = kLanes<T>;
-  constexpr int U = kChains<V>;
   constexpr int kAhead = Batch<T>::kAhead;
   constexpr int kLine = 64 / static_cast<int>(sizeof(T)) < L ? L : 64 / static_cast<int>(sizeof(T));
   const int64_t stop = a.indptr[row + 1];
   const int64_t ahead = stop + kAhead <= a.nnz ? kAhead : 0;  // the last rows ask for what they are about to read
-  Vec<T> acc[U][V];
-  const auto add = [&](int64_t at, int u) __attribute__((always_inline)) {
+  Vec<T> acc[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) acc[v] = Vec<T>{};
+  for (int64_t at = a.indptr[row]; at < stop; ++at) {
     const int64_t j = static_cast<int64_t>(indices[at]);
     const T* entry = y + j * ldy + c;
     const T* next = y + static_cast<int64_t>(indices[at + ahead]) * ldy + c;
@@ -36,11 +37,10 @@ inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, con
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const Vec<T> e = kTail && v == V - 1 ? tail.load(entry + v * L) : load(entry + v * L);
-      acc[u][v] += weight == Weight::one ? e : w * e;
+      acc[v] += weight == Weight::one ? e : w * e;
     }
-  };
-  add_in_chains<T>(a.indptr[row], stop, acc, add);
-  sink.template row<V, kTail>(row, c, acc[0], tail);
+  }
+  sink.template row<V, kTail>(row, c, acc, tail);
 }
 
 constexpr int64_t kLongRow = 256;
@@ -64,6 +64,8 @@ void rows_columns(const SparseArgs<T>& a, int64_t begin, int64_t end, const T* y
       rows_panel<weight, 4, false, T, Index>(a, begin, end, y, ldy, c, lanes, sink), c += 4 * L;
     } else if (left > 3 * L) {
       rows_panel<weight, 4, true, T, Index>(a, begin, end, y, ldy, c, lanes, sink), c = b;
+    } else if (left == 3 * L) {
+      rows_panel<weight, 3, false, T, Index>(a, begin, end, y, ldy, c, lanes, sink), c = b;
     } else if (left >= 2 * L) {
       rows_panel<weight, 2, false, T, Index>(a, begin, end, y, ldy, c, lanes, sink), c += 2 * L;
     } else if (left > L) {
@@ -95,7 +97,7 @@ void rows_weights(const SparseArgs<T>& a, int64_t begin, int64_t end, const T* y
 template <typename T, typename Sink>
 void product_rows(const SparseArgs<T>& a, int64_t begin, int64_t end, const T* y, int64_t ldy, int64_t b, T* carry,
                   Sink& sink) {
-  constexpr int64_t kRun = 32;  // rows that share their indices in the L1 cache between column panels
+  const int64_t most = b <= 4 * kLanes<T> ? end : 32;  // rows that share their indices in the L1 cache between panels
   const bool typed = a.values == nullptr || a.precise == (sizeof(T) == 8);
   if (!typed || a.upper || a.combine != Combine::product)
     return gather_rows<Term::neighbours>(a, begin, end, static_cast<const T*>(nullptr), 0, y, ldy, b, carry, sink);
@@ -106,7 +108,7 @@ void product_rows(const SparseArgs<T>& a, int64_t begin, int64_t end, const T* y
       continue;
     }
     int64_t run = begin + 1;
-    while (run < end && run - begin < kRun && a.indptr[run + 1] - a.indptr[run] <= kLongRow) ++run;
+    while (run < end && run - begin < most && a.indptr[run + 1] - a.indptr[run] <= kLongRow) ++run;
     if (a.wide)
       rows_weights<int64_t>(a, begin, run, y, ldy, b, sink);
     else

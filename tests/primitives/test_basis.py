@@ -31,6 +31,20 @@ def test_gram_of_several_blocks(n: int, p: int, q: int, dtype: torch.dtype) -> N
     torch.testing.assert_close(exact, expected, rtol=0, atol=1e-14 * max(n, 1) ** 0.5)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("n", "p", "q"), [(1, 16, 16), (700, 8, 48), (9001, 40, 16), (5000, 24, 80)]
+)
+def test_gram_of_whole_tiles(n: int, p: int, q: int, dtype: torch.dtype, exact: bool) -> None:
+    """Widths that need no padding are read where they lie, also inside a wider store."""
+    a, b = block(n, p, dtype), block(n, q, dtype, 2)
+    other = block(n, q + 32, dtype, 1)[:, 16 : q + 16]
+    expected = torch.cat([a, other], 1).double().T @ b.double()
+    unit = (1e-15 if exact else torch.finfo(dtype).eps) * n**0.5
+    torch.testing.assert_close(gram((a, other), b, exact=exact), expected, rtol=0, atol=16 * unit)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "p", "q"), SHAPES)
 def test_combination(n: int, p: int, q: int, dtype: torch.dtype) -> None:
