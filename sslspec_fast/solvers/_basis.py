@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ __all__ = [
     "Project",
     "column_norms",
     "host_memory",
+    "inverse_norm",
+    "new_block",
     "orthonormalize",
     "random_block",
 ]
@@ -40,6 +43,15 @@ def host_memory() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError, AttributeError):
         return 8e9
+
+
+def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, b) uninitialised. NumPy asks for huge pages: the first touch of a large block of memory
+    costs a quarter of what it does with torch's own.
+    """
+    if device.type != "cpu":
+        return torch.empty(n, b, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty((n, b), np.float32 if dtype == torch.float32 else np.float64))
 
 
 def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -66,6 +78,14 @@ def _select(t: Tensor, g: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return t[:, keep.to(t.device)], g[keep][:, keep]
 
 
+def inverse_norm(inverse: Tensor) -> float:
+    """||L^-1|| to a factor sqrt(b), from the distances of the columns to the span of the others.
+
+    Pivots would not tell: their product can be tiny while none of them is small.
+    """
+    return float(inverse.norm(dim=0).max())
+
+
 def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
     """Orthonormal basis of the columns of t from g = T^T T, and the condition that was removed.
 
@@ -74,10 +94,12 @@ def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
     norms = g.diagonal().sqrt()
     scaled = g / norms[:, None] / norms[None, :]
     factor, failed = torch.linalg.cholesky_ex(scaled)
-    # the smallest pivot estimates 1 / condition; CholeskyQR needs condition^2 * eps << 1
-    pivot = float(factor.diagonal().min())
-    if int(failed) == 0 and pivot > (1e-6 if t.dtype == torch.float64 else 1e-4):
-        return combine_into(t, (t, torch.linalg.inv(factor).T / norms[:, None])), 1.0 / pivot
+    if int(failed) == 0:
+        inverse = torch.linalg.inv(factor)
+        condition = inverse_norm(inverse)
+        # CholeskyQR needs condition^2 * eps << 1
+        if condition < (1e6 if t.dtype == torch.float64 else 1e4):
+            return combine_into(t, (t, inverse.T / norms[:, None])), condition
     values, vectors = torch.linalg.eigh(scaled)
     keep = values > (1e-14 if t.dtype == torch.float64 else 1e-11) * values[-1]
     inverse = (vectors[:, keep] / values[keep].sqrt()) / norms[:, None]
@@ -167,7 +189,7 @@ class Basis:
     def _room(self, store: Tensor, columns: int) -> Tensor:
         if columns <= store.shape[1]:
             return store
-        larger = store.new_empty(store.shape[0], self.capacity)
+        larger = new_block(store.shape[0], self.capacity, store.dtype, store.device)
         larger[:, : self.size] = store[:, : self.size]
         return larger
 

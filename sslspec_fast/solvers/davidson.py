@@ -49,9 +49,9 @@ class Task:
     callback: Callable[[dict[str, Any]], Any] | None = None
     columns: int = 0  # columns multiplied so far, all precisions
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         self.columns += x.shape[1]
-        return self.op.matmat(x).contiguous()
+        return self.op.matmat(x, out).contiguous()
 
     @property
     def guard(self) -> int:

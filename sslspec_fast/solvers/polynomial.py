@@ -21,42 +21,18 @@ from sslspec_fast.solvers._basis import (
     orthonormalize,
     random_block,
 )
+from sslspec_fast.solvers._cost import padded, product_cost, start_width
 from sslspec_fast.solvers.chebyshev import Clean, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.probe import Probe
 
-__all__ = ["chebyshev", "guards", "lanczos", "product_cost"]
+__all__ = ["chebyshev", "lanczos"]
 
 _MAX_DEGREE = 300
+# A short run tells no closer values apart: this share of the spectrum, or 5 tol.
+_TOGETHER = 1e-3
 # float32 keeps about 7 digits between the fastest and the slowest growing wanted direction
 _MAX_LOG_GROWTH = math.log(1e9)
-
-
-def product_cost(op: object, n: int) -> float:
-    """Nanoseconds per column of a float32 product with a block (2 cores; ratios matter only)."""
-    nnz = getattr(op, "nnz", lambda: None)()
-    return 0.3 * (20 * n if nnz is None else nnz) + 1.5 * n
-
-
-def padded(b: int) -> int:
-    """Columns that a product with b float32 columns costs: the gather moves whole cache lines."""
-    return 16 * -(-b // 16)
-
-
-def guards(k: int) -> int:
-    """Fewest columns behind k wanted ones, so that the last of those converges."""
-    return max(3, min(k // 8, 16))
-
-
-def _width(k: int, guard: int, free: int) -> int:
-    """Columns of the start block: k and some guards, in whole cache lines where that is near."""
-    width = k + guard
-    up = padded(width)
-    if up - width <= 0.3 * width or up == 16:
-        width = up
-    elif up - 16 > k:
-        width = up - 16
-    return min(width, free)
 
 
 def cleaner(task: Task, lo: float, cut: float, wanted: float) -> Clean | None:
@@ -121,14 +97,31 @@ class Filter:
 
 @dataclass
 class _Fresh:
-    """Filtered random directions outside the basis: what a given start lacks."""
+    """Filtered random directions outside the basis: what a given start lacks.
+
+    A Krylov space from b vectors holds b directions of each eigenspace (`copies`), so it is doubted
+    where b of the wanted values lie together. None: the start is doubted as such.
+    """
 
     task: Task
     lo: float
     low: torch.dtype
+    copies: int | None = None
+
+    def _doubt(self, values: Tensor) -> bool:
+        if self.copies is None:
+            return True
+        wanted, b = values[: self.task.k], self.copies
+        if len(wanted) < b:
+            return False
+        widths = wanted[: len(wanted) - b + 1] - wanted[b - 1 :]
+        spread = float(values[0] - min(self.lo, float(values[-1])))
+        return float(widths.min()) < max(_TOGETHER * spread, 5.0 * self.task.tol)
 
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> Tensor:
         task, n = self.task, self.task.op.n
+        if not self._doubt(values):
+            return basis.v[:, :0]
         width = min(16, max(task.free - basis.size, 1))
         x = random_block(n, width, seed, task.dtype, task.op.device)
         x = orthonormalize(x, basis.v, task.project)
@@ -149,11 +142,13 @@ def chebyshev(
 ) -> tuple[Outcome, dict]:
     """Filtered start block, then block Chebyshev-Davidson. `low`: dtype of the filter products."""
     k, n = task.k, task.op.n
-    width = _width(k, guards(k), task.free)
+    width = start_width(k, task.free)
     guard = max(width - k, 1)
     facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
+    fresh: _Fresh | None = _Fresh(task, found.lo, low)
     if x0 is None:
         start = _continue(task, found, width, facts)
+        fresh = None if start is None else _Fresh(task, found.lo, low, found.block)
         if start is None:
             start = random_block(n, width, task.seed, low, task.op.device)
             start = _first_filter(task, start, found, width, facts)
@@ -170,7 +165,7 @@ def chebyshev(
         keep, capacity = width + 4, width + 4 + block
     outcome = davidson(
         task, start, expand, block=block, keep=keep, capacity=capacity, fill=min(block, 16),
-        fresh=None if x0 is None else _Fresh(task, found.lo, low),
+        fresh=fresh,
     )  # fmt: skip
     facts["degrees"] = expand.degrees
     return outcome, facts

@@ -1,45 +1,51 @@
-"""A short block Lanczos run that says where the spectrum ends and how dense it is near the top.
+"""A block Lanczos run that says where the spectrum ends and how dense it is near the top.
 
 The Ritz values of s steps from b random vectors, weighted by their share of the start block, are a
 Gauss quadrature of the density of states (Lin, Saad and Yang 2016): n * (sum of weights above t)
 estimates how many eigenvalues lie above t. ChASE and EVSL start in the same way.
+
+Where the solver can start from Ritz vectors, the blocks are kept, and the run goes on for as long
+as that is cheaper than a filter of the wanted ones: a block of one cache line per row has the
+convergence of a filter for any number of them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine, combine_into, gram
-from sslspec_fast.solvers._basis import Project, orthonormalize, random_block
+from sslspec_fast.primitives.basis import combine, combine_into
+from sslspec_fast.solvers._basis import host_memory
+from sslspec_fast.solvers._cost import FILLED_ROWS, LINE, padded, product_cost, start_width
+from sslspec_fast.solvers.chebyshev import growth_rate
 from sslspec_fast.solvers.davidson import Task
+from sslspec_fast.solvers.recurrence import Recurrence
 
-__all__ = ["FILLED_ROWS", "Probe", "probe"]
+__all__ = ["Probe", "probe"]
 
 _STEPS, _BLOCK = 8, 4
-_CLEAN = 2  # steps between projections
-# Rows of 16 float32 fill a cache line: a gather of them costs no more than one of 4 columns. Such a
-# block sees as many directions as are wanted, and its Ritz vectors are worth keeping.
-_LINE = 16
+_TERMS = 8  # blocks that one call combines
 _KEPT_BYTES = 1 << 30
-# Entries per row from which a factorisation fills in; grids and trees have fewer.
-FILLED_ROWS = 8
 
 
 @dataclass
 class Probe:
     """values (m,) Ritz values, largest first; counts (m,) eigenvalues estimated at or above each;
     lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
-    residuals (m,) of the Ritz pairs. basis: the Krylov blocks, one after the other, when the block
-    was wide enough to start from; coefficients (m, m) are those of the Ritz vectors in it."""
+    residuals (m,) of the Ritz pairs. block: columns of the start, so copies of an eigenvalue that
+    it sees. basis: the Krylov blocks, one after the other, when they were kept; coefficients (m, m)
+    are those of the Ritz vectors in it.
+    """
 
     values: Tensor
     counts: Tensor
     lo: float
     hi: float
     residuals: Tensor
+    block: int
     basis: list[Tensor] = field(default_factory=list)
     coefficients: Tensor | None = None
 
@@ -48,7 +54,11 @@ class Probe:
         if not self.basis or self.coefficients is None or width > len(self.values):
             return None
         parts = self.coefficients[:, :width].split([block.shape[1] for block in self.basis])
-        return combine(*zip(self.basis, parts, strict=True))
+        terms = list(zip(self.basis, parts, strict=True))
+        x = combine(*terms[:_TERMS])
+        for first in range(_TERMS, len(terms), _TERMS):
+            combine_into(x, *terms[first : first + _TERMS], beta=1.0)
+        return x
 
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
@@ -72,91 +82,64 @@ class Probe:
         return float(values[first]), float(values[first - 1])
 
 
-def _advance(
-    w: Tensor, square: Tensor, alpha: Tensor, v: Tensor, beta: Tensor, old: Tensor | None,
-    last: bool, project: Project | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """One step of the recurrence: w - v alpha - old beta^T = q beta_next with orthonormal q.
+def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
+    """Columns of the shortest run that leaves Ritz vectors to start from, and of the longest.
 
-    w becomes q. v and old are orthonormal, so the Gram matrix of the left side comes from that of
-    w, `square`, and one pass over the rows does the rest. The last step needs beta_next alone.
+    The projected problem must stay a minor share of the time, and the basis of the memory.
     """
-    g = square - alpha.T @ alpha - beta @ beta.T
-    factor, failed = torch.linalg.cholesky_ex((g + g.T) / 2)
-    pivots = factor.diagonal()
-    terms = [(v, alpha)] if old is None else [(v, alpha), (old, beta.T)]
-    if int(failed) == 0 and float(pivots.min()) > 0.03 * float(g.diagonal().max().sqrt()):
-        if last:
-            return w, factor.T
-        inverse = torch.linalg.inv(factor).T
-        combine_into(w, (w, inverse), *((x, -c @ inverse) for x, c in terms))
-        return w, factor.T
-    combine_into(w, *((x, -c) for x, c in terms), beta=1.0)
-    before = w.clone()
-    q = orthonormalize(w, None, project)
-    return q, gram(q, before)
+    n = task.op.n
+    kept = min(_KEPT_BYTES, host_memory() / 8) / (n * dtype.itemsize)
+    most = max(math.sqrt(0.6 * product_cost(task.op, n)), 16.0 * LINE)
+    return padded(max(15 * (task.k + 1) // 2, _STEPS * LINE)), int(min(most, n / LINE, kept))
+
+
+def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
+    """Steps after which the wanted Ritz pairs should be good enough; 0 when they are.
+
+    Also 0 when the first ones are so good that rounding makes copies of them, or where a filter of
+    the wanted ones does the same for less.
+    """
+    k, n, values, slack = task.k, task.op.n, found.values, found.residuals
+    norm = max(abs(float(values[0])), abs(float(values[-1])))
+    floor, lost = (2e-6, 1e-5) if dtype == torch.float32 else (1e-12, 1e-11)
+    target = 0.5 * max(task.tol, floor) * norm
+    worst = float(slack[:k].max())
+    if worst <= target or float(slack[:k].min()) < lost * norm:
+        return 0
+    at = min(k + 3, len(values) - 1)
+    cut = float(values[at] + slack[at])
+    rate = growth_rate(float(values[k - 1] + slack[k - 1] / 3), found.lo, cut)
+    more = math.ceil(min(math.log(worst / target) / max(rate, 1e-3), 1e4))
+    cost = product_cost(task.op, n)
+    step = LINE * (cost + 6.0 * n)  # the recurrence passes over three blocks
+    solve = 0.35 * (len(values) + LINE * more) ** 3
+    return more if more * step + solve < more * padded(start_width(k, task.free)) * cost else 0
 
 
 def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
-    """keep: the solver can start from Ritz vectors, so use a block as wide as what is wanted."""
-    op, n = task.op, task.op.n
-    keep = keep and task.k < 2 * _LINE and n >= 16 * _LINE * (_STEPS + 1)
-    wide = _LINE * -(-(task.k + 1) // _LINE)
-    nnz = op.nnz()
+    """keep: the solver can start from Ritz vectors, so a run that makes good ones pays."""
+    op, nnz = task.op, task.op.nnz()
+    least, most = _limits(task, dtype)
     # grids and trees (few entries a row) end in a factorisation or a long filter: look briefly
-    keep = keep and (nnz is None or nnz >= FILLED_ROWS * n)
-    keep = keep and n * wide * (_STEPS + 1) * dtype.itemsize <= _KEPT_BYTES
-    b = wide if keep else min(_BLOCK, max(task.free // 2, 1))
-    x = random_block(n, b, task.seed + 1, dtype, op.device)
-    v = orthonormalize(x, None, task.project)
-    size = v.shape[1]
-    blocks, offs = [], []
-    basis: list[Tensor] = []
-    old: Tensor | None = None
-    beta = torch.zeros(size, 0, dtype=torch.float64)
-    steps = min(_STEPS, max(task.free // b, 1))
-    for step in range(steps):
-        w = task.apply(v)
-        if keep:
-            basis.append(v)
-        # rounding brings deflated vectors back, and each step multiplies what there is of them
-        if task.project is not None and step % _CLEAN == 0:
-            task.project(w)
-        both = gram((v, w), w)
-        alpha, square = both[: v.shape[1]], both[v.shape[1] :]
-        end = step + 1 == steps
-        nxt, beta_next = _advance(w, square, alpha, v, beta, old, end, task.project)
-        blocks.append((alpha + alpha.T) / 2)
-        offs.append(beta_next)
-        old, v, beta = v, nxt, beta_next
-        if v.shape[1] == 0:
+    keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
+    b = LINE if keep else min(_BLOCK, max(task.free // 2, 1))
+    run = Recurrence(task, b, dtype, keep)
+    run.run(least // b if keep else min(_STEPS, max(task.free // b, 1)))
+    found = _read(task, run)
+    while keep and len(set(run.sizes)) == 1:
+        more = min(_more(task, found, dtype), run.steps // 2)
+        if more == 0 or b * (run.steps + more) > most:
             break
-    total = sum(a.shape[0] for a in blocks)
-    t = torch.zeros(total, total, dtype=torch.float64)
-    at = 0
-    for i, a in enumerate(blocks):
-        m = a.shape[0]
-        t[at : at + m, at : at + m] = a
-        if i + 1 < len(blocks):
-            width = offs[i].shape[0]
-            t[at + m : at + m + width, at : at + m] = offs[i]
-            t[at : at + m, at + m : at + m + width] = offs[i].T
-        at += m
-    if not bool(torch.isfinite(t).all()):
-        raise ValueError(
-            "eigsh: A must have finite products, got NaN or infinity"
-            + (" in float32; try precision='float64'" if dtype == torch.float32 else "")
-        )
-    values, vectors = torch.linalg.eigh(t)
-    weights = (vectors[:size] ** 2).sum(0) / max(size, 1)
-    tail = offs[-1] if offs else torch.zeros(0, 0, dtype=torch.float64)
-    last = blocks[-1].shape[0]
-    slack = (tail @ vectors[total - last :]).norm(dim=0) if tail.numel() else torch.zeros(total)
-    bounds = op.bounds()
-    lo = max(bounds[0], float(values[0] - slack[0]) - 1e-6 * abs(float(values[0])))
-    hi = min(bounds[1], float(values[-1] + slack[-1]) + 1e-6 * abs(float(values[-1])))
-    values, weights, residuals = values.flip(0), weights.flip(0), slack.flip(0)
-    counts = task.free * weights.cumsum(0)
-    if not keep:
-        return Probe(values, counts, lo, hi, residuals)
-    return Probe(values, counts, lo, hi, residuals, basis, vectors.flip(1))
+        run.run(run.steps + more)
+        found = _read(task, run)
+    return found
+
+
+def _read(task: Task, run: Recurrence) -> Probe:
+    values, vectors, slack = run.ritz()
+    bounds = task.op.bounds()
+    lo = max(bounds[0], float(values[-1] - slack[-1]) - 1e-6 * abs(float(values[-1])))
+    hi = min(bounds[1], float(values[0] + slack[0]) + 1e-6 * abs(float(values[0])))
+    first = run.sizes[0]
+    counts = task.free * (vectors[:first] ** 2).sum(0).cumsum(0) / max(first, 1)
+    return Probe(values, counts, lo, hi, slack, first, run.basis, vectors if run.keep else None)

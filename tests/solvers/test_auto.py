@@ -17,9 +17,9 @@ import torch
 import sslspec_fast.operators as ops
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import eigsh
+from sslspec_fast.solvers._cost import start_width
 from sslspec_fast.solvers._threads import few_threads
 from sslspec_fast.solvers.davidson import Task
-from sslspec_fast.solvers.polynomial import _width
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order
 from sslspec_fast.solvers.result import ConvergenceWarning
@@ -126,13 +126,48 @@ def test_probe_keeps_a_basis_only_where_it_pays() -> None:
     assert look(graphs.blocks_graph(6000, 9), 64).vectors(4) is None  # more wanted than it sees
 
 
+def _tall_and_mixed(copies: int, separate: int, n: int, seed: int):
+    """1 `copies` times, `separate` values well apart below, the rest in [-1, -0.3], rotated."""
+    rng = np.random.default_rng(seed)
+    top = np.r_[np.ones(copies), np.linspace(0.9, -0.2, separate)]
+    values = np.r_[top, rng.uniform(-1, -0.3, n - len(top))]
+    matrix = sp.csr_array(sp.diags(values))
+    for _ in range(3):  # rotations of pairs of rows
+        i, j = rng.permutation(n)[: n // 2 * 2].reshape(2, -1)
+        angle = rng.uniform(0, 2 * np.pi, n // 2)
+        c, s = np.cos(angle), np.sin(angle)
+        rotation = sp.csr_array(
+            (np.r_[c, c, s, -s], (np.r_[i, j, i, j], np.r_[i, j, j, i])), shape=(n, n)
+        )
+        matrix = rotation @ matrix @ rotation.T
+    return sp.csr_array((matrix + matrix.T) / 2), top
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed", "float64"])
+@pytest.mark.parametrize(("copies", "k"), [(17, 17), (17, 20), (20, 18), (20, 24), (40, 28)])
+def test_more_copies_than_the_block_of_the_probe(copies: int, k: int, precision: str) -> None:
+    """Krylov vectors from 16 columns never see copy 17, however good their residuals are."""
+    matrix, expected = _tall_and_mixed(copies, 30, 6000, seed=copies)
+    found = eigsh(matrix, k, tol=1e-4, precision=precision, seed=2)
+    assert found.info.converged, str(found.info)
+    np.testing.assert_allclose(found.values, expected[:k], atol=1e-3)
+
+
+def test_probe_goes_on_where_that_beats_a_filter() -> None:
+    matrix = graphs.blocks_graph(40_000, 40, degree=20)
+    operator = ops.adjacency(PairGraph.from_sparse(matrix), True)
+    found = eigsh(operator, 40, tol=1e-4)
+    assert found.info.converged
+    assert found.info.extra["start_degree"] == 1  # nothing is left for a filter
+    again = eigsh(operator, 40, tol=1e-6, method="chebyshev", seed=1)
+    np.testing.assert_allclose(found.values.numpy(), again.values.numpy(), atol=1e-7)
+
+
 def test_start_blocks_fill_cache_lines() -> None:
-    assert [_width(k, g, 10**6) for k, g in ((9, 3), (15, 3), (63, 7), (200, 16))] == [
-        16, 16, 80, 224,
-    ]  # fmt: skip
-    assert _width(9, 3, 11) == 11
+    assert [start_width(k, 10**6) for k in (9, 13, 15, 63, 200)] == [16, 16, 16, 80, 224]
+    assert start_width(9, 11) == 11
     for k in range(1, 200):
-        assert _width(k, 3, 10**6) > k
+        assert start_width(k, 10**6) > k
 
 
 def test_one_thread_for_small_problems_is_undone() -> None:

@@ -31,6 +31,18 @@ def test_orthonormalize_repairs_rank(dtype: torch.dtype, condition: float) -> No
     assert (v.T @ out).abs().max() < 20 * tight
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("decades", [2, 4, 5, 6, 9])
+def test_orthonormalize_where_no_pivot_tells(dtype: torch.dtype, decades: int) -> None:
+    """Singular values that fall slowly: a product of moderate pivots is a large condition."""
+    u = torch.linalg.qr(random_block(400, 40, 0, torch.float64, CPU))[0]
+    mix = torch.linalg.qr(random_block(40, 40, 1, torch.float64, CPU))[0]
+    t = (u * torch.logspace(0, -decades, 40).double()) @ mix
+    out = orthonormalize(t.to(dtype), None)
+    unit = torch.eye(out.shape[1], dtype=dtype)
+    assert (out.T @ out - unit).abs().max() < (1e-13 if dtype == torch.float64 else 2e-6)
+
+
 def test_orthonormalize_inside_the_span_gives_nothing() -> None:
     v = torch.linalg.qr(random_block(60, 6, 0, torch.float64, CPU))[0]
     t = v @ random_block(6, 3, 1, torch.float64, CPU)
