@@ -57,13 +57,11 @@ def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tenso
 def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(n, b) uniform on 2^16 values in [-1, 1), the same on every device.
 
-    Four values from each 64-bit draw: the generator is serial, and normal deviates of a start block
+    Four values from each 64-bit draw: generators are serial, and normal deviates of a start block
     would take as long as two products with it.
     """
-    generator = torch.Generator().manual_seed(seed)
-    words = torch.empty(-(-n * b // 4), dtype=torch.int64)
-    words.random_(-(2**63), None, generator=generator)
-    values = words.view(torch.int16)[: n * b].view(n, b)
+    words = np.random.SFC64(seed % 2**64).random_raw(-(-n * b // 4))
+    values = torch.from_numpy(words.view(np.int16)[: n * b].reshape(n, b))
     return values.to(device=device, dtype=dtype).mul_(2.0**-15)
 
 
@@ -117,7 +115,7 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
     v = None if v is None or v.shape[1] == 0 else v
     constrained = project is not None or v is not None
     overlap = None if v is None else gram(v, t)
-    g = gram(t, t, exact=True)
+    g = gram(t, t, exact=not constrained)  # only its norms are used when more is taken out first
     before = g.diagonal().clamp_min(0).sqrt()
     ok = torch.isfinite(before) & (before > 0)
     if not bool(ok.all()):

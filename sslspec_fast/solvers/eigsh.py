@@ -366,7 +366,9 @@ def _signs(vectors: Tensor) -> Tensor:
         return vectors
     # largest entries of blocks of rows first: one pass over the vectors, then one block a column
     whole = n // _SIGN_ROWS * _SIGN_ROWS
-    blocks = vectors[:whole].reshape(-1, _SIGN_ROWS, k).abs().amax(1)
+    blocks = vectors[:whole].reshape(-1, _SIGN_ROWS * k).abs()
+    while blocks.shape[1] > k:  # by halves: torch is slow at short reductions
+        blocks = torch.maximum(*blocks.chunk(2, 1))
     if whole < n:
         blocks = torch.cat([blocks, vectors[whole:].abs().amax(0, keepdim=True)])
     tie = blocks.amax(0) * (1 - 1e-6)
