@@ -85,7 +85,8 @@ class Probe:
 def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
     """Columns of the shortest run that leaves Ritz vectors to start from, and of the longest.
 
-    The projected problem must stay a minor share of the time, and the basis of the memory.
+    The projected problem (m^3) must stay a minor share of the products (m), and the basis of the
+    memory.
     """
     n = task.op.n
     kept = min(_KEPT_BYTES, host_memory() / 8) / (n * dtype.itemsize)
@@ -110,10 +111,10 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     cut = float(values[at] + slack[at])
     rate = growth_rate(float(values[k - 1] + slack[k - 1] / 3), found.lo, cut)
     more = math.ceil(min(math.log(worst / target) / max(rate, 1e-3), 1e4))
+    # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
     cost = product_cost(task.op, n)
-    step = LINE * (cost + 6.0 * n)  # the recurrence passes over three blocks
-    solve = 0.35 * (len(values) + LINE * more) ** 3
-    return more if more * step + solve < more * padded(start_width(k, task.free)) * cost else 0
+    lanczos = more * LINE * (cost + 6.0 * n) + 0.35 * (len(values) + LINE * more) ** 3
+    return more if lanczos < more * padded(start_width(k, task.free)) * cost else 0
 
 
 def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
