@@ -6,7 +6,7 @@
 
 namespace sslspec::cpu {
 
-inline constexpr int kBasisTerms = 8;
+inline constexpr int kBasisTerms = 32;
 
 // Pieces of the rows whose sums are merged at the end: by the size alone, so that results repeat.
 inline int64_t gram_chunks(int64_t n) { return n < 4096 ? 1 : n < 32 * 2048 ? n / 2048 : 32; }

@@ -12,18 +12,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .._seam import _C, threads, unit_stride, view
 
-__all__ = ["combine", "combine_into", "gram"]
+__all__ = ["combine", "combine_into", "gram", "new_block"]
+
+_TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
+
+
+def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, b) uninitialised. NumPy asks for huge pages: the first touch of a large block of memory
+    costs a quarter of what it does with torch's own.
+    """
+    if device.type != "cpu":
+        return torch.empty(n, b, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty((n, b), np.float32 if dtype == torch.float32 else np.float64))
 
 
 def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor:
     """A^T B as float64 on the host, (p, q) for a (n, p) and b (n, q) of one dtype.
 
-    a: one matrix, or up to 8 side by side; each row of b is then read once for all of them.
+    a: one matrix, or several side by side; each row of b is then read once for up to 32 of them.
     exact: no rounding of products. Otherwise float32 rows are multiplied and, 96 at a time, summed
     in float32.
     """
@@ -35,27 +47,40 @@ def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor
     n, q = b.shape
     p = sum(block.shape[1] for block in blocks)
     out = torch.empty(p, q, dtype=torch.float64)
-    work = torch.empty(_C.basis_gram_workspace_size(n, p, q), dtype=torch.float64)
-    views = [view(unit_stride(block)) for block in blocks]
-    _C.basis_gram(views, view(unit_stride(b)), view(out), view(work), exact, threads())
+    at = 0
+    for first in range(0, len(blocks), _TERMS):
+        some = blocks[first : first + _TERMS]
+        rows = sum(block.shape[1] for block in some)
+        views = [view(unit_stride(block)) for block in some]
+        part = view(out[at : at + rows])
+        work = torch.empty(_C.basis_gram_workspace_size(n, rows, q), dtype=torch.float64)
+        _C.basis_gram(views, view(unit_stride(b)), part, view(work), exact, threads())
+        at += rows
     return out
 
 
 def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) -> Tensor:
-    """out = beta out + sum of V C over at most 8 terms (V, C), in place, in one pass over the rows.
+    """out = beta out + sum of V C over terms (V, C), in place, in one pass over the rows per 32 terms.
 
-    out (n, q) may be a V (n, m) or its first columns; C (m, q) float64 on the host.
+    out (n, q) may be a V (n, m) of the first 32 terms, or its first columns; C (m, q) float64 on
+    the host.
     """
     small = [c.to(device=out.device, dtype=out.dtype) for _, c in terms]
     if out.device.type != "cpu":
-        total = torch.stack([v @ c for (v, _), c in zip(terms, small, strict=True)]).sum(0)
+        total = terms[0][0] @ small[0]
+        for (v, _), c in zip(terms[1:], small[1:], strict=True):
+            total.addmm_(v, c)
         return out.mul_(beta).add_(total) if beta else out.copy_(total)
     blocks = [view(unit_stride(v)) for v, _ in terms]
-    _C.basis_combine(view(out), blocks, [view(c.contiguous()) for c in small], beta, threads())
+    factors = [view(c.contiguous()) for c in small]
+    for first in range(0, len(terms), _TERMS):
+        some = slice(first, first + _TERMS)
+        _C.basis_combine(view(out), blocks[some], factors[some], beta, threads())
+        beta = 1.0
     return out
 
 
 def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
     """The sum of V C over terms (V, C) as a new matrix, see `combine_into`."""
     v, c = terms[0]
-    return combine_into(v.new_empty(v.shape[0], c.shape[1]), *terms)
+    return combine_into(new_block(v.shape[0], c.shape[1], v.dtype, v.device), *terms)

@@ -9,7 +9,7 @@ dropped, never divided by (Stathopoulos and Wu 2002, SVQB).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ __all__ = [
     "column_norms",
     "host_memory",
     "inverse_norm",
-    "new_block",
     "orthonormalize",
     "random_block",
 ]
@@ -43,15 +42,6 @@ def host_memory() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError, AttributeError):
         return 8e9
-
-
-def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, b) uninitialised. NumPy asks for huge pages: the first touch of a large block of memory
-    costs a quarter of what it does with torch's own.
-    """
-    if device.type != "cpu":
-        return torch.empty(n, b, dtype=dtype, device=device)
-    return torch.from_numpy(np.empty((n, b), np.float32 if dtype == torch.float32 else np.float64))
 
 
 def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -104,17 +94,16 @@ def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
     return combine((t, inverse)), float((values[-1] / values[keep][0]).sqrt())
 
 
-def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) -> Tensor:
+def orthonormalize(t: Tensor, v: Sequence[Tensor] = (), project: Project | None = None) -> Tensor:
     """Orthonormal block (n, r), r <= b, of span(t) in the complement of v and of `project`.
 
-    t (n, b) is overwritten; v (n, j) orthonormal; project(x) removes deflated vectors in place.
-    Columns that lie in span(v) numerically are dropped, so r can be 0.
+    t (n, b) is overwritten; v: blocks (n, j) of orthonormal columns; project(x) removes deflated
+    vectors in place. Columns that lie in span(v) numerically are dropped, so r can be 0.
     """
     if t.shape[1] == 0:
         return t
-    v = None if v is None or v.shape[1] == 0 else v
-    constrained = project is not None or v is not None
-    overlap = None if v is None else gram(v, t)
+    constrained = project is not None or len(v) > 0
+    overlap = gram(v, t) if v else None
     g = gram(t, t, exact=not constrained)  # only its norms are used when more is taken out first
     before = g.diagonal().clamp_min(0).sqrt()
     ok = torch.isfinite(before) & (before > 0)
@@ -122,8 +111,8 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
         return orthonormalize(t[:, ok.to(t.device)], v, project)
     for _ in range(5):
         if constrained:
-            if v is not None and overlap is not None:
-                combine_into(t, (v, -overlap), beta=1.0)
+            if overlap is not None:
+                combine_into(t, *zip(v, _rows(-overlap, v), strict=True), beta=1.0)
             if project is not None:
                 project(t)
             g = gram(t, t, exact=True)
@@ -135,7 +124,7 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
             return t
         cancelled = float((before[alive] / after[alive]).max())
         t, condition = _cholesky_qr(t, g)
-        overlap = None if v is None else gram(v, t)
+        overlap = gram(v, t) if v else None
         defect = 0.0 if overlap is None else float(overlap.abs().max())
         if project is not None:  # its defect is not measured: rounding times what was amplified
             defect = max(defect, cancelled * condition * torch.finfo(t.dtype).eps / 8)
@@ -147,49 +136,37 @@ def orthonormalize(t: Tensor, v: Tensor | None, project: Project | None = None) 
     return t
 
 
-class Basis:
-    """V, A V and H = V^T A V in row-major stores of up to `capacity` columns.
+def _rows(c: Tensor, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The rows of c (j, m) that belong to each block of j columns in all."""
+    parts: Sequence[Tensor] = c.split([block.shape[1] for block in blocks])
+    return parts
 
-    The first block is adopted as it comes: a problem that its start solves never needs more room.
+
+class Basis:
+    """V, A V and H = V^T A V. V and A V are lists of blocks of columns, up to `capacity` in all.
+
+    Blocks are adopted as they come and nothing is copied before a restart: to write into a new
+    store, memory that nobody has touched yet, would cost as much as several products.
     """
 
     def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.v_store = torch.empty(n, 0, dtype=dtype, device=device)
-        self.av_store = self.v_store
+        self.v: list[Tensor] = []
+        self.av: list[Tensor] = []
+        self.empty = torch.empty(n, 0, dtype=dtype, device=device)
         self.h = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.capacity, self.size = capacity, 0
-
-    @property
-    def v(self) -> Tensor:
-        return self.v_store[:, : self.size]
-
-    @property
-    def av(self) -> Tensor:
-        return self.av_store[:, : self.size]
 
     def append(self, t: Tensor, at: Tensor) -> None:
         """Add an orthonormal block t (n, b) in the complement of V, with at = A t."""
         j, b = self.size, t.shape[1]
-        if j == 0:
-            self.v_store, self.av_store = t, at
-        else:
-            self.v_store = self._room(self.v_store, j + b)
-            self.v_store[:, j : j + b] = t
-            self.av_store = self._room(self.av_store, j + b)
-            self.av_store[:, j : j + b] = at
+        self.v.append(t)
+        self.av.append(at)
         self.size = j + b
         column = gram(self.v, at)
         self.h[: j + b, j : j + b] = column
         self.h[j : j + b, : j + b] = column.T
         corner = column[j:]
         self.h[j : j + b, j : j + b] = (corner + corner.T) / 2
-
-    def _room(self, store: Tensor, columns: int) -> Tensor:
-        if columns <= store.shape[1]:
-            return store
-        larger = new_block(store.shape[0], self.capacity, store.dtype, store.device)
-        larger[:, : self.size] = store[:, : self.size]
-        return larger
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """All Ritz values, largest first, and their coefficients (j, j)."""
@@ -198,16 +175,20 @@ class Basis:
 
     def vectors(self, coefficients: Tensor) -> Tensor:
         """V C, (n, m)."""
-        return combine((self.v, coefficients))
+        return combine(*zip(self.v, _rows(coefficients, self.v), strict=True))
 
     def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """A X - X diag(values) for X = V C."""
-        return combine((self.av, coefficients), (self.v, -coefficients * values))
+        return combine(
+            *zip(self.av, _rows(coefficients, self.v), strict=True),
+            *zip(self.v, _rows(-coefficients * values, self.v), strict=True),
+        )
 
     def rotate(self, coefficients: Tensor) -> None:
         """V <- V C with orthonormal C (j, m), and everything that follows from it."""
         m = coefficients.shape[1]
         self.h[:m, :m] = coefficients.T @ self.h[: self.size, : self.size] @ coefficients
-        for store in (self.v_store, self.av_store):
-            combine_into(store[:, :m], (store[:, : self.size], coefficients))
+        parts = _rows(coefficients, self.v)
+        self.v = [combine(*zip(self.v, parts, strict=True))]
+        self.av = [combine(*zip(self.av, parts, strict=True))]
         self.size = m

@@ -100,51 +100,53 @@ class _Monitor:
     def measure(self, basis: Basis, values: Tensor, q: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """Indices still to improve (at most `block`) and their residual vectors.
 
-        Residuals are computed chunk by chunk from the first doubtful pair on; pairs that were good
-        are trusted until the end, when all are measured again.
+        Residuals are computed chunk by chunk from the first doubtful pair on, the pair behind the
+        wanted ones with the last chunk. Pairs that were good are trusted until the end, when all
+        are measured again; fewer than a chunk of them are not: a pass over V and A V costs the same.
         """
         task = self.task
         last = min(task.k, basis.size)
+        guarded = task.guard if basis.size > task.k else 0
+        chunk = max(block, 8)
         start = 0
         while start < last and self.norms[start] <= self.target:
             start += 1
+        start = start if start > chunk else 0
         self.trusted = start
-        chunk = max(block, 8)
         while True:
             picked: list[int] = []
             kept: list[Tensor] = []
-            while start < last and len(picked) < block:
+            while start < last + guarded and len(picked) < block:
                 stop = min(start + chunk, last)
+                stop += guarded if stop == last else 0
                 r = basis.residual(values[start:stop], q[:, start:stop])
                 self.norms[start:stop] = column_norms(r)
-                bad = torch.nonzero(self.norms[start:stop] > self.target)[:, 0]
+                bad = torch.nonzero(self.norms[start : min(stop, last)] > self.target)[:, 0]
                 if len(bad):
                     picked += (bad + start).tolist()
                     kept.append(r[:, bad.to(r.device)] if len(bad) < r.shape[1] else r)
                 start = stop
-            if not picked and last == task.k and task.guard and basis.size > task.k:
-                guard = self._guard(basis, values, q)
-                if guard is not None:
-                    if not len(guard[0]) and self._tighten(values):
-                        self.trusted = start = 0
-                        continue
-                    return guard
+            if not picked and guarded:
+                guard = self._guard(values)
+                if not len(guard) and self._tighten(values):
+                    self.trusted = start = 0
+                    continue
+                return guard, r[:, -1:] if len(guard) else basis.empty
             if not picked:
-                return torch.zeros(0, dtype=torch.int64), basis.v[:, :0]
+                return torch.zeros(0, dtype=torch.int64), basis.empty
             index, r = torch.tensor(picked), torch.cat(kept, 1) if len(kept) > 1 else kept[0]
             return index[:block], r[:, :block]
 
-    def _guard(self, basis: Basis, values: Tensor, q: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Measure pair k+1: until it is good to a quarter of its distance the gap is a guess."""
+    def _guard(self, values: Tensor) -> Tensor:
+        """Pair k+1 while it is to be improved: until it is good to a quarter of its distance the
+        gap is a guess.
+        """
         k = self.task.k
-        r = basis.residual(values[k : k + 1], q[:, k : k + 1])
-        self.norms[k] = r.norm().double().cpu()
         distance = float(values[k - 1] - values[k])
         self.gap = max(distance - float(self.norms[k]), 0.0)
         floor = 1e-13 * self.task.norm if self.task.angle_tol is not None else self.task.tol
-        if float(self.norms[k]) > max(distance / 4, floor):
-            return torch.tensor([k]), r
-        return torch.zeros(0, dtype=torch.int64), r[:, :0]
+        doubtful = float(self.norms[k]) > max(distance / 4, floor)
+        return torch.tensor([k] if doubtful else [], dtype=torch.int64)
 
     def _tighten(self, values: Tensor) -> bool:
         """Lower the residual target when the angle asks for it; True when pairs must be redone."""
@@ -194,7 +196,7 @@ def davidson(
         iteration += 1
         values, q = basis.ritz()
         if basis.size < min(task.k + task.guard, task.free):
-            index, r = torch.zeros(0, dtype=torch.int64), basis.v[:, :0]
+            index, r = torch.zeros(0, dtype=torch.int64), basis.empty
             done = False
         else:
             index, r = monitor.pick(basis, values, q, block, fill)
@@ -262,7 +264,7 @@ def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
     added = 0
     for step in range(steps):
         t = t[:, : basis.capacity - basis.size]
-        t = orthonormalize(t, basis.v if basis.size else None, task.project)
+        t = orthonormalize(t, basis.v, task.project)
         if t.shape[1] == 0:
             break
         at = task.apply(t.contiguous())
@@ -271,7 +273,7 @@ def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
         basis.append(t, at)
         added += t.shape[1]
         if step + 1 < steps:
-            t = at.clone()  # the basis may have adopted A t itself
+            t = at.clone()  # the basis has adopted A t itself
     return added
 
 

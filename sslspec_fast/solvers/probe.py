@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine, combine_into
+from sslspec_fast.primitives.basis import combine
 from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers._cost import FILLED_ROWS, LINE, padded, product_cost, start_width
 from sslspec_fast.solvers.chebyshev import growth_rate
@@ -27,7 +27,6 @@ from sslspec_fast.solvers.recurrence import Recurrence
 __all__ = ["Probe", "probe"]
 
 _STEPS, _BLOCK = 8, 4
-_TERMS = 8  # blocks that one call combines
 _KEPT_BYTES = 1 << 30
 
 
@@ -54,11 +53,7 @@ class Probe:
         if not self.basis or self.coefficients is None or width > len(self.values):
             return None
         parts = self.coefficients[:, :width].split([block.shape[1] for block in self.basis])
-        terms = list(zip(self.basis, parts, strict=True))
-        x = combine(*terms[:_TERMS])
-        for first in range(_TERMS, len(terms), _TERMS):
-            combine_into(x, *terms[first : first + _TERMS], beta=1.0)
-        return x
+        return combine(*zip(self.basis, parts, strict=True))
 
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.

@@ -13,8 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine_into, gram
-from sslspec_fast.solvers._basis import inverse_norm, new_block, orthonormalize, random_block
+from sslspec_fast.primitives.basis import combine_into, gram, new_block
+from sslspec_fast.solvers._basis import inverse_norm, orthonormalize, random_block
 from sslspec_fast.solvers.davidson import Task
 
 __all__ = ["Recurrence"]
@@ -30,7 +30,7 @@ class Recurrence:
         x = random_block(task.op.n, b, task.seed + 1, dtype, task.op.device)
         self.task, self.keep = task, keep
         self.basis: list[Tensor] = []  # V_0 .. V_s-1, when they are kept
-        self._v = orthonormalize(x, None, task.project)
+        self._v = orthonormalize(x, project=task.project)
         self._old: Tensor | None = None
         self._rest: Tensor | None = None  # A V_j, on its way to V_j+1
         self._factors: list[Tensor] = []  # of A V_j, V_j and V_j-1 in V_j+1; none when it is made
@@ -89,7 +89,7 @@ class Recurrence:
             terms = [(v, -alpha)] if self._old is None else [(v, -alpha), (self._old, -beta.T)]
             combine_into(w, *terms, beta=1.0)
             before = w.clone()
-            w = orthonormalize(w, None, project)
+            w = orthonormalize(w, project=project)
             self._factors, following = [], gram(w, before)
         self._rest = w
         self._alphas.append((alpha + alpha.T) / 2)

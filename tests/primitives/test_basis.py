@@ -1,7 +1,8 @@
-"""Tall-skinny products against torch in float64, at ragged sizes, strides and aliases."""
+"""Tall-skinny products against longer doubles, at ragged sizes, strides and aliases."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,11 +19,17 @@ def block(n: int, m: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, m, dtype=dtype, generator=generator)
 
 
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A^T B, rounded once: the float64 sums of a BLAS err by more than ours may."""
+    long = a.numpy().astype(np.longdouble).T @ b.numpy().astype(np.longdouble)
+    return torch.from_numpy(long.astype(np.float64))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "p", "q"), SHAPES)
 def test_gram_of_several_blocks(n: int, p: int, q: int, dtype: torch.dtype) -> None:
     a, other, b = block(n, p, dtype), block(n, 5, dtype, 1), block(n, q, dtype, 2)
-    expected = torch.cat([a, other], 1).double().T @ b.double()
+    expected = product(torch.cat([a, other], 1), b)
     unit = torch.finfo(dtype).eps * max(n, 1) ** 0.5
     got = gram((a, other), b)
     assert got.dtype == torch.float64
@@ -40,7 +47,7 @@ def test_gram_of_whole_tiles(n: int, p: int, q: int, dtype: torch.dtype, exact: 
     """Widths that need no padding are read where they lie, also inside a wider store."""
     a, b = block(n, p, dtype), block(n, q, dtype, 2)
     other = block(n, q + 32, dtype, 1)[:, 16 : q + 16]
-    expected = torch.cat([a, other], 1).double().T @ b.double()
+    expected = product(torch.cat([a, other], 1), b)
     unit = (1e-15 if exact else torch.finfo(dtype).eps) * n**0.5
     torch.testing.assert_close(gram((a, other), b, exact=exact), expected, rtol=0, atol=16 * unit)
 
@@ -55,6 +62,21 @@ def test_combination(n: int, p: int, q: int, dtype: torch.dtype) -> None:
     assert got is y
     torch.testing.assert_close(
         y.double(), expected, rtol=0, atol=4 * (p + q) * torch.finfo(dtype).eps
+    )
+
+
+@pytest.mark.parametrize("count", [32, 33, 70])
+def test_more_blocks_than_one_call_takes(count: int) -> None:
+    blocks = [block(300, 1 + i % 5, torch.float64, i) for i in range(count)]
+    b, factors = (
+        block(300, 6, torch.float64, 99),
+        [block(v.shape[1], 6, torch.float64) for v in blocks],
+    )
+    whole = torch.cat(blocks, 1)
+    torch.testing.assert_close(gram(blocks, b), whole.T @ b)
+    expected = whole @ torch.cat(factors) - 2.0 * b
+    torch.testing.assert_close(
+        combine_into(b, *zip(blocks, factors, strict=True), beta=-2.0), expected
     )
 
 
