@@ -21,15 +21,22 @@ from .._seam import _C, threads, unit_stride, view
 __all__ = ["combine", "combine_into", "gram", "new_block"]
 
 _TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
+_LINE = 64  # bytes of a cache line
 
 
 def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, b) uninitialised. NumPy asks for huge pages: the first touch of a large block of memory
-    costs a quarter of what it does with torch's own.
+    """(n, b) uninitialised, rows of whole cache lines on cache lines.
+
+    NumPy asks for huge pages: the first touch of a large block of memory costs a quarter of what it
+    does with torch's own. But it aligns to 16 bytes, and a gathered row would cross two lines: the
+    sparse product would take up to 1.5 times as long.
     """
     if device.type != "cpu":
         return torch.empty(n, b, dtype=dtype, device=device)
-    return torch.from_numpy(np.empty((n, b), np.float32 if dtype == torch.float32 else np.float64))
+    line = _LINE // dtype.itemsize
+    store = np.empty(n * b + line, np.float32 if dtype == torch.float32 else np.float64)
+    first = -store.ctypes.data % _LINE // dtype.itemsize
+    return torch.from_numpy(store[first : first + n * b].reshape(n, b))
 
 
 def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor:
@@ -60,7 +67,7 @@ def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor
 
 
 def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) -> Tensor:
-    """out = beta out + sum of V C over terms (V, C), in place, in one pass over the rows per 32 terms.
+    """out = beta out + sum of V C over terms (V, C), in place; one pass over the rows per 32 terms.
 
     out (n, q) may be a V (n, m) of the first 32 terms, or its first columns; C (m, q) float64 on
     the host.

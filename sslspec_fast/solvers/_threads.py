@@ -1,5 +1,5 @@
-"""One thread for small problems: waking a second one for microseconds of work costs more than the
-work, and on a busy machine each wait for it can take a whole time slice.
+"""As many threads as a problem can feed: waking one more for microseconds of work costs more than
+the work, and on a busy machine each wait for it can take a whole time slice.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["few_threads"]
+__all__ = ["at_most_threads"]
 
 _lock = threading.Lock()
 _inside = 0
@@ -18,16 +18,16 @@ _before = 1
 
 
 @contextmanager
-def few_threads(small: bool) -> Iterator[None]:
-    """Run torch on one thread while any small problem is being solved; restores the setting."""
+def at_most_threads(limit: int) -> Iterator[None]:
+    """Run torch on at most `limit` threads; restores the setting when the last such run ends."""
     global _inside, _before
-    if not small:
+    if limit >= torch.get_num_threads():
         yield
         return
     with _lock:
         if _inside == 0:
             _before = torch.get_num_threads()
-            torch.set_num_threads(1)
+        torch.set_num_threads(min(limit, torch.get_num_threads()))
         _inside += 1
     try:
         yield

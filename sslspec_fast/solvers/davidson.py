@@ -102,7 +102,7 @@ class _Monitor:
 
         Residuals are computed chunk by chunk from the first doubtful pair on, the pair behind the
         wanted ones with the last chunk. Pairs that were good are trusted until the end, when all
-        are measured again; fewer than a chunk of them are not: a pass over V and A V costs the same.
+        are measured again; a chunk of them is not: a pass over V and A V costs the same.
         """
         task = self.task
         last = min(task.k, basis.size)

@@ -25,7 +25,7 @@ from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.convert import array_kind, as_operator, from_array, to_array
 from sslspec_fast.solvers import pencil
 from sslspec_fast.solvers._basis import column_norms
-from sslspec_fast.solvers._threads import few_threads
+from sslspec_fast.solvers._threads import at_most_threads
 from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.davidson import Outcome, Task
 from sslspec_fast.solvers.dense import dense
@@ -39,7 +39,7 @@ from sslspec_fast.solvers.shift_invert import shift_invert
 
 __all__ = ["eigsh"]
 
-_SMALL = 1 << 19  # entries of a block: below, threads cost more than they save
+_SHARE = 1 << 15  # entries of a block that keep a thread busy for longer than it takes to wake it
 _SIGN_ROWS = 64
 _METHODS = ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense")
 _PRECISIONS = ("mixed", "float64", "float32")
@@ -120,7 +120,7 @@ def eigsh(
         outcome, method = _nothing(task, free, have, removed), "dense"
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
-        with few_threads(op.device.type == "cpu" and n * max(k, 16) < _SMALL):
+        with at_most_threads(max(n * max(k, 16) // _SHARE, 1)):
             outcome, facts, method, reason = _run(task, method, warm, low, groups)
     if progress:
         sys.stderr.write("\n")

@@ -77,6 +77,15 @@ class Probe:
         return float(values[first]), float(values[first - 1])
 
 
+def _line(k: int, dtype: torch.dtype) -> int:
+    """Columns whose gathered rows are a cache line each: a product with fewer costs as much.
+
+    Narrower blocks get further per column, but see fewer copies of an eigenvalue: where many values
+    are wanted and some lie together, the look for what they missed would cost more.
+    """
+    return LINE // 2 if dtype == torch.float64 and k <= 2 * LINE else LINE
+
+
 def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
     """Columns of the shortest run that leaves Ritz vectors to start from, and of the longest.
 
@@ -107,8 +116,8 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     rate = growth_rate(float(values[k - 1] + slack[k - 1] / 3), found.lo, cut)
     more = math.ceil(min(math.log(worst / target) / max(rate, 1e-3), 1e4))
     # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
-    cost = product_cost(task.op, n)
-    lanczos = more * LINE * (cost + 6.0 * n) + 0.35 * (len(values) + LINE * more) ** 3
+    cost, b = product_cost(task.op, n) * dtype.itemsize / 4, found.block
+    lanczos = more * b * (cost + 1.5 * dtype.itemsize * n) + 0.35 * (len(values) + b * more) ** 3
     return more if lanczos < more * padded(start_width(k, task.free)) * cost else 0
 
 
@@ -118,7 +127,7 @@ def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
     least, most = _limits(task, dtype)
     # grids and trees (few entries a row) end in a factorisation or a long filter: look briefly
     keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
-    b = LINE if keep else min(_BLOCK, max(task.free // 2, 1))
+    b = _line(task.k, dtype) if keep else min(_BLOCK, max(task.free // 2, 1))
     run = Recurrence(task, b, dtype, keep)
     run.run(least // b if keep else min(_STEPS, max(task.free // b, 1)))
     found = _read(task, run)

@@ -31,8 +31,8 @@ __all__ = ["INT32_LIMIT", "Structure", "shift_invert", "structure"]
 
 INT32_LIMIT = 2**31 - 1  # entries that SuperLU and scipy's graph routines can index
 _FRESH = 4  # columns that look for missed directions
-# Columns that SuperLU updates together. Its 20 serve dense factors; the low fill that this method is for has narrow ones:
-# USA power grid 135 -> 95 ms, GeoNames 1150 -> 980, MNIST-5k (fill 41x) 490 -> 530.
+# Columns that SuperLU updates together. Its 20 serve dense factors; this method is for low fill:
+# USA power grid 135 -> 95 ms, GeoNames 1150 -> 980, but MNIST-5k (fill 41x) 490 -> 530.
 _PANEL = 4
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ import sslspec_fast.operators as ops
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import eigsh
 from sslspec_fast.solvers._cost import start_width
-from sslspec_fast.solvers._threads import few_threads
+from sslspec_fast.solvers._threads import at_most_threads
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order
@@ -163,6 +164,26 @@ def test_probe_goes_on_where_that_beats_a_filter() -> None:
     np.testing.assert_allclose(found.values.numpy(), again.values.numpy(), atol=1e-7)
 
 
+def test_blocks_of_the_probe_are_cache_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 columns of float32, 8 of float64; 16 again where copies of many values could hide."""
+    door = importlib.import_module("sslspec_fast.solvers.eigsh")
+    probe, seen = door.probe, []
+
+    def spy(*args: Any, **settings: Any) -> Any:
+        seen.append(probe(*args, **settings))
+        return seen[-1]
+
+    monkeypatch.setattr(door, "probe", spy)
+    matrix = graphs.blocks_graph(40_000, 40, degree=20)
+    for k, precision, width in (
+        (12, "float32", 16), (12, "mixed", 16), (12, "float64", 8), (40, "float64", 16),
+    ):  # fmt: skip
+        found = eigsh(matrix, k, tol=1e-5, precision=precision)
+        assert found.info.converged
+        assert seen[-1].block == width
+        assert {block.shape[1] for block in seen[-1].basis} == {width}
+
+
 def test_start_blocks_fill_cache_lines() -> None:
     assert [start_width(k, 10**6) for k in (9, 13, 15, 63, 200)] == [16, 16, 16, 80, 224]
     assert start_width(9, 11) == 11
@@ -174,9 +195,9 @@ def test_one_thread_for_small_problems_is_undone() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with few_threads(True), few_threads(True):
+        with at_most_threads(1), at_most_threads(1):
             assert torch.get_num_threads() == 1
-        with few_threads(False):
+        with at_most_threads(2):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 2
         threads = [
