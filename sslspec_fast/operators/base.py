@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslspec_fast.primitives import basis
+
 __all__ = ["GroupVectors", "KnownPairs", "SymmetricOperator", "combine"]
 
 
@@ -60,7 +62,9 @@ class GroupVectors:
             if x.dtype not in self._block:
                 self._block[x.dtype] = self.dense().to(x.dtype)
             v = self._block[x.dtype]
-            return x.addmm_(v, v.T @ x, alpha=-1)
+            if x.device.type != "cpu":  # where the sums of `gram` would go through the host
+                return x.addmm_(v, v.T @ x, alpha=-1)
+            return basis.combine_into(x, (v, -basis.gram(v, x)), beta=1.0)
         c = self.coefficients(x)
         return x.sub_(c[self.labels] * self.weights.to(x.dtype)[:, None])
 
