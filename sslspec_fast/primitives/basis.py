@@ -18,25 +18,30 @@ from torch import Tensor
 
 from .._seam import _C, threads, unit_stride, view
 
-__all__ = ["combine", "combine_into", "gram", "new_block"]
+__all__ = ["combine", "combine_into", "gram", "new_block", "new_blocks"]
 
 _TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
 _LINE = 64  # bytes of a cache line
 
 
 def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, b) uninitialised, rows of whole cache lines on cache lines.
+    """(n, b) uninitialised, see `new_blocks`."""
+    return new_blocks(1, n, b, dtype, device)[0]
+
+
+def new_blocks(count: int, n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(count, n, b) uninitialised, rows of whole cache lines on cache lines.
 
     NumPy asks for huge pages: the first touch of a large block of memory costs a quarter of what it
     does with torch's own. But it aligns to 16 bytes, and a gathered row would cross two lines: the
     sparse product would take up to 1.5 times as long.
     """
     if device.type != "cpu":
-        return torch.empty(n, b, dtype=dtype, device=device)
-    line = _LINE // dtype.itemsize
-    store = np.empty(n * b + line, np.float32 if dtype == torch.float32 else np.float64)
+        return torch.empty(count, n, b, dtype=dtype, device=device)
+    size, line = count * n * b, _LINE // dtype.itemsize
+    store = np.empty(size + line, np.float32 if dtype == torch.float32 else np.float64)
     first = -store.ctypes.data % _LINE // dtype.itemsize
-    return torch.from_numpy(store[first : first + n * b].reshape(n, b))
+    return torch.from_numpy(store[first : first + size].reshape(count, n, b))
 
 
 def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor:

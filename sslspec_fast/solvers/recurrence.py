@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine_into, gram, new_block
+from sslspec_fast.primitives.basis import combine_into, gram, new_block, new_blocks
 from sslspec_fast.solvers._basis import inverse_norm, orthonormalize, random_block
 from sslspec_fast.solvers.davidson import Task
 
@@ -30,6 +30,7 @@ class Recurrence:
         x = random_block(task.op.n, b, task.seed + 1, dtype, task.op.device)
         self.task, self.keep = task, keep
         self.basis: list[Tensor] = []  # V_0 .. V_s-1, when they are kept
+        self._room: list[Tensor] = []  # for the products of the next steps
         self._v = orthonormalize(x, project=task.project)
         self._old: Tensor | None = None
         self._rest: Tensor | None = None  # A V_j, on its way to V_j+1
@@ -49,6 +50,9 @@ class Recurrence:
 
     def run(self, steps: int) -> None:
         """Go on until there have been that many steps, or nothing new comes."""
+        if self.keep:  # one piece of memory: blocks of their own would share few huge pages
+            v = self._v
+            self._room = list(new_blocks(steps - self.steps, *v.shape, v.dtype, v.device))
         while self.steps < steps:
             self._enter()
             if self._v.shape[1] == 0:
@@ -70,7 +74,9 @@ class Recurrence:
         V_j and V_j-1 are orthonormal, so the Gram matrix of the left side comes from that of A V_j.
         """
         v, beta, project = self._v, self._betas[-1], self.task.project
-        w = self.task.apply(v, new_block(v.shape[0], v.shape[1], v.dtype, v.device))
+        fits = self._room and self._room[-1].shape == v.shape
+        w = self._room.pop() if fits else new_block(*v.shape, v.dtype, v.device)
+        w = self.task.apply(v, w)
         if self.keep:
             self.basis.append(v)
         # rounding brings deflated vectors back, and each step multiplies what there is of them
