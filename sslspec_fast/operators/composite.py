@@ -228,9 +228,9 @@ class CallableOperator(SymmetricOperator):
 
     def _apply(self, x: Tensor) -> Tensor:
         if self._array == "torch":
-            return self._function(x)
-        y = np.asarray(self._function(x.numpy()))
-        return torch.from_numpy(np.ascontiguousarray(y, dtype=x.numpy().dtype)).reshape(x.shape)
+            return self._function(x).clone()  # not x itself, nor a buffer that is used again
+        y = np.array(self._function(x.numpy()), dtype=x.numpy().dtype, order="C")
+        return torch.from_numpy(y).reshape(x.shape)
 
     def bounds(self) -> tuple[float, float]:
         return self._bounds

@@ -108,7 +108,7 @@ class CsrOperator(SymmetricOperator):
         right, scaled = scale, x
         if scale is not None and self.nnz() >= _SCALE_AHEAD * self.n:
             # one pass over X is less than a look at the scale for every entry
-            right, scaled = None, new_block(*x.shape, x.dtype, x.device)
+            right, scaled = None, new_block(x.shape[0], x.shape[1], x.dtype, x.device)
             torch.mul(x, scale[:, None], out=scaled)
         return self._multiply(matrix, scaled, scale, right, x, out, alpha, beta, gamma, w)
 
@@ -119,7 +119,7 @@ class CsrOperator(SymmetricOperator):
     ) -> Tensor:  # fmt: skip
         """matmat by the CPU kernel; `plain` is what the diagonal multiplies."""
         if out is None:
-            out, beta = new_block(*x.shape, x.dtype, x.device), 0.0
+            out, beta = new_block(x.shape[0], x.shape[1], x.dtype, x.device), 0.0
         diagonal = self._vectors(x.dtype)[1]
         # the diagonal multiplies W, so it rides along when W is X (a recurrence) or absent
         fused = diagonal is not None and (w is None or w is plain)

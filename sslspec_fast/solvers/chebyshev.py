@@ -26,7 +26,7 @@ from torch import Tensor
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.solvers._basis import Project
 
-__all__ = ["Clean", "filter_block", "filter_residual", "growth_rate"]
+__all__ = ["Clean", "cleaner", "filter_block", "filter_residual", "growth_rate"]
 
 
 _LONG = 4  # degrees that pay for a change of coordinates
@@ -65,6 +65,18 @@ def growth_rate(value: float, lo: float, cut: float) -> float:
     """log of the factor by which one degree grows `value` over the damped interval [lo, cut]."""
     t = (2.0 * value - cut - lo) / max(cut - lo, 1e-300)
     return math.acosh(t) if t > 1.0 else 0.0
+
+
+def cleaner(
+    op: SymmetricOperator, project: Project | None, lo: float, cut: float, wanted: float
+) -> Clean | None:  # fmt: skip
+    """Deflated vectors sit at most at the bound of the spectrum: keep their lead within 1e3."""
+    if project is None:
+        return None
+    top = op.bounds()[1]
+    lead = growth_rate(top, lo, cut) - growth_rate(max(wanted, cut), lo, cut)
+    every = math.log(1e3) / lead if 0.0 < lead < math.inf else 1.0 if lead else 1e9
+    return Clean(project, max(int(min(every, 1e9)), 1))
 
 
 def filter_block(

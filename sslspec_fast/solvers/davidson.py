@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,10 +26,9 @@ from torch import Tensor
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonormalize, random_block
 
-__all__ = ["Outcome", "Task", "davidson"]
+__all__ = ["Look", "Outcome", "Task", "davidson", "rounded"]
 
 Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
-Fresh = Callable[["Basis", Tensor, int], Tensor]
 
 
 @dataclass
@@ -69,6 +68,31 @@ class Outcome:
     reason: str
     n_iter: int
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+_REFILLS = 3  # random blocks after which rounding is to blame that nothing new comes
+
+
+class Look(Protocol):
+    """Random directions outside the basis, pushed to the wanted end: what a run may have missed."""
+
+    def doubts(self, values: Tensor) -> bool:
+        """Whether these Ritz values may hide others."""
+
+    def __call__(self, basis: Basis, values: Tensor, seed: int) -> Tensor:
+        """(n, b) new directions; at most as many as leave room for what is wanted."""
+
+
+def rounded(outcome: Outcome, task: Task) -> Outcome:
+    """A float64 outcome in the dtype that was asked for, with the residuals of what is returned."""
+    if task.dtype == outcome.vectors.dtype:
+        return outcome
+    vectors = outcome.vectors.to(task.dtype)
+    x = vectors.double()
+    r = task.apply(x) - x * outcome.values.to(x)
+    if task.project is not None:
+        task.project(r)
+    return replace(outcome, vectors=vectors, residuals=column_norms(r))
 
 
 class _Monitor:
@@ -162,6 +186,17 @@ class _Monitor:
         self.target = target
         return bool((self.norms[: task.k] > target).any())
 
+    def settle(self, basis: Basis, values: Tensor, q: Tensor) -> None:
+        """Measure every wanted pair and the one behind, whatever was trusted."""
+        k, chunk = self.task.k, 32
+        last = min(k + self.task.guard, basis.size)
+        for start in range(0, last, chunk):
+            stop = min(start + chunk, last)
+            r = basis.residual(values[start:stop], q[:, start:stop])
+            self.norms[start:stop] = column_norms(r)
+        if last > k:
+            self._guard(values)
+
     def satisfied(self) -> bool:
         task = self.task
         worst = self.norms[: task.k]
@@ -169,33 +204,35 @@ class _Monitor:
             return False
         if task.angle_tol is None or self.gap == math.inf:
             return True
-        return float(worst.norm()) <= task.angle_tol * self.gap
+        return self.gap > 0.0 and float(worst.norm()) <= task.angle_tol * self.gap
 
 
 def davidson(
     task: Task, start: Tensor, expand: Expand | None, *, block: int, capacity: int,
-    keep: int, krylov_steps: int = 1, fill: int = 1, fresh: Fresh | None = None,
+    keep: int, krylov_steps: int = 1, fill: int = 1, look: Look | None = None,
 ) -> Outcome:  # fmt: skip
     """Run until the task is met. start (n, m): first directions, not yet orthonormal.
 
     block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
-    fresh(basis, values, seed): random directions outside it, pushed to the wanted end. A start that
-    may have missed some (given by the caller, or of parallel columns) is believed once such a
-    block has been added and the wanted values stay.
+    look: where it doubts the values, or where the start lost columns, a run that is done is
+    believed once such directions have been added and the wanted values stay, and not before.
     """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
     basis = Basis(n, capacity, task.dtype, task.op.device)
     _grow(task, basis, start.to(task.dtype), krylov_steps if expand is None else 1)
+    lost = basis.size < min(start.shape[1], capacity)
+    needed = min(task.k + task.guard, task.free)
     monitor = _Monitor(task)
     history: list[dict[str, Any]] = []
     previous = torch.zeros(basis.size, 0, dtype=torch.float64)
     reason, refills, looks, iteration = "max_iter reached", 0, 0, 0
+    done = proven = may = False
     seen = torch.full((task.k,), math.nan, dtype=torch.float64)  # wanted values at the last look
     while True:
         iteration += 1
         values, q = basis.ritz()
-        if basis.size < min(task.k + task.guard, task.free):
+        if basis.size < needed:
             index, r = torch.zeros(0, dtype=torch.int64), basis.empty
             done = False
         else:
@@ -205,18 +242,28 @@ def davidson(
             monitor.norms[: task.k] = math.inf
             index, r = monitor.pick(basis, values, q, block, fill)
             done = len(index) == 0
-        stopped = _report(task, monitor, history, iteration, basis, values)
-        may = basis.size < task.free and iteration <= task.max_iter
-        if done and may and fresh is not None and _changed(values[: task.k], seen, task.tol):
+        enough = basis.size >= min(task.k, task.free)  # a run that is cut short returns k pairs too
+        stopped = _report(task, monitor, history, iteration, basis, values) and enough
+        doubted = look is not None and (lost or look.doubts(values))
+        stays = enough and not _changed(values[: task.k], seen, task.tol)
+        proven = basis.size >= task.free or stays or (enough and not doubted)
+        may = not stopped and iteration <= task.max_iter
+        if look is not None and (done or refills == _REFILLS) and not proven and may:
             looks, seen = looks + 1, values[: task.k].clone()
-            more = fresh(basis, values, task.seed + 104729 * looks)
+            more = look(basis, values, task.seed + 104729 * looks)
             if basis.size + more.shape[1] > capacity:
                 _restart(basis, q, previous, min(keep, capacity - more.shape[1]), task.k)
                 previous = torch.zeros(basis.size, 0, dtype=torch.float64)
+            proven = bool(torch.isfinite(more).all())
             if _grow(task, basis, more.to(task.dtype)):
                 monitor.norms[:] = math.inf
+                refills = 0
                 continue
-        if done:
+            values, q = basis.ritz()  # a restart has turned it
+            if not proven:
+                reason = "the look for missed directions overflowed"
+                break
+        if done and proven:
             reason = "tolerance met" if monitor.satisfied() else "the cut lies inside a cluster"
             break
         if basis.size >= task.free:
@@ -225,7 +272,7 @@ def davidson(
         if stopped:
             reason = "stopped by the callback"
             break
-        if iteration > task.max_iter:
+        if iteration > task.max_iter and enough:
             break
         if basis.size + max(len(index), 1) > capacity:
             _restart(basis, q, previous, min(keep, capacity - max(block // 2, 1)), task.k)
@@ -240,18 +287,26 @@ def davidson(
             t = r if expand is None else expand(r, values[index], basis, values)
             added = _grow(task, basis, t.to(task.dtype), krylov_steps if expand is None else 1)
         if added == 0:  # nothing new came out: look for missed directions at random
-            refills += 1
-            if refills > 3:
+            if refills == _REFILLS:
+                if not proven and may:
+                    continue
                 reason = "no new directions: rounding level reached"
                 break
+            seed = task.seed + 7919 * (basis.size + refills + 1)
             width = min(max(block, 1), capacity - basis.size)
-            more = random_block(n, width, task.seed + 7919 * refills, task.dtype, task.op.device)
-            _grow(task, basis, more)
+            more = random_block(n, width, seed, task.dtype, task.op.device)
+            # while there are fewer than what is wanted, only a block that adds nothing counts
+            wanting = basis.size < needed
+            refills += not (_grow(task, basis, more) and wanting)
+    if not done:
+        monitor.settle(basis, values, q)
+    # at rounding level the pair behind may stay open; a run that somebody cut short proves nothing
+    finished = proven and (done or may or basis.size >= task.free)
     k = min(task.k, basis.size)
     vectors = basis.vectors(q[:, :k])
     return Outcome(
-        values[:k], vectors, monitor.norms[:k].clone(), monitor.gap, monitor.satisfied(), reason,
-        iteration, history,
+        values[:k], vectors, monitor.norms[:k].clone(), monitor.gap,
+        finished and monitor.satisfied(), reason, iteration, history,
     )  # fmt: skip
 
 

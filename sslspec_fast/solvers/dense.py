@@ -7,7 +7,7 @@ import math
 import torch
 
 from sslspec_fast.solvers._basis import column_norms
-from sslspec_fast.solvers.davidson import Outcome, Task
+from sslspec_fast.solvers.davidson import Outcome, Task, rounded
 
 __all__ = ["dense"]
 
@@ -43,5 +43,6 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     floor = 1e-14 * math.sqrt(max(n, 1)) * max(task.norm, scale)
     good = bool((norms <= max(task.tol, floor)).all())
     if task.angle_tol is not None and gap < math.inf:
-        good = good and float(norms.norm()) <= task.angle_tol * gap
-    return Outcome(values[:k], x.to(task.dtype), norms, gap, good, "all eigenpairs", 1), {}
+        good = good and gap > 0.0 and float(norms.norm()) <= task.angle_tol * gap
+    outcome = Outcome(values[:k], x, norms, gap, good, "all eigenpairs", 1)
+    return rounded(outcome, task), {}

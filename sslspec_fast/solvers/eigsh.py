@@ -279,7 +279,7 @@ def _run(
         facts["reordered"] = "reverse Cuthill-McKee"
         return replace(outcome, vectors=vectors), facts, method, reason
     if method == "lanczos":
-        outcome, facts = lanczos(task, warm)
+        outcome, facts = lanczos(task, warm, found)
     elif method == "chebyshev":
         outcome, facts = chebyshev(task, warm, low, found)
     elif method == "lobpcg":
@@ -321,10 +321,16 @@ def _assemble(
     cut = gap <= 10.0 * max(worst, 1e-14 * norm)
     method, reason, precision = labels
     converged, why = outcome.converged, outcome.reason
+    # whatever the method found: what is reported must meet what was asked
     limit = max(task.tol, 1e-13 * norm * math.sqrt(op.n)) * (1 + 1e-6)
-    if converged and (given or known is not None) and norm > 0.0 and worst > limit:
+    if converged and norm > 0.0 and worst > limit:
         converged = False
-        why = "deflate is not invariant under A" if given else "the known vectors are not exact"
+        why = f"rounded to {vectors.dtype}".replace("torch.", "")
+        if given or known is not None:
+            why = "deflate is not invariant under A" if given else "the known vectors are not exact"
+    if converged and task.angle_tol is not None and gap < math.inf:
+        converged = gap > 0.0 and frobenius <= task.angle_tol * gap * (1 + 1e-6)
+        why = why if converged else "the residuals do not resolve the gap"
     if not converged:
         reason = f"{reason}; stopped: {why}"
         _warn(outcome, residuals, task, norm, cut, why)

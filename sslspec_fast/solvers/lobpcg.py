@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sslspec_fast.solvers._basis import Basis, random_block
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
+from sslspec_fast.solvers.look import FilteredLook
 from sslspec_fast.solvers.probe import Probe
 
 __all__ = ["lobpcg"]
@@ -62,6 +63,7 @@ def lobpcg(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:
     outcome = davidson(
         task, start, expand, block=width, keep=2 * width + 1,
         capacity=width + max(2 * width, start.shape[1]) + 1,
+        look=FilteredLook(task, found.lo, found.hi, task.dtype),
     )  # fmt: skip
     facts = {"preconditioner": name}
     if expand is not None:

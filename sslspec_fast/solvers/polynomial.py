@@ -14,35 +14,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import (
-    Basis,
-    column_norms,
-    host_memory,
-    orthonormalize,
-    random_block,
-)
+from sslspec_fast.solvers._basis import Basis, column_norms, host_memory, random_block
 from sslspec_fast.solvers._cost import padded, product_cost, start_width
-from sslspec_fast.solvers.chebyshev import Clean, filter_block, filter_residual, growth_rate
+from sslspec_fast.solvers.chebyshev import cleaner, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
+from sslspec_fast.solvers.look import FilteredLook
 from sslspec_fast.solvers.probe import Probe
 
 __all__ = ["chebyshev", "lanczos"]
 
 _MAX_DEGREE = 300
-# A short run tells no closer values apart: this share of the spectrum, or 5 tol.
-_TOGETHER = 1e-3
 # float32 keeps about 7 digits between the fastest and the slowest growing wanted direction
 _MAX_LOG_GROWTH = math.log(1e9)
-
-
-def cleaner(task: Task, lo: float, cut: float, wanted: float) -> Clean | None:
-    """Deflated vectors sit at most at the bound of the spectrum: keep their lead within 1e3."""
-    if task.project is None:
-        return None
-    top = task.op.bounds()[1]
-    lead = growth_rate(top, lo, cut) - growth_rate(max(wanted, cut), lo, cut)
-    every = math.log(1e3) / lead if 0.0 < lead < math.inf else 1.0 if lead else 1e9
-    return Clean(task.project, max(int(min(every, 1e9)), 1))
 
 
 @dataclass
@@ -72,7 +55,7 @@ class Filter:
             self.guard_steps += 1
         self.degrees.append(degree)
         task.columns += (degree - 1) * r.shape[1]
-        clean = cleaner(task, self.lo, cut, float(values[goal - 1]))
+        clean = cleaner(task.op, task.project, self.lo, cut, float(values[goal - 1]))
         return filter_residual(task.op, r.to(self.low), values, self.lo, cut, degree, clean)
 
     def _degree(
@@ -95,48 +78,6 @@ class Filter:
         return int(max(2, min(balance, limit)))
 
 
-@dataclass
-class _Fresh:
-    """Filtered random directions outside the basis: what a given start lacks.
-
-    A Krylov space from b vectors holds b directions of each eigenspace (`copies`), so it is doubted
-    where b of the wanted values lie together. None: the start is doubted as such.
-    """
-
-    task: Task
-    lo: float
-    low: torch.dtype
-    copies: int | None = None
-
-    def _doubt(self, values: Tensor) -> bool:
-        if self.copies is None:
-            return True
-        wanted, b = values[: self.task.k], self.copies
-        if len(wanted) < b:
-            return False
-        widths = wanted[: len(wanted) - b + 1] - wanted[b - 1 :]
-        spread = float(values[0] - min(self.lo, float(values[-1])))
-        return float(widths.min()) < max(_TOGETHER * spread, 5.0 * self.task.tol)
-
-    def __call__(self, basis: Basis, values: Tensor, seed: int) -> Tensor:
-        task, n = self.task, self.task.op.n
-        if not self._doubt(values):
-            return basis.empty
-        width = min(16, max(task.free - basis.size, 1))
-        x = random_block(n, width, seed, task.dtype, task.op.device)
-        x = orthonormalize(x, basis.v, task.project)
-        if x.shape[1] == 0:
-            return x
-        lo, top = min(self.lo, float(values[-1])), float(values[0])
-        cut = max(float(values[min(task.k, len(values) - 1)]), lo + 1e-6 * task.norm)
-        rate = growth_rate(top, lo, cut)
-        # known vectors come back from rounding, and grow faster than what is looked for
-        degree = int(max(2.0, min(math.log(1e4) / max(rate, 1e-6), 60.0)))
-        task.columns += degree * x.shape[1]
-        clean = cleaner(task, lo, cut, cut)
-        return filter_block(task.op, x.to(self.low), lo, cut, degree, max(top, cut), clean)
-
-
 def chebyshev(
     task: Task, x0: Tensor | None, low: torch.dtype, found: Probe
 ) -> tuple[Outcome, dict]:
@@ -145,10 +86,10 @@ def chebyshev(
     width = start_width(k, task.free)
     guard = max(width - k, 1)
     facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
-    fresh: _Fresh | None = _Fresh(task, found.lo, low)
+    copies: int | None = None
     if x0 is None:
         start = _continue(task, found, width, facts)
-        fresh = None if start is None else _Fresh(task, found.lo, low, found.block)
+        copies = width if start is None else found.block
         if start is None:
             start = random_block(n, width, task.seed, low, task.op.device)
             start = _first_filter(task, start, found, width, facts)
@@ -165,7 +106,7 @@ def chebyshev(
         keep, capacity = width + 4, width + 4 + block
     outcome = davidson(
         task, start, expand, block=block, keep=keep, capacity=capacity, fill=min(block, 16),
-        fresh=fresh,
+        look=FilteredLook(task, found.lo, found.hi, low, copies),
     )  # fmt: skip
     facts["degrees"] = expand.degrees
     return outcome, facts
@@ -200,9 +141,8 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     if need == 0.0:
         return x
     task.columns += degree * width
-    return filter_block(
-        task.op, x, lo, cut, degree, max(found.hi, cut), cleaner(task, lo, cut, cut)
-    )
+    clean = cleaner(task.op, task.project, lo, cut, cut)
+    return filter_block(task.op, x, lo, cut, degree, max(found.hi, cut), clean)
 
 
 def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) -> Tensor:
@@ -224,11 +164,11 @@ def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) 
     task.columns += degree * x.shape[1]
     if task.project is not None:
         task.project(x)
-    clean = cleaner(task, lo, cut, cut if last is None else last)
+    clean = cleaner(task.op, task.project, lo, cut, cut if last is None else last)
     return filter_block(task.op, x, lo, cut, degree, top, clean)
 
 
-def lanczos(task: Task, x0: Tensor | None) -> tuple[Outcome, dict]:
+def lanczos(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:
     """Block thick-restart Lanczos with full reorthogonalisation, in the dtype of the basis."""
     k, n = task.k, task.op.n
     block = min(max(4, min(16, k // 4)), task.free)
@@ -241,6 +181,7 @@ def lanczos(task: Task, x0: Tensor | None) -> tuple[Outcome, dict]:
     capacity = keep + max(k, 10 * block)
     steps = max(-(-(capacity - keep) // block), 1)
     outcome = davidson(
-        task, start, None, block=block, keep=keep, capacity=capacity, krylov_steps=steps
-    )
+        task, start, None, block=block, keep=keep, capacity=capacity, krylov_steps=steps,
+        look=FilteredLook(task, found.lo, found.hi, task.dtype),
+    )  # fmt: skip
     return outcome, {"block": block, "capacity": capacity}

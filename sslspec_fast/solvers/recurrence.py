@@ -51,8 +51,9 @@ class Recurrence:
     def run(self, steps: int) -> None:
         """Go on until there have been that many steps, or nothing new comes."""
         if self.keep:  # one piece of memory: blocks of their own would share few huge pages
-            v = self._v
-            self._room = list(new_blocks(steps - self.steps, *v.shape, v.dtype, v.device))
+            n, b = self._v.shape
+            more = new_blocks(steps - self.steps, n, b, self._v.dtype, self._v.device)
+            self._room = list(more)
         while self.steps < steps:
             self._enter()
             if self._v.shape[1] == 0:
@@ -75,7 +76,7 @@ class Recurrence:
         """
         v, beta, project = self._v, self._betas[-1], self.task.project
         fits = self._room and self._room[-1].shape == v.shape
-        w = self._room.pop() if fits else new_block(*v.shape, v.dtype, v.device)
+        w = self._room.pop() if fits else new_block(v.shape[0], v.shape[1], v.dtype, v.device)
         w = self.task.apply(v, w)
         if self.keep:
             self.basis.append(v)

@@ -24,7 +24,7 @@ from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize, random_block
-from sslspec_fast.solvers.davidson import Outcome, Task, davidson
+from sslspec_fast.solvers.davidson import Outcome, Task, davidson, rounded
 from sslspec_fast.solvers.probe import Probe
 
 __all__ = ["INT32_LIMIT", "Structure", "shift_invert", "structure"]
@@ -126,13 +126,22 @@ class _Solve:
         return torch.from_numpy(out).to(r)
 
 
-def _rounded(outcome: Outcome, task: Task) -> Outcome:
-    """In the dtype that was asked for, with the residuals of what is returned."""
-    vectors = outcome.vectors.to(task.dtype)
-    x = vectors.double()
-    residuals = column_norms(task.apply(x) - x * outcome.values.to(x))
-    good = outcome.converged and bool((residuals <= task.tol).all())
-    return replace(outcome, vectors=vectors, residuals=residuals, converged=good)
+@dataclass
+class _Look:
+    """Random directions outside the basis by the solver itself, after every run: columns next to
+    the shift come out parallel, and hide others.
+    """
+
+    task: Task
+    solver: _Solve
+
+    def doubts(self, values: Tensor) -> bool:
+        return True
+
+    def __call__(self, basis: Basis, values: Tensor, seed: int) -> Tensor:
+        op = self.task.op
+        more = random_block(op.n, _FRESH, seed, torch.float64, op.device)
+        return self.solver.grown(more, basis.v, 3)
 
 
 def shift_invert(
@@ -178,18 +187,13 @@ def shift_invert(
     else:
         start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
 
-    def fresh(basis: Basis, values: Tensor, seed: int) -> Tensor:
-        more = random_block(n, _FRESH, seed, torch.float64, task.op.device)
-        return solver.grown(more, basis.v, 3)
-
     inner = replace(task, dtype=torch.float64)
     outcome = davidson(
         inner, start, solver, block=min(width, 16), keep=width + max(width // 2, 2),
-        capacity=5 * width + _FRESH, fill=min(width, 4), fresh=fresh,
+        capacity=5 * width + _FRESH, fill=min(width, 4), look=_Look(task, solver),
     )  # fmt: skip
     task.columns = inner.columns
-    if task.dtype != torch.float64:
-        outcome = _rounded(outcome, task)
+    outcome = rounded(outcome, task)
     outcome.n_iter += iterations
     fill = float(solver.factor.L.nnz + solver.factor.U.nnz) / max(matrix.nnz, 1)
     facts = {"sigma": solver.sigma, "fill": fill, "factorisations": factors}
