@@ -56,7 +56,7 @@ class _Eigsh(torch.autograd.Function):
         matrix = source.detach() if rebuild is None else rebuild(source.detach())
         result = solve(matrix, k, **settings)
         holder.append(result)
-        ctx.rebuild, ctx.which = rebuild, settings["which"]
+        ctx.rebuild, ctx.which, ctx.cut = rebuild, settings["which"], result.info.cluster_cut
         ctx.save_for_backward(source.detach(), result.values, result.vectors)
         return result.values, result.vectors
 
@@ -75,7 +75,13 @@ class _Eigsh(torch.autograd.Function):
             left = left + v @ (f * (inner - inner.T) / 2)
             sign = 1.0 if ctx.which == "LA" else -1.0
             outside = g - v @ inner
-            if v.shape[1] < v.shape[0]:
+            depends = float(outside.norm()) > 1e-12 * float(g.norm())
+            if ctx.cut and depends:
+                raise RuntimeError(
+                    "eigsh: the span of k vectors has no gradient at a degenerate eigenvalue, got "
+                    f"k = {v.shape[1]} inside a cluster at {float(lam[-1]):.6g}"
+                )
+            if depends and v.shape[1] < v.shape[0]:
                 left = left + solve_complement(as_operator(matrix), v, lam, outside, sign)
         if ctx.rebuild is None:
             grad = left @ right.T

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonormalize, random_block
+from sslspec_fast.solvers._cost import guards
 
 __all__ = ["Look", "Outcome", "Task", "davidson", "rounded"]
 
@@ -214,14 +215,14 @@ def davidson(
     """Run until the task is met. start (n, m): first directions, not yet orthonormal.
 
     block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
-    look: where it doubts the values, or where the start lost columns, a run that is done is
+    look: where it doubts the values, or where the start lost its guards, a run that is done is
     believed once such directions have been added and the wanted values stay, and not before.
     """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
     basis = Basis(n, capacity, task.dtype, task.op.device)
     _grow(task, basis, start.to(task.dtype), krylov_steps if expand is None else 1)
-    lost = basis.size < min(start.shape[1], capacity)
+    lost = basis.size < min(start.shape[1], capacity, task.k + guards(task.k))
     needed = min(task.k + task.guard, task.free)
     monitor = _Monitor(task)
     history: list[dict[str, Any]] = []

@@ -27,7 +27,7 @@ def read_input(path: Path, label_column: str | None = None) -> tuple[str, Any, A
     if kind == ".mtx":
         return "graph", sp.csr_array(scipy.io.mmread(path)), None
     if kind == ".npz":
-        with np.load(path, allow_pickle=False) as data:
+        with _load(path) as data:
             if "format" in data and "shape" in data:
                 return "graph", sp.csr_array(sp.load_npz(path)), None
             names = [name for name in ("X", "features") if name in data] or list(data)
@@ -38,7 +38,7 @@ def read_input(path: Path, label_column: str | None = None) -> tuple[str, Any, A
                 )
             return "features", _table(data[names[0]], path), labels
     if kind == ".npy":
-        return "features", _table(np.load(path, allow_pickle=False), path), None
+        return "features", _table(_load(path), path), None
     if kind == ".csv":
         return _columns(*_read_csv(path), label_column, path)
     if kind == ".parquet":
@@ -67,12 +67,19 @@ def read_matrix(path: Path) -> Array:
 def read_labels(path: Path) -> Array:
     """(n,) labels: .npy, or text with one label per line."""
     if path.suffix.lower() == ".npy":
-        labels = np.load(path, allow_pickle=False)
+        labels = _load(path)
     else:
         labels = np.array([line.strip() for line in path.read_text().splitlines() if line.strip()])
     if labels.ndim != 1:
         raise ValueError(f"labels must be one per row, got shape {labels.shape}")
     return labels
+
+
+def _load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as problem:
+        raise ValueError(f"{path} must be a NumPy file of plain arrays: {problem}") from problem
 
 
 def _table(x: Array, path: Path) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,9 +77,9 @@ def embed(argv: Sequence[str] | None = None) -> int:
             hyper["features"] = torch.from_numpy(data)
         form = METHODS[options.method](graph, options.k, tol=options.tol, **hyper)
         lines = _describe(options, kind, graph, form, labels)
-    except (ValueError, ImportError) as problem:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, ImportError, OSError) as problem:
         parser.error(str(problem))
-    options.out.mkdir(parents=True, exist_ok=True)
     np.save(options.out / "embedding.npy", form.embedding.numpy())
     if form.weights is not None:
         np.save(options.out / "weights.npy", form.weights.numpy())
@@ -111,7 +112,7 @@ def gap(argv: Sequence[str] | None = None) -> int:
         if options.features is not None:
             hyper["features"] = torch.from_numpy(read_matrix(options.features))
         found = optimality_gap(options.loss, z, graph, **hyper)
-    except (ValueError, ImportError) as problem:
+    except (ValueError, ImportError, OSError) as problem:
         parser.error(str(problem))
     facts = {
         "loss": found.loss, "optimum": found.optimum, "relative_gap": found.relative_gap,
@@ -134,7 +135,10 @@ def _loss_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--variance", type=float)
     group.add_argument("--covariance", type=float)
     group.add_argument("--invariance", type=float)
-    group.add_argument("--penalty", choices=("hinge_std", "ls_var", "ls_std", "hinge_var"))
+    group.add_argument(
+        "--penalty", choices=("hinge_std", "ls_var", "ls_std", "hinge_var"),
+        help="of vicreg: embed has ls_var by default, gap hinge_std",
+    )  # fmt: skip
     group.add_argument("--measure", choices=("uniform", "degree"))
     group.add_argument("--off-diagonal", type=float)
     group.add_argument("--center", action="store_true", default=None)
@@ -176,9 +180,16 @@ def _graph(
             raise ValueError("--affinity labels needs --labels or --label-column")
         if len(labels) != len(data):
             raise ValueError(f"labels must be one per row: {len(data)} rows, got {len(labels)}")
-        codes = np.unique(labels, return_inverse=True)[1]
-        return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
+        return PairGraph.from_labels(_codes(labels), weight="class_size", self_loops=True)
     return PairGraph.from_knn(torch.from_numpy(data), n_neighbors=options.n_neighbors)
+
+
+def _codes(labels: np.ndarray) -> np.ndarray:
+    """0, 1, ... for the classes; -1 for a negative number, which means unlabelled."""
+    codes = np.unique(labels, return_inverse=True)[1]
+    with contextlib.suppress(ValueError):  # names
+        codes[labels.astype(np.float64) < 0] = -1
+    return codes
 
 
 def _describe(
@@ -186,13 +197,15 @@ def _describe(
     labels: np.ndarray | None,
 ) -> list[str]:  # fmt: skip
     info = form.info
+    short = options.method == "vicreg" and form.rank < options.k
     lines = [
         f"{options.method} on {options.input.name} ({kind}), k = {options.k}"
         + (", linear" if options.linear else ""),
         f"graph: {graph.n} nodes, {graph.nnz} entries, {info.components} component(s), "
         f"{info.isolated} isolated",
         f"optimum: loss {form.loss:.10g}, rank {form.rank}, {info.regime}"
-        + ("" if info.certified else " (best found, not proven)"),
+        + ("" if info.certified else " (best found, not proven)")
+        + (f"; less --invariance keeps more than {form.rank} of {options.k}" if short else ""),
         f"solver: {info}",
         "",
         f"{'mode':>4} {'eigenvalue':>14} {'filter':>14} {'residual':>10}",

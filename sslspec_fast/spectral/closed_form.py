@@ -126,7 +126,9 @@ def package(
     info: SpectrumInfo, weights: Any = None, features: Any = None,
     out_of_sample: OutOfSample | None = None,
 ) -> ClosedForm:  # fmt: skip
-    """Assemble the result in the caller's array type."""
+    """Assemble the result in the caller's array type; it carries no gradient."""
+    if not info.converged:  # a proof stands on the eigenvalues
+        info.certified, info.lower_bound = False, -np.inf
     active = 1e-6 if info.regime == "multistart" else _ACTIVE
     result = ClosedForm(
         embedding=rel.wrap(embedding), eigenvalues=rel.wrap(eigenvalues),
@@ -140,6 +142,6 @@ def package(
         else:
             device = like if like is not None else rel.device
             result.weights = torch.from_numpy(np.ascontiguousarray(weights)).to(device)
-            x = torch.as_tensor(features, dtype=torch.float64, device=device)
+            x = torch.as_tensor(features, dtype=torch.float64, device=device).detach()
             result.embedding = x @ result.weights
     return result

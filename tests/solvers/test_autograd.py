@@ -89,6 +89,23 @@ def test_degenerate_cut_is_refused() -> None:
         ((v @ v.T) * torch.randn(4, 4, dtype=torch.float64)).sum().backward()
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("values", "k"), [((5, 5, 0, 0, 0, 0), 1), ((5, 5, 5, 1, 1, 0), 2)])
+def test_degenerate_cut_of_a_small_matrix_is_refused(
+    values: tuple[float, ...], k: int, seed: int
+) -> None:
+    """Where the iteration would not stall but answer with noise."""
+    q = torch.linalg.qr(
+        torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    )[0]
+    matrix = (q * torch.tensor(values, dtype=torch.float64)) @ q.T
+    matrix = ((matrix + matrix.T) / 2).requires_grad_()
+    result = eigsh(matrix, k)
+    result.values.sum().backward(retain_graph=True)  # eigenvalues have one
+    with pytest.raises(RuntimeError, match=f"k = {k} inside a cluster"):
+        (result.vectors @ result.vectors.T * torch.arange(36.0).reshape(6, 6)).sum().backward()
+
+
 def test_gradient_with_b_is_refused() -> None:
     with pytest.raises(NotImplementedError, match="gradients with B"):
         eigsh(_symmetric(5), 1, B=torch.ones(5))

@@ -93,6 +93,20 @@ def test_gap(data, capsys):
     assert "relative_gap" in capsys.readouterr().out
 
 
+def test_negative_labels_are_unlabelled(data, capsys):
+    folder, x, _, _ = data
+    labels = np.arange(len(x)) % 3
+    labels[20:] = -1
+    np.save(folder / "some.npy", labels)
+    arguments = ["--affinity", "labels", "--labels", str(folder / "some.npy"), "-k", "2"]
+    assert cli.embed([str(folder / "x.npy"), *arguments, "--out", str(folder / "some")]) == 0
+    counts = np.bincount(labels[:20])
+    isolated = (labels < 0).sum()
+    assert f"{(counts**2).sum()} entries, {3 + isolated} component(s), {isolated} isolated" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "message"),
     [
@@ -106,6 +120,10 @@ def test_gap(data, capsys):
         ("embed", ["x.csv"], "must hold numbers only"),
         ("embed", ["x.csv", "--label-column", "z"], "label column must be one of"),
         ("embed", ["g.npz", "-k", "41"], "k must be between 1"),
+        ("embed", ["bad.npy"], "bad.npy must be a NumPy file of plain arrays"),
+        ("embed", ["bad.npz"], "bad.npz must be a NumPy file of plain arrays"),
+        ("embed", ["folder.npy"], "folder.npy"),
+        ("embed", ["x.npy", "--affinity", "labels", "--labels", "none.txt"], "none.txt"),
         ("gap", ["x.npy", "x.npy"], "square matrix, got shape (40, 3)"),
         ("gap", ["g.npz", "g.npz"], "must hold a dense matrix"),
     ],
@@ -115,6 +133,9 @@ def test_bad_input_is_one_line_and_status_two(
 ):
     folder, x, _, w = data
     np.save(folder / "complex.npy", x * 1j)
+    (folder / "bad.npy").write_text("no array")
+    (folder / "bad.npz").write_text("no arrays")
+    (folder / "folder.npy").mkdir()
     sp.save_npz(folder / "small.npz", sp.csr_array(w[:30, :30]))
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as stop:

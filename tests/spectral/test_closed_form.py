@@ -12,6 +12,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast import spectral
 from sslspec_fast.graph import PairGraph
+from sslspec_fast.solvers import ConvergenceWarning
 
 SOLVERS = {
     "vicreg": lambda g, k, **o: spectral.vicreg(g, k, invariance=0.1, **o),
@@ -361,3 +362,27 @@ def test_gap_takes_what_the_closed_forms_take():
         assert abs(gap.relative_gap) < 1e-9
     with pytest.raises(ValueError, match="ridge must be 0"):
         spectral.optimality_gap("vicreg", z, graph, ridge=0.1)
+
+
+@pytest.mark.parametrize("name", ["vicreg", "simclr", "barlow_twins", "spectral_contrastive"])
+def test_nothing_is_proven_by_eigenvalues_that_did_not_converge(name: str) -> None:
+    rows = np.arange(3000)
+    ring = sp.coo_array((np.ones(3000), (rows, (rows + 1) % 3000)), shape=(3000, 3000)).tocsr()
+    chords = np.random.default_rng(0).permutation(3000)
+    more = sp.coo_array((np.ones(3000), (rows, chords)), shape=(3000, 3000)).tocsr()
+    graph = ring + ring.T + more + more.T
+    graph.setdiag(0)
+    hyper = {"invariance": 0.01} if name == "vicreg" else {}
+    with pytest.warns(ConvergenceWarning):
+        form = getattr(spectral, name)(graph, 4, max_iter=1, method="lanczos", **hyper)
+    assert not form.info.converged
+    assert not form.info.certified
+    assert form.info.lower_bound == -np.inf
+
+
+def test_a_closed_form_carries_no_gradient() -> None:
+    x = torch.randn(12, 4, dtype=torch.float64, requires_grad=True)
+    graph = PairGraph.from_labels(torch.arange(12) % 3)
+    form = spectral.vicreg(graph, 2, features=x, invariance=0.1)
+    assert not form.embedding.requires_grad
+    assert torch.equal(form.embedding, x.detach() @ form.weights)
