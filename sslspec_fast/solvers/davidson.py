@@ -53,6 +53,12 @@ class Task:
         self.columns += x.shape[1]
         return self.op.matmat(x, out).contiguous()
 
+    def angle_met(self, norms: Tensor, gap: float) -> bool:
+        """||R||_F <= angle_tol * gap, where it was asked for. No gap bounds no angle."""
+        if self.angle_tol is None or gap == math.inf:
+            return True
+        return gap > 0.0 and float(norms.norm()) <= self.angle_tol * gap
+
     @property
     def guard(self) -> int:
         """Index just behind the wanted ones exists, so a gap can be measured."""
@@ -200,12 +206,8 @@ class _Monitor:
 
     def satisfied(self) -> bool:
         task = self.task
-        worst = self.norms[: task.k]
-        if bool((worst > task.tol).any()):
-            return False
-        if task.angle_tol is None or self.gap == math.inf:
-            return True
-        return self.gap > 0.0 and float(worst.norm()) <= task.angle_tol * self.gap
+        wanted = self.norms[: task.k]
+        return bool((wanted <= task.tol).all()) and task.angle_met(wanted, self.gap)
 
 
 def davidson(
@@ -249,7 +251,8 @@ def davidson(
         stays = enough and not _changed(values[: task.k], seen, task.tol)
         proven = basis.size >= task.free or stays or (enough and not doubted)
         may = not stopped and iteration <= task.max_iter
-        if look is not None and (done or refills == _REFILLS) and not proven and may:
+        owed = enough and not proven and may
+        if look is not None and owed and (done or refills == _REFILLS):
             looks, seen = looks + 1, values[: task.k].clone()
             more = look(basis, values, task.seed + 104729 * looks)
             if basis.size + more.shape[1] > capacity:
@@ -261,6 +264,7 @@ def davidson(
                 refills = 0
                 continue
             values, q = basis.ritz()  # a restart has turned it
+            owed = False
             if not proven:
                 reason = "the look for missed directions overflowed"
                 break
@@ -289,7 +293,7 @@ def davidson(
             added = _grow(task, basis, t.to(task.dtype), krylov_steps if expand is None else 1)
         if added == 0:  # nothing new came out: look for missed directions at random
             if refills == _REFILLS:
-                if not proven and may:
+                if owed:
                     continue
                 reason = "no new directions: rounding level reached"
                 break

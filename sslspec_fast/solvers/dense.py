@@ -41,8 +41,6 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     gap = float(values[k - 1] - values[k]) if k < task.free else math.inf
     # LAPACK is backward stable: what it returns is as good as float64 allows
     floor = 1e-14 * math.sqrt(max(n, 1)) * max(task.norm, scale)
-    good = bool((norms <= max(task.tol, floor)).all())
-    if task.angle_tol is not None and gap < math.inf:
-        good = good and gap > 0.0 and float(norms.norm()) <= task.angle_tol * gap
+    good = bool((norms <= max(task.tol, floor)).all()) and task.angle_met(norms, gap)
     outcome = Outcome(values[:k], x, norms, gap, good, "all eigenpairs", 1)
     return rounded(outcome, task), {}

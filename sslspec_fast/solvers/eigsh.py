@@ -328,9 +328,8 @@ def _assemble(
         why = f"rounded to {vectors.dtype}".replace("torch.", "")
         if given or known is not None:
             why = "deflate is not invariant under A" if given else "the known vectors are not exact"
-    if converged and task.angle_tol is not None and gap < math.inf:
-        converged = gap > 0.0 and frobenius <= task.angle_tol * gap * (1 + 1e-6)
-        why = why if converged else "the residuals do not resolve the gap"
+    if converged and not task.angle_met(residuals, gap):
+        converged, why = False, "the residuals do not resolve the gap"
     if not converged:
         reason = f"{reason}; stopped: {why}"
         _warn(outcome, residuals, task, norm, cut, why)
