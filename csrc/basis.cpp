@@ -7,8 +7,8 @@ namespace sslspec {
 
 int64_t basis_gram_workspace_size(int64_t n, int64_t p, int64_t q) { return cpu::gram_chunks(n) * p * q; }
 
-void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView g, TensorView workspace, bool exact,
-                int threads) {
+void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g,
+                TensorView workspace, bool exact, int threads) {
   constexpr const char* kOp = "basis_gram";
   dispatch_float(kOp, b.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
@@ -23,10 +23,11 @@ void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView g, Te
       args.a[args.terms++] = {block.as<T>(), block.stride[0], m};
       args.p += m;
     }
+    if (w.present()) check_vector(kOp, "w", w, args.n, b.dtype, kCpu);
     check_matrix(kOp, "g", g, args.p, args.q, DType::f64, kCpu);
     SSLSPEC_CHECK(args.p <= 1 || g.stride[0] == args.q, kOp, ": g must be contiguous, got row stride ", g.stride[0]);
     check_vector(kOp, "workspace", workspace, basis_gram_workspace_size(args.n, args.p, args.q), DType::f64, kCpu);
-    args.b = b.as<T>(), args.ldb = b.stride[0];
+    args.b = b.as<T>(), args.ldb = b.stride[0], args.w = w.as<T>();
     args.g = g.as<double>(), args.workspace = workspace.as<double>();
     args.exact = exact, args.threads = threads;
     SSLSPEC_CALL(basis_gram<T>, args);
@@ -53,6 +54,17 @@ void basis_combine(TensorView y, const std::vector<TensorView>& v, const std::ve
     args.y = y.as<T>(), args.ldy = y.stride[0];
     args.beta = static_cast<T>(beta), args.threads = threads;
     SSLSPEC_CALL(basis_combine<T>, args);
+  });
+}
+
+void basis_random(TensorView y, uint64_t seed, int threads) {
+  constexpr const char* kOp = "basis_random";
+  dispatch_float(kOp, y.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    SSLSPEC_CHECK(y.ndim == 2, kOp, ": y must be (n, q), got ", shape_text(y));
+    check_matrix(kOp, "y", y, y.shape[0], y.shape[1], y.dtype, kCpu);
+    SSLSPEC_CHECK(y.shape[0] <= 1 || y.stride[0] == y.shape[1], kOp, ": y must be contiguous, got row stride ", y.stride[0]);
+    SSLSPEC_CALL(basis_random<T>, y.as<T>(), y.shape[0] * y.shape[1], seed, threads);
   });
 }
 

@@ -37,6 +37,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("basis_gram_workspace_size", &basis_gram_workspace_size);
   m.def("basis_gram", &basis_gram, no_gil);
   m.def("basis_combine", &basis_combine, no_gil);
+  m.def("basis_random", &basis_random, no_gil);
 
   // gram
   m.def("gram_uses_dual", &gram_uses_dual);

@@ -20,6 +20,7 @@ struct BasisGramArgs {
   Block a[kBasisTerms];
   int terms;
   const T* b;  // [n, q] row stride ldb
+  const T* w;  // [n] or null
   int64_t ldb, n, p, q;  // p: columns of all blocks of A
   double* g;          // [p, q]
   double* workspace;  // [gram_chunks(n), p, q]
@@ -44,6 +45,7 @@ struct BasisCombineArgs {
 };
 
 SSLSPEC_EACH_ISA(template <typename T> void basis_gram(const BasisGramArgs<T>& args);
-                 template <typename T> void basis_combine(const BasisCombineArgs<T>& args);)
+                 template <typename T> void basis_combine(const BasisCombineArgs<T>& args);
+                 template <typename T> void basis_random(T* y, int64_t size, uint64_t seed, int threads);)
 
 }  // namespace sslspec::cpu

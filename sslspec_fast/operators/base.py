@@ -10,18 +10,63 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from sslspec_fast.primitives import basis
 
-__all__ = ["GroupVectors", "KnownPairs", "SymmetricOperator", "combine"]
+__all__ = ["Deflated", "DenseVectors", "GroupVectors", "KnownPairs", "SymmetricOperator", "combine"]
 
 
 # A dense product with few columns streams; a scatter over rows does not.
-_FEW_GROUPS = 12
+_FEW = 12
+
+
+class Deflated(Protocol):
+    """An orthonormal block V (n, count) that is taken out of a problem."""
+
+    count: int
+
+    def remove_(self, x: Tensor) -> Tensor:
+        """X <- X - V V^T X, in place."""
+
+    def block(self, dtype: torch.dtype) -> Tensor | None:
+        """V itself where it has so few columns that they ride along with other products."""
+
+    def reordered(self, p: Tensor) -> Deflated:
+        """The rows of V in the order p."""
+
+
+class DenseVectors:
+    """Any orthonormal block, (n, count) float64."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        self.count = vectors.shape[1]
+        self._cast = {vectors.dtype: vectors}
+
+    def _of(self, dtype: torch.dtype) -> Tensor:
+        if dtype not in self._cast:
+            self._cast[dtype] = self._cast[torch.float64].to(dtype)
+        return self._cast[dtype]
+
+    def block(self, dtype: torch.dtype) -> Tensor | None:
+        return self._of(dtype) if self.count <= _FEW else None
+
+    def remove_(self, x: Tensor) -> Tensor:
+        return _remove(self._of(x.dtype), x)
+
+    def reordered(self, p: Tensor) -> DenseVectors:
+        return DenseVectors(self._cast[torch.float64][p])
+
+
+def _remove(v: Tensor, x: Tensor) -> Tensor:
+    if v.shape[1] == 0:
+        return x
+    if x.device.type != "cpu":  # where the sums of `gram` would go through the host
+        return x.addmm_(v, v.T @ x, alpha=-1)
+    return basis.combine_into(x, (v, -basis.gram(v, x)), beta=1.0)
 
 
 class GroupVectors:
@@ -47,7 +92,7 @@ class GroupVectors:
             raise ValueError("GroupVectors: every group needs a row of non-zero weight")
         self.norms = square.sqrt()
         self.weights = w / self.norms[self.labels] if self.count else w
-        self._block: dict[torch.dtype, Tensor] = {}
+        self._dense: dict[torch.dtype, Tensor] = {}
 
     def coefficients(self, x: Tensor) -> Tensor:
         """V^T X, (count, b)."""
@@ -56,17 +101,23 @@ class GroupVectors:
 
     def remove_(self, x: Tensor) -> Tensor:
         """X <- X - V V^T X, in place."""
-        if self.count == 0:
-            return x
-        if self.count <= _FEW_GROUPS:
-            if x.dtype not in self._block:
-                self._block[x.dtype] = self.dense().to(x.dtype)
-            v = self._block[x.dtype]
-            if x.device.type != "cpu":  # where the sums of `gram` would go through the host
-                return x.addmm_(v, v.T @ x, alpha=-1)
-            return basis.combine_into(x, (v, -basis.gram(v, x)), beta=1.0)
+        v = self.block(x.dtype)
+        if v is not None:
+            return _remove(v, x)
         c = self.coefficients(x)
         return x.sub_(c[self.labels] * self.weights.to(x.dtype)[:, None])
+
+    def block(self, dtype: torch.dtype) -> Tensor | None:
+        """(n, count) dense where there are few groups, else None."""
+        if self.count > _FEW:
+            return None
+        if dtype not in self._dense:
+            self._dense[dtype] = self.dense().to(dtype)
+        return self._dense[dtype]
+
+    def reordered(self, p: Tensor) -> GroupVectors:
+        labels = torch.where(self.weights[p] != 0, self.labels[p], -1)
+        return GroupVectors(labels, self.weights[p], self.count)
 
     def dense(self, first: int | None = None) -> Tensor:
         """(n, first) the first vectors as a dense block."""

@@ -1,7 +1,7 @@
 r"""Primitive ``basis``: products of tall matrices (n rows, few columns) for the eigensolvers.
 
 .. math::
-    G = A^\top B, \qquad Y \leftarrow \beta Y + \sum_i V_i C_i .
+    G = A^\top \operatorname{diag}(w)\, B, \qquad Y \leftarrow \beta Y + \sum_i V_i C_i .
 
 ``gram`` returns float64 sums; ``exact`` also multiplies float32 rows in float64, for CholeskyQR,
 which squares the condition of its block. Results do not depend on the number of threads. On a GPU
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .._seam import _C, threads, unit_stride, view
 
-__all__ = ["combine", "combine_into", "gram", "new_block", "new_blocks"]
+__all__ = ["combine", "combine_into", "gram", "new_block", "new_blocks", "random_block"]
 
 _TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
 _LINE = 64  # bytes of a cache line
@@ -44,18 +44,31 @@ def new_blocks(count: int, n: int, b: int, dtype: torch.dtype, device: torch.dev
     return torch.from_numpy(store[first : first + size].reshape(count, n, b))
 
 
-def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor:
-    """A^T B as float64 on the host, (p, q) for a (n, p) and b (n, q) of one dtype.
+def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, b) uniform on 2^16 values in [-1, 1): a function of seed and position alone, so the same
+    on every device and for any number of threads.
+    """
+    out = new_block(n, b, dtype, torch.device("cpu"))
+    _C.basis_random(view(out), seed % 2**64, threads())
+    return out.to(device)
+
+
+def gram(
+    a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False, weights: Tensor | None = None
+) -> Tensor:
+    """A^T diag(w) B as float64 on the host, (p, q) for a (n, p) and b (n, q) of one dtype.
 
     a: one matrix, or several side by side; each row of b is then read once for up to 32 of them.
     exact: no rounding of products. Otherwise float32 rows are multiplied and, 96 at a time, summed
-    in float32.
+    in float32. weights: (n,) of that dtype, or None for ones.
     """
     blocks = [a] if isinstance(a, Tensor) else list(a)
     if b.device.type != "cpu":
         if exact:
             blocks, b = [block.double() for block in blocks], b.double()
-        return torch.cat([(block.T @ b).double().cpu() for block in blocks])
+        if weights is not None:
+            b = b * weights.to(b)[:, None]
+        return torch.cat([block.T @ b for block in blocks]).double().cpu()
     n, q = b.shape
     p = sum(block.shape[1] for block in blocks)
     out = torch.empty(p, q, dtype=torch.float64)
@@ -66,7 +79,9 @@ def gram(a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False) -> Tensor
         views = [view(unit_stride(block)) for block in some]
         part = view(out[at : at + rows])
         work = torch.empty(_C.basis_gram_workspace_size(n, rows, q), dtype=torch.float64)
-        _C.basis_gram(views, view(unit_stride(b)), part, view(work), exact, threads())
+        _C.basis_gram(
+            views, view(unit_stride(b)), view(weights), part, view(work), exact, threads()
+        )
         at += rows
     return out
 

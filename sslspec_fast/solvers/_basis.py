@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +23,6 @@ __all__ = [
     "host_memory",
     "inverse_norm",
     "orthonormalize",
-    "random_block",
 ]
 
 Project = Callable[[Tensor], Tensor]
@@ -42,17 +40,6 @@ def host_memory() -> float:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (ValueError, OSError, AttributeError):
         return 8e9
-
-
-def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, b) uniform on 2^16 values in [-1, 1), the same on every device.
-
-    Four values from each 64-bit draw: generators are serial, and normal deviates of a start block
-    would take as long as two products with it.
-    """
-    words = np.random.SFC64(seed % 2**64).random_raw(-(-n * b // 4))
-    values = torch.from_numpy(words.view(np.int16)[: n * b].reshape(n, b))
-    return values.to(device=device, dtype=dtype).mul_(2.0**-15)
 
 
 def column_norms(t: Tensor) -> Tensor:

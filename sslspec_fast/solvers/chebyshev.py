@@ -11,8 +11,7 @@ A X = X T + R and t = (T - m) / e,
 Z_d completes X to the filtered vectors, span(X, Z_d) contains them, and every rounding error is
 proportional to R: float32 products converge to float64 accuracy. Columns are scaled by 1 / C_d(t).
 
-Both run on a similar operator where its products are cheaper (D^-1 G instead of D^-1/2 G D^-1/2):
-a change of coordinates on the way in and out.
+Both run in the coordinates of a similar operator where its products are cheaper.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.solvers._basis import Project
+from sslspec_fast.operators.base import Deflated, SymmetricOperator
+from sslspec_fast.solvers.coordinates import Coordinates
 
 __all__ = ["Clean", "cleaner", "filter_block", "filter_residual", "growth_rate"]
 
@@ -36,29 +35,18 @@ _LONG = 4  # degrees that pay for a change of coordinates
 class Clean:
     """Remove deflated vectors every few degrees: they outgrow everything from rounding alone."""
 
-    project: Project
+    deflated: Deflated
     every: int
 
-    def __call__(self, degree: int, coordinates: _Coordinates, *blocks: Tensor) -> None:
+    def __call__(self, degree: int, inner: Coordinates, *blocks: Tensor) -> None:
         if degree % self.every == 0:
             for block in blocks:
-                coordinates.leave(block)
-                self.project(block)
-                coordinates.enter(block)
+                inner.remove_(block)
 
 
-class _Coordinates:
-    """Of a similar operator: X / t inside, X outside. Both ways in place."""
-
-    def __init__(self, op: SymmetricOperator, degree: int, like: Tensor) -> None:
-        self.op, t = op.similar() if degree >= _LONG else (op, None)
-        self.t = None if t is None else t.to(like)[:, None]
-
-    def enter(self, x: Tensor) -> Tensor:
-        return x if self.t is None else x.div_(self.t)
-
-    def leave(self, x: Tensor) -> Tensor:
-        return x if self.t is None else x.mul_(self.t)
+def _inside(op: SymmetricOperator, clean: Clean | None, degree: int, like: Tensor) -> Coordinates:
+    deflated = None if clean is None else clean.deflated
+    return Coordinates(op, deflated, like.dtype, change=degree >= _LONG)
 
 
 def growth_rate(value: float, lo: float, cut: float) -> float:
@@ -68,15 +56,15 @@ def growth_rate(value: float, lo: float, cut: float) -> float:
 
 
 def cleaner(
-    op: SymmetricOperator, project: Project | None, lo: float, cut: float, wanted: float
+    op: SymmetricOperator, deflated: Deflated | None, lo: float, cut: float, wanted: float
 ) -> Clean | None:  # fmt: skip
     """Deflated vectors sit at most at the bound of the spectrum: keep their lead within 1e3."""
-    if project is None:
+    if deflated is None:
         return None
     top = op.bounds()[1]
     lead = growth_rate(top, lo, cut) - growth_rate(max(wanted, cut), lo, cut)
     every = math.log(1e3) / lead if 0.0 < lead < math.inf else 1.0 if lead else 1e9
-    return Clean(project, max(int(min(every, 1e9)), 1))
+    return Clean(deflated, max(int(min(every, 1e9)), 1))
 
 
 def filter_block(
@@ -85,7 +73,7 @@ def filter_block(
 ) -> Tensor:  # fmt: skip
     """C_degree(Â) X / C_degree(top); x (n, b) is overwritten."""
     middle, half = (cut + lo) / 2, (cut - lo) / 2
-    inner = _Coordinates(op, degree, x)
+    inner = _inside(op, clean, degree, x)
     # 1 / C_d(top), kept in range: float32 overflows at 1e38
     x.mul_(math.exp(-min(degree * growth_rate(top, lo, cut), 60.0)))
     inner.enter(x)
@@ -114,7 +102,7 @@ def filter_residual(
         growth[k + 1] = 2 * t * growth[k] - growth[k - 1]
     scale = growth[1:].abs().max(0).values.clamp_min(1.0)
     source = (growth * (1.0 / scale)).to(device=r.device, dtype=r.dtype)
-    inner = _Coordinates(op, degree, r)
+    inner = _inside(op, clean, degree, r)
     r = inner.enter(r / half)
     z = r * source[0]
     previous = torch.zeros_like(z)

@@ -23,8 +23,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonormalize, random_block
+from sslspec_fast.operators.base import Deflated, SymmetricOperator
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonormalize
 from sslspec_fast.solvers._cost import guards
 
 __all__ = ["Look", "Outcome", "Task", "davidson", "rounded"]
@@ -44,7 +45,7 @@ class Task:
     angle_tol: float | None
     max_iter: int
     seed: int
-    project: Project | None = None
+    deflated: Deflated | None = None
     dtype: torch.dtype = torch.float64  # of the basis
     callback: Callable[[dict[str, Any]], Any] | None = None
     columns: int = 0  # columns multiplied so far, all precisions
@@ -58,6 +59,11 @@ class Task:
         if self.angle_tol is None or gap == math.inf:
             return True
         return gap > 0.0 and float(norms.norm()) <= self.angle_tol * gap
+
+    @property
+    def project(self) -> Project | None:
+        """X <- what is left of X without the deflated vectors, in place."""
+        return None if self.deflated is None else self.deflated.remove_
 
     @property
     def guard(self) -> int:

@@ -20,7 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import GroupVectors, SymmetricOperator
+from sslspec_fast.operators.base import (
+    Deflated,
+    DenseVectors,
+    GroupVectors,
+    SymmetricOperator,
+)
 from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.convert import array_kind, as_operator, from_array, to_array
 from sslspec_fast.solvers import pencil
@@ -101,7 +106,8 @@ def eigsh(
             raise NotImplementedError("eigsh: deflate together with B is not supported")
         op, back = pencil.reduce(op, B)
     solve_op = op if which == "LA" else ShiftOperator(op, -1.0, 0.0)
-    known, project, removed, groups = _exact(solve_op, k, deflate)
+    known, deflated = _exact(solve_op, k, deflate)
+    removed = 0 if deflated is None else deflated.count
     have = 0 if known is None else known[1].shape[1]
     free = n - removed
     if k - have > free:
@@ -112,7 +118,7 @@ def eigsh(
     basis_dtype = torch.float32 if precision == "float32" else torch.float64
     task = Task(
         solve_op, k - have, free, 0.0, tol, angle_tol, max_iter if max_iter is not None else 1000,
-        int(seed), project, basis_dtype, _watch(callback, progress, k),
+        int(seed), deflated, basis_dtype, _watch(callback, progress, k),
     )  # fmt: skip
     warm = _warm_start(x0, n, task, back is not None)
     facts: dict[str, Any] = {}
@@ -121,7 +127,7 @@ def eigsh(
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
         with at_most_threads(max(n * max(k, 16) // _SHARE, 1)):
-            outcome, facts, method, reason = _run(task, method, warm, low, groups)
+            outcome, facts, method, reason = _run(task, method, warm, low)
     if progress:
         sys.stderr.write("\n")
     return _assemble(
@@ -156,15 +162,13 @@ def _count(k: Any, n: int) -> int:
 
 def _exact(
     op: SymmetricOperator, k: int, deflate: Any
-) -> tuple[Any, Any, int, GroupVectors | None]:
-    """((values, vectors) known at the wanted end or None, projector or None, removed dimension,
-    what is projected out where it has that form).
-    """
+) -> tuple[tuple[Tensor, Tensor] | None, Deflated | None]:
+    """((values, vectors) known at the wanted end or None, what the problem is to be rid of)."""
     if deflate is not None:
         if isinstance(deflate, GroupVectors):
             if deflate.n != op.n:
                 raise ValueError(f"eigsh: deflate must have n = {op.n} rows, got {deflate.n}")
-            return None, deflate.remove_, deflate.count, deflate
+            return None, deflate if deflate.count else None
         block = from_array(deflate).to(device=op.device, dtype=torch.float64)
         if not bool(torch.isfinite(block).all()):
             raise ValueError("eigsh: deflate must be finite")
@@ -174,20 +178,15 @@ def _exact(
         diagonal = r.diagonal().abs()
         if block.shape[1] and float(diagonal.min()) <= 1e-12 * float(diagonal.max()):
             raise ValueError("eigsh: deflate must have linearly independent columns")
-
-        def remove(x: Tensor) -> Tensor:
-            basis = q.to(x.dtype)
-            return x.sub_(basis @ (basis.T @ x))
-
-        return None, remove, block.shape[1], None
+        return None, DenseVectors(q.contiguous()) if block.shape[1] else None
     top = op.bounds()[1]
     for pair in op.known():
         # only vectors at the wanted end of the spectrum help
         if pair.value >= top and pair.vectors.count:
             vectors = pair.vectors.dense(k)
             values = torch.full((vectors.shape[1],), pair.value, dtype=torch.float64)
-            return (values, vectors), pair.vectors.remove_, pair.vectors.count, pair.vectors
-    return None, None, 0, None
+            return (values, vectors), pair.vectors
+    return None, None
 
 
 def _warm_start(x0: Any, n: int, task: Task, pencil_given: bool) -> Tensor | None:
@@ -241,13 +240,9 @@ def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
 
 
 def _run(
-    task: Task, method: str, warm: Tensor | None, low: torch.dtype,
-    groups: GroupVectors | None = None,
-) -> tuple[Outcome, dict[str, Any], str, str]:  # fmt: skip
-    """Set the scale of the tolerance and hand over to the chosen method.
-
-    groups: the deflated vectors; a projection of another form rules out other node numbers.
-    """
+    task: Task, method: str, warm: Tensor | None, low: torch.dtype
+) -> tuple[Outcome, dict[str, Any], str, str]:
+    """Set the scale of the tolerance and hand over to the chosen method."""
     asked = method != "auto"
     reason = "as asked"
     if not asked:
@@ -268,10 +263,9 @@ def _run(
         method, reason, levels = choose(task, found, task.angle_tol)
     elif separated(task, found):
         levels = 0  # a short filter pays for no other order, so nobody need count them
-    movable = task.project is None or groups is not None
-    better = order(task.op, levels) if method == "chebyshev" and movable else None
+    better = order(task.op, levels) if method == "chebyshev" else None
     if better is not None:
-        inner, found, warm = renumber(task, found, warm, better, groups)
+        inner, found, warm = renumber(task, found, warm, better)
         outcome, facts = chebyshev(inner, warm, low, found)
         task.tol, task.norm, task.columns = inner.tol, inner.norm, inner.columns
         vectors = torch.empty_like(outcome.vectors)
@@ -304,7 +298,7 @@ def _assemble(
         vectors = torch.cat([known[1].to(vectors), vectors], 1)
     if which == "SA":
         values = -values
-    given = known is None and task.project is not None and len(values)
+    given = known is None and task.deflated is not None and len(values)
     if given:  # the solver saw the complement of `deflate`, which may not be invariant
         x = vectors.double()
         residuals = column_norms(op.matmat(x) - x * values.to(x))

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import Basis, orthonormalize, random_block
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.solvers._basis import Basis, orthonormalize
 from sslspec_fast.solvers._cost import LINE
 from sslspec_fast.solvers.chebyshev import cleaner, filter_block, growth_rate
 from sslspec_fast.solvers.davidson import Task
@@ -66,5 +67,5 @@ class FilteredLook:
         most = _LOG_GROWTH / max(growth_rate(top, lo, cut), 1e-6)
         degree = int(max(2.0, min(need, most, _MOST)))
         task.columns += degree * x.shape[1]
-        clean = cleaner(task.op, task.project, lo, cut, cut)
+        clean = cleaner(task.op, task.deflated, lo, cut, cut)
         return filter_block(task.op, x.to(self.low), lo, cut, degree, max(top, cut), clean)

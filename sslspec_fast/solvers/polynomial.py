@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import Basis, column_norms, host_memory, random_block
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.solvers._basis import Basis, column_norms, host_memory
 from sslspec_fast.solvers._cost import padded, product_cost, start_width
 from sslspec_fast.solvers.chebyshev import cleaner, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
@@ -55,7 +56,7 @@ class Filter:
             self.guard_steps += 1
         self.degrees.append(degree)
         task.columns += (degree - 1) * r.shape[1]
-        clean = cleaner(task.op, task.project, self.lo, cut, float(values[goal - 1]))
+        clean = cleaner(task.op, task.deflated, self.lo, cut, float(values[goal - 1]))
         return filter_residual(task.op, r.to(self.low), values, self.lo, cut, degree, clean)
 
     def _degree(
@@ -141,7 +142,7 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     if need == 0.0:
         return x
     task.columns += degree * width
-    clean = cleaner(task.op, task.project, lo, cut, cut)
+    clean = cleaner(task.op, task.deflated, lo, cut, cut)
     return filter_block(task.op, x, lo, cut, degree, max(found.hi, cut), clean)
 
 
@@ -164,7 +165,7 @@ def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) 
     task.columns += degree * x.shape[1]
     if task.project is not None:
         task.project(x)
-    clean = cleaner(task.op, task.project, lo, cut, cut if last is None else last)
+    clean = cleaner(task.op, task.deflated, lo, cut, cut if last is None else last)
     return filter_block(task.op, x, lo, cut, degree, top, clean)
 
 

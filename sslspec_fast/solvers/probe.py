@@ -35,8 +35,8 @@ class Probe:
     """values (m,) Ritz values, largest first; counts (m,) eigenvalues estimated at or above each;
     lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
     residuals (m,) of the Ritz pairs. block: columns of the start, so copies of an eigenvalue that
-    it sees. basis: the Krylov blocks, one after the other, when they were kept; coefficients (m, m)
-    are those of the Ritz vectors in it.
+    it sees. basis: the Krylov blocks, one after the other, when they were kept, with rows to be
+    multiplied by `scale` (n, 1); coefficients (m, m) are those of the Ritz vectors in it.
     """
 
     values: Tensor
@@ -47,13 +47,15 @@ class Probe:
     block: int
     basis: list[Tensor] = field(default_factory=list)
     coefficients: Tensor | None = None
+    scale: Tensor | None = None
 
     def vectors(self, width: int) -> Tensor | None:
         """(n, width) the first Ritz vectors, or None when the basis was not kept."""
         if not self.basis or self.coefficients is None or width > len(self.values):
             return None
         parts = self.coefficients[:, :width].split([block.shape[1] for block in self.basis])
-        return combine(*zip(self.basis, parts, strict=True))
+        x = combine(*zip(self.basis, parts, strict=True))
+        return x if self.scale is None else x.mul_(self.scale)
 
     def split(self, wanted: int) -> tuple[float, float | None]:
         """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
@@ -147,4 +149,5 @@ def _read(task: Task, run: Recurrence) -> Probe:
     hi = min(bounds[1], float(values[0] + slack[0]) + 1e-6 * abs(float(values[0])))
     first = run.sizes[0]
     counts = task.free * (vectors[:first] ** 2).sum(0).cumsum(0) / max(first, 1)
-    return Probe(values, counts, lo, hi, slack, first, run.basis, vectors if run.keep else None)
+    kept = vectors if run.keep else None
+    return Probe(values, counts, lo, hi, slack, first, run.basis, kept, run.inner.t)

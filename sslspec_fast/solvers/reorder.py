@@ -17,7 +17,7 @@ import torch
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
-from sslspec_fast.operators.base import GroupVectors, KnownPairs, SymmetricOperator
+from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
 from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.solvers._basis import host_memory
@@ -68,19 +68,16 @@ def _distance(op: CsrOperator) -> float:
 
 
 def renumber(
-    task: Task, found: Probe, warm: Tensor | None, permutation: np.ndarray,
-    deflated: GroupVectors | None,
-) -> tuple[Task, Probe, Tensor | None]:  # fmt: skip
-    """The same problem with node permutation[i] in place i; vectors come back in that order.
-
-    deflated: the vectors that the task's projection removes, if there are any.
-    """
+    task: Task, found: Probe, warm: Tensor | None, permutation: np.ndarray
+) -> tuple[Task, Probe, Tensor | None]:
+    """The same problem with node permutation[i] in place i; vectors come back in that order."""
     p = torch.from_numpy(permutation)
     op = _permuted(task.op, p)
-    project = None if deflated is None else _permuted_groups(deflated, p).remove_
+    deflated = None if task.deflated is None else task.deflated.reordered(p)
     basis = [block[p] for block in found.basis]
+    scale = None if found.scale is None else found.scale[p]
     return (
-        replace(task, op=op, project=project), replace(found, basis=basis),
+        replace(task, op=op, deflated=deflated), replace(found, basis=basis, scale=scale),
         None if warm is None else warm[p],
     )  # fmt: skip
 
@@ -98,7 +95,7 @@ def _permuted(op: SymmetricOperator, p: Tensor) -> SymmetricOperator:
     matrix.indices = place[matrix.indices]
     matrix.has_sorted_indices = False
     matrix.sort_indices()
-    known = tuple(KnownPairs(pair.value, _permuted_groups(pair.vectors, p)) for pair in op.known())
+    known = tuple(KnownPairs(pair.value, pair.vectors.reordered(p)) for pair in op.known())
     return CsrOperator(
         torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices),
         None if op.values is None else torch.from_numpy(matrix.data), n=op.n,
@@ -106,8 +103,3 @@ def _permuted(op: SymmetricOperator, p: Tensor) -> SymmetricOperator:
         diagonal=None if op.diagonal is None else op.diagonal[p], sign=op.sign,
         bounds=op.bounds(), known=known,
     )  # fmt: skip
-
-
-def _permuted_groups(groups: GroupVectors, p: Tensor) -> GroupVectors:
-    labels = torch.where(groups.weights[p] != 0, groups.labels[p], -1)
-    return GroupVectors(labels, groups.weights[p], groups.count)

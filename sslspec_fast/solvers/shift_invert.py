@@ -23,7 +23,8 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize, random_block
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson, rounded
 from sslspec_fast.solvers.probe import Probe
 

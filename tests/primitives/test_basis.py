@@ -8,7 +8,7 @@ import torch
 
 from sslspec_fast import _C
 from sslspec_fast._seam import view
-from sslspec_fast.primitives.basis import combine, combine_into, gram, new_block
+from sslspec_fast.primitives.basis import combine, combine_into, gram, new_block, random_block
 
 SHAPES = [(0, 3, 2), (1, 1, 1), (5, 2, 3), (97, 20, 70), (9001, 33, 17), (140_000, 7, 16)]
 DTYPES = [torch.float32, torch.float64]
@@ -50,6 +50,45 @@ def test_gram_of_whole_tiles(n: int, p: int, q: int, dtype: torch.dtype, exact: 
     expected = product(torch.cat([a, other], 1), b)
     unit = (1e-15 if exact else torch.finfo(dtype).eps) * n**0.5
     torch.testing.assert_close(gram((a, other), b, exact=exact), expected, rtol=0, atol=16 * unit)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("n", "p", "q"), [(0, 3, 2), (97, 20, 70), (9001, 8, 16), (9001, 17, 32), (50_000, 9, 8)]
+)
+def test_gram_with_weights_and_a_few_columns_more(
+    n: int, p: int, q: int, dtype: torch.dtype, exact: bool
+) -> None:
+    """Whole tiles and a deflated vector beside them, as in the coordinates of a similar operator."""
+    a, one, b = block(n, p, dtype), block(n, 1, dtype, 1), block(n, q, dtype, 2)
+    w = block(n, 1, dtype, 3)[:, 0].abs() + 0.1
+    left = torch.cat([a, one], 1).double() * w.double()[:, None]
+    long = left.numpy().astype(np.longdouble).T @ b.numpy().astype(np.longdouble)
+    unit = (2e-15 if exact else torch.finfo(dtype).eps) * max(n, 1) ** 0.5
+    got = gram((a, one), b, exact=exact, weights=w)
+    expected = torch.from_numpy(long.astype(np.float64))
+    torch.testing.assert_close(got, expected, rtol=0, atol=16 * unit)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_blocks(dtype: torch.dtype) -> None:
+    cpu = torch.device("cpu")
+    x = random_block(30_001, 5, 7, dtype, cpu)
+    assert float(x.min()) >= -1.0
+    assert float(x.max()) < 1.0
+    # mean, second moments and correlations of a uniform distribution, at five standard errors
+    assert float(x.mean().abs()) < 5 * (1 / 3 / x.numel()) ** 0.5
+    second = gram(x, x) / len(x)
+    expected = torch.eye(5, dtype=torch.float64) / 3
+    torch.testing.assert_close(second, expected, rtol=0, atol=5 * (1 / 9 / len(x)) ** 0.5)
+    assert torch.equal(x, random_block(30_001, 5, 7, dtype, cpu))
+    assert torch.equal(x.double(), random_block(30_001, 5, 7, torch.float64, cpu))
+    # other seeds, neighbouring ones too, share nothing; rows are not those of another width
+    for other in (random_block(30_001, 5, 8, dtype, cpu), random_block(30_001, 5, -7, dtype, cpu)):
+        assert float((gram(x, other) / len(x)).abs().max()) < 5 * (1 / 9 / len(x)) ** 0.5
+    assert random_block(0, 3, 1, dtype, cpu).shape == (0, 3)
+    assert random_block(3, 1, 1, dtype, cpu).shape == (3, 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -127,12 +166,13 @@ def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            results.append((gram(a, b), combine_into(b.clone(), (a, c), beta=-1.0)))
+            y = combine_into(b.clone(), (a, c), beta=-1.0)
+            noise = random_block(50_001, 9, 3, dtype, torch.device("cpu"))
+            results.append((gram(a, b, weights=a[:, 0].contiguous()), y, noise))
     finally:
         torch.set_num_threads(threads)
-    for g, y in results[1:]:
-        assert torch.equal(g, results[0][0])
-        assert torch.equal(y, results[0][1])
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
 
 
 def test_exact_keeps_what_cholesky_needs() -> None:
@@ -151,5 +191,9 @@ def test_the_core_checks_shapes() -> None:
     with pytest.raises(ValueError, match="lists of equal length"):
         _C.basis_combine(view(out), [view(a)], [], 0.0, 1)
     g = torch.empty(3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="w must have size 10"):
+        _C.basis_gram(
+            [view(a)], view(out), view(a[:9, 0].contiguous()), view(g), view(g[0]), False, 1
+        )
     with pytest.raises(ValueError, match="a must have size 10"):
-        _C.basis_gram([view(a[:9])], view(out), view(g), view(g[0]), False, 1)
+        _C.basis_gram([view(a[:9])], view(out), None, view(g), view(g[0]), False, 1)

@@ -7,9 +7,14 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from sslspec_fast.operators import as_operator
-from sslspec_fast.solvers._basis import Basis, orthonormalize, random_block
+from sslspec_fast import PairGraph
+from sslspec_fast.operators import adjacency, as_operator
+from sslspec_fast.operators.base import DenseVectors, GroupVectors
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.solvers._basis import Basis, orthonormalize
 from sslspec_fast.solvers.chebyshev import filter_block, filter_residual
+from sslspec_fast.solvers.davidson import Task
+from sslspec_fast.solvers.recurrence import Recurrence
 from sslspec_fast.solvers.shift_invert import structure
 
 CPU = torch.device("cpu")
@@ -111,3 +116,42 @@ def test_structure_reads_dimension() -> None:
     assert full.separator >= 30
     lonely = structure(sp.csr_array((5, 5)))
     assert lonely.levels == 1
+
+
+@pytest.mark.parametrize("groups", [1, 3, 40])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_recurrence_in_walk_coordinates(dtype: torch.dtype, groups: int) -> None:
+    """Krylov blocks orthonormal outside, without the known vectors, few or many; T = V^T A V."""
+    rng = np.random.default_rng(groups)
+    parts = [sp.random(60, 60, 0.3, random_state=rng, data_rvs=np.ones) for _ in range(groups)]
+    graph = sp.block_diag([part + part.T + sp.eye(60) for part in parts]).tocsr()
+    graph.data[:] = 1.0
+    op = adjacency(PairGraph.from_sparse(graph), normalized=True)
+    (known,) = op.known()
+    assert known.vectors.count == groups
+    task = Task(op, 4, op.n - groups, 1.0, 1e-6, None, 10, 0, known.vectors, dtype)
+    run = Recurrence(task, 4, dtype, keep=True)
+    run.run(3)
+    run.run(6)
+    assert (run.inner.t is not None) == (op.similar()[1] is not None)
+    assert run.inner.t is not None
+    v = torch.cat([run.inner.leave(block.clone()) for block in run.basis], 1).double()
+    unit = 1e-12 if dtype == torch.float64 else 3e-5
+    assert (v.T @ v - torch.eye(24)).abs().max() < unit
+    assert (known.vectors.dense().T @ v).abs().max() < unit
+    values = run.ritz()[0]
+    small = torch.linalg.eigvalsh(v.T @ op.matmat(v)).flip(0)
+    torch.testing.assert_close(values, small, rtol=0, atol=10 * unit)
+
+
+def test_renumbering_deflated_vectors() -> None:
+    p = torch.tensor([3, 0, 4, 1, 2])
+    groups = GroupVectors(torch.tensor([0, 1, 0, -1, 1]), torch.tensor([1.0, 2.0, 3.0, 9.0, 4.0]))
+    dense = DenseVectors(groups.dense())
+    x = random_block(5, 3, 0, torch.float64, CPU)
+    for vectors in (groups, dense):
+        block = vectors.reordered(p).block(torch.float64)
+        assert block is not None
+        torch.testing.assert_close(block, groups.dense()[p])
+        expected = x - block @ (block.T @ x)
+        torch.testing.assert_close(vectors.reordered(p).remove_(x.clone()), expected)
