@@ -2,8 +2,9 @@
 
 |x|² + |y|² − 2 x·y is fast but loses the digits of small distances, so it only proposes
 k + a few candidates per row; their distances are then taken from differences and sorted, ties by
-index. A row is never its own neighbour, which is decided by index and not by distance: duplicates
-of a row are its neighbours at distance 0.
+index. Where a row has more ties than candidates, those of lowest index are candidates too (faiss:
+only what it finds). A row is never its own neighbour, which is decided by index and not by
+distance: duplicates of a row are its neighbours at distance 0.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def knn_csr(
     ):
         if value not in options:
             raise ValueError(f"from_knn: {name} must be one of {options}, got {value!r}")
+    if not isinstance(mutual, (bool, np.bool_)):
+        raise TypeError(f"from_knn: mutual must be True or False, got {type(mutual).__name__}")
     x = _rows(X, metric)
     n = x.shape[0]
     if not 1 <= k <= n - 1:
@@ -66,8 +69,8 @@ def neighbours(x: Tensor, k: int, *, by_faiss: bool = False) -> tuple[Tensor, Te
     indices = torch.empty(n, k, dtype=torch.int64, device=x.device)
     distances = torch.empty(n, k, dtype=torch.float64, device=x.device)
     lengths = exact.square().sum(1)
-    error = _product_error(lengths, x.shape[1], x.dtype)
-    check = propose is None and x.dtype != torch.float64 and count < n - 1
+    error, least = (_product_error(lengths, x.shape[1], t) for t in (x.dtype, torch.float64))
+    check = propose is None and count < n - 1
     for start in range(0, n, block):
         rows = torch.arange(start, min(start + block, n), device=x.device)
         if propose is None:
@@ -78,11 +81,16 @@ def neighbours(x: Tensor, k: int, *, by_faiss: bool = False) -> tuple[Tensor, Te
         indices[rows], distances[rows] = near, sq[:, :k]
         if check:
             # what was not proposed may be nearer than it looked by the error of two products
-            doubt = rows[sq[:, k - 1] > sq[:, -1] - 2 * error[rows]]
+            doubt = rows[sq[:, k - 1] >= sq[:, -1] - 2 * error[rows]]
             for part in doubt.split(max(1, block // 2)) if len(doubt) else ():
                 inside = exact.new_full((len(part), groups * _GROUP), torch.inf)
                 found = _propose(exact, lengths, part, inside, count)
                 near, sq = _nearest(exact, part, found, k)
+                # as near as the k-th, for all that float64 can tell: too many to be candidates
+                reach = sq[:, k - 1] + 2 * least[part]
+                if bool((reach >= sq[:, -1]).any()):
+                    found = _with_ties(found, inside, reach - lengths[part], min(2 * count, n - 1))
+                    near, sq = _nearest(exact, part, found, k)
                 indices[part], distances[part] = near, sq[:, :k]
     return indices, distances
 
@@ -99,6 +107,15 @@ def _propose(x: Tensor, norms: Tensor, rows: Tensor, inside: Tensor, count: int)
     torch.addmm(norms[None], x[rows], x.T, alpha=-2.0, out=inside[:, :n])
     inside[torch.arange(len(rows), device=x.device), rows] = torch.inf
     return _smallest(inside, count)
+
+
+def _with_ties(found: Tensor, scores: Tensor, reach: Tensor, count: int) -> Tensor:
+    """(rows, count) columns: `found`, and the lowest other ones whose scores are within reach."""
+    width = scores.shape[1]
+    index = torch.arange(width, dtype=scores.dtype, device=scores.device)
+    rank = torch.where(scores > reach[:, None], width + index, index)
+    rank.masked_fill_(scores.isinf(), torch.inf).scatter_(1, found, -1.0)
+    return _smallest(rank, count)
 
 
 def _nearest(x: Tensor, rows: Tensor, found: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -186,11 +203,18 @@ def _symmetric(indices: np.ndarray, weights: np.ndarray, mutual: bool) -> Csr:
 
 
 def _rows(X: Any, metric: str) -> Tensor:
-    x = X.detach() if isinstance(X, Tensor) else torch.from_numpy(np.array(X))
+    if isinstance(X, Tensor):
+        x = X.detach()
+        if x.layout != torch.strided or x.is_complex():
+            raise TypeError(f"from_knn: X must be dense and real, got {x.layout} of {x.dtype}")
+    else:
+        array = np.array(X)  # of objects when X is sparse
+        if array.dtype.kind not in "fiub":
+            kind = type(X).__name__
+            raise TypeError(f"from_knn: X must be dense and real, got {kind} of {array.dtype}")
+        x = torch.from_numpy(array)
     if x.dim() != 2:
         raise ValueError(f"from_knn: X must have shape (n, d), got {tuple(x.shape)}")
-    if x.is_complex():
-        raise TypeError(f"from_knn: X must be real, got {x.dtype}")
     if x.dtype not in (torch.float32, torch.float64):
         x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x.double()
     finite = torch.isfinite(x).all(1)

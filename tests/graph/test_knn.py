@@ -94,6 +94,18 @@ def test_duplicates_are_neighbours_and_never_the_row_itself(weight: str) -> None
     assert np.diff(same.to_scipy().indptr).min() >= 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["equal", "copies", "binary", "shell"])
+def test_more_ties_than_candidates_go_to_the_lowest_index(name: str, dtype: torch.dtype) -> None:
+    eye = torch.eye(40)
+    x = {
+        "equal": torch.zeros(99, 2), "copies": points(5, 3).repeat(40, 1),
+        "binary": (points(300, 6) > 0).double(), "shell": torch.cat([0 * eye[:1], eye, -eye]),
+    }[name].to(dtype)  # fmt: skip
+    for k in (1, 6, 15):
+        assert torch.equal(neighbours(x, k)[0], brute((x.double() - x.double().mean(0)), k)[0])
+
+
 def test_float16_and_integers_are_accepted() -> None:
     x = torch.arange(20)[:, None] ** 2
     wanted = PairGraph.from_knn(x.double(), 2).to_scipy().toarray()
@@ -115,6 +127,14 @@ def test_bad_arguments() -> None:
         PairGraph.from_knn(x, 2, backend="annoy")
     with pytest.raises(ValueError, match=r"X must have shape \(n, d\), got \(10,\)"):
         PairGraph.from_knn(x[:, 0], 2)
+    with pytest.raises(TypeError, match="mutual must be True or False, got str"):
+        PairGraph.from_knn(x, 2, mutual="x")
+    for bad, got in (
+        ("text", "str of <U4"), (scipy.sparse.eye_array(9).tocsr(), "csr_array of object"),
+        (x.numpy() * 1j, "ndarray of complex128"), (x.to_sparse(), "torch.sparse_coo of"),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=f"X must be dense and real, got {got}"):
+            PairGraph.from_knn(bad, 2)
     x[3, 1] = float("nan")
     with pytest.raises(ValueError, match="X must be finite, got NaN or infinity in row 3"):
         PairGraph.from_knn(x, 2)
