@@ -42,5 +42,11 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     # LAPACK is backward stable: what it returns is as good as float64 allows
     floor = 1e-14 * math.sqrt(max(n, 1)) * max(task.norm, scale)
     good = bool((norms <= max(task.tol, floor)).all()) and task.angle_met(norms, gap)
-    outcome = Outcome(values[:k], x, norms, gap, good, "all eigenpairs", 1)
+    entry = {
+        "iteration": 1, "converged": int((norms <= max(task.tol, floor)).sum()), "basis": n,
+        "residual": float(norms.max()) / max(task.norm, 1e-300), "n_matvec": task.columns,
+    }  # fmt: skip
+    if task.callback is not None:  # nothing is left to stop
+        task.callback({**entry, "k": k, "values": values[:k].clone()})
+    outcome = Outcome(values[:k], x, norms, gap, good, "all eigenpairs", 1, [entry])
     return rounded(outcome, task), {}

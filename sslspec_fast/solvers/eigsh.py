@@ -70,7 +70,9 @@ def eigsh(
         null vectors that a graph operator knows are used, exactly, as first results.
     precision: "mixed" (float32 filters around a float64 anchor: full accuracy), "float64",
         "float32" (everything; residuals stop near 1e-6 ||A||).
-    callback: called with a dict each outer iteration; a true return value stops the run.
+    callback: called with a dict each outer iteration (once by "dense"): iteration, k, how many
+        pairs have converged, values, residual (largest, relative), basis, n_matvec; a true return
+        value stops the run. progress: the same as a line on stderr.
 
     Returns `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did
     not reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
@@ -118,7 +120,7 @@ def eigsh(
     basis_dtype = torch.float32 if precision == "float32" else torch.float64
     task = Task(
         solve_op, k - have, free, 0.0, tol, angle_tol, max_iter if max_iter is not None else 1000,
-        int(seed), deflated, basis_dtype, _watch(callback, progress, k),
+        int(seed), deflated, basis_dtype, _watch(callback, progress, which),
     )  # fmt: skip
     warm = _warm_start(x0, n, task, back is not None)
     facts: dict[str, Any] = {}
@@ -205,21 +207,26 @@ def _warm_start(x0: Any, n: int, task: Task, pencil_given: bool) -> Tensor | Non
 
 
 def _watch(
-    callback: Callable[[dict[str, Any]], Any] | None, progress: bool, k: int
+    callback: Callable[[dict[str, Any]], Any] | None, progress: bool, which: str
 ) -> Callable[[dict[str, Any]], Any] | None:
     if not progress:
         return callback
 
     def report(entry: dict[str, Any]) -> Any:
-        width = 24
-        filled = width * entry["converged"] // max(entry["k"], 1)
-        sys.stderr.write(
-            f"\reigsh [{'#' * filled}{'.' * (width - filled)}] {entry['converged']}/{entry['k']} "
-            f"pairs, step {entry['iteration']}, {entry['n_matvec']} columns, "
-            f"residual {entry['residual']:.1e}   "
-        )
-        sys.stderr.flush()
-        return callback(entry) if callback is not None else None
+        if progress:
+            width = 24
+            filled = width * entry["converged"] // max(entry["k"], 1)
+            bar, done = "#" * filled + "." * (width - filled), entry["converged"]
+            sys.stderr.write(
+                f"\reigsh [{bar}] {done}/{entry['k']} pairs, step {entry['iteration']}, "
+                f"{entry['n_matvec']} columns, residual {entry['residual']:.1e}   "
+            )
+            sys.stderr.flush()
+        if callback is None:
+            return None
+        # the solvers look for the largest eigenvalues of -A
+        values = entry["values"] if which == "LA" else 0.0 - entry["values"]
+        return callback({**entry, "values": values})
 
     return report
 
@@ -335,7 +342,8 @@ def _assemble(
         tol=task.tol, angle_tol=task.angle_tol, precision=precision, history=outcome.history,
         extra=facts,
     )  # fmt: skip
-    values = values.to(vectors.dtype).to(vectors.device if kind != "numpy" else "cpu")
+    values = values.to(vectors.dtype) + 0.0  # no -0
+    values = values.to(vectors.device if kind != "numpy" else "cpu")
     return EigResult(to_array(values, kind), to_array(vectors, kind), info)
 
 

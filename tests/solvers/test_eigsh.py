@@ -273,9 +273,25 @@ def test_callback_progress_and_report(capsys: pytest.CaptureFixture[str]) -> Non
     assert {"iteration", "residual", "converged", "n_matvec", "basis"} <= set(seen[0])
     assert "3/3 pairs" in capsys.readouterr().err
     assert "converged: chebyshev" in str(result.info)
+    seen.clear()
+    dense = eigsh(matrix, 3, method="dense", callback=seen.append, progress=True)
+    assert len(seen) == dense.info.n_iter == len(dense.info.history) == 1
+    assert set(seen[0]) == {*result.info.history[0], "k", "values"}
+    assert capsys.readouterr().err.count("3/3 pairs") == 1
     with pytest.warns(ConvergenceWarning, match="callback"):
         stopped = eigsh(matrix, 3, method="chebyshev", tol=1e-12, callback=lambda entry: True)
     assert not stopped.info.converged
     values, vectors = result
     assert values is result.values
     assert vectors is result.vectors
+
+
+@pytest.mark.parametrize("method", ["dense", *ITERATIVE])
+def test_the_smallest_eigenvalues_keep_their_sign(method: str) -> None:
+    seen: list[dict] = []
+    matrix = sp.diags_array(np.arange(700.0) + 5.0).tocsr()
+    eigsh(matrix, 2, which="SA", method=method, callback=seen.append)
+    np.testing.assert_allclose(seen[-1]["values"], [5.0, 6.0], rtol=1e-6)
+    laplacian = ops.laplacian(PairGraph.from_views(9))
+    null = eigsh(laplacian, 2, which="SA", method=method).values
+    assert not torch.signbit(null).any()
