@@ -35,6 +35,7 @@ _FRESH = 4  # columns that look for missed directions
 # Columns that SuperLU updates together. Its 20 serve dense factors; this method is for low fill:
 # USA power grid 135 -> 95 ms, GeoNames 1150 -> 980, but MNIST-5k (fill 41x) 490 -> 530.
 _PANEL = 4
+_NUDGES = (0.0, 1e-10, 1e-8, 1e-6)  # of a sigma that is an eigenvalue, relative to the norm
 
 
 @dataclass
@@ -83,10 +84,28 @@ def _levels(matrix: Any, root: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Solve:
-    """R -> (sigma I - A)^-1 R by SuperLU, minimum degree on A + A^T, diagonal pivots."""
+    """R -> (sigma I - A)^-1 R by SuperLU, minimum degree on A + A^T, diagonal pivots.
+
+    A sigma that meets an eigenvalue (of a deflated vector: these may lie anywhere) is moved up.
+    """
 
     def __init__(self, task: Task, matrix: Any, sigma: float) -> None:
-        self.task, self.sigma, self.columns = task, sigma, 0
+        self.task, self.columns = task, 0
+        for nudge in _NUDGES:
+            self.sigma = sigma + nudge * task.norm
+            try:
+                self.factor = self._factor(matrix, self.sigma)
+                return
+            except RuntimeError as singular:
+                if "singular" not in str(singular):
+                    raise
+        raise ValueError(
+            f"shift_invert: A - sigma I must be regular, got a singular factor at sigma = {sigma} "
+            f"and up to {self.sigma}; use method='chebyshev'"
+        )
+
+    @staticmethod
+    def _factor(matrix: Any, sigma: float) -> Any:
         shifted = scipy.sparse.csc_array(
             sigma * scipy.sparse.eye_array(matrix.shape[0], format="csc") - matrix
         )
@@ -97,7 +116,7 @@ class _Solve:
             )
         shifted.indptr = shifted.indptr.astype(np.int32)
         shifted.indices = shifted.indices.astype(np.int32)
-        self.factor = splu(
+        return splu(
             shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, panel_size=_PANEL,
             options={"SymmetricMode": True},
         )  # fmt: skip

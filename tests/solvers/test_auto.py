@@ -23,7 +23,7 @@ from sslspec_fast.solvers._threads import at_most_threads
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order
-from sslspec_fast.solvers.result import ConvergenceWarning
+from sslspec_fast.solvers.result import ConvergenceWarning, EigResult
 
 _spec = importlib.util.spec_from_file_location("auto_graphs", Path(__file__).with_name("graphs.py"))
 assert _spec is not None
@@ -303,3 +303,27 @@ def test_all_wanted_pairs_known_leaves_an_honest_record() -> None:
     assert found.info.gap == pytest.approx(second, rel=0.3)
     assert found.info.tol == pytest.approx(1e-8 * found.info.norm)
     assert found.info.angle_tol == 1e-6
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_shift_that_meets_a_deflated_eigenvalue_is_moved(inside: bool) -> None:
+    spectrum = np.r_[np.arange(1.0, 699.0) if inside else np.ones(698), 8000.0, 9000.0]
+
+    def solve() -> EigResult:
+        matrix = sp.csr_array(sp.diags_array(spectrum))
+        return eigsh(matrix, 3, method="shift_invert", deflate=np.eye(700)[:, -2:])
+
+    spectrum[-2] = sigma = solve().info.extra["sigma"]
+    result = solve()
+    assert 0 < result.info.extra["sigma"] - sigma <= 1e-6 * 9000
+    assert result.info.converged
+    np.testing.assert_allclose(result.values, np.sort(spectrum[:-2])[:-4:-1], rtol=1e-6)
+
+
+def test_a_factor_that_stays_singular_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def singular(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("Factor is exactly singular")
+
+    monkeypatch.setattr("sslspec_fast.solvers.shift_invert.splu", singular)
+    with pytest.raises(ValueError, match=r"singular factor at sigma = .* use method='chebyshev'"):
+        eigsh(sp.eye_array(700).tocsr(), 3, method="shift_invert")
