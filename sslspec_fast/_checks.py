@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +45,15 @@ def number(
     if not -math.inf < value < math.inf or value < low or (strict and value == low):
         rule = "finite" if low == -math.inf else f"finite and {'>' if strict else '>='} {low:g}"
         raise ValueError(f"{op}: {name} must be {rule}, got {value}")
+
+
+def count(op: str, name: str, value: Any, low: float = -math.inf) -> int:
+    """An integer, at least low."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
+    return int(value)
 
 
 def fraction(op: str, name: str, value: float) -> None:

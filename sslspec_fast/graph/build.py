@@ -144,14 +144,6 @@ def _index_array(name: str, values: Any, n: int) -> np.ndarray:
     return out.astype(np.int64, copy=False)
 
 
-def count(op: str, name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{op}: {name} must be an integer, got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{op}: {name} must be at least {low}, got {value}")
-    return int(value)
-
-
 def label_tensor(labels: Any) -> Tensor:
     """(n,) int64, on the device of a tensor."""
     if isinstance(labels, Tensor):

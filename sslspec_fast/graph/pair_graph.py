@@ -11,8 +11,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from .._checks import count
 from ..primitives.csr import Csr
-from .build import count, csr_from_edges, csr_from_sparse, label_tensor
+from .build import csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
 from .relation import Relation, components, constant_when_traced

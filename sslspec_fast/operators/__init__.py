@@ -13,10 +13,8 @@ from sslspec_fast.operators.composite import (
     LowRankOperator,
     ScaledOperator,
     SumOperator,
-    centered,
-    shift,
 )
-from sslspec_fast.operators.convert import as_operator, low_rank
+from sslspec_fast.operators.convert import as_operator, centered, low_rank, shift
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.operators.graph import adjacency, laplacian
 

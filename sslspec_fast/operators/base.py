@@ -160,6 +160,12 @@ class SymmetricOperator:
         return combine(self._apply(x), out, alpha, beta, gamma, w)
 
     def __matmul__(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"operator @ x: x must be a float32 or float64 tensor, got {got}")
+        if x.dim() not in (1, 2) or x.shape[0] != self.n:
+            rule = f"x must be (n = {self.n},) or ({self.n}, b)"
+            raise ValueError(f"operator @ x: {rule}, got {tuple(x.shape)}")
         return self.matmat(x[:, None])[:, 0] if x.dim() == 1 else self.matmat(x)
 
     def _apply(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from sslspec_fast.operators.base import KnownPairs, SymmetricOperator, combine
 
 __all__ = [
     "CallableOperator", "CenteredOperator", "DenseOperator", "LowRankOperator", "ScaledOperator",
-    "ShiftOperator", "SumOperator", "centered", "shift",
+    "ShiftOperator", "SumOperator",
 ]  # fmt: skip
 
 
@@ -125,6 +125,10 @@ class LowRankOperator(SymmetricOperator):
     def __init__(self, factor: Tensor, coefficients: Tensor | None = None) -> None:
         if factor.dim() != 2:
             raise ValueError(f"low_rank: factor must be (n, r), got {tuple(factor.shape)}")
+        r = factor.shape[1]
+        if coefficients is not None and coefficients.shape != (r,):
+            got = tuple(coefficients.shape)
+            raise ValueError(f"low_rank: coefficients must be (r = {r},), got {got}")
         super().__init__(factor.shape[0], factor.dtype, factor.device)
         self.factor, self.coefficients = factor, coefficients
 
@@ -243,17 +247,3 @@ class CallableOperator(SymmetricOperator):
 
     def assemble(self) -> Any | None:
         return None if self._assemble is None else self._assemble()
-
-
-def shift(op: Any, a: float, b: float) -> SymmetricOperator:
-    """a * A + b * I."""
-    from sslspec_fast.operators.convert import as_operator
-
-    return ShiftOperator(as_operator(op), a, b)
-
-
-def centered(op: Any) -> SymmetricOperator:
-    """H A H, H = I - 1 1^T / n (classical MDS, centred LS-SimCLR)."""
-    from sslspec_fast.operators.convert import as_operator
-
-    return CenteredOperator(as_operator(op))

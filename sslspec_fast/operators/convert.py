@@ -10,34 +10,35 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from sslspec_fast._checks import number
+from sslspec_fast.graph import PairGraph
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.operators.composite import (
     CallableOperator,
+    CenteredOperator,
     DenseOperator,
     LowRankOperator,
-    SumOperator,
+    ShiftOperator,
 )
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.operators.graph import adjacency
 
-__all__ = ["array_kind", "as_operator", "from_array", "low_rank", "to_array"]
+__all__ = [
+    "array_kind", "as_operator", "centered", "from_array", "low_rank", "real_array", "refuse_grad",
+    "shift", "to_array", "to_csr",
+]  # fmt: skip
 
 _FLOATS = (torch.float32, torch.float64)
+_FOREIGN = 1e-6  # asymmetry that products in float32 may show
 
 
 def array_kind(A: Any) -> str:
     """ "numpy", "torch" or "cupy": the array type that results for `A` should have."""
-    if isinstance(A, (Tensor, SymmetricOperator)) or _is_graph(A):
+    if isinstance(A, (Tensor, SymmetricOperator, PairGraph)):
         return "torch"
     if type(A).__module__.split(".")[0] in ("cupy", "cupyx"):
         return "cupy"
     return "numpy"
-
-
-def _is_graph(A: Any) -> bool:
-    from sslspec_fast.graph import PairGraph
-
-    return isinstance(A, PairGraph)
 
 
 def from_array(x: Any) -> Tensor:
@@ -59,92 +60,135 @@ def to_array(x: Tensor, kind: str) -> Any:
     return cupy.from_dlpack(x)
 
 
+def refuse_grad(op: str, name: str, x: Any) -> None:
+    """Operators hold detached tensors: say so rather than return values without a gradient."""
+    if torch.is_grad_enabled() and _needs_grad(x):
+        raise NotImplementedError(
+            f"{op}: {name} must not require grad, got a tensor that does; only eigsh(A) with that "
+            "tensor itself as A is differentiable: pass it as it is, or detached"
+        )
+
+
+def _needs_grad(x: Any) -> bool:
+    if isinstance(x, Tensor):
+        return x.requires_grad
+    if isinstance(x, SymmetricOperator):
+        x = list(vars(x).values())
+    return isinstance(x, list) and any(map(_needs_grad, x))
+
+
+def real_array(op: str, name: str, x: Any) -> Tensor:
+    """An array of finite real numbers as a float32 or float64 tensor, detached."""
+    x = x if hasattr(x, "dtype") else np.asarray(x)
+    _check_real(op, name, x)
+    if isinstance(x, np.ndarray) and x.dtype not in (np.float32, np.float64):
+        x = x.astype(np.float64)
+    t = from_array(x)
+    t = t if t.dtype in _FLOATS else t.double()
+    finite: Any = np.isfinite(t.numpy()) if t.device.type == "cpu" else torch.isfinite(t)
+    if not finite.all():
+        raise ValueError(f"{op}: {name} must be finite, got {int((~finite).sum())} bad values")
+    return t
+
+
+def _check_real(op: str, name: str, x: Any) -> None:
+    dtype = getattr(x, "dtype", None)
+    kind = dtype.kind if isinstance(dtype, np.dtype) else "f"
+    if kind not in "fiub" or "complex" in str(dtype):
+        raise TypeError(f"{op}: {name} must be real, got dtype {dtype}")
+
+
 def low_rank(factor: Any, coefficients: Any = None) -> SymmetricOperator:
     """U diag(c) U^T.   factor: (n, r); coefficients: (r,) or None for ones."""
-    c = None if coefficients is None else from_array(coefficients)
-    return LowRankOperator(from_array(factor), c)
+    refuse_grad("low_rank", "factor", factor)
+    refuse_grad("low_rank", "coefficients", coefficients)
+    c = None if coefficients is None else real_array("low_rank", "coefficients", coefficients)
+    return LowRankOperator(real_array("low_rank", "factor", factor), c)
+
+
+def shift(op: Any, a: Any, b: Any) -> SymmetricOperator:
+    """a * A + b * I; a, b: numbers or 0-dim tensors."""
+    for name, value in (("a", a), ("b", b)):
+        refuse_grad("shift", name, value)
+        number("shift", name, value.item() if getattr(value, "ndim", None) == 0 else value)
+    return ShiftOperator(as_operator(op, "shift"), a, b)
+
+
+def centered(op: Any) -> SymmetricOperator:
+    """H A H, H = I - 1 1^T / n (classical MDS, centred LS-SimCLR)."""
+    return CenteredOperator(as_operator(op, "centered"))
 
 
 def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
     """Operator, PairGraph, scipy / torch / cupy sparse, LinearOperator-like, or dense square.
 
     ValueError when A is not square, not symmetric or not finite; TypeError for complex data or an
-    object that cannot multiply.
+    object that cannot multiply; NotImplementedError for a tensor that requires grad.
     """
+    refuse_grad(name, "A", A)
     if isinstance(A, SymmetricOperator):
         return A
-    if isinstance(A, (list, tuple)) and A and all(isinstance(p, SymmetricOperator) for p in A):
-        return SumOperator(list(A))
-    if _is_graph(A):
+    if isinstance(A, PairGraph):
         return adjacency(A)
-    shape = tuple(getattr(A, "shape", ()))
+    if isinstance(A, (list, tuple)):
+        raise TypeError(
+            f"{name}: A must be one matrix or operator, got a {type(A).__name__}; np.asarray makes "
+            "a matrix of nested lists, operators.SumOperator one operator of several"
+        )
+    products = (getattr(A, method, None) for method in ("matmat", "dot", "__matmul__"))
+    product = next((p for p in products if p is not None), None)
+    if product is None or not hasattr(A, "shape"):
+        raise TypeError(
+            f"{name}: A must be an operator, PairGraph, sparse or dense matrix or have .shape and "
+            f".matmat, got {type(A).__name__}"
+        )
+    shape = tuple(A.shape)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(
             f"{name}: A must be square (n, n), got {type(A).__name__} of shape {shape}"
         )
-    if "complex" in str(getattr(A, "dtype", "")):
-        raise TypeError(f"{name}: A must be real, got dtype {A.dtype}")
+    _check_real(name, "A", A)
     if scipy.sparse.issparse(A):
         return _from_scipy(A, name)
     if isinstance(A, Tensor):
         if A.layout != torch.strided:
             return _from_torch_sparse(A, name)
-        return _from_dense(A.detach(), name)
+        return _from_dense(real_array(name, "A", A), name)
     module = type(A).__module__
     if module.startswith("cupyx.scipy.sparse") and hasattr(A, "tocsr"):
         csr = A.tocsr()
         arrays = [torch.from_dlpack(x) for x in (csr.indptr, csr.indices, csr.data)]
         return _checked_csr(arrays[0], arrays[1], arrays[2], shape[0], name)
     if isinstance(A, np.ndarray) or module.split(".")[0] == "cupy":
-        return _from_dense(from_array(A), name)
-    product = getattr(A, "matmat", None) or getattr(A, "dot", None)
-    if product is None and hasattr(A, "__matmul__"):
-        product = A.__matmul__
-    if product is None:
-        raise TypeError(
-            f"{name}: A must be an operator, PairGraph, sparse or dense matrix or have .matmat, "
-            f"got {type(A).__name__}"
-        )
-    return CallableOperator(
-        product, shape[0], torch.float64, torch.device("cpu"), array="numpy",
-        bounds=(-math.inf, math.inf),
-    )  # fmt: skip
+        return _from_dense(real_array(name, "A", A), name)
+    op = CallableOperator(product, shape[0], torch.float64, torch.device("cpu"), array="numpy")
+    return _probe_symmetry(op, name, _FOREIGN)  # whatever the precision of its products
 
 
 def _from_scipy(A: Any, name: str) -> SymmetricOperator:
-    if A.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: A must be real, got dtype {A.dtype}")
     matrix = scipy.sparse.csr_array(A)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
         matrix.sum_duplicates()
-    data = matrix.data if matrix.dtype in (np.float32, np.float64) else matrix.data.astype(float)
-    if not np.isfinite(data).all():
-        raise ValueError(
-            f"{name}: A must be finite, got {int((~np.isfinite(data)).sum())} bad values"
-        )
-    arrays = (data, matrix.indices, matrix.indptr)
-    matrix = scipy.sparse.csr_array(arrays, shape=matrix.shape)
-    # values that are all one need not be read by a product
-    ones = bool(data.size) and bool((data == 1).all())
-    values = None if ones else torch.from_numpy(data)
+    values = real_array(name, "A", matrix.data)
     indptr, indices = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
-    op = CsrOperator(indptr, indices, values, n=matrix.shape[0])
-    op.dtype = torch.float32 if data.dtype == np.float32 else torch.float64
+    # values that are all one need not be read by a product
+    ones = bool(values.numel()) and bool((values == 1).all())
+    op = CsrOperator(indptr, indices, None if ones else values, n=matrix.shape[0])
+    op.dtype = values.dtype
     return _probe_symmetry(op, name)
 
 
 def _checked_csr(
     indptr: Tensor, indices: Tensor, values: Tensor, n: int, name: str
 ) -> SymmetricOperator:
-    values = values if values.dtype in _FLOATS else values.double()
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(f"{name}: A must be finite")
-    op = CsrOperator(indptr, indices, values, n=n)
+    op = CsrOperator(indptr, indices, real_array(name, "A", values), n=n)
     return _probe_symmetry(op, name)
 
 
-def _probe_symmetry(op: SymmetricOperator, name: str) -> SymmetricOperator:
+def _probe_symmetry(
+    op: SymmetricOperator, name: str, rounding: float | None = None
+) -> SymmetricOperator:
     """x^T A y = y^T A x on random x, y: catches any asymmetry and needs no transpose of A."""
     if op.n == 0:
         return op
@@ -153,15 +197,24 @@ def _probe_symmetry(op: SymmetricOperator, name: str) -> SymmetricOperator:
     y = op.matmat(x)
     a, b = float(x[:, 0] @ y[:, 1]), float(x[:, 1] @ y[:, 0])
     scale = max(float(x.norm() * y.norm()), 1e-300)
-    if not abs(a - b) <= 64 * torch.finfo(op.dtype).eps * scale:
+    rounding = 64 * torch.finfo(op.dtype).eps if rounding is None else rounding
+    if not abs(a - b) <= rounding * scale:
+        rule = "symmetric" if math.isfinite(a - b) else "finite"
         raise ValueError(
-            f"{name}: A must be symmetric, got x'Ay = {a:.10g} and y'Ax = {b:.10g} for random x, y"
+            f"{name}: A must be {rule}, got x'Ay = {a:.10g} and y'Ax = {b:.10g} for random x, y"
         )
     return op
 
 
+def to_csr(A: Tensor, name: str) -> Tensor:
+    """A sparse torch matrix in CSR layout."""
+    if A.layout not in (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc):
+        raise TypeError(f"{name}: A must be sparse COO, CSR or CSC, got layout {A.layout}")
+    return A if A.layout == torch.sparse_csr else A.to_sparse_csr()
+
+
 def _from_torch_sparse(A: Tensor, name: str) -> SymmetricOperator:
-    csr = A.detach().to_sparse_csr() if A.layout != torch.sparse_csr else A.detach()
+    csr = to_csr(A.detach(), name)
     if csr.device.type == "cpu":
         arrays = (csr.values().numpy(), csr.col_indices().numpy(), csr.crow_indices().numpy())
         return _from_scipy(scipy.sparse.csr_array(arrays, shape=tuple(csr.shape)), name)
@@ -169,11 +222,6 @@ def _from_torch_sparse(A: Tensor, name: str) -> SymmetricOperator:
 
 
 def _from_dense(A: Tensor, name: str) -> DenseOperator:
-    A = A if A.dtype in _FLOATS else A.double()
-    if A.numel() and not bool(torch.isfinite(A).all()):
-        raise ValueError(
-            f"{name}: A must be finite, got {int((~torch.isfinite(A)).sum())} bad values"
-        )
     scale = float(A.abs().max()) if A.numel() else 0.0
     worst = float((A - A.T).abs().max()) if A.numel() else 0.0
     if worst > 64 * torch.finfo(A.dtype).eps * scale:

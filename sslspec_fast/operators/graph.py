@@ -8,17 +8,13 @@ lambda(D^-1/2 G D^-1/2) in [-1, 1] with D^1/2 1_c at 1 for every component c, an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from sslspec_fast.graph import PairGraph
 from sslspec_fast.operators.base import GroupVectors, KnownPairs, SymmetricOperator
 from sslspec_fast.operators.composite import CallableOperator
 from sslspec_fast.operators.csr import CsrOperator
-
-if TYPE_CHECKING:
-    from sslspec_fast.graph import PairGraph
 
 __all__ = ["adjacency", "laplacian"]
 
@@ -97,6 +93,11 @@ def _graph_operator(
 
 
 def _require_symmetric(name: str, g: PairGraph) -> None:
+    if not isinstance(g, PairGraph):
+        raise TypeError(
+            f"{name}: g must be a PairGraph, got {type(g).__name__}; PairGraph.from_sparse makes "
+            "one of a sparse matrix"
+        )
     if g.is_directed:
         raise ValueError(
             f"{name}: graph must be symmetric, got a directed graph (n={g.n}, nnz={g.nnz}); "

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.operators.convert import as_operator
+from sslspec_fast.operators.convert import as_operator, to_csr
 from sslspec_fast.solvers.result import EigResult
 
 __all__ = ["differentiable", "solve_complement"]
@@ -38,7 +38,7 @@ def differentiable(
     if A.layout == torch.strided:
         source, rebuild = A, None
     else:
-        csr = A if A.layout == torch.sparse_csr else A.to_sparse_csr()
+        csr = to_csr(A, "eigsh")
         source = csr.values()
         crow, col, shape = csr.crow_indices().detach(), csr.col_indices().detach(), csr.shape
 

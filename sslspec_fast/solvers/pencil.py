@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.operators.composite import CallableOperator, DenseOperator, ScaledOperator
-from sslspec_fast.operators.convert import from_array
+from sslspec_fast.operators.convert import from_array, refuse_grad
 
 __all__ = ["reduce"]
 
@@ -20,6 +20,7 @@ __all__ = ["reduce"]
 def reduce(op: SymmetricOperator, B: Any) -> tuple[SymmetricOperator, Callable[[Tensor], Tensor]]:
     """(F^-1 A F^-T, y -> F^-T y). B: (n,) or diagonal sparse, or dense positive definite."""
     n = op.n
+    refuse_grad("eigsh", "B", B)
     if isinstance(B, Tensor) and B.layout != torch.strided:
         entries = B.detach().cpu().to_sparse_coo().coalesce()
         rows, cols = entries.indices().numpy()

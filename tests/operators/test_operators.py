@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -175,3 +178,30 @@ def test_errors_name_the_rule() -> None:
         ops.low_rank(np.ones(3))
     with pytest.raises(TypeError, match="A must be an operator"):
         ops.as_operator(type("Square", (), {"shape": (2, 2), "dtype": np.dtype(float)})())
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: ops.laplacian(_random(5)), TypeError, "g must be .* csr_array; .*from_sparse"),
+        (lambda: ops.adjacency(np.eye(5)), TypeError, "g must be a PairGraph, got ndarray"),
+        (lambda: ops.low_rank(np.full((5, 2), np.nan)), ValueError, "factor must be finite, got"),
+        (lambda: ops.low_rank(np.ones((5, 2)), [1, np.inf]), ValueError, "coefficients must be f"),
+        (lambda: ops.low_rank(np.ones((5, 2)), np.ones(3)), ValueError,
+         r"coefficients must be \(r = 2,\), got \(3,\)"),
+        (lambda: ops.low_rank(np.ones((5, 2)) * 1j), TypeError, "factor must be real, got .*comp"),
+        (lambda: ops.shift(np.eye(3), np.nan, 1.0), ValueError, "shift: a must be finite, got nan"),
+        (lambda: ops.shift(np.eye(3), 1, np.float32("inf")), ValueError, "b must be finite, got"),
+        (lambda: ops.shift(np.eye(3), "a", 1.0), TypeError, "shift: a must be a number, got str"),
+        (lambda: ops.shift(np.ones((3, 4)), 1.0, 1.0), ValueError, "shift: A must be square"),
+        (lambda: ops.as_operator(np.eye(3)) @ np.ones(3), TypeError, "x must be .*, got ndarray"),
+        (lambda: ops.as_operator(np.eye(3)) @ torch.ones(3).long(), TypeError, "x must .* torch"),
+        (lambda: ops.as_operator(np.eye(3)) @ torch.ones(4), ValueError,
+         r"x must be \(n = 3,\) or \(3, b\), got \(4,\)"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_argument(
+    build: Callable[[], Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        build()

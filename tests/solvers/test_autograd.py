@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+import sslspec_fast.operators as ops
 from sslspec_fast.solvers import eigsh
 
 torch.manual_seed(0)
@@ -104,6 +107,22 @@ def test_degenerate_cut_of_a_small_matrix_is_refused(
     result.values.sum().backward(retain_graph=True)  # eigenvalues have one
     with pytest.raises(RuntimeError, match=f"k = {k} inside a cluster"):
         (result.vectors @ result.vectors.T * torch.arange(36.0).reshape(6, 6)).sum().backward()
+
+
+@pytest.mark.parametrize("wrap", [
+    lambda a: ops.shift(a, 2.0, 1.0), lambda a: ops.shift(torch.eye(4), 1.0, a[0, 0]), ops.centered,
+    ops.low_rank, lambda a: ops.low_rank(torch.eye(4), a[0]), ops.DenseOperator,
+    lambda a: ops.SumOperator([ops.DenseOperator(a)] * 2),
+])  # fmt: skip
+def test_operators_refuse_what_they_would_lose(wrap: Callable[[Tensor], Any]) -> None:
+    a = torch.eye(4, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(NotImplementedError, match=r"(A|b|factor|\w+s) must not require"):
+        eigsh(wrap(a), 1)
+    with torch.no_grad():
+        eigsh(wrap(a), 1)
+    eigsh(wrap(a.detach()), 1)
+    with pytest.raises(NotImplementedError, match="B must not require grad"):
+        eigsh(a.detach(), 1, B=a)
 
 
 def test_gradient_with_b_is_refused() -> None:
