@@ -16,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,9 +26,16 @@ from sslspec_fast.operators.base import (
     SymmetricOperator,
 )
 from sslspec_fast.operators.composite import ShiftOperator
-from sslspec_fast.operators.convert import array_kind, as_operator, from_array, to_array
+from sslspec_fast.operators.convert import (
+    array_kind,
+    as_operator,
+    from_array,
+    real_array,
+    to_array,
+)
 from sslspec_fast.solvers import pencil
 from sslspec_fast.solvers._basis import column_norms
+from sslspec_fast.solvers._checks import check_count, check_settings
 from sslspec_fast.solvers._threads import at_most_threads
 from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.davidson import Outcome, Task
@@ -46,8 +52,6 @@ __all__ = ["eigsh"]
 
 _SHARE = 1 << 15  # entries of a block that keep a thread busy for longer than it takes to wake it
 _SIGN_ROWS = 64
-_METHODS = ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense")
-_PRECISIONS = ("mixed", "float64", "float32")
 
 
 def eigsh(
@@ -77,7 +81,7 @@ def eigsh(
     Returns `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did
     not reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
     Eigenvalues and gauge-invariant functions of the vectors are differentiable when A is a torch
-    tensor (dense or sparse CSR / COO) that requires grad.
+    tensor (dense or sparse CSR / COO) that requires grad; inside operators or B it is refused.
 
     Methods: block Chebyshev-Davidson (Zhou and Saad 2007) with the residual-form filter of
     arXiv 2503.22652, its corners block Lanczos, LOBPCG and shift-invert, and LAPACK.
@@ -88,20 +92,20 @@ def eigsh(
     array([5., 3.])
     """
     start = time.perf_counter()
-    _check_choices(which, method, precision, tol, angle_tol, max_iter)
+    settings = {
+        "which": which, "method": method, "tol": tol, "angle_tol": angle_tol, "x0": x0,
+        "deflate": deflate, "precision": precision, "max_iter": max_iter, "seed": seed,
+        "callback": callback, "progress": progress,
+    }  # fmt: skip
+    check_settings(settings)
     if isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled():
         if B is not None:
             raise NotImplementedError("eigsh: gradients with B are not supported, got B and A.grad")
-        settings = {
-            "which": which, "method": method, "tol": tol, "angle_tol": angle_tol, "x0": x0,
-            "deflate": deflate, "precision": precision, "max_iter": max_iter, "seed": seed,
-            "callback": callback, "progress": progress,
-        }  # fmt: skip
         return differentiable(eigsh, A, k, settings)
     kind = array_kind(A)
     op = as_operator(A)
     n = op.n
-    k = _count(k, n)
+    k = check_count(k, n)
     back: Callable[[Tensor], Tensor] | None = None
     if B is not None:
         if deflate is not None:
@@ -135,31 +139,6 @@ def eigsh(
     return _assemble(
         op, outcome, known, back, task, facts, kind, which, (method, reason, precision), start
     )
-
-
-def _check_choices(
-    which: str, method: str, precision: str, tol: float, angle_tol: float | None,
-    max_iter: int | None,
-) -> None:  # fmt: skip
-    for name, value, allowed in (
-        ("which", which, ("LA", "SA")), ("method", method, _METHODS),
-        ("precision", precision, _PRECISIONS),
-    ):  # fmt: skip
-        if value not in allowed:
-            raise ValueError(f"eigsh: {name} must be one of {allowed}, got {value!r}")
-    for name, number in (("tol", tol), ("angle_tol", angle_tol)):
-        if number is not None and not (math.isfinite(number) and number > 0):
-            raise ValueError(f"eigsh: {name} must be a positive number, got {number}")
-    if max_iter is not None and max_iter < 1:
-        raise ValueError(f"eigsh: max_iter must be at least 1, got {max_iter}")
-
-
-def _count(k: Any, n: int) -> int:
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-        raise TypeError(f"eigsh: k must be an integer, got {type(k).__name__}")
-    if not 1 <= k <= n:
-        raise ValueError(f"eigsh: k must be between 1 and n = {n}, got {k}")
-    return int(k)
 
 
 def _exact(
@@ -196,21 +175,18 @@ def _warm_start(x0: Any, n: int, task: Task, pencil_given: bool) -> Tensor | Non
         return None
     if pencil_given:
         raise NotImplementedError("eigsh: x0 together with B is not supported")
-    block = from_array(x0)
+    block = real_array("eigsh", "x0", x0)
     block = block[:, None] if block.dim() == 1 else block
     if block.dim() != 2 or block.shape[0] != n or block.shape[1] == 0:
         raise ValueError(f"eigsh: x0 must be (n = {n}, m >= 1), got {tuple(block.shape)}")
-    block = block.to(device=task.op.device, dtype=torch.float64)
-    if not bool(torch.isfinite(block).all()):
-        raise ValueError("eigsh: x0 must be finite")
-    return block.clone()
+    return block.to(device=task.op.device, dtype=torch.float64).clone()
 
 
 def _watch(
     callback: Callable[[dict[str, Any]], Any] | None, progress: bool, which: str
 ) -> Callable[[dict[str, Any]], Any] | None:
-    if not progress:
-        return callback
+    if not progress and callback is None:
+        return None
 
     def report(entry: dict[str, Any]) -> Any:
         if progress:

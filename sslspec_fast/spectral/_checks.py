@@ -6,10 +6,12 @@ import math
 import numbers
 from typing import Any
 
+from sslspec_fast.solvers._checks import check_settings
+
 __all__ = ["check_positive", "check_rank", "check_solver"]
 
 _SOLVER = (
-    "method", "tol", "angle_tol", "precision", "max_iter", "seed", "callback", "progress",
+    "method", "tol", "angle_tol", "x0", "precision", "max_iter", "seed", "callback", "progress",
 )  # fmt: skip
 
 
@@ -35,4 +37,5 @@ def check_solver(solver: dict[str, Any]) -> dict[str, Any]:
     for name in solver:
         if name not in _SOLVER:
             raise TypeError(f"unexpected keyword {name!r}; solver options are {', '.join(_SOLVER)}")
+    check_settings(solver)
     return solver

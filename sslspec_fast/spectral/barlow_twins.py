@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sslspec_fast._checks import count
 from sslspec_fast.spectral._barlow_filter import barlow_filter, whitened_filter
 from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
 from sslspec_fast.spectral._eigen import normalized_modes
@@ -61,6 +62,7 @@ def barlow_twins(
     alpha = check_positive(off_diagonal, "off_diagonal")
     solver = check_solver(solver)
     seed = int(solver.get("seed", 0))
+    starts = None if starts is None else count("barlow_twins", "starts", starts, 0)
     design = design_of(rel, features, kernel)
     degree, volume = rel.degree, rel.volume
     if volume <= 0 or degree.min() < 0:

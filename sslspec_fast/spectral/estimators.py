@@ -25,6 +25,7 @@ except ImportError as missing:  # an optional extra: say how to get it
         "the estimators need scikit-learn >= 1.6: pip install 'sslspec-fast[sklearn]'"
     ) from missing
 
+from sslspec_fast._checks import count
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
@@ -75,14 +76,9 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         n = X.shape[0]
         if precomputed and X.shape[1] != n:
             raise ValueError(f"X must be a square affinity, got shape {X.shape}")
-        if not isinstance(self.n_components, (int, np.integer)):
-            raise TypeError(
-                f"n_components must be an integer, got {type(self.n_components).__name__}"
-            )
-        if not 1 <= self.n_components <= n:
-            raise ValueError(
-                f"n_components must be between 1 and n_samples={n}, got {self.n_components}"
-            )
+        k = count("fit", "n_components", self.n_components)
+        if not 1 <= k <= n:
+            raise ValueError(f"fit: n_components must be between 1 and n_samples={n}, got {k}")
         graph = self._graph(X, y)
         state: Any = self.random_state  # also None or a RandomState, as everywhere in scikit-learn
         if not isinstance(state, (int, np.integer)):
@@ -92,7 +88,7 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             design["features"] = X
         elif self.regime == "kernel":
             design["kernel"] = self._kernel_rows(X, X)
-        form = self._solve(graph, int(self.n_components), design)
+        form = self._solve(graph, k, design)
         self.embedding_ = _numpy(form.embedding)
         self.eigenvalues_ = _numpy(form.eigenvalues)
         self.filter_ = _numpy(form.filter)
@@ -153,9 +149,8 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             codes = y if y.dtype.kind == "i" else np.unique(y, return_inverse=True)[1]
             # Self loops and weight 1/n_c: the graph on which the linear regime is exactly LDA.
             return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
-        if self.n_neighbors < 1:
-            raise ValueError(f"n_neighbors must be at least 1, got {self.n_neighbors}")
-        self._neighbors = NearestNeighbors(n_neighbors=min(self.n_neighbors, X.shape[0] - 1)).fit(X)
+        k = min(count("fit", "n_neighbors", self.n_neighbors, 1), X.shape[0] - 1)
+        self._neighbors = NearestNeighbors(n_neighbors=k).fit(X)
         distance, index = self._neighbors.kneighbors()  # of the training rows, without themselves
         self._reach = distance[:, -1]  # to the last neighbour
         directed = _rows(index, np.ones_like(distance), X.shape[0])

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from sslspec_fast._checks import count
 from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
 from sslspec_fast.spectral._eigen import laplacian_modes, normalized_modes
 from sslspec_fast.spectral._features import Design, design_of
@@ -54,7 +55,7 @@ def vicreg(
     features (n, d): the linear regime; kernel (n, n), positive semi-definite: the kernel regime.
     ridge: weight of |W|_F^2 (linear) or tr(A^T K A) (kernel), added to ``loss``.
     starts: random starts of the K x K problem, where it has no closed form.
-    solver: ``method``, ``tol``, ``angle_tol``, ``precision``, ``max_iter``, ``seed``,
+    solver: ``method``, ``tol``, ``angle_tol``, ``x0``, ``precision``, ``max_iter``, ``seed``,
     ``callback``, ``progress`` of `sslspec_fast.eigsh`.
 
     ``filter`` holds the eigenvalues s_k of the covariance; ``eigenvalues`` those of L (uniform),
@@ -82,6 +83,7 @@ def vicreg(
     eps = eps if penalty.endswith("std") else 0.0  # the variance forms have no square root
     solver = check_solver(solver)
     seed = int(solver.get("seed", 0))
+    starts = None if starts is None else count("vicreg", "starts", starts, 0)
     design = design_of(rel, features, kernel)
     if ridge > 0 and design is None:
         raise ValueError(f"ridge needs features= or kernel=, got ridge={ridge:g} without either")

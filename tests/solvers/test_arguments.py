@@ -24,7 +24,17 @@ EYE = np.eye(5)
         ({"A": np.full((3, 3), np.nan)}, ValueError, "A must be finite, got 9"),
         ({"A": sp.csr_array(np.full((3, 3), np.inf))}, ValueError, "A must be finite, got 9"),
         ({"A": EYE.astype(complex)}, TypeError, "A must be real, got dtype complex128"),
-        ({"A": "text"}, ValueError, "A must be square"),
+        ({"A": EYE.astype(object)}, TypeError, "A must be real, got dtype object"),
+        ({"A": EYE.astype(str)}, TypeError, "A must be real, got dtype <U32"),
+        ({"A": "text"}, TypeError, "A must be an operator.* got str"),
+        ({"A": EYE.tolist()}, TypeError, "A must be one matrix .* got a list; np.asarray"),
+        ({"A": [as_operator(EYE)] * 2}, TypeError, "A must be one .* operators.SumOperator"),
+        ({"A": sla.aslinearoperator(np.triu(np.ones((9, 9))))}, ValueError, "A must be symmetric"),
+        ({"A": sla.aslinearoperator(np.full((9, 9), np.nan))}, ValueError, "A must be finite, got"),
+        ({"seed": "a"}, TypeError, "seed must be an integer, got str"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer, got float"),
+        ({"seed": True}, TypeError, "seed must be an integer, got bool"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
         ({"k": 0}, ValueError, "k must be between 1 and n = 5, got 0"),
         ({"k": 6}, ValueError, "k must be between 1 and n = 5, got 6"),
         ({"k": 2.0}, TypeError, "k must be an integer, got float"),
@@ -32,10 +42,15 @@ EYE = np.eye(5)
         ({"method": "magic"}, ValueError, "method must be one of .* got 'magic'"),
         ({"precision": "half"}, ValueError, "precision must be one of .* got 'half'"),
         ({"tol": 0.0}, ValueError, "tol must be a positive number, got 0.0"),
+        ({"tol": "a"}, TypeError, "tol must be a number, got str"),
+        ({"tol": None}, TypeError, "tol must be a number, got NoneType"),
+        ({"callback": 3}, TypeError, "callback must be callable, got int"),
         ({"angle_tol": -1.0}, ValueError, "angle_tol must be a positive number, got -1.0"),
+        ({"max_iter": 2.5}, TypeError, "max_iter must be an integer, got float"),
         ({"max_iter": 0}, ValueError, "max_iter must be at least 1, got 0"),
         ({"x0": np.ones((4, 1))}, ValueError, r"x0 must be \(n = 5, m >= 1\), got \(4, 1\)"),
-        ({"x0": np.full((5, 1), np.nan)}, ValueError, "x0 must be finite"),
+        ({"x0": np.full((5, 1), np.nan)}, ValueError, "x0 must be finite, got 5 bad values"),
+        ({"x0": "text"}, TypeError, "x0 must be real, got dtype <U4"),
         ({"deflate": np.ones((4, 1))}, ValueError, r"deflate must be \(n = 5, c\), got \(4, 1\)"),
         ({"deflate": np.ones((5, 2))}, ValueError, "linearly independent"),
         ({"deflate": EYE[:, :2], "k": 4}, ValueError, "minus the deflated vectors = 3, got k = 4"),
@@ -59,6 +74,25 @@ def test_directed_graphs_and_shift_invert_without_entries() -> None:
         eigsh(directed, 1)
     with pytest.raises(ValueError, match="A must have stored entries"):
         eigsh(sla.aslinearoperator(np.eye(50)), 2, method="shift_invert")
+
+
+@pytest.mark.parametrize("layout", ["bsr", "bsc"])
+@pytest.mark.filterwarnings("ignore:Sparse BS. tensor support")
+def test_blocked_layouts(layout: str) -> None:
+    blocked = getattr(torch.eye(4), f"to_sparse_{layout}")((2, 2))
+    for a in (blocked, blocked.requires_grad_()):
+        with pytest.raises(TypeError, match=f"A must be sparse .* got layout .*_{layout}"):
+            eigsh(a, 1)
+
+
+def test_numbers_of_other_kinds_are_converted() -> None:
+    for dtype in (">f8", np.longdouble, np.float16, np.uint16, bool):
+        assert eigsh(np.diag([1, 0, 0]).astype(dtype), 1).values == 1.0
+
+
+def test_a_linear_operator_in_float32_is_symmetric_enough() -> None:
+    a = np.random.default_rng(0).standard_normal((700, 700)).astype(np.float32)
+    assert eigsh(sla.aslinearoperator(a + a.T), 2, tol=1e-4).info.converged
 
 
 def test_as_operator_passes_operators_through() -> None:

@@ -131,6 +131,9 @@ def test_iterative_solver_agrees_with_the_dense_one(lab):
         assert np.allclose(dense.eigenvalues.numpy(), lanczos.eigenvalues.numpy(), atol=1e-8)
         assert dense.loss == pytest.approx(lanczos.loss, rel=1e-8, abs=1e-8)
         assert lab.sine(dense.embedding, lanczos.embedding) < 1e-6
+        warm = solve(graph, 3, method="lanczos", x0=dense.embedding)
+        assert warm.loss == pytest.approx(lanczos.loss, rel=1e-8, abs=1e-8)
+        assert warm.info.n_matvec <= lanczos.info.n_matvec
 
 
 @pytest.mark.parametrize("name", list(SOLVERS))
@@ -276,6 +279,10 @@ def test_gap_errors(lab):
         ({"eps": 1.0, "penalty": "ls_std"}, ValueError, r"eps must be below 1"),
         ({"ridge": 1.0}, ValueError, r"ridge needs features= or kernel="),
         ({"sigma": 1.0}, TypeError, r"unexpected keyword 'sigma'"),
+        ({"starts": -1}, ValueError, r"vicreg: starts must be at least 0, got -1"),
+        ({"starts": 2.0}, TypeError, r"vicreg: starts must be an integer, got float"),
+        ({"seed": "a"}, TypeError, r"seed must be an integer, got str"),
+        ({"x0": np.ones((11, 2))}, ValueError, r"x0 must be \(n = 12, m >= 1\), got \(11, 2\)"),
         (
             {"features": np.zeros((11, 2))},
             ValueError,
@@ -300,6 +307,11 @@ def test_bad_arguments(lab, options, error, match):
     options = dict(options)
     with pytest.raises(error, match=match):
         spectral.vicreg(graph, options.pop("k", 2), **options)
+
+
+def test_bad_starts_of_barlow_twins(lab):
+    with pytest.raises(ValueError, match=r"barlow_twins: starts must be at least 0, got -1"):
+        spectral.barlow_twins(lab.graph(lab.random_weights(12, 0.4)), 2, starts=-1)
 
 
 def test_bad_graphs(lab):

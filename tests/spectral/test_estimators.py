@@ -151,6 +151,13 @@ def test_errors():
         VICRegEmbedding(affinity="labels").fit(x, np.full(60, np.nan))
     with pytest.raises(TypeError, match=r"n_components must be an integer, got float"):
         VICRegEmbedding(n_components=2.5).fit(x)
+    with pytest.raises(TypeError, match=r"n_components must be an integer, got bool"):
+        VICRegEmbedding(n_components=True).fit(x)
+    with pytest.raises(TypeError, match=r"n_neighbors must be an integer, got str"):
+        VICRegEmbedding(n_neighbors="a").fit(x)
+    for estimator in ALL:
+        with pytest.raises(TypeError, match=r"tol must be a number, got str"):
+            estimator(tol="a", regime="linear").fit(x)
     labelled = VICRegEmbedding(affinity="labels").fit(x, y)
     assert np.array_equal(labelled.transform(x[:3]), labelled.embedding_[:3])
     with pytest.raises(ValueError, match=r"2 row\(s\) are not training rows"):

@@ -1,0 +1,47 @@
+"""Argument checks of `eigsh`, shared with whoever passes its settings on."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+from sslspec_fast._checks import count
+
+__all__ = ["check_count", "check_settings"]
+
+_CHOICES = {
+    "which": ("LA", "SA"),
+    "method": ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense"),
+    "precision": ("mixed", "float64", "float32"),
+}
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """The keywords of `eigsh` among `settings`, each by itself; x0 and deflate need A."""
+    for name, allowed in _CHOICES.items():
+        value = settings.get(name, allowed[0])
+        if value not in allowed:
+            raise ValueError(f"eigsh: {name} must be one of {allowed}, got {value!r}")
+    for name in ("tol", "angle_tol"):
+        value = settings.get(name, 1.0)
+        if value is None and name == "angle_tol":
+            continue
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"eigsh: {name} must be a number, got {type(value).__name__}")
+        if not 0 < float(value) < math.inf:
+            raise ValueError(f"eigsh: {name} must be a positive number, got {value}")
+    if settings.get("max_iter") is not None:
+        count("eigsh", "max_iter", settings["max_iter"], 1)
+    count("eigsh", "seed", settings.get("seed", 0), 0)
+    callback = settings.get("callback")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"eigsh: callback must be callable, got {type(callback).__name__}")
+
+
+def check_count(k: Any, n: int) -> int:
+    k = count("eigsh", "k", k)
+    if not 1 <= k <= n:
+        raise ValueError(f"eigsh: k must be between 1 and n = {n}, got {k}")
+    return k
