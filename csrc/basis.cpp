@@ -63,7 +63,7 @@ void basis_random(TensorView y, uint64_t seed, int threads) {
     using T = typename decltype(type)::type;
     SSLSPEC_CHECK(y.ndim == 2, kOp, ": y must be (n, q), got ", shape_text(y));
     check_matrix(kOp, "y", y, y.shape[0], y.shape[1], y.dtype, kCpu);
-    SSLSPEC_CHECK(y.shape[0] <= 1 || y.stride[0] == y.shape[1], kOp, ": y must be contiguous, got row stride ", y.stride[0]);
+    SSLSPEC_CHECK(y.shape[0] <= 1 || y.shape[1] == 0 || y.stride[0] == y.shape[1], kOp, ": y must be contiguous, got row stride ", y.stride[0]);
     SSLSPEC_CALL(basis_random<T>, y.as<T>(), y.shape[0] * y.shape[1], seed, threads);
   });
 }

@@ -60,7 +60,7 @@ def test_gram_of_whole_tiles(n: int, p: int, q: int, dtype: torch.dtype, exact: 
 def test_gram_with_weights_and_a_few_columns_more(
     n: int, p: int, q: int, dtype: torch.dtype, exact: bool
 ) -> None:
-    """Whole tiles and a deflated vector beside them, as in the coordinates of a similar operator."""
+    """Whole tiles and a deflated vector beside them, as in the coordinates of a walk."""
     a, one, b = block(n, p, dtype), block(n, 1, dtype, 1), block(n, q, dtype, 2)
     w = block(n, 1, dtype, 3)[:, 0].abs() + 0.1
     left = torch.cat([a, one], 1).double() * w.double()[:, None]
@@ -88,6 +88,7 @@ def test_random_blocks(dtype: torch.dtype) -> None:
     for other in (random_block(30_001, 5, 8, dtype, cpu), random_block(30_001, 5, -7, dtype, cpu)):
         assert float((gram(x, other) / len(x)).abs().max()) < 5 * (1 / 9 / len(x)) ** 0.5
     assert random_block(0, 3, 1, dtype, cpu).shape == (0, 3)
+    assert random_block(9, 0, 1, dtype, cpu).shape == (9, 0)
     assert random_block(3, 1, 1, dtype, cpu).shape == (3, 1)
 
 
