@@ -8,12 +8,14 @@ dropped, never divided by (Stathopoulos and Wu 2002, SVQB).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from sslspec_fast.operators.base import Deflated
 from sslspec_fast.primitives.basis import combine, combine_into, gram
 
 __all__ = [
@@ -32,6 +34,7 @@ Project = Callable[[Tensor], Tensor]
 _ORTHOGONAL = {torch.float64: 1e-13, torch.float32: 1e-6}
 # Directions shorter than this (relative to the block's longest) are noise and are dropped.
 _DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
+_PIECE = 1 << 16  # entries
 
 
 def host_memory() -> float:
@@ -43,8 +46,15 @@ def host_memory() -> float:
 
 
 def column_norms(t: Tensor) -> Tensor:
-    """(b,) float64 on the host; a product, because reductions along short rows are slow."""
-    return gram(t, t).diagonal().clamp_min(0.0).sqrt()
+    """(b,) float64 on the host. By pieces that fit in the cache: torch's norm down a matrix of
+    short rows takes up to ten times as long.
+    """
+    if t.device.type != "cpu":
+        return torch.linalg.vector_norm(t, dim=0, dtype=torch.float64).cpu()
+    total = torch.zeros(t.shape[1], dtype=torch.float64)
+    for part in t.split(max(_PIECE // max(t.shape[1], 1), 1)):
+        total += part.square().sum(0)
+    return total.sqrt()
 
 
 def _select(t: Tensor, g: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,48 +71,74 @@ def inverse_norm(inverse: Tensor) -> float:
     return float(inverse.norm(dim=0).max())
 
 
+def _inverse(g: Tensor) -> tuple[Tensor, float]:
+    """C with C^T G C = 1 by Cholesky on the scaled g, and its condition (inf: that failed)."""
+    norms = g.diagonal().sqrt()
+    factor, failed = torch.linalg.cholesky_ex(g / norms[:, None] / norms[None, :])
+    if int(failed):
+        return g, math.inf
+    inverse = torch.linalg.inv(factor)
+    return inverse.T / norms[:, None], inverse_norm(inverse)
+
+
 def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
     """Orthonormal basis of the columns of t from g = T^T T, and the condition that was removed.
 
     In place. Falls back to an eigenbasis of the scaled g, which can drop directions.
     """
+    inverse, condition = _inverse(g)
+    # CholeskyQR needs condition^2 * eps << 1
+    if condition < (1e6 if t.dtype == torch.float64 else 1e4):
+        return combine_into(t, (t, inverse)), condition
     norms = g.diagonal().sqrt()
     scaled = g / norms[:, None] / norms[None, :]
-    factor, failed = torch.linalg.cholesky_ex(scaled)
-    if int(failed) == 0:
-        inverse = torch.linalg.inv(factor)
-        condition = inverse_norm(inverse)
-        # CholeskyQR needs condition^2 * eps << 1
-        if condition < (1e6 if t.dtype == torch.float64 else 1e4):
-            return combine_into(t, (t, inverse.T / norms[:, None])), condition
     values, vectors = torch.linalg.eigh(scaled)
     keep = values > (1e-14 if t.dtype == torch.float64 else 1e-11) * values[-1]
     inverse = (vectors[:, keep] / values[keep].sqrt()) / norms[:, None]
     return combine((t, inverse)), float((values[-1] / values[keep][0]).sqrt())
 
 
-def orthonormalize(t: Tensor, v: Sequence[Tensor] = (), project: Project | None = None) -> Tensor:
-    """Orthonormal block (n, r), r <= b, of span(t) in the complement of v and of `project`.
+def _at_once(t: Tensor, known: list[Tensor], square: Tensor, parts: list[Tensor]) -> Tensor | None:
+    """T orthonormal and in the complement of `known` by one combination, from the Gram matrices
+    T^T T and known^T T. In place; None, and t as it was, where these do not tell enough.
 
-    t (n, b) is overwritten; v: blocks (n, j) of orthonormal columns; project(x) removes deflated
-    vectors in place. Columns that lie in span(v) numerically are dropped, so r can be 0.
+    Once is enough where most of each column is left (Daniel, Gragg, Kaufman and Stewart 1976).
+    """
+    g = square - sum(part.T @ part for part in parts)
+    if not bool((2.0 * g.diagonal() > square.diagonal()).all()):
+        return None
+    inverse, condition = _inverse(g)
+    if condition**2 * torch.finfo(t.dtype).eps > _ORTHOGONAL[t.dtype]:
+        return None
+    out = [(block, -part @ inverse) for block, part in zip(known, parts, strict=True)]
+    return combine_into(t, (t, inverse), *out)
+
+
+def orthonormalize(t: Tensor, v: Sequence[Tensor] = (), deflated: Deflated | None = None) -> Tensor:
+    """Orthonormal block (n, r), r <= b, of span(t) in the complement of v and `deflated`.
+
+    t (n, b) is overwritten; v: blocks (n, j) of orthonormal columns. Directions that vanish
+    numerically are dropped, so r can be 0.
     """
     if t.shape[1] == 0:
         return t
-    constrained = project is not None or len(v) > 0
-    overlap = gram(v, t) if v else None
-    g = gram(t, t, exact=not constrained)  # only its norms are used when more is taken out first
-    before = g.diagonal().clamp_min(0).sqrt()
+    block = None if deflated is None else deflated.block(t.dtype)
+    known = [*v] if block is None else [*v, block]
+    square, *parts = gram([t, *known], t).split([x.shape[1] for x in (t, *known)])
+    before = square.diagonal().clamp_min(0).sqrt()
     ok = torch.isfinite(before) & (before > 0)
     if not bool(ok.all()):
-        return orthonormalize(t[:, ok.to(t.device)], v, project)
+        return orthonormalize(t[:, ok.to(t.device)], v, deflated)
+    if deflated is None or block is not None:
+        done = _at_once(t, known, square, parts)
+        if done is not None:
+            return done
     for _ in range(5):
-        if constrained:
-            if overlap is not None:
-                combine_into(t, *zip(v, _rows(-overlap, v), strict=True), beta=1.0)
-            if project is not None:
-                project(t)
-            g = gram(t, t, exact=True)
+        if v:
+            combine_into(t, *((x, -part) for x, part in zip(v, parts, strict=False)), beta=1.0)
+        if deflated is not None:
+            deflated.remove_(t)
+        g = gram(t, t, exact=True)
         after = g.diagonal().clamp_min(0).sqrt()
         # what is left after cancellation to rounding level is noise, not a direction
         alive = after > _DROP[t.dtype] * before
@@ -111,14 +147,14 @@ def orthonormalize(t: Tensor, v: Sequence[Tensor] = (), project: Project | None 
             return t
         cancelled = float((before[alive] / after[alive]).max())
         t, condition = _cholesky_qr(t, g)
-        overlap = gram(v, t) if v else None
-        defect = 0.0 if overlap is None else float(overlap.abs().max())
-        if project is not None:  # its defect is not measured: rounding times what was amplified
+        defect = condition**2 * torch.finfo(t.dtype).eps / 16
+        if v:
+            parts = list(_rows(gram(v, t), v))
+            defect = max(defect, *(float(part.abs().max()) for part in parts))
+        if deflated is not None:  # not measured: rounding times what was amplified
             defect = max(defect, cancelled * condition * torch.finfo(t.dtype).eps / 8)
-        defect = max(defect, condition**2 * torch.finfo(t.dtype).eps / 16)
         if defect <= _ORTHOGONAL[t.dtype]:
             return t
-        g = gram(t, t, exact=True)
         before = torch.ones(t.shape[1], dtype=torch.float64)
     return t
 

@@ -330,7 +330,7 @@ def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
     added = 0
     for step in range(steps):
         t = t[:, : basis.capacity - basis.size]
-        t = orthonormalize(t, basis.v, task.project)
+        t = orthonormalize(t, basis.v, task.deflated)
         if t.shape[1] == 0:
             break
         at = task.apply(t.contiguous())

@@ -56,7 +56,7 @@ class FilteredLook:
         room = basis.capacity - task.k - task.guard
         width = max(min(LINE, task.free - basis.size, room), 1)
         x = random_block(n, width, seed, task.dtype, task.op.device)
-        x = orthonormalize(x, basis.v, task.project)
+        x = orthonormalize(x, basis.v, task.deflated)
         lo = min(self.lo, float(values[-1]))
         top = max(self.hi, float(values[0]))
         cut = max(float(values[min(task.k, len(values) - 1)]), lo + 1e-6 * task.norm)

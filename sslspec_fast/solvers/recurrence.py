@@ -100,7 +100,7 @@ class Recurrence:
             if out:
                 combine_into(w, *((x, -part) for x, part in out), beta=1.0)
             before = w.clone()
-            w = inner.enter(orthonormalize(inner.leave(w), project=self.task.project))
+            w = inner.enter(orthonormalize(inner.leave(w), deflated=self.task.deflated))
             self._terms, following = [], inner.gram(w, before)
         self._rest = w
         if v is not None:

@@ -134,7 +134,7 @@ class _Solve:
         rounding alone: both are undone before each solve.
         """
         for _ in range(solves):
-            x = self.solve(orthonormalize(x, v, self.task.project))
+            x = self.solve(orthonormalize(x, v, self.task.deflated))
         return x
 
     def solve(self, r: Tensor) -> Tensor:
