@@ -34,6 +34,21 @@ class Lab:
         return np.maximum(a, a.T)
 
     @staticmethod
+    def spectrum(values, n: int) -> np.ndarray:
+        """(n, n) weights with row sums 1 whose centred eigenvalues are `values`, else zero.
+
+        A Helmert basis is a Soules basis: with the larger eigenvalues on its later rows the matrix
+        is non-negative (Soules 1983, Linear and Multilinear Algebra 13); a few small negative values
+        are possible too.
+        """
+        lam = np.zeros(n - 1)
+        lam[: len(values)] = values
+        basis = sla.helmert(n, full=True)
+        w = basis.T @ np.diag([1.0, *np.sort(lam)]) @ basis
+        assert w.min() > -1e-15, "these eigenvalues have no such graph"
+        return np.where(w > 1e-15, (w + w.T) / 2, 0.0)
+
+    @staticmethod
     def graph(weights: np.ndarray) -> PairGraph:
         return PairGraph.from_sparse(sp.csr_array(weights))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 import sslspec_fast.functional as F
 from sslspec_fast import spectral
@@ -77,50 +78,86 @@ def test_b2_below_one_with_a_hadamard_rotation(lab, alpha, k):
     lab.matched(best, form.loss)
 
 
-def small(lam, k, alpha):
-    return spectral._barlow_filter.barlow_filter(np.array(lam), k, alpha, 0, None)
+def correlations(w, z):
+    """C of the edge list, from the weights themselves."""
+    d, z = w.sum(1), np.asarray(z)
+    z = z - d @ z / d.sum()
+    z = z / np.sqrt(d @ z**2)
+    return z.T @ w @ z
+
+
+def water_level(lam, alpha):
+    """min K (1 - mean b)^2 + alpha (sum b^2 - K mean(b)^2), b >= 0, sum b / lambda <= K: SLSQP."""
+    lam, k = np.array(lam), len(lam)
+
+    def cost(b):
+        return k * (1 - b.mean()) ** 2 + alpha * ((b**2).sum() - k * b.mean() ** 2)
+
+    budget = {"type": "ineq", "fun": lambda b: k - (b / lam).sum()}
+    run = minimize(
+        cost, lam / 2, method="SLSQP", bounds=[(0, None)] * k, constraints=budget,
+        options={"maxiter": 500, "ftol": 1e-15},
+    )  # fmt: skip
+    return run.fun, run.x
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.4, 0.05])
+@pytest.mark.parametrize("lam", [(0.9, 0.7, 0.6, 0.2), (0.5, 0.5, 0.5, 0.1), (0.8, 0.3)])
+def test_b2_b7_the_water_level_is_a_convex_minimum(lab, lam, alpha):
+    """`.loss` or `.info.lower_bound`, and `.filter`, against a constrained minimisation over b."""
+    form = spectral.barlow_twins(lab.graph(lab.spectrum(lam, 12)), len(lam), off_diagonal=alpha)
+    assert lab.close(form.eigenvalues, lam)
+    bound, b = water_level(lam, alpha)
+    assert form.info.lower_bound == pytest.approx(bound, rel=1e-6)
+    if form.info.certified:
+        assert form.loss == pytest.approx(bound, rel=1e-6)
+        assert np.allclose(form.filter * form.eigenvalues, b, atol=1e-4)
 
 
 def test_b2c_dimensional_collapse(lab):
     """lambda = (.5, .5, .5, .1): the fourth mode is not used, the optimum has rank 3."""
-    lam = [0.5, 0.5, 0.5, 0.1]
-    fit = small(lam, 4, 1.0)
-    assert fit.value == pytest.approx(4 / 3)
-    assert np.allclose(fit.s * lam, [2 / 3, 2 / 3, 2 / 3, 0])
-    a = torch.diag(torch.tensor([*lam, -0.1, -0.1, -0.1, -0.1], dtype=torch.float64))
-    best, _, _ = lab.minimise(lambda y: unit_loss(y, a, 1.0), (8, 4), starts=3)
-    lab.matched(best, fit.value)
-
-
-def unit_loss(y, a, alpha):
-    y = y / y.norm(dim=0)
-    c = y.T @ a @ y
-    off = c - c.diag().diag()
-    return (1 - c.diag()).square().sum() + alpha * off.square().sum()
+    graph = lab.graph(lab.spectrum([0.5, 0.5, 0.5, 0.1, -0.1, -0.1, -0.1], 8))
+    form = spectral.barlow_twins(graph, 4)
+    assert lab.close(form.eigenvalues, [0.5, 0.5, 0.5, 0.1])
+    assert form.loss == pytest.approx(4 / 3)
+    assert form.rank == 3
+    assert lab.close(form.filter * form.eigenvalues, [2 / 3, 2 / 3, 2 / 3, 0])
+    lab.agree(form, loss_on(graph))
+    best, z, _ = lab.minimise(loss_on(graph), (8, 4), starts=3)
+    lab.matched(best, form.loss)
+    z = z - z.mean(0)  # every degree is 1
+    assert np.linalg.matrix_rank(z / z.norm(dim=0), tol=1e-3) == 3
 
 
 @pytest.mark.parametrize(
     ("lam", "alpha", "eigenvectors_win"),
     [
         ((0.6, 0.4, 0.3), 5.0, True),
+        ((0.6, 0.4, 0.3), 1.3, True),
         ((0.6, 0.4, 0.3), 1.2, False),
         ((0.95, 0.85, 0.75), 50.0, False),
     ],
 )
 def test_b6_when_the_eigenvectors_are_optimal(lab, lam, alpha, eigenvectors_win):
     """Always stationary; a minimum only above a threshold, and never with two lambdas >= 2/3."""
-    values = np.array(lam)
-    point = ((1 - values) ** 2).sum()
-    a = torch.diag(torch.tensor([*lam, 0.1, 0.0, -0.1, -0.2, -0.3], dtype=torch.float64))
-    eigenvectors = torch.eye(8, dtype=torch.float64)[:, :3]
-    assert lab.gradient(lambda y: unit_loss(y, a, alpha), eigenvectors) < 1e-12
-    fit = small(lam, 3, alpha)
+    j, k = np.triu_indices(3, 1)
+    lam = np.array(lam)
+    h = lam**2 * (1 - lam)
+    if h[0] > h[1] > h[2]:
+        threshold = ((1 - lam[j]) * (1 - lam[k]) * (lam[j] - lam[k]) / (h[j] - h[k])).max()
+        assert eigenvectors_win == (alpha > threshold)
+    graph = lab.graph(lab.spectrum(lam, 10))
+    cca = spectral.barlow_twins(graph, 3, off_diagonal=alpha, whitened=True)
+    assert cca.loss == pytest.approx(((1 - lam) ** 2).sum())
+    assert lab.gradient(loss_on(graph, off_diagonal=alpha), cca.embedding) < 1e-9
+    form = spectral.barlow_twins(graph, 3, off_diagonal=alpha)
     if eigenvectors_win:
-        assert fit.value == pytest.approx(point, rel=1e-9)
+        assert form.loss == pytest.approx(cca.loss, rel=1e-9)
     else:
-        assert fit.value < point * (1 - 1e-4)
-    best, _, _ = lab.minimise(lambda y: unit_loss(y, a, alpha), (8, 3), starts=4, iterations=500)
-    lab.matched(best, fit.value)
+        assert form.loss < cca.loss * (1 - 1e-4)
+    lab.agree(form, loss_on(graph, off_diagonal=alpha))
+    best, _, _ = lab.minimise(loss_on(graph, off_diagonal=alpha), (10, 3), starts=4, iterations=500)
+    lab.matched(best, form.loss)
 
 
 @pytest.mark.parametrize(
@@ -128,43 +165,50 @@ def test_b6_when_the_eigenvectors_are_optimal(lab, lam, alpha, eigenvectors_win)
     [((0.9, 0.8, 0.6, 0.5, 0.3), 0.005), ((0.9, 0.5, 0.2), 0.2), ((0.95, 0.85, 0.75), 5.0)],
 )
 def test_b8_any_alpha_through_the_k_by_k_problem(lab, lam, alpha):
+    """The span of the top modes is enough: descent over all of Z reaches the same value."""
     k = len(lam)
-    a = torch.diag(torch.tensor([*lam, 0.1, 0.0, -0.1, -0.2, -0.3], dtype=torch.float64))
-    fit = small(lam, k, alpha)
-    assert fit.value >= fit.lower_bound - 1e-12
+    graph = lab.graph(lab.spectrum(lam, k + 6))
+    form = spectral.barlow_twins(graph, k, off_diagonal=alpha)
+    assert lab.close(form.eigenvalues, lam)
+    assert form.loss >= form.info.lower_bound - 1e-12
+    lab.agree(form, loss_on(graph, off_diagonal=alpha))
     best, _, _ = lab.minimise(
-        lambda y: unit_loss(y, a, alpha), (k + 5, k), starts=3, seed=1, iterations=500
+        loss_on(graph, off_diagonal=alpha), (k + 6, k), starts=4, seed=1, iterations=800
     )
-    assert best >= fit.value * (1 - 1e-6)
+    lab.matched(best, form.loss)
     if alpha == 0.005:  # small alpha K: rank collapse
-        assert (fit.s > 1e-4 * fit.s.max()).sum() == 2
+        assert form.rank == 2
 
 
-def test_b7_no_hadamard_no_equality():
+def test_b7_no_hadamard_no_equality(lab):
     """alpha < 1, K = 3: the water-filling value is only a lower bound."""
-    fit = small([0.9, 0.5, 0.2], 3, 0.2)
-    assert fit.value > fit.lower_bound * 1.05
-    assert not fit.certified
+    lam = (0.9, 0.5, 0.2)
+    graph = lab.graph(lab.spectrum(lam, 10))
+    form = spectral.barlow_twins(graph, 3, off_diagonal=0.2)
+    bound, _ = water_level(lam, 0.2)
+    assert form.info.lower_bound == pytest.approx(bound, rel=1e-6)
+    assert form.loss > bound * 1.05
+    assert not form.info.certified
 
 
 @pytest.mark.parametrize("k", [5, 6, 12])
-def test_b7_equal_diagonals_without_hadamard(k):
+def test_b7_equal_diagonals_without_hadamard(lab, k):
     """Two diagonals are all that has to be equal, and larger K leave room for that."""
-    lam = np.linspace(0.9, 0.5, k)
-    fit = small(lam, k, 0.3)
-    assert fit.certified
-    assert fit.value == pytest.approx(fit.lower_bound, abs=1e-9)
-    unit = fit.mix / np.linalg.norm(fit.mix, axis=0)
-    correlations = np.diag(unit.T @ (lam[:, None] * unit))
-    np.testing.assert_allclose(correlations, correlations.mean(), atol=1e-4)
+    w = lab.spectrum(np.linspace(0.9, 0.5, k), k + 3)
+    form = spectral.barlow_twins(lab.graph(w), k, off_diagonal=0.3)
+    assert form.info.certified
+    assert form.loss == pytest.approx(form.info.lower_bound, abs=1e-9)
+    diagonal = np.diag(correlations(w, form.embedding))
+    np.testing.assert_allclose(diagonal, diagonal.mean(), atol=1e-4)
 
 
-def test_the_value_at_one_bounds_every_larger_alpha():
-    values = [small([0.9, 0.7, 0.4], 3, alpha) for alpha in (1.0, 1.5, 4.0)]
-    assert values[0].certified
-    for fit in values[1:]:
-        assert fit.lower_bound == pytest.approx(values[0].value)
-        assert fit.value > fit.lower_bound
+def test_the_value_at_one_bounds_every_larger_alpha(lab):
+    graph = lab.graph(lab.spectrum([0.9, 0.7, 0.4], 8))
+    forms = [spectral.barlow_twins(graph, 3, off_diagonal=alpha) for alpha in (1.0, 1.5, 4.0)]
+    assert forms[0].info.certified
+    for form in forms[1:]:
+        assert form.info.lower_bound == pytest.approx(forms[0].loss)
+        assert form.loss > form.info.lower_bound
 
 
 @pytest.mark.parametrize("alpha", [1.0, 3.0, 0.2])
@@ -238,12 +282,12 @@ def test_more_columns_than_the_modes_can_fill(lab, alpha):
 @pytest.mark.parametrize("alpha", [0.4, 1.0, 3.0])
 def test_more_columns_than_the_budget(lab, alpha):
     """sum 1/lambda over the positive modes lies between two integers below k."""
-    lam = np.array([0.9, 0.7, 0.6, -0.2, -0.3, -0.4])
-    fit = spectral._barlow_filter.barlow_filter(lam, 6, alpha, 0, None)
-    assert fit.value >= fit.lower_bound - 1e-12
-    a = torch.diag(torch.tensor([*lam, -0.45], dtype=torch.float64))
-    best, _, _ = lab.minimise(lambda y: unit_loss(y, a, alpha), (7, 6), starts=5, iterations=300)
-    assert best >= fit.value - 1e-8
+    graph = lab.graph(lab.spectrum([0.9, 0.7, 0.6, -0.1, -0.1, -0.2], 7))
+    form = spectral.barlow_twins(graph, 6, off_diagonal=alpha)
+    assert form.loss >= form.info.lower_bound - 1e-12
+    lab.agree(form, loss_on(graph, off_diagonal=alpha))
+    best, _, _ = lab.minimise(loss_on(graph, off_diagonal=alpha), (7, 6), starts=5, iterations=300)
+    assert best >= form.loss - 1e-8
 
 
 def test_bipartite_takes_the_algebraically_largest():
