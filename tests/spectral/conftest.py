@@ -38,8 +38,8 @@ class Lab:
         """(n, n) weights with row sums 1 whose centred eigenvalues are `values`, else zero.
 
         A Helmert basis is a Soules basis: with the larger eigenvalues on its later rows the matrix
-        is non-negative (Soules 1983, Linear and Multilinear Algebra 13); a few small negative values
-        are possible too.
+        is non-negative (Soules 1983, Linear and Multilinear Algebra 13); a few small negative
+        values are possible too.
         """
         lam = np.zeros(n - 1)
         lam[: len(values)] = values

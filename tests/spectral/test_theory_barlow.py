@@ -1,4 +1,4 @@
-"""Barlow Twins' closed forms: rows B0 to B8 of docs/closed_forms.md."""
+"""Barlow Twins' closed forms: rows B0 to B3 and B6 to B8 of docs/closed_forms.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear and kernel regimes: rows V4, V5, S3, B4, B5, D1, P1 of docs/closed_forms.md."""
+"""Linear and kernel regimes: rows V4, V5, S3, B4, B5, D1 and P1 of docs/closed_forms.md."""
 
 from __future__ import annotations
 
@@ -82,6 +82,28 @@ def test_v4_pencil_is_lpp(lab):
     assert lab.sine(form.weights, vectors[:, :k]) < 1e-8
 
 
+def test_s3_b5_pencils(lab):
+    """(X^T G X, X^T X) and (X^T Ghat X, X^T Dhat X): the same minima with their eigenvalues."""
+    x, k = features(40, 6), 3
+    w = lab.knn_weights(x, 5)
+    d = w.sum(1)
+    lam = sla.eigh(x.T @ w @ x, x.T @ x, eigvals_only=True)[::-1][:k]
+    form = spectral.simclr(lab.graph(w), k, features=x)
+    assert np.allclose(form.eigenvalues, lam)
+    assert form.loss == pytest.approx((w**2).sum() - (np.maximum(lam, 0) ** 2).sum())
+    centre = np.outer(d, d) / d.sum()
+    lam = sla.eigh(
+        x.T @ (w - centre) @ x, x.T @ (np.diag(d) - centre) @ x, eigvals_only=True
+    )[::-1][:k]  # fmt: skip
+    kappa = ((1 / lam).sum() - k) / (1 / lam**2).sum()
+    b = 1 - kappa / lam
+    assert b.min() > 0  # no mode is dropped here
+    form = spectral.barlow_twins(lab.graph(w), k, features=x)
+    assert np.allclose(form.eigenvalues, lam)
+    assert np.allclose(form.filter, b / lam)
+    assert form.loss == pytest.approx(((1 - b) ** 2).sum())
+
+
 @pytest.mark.parametrize("name", list(METHODS))
 def test_collinear_features_are_restricted_to_their_range(lab, name):
     """X with a repeated, a constant and a zero column has the optimum of X."""
@@ -155,6 +177,22 @@ def test_v5_kernel_with_a_ridge(lab, penalty):
         lab.matched(best, form.loss)
     rows = kernel[:4]
     assert np.allclose(form.transform(rows), form.embedding[:4].numpy())
+
+
+def test_v5_schur_complement_of_the_mean(lab):
+    """(gamma/N) L + (kappa/2) K^-1 with the constant eliminated: s_k = (1 - (N-1) mu_k)_+."""
+    n, k, kappa, gamma = 30, 3, 0.01, 0.1
+    x = np.random.default_rng(0).standard_normal((n, 3))
+    kernel = np.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / 2) + 1e-2 * np.eye(n)
+    w = lab.knn_weights(x, 5)
+    both = gamma / n * (np.diag(w.sum(1)) - w) + kappa / 2 * np.linalg.inv(kernel)
+    total = both.sum(1)
+    basis = sla.null_space(np.ones((1, n)))
+    reduced = basis.T @ (both - np.outer(total, total) / total.sum()) @ basis
+    s = np.maximum(0, 1 - (n - 1) * np.linalg.eigvalsh(reduced)[:k])
+    form = spectral.vicreg(lab.graph(w), k, kernel=kernel, ridge=kappa, invariance=gamma)
+    assert lab.close(form.filter, s)
+    assert form.loss == pytest.approx((1 - s**2).sum())
 
 
 def test_v5_without_a_ridge_is_nonparametric(lab):

@@ -1,4 +1,4 @@
-"""VICReg's closed forms against descent: rows V0 to V7, E1 and E2 of docs/closed_forms.md."""
+"""VICReg's closed forms against descent: rows V0 to V3, V6, V7 and E of docs/closed_forms.md."""
 
 from __future__ import annotations
 
@@ -88,6 +88,7 @@ def test_v1c_signed_graph(lab):
     w = lab.random_weights(20, 0.4) * (sign + sign.T)
     form = spectral.vicreg(lab.graph(w), 3, invariance=0.2)
     assert form.filter[0] > 1
+    assert form.loss < 0
     lab.agree(form, loss_on(lab.graph(w), invariance=0.2, penalty="ls_var"))
     best, _, _ = lab.minimise(
         loss_on(lab.graph(w), invariance=0.2, penalty="ls_var"), (20, 3), scale=2.0
@@ -100,9 +101,14 @@ def test_v1c_signed_graph(lab):
 @pytest.mark.parametrize("beta", [3.0, 0.3, 0.04])
 def test_v2_unequal_weights(lab, beta):
     """beta > alpha: axis aligned; beta < alpha: a rotation equalises the variances."""
-    graph = lab.graph(lab.random_weights(20, 0.3, seed=1))
+    w = lab.random_weights(20, 0.3, seed=1)
+    graph = lab.graph(w)
     hyper = {"covariance": beta, "invariance": 0.25, "penalty": "ls_var"}
     form = spectral.vicreg(graph, 4, **hyper)
+    x = 0.25 * 19 / 20 * lab.laplacian_modes(w)[0][:4]
+    level = float(form.filter.mean())
+    s = 1 - x if beta >= 1 else (1 - (1 - beta) * level - x) / beta
+    assert lab.close(form.filter, np.maximum(0, s))
     lab.agree(form, loss_on(graph, **hyper))
     z = form.embedding - form.embedding.mean(0)
     variance = (z**2).sum(0) / 19
@@ -155,9 +161,12 @@ def test_v3a_decorrelated_above_beta_star(lab, penalty):
 @pytest.mark.parametrize("beta", [0.125, 0.04])
 def test_v3b_equal_variance_of_the_default_weights(lab, penalty, beta):
     """beta <= alpha/8 (official VICReg: .08): equal variances, correlated columns, proven."""
-    graph, gamma, _ = graph_and_terms(lab, 0.7)
+    graph, gamma, x = graph_and_terms(lab, 0.7)
     hyper = {"covariance": beta, "invariance": gamma, "penalty": penalty}
     form = spectral.vicreg(graph, 3, **hyper)
+    level = float(form.filter.mean())
+    pull = 0.5 / np.sqrt(level) if penalty == "hinge_std" else 1 / np.sqrt(level) - 1
+    assert lab.close(form.filter, np.maximum(0, level + pull / (2 * beta) - x / beta))
     assert form.info.regime == "equal variance"
     assert form.info.certified
     lab.agree(form, loss_on(graph, **hyper))
@@ -251,6 +260,14 @@ def test_v7_two_views_are_degenerate(lab):
     assert torch.allclose(whole.embedding[:10], whole.embedding[10:])
 
 
+@pytest.mark.parametrize("views", [2, 3])
+def test_v7_spectrum_of_views(lab, views):
+    """L of V views of N' samples: 0 (N'-1 times, besides the constant) and V (N'(V-1) times)."""
+    graph = PairGraph.from_views(5, views)
+    form = spectral.vicreg(graph, graph.n - 1)
+    assert lab.close(form.eigenvalues, [0.0] * 4 + [views] * 5 * (views - 1))
+
+
 def test_e1_e2_spectral_embedding(lab):
     """Same spans as scikit-learn's SpectralEmbedding: unnormalised = uniform, default = degree."""
     manifold = pytest.importorskip("sklearn.manifold")
@@ -269,6 +286,10 @@ def test_e1_e2_spectral_embedding(lab):
     assert lab.sine(normed, degree.embedding) < 1e-6
     assert lab.sine(normed, uniform.embedding) > 1e-3  # E2x: irregular graph, different metric
     hyper = {"invariance": 0.3, "measure": "degree", "penalty": "ls_var"}
+    root = np.sqrt(w.sum(1))
+    mu = np.linalg.eigvalsh(np.eye(60) - w / np.outer(root, root))[1 : k + 1]
+    assert lab.close(degree.filter, np.maximum(0, 1 - 0.3 * mu))
+    assert degree.loss == pytest.approx((1 - np.maximum(0, 1 - 0.3 * mu) ** 2).sum())
     lab.agree(degree, loss_on(graph, **hyper))
     best, _, _ = lab.minimise(loss_on(graph, **hyper), (60, k))
     lab.matched(best, degree.loss)
