@@ -91,7 +91,9 @@ def barlow_filter(lam: Array, k: int, alpha: float, seed: int, starts: int | Non
     b = 1.0 / (p / k + low * (1 - p / k))
     bound = k * (1 - p * b / k) ** 2 + low * p * b**2 * (1 - p / k)
     best = None
-    for width in sorted({k, int(budget + 1e-9), p} & set(range(1, k + 1))):
+    filled = int(budget + 1e-9)
+    # filled + 1: what is too much for one column goes into few other modes, not into all of them.
+    for width in sorted({p, filled, filled + 1, k} & set(range(1, k + 1))):
         part = _unit_columns(lam[:width], width, alpha, seed, starts)
         if best is None or part.value + (k - width) < best.value - 1e-13 * k:
             mix = np.zeros((len(lam), k))

@@ -107,6 +107,8 @@ def barlow_twins(
             "weights": design.weights(pencil.weights @ fit.mix),
         }  # fmt: skip
     info.regime, info.certified, info.lower_bound = fit.regime, fit.certified, fit.lower_bound
+    if fit.regime == "multistart":  # its columns may mix modes: fewer dimensions than modes
+        more["active"] = np.linalg.svd(fit.mix, compute_uv=False) ** 2
     return package(
         rel, eigenvalues=pad(lam, k, 0.0), filter_=pad(fit.s, k, 0.0), loss=fit.value, info=info,
         **more,

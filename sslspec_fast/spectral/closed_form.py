@@ -59,7 +59,7 @@ class ClosedForm:
                   (k beyond the number of modes) hold inf (VICReg) or 0
     filter        (k,) the s_k of docs/closed_forms.md: how much of mode k the optimum keeps
     loss          the minimum of the matching ``F.graph_*`` loss (plus the ridge term, if any)
-    rank          number of active modes
+    rank          dimensions of the embedding: active modes, or mixtures of them
     weights       (d, k) with embedding == features @ weights; (n, k) with embedding ==
                   kernel @ weights in the kernel regime; None without features
     info          `SpectrumInfo`: convergence, residuals, gap, cut cluster, components, isolated
@@ -124,15 +124,19 @@ def count_active(s: Array, relative: float = _ACTIVE) -> int:
 def package(
     rel: Relation, *, embedding: Array, eigenvalues: Array, filter_: Array, loss: float,
     info: SpectrumInfo, weights: Any = None, features: Any = None,
-    out_of_sample: OutOfSample | None = None,
+    out_of_sample: OutOfSample | None = None, active: Array | None = None,
 ) -> ClosedForm:  # fmt: skip
-    """Assemble the result in the caller's array type; it carries no gradient."""
+    """Assemble the result in the caller's array type; it carries no gradient.
+
+    active: what the rank counts, where that is not the filter.
+    """
     if not info.converged:  # a proof stands on the eigenvalues
         info.certified, info.lower_bound = False, -np.inf
-    active = 1e-6 if info.regime == "multistart" else _ACTIVE
+    active = filter_ if active is None else active
+    floor = 1e-6 if info.regime == "multistart" else _ACTIVE
     result = ClosedForm(
         embedding=rel.wrap(embedding), eigenvalues=rel.wrap(eigenvalues),
-        filter=rel.wrap(filter_), loss=float(loss), rank=count_active(filter_, active),
+        filter=rel.wrap(filter_), loss=float(loss), rank=count_active(active, floor),
         weights=None, info=info, out_of_sample=out_of_sample,
     )  # fmt: skip
     if weights is not None:

@@ -285,6 +285,11 @@ def test_more_columns_than_the_budget(lab, alpha):
     graph = lab.graph(lab.spectrum([0.9, 0.7, 0.6, -0.1, -0.1, -0.2], 7))
     form = spectral.barlow_twins(graph, 6, off_diagonal=alpha)
     assert form.loss >= form.info.lower_bound - 1e-12
+    assert form.rank == np.linalg.matrix_rank(form.embedding.numpy(), tol=1e-3)
+    if alpha == 1:  # 4.2 columns: one more takes what is left, the sixth stays empty
+        assert form.info.certified
+        assert form.rank == 3
+        assert torch.all(form.embedding[:, 5] == 0)
     lab.agree(form, loss_on(graph, off_diagonal=alpha))
     best, _, _ = lab.minimise(loss_on(graph, off_diagonal=alpha), (7, 6), starts=5, iterations=300)
     assert best >= form.loss - 1e-8
