@@ -31,6 +31,7 @@ PYBIND11_MODULE(_C, m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
 
   m.def("isa", &cpu::isa_name, "Instruction set of the CPU kernels in use");
+  m.def("bf16_products", &cpu::bf16_products, "Whether `pairwise_forward` and `_backward` take bfloat16 rows");
   m.def("cuda_archs", [] { return SSLSPEC_CUDA_ARCHS; }, "CUDA architectures of this build, empty without CUDA");
 
   // basis

@@ -1,14 +1,20 @@
 #include "pairwise.h"
 
+#include <type_traits>
+
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "cpu/pairwise.h"
+#include "cpu/pairwise_bf16.h"
 #include "cpu/pairwise_rows.h"
 
 namespace sslspec {
 namespace {
 
 constexpr const char* kOp = "pairwise";
+
+// Statistics and gradients of rows in bfloat16 are float32.
+DType statistics(DType rows) { return rows == DType::bf16 ? DType::f32 : rows; }
 
 // Checks what both passes share and fills the arguments of the CPU kernels.
 template <typename T>
@@ -19,6 +25,7 @@ cpu::PairwiseArgs<T> arguments(const TensorView& a, const TensorView& b, const T
   const bool symmetric = !b.present();
   SSLSPEC_CHECK(a.ndim == 2, kOp, ": a must be (n, d), got ", shape_text(a));
   const int64_t n = a.shape[0], d = a.shape[1];
+  const DType kind = statistics(a.dtype);
   check_matrix(kOp, "a", a, n, d, a.dtype, kCpu);
   const TensorView& right = symmetric ? a : b;
   SSLSPEC_CHECK(right.ndim == 2, kOp, ": b must be (m, d), got ", shape_text(right));
@@ -26,9 +33,9 @@ cpu::PairwiseArgs<T> arguments(const TensorView& a, const TensorView& b, const T
   check_matrix(kOp, "b", right, m, d, a.dtype, kCpu);
   if (scale.ndim == 1) {
     SSLSPEC_CHECK(!symmetric, kOp, ": scale must be a scalar when b is absent, got ", shape_text(scale));
-    check_vector(kOp, "scale", scale, n, a.dtype, kCpu);
+    check_vector(kOp, "scale", scale, n, kind, kCpu);
   } else {
-    check_dense(kOp, "scale", scale, 0, nullptr, a.dtype, kCpu);
+    check_dense(kOp, "scale", scale, 0, nullptr, kind, kCpu);
   }
   SSLSPEC_CHECK(ids_a.present() == (symmetric ? ids_a.present() : ids_b.present()), kOp, ": ids_a and ids_b go together");
   if (ids_a.present()) check_vector(kOp, "ids_a", ids_a, n, DType::i32, kCpu);
@@ -38,10 +45,10 @@ cpu::PairwiseArgs<T> arguments(const TensorView& a, const TensorView& b, const T
     check_vector(kOp, "skip_indptr", skip_indptr, n + 1, DType::i64, kCpu);
     check_vector(kOp, "skip_indices", skip_indices, skip_indices.shape[0], DType::i64, kCpu);
   }
-  check_vector(kOp, "row_lse", row_lse, n, a.dtype, kCpu);
-  if (col_lse.present()) check_vector(kOp, "col_lse", col_lse, m, a.dtype, kCpu);
+  check_vector(kOp, "row_lse", row_lse, n, kind, kCpu);
+  if (col_lse.present()) check_vector(kOp, "col_lse", col_lse, m, kind, kCpu);
   check_vector(kOp, "workspace", workspace, pairwise_workspace_size(n, m, d, int(a.dtype), symmetric, backward),
-               a.dtype, kCpu);
+               kind, kCpu);
   cpu::PairwiseArgs<T> p{};
   p.a = a.as<T>(), p.lda = a.stride[0], p.n = n;
   p.b = right.as<T>(), p.ldb = right.stride[0], p.m = m, p.d = d;
@@ -67,11 +74,20 @@ void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_
   p.grad_row = grad_row.as<T>(), p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
 }
 
+void on_bf16(const cpu::PairwiseArgs<float>& p, const TensorView& a, const TensorView& b, bool backward) {
+  SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
+  SSLSPEC_CHECK(b.present() && p.scale_step == 0, kOp, ": rows in bfloat16 need b and a scalar scale");
+#ifdef SSLSPEC_X86_BF16
+  const cpu::PairwiseBf16Args q{p, a.as<uint16_t>(), b.as<uint16_t>()};
+  backward ? cpu::avx512bf16::pairwise_bf16_backward(q) : cpu::avx512bf16::pairwise_bf16_forward(q);
+#endif
+}
+
 }  // namespace
 
 int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool symmetric, bool backward) {
   int64_t size = 0;
-  dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
+  dispatch_float(kOp, statistics(static_cast<DType>(dtype)), [&](auto t) {
     using T = typename decltype(t)::type;
     size = SSLSPEC_CALL(pairwise_workspace<T>, n, m, d, symmetric, backward);
   });
@@ -81,10 +97,12 @@ int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool
 void pairwise_forward(TensorView a, TensorView b, TensorView scale, TensorView ids_a, TensorView ids_b,
                       TensorView skip_indptr, TensorView skip_indices, bool skip_self, TensorView row_lse,
                       TensorView col_lse, TensorView workspace, int threads) {
-  dispatch_float(kOp, a.dtype, [&](auto t) {
+  dispatch_float(kOp, statistics(a.dtype), [&](auto t) {
     using T = typename decltype(t)::type;
     const auto p = arguments<T>(a, b, scale, ids_a, ids_b, skip_indptr, skip_indices, skip_self, row_lse, col_lse,
                                 workspace, threads, false);
+    if constexpr (std::is_same_v<T, float>)
+      if (a.dtype == DType::bf16) return on_bf16(p, a, b, false);
     SSLSPEC_CALL(pairwise_forward<T>, p);
   });
 }
@@ -93,13 +111,16 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
                        TensorView skip_indptr, TensorView skip_indices, bool skip_self, TensorView row_lse,
                        TensorView col_lse, TensorView grad_row, TensorView grad_col, TensorView grad_a,
                        TensorView grad_b, TensorView workspace, int threads) {
-  dispatch_float(kOp, a.dtype, [&](auto t) {
+  const DType kind = statistics(a.dtype);
+  dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
     auto p = arguments<T>(a, b, scale, ids_a, ids_b, skip_indptr, skip_indices, skip_self, row_lse, col_lse, workspace,
                           threads, true);
-    if (p.columns) check_vector(kOp, "grad_col", grad_col, p.m, a.dtype, kCpu);
+    if (p.columns) check_vector(kOp, "grad_col", grad_col, p.m, kind, kCpu);
     p.grad_col = grad_col.as<T>();
-    set_gradients(p, a.dtype, grad_row, grad_a, grad_b);
+    set_gradients(p, kind, grad_row, grad_a, grad_b);
+    if constexpr (std::is_same_v<T, float>)
+      if (a.dtype == DType::bf16) return on_bf16(p, a, b, true);
     SSLSPEC_CALL(pairwise_backward<T>, p);
   });
 }

@@ -15,6 +15,9 @@
 // Sigmoid part, over all pairs or those with i != j. row_sum_i = sum_j softplus(s_ij + bias),
 // W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as above, grad_bias_i = sum_j W_ij.
 //
+// Softmax part, rows in bfloat16: statistics and gradients are float32, there is a b, scale is a scalar, and
+// grad_b_j = sum_i W_ij a_i.
+//
 // The N x M matrix is never stored.
 #pragma once
 #include "common/tensor_view.h"

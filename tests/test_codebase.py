@@ -219,14 +219,15 @@ def test_architecture_specific_code_says_so_in_its_name() -> None:
 
 
 def test_kernels_compiled_per_instruction_set_use_no_containers() -> None:
-    kernels = sorted(CSRC.rglob("*.kernel.cpp"))
+    kernels = sorted([*CSRC.rglob("*.kernel.cpp"), *CSRC.rglob("*.bf16.cpp")])
     assert kernels
     pattern = r"std::(vector|string|map|unordered_map|function|shared_ptr)\b"
     assert offences(kernels, pattern) == []
 
 
 def kernel_objects() -> list[Path]:
-    return sorted((ROOT / "build").rglob("*.kernel.cpp.o"))
+    build = ROOT / "build"
+    return sorted([*build.rglob("*.kernel.cpp.o"), *build.rglob("*.bf16.cpp.o")])
 
 
 def test_kernel_objects_export_no_weak_symbols() -> None:
@@ -239,7 +240,7 @@ def test_kernel_objects_export_no_weak_symbols() -> None:
         weak = [line for line in run.stdout.splitlines() if re.match(r"[0-9a-f]+ [WV] ", line)]
         # The entry points are explicit instantiations in the namespace of their level: nobody
         # shares those names. DW.ref is a pointer of the exception tables, no code.
-        own = r"sslspec::cpu::(baseline|avx2|avx512)::|DW\.ref\."
+        own = r"sslspec::cpu::(baseline|avx2|avx512|avx512bf16)::|DW\.ref\."
         weak = [line for line in weak if not re.search(rf" [WV] ([\w ]+ )?({own})", line)]
         assert weak == [], path.name
 

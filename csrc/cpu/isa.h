@@ -1,13 +1,15 @@
-// Instruction-set levels of the CPU kernels. Every *.kernel.cpp is compiled once per level into its own namespace;
-// the level is chosen once per process from the CPU and the cap in $SSLSPEC_ISA.
+// Instruction-set levels of the CPU kernels. Every *.kernel.cpp is compiled once per level up to avx512 into its own
+// namespace, *.bf16.cpp for the last one alone; the level is chosen once per process from the CPU and the cap in
+// $SSLSPEC_ISA.
 #pragma once
 
 namespace sslspec::cpu {
 
-enum class Isa { baseline, avx2, avx512 };
+enum class Isa { baseline, avx2, avx512, avx512bf16 };
 
 Isa isa();               // throws std::invalid_argument for an unknown $SSLSPEC_ISA
 const char* isa_name();
+inline bool bf16_products() { return isa() == Isa::avx512bf16; }
 
 }  // namespace sslspec::cpu
 
@@ -21,7 +23,7 @@ const char* isa_name();
   namespace avx2 { __VA_ARGS__ }     \
   namespace avx512 { __VA_ARGS__ }
 #define SSLSPEC_CALL(f, ...)                                         \
-  (::sslspec::cpu::isa() == ::sslspec::cpu::Isa::avx512              \
+  (::sslspec::cpu::isa() >= ::sslspec::cpu::Isa::avx512              \
        ? ::sslspec::cpu::avx512::f(__VA_ARGS__)                      \
        : ::sslspec::cpu::isa() == ::sslspec::cpu::Isa::avx2          \
              ? ::sslspec::cpu::avx2::f(__VA_ARGS__)                  \

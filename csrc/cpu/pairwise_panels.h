@@ -117,41 +117,36 @@ struct PairwiseBuffers {
   }
 };
 
-template <typename T>
-struct PairwisePanels {
+// The blocks of one call and the logits of one of them, whatever the format that Op multiplies.
+template <typename Operation>
+struct PairwiseBlocks {
+  using Op = Operation;
+  using T = typename Op::T;
   static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kLd;
   static constexpr T kScale = static_cast<T>(kLog2e);
 
   const PairwiseArgs<T>& p;
   PairwiseBuffers<T> w;
   Blocks rows, cols;
-  double limit;  // bound of |logit|: max |scale a| max |b|
+  int64_t depth;      // steps of a product of two rows
+  T logit_scale = 1;  // what products of panels are multiplied by
+  double limit = 0;   // bound of |logit|: max |scale a| max |b|
 
-  PairwisePanels(const PairwiseArgs<T>& args, bool backward)
-      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward), rows(args.n), cols(args.m) {
+  PairwiseBlocks(const PairwiseArgs<T>& args, int64_t depth, bool backward)
+      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward), rows(args.n), cols(args.m),
+        depth(depth) {}
+
+  // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them.
+  template <typename PackA, typename PackB>
+  void pack(const PackA& pack_a, const PackB& pack_b) {
     const int64_t a_blocks = rows.count, b_blocks = p.symmetric ? 0 : cols.count;
     parallel_for(a_blocks + b_blocks, p.threads, [&](int64_t t) {
-      if (t < a_blocks) {
-        const int64_t r0 = rows.begin(t), r1 = rows.begin(t + 1);
-        w.norms[t] = pack_rows<T>(p.a, p.lda, r0, r1, p.d, p.symmetric ? nullptr : p.scale, p.scale_step, w.a_panels);
-        if (backward) {
-          const T* scale = p.symmetric ? nullptr : p.scale;
-          if (p.symmetric || p.grad_b != nullptr) pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
-          zero(p.grad_a + r0 * p.d, (r1 - r0) * p.d);
-        }
-      } else {
-        const int64_t r0 = cols.begin(t - a_blocks), r1 = cols.begin(t - a_blocks + 1);
-        w.norms[t] = pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
-        if (backward) {
-          pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
-          if (p.grad_b != nullptr) zero(p.grad_b + r0 * p.d, (r1 - r0) * p.d);
-        }
-      }
+      const int64_t s = t - a_blocks;
+      w.norms[t] = s < 0 ? pack_a(rows.begin(t), rows.begin(t + 1)) : pack_b(cols.begin(s), cols.begin(s + 1));
     });
     const double a2 = largest(w.norms, a_blocks);
     const double b2 = p.symmetric ? a2 : largest(w.norms + a_blocks, b_blocks);
-    // The symmetric case scales the logits, not the panels, so that left and right operand are one buffer.
-    limit = __builtin_sqrt(a2) * __builtin_sqrt(b2) * (p.symmetric ? __builtin_fabs(double(p.scale[0])) : 1.0);
+    limit = __builtin_sqrt(a2) * __builtin_sqrt(b2) * __builtin_fabs(double(logit_scale));
   }
 
   static void zero(T* x, int64_t count) { __builtin_memset(x, 0, sizeof(T) * static_cast<size_t>(count)); }
@@ -170,15 +165,13 @@ struct PairwisePanels {
       for_all_pairs(rows.count, cols.count, p.threads, f);
   }
 
-  T logit_scale() const { return p.symmetric ? p.scale[0] : T(1); }
-
   // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left out:
   // for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left out.
   template <typename Use>
   inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
                                                        const Use& use) const {
     LeftOut<T> left_out(p, i0, ni, j0, nj);
-    block_product<T>(p.d, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+    block_product<T, Op>(depth, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
                        if (__builtin_expect(left_out.meets(i, j), 0)) {
                          T s[R * V * L];
@@ -194,6 +187,50 @@ struct PairwisePanels {
                          }, std::true_type{});
                        }
                      });
+  }
+};
+
+// Operands in T. The scale is in the panels of a; in the symmetric case, where left and right operand are one buffer, it
+// multiplies the logits.
+template <typename T>
+struct PairwisePanels : PairwiseBlocks<Exact<T>> {
+  using Base = PairwiseBlocks<Exact<T>>;
+  using Base::p, Base::w, Base::zero, Base::V, Base::L, Base::kLd;
+  static constexpr int kTogether = 1;  // rows of weights that are stored together
+  static constexpr int64_t kTileSize = kLd * kLd;
+
+  PairwisePanels(const PairwiseArgs<T>& args, bool backward) : Base(args, args.d, backward) {
+    if (p.symmetric) this->logit_scale = p.scale[0];
+    const T* scale = p.symmetric ? nullptr : p.scale;
+    this->pack(
+        [&](int64_t r0, int64_t r1) {
+          if (backward) {
+            if (p.symmetric || p.grad_b != nullptr)
+              pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
+            zero(p.grad_a + r0 * p.d, (r1 - r0) * p.d);
+          }
+          return pack_rows<T>(p.a, p.lda, r0, r1, p.d, scale, p.scale_step, w.a_panels);
+        },
+        [&](int64_t r0, int64_t r1) {
+          if (backward) {
+            pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
+            if (p.grad_b != nullptr) zero(p.grad_b + r0 * p.d, (r1 - r0) * p.d);
+          }
+          return pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
+        });
+  }
+
+  // Rows i ... i + kTogether and V registers from column j on of the weights of a block.
+  static inline __attribute__((always_inline)) void put(T* tile, int64_t i, int64_t j, const Vec<T> (&e)[kTogether][V]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(tile + i * kLd + j + v * L, e[0][v]);
+  }
+
+  // grad_a += W B, and W^T A onto `other` if it is not null.
+  void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* other) const {
+    block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
+    if (other != nullptr)
+      block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, other + j0 * p.d, p.d, p.d);
   }
 };
 

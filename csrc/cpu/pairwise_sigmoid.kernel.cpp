@@ -40,7 +40,7 @@ struct Sigmoid : PairwisePanels<T> {
                                                       T* const* out, const F& f) const {
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, kSums * sizeof(Vec<T>) * kLd));
     for (int64_t i = 0; i < kSums * kLd; ++i) row_sum[i] = Vec<T>{};
-    for_tiles(i0, ni, j0, nj, tile, logit_scale(),
+    for_tiles(i0, ni, j0, nj, tile, logit_scale,
               [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
 #pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) {

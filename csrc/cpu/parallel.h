@@ -3,37 +3,33 @@
 #pragma once
 #include <omp.h>
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
 
 namespace sslspec::cpu {
 namespace {
 
 // The tasks that one thread starts with, on a cache line of their own.
 struct alignas(64) Share {
-  std::atomic<int64_t> next;
-  int64_t end;
+  int64_t next, end;
 };
+constexpr int kMostThreads = 256;
 
 // Each thread works through a contiguous share of the tasks, then helps with what the others have left: neighbouring
 // tasks mostly write the same pages, and threads that touch new memory side by side would clear each page twice.
 template <typename F>
 void parallel_for(int64_t tasks, int threads, const F& f) {
   if (threads > tasks) threads = static_cast<int>(tasks);
+  if (threads > kMostThreads) threads = kMostThreads;
   if (threads <= 1) {
     for (int64_t t = 0; t < tasks; ++t) f(t);
     return;
   }
-  const std::unique_ptr<Share[]> shares(new Share[threads]);
-  for (int s = 0; s < threads; ++s) {
-    shares[s].next = tasks * s / threads;
-    shares[s].end = tasks * (s + 1) / threads;
-  }
+  Share shares[kMostThreads];
+  for (int s = 0; s < threads; ++s) shares[s] = {tasks * s / threads, tasks * (s + 1) / threads};
 #pragma omp parallel num_threads(threads)
   for (int s = 0, mine = omp_get_thread_num(); s < threads; ++s) {
     Share& share = shares[(mine + s) % threads];
-    for (int64_t t; (t = share.next.fetch_add(1, std::memory_order_relaxed)) < share.end;) f(t);
+    for (int64_t t; (t = __atomic_fetch_add(&share.next, 1, __ATOMIC_RELAXED)) < share.end;) f(t);
   }
 }
 

@@ -84,7 +84,7 @@ struct Spectral {
         for (int64_t l = end - c; l < P::kCols; ++l) right[k * P::kCols + l] = 0;
       }
       with_registers<P>(p.d - c, [&](auto count) __attribute__((always_inline)) {
-        accumulate_panel<true, decltype(count)::value>(left, width, end, rows, right, out, width, p.d - c);
+        accumulate_panel<true, decltype(count)::value, Exact<T>>(left, width, end, rows, right, out, width, p.d - c);
       });
     }
   }

@@ -5,6 +5,9 @@
 // values broadcast per step) and as the right one (kVecs registers per step). `pack_rows` makes panels along the rows
 // of X (for X Y^T), `pack_columns` wider ones along its columns (for E X, see Wide).
 //
+// The products go through a policy, Exact<T> or, in pairwise.bf16.cpp, pairs of bfloat16 that fill a float: the same
+// panels, loops and tiles, with half the steps.
+//
 // Precision policy: products are accumulated in T, in a fixed order given by the shapes alone.
 #pragma once
 #include "cpu/transpose.h"
@@ -43,6 +46,13 @@ struct Wide {
   static constexpr int kCols = kVecs * kLanes<T>;
   static constexpr int kDepth = 96;  // depth of one pass: its right-hand panel stays in the L1 cache
   static_assert(Tile<T>::kBlock % kRows == 0);
+};
+
+template <typename Number>
+struct Exact {
+  using T = Number;
+  static inline __attribute__((always_inline)) Vec<T> broadcast(const T* a) { return splat(*a); }
+  static inline __attribute__((always_inline)) void add(Vec<T>& sum, Vec<T> a, Vec<T> b) { sum += a * b; }
 };
 
 constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
@@ -108,10 +118,10 @@ void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, in
   }
 }
 
-// acc[r][v] += sum_k a(r, k) * b[k][v] for panels b of Shape (Tile or Wide); a(r, k) = a[r + k * step] when
+// acc[r][v] += sum_k a(r, k) * b[k][v] by Op, for panels b of Shape (Tile or Wide); a(r, k) = a[r + k * step] when
 // kRowsTogether, else a[r * step + k].
-template <bool kRowsTogether, typename Shape, int V, typename T>
-inline __attribute__((always_inline)) void multiply(int64_t depth, const T* a, int64_t step, const T* b,
+template <bool kRowsTogether, typename Shape, typename Op, int V, typename T = typename Op::T>
+inline __attribute__((always_inline)) void multiply_by(int64_t depth, const T* a, int64_t step, const T* b,
                                                     Vec<T> (&acc)[Shape::kRows][V]) {
   constexpr int R = Shape::kRows;
 #pragma GCC unroll 2
@@ -121,13 +131,18 @@ inline __attribute__((always_inline)) void multiply(int64_t depth, const T* a, i
     for (int v = 0; v < V; ++v) bv[v] = load(b + v * kLanes<T>);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vec<T> av = splat(kRowsTogether ? a[r] : a[r * step]);
+      const Vec<T> av = Op::broadcast(kRowsTogether ? a + r : a + r * step);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) acc[r][v] += av * bv[v];
+      for (int v = 0; v < V; ++v) Op::add(acc[r][v], av, bv[v]);
     }
     a += kRowsTogether ? step : 1;
     b += Shape::kCols;
   }
+}
+template <bool kRowsTogether, typename Shape, int V, typename T>
+inline __attribute__((always_inline)) void multiply(int64_t depth, const T* a, int64_t step, const T* b,
+                                                    Vec<T> (&acc)[Shape::kRows][V]) {
+  multiply_by<kRowsTogether, Shape, Exact<T>>(depth, a, step, b, acc);
 }
 
 // f(the number of registers, as a constant, that cover `width` columns of a panel of Shape)
@@ -153,7 +168,7 @@ inline __attribute__((always_inline)) void clear(Register (&acc)[R][V]) {
 // For every register tile calls finish(i, j, acc) with i, j relative to the block; the tile covers rows i .. i + kRows
 // and columns j .. j + kCols, padding included. `partial` (leading dimension ld) holds sums between depth passes, and
 // with `onto` those that this product adds to.
-template <typename T, typename Finish>
+template <typename T, typename Op = Exact<T>, typename Finish>
 inline __attribute__((always_inline)) void block_product(int64_t depth, const T* x_panels, int64_t i0, int64_t ni,
                                                          const T* y_panels, int64_t j0, int64_t nj, T* partial,
                                                          int64_t ld, const Finish& finish, bool onto = false) {
@@ -169,7 +184,7 @@ inline __attribute__((always_inline)) void block_product(int64_t depth, const T*
         const T* a = x_panels + panel * depth + k0 * P::kCols + (row - panel);
         Vec<T> acc[R][V];
         clear(acc);
-        multiply<true, P>(steps, a, P::kCols, b, acc);
+        multiply_by<true, P, Op>(steps, a, P::kCols, b, acc);
         if (!first || onto)
           for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) acc[r][v] += load(partial + (i + r) * ld + j + v * L);
@@ -204,7 +219,7 @@ inline __attribute__((always_inline)) void add_tile(const Vec<T> (&acc)[R][V], T
 
 // out[rows x cols] += E X for one column panel of width V registers.
 // E(i, k) = e[i * lde + k], or e[k * lde + i] when kTransposed; b points at X's panel rows for k = 0.
-template <bool kTransposed, int V, typename T>
+template <bool kTransposed, int V, typename Op, typename T>
 void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* b, T* out, int64_t ldo, int64_t cols) {
   constexpr int R = Wide<T>::kRows;
   for (int64_t i = 0; i < rows; i += R) {
@@ -215,15 +230,15 @@ void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) __builtin_prefetch(out + (i + r) * ldo + v * kLanes<T>, 1);
-    multiply<kTransposed, Wide<T>>(depth, kTransposed ? e + i : e + i * lde, lde, b, acc);
+    multiply_by<kTransposed, Wide<T>, Op>(depth, kTransposed ? e + i : e + i * lde, lde, b, acc);
     add_tile(acc, out + i * ldo, ldo, rows - i, cols);
   }
 }
 
 // out[rows x d] += E X (or E^T X), X given by column panels of n rows from row k0 on. E must be readable for whole
 // register tiles: round_up(rows, Wide::kRows) rows (columns when transposed).
-template <bool kTransposed, typename T>
-void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n, int64_t k0,
+template <bool kTransposed, typename Op, typename T = typename Op::T>
+void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n, int64_t k0,
                       T* out, int64_t ldo, int64_t d) {
   using P = Wide<T>;
   for (int64_t k = 0; k < depth; k += P::kDepth)
@@ -231,10 +246,15 @@ void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
       const T* part = kTransposed ? e + k * lde : e + k;
       const T* b = column_panels + c * n + (k0 + k) * P::kCols;
       with_registers<P>(d - c, [&](auto count) __attribute__((always_inline)) {
-        accumulate_panel<kTransposed, decltype(count)::value>(part, lde, rows, min64(P::kDepth, depth - k), b, out + c, ldo,
-                                                              d - c);
+        accumulate_panel<kTransposed, decltype(count)::value, Op>(part, lde, rows, min64(P::kDepth, depth - k), b, out + c,
+                                                                  ldo, d - c);
       });
     }
+}
+template <bool kTransposed, typename T>
+void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n, int64_t k0,
+                      T* out, int64_t ldo, int64_t d) {
+  block_accumulate_by<kTransposed, Exact<T>>(e, lde, rows, depth, column_panels, n, k0, out, ldo, d);
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
+    is_half,
     products,
     reduce_rows,
     run_reference,
@@ -53,7 +54,8 @@ def clip(
     """CLIP loss of n pairs, as open_clip's ClipLoss: unit rows and the exponentiated scale come in.
 
     Args:
-        image, text: (n, d) unit rows, float64, float32, bfloat16 or float16 (computed in float32).
+        image, text: (n, d) unit rows, float64, float32, bfloat16 (multiplied as it is on a GPU and
+            on CPUs with AVX512-BF16, added up in float32) or float16 (computed in float32).
         logit_scale: c > 0, a number, a 0-dim tensor or (n,) per anchor (pair i in both
             directions); a tensor may require a gradient.
         logit_bias: accepted for open_clip's sake; a constant has no effect on a softmax, its
@@ -96,9 +98,9 @@ def clip(
             tau_plus=tau_plus,
         )
     else:
-        a, b = products(x, image), products(y, text)
+        a, b, half = products(x, image), products(y, text), is_half(image)
         if scale.dim() == 0:
-            by_row, by_col = pairwise.lse(a, b, scale, skip_self=True, cols=True)
+            by_row, by_col = pairwise.lse(a, b, scale, skip_self=True, cols=True, half=half)
         else:  # a scale per anchor: the two directions have different logits
             by_row, _ = pairwise.lse(a, b, scale, skip_self=True)
             by_col, _ = pairwise.lse(b, a, scale, skip_self=True)

@@ -5,16 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._seam import _C, CODE
+from .._seam import _C, CODE, unit_stride
 
-__all__ = ["through_scale", "workspace"]
+__all__ = ["multiplied", "statistics_dtype", "through_scale", "workspace"]
 
 
 def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
     """Scratch memory of one call, O((n + m) d): packed operands and statistics."""
     n, d = a.shape
     m = n if b is None else b.shape[0]
-    return a.new_empty(_C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward))
+    size = _C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward)
+    return a.new_empty(size, dtype=statistics_dtype(a))
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Type of statistics and of what multiplies them: float64 for float64 rows, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def multiplied(x: Tensor, scale: Tensor, half: bool) -> Tensor:
+    """Rows as the softmax kernels of the CPU take them: those that are exact in bfloat16 (`half`)
+    as that, where the processor multiplies it and one scale serves all.
+    """
+    half = half and x.dtype == torch.float32 and scale.ndim == 0 and _C.bf16_products()
+    return x.bfloat16() if half else unit_stride(x)
 
 
 def through_scale(a: Tensor, product: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

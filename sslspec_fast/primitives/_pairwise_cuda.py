@@ -21,18 +21,14 @@ from torch import Tensor
 
 from .._seam import _C, CODE, Descriptor, stream, unit_stride, view
 from ._matmul import products_with
+from ._pairwise_common import statistics_dtype
 
-__all__ = ["backward", "forward", "gradients", "statistics_dtype"]
+__all__ = ["backward", "forward", "gradients"]
 
 _Maybe = Descriptor | None
 _WEIGHT_BYTES = 256 << 20
 _WEIGHT_ROWS = 65535 * 128  # blocks in the second dimension of a grid
 _FORWARD, _CHAINED, _MATRIX = 0, 1, 2  # passes of cuda_pairwise_workspace
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """Type of statistics and of what multiplies them: float64 for float64 rows, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def aligned_rows(x: Tensor) -> Tensor:

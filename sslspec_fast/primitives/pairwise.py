@@ -23,7 +23,7 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import through_scale, workspace
+from ._pairwise_common import multiplied, statistics_dtype, through_scale, workspace
 from ._second_order import left_out_pairs, row_blocks_vjp, softmax_weights
 from .pairwise_sigmoid import softplus
 
@@ -34,7 +34,7 @@ __all__ = ["lse", "lse_self", "softplus"]
 
 
 def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape[0], dtype=cuda.statistics_dtype(u))
+    return u.new_empty(u.shape[0], dtype=statistics_dtype(u))
 
 
 def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
@@ -141,21 +141,23 @@ def lse_self(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
 
 _ARGS = (
     "Tensor a, Tensor b, Tensor scale, Tensor? ids_a, Tensor? ids_b, "
-    "Tensor? skip_indptr, Tensor? skip_indices, bool skip_self, bool cols"
+    "Tensor? skip_indptr, Tensor? skip_indices, bool skip_self, bool cols, bool half"
 )
 
 
 def _lse_shapes(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    kind = cuda.statistics_dtype(a)
+    kind = statistics_dtype(a)
     return a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0] if cols else 0, dtype=kind)
 
 
 def _lse_body(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     if a.is_cuda:
         return cuda.forward(
@@ -167,8 +169,8 @@ def _lse_body(
             skip_self=skip_self,
             cols=cols,
         )
-    a, b = unit_stride(a), unit_stride(b)
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
+    a, b = multiplied(a, scale, half), multiplied(b, scale, half)
     work = workspace(a, b, backward=False)
     _C.pairwise_forward(
         view(a), view(b), view(scale), view(ids_a), view(ids_b),
@@ -181,6 +183,7 @@ def _lse_body(
 def _lse_bwd_shapes(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    half: bool,
     row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor, want_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     grad_b = b.new_empty(b.shape if want_b else (0,))
@@ -190,6 +193,7 @@ def _lse_bwd_shapes(
 def _lse_bwd_body(
     a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    half: bool,
     row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor, want_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     if a.is_cuda:
@@ -198,40 +202,38 @@ def _lse_bwd_body(
             a, b, scale, None, (ids_a, ids_b), (skip_indptr, skip_indices), skip_self, *stats,
             want_b,
         )[:3]  # fmt: skip
-    a, b, grad_row, grad_col = (
-        unit_stride(a),
-        unit_stride(b),
-        grad_row.contiguous(),
-        grad_col.contiguous(),
-    )
+    left, right = multiplied(a, scale, half), multiplied(b, scale, half)
+    grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
-    work = workspace(a, b, backward=True)
+    work = workspace(left, right, backward=True)
     _C.pairwise_backward(
-        view(a), view(b), view(scale), view(ids_a), view(ids_b),
+        view(left), view(right), view(scale), view(ids_a), view(ids_b),
         view(skip_indptr), view(skip_indices), skip_self,
         view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
         view(grad_a), view(grad_b) if want_b else None, view(work), threads(),
     )  # fmt: skip
+    if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
+        grad_b.mul_(scale)
     grad_a, grad_scale = through_scale(a, grad_a, scale)
     return grad_a, grad_b, grad_scale
 
 
 def _lse_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.skip_self, ctx.cols = inputs
+    *tensors, ctx.skip_self, ctx.cols, ctx.half = inputs
     ctx.save_for_backward(*tensors, *output)
 
 
 def _lse_backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Tensor | None, ...]:
     *inputs, row, col = ctx.saved_tensors
     want_b = ctx.needs_input_grad[1]
-    flags = ctx.skip_self, ctx.cols
+    flags = ctx.skip_self, ctx.cols, ctx.half
     g_a, g_b, g_scale = _lse_bwd(*inputs, *flags, row, col, grad_row, grad_col, want_b)
-    return (g_a, g_b if want_b else None, g_scale, None, None, None, None, None, None)
+    return (g_a, g_b if want_b else None, g_scale, *(None,) * 7)
 
 
 def _lse_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.skip_self, ctx.cols = inputs[:9]
-    *rest, ctx.want_b = inputs[9:]
+    *tensors, ctx.skip_self, ctx.cols, _ = inputs[:10]
+    *rest, ctx.want_b = inputs[10:]
     ctx.save_for_backward(*tensors, *rest)
 
 
@@ -266,7 +268,7 @@ def _lse_bwd_backward(
 
     tensors = (a, b, scale, row, col, grad_row, grad_col)
     g_a, g_b, g_scale, *rest = row_blocks_vjp(block, a.shape[0], b.shape[0], *tensors)
-    return (g_a, g_b, g_scale, None, None, None, None, None, None, *rest, None)
+    return (g_a, g_b, g_scale, *(None,) * 7, *rest, None)
 
 
 _lse_bwd = register_op(
@@ -296,6 +298,7 @@ def lse(
     skip: tuple[Tensor, Tensor] | None = None,
     skip_self: bool = False,
     cols: bool = False,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Row and column log-sum-exp of ``s_ij = scale_i a_i . b_j``.
 
@@ -308,6 +311,8 @@ def lse(
             in a row.
         skip_self: leave out i == j.
         cols: also return the column statistics.
+        half: a and b are exact in bfloat16; a CPU that multiplies bfloat16 does, under one scale,
+            and rounds W to it.
 
     Returns:
         (n,) and (m,), the latter empty without ``cols``; a row without any pair gives ``-inf`` and
@@ -318,5 +323,5 @@ def lse(
             f"pairwise.lse: scale must be a scalar with cols=True, got shape {tuple(scale.shape)}"
         )
     indptr, indices = skip if skip is not None else (None, None)
-    row, col = _lse(a, b, scale, ids_a, ids_b, indptr, indices, skip_self, cols)
+    row, col = _lse(a, b, scale, ids_a, ids_b, indptr, indices, skip_self, cols, half)
     return row, col

@@ -293,7 +293,9 @@ def test_opcheck() -> None:
     c = torch.tensor(2.0, requires_grad=True)
     ids = torch.arange(9, dtype=torch.int32) % 2
     torch.library.opcheck(ops.pairwise_lse_self.default, (u, c, ids))
-    torch.library.opcheck(ops.pairwise_lse.default, (u, b, c, None, None, None, None, False, True))
+    for half in (False, True):
+        arguments = (u, b, c, None, None, None, None, False, True, half)
+        torch.library.opcheck(ops.pairwise_lse.default, arguments)
     torch.library.opcheck(ops.pairwise_softplus.default, (u, b, c, torch.tensor(0.0), False))
 
 
