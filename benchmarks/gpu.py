@@ -2,8 +2,9 @@
 
 Builds nothing and needs no network. In order: facts about the machine, every loss on small shapes
 against plain torch, the CUDA tests, the cases that matter most, the Hopper kernels that are off
-by default (do they agree, are they faster), whole training steps, compute-sanitizer (memcheck,
-racecheck, synccheck), and the other cases against compiled torch and the installed peers.
+by default (do they agree, are they faster), whole training steps, eigenproblems against CuPy,
+compute-sanitizer (memcheck, racecheck, synccheck), and the other cases against compiled torch and
+the installed peers.
 
 Every step is a process of its own with a time limit, so that a crash or a hang takes nothing else
 with it; ``gpu.json`` and ``gpu.md`` are written anew after each. Ends within ``--minutes`` (9).
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGE = (sys.executable, "-m", "benchmarks.gpu_stage")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 # seconds at most
-FACTS, SMALL, TESTS, HOPPER, CASE, TRAINING, SANITIZER = 90, 90, 160, 45, 75, 60, 60
+FACTS, SMALL, TESTS, HOPPER, CASE, TRAINING, EIGSH, SANITIZER = 90, 90, 160, 45, 75, 60, 60, 60
 FIRST = 4  # cases that come before the sanitizers
 
 
@@ -41,7 +42,7 @@ class Record:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.end = out, time.monotonic() + 60 * minutes - 10
         self.data: dict[str, Any] = {"facts": {}, "steps": {}, "cases": [], "training": []}
-        self.data["notes"] = []
+        self.data["eigsh"], self.data["notes"] = [], []
         self.failed = False
 
     def left(self) -> float:
@@ -67,6 +68,8 @@ class Record:
             parts += ["", *table(self.data["cases"])]
         if self.data["training"]:
             parts += ["", *training_table(self.data["training"])]
+        if self.data["eigsh"]:
+            parts += ["", *eigsh_table(self.data["eigsh"])]
         parts += ["", *(f"- {note}" for note in self.data["notes"])]
         (self.out / "gpu.md").write_text("\n".join(parts) + "\n", encoding="utf-8")
 
@@ -115,6 +118,28 @@ def training_table(steps: Sequence[dict[str, Any]]) -> list[str]:
         ratio = f"{times['compiled'] / times['fused']:.2f}" if "compiled" in times else ""
         missing = "; ".join(f"{form}: {why}" for form, why in step.get("missing", {}).items())
         lines.append(f"| {step['case']} | {' | '.join(cells)} | {ratio} | {missing} |")
+    return lines
+
+
+def eigsh_table(graphs: Sequence[dict[str, Any]]) -> list[str]:
+    """Milliseconds (residual) of `eigsh`; the ratios are those of the peer in that precision."""
+    names = ("mixed", "peer float64", "float32", "peer float32", "float64", "torch.lobpcg")
+    lines = [
+        f"| eigsh | {' | '.join(names)} | peer float64 / mixed | peer float32 / float32 | |",
+        f"|---|{'--:|' * (len(names) + 2)}---|",
+    ]
+    for graph in graphs:
+        seen = graph["solvers"]
+        cells = [
+            f"{1e3 * seen[n]['seconds']:.4g} ({seen[n]['residual']:.0e})" if n in seen else ""
+            for n in names
+        ]
+        for ours in ("mixed", "float32"):
+            peer = "peer float64" if ours == "mixed" else "peer float32"
+            both = ours in seen and peer in seen
+            cells.append(f"{seen[peer]['seconds'] / seen[ours]['seconds']:.2f}" if both else "")
+        missing = "; ".join(f"{name}: {why}" for name, why in graph["missing"].items())
+        lines.append(f"| {graph['graph']} | {' | '.join(cells)} | {missing} |")
     return lines
 
 
@@ -182,6 +207,7 @@ def main(argv: Sequence[str]) -> int:
         return [n for n in names if not only or any(part in prefix + n for part in only)]
 
     names, training = wanted(facts.pop("cases")), wanted(facts.pop("training"), "training ")
+    eigsh = wanted(facts.pop("eigsh"), "eigsh ")
     record.data["facts"] = {**facts, "driver": _driver()}
     record.step("device", facts.get("gpu", "found"))
     if not options.skip_tests:
@@ -193,6 +219,8 @@ def main(argv: Sequence[str]) -> int:
         _hopper(record, name)
     for name in training:
         _training(record, name, options.seconds)
+    for name in eigsh:
+        _eigsh(record, name)
     if not options.skip_tests:
         _sanitize(record)
     for name in names[FIRST:]:
@@ -287,6 +315,14 @@ def _training(record: Record, name: str, seconds: float) -> None:
     if result is not None:
         record.data["training"].append(result)
         print("\n".join(training_table([result])), flush=True)
+    record.write()
+
+
+def _eigsh(record: Record, name: str) -> None:
+    result = _measured(record, "eigsh", name, EIGSH, 0.0)
+    if result is not None:
+        record.data["eigsh"].append(result)
+        print("\n".join(eigsh_table([result])), flush=True)
     record.write()
 
 

@@ -1,5 +1,5 @@
 """One step of ``python -m benchmarks gpu`` in a process of its own: facts, small shapes, a Hopper
-kernel that is off by default, a case, a training step.
+kernel that is off by default, a case, a training step, an eigenproblem.
 
 Prints a line of JSON whenever it knows more than before; the last one counts.
 """
@@ -22,7 +22,7 @@ from sslspec_fast.bench import machine, memory
 from sslspec_fast.bench.cases import Case, find
 from sslspec_fast.bench.measure import Variant, interleaved
 
-from . import gpu_cases, gpu_training
+from . import gpu_cases, gpu_eigsh, gpu_training
 
 SHAPES = ((1, 8), (7, 16), (65, 128), (130, 257))
 WIDE = (1100, 264)  # reaches the Hopper pass over wide rows
@@ -32,7 +32,7 @@ TOLERANCE = ((torch.float32, 1e-4), (torch.bfloat16, 5e-2))
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_stage")
-    parser.add_argument("what", choices=("facts", "small", "hopper", "case", "training"))
+    parser.add_argument("what", choices=("facts", "small", "hopper", "case", "training", "eigsh"))
     parser.add_argument("name", nargs="?")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--few", action="store_true")
@@ -46,6 +46,9 @@ def main(argv: Sequence[str]) -> int:
         return hopper(options.name)
     if options.what == "training":
         gpu_training.measure(options.name, options.seconds)
+        return 0
+    if options.what == "eigsh":
+        gpu_eigsh.measure(options.name)
         return 0
     measure(find(options.name, gpu_cases.all_cases()), options.seconds)
     return 0
@@ -62,6 +65,7 @@ def facts() -> dict[str, Any]:
     found["bf16 GEMM 2048, TFLOP/s"] = f"{max(rates.values()) / 1e3:.0f}"
     found["cases"] = [case.name for case in gpu_cases.all_cases()]
     found["training"] = list(gpu_training.FAMILIES)
+    found["eigsh"] = list(gpu_eigsh.SIZES)
     return found
 
 

@@ -36,7 +36,7 @@ from sslspec_fast.operators.convert import (
 from sslspec_fast.solvers import pencil
 from sslspec_fast.solvers._basis import column_norms
 from sslspec_fast.solvers._checks import check_count, check_settings
-from sslspec_fast.solvers._threads import at_most_threads
+from sslspec_fast.solvers._threads import at_most_threads, full_products
 from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.davidson import Outcome, Task
 from sslspec_fast.solvers.dense import dense
@@ -133,7 +133,7 @@ def eigsh(
         outcome, method = _nothing(task, free, have, removed), "dense"
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
-        with at_most_threads(max(n * max(k, 16) // _SHARE, 1)):
+        with at_most_threads(max(n * max(k, 16) // _SHARE, 1)), full_products(op.device):
             outcome, facts, method, reason = _run(task, method, warm, low)
     if progress:
         sys.stderr.write("\n")
