@@ -34,6 +34,8 @@ Project = Callable[[Tensor], Tensor]
 _ORTHOGONAL = {torch.float64: 1e-13, torch.float32: 1e-6}
 # Directions shorter than this (relative to the block's longest) are noise and are dropped.
 _DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
+# Squared lengths below this are sums of numbers that are not normal.
+_SMALL = {torch.float64: 1e-290, torch.float32: 1e-30}
 _PIECE = 1 << 16  # entries
 
 
@@ -53,7 +55,7 @@ def column_norms(t: Tensor) -> Tensor:
         return torch.linalg.vector_norm(t, dim=0, dtype=torch.float64).cpu()
     total = torch.zeros(t.shape[1], dtype=torch.float64)
     for part in t.split(max(_PIECE // max(t.shape[1], 1), 1)):
-        total += part.square().sum(0)
+        total += part.double().square().sum(0)  # squares of small float32 numbers are 0
     return total.sqrt()
 
 
@@ -105,7 +107,8 @@ def _at_once(t: Tensor, known: list[Tensor], square: Tensor, parts: list[Tensor]
     Once is enough where most of each column is left (Daniel, Gragg, Kaufman and Stewart 1976).
     """
     g = square - sum(part.T @ part for part in parts)
-    if not bool((2.0 * g.diagonal() > square.diagonal()).all()):
+    told = (2.0 * g.diagonal() > square.diagonal()) & (square.diagonal() > _SMALL[t.dtype])
+    if not bool(told.all()):
         return None
     inverse, condition = _inverse(g)
     if condition**2 * torch.finfo(t.dtype).eps > _ORTHOGONAL[t.dtype]:
@@ -125,6 +128,8 @@ def orthonormalize(t: Tensor, v: Sequence[Tensor] = (), deflated: Deflated | Non
     block = None if deflated is None else deflated.block(t.dtype)
     known = [*v] if block is None else [*v, block]
     square, *parts = gram([t, *known], t).split([x.shape[1] for x in (t, *known)])
+    if not bool((square.diagonal() > _SMALL[t.dtype]).all()):  # squares in float32 would not do
+        square = gram(t, t, exact=True)
     before = square.diagonal().clamp_min(0).sqrt()
     ok = torch.isfinite(before) & (before > 0)
     if not bool(ok.all()):

@@ -83,6 +83,7 @@ class Outcome:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+_LEAST = 2e-15  # residual that rounding allows, relative to the norm
 _REFILLS = 3  # random blocks after which rounding is to blame that nothing new comes
 
 
@@ -181,9 +182,25 @@ class _Monitor:
         k = self.task.k
         distance = float(values[k - 1] - values[k])
         self.gap = max(distance - float(self.norms[k]), 0.0)
-        floor = 1e-13 * self.task.norm if self.task.angle_tol is not None else self.task.tol
-        doubtful = float(self.norms[k]) > max(distance / 4, floor)
+        floor = self.task.tol
+        if self.task.angle_tol is not None:  # below, no residual could resolve the gap
+            floor = max(1e-13, _LEAST * math.sqrt(k) / self.task.angle_tol) * self.task.norm
+        share = 0.01 if self.copies(values) else 0.25
+        doubtful = float(self.norms[k]) > max(share * distance, floor)
         return torch.tensor([k] if doubtful else [], dtype=torch.int64)
+
+    def copies(self, values: Tensor) -> bool:
+        """The last wanted values are one, as far as their residuals tell: there may be more of it,
+        and a mixture of those and what lies behind can look like the end of the gap.
+        """
+        k = self.task.k
+        if k < 2 or not self.task.guard or len(values) <= k:
+            return False
+        distance, slack = float(values[k - 1] - values[k]), 1e-12 * self.task.norm
+        worst = float(self.norms[k - 2 : k].max())
+        if worst < 0.01 * distance:  # else they tell nothing
+            slack += 4.0 * worst**2 / distance
+        return float(values[k - 2] - values[k - 1]) <= slack
 
     def _tighten(self, values: Tensor) -> bool:
         """Lower the residual target when the angle asks for it; True when pairs must be redone."""
@@ -193,7 +210,7 @@ class _Monitor:
         total = float(self.norms[: task.k].norm())
         if total <= task.angle_tol * self.gap:
             return False
-        target = max(0.9 * task.angle_tol * self.gap / math.sqrt(task.k), 2e-15 * task.norm)
+        target = max(0.9 * task.angle_tol * self.gap / math.sqrt(task.k), _LEAST * task.norm)
         if target >= self.target:
             return False
         self.target = target
@@ -253,8 +270,8 @@ def davidson(
             done = len(index) == 0
         enough = basis.size >= min(task.k, task.free)  # a run that is cut short returns k pairs too
         stopped = _report(task, monitor, history, iteration, basis, values) and enough
-        doubted = look is not None and (lost or look.doubts(values))
-        stays = enough and not _changed(values[: task.k], seen, task.tol)
+        doubted = look is not None and (lost or look.doubts(values) or monitor.copies(values))
+        stays = enough and bool(((values[: task.k] - seen).abs() <= task.tol).all())
         proven = basis.size >= task.free or stays or (enough and not doubted)
         may = not stopped and iteration <= task.max_iter
         owed = enough and not proven and may
@@ -319,10 +336,6 @@ def davidson(
         values[:k], vectors, monitor.norms[:k].clone(), monitor.gap,
         finished and monitor.satisfied(), reason, iteration, history,
     )  # fmt: skip
-
-
-def _changed(values: Tensor, seen: Tensor, tol: float) -> bool:
-    return not bool(((values - seen).abs() <= tol).all())
 
 
 def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:

@@ -45,6 +45,7 @@ from sslspec_fast.solvers.polynomial import chebyshev, lanczos
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order, renumber
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
+from sslspec_fast.solvers.scaling import at_unit_norm, unit_of
 from sslspec_fast.solvers.select import choose, dense_pays, low_dtype, separated
 from sslspec_fast.solvers.shift_invert import shift_invert
 
@@ -107,6 +108,9 @@ def eigsh(
     op = as_operator(A)
     n = op.n
     k = check_count(k, n)
+    unit = unit_of(op)
+    if unit != 1.0:
+        return at_unit_norm(eigsh, op, k, B, settings, unit, kind)
     back: Callable[[Tensor], Tensor] | None = None
     if B is not None:
         if deflate is not None:

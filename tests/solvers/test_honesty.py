@@ -13,7 +13,9 @@ import torch
 
 import sslspec_fast.operators as ops
 from sslspec_fast.graph import PairGraph
+from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers import eigsh
+from sslspec_fast.solvers._basis import orthonormalize
 from sslspec_fast.solvers.result import ConvergenceWarning
 
 N = 1000
@@ -163,3 +165,72 @@ def test_an_operator_that_uses_its_output_again(method: str) -> None:
 def test_torch_operators_may_return_what_they_got() -> None:
     result = eigsh(torch.eye(700, dtype=torch.float64), 3, method="lanczos")
     assert torch.allclose(result.values, torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e-22, 1e-17, 1e20, 1e150])
+def test_matrices_far_from_norm_one(scale: float, method: str) -> None:
+    """Squares that underflow once made rubbish orthonormal, and residuals 0."""
+    rng = np.random.default_rng(0)
+    upper = sp.random_array((700, 700), density=0.02, rng=rng)
+    plain = sp.csr_array((upper + upper.T) / 6)
+    exact = np.linalg.eigvalsh(plain.toarray())
+    seen: list[dict[str, Any]] = []
+    for kind in (np.float32, np.float64):
+        if kind == np.float32 and not 1e-35 < scale < 1e35:
+            with pytest.raises(ValueError, match=r"precision='float32' must hold the eigenvalues"):
+                eigsh(plain * scale, 4, method=method, precision="float32")
+            continue
+        matrix = (plain * scale).astype(kind)
+        precision = "float32" if kind == np.float32 else "mixed"
+        settings = {"method": method, "precision": precision, "tol": 1e-5}
+        result = solve(matrix, 4, callback=seen.append, **settings)
+        assert result.info.converged
+        right_or_honest(result, scale * exact)
+        x = result.vectors.astype(np.float64)
+        assert np.abs(x.T @ x - np.eye(4)).max() < 1e-5
+        values = result.values.astype(np.float64) / scale
+        true = np.linalg.norm(matrix.astype(np.float64) / scale @ x - x * values, axis=0)
+        assert (result.info.residuals / scale > 0.2 * true - 2e-7).all()
+        assert result.info.norm / scale == pytest.approx(exact[-1], rel=0.5)
+        assert float(seen[-1]["values"][0]) / scale == pytest.approx(exact[-1], rel=1e-3)
+
+
+def test_columns_shorter_than_the_root_of_the_smallest_float32() -> None:
+    x = random_block(650, 4, 0, torch.float32, torch.device("cpu"))
+    for scale in (1e-20, 1e-23, 1e-30):
+        q = orthonormalize(x * scale).double()
+        assert float((q.T @ q - torch.eye(4)).abs().max()) < 1e-6
+    complete = np.zeros((700, 700))
+    complete[:250, 250:] = complete[250:, :250] = 1
+    graph = PairGraph.from_sparse(sp.csr_array(complete))
+    for seed in (2, 35, 40, 120):  # the filter takes e^-60 out of its start in advance
+        settings = {"which": "SA", "precision": "float32", "tol": 1e-5, "seed": seed}
+        result = solve(ops.laplacian(graph), 2, **settings)
+        x = result.vectors.double()
+        assert float((x.T @ x - torch.eye(2)).abs().max()) < 1e-5
+        if result.info.converged:
+            np.testing.assert_allclose(result.values.numpy(), [0, 250], atol=0.02)
+
+
+@pytest.mark.parametrize("method", ["auto", "chebyshev", "lanczos"])
+@pytest.mark.parametrize("angle_tol", [None, 1e-3])
+@pytest.mark.parametrize("k", [15, 16, 19, 33])
+def test_a_cut_inside_many_copies(k: int, angle_tol: float | None, method: str) -> None:
+    """As many copies as wanted came out, and a mixture behind them looked like the next value."""
+    cliques = sp.csr_array(sp.kron(sp.eye_array(50), np.ones((20, 20))) / 20)
+    for seed in range(4):
+        info = solve(cliques, k, method=method, angle_tol=angle_tol, seed=seed).info
+        assert info.cluster_cut
+        assert info.converged == (angle_tol is None)
+
+
+def test_a_cut_inside_copies_next_to_a_larger_cluster() -> None:
+    clique = np.ones((100, 100)) - np.eye(100)
+    parts = [sp.csr_array(sp.kron(sp.eye_array(6), clique)), sp.csr_array((13, 13))]
+    graph = PairGraph.from_sparse(sp.csr_array(sp.block_diag(parts)))
+    for seed in range(4):  # 6 null vectors, 13 values 1 and, 1 % behind, 594 others
+        settings = {"which": "SA", "method": "shift_invert", "tol": 1e-8, "seed": seed}
+        info = solve(ops.laplacian(graph, normalized=True), 10, **settings).info
+        assert info.cluster_cut
+        assert info.gap == 0.0
