@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import minimize
 from torch import Tensor
@@ -92,6 +93,18 @@ def descend(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tupl
         options={"maxiter": steps, "maxfun": 3 * steps, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
     )  # fmt: skip
     return torch.from_numpy(run.x.reshape(start.shape)), float(run.fun), trace
+
+
+def panels(
+    sets: list[Images], out: Path, name: str, draw: Callable[[Images, Axes, Axes], dict[str, str]]
+) -> dict[str, str]:
+    """A figure of two panels for each data set, and the facts that drawing them brought."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    facts: dict[str, str] = {}
+    for data, (left, right) in zip(sets, figure.subplots(2, 2), strict=True):
+        facts |= draw(data, left, right)
+    save(figure, out, name)
+    return facts
 
 
 def save(figure: Figure, out: Path, name: str) -> None:

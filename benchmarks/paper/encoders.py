@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import sslspec_fast.functional as F
-from benchmarks.paper.common import COLORS, NAMES, Images, components, descend, normal, save
+from benchmarks.paper.common import COLORS, NAMES, Images, components, descend, normal, panels, save
 from sslspec_fast import PairGraph, spectral
 
 WIDTH = 40  # principal components that a linear encoder sees
@@ -24,12 +24,7 @@ SHARES = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95, 1.0)
 
 def linear_weights(sets: list[Images], out: Path) -> dict[str, str]:
     """Loss gap and principal angle of a linear encoder on its way to the closed form."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    facts: dict[str, str] = {}
-    for data, (left, right) in zip(sets, figure.subplots(2, 2), strict=True):
-        facts |= _linear(data, left, right)
-    save(figure, out, "linear")
-    return facts
+    return panels(sets, out, "linear", _linear)
 
 
 def _linear(data: Images, left: Axes, right: Axes) -> dict[str, str]:

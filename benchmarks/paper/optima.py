@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import sslspec_fast.functional as F
-from benchmarks.paper.common import COLORS, PAIR, Images, descend, normal, save
+from benchmarks.paper.common import COLORS, PAIR, Images, descend, normal, panels, save
 from sslspec_fast import PairGraph, spectral
 
 
@@ -53,12 +53,7 @@ def _filter(data: Images, k: int, axis: Axes) -> dict[str, str]:
 
 def ranks(sets: list[Images], out: Path) -> dict[str, str]:
     """Rank of the optimum against gamma, K and method."""
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    facts: dict[str, str] = {}
-    for data, (left, right) in zip(sets, figure.subplots(2, 2), strict=True):
-        facts |= _ranks(data, left, right)
-    save(figure, out, "ranks")
-    return facts
+    return panels(sets, out, "ranks", _ranks)
 
 
 def _ranks(data: Images, left: Axes, right: Axes) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,14 +20,11 @@ from sslspec_fast.primitives.basis import combine, combine_into, gram
 
 __all__ = [
     "Basis",
-    "Project",
     "column_norms",
     "host_memory",
     "inverse_norm",
     "orthonormalize",
 ]
-
-Project = Callable[[Tensor], Tensor]
 
 # Largest |V^T t| that is left alone. Anything larger is removed once more: the defects of V
 # feed on themselves, and after ten restarts orthogonality would be gone.

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated, SymmetricOperator
 from sslspec_fast.primitives.basis import random_block
-from sslspec_fast.solvers._basis import Basis, Project, column_norms, orthonormalize
+from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
 from sslspec_fast.solvers._cost import guards
 
 __all__ = ["Look", "Outcome", "Task", "davidson", "rounded"]
@@ -59,11 +59,6 @@ class Task:
         if self.angle_tol is None or gap == math.inf:
             return True
         return gap > 0.0 and float(norms.norm()) <= self.angle_tol * gap
-
-    @property
-    def project(self) -> Project | None:
-        """X <- what is left of X without the deflated vectors, in place."""
-        return None if self.deflated is None else self.deflated.remove_
 
     @property
     def guard(self) -> int:
@@ -104,8 +99,8 @@ def rounded(outcome: Outcome, task: Task) -> Outcome:
     vectors = outcome.vectors.to(task.dtype)
     x = vectors.double()
     r = task.apply(x) - x * outcome.values.to(x)
-    if task.project is not None:
-        task.project(r)
+    if task.deflated is not None:
+        task.deflated.remove_(r)
     return replace(outcome, vectors=vectors, residuals=column_norms(r))
 
 
@@ -347,8 +342,8 @@ def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
         if t.shape[1] == 0:
             break
         at = task.apply(t.contiguous())
-        if task.project is not None:
-            task.project(at)
+        if task.deflated is not None:
+            task.deflated.remove_(at)
         basis.append(t, at)
         added += t.shape[1]
         if step + 1 < steps:

@@ -20,9 +20,9 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     n, k = task.op.n, task.k
     matrix = task.op.to_dense()
     scale = float(matrix.abs().sum(1).max()) if n else 0.0
-    if task.project is not None and n:
+    if task.deflated is not None and n:
         identity = torch.eye(n, dtype=torch.float64, device=matrix.device)
-        complement = task.project(identity.clone())
+        complement = task.deflated.remove_(identity.clone())
         below = 4.0 * scale + 1.0
         matrix = complement @ matrix @ complement - below * (identity - complement)
         scale = below
@@ -34,8 +34,8 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     task.tol *= task.norm
     x = vectors[:, :k].contiguous()
     residual = task.apply(x)
-    if task.project is not None:
-        task.project(residual)
+    if task.deflated is not None:
+        task.deflated.remove_(residual)
     residual -= x * values[:k].to(x)
     norms = column_norms(residual)
     gap = float(values[k - 1] - values[k]) if k < task.free else math.inf

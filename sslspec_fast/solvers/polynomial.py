@@ -163,8 +163,8 @@ def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) 
         degree = int(min(max(need / max(rate, 1e-6), 4), 60 if rate > 0.4 else 1.5 * cap))
     facts["start_degree"], facts["start_cut"] = degree, cut
     task.columns += degree * x.shape[1]
-    if task.project is not None:
-        task.project(x)
+    if task.deflated is not None:
+        task.deflated.remove_(x)
     clean = cleaner(task.op, task.deflated, lo, cut, cut if last is None else last)
     return filter_block(task.op, x, lo, cut, degree, top, clean)
 
