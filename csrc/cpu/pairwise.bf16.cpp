@@ -97,19 +97,14 @@ struct PairPanels : PairwiseBlocks<Pairs> {
 
   PairPanels(const PairwiseBf16Args& q, bool backward) : PairwiseBlocks(q, pairs(q.d), backward) {
     logit_scale = p.scale[0];
-    this->pack(
+    pack(
+        backward,
         [&](int64_t r0, int64_t r1) {
-          if (backward) {
-            if (p.grad_b != nullptr) pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
-            zero(p.grad_a + r0 * p.d, (r1 - r0) * p.d);
-          }
+          if (backward && p.grad_b != nullptr) pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
           return pack_pairs_by_rows(q.half_a, p.lda, r0, r1, p.d, w.a_panels);
         },
         [&](int64_t r0, int64_t r1) {
-          if (backward) {
-            pack_pairs_by_columns(q.half_b, p.ldb, r0, r1, p.m, p.d, w.b_columns);
-            if (p.grad_b != nullptr) zero(p.grad_b + r0 * p.d, (r1 - r0) * p.d);
-          }
+          if (backward) pack_pairs_by_columns(q.half_b, p.ldb, r0, r1, p.m, p.d, w.b_columns);
           return pack_pairs_by_rows(q.half_b, p.ldb, r0, r1, p.d, w.b_panels);
         });
     // the weight beside an odd last one is multiplied as well: it must come out as 0

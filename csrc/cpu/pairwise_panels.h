@@ -136,13 +136,17 @@ struct PairwiseBlocks {
       : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward), rows(args.n), cols(args.m),
         depth(depth) {}
 
-  // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them.
+  // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them; backward
+  // also starts their gradients.
   template <typename PackA, typename PackB>
-  void pack(const PackA& pack_a, const PackB& pack_b) {
+  void pack(bool backward, const PackA& pack_a, const PackB& pack_b) {
     const int64_t a_blocks = rows.count, b_blocks = p.symmetric ? 0 : cols.count;
     parallel_for(a_blocks + b_blocks, p.threads, [&](int64_t t) {
       const int64_t s = t - a_blocks;
-      w.norms[t] = s < 0 ? pack_a(rows.begin(t), rows.begin(t + 1)) : pack_b(cols.begin(s), cols.begin(s + 1));
+      const int64_t r0 = s < 0 ? rows.begin(t) : cols.begin(s), r1 = s < 0 ? rows.begin(t + 1) : cols.begin(s + 1);
+      T* grad = s < 0 ? p.grad_a : p.grad_b;
+      if (backward && grad != nullptr) zero(grad + r0 * p.d, (r1 - r0) * p.d);
+      w.norms[t] = s < 0 ? pack_a(r0, r1) : pack_b(r0, r1);
     });
     const double a2 = largest(w.norms, a_blocks);
     const double b2 = p.symmetric ? a2 : largest(w.norms + a_blocks, b_blocks);
@@ -203,19 +207,14 @@ struct PairwisePanels : PairwiseBlocks<Exact<T>> {
     if (p.symmetric) this->logit_scale = p.scale[0];
     const T* scale = p.symmetric ? nullptr : p.scale;
     this->pack(
+        backward,
         [&](int64_t r0, int64_t r1) {
-          if (backward) {
-            if (p.symmetric || p.grad_b != nullptr)
-              pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
-            zero(p.grad_a + r0 * p.d, (r1 - r0) * p.d);
-          }
+          if (backward && (p.symmetric || p.grad_b != nullptr))
+            pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
           return pack_rows<T>(p.a, p.lda, r0, r1, p.d, scale, p.scale_step, w.a_panels);
         },
         [&](int64_t r0, int64_t r1) {
-          if (backward) {
-            pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
-            if (p.grad_b != nullptr) zero(p.grad_b + r0 * p.d, (r1 - r0) * p.d);
-          }
+          if (backward) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
           return pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
         });
   }
