@@ -174,7 +174,7 @@ size_t shared_bytes(int64_t d) {
 #ifdef SSLSPEC_WITH_SM90A
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return hopper_asked("chained") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
+  return hopper_allowed("chained") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
          b.bias == nullptr && p.scale_col == 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
          p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }

@@ -82,7 +82,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
   float *a_split, *b_split, *vectors, *tile_sums;
   int64_t size = 0;
 
-  Buffers(float* base, int64_t n, int64_t m, int64_t d, bool symmetric, bool columns, int pass) {
+  Buffers(float* base, int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns, int pass) {
     auto take = [&](int64_t floats) {
       float* p = base == nullptr ? nullptr : base + size;
       size += (floats + 63) / 64 * 64;
@@ -95,7 +95,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
       const PairwiseGrid grid(n, m);
       a_parts = reinterpret_cast<Partial*>(take(2 * grid.y_supers * n));
       if (columns) b_parts = reinterpret_cast<Partial*>(take(2 * grid.x_supers * m));
-      const int64_t sums = symmetric ? 0 : pairwise_tile_sums_size(n, m, columns);
+      const int64_t sums = symmetric ? 0 : pairwise_tile_sums_size(n, m, d, dtype, columns);
       if (sums > 0) tile_sums = take(sums);
       return;
     }
@@ -113,7 +113,7 @@ Buffers buffers(const Inputs& in, TensorView workspace, bool columns, int pass) 
   check_vector(kOp, "workspace", workspace,
                pairwise_op_workspace(in.n(), in.m(), in.a.shape[1], static_cast<int>(in.a.dtype), in.symmetric(), columns, pass),
                in.statistics(), in.a.device);
-  return Buffers(workspace.as<float>(), in.n(), in.m(), in.a.shape[1], in.symmetric(), columns, pass);
+  return Buffers(workspace.as<float>(), in.n(), in.m(), in.a.shape[1], in.a.dtype, in.symmetric(), columns, pass);
 }
 
 void check_statistics(const Inputs& in, const TensorView& row_lse, const TensorView& col_lse, const TensorView& grad_row,
@@ -141,7 +141,7 @@ void prepare_weights(const Inputs& in, const PairwiseProblem& p, const Buffers& 
 
 int64_t pairwise_op_workspace(int64_t n, int64_t m, int64_t d, int dtype, bool symmetric, bool columns, int pass) {
   if (static_cast<DType>(dtype) == DType::f64) return 0;
-  return Buffers(nullptr, n, m, d, symmetric, columns, pass).size;
+  return Buffers(nullptr, n, m, d, static_cast<DType>(dtype), symmetric, columns, pass).size;
 }
 
 bool pairwise_op_chained(int64_t d, int dtype, int device) {

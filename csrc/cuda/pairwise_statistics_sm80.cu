@@ -319,9 +319,13 @@ void launch_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const Bl
 
 }  // namespace
 
-int64_t pairwise_tile_sums_size(int64_t n, int64_t m, bool columns) {
+#ifndef SSLSPEC_HOPPER_WIDTH  // below it the epilogue outweighs the products, and the portable kernel is as fast
+#define SSLSPEC_HOPPER_WIDTH 200
+#endif
+
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool columns) {
 #ifdef SSLSPEC_WITH_SM90A
-  if (hopper_asked("statistics")) {
+  if (hopper_allowed("statistics") && dtype == DType::bf16 && d >= SSLSPEC_HOPPER_WIDTH) {
     const int64_t rows = chunk_rows(n, m);
     return ceil_div(m, TileTraits::kRows) * rows + (columns ? rows / TileTraits::kRows * m : 0);
   }
