@@ -43,7 +43,8 @@ def register_op(
     qualified = f"{_NAMESPACE}::{name}"
     torch.library.register_fake(qualified, fake, lib=_LIBRARY)
     if backward is not None:
-        torch.library.register_autograd(qualified, backward, setup_context=setup, lib=_LIBRARY)
+        exact = _without_any_autocast(backward)
+        torch.library.register_autograd(qualified, exact, setup_context=setup, lib=_LIBRARY)
     else:
         torch.library.register_autograd(qualified, _no_gradient(name), lib=_LIBRARY)
     op: Callable[..., Any] = getattr(getattr(torch.ops, _NAMESPACE), name).default
@@ -61,6 +62,21 @@ def _without_autocast(op: Callable[..., Any], key: str) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(autocast):
             return op(*args)
+
+    return run
+
+
+_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
+
+
+def _without_any_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for the torch operations of a backward that somebody runs inside autocast."""
+
+    def run(ctx: Any, *grads: torch.Tensor) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+            return backward(ctx, *grads)
 
     return run
 

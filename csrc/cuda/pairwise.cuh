@@ -43,6 +43,9 @@ inline Pairs pairs_of(const PairwiseProblem& p, const BlockBound* x_bounds, cons
           p.skip_self,   p.symmetric,   x_bounds,                           y_bounds};
 }
 
+// An absent part of the weights: its exponential is 0 and not infinite, which times the factor would not be 0.
+constexpr Weight kNoWeight = {1e38f, 0.0f};
+
 __device__ __forceinline__ float negative_infinity() { return __int_as_float(0xff800000); }
 
 // Bound of |s_ij| in powers of two, the same in every thread. slots: 8 floats of shared memory.
@@ -123,8 +126,19 @@ __device__ __forceinline__ Partial merge(Partial a, Partial b) {
   return {top, a.sum * exp2_fast(a.top - base) + b.sum * exp2_fast(b.top - base)};
 }
 
-// log(1 + e^x), accurate for very negative x as well
-__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1pf(exp2_fast(-fabsf(x) * kLog2e)); }
+// log(1 + e) for e in [0, 1], 2e-7 relative: e times a polynomial through the Chebyshev points of log(1 + e) / e.
+__device__ __forceinline__ float log1p_unit(float e) {
+  constexpr float kTerms[] = {0.005126102361828089f, -0.029074065387248993f, 0.0775160863995552f,
+                              -0.13602247834205627f, 0.19076880812644958f,   -0.2483539879322052f,
+                              0.3331812024116516f,   -0.4999944567680359f,   0.9999999403953552f};
+  float sum = kTerms[0];
+#pragma unroll
+  for (int k = 1; k < 9; ++k) sum = fmaf(sum, e, kTerms[k]);
+  return sum * e;
+}
+
+// log(1 + e^x), accurate for very negative x as well; without a branch
+__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1p_unit(exp2_fast(-fabsf(x) * kLog2e)); }
 
 // 1 / (1 + e^-x)
 __device__ __forceinline__ float sigmoid(float x) {

@@ -45,8 +45,8 @@ struct PairwiseGrid {  // super blocks of span x span tiles of 128 x 128, one bl
 void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
                          Partial* x_parts,  // [y_supers, n]
                          Partial* y_parts,  // [x_supers, m], null without column statistics
-                         float* tile_sums); // [pairwise_tile_sums_size] for the Hopper pass, or null
-int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool columns);  // 0: not that pass
+                         Partial* tile_sums); // [pairwise_tile_sums_size] for the Hopper pass, or null
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, DType dtype, bool symmetric, bool columns);  // 0: not that pass
 // Merges the slots of every row in order: out_i = log sum_i, or the sum itself without `logarithm`.
 void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device, int64_t stream);
 
@@ -75,8 +75,8 @@ int64_t pairwise_chained_splits(int64_t n, int64_t m);
 void pairwise_chained(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
                       const PairwiseBackward& b);
 
-// Elements of five separate arrays, three of n and two of m values, each starting at a multiple of 16 bytes.
-inline int64_t pairwise_vectors_size(int64_t n, int64_t m) { return 3 * ((n + 3) / 4 * 4) + 2 * ((m + 3) / 4 * 4); }
+// Elements of a number and five arrays, three of n and two of m values, each starting at a multiple of 16 bytes.
+inline int64_t pairwise_vectors_size(int64_t n, int64_t m) { return 4 + 3 * ((n + 3) / 4 * 4) + 2 * ((m + 3) / 4 * 4); }
 
 // The weights of rows row0.. of the problem as a matrix for products by a library GEMM: in the dtype of x, or (float32
 // rows) as kWeightPieces bfloat16 matrices, one below the other, whose sum it is. Chunks come in order, row0 == 0 first.

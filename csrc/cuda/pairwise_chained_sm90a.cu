@@ -1,6 +1,5 @@
-// The chained backward on Hopper, off unless SSLSPEC_HOPPER asks for it: written from the manuals, compiled, and
-// not yet run on a GPU. The mathematics is that of pairwise_chained.cuh for bfloat16 rows, the softmax part and a scale
-// that is a scalar or belongs to the rows.
+// The chained backward on Hopper. The mathematics is that of pairwise_chained.cuh for bfloat16 rows, the softmax part and a
+// scale that is a scalar or belongs to the rows.
 //
 // Tiling. A block owns 128 rows of X. One warp brings X and a ring of tiles of kCols rows of Y by TMA, with the weights
 // of those columns; two warpgroups own 64 rows each and run S = X Y^T (wgmma, both operands in shared memory), the
@@ -110,11 +109,11 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
 }
 
 // The weights of a 64 x kCols part in place of its products, in the accumulator registers. Left-out pairs, and columns
-// beyond the last, whose weights are not defined, are set to 0 in the end, whatever came out for them.
-template <typename Traits, typename Fragment>
-__device__ __forceinline__ void weigh(Fragment& acc, const Weight (&row)[2], const float (&scale)[2], const Weight* column,
-                                      const uint32_t* bits, bool narrow, float shift, bool rows, bool columns) {
-  const int lane = threadIdx.x % 32, local = threadIdx.x % 128 / 32 * 16 + lane / 4;
+// beyond the last, whose weights are not defined, are set to 0 in the end, whatever came out for them. kNarrow is known at
+// compile time because a branch per element would leave one exponential in flight at a time.
+template <typename Traits, bool kNarrow, typename Fragment>
+__device__ __forceinline__ void weigh(Fragment& acc, const Weight (&row)[2], const float (&scale)[2], const Weight* column, float shift) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int n = 0; n < Traits::kCols / 8; ++n) {
     const float4 both = *reinterpret_cast<const float4*>(column + n * 8 + lane % 4 * 2);
@@ -124,15 +123,19 @@ __device__ __forceinline__ void weigh(Fragment& acc, const Weight (&row)[2], con
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float& x = acc(4 * n + 2 * h + e);
-        if (narrow) {
+        if constexpr (kNarrow) {
           x = exp2_fast(fmaf(x, scale[h], -shift)) * (row[h].factor + other[e].factor);
         } else {
-          const float own = rows ? row[h].factor * exp2_fast(fmaf(x, scale[h], -row[h].shift)) : 0.0f;
-          x = columns ? own + other[e].factor * exp2_fast(fmaf(x, scale[h], -other[e].shift)) : own;
+          const float own = row[h].factor * exp2_fast(fmaf(x, scale[h], -row[h].shift));
+          x = fmaf(other[e].factor, exp2_fast(fmaf(x, scale[h], -other[e].shift)), own);
         }
       }
   }
-  if (bits == nullptr) return;
+}
+
+template <typename Traits, typename Fragment>
+__device__ __forceinline__ void clear_left_out(Fragment& acc, const uint32_t* bits) {
+  const int lane = threadIdx.x % 32, local = threadIdx.x % 128 / 32 * 16 + lane / 4;
 #pragma unroll
   for (int n = 0; n < Traits::kCols / 8; ++n)
 #pragma unroll
@@ -158,7 +161,7 @@ __device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShare
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const int64_t i = min(i0 + own_row + 8 * h, p.x.count - 1);
-    row[h] = a.c.x_weights != nullptr ? a.c.x_weights[i] : Weight{0.0f, 0.0f};
+    row[h] = a.c.x_weights != nullptr ? a.c.x_weights[i] : kNoWeight;
     scale[h] = kLog2e * p.scale[i * p.scale_row];
   }
 
@@ -184,12 +187,6 @@ __device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShare
   for (int64_t tile = first; tile < last; ++tile) {
     const int at = static_cast<int>(tile - first), stage = at % Traits::kStages;
     const int64_t j0 = tile * Traits::kCols;
-    const bool masked = tile_is_masked(p, i0, Traits::kRows, j0, Traits::kCols);
-    if (masked) {  // each group for its own rows, which the last tile's readers have left
-      cutlass::arch::NamedBarrier::sync(128, 1 + group);
-      mask_words<64, Traits::kCols>(p, i0 + group * 64, j0, s.mask[group], thread % 128, 128);
-      cutlass::arch::NamedBarrier::sync(128, 1 + group);
-    }
     FullBarrier::wait(&s.full[stage], at / Traits::kStages % 2);
     first_mma.accumulate_ = GMMA::ScaleOut::Zero;
     warpgroup_fence_operand(acc);
@@ -200,6 +197,12 @@ __device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShare
       first_mma.accumulate_ = GMMA::ScaleOut::One;
     }
     warpgroup_commit_batch();
+    const bool masked = tile_is_masked(p, i0, Traits::kRows, j0, Traits::kCols);  // while the products run
+    if (masked) {  // each group for its own rows, which the last tile's readers have left
+      cutlass::arch::NamedBarrier::sync(128, 1 + group);
+      mask_words<64, Traits::kCols>(p, i0 + group * 64, j0, s.mask[group], thread % 128, 128);
+      cutlass::arch::NamedBarrier::sync(128, 1 + group);
+    }
     if (at > 0) {  // W Y of the last tile is through: its stage and its W are free
       warpgroup_wait<1>();
       if (lane == 0) EmptyBarrier::arrive(&s.empty[(at - 1) % Traits::kStages]);
@@ -208,8 +211,11 @@ __device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShare
     warpgroup_fence_operand(acc);
     warpgroup_fence_operand(out);
 
-    weigh<Traits>(acc, row, scale, s.weight[stage], masked ? s.mask[group] : nullptr, narrow, shift, a.c.x_weights != nullptr,
-                  a.c.y_weights != nullptr);
+    if (narrow)
+      weigh<Traits, true>(acc, row, scale, s.weight[stage], shift);
+    else
+      weigh<Traits, false>(acc, row, scale, s.weight[stage], shift);
+    if (masked) clear_left_out<Traits>(acc, s.mask[group]);
 #pragma unroll
     for (int i = 0; i < Traits::kCols / 4; ++i) words(i) = pack_pair(acc(2 * i), acc(2 * i + 1));
 
@@ -261,8 +267,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) hopper_kernel(const __gri
   const int64_t tiles = ceil_div(a.pairs.y.count, Traits::kCols);
   const int64_t first = tiles * blockIdx.y / a.c.splits, last = tiles * (blockIdx.y + 1) / a.c.splits;
   const float limit = logit_limit<Traits::kThreads / 32>(a.pairs, s.slots);
-  // no weights of columns: no copy, and zeros to read
-  for (int at = threadIdx.x; at < Traits::kStages * Traits::kCols; at += Traits::kThreads) (&s.weight[0][0])[at] = {0.0f, 0.0f};
+  // no weights of columns: no copy, and these to read
+  for (int at = threadIdx.x; at < Traits::kStages * Traits::kCols; at += Traits::kThreads) (&s.weight[0][0])[at] = kNoWeight;
   if (threadIdx.x == 0) {
     FullBarrier::init(&s.x_full, 1);
     for (int stage = 0; stage < Traits::kStages; ++stage) {
@@ -271,7 +277,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) hopper_kernel(const __gri
     }
     cutlass::arch::fence_barrier_init();
   }
-  cutlass::arch::fence_view_async_shared();  // before the bulk copies that overwrite the zeros
+  cutlass::arch::fence_view_async_shared();  // before the bulk copies that overwrite them
   __syncthreads();
   if (threadIdx.x < 128) {
     cutlass::arch::warpgroup_reg_dealloc<40>();

@@ -79,7 +79,8 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
   BlockBound *a_bounds, *b_bounds;
   Partial *a_parts, *b_parts;
   Weight *a_weights, *b_weights;
-  float *a_split, *b_split, *vectors, *tile_sums;
+  Partial* tile_sums;
+  float *a_split, *b_split, *vectors;
   int64_t size = 0;
 
   Buffers(float* base, int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns, int pass) {
@@ -90,13 +91,13 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
     };
     a_bounds = reinterpret_cast<BlockBound*>(take((n + 127) / 128 * 4));
     b_bounds = symmetric ? a_bounds : reinterpret_cast<BlockBound*>(take((m + 127) / 128 * 4));
-    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = vectors = tile_sums = nullptr;
+    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = vectors = nullptr, tile_sums = nullptr;
     if (pass == kForward) {
       const PairwiseGrid grid(n, m);
       a_parts = reinterpret_cast<Partial*>(take(2 * grid.y_supers * n));
       if (columns) b_parts = reinterpret_cast<Partial*>(take(2 * grid.x_supers * m));
-      const int64_t sums = symmetric ? 0 : pairwise_tile_sums_size(n, m, d, dtype, columns);
-      if (sums > 0) tile_sums = take(sums);
+      const int64_t sums = pairwise_tile_sums_size(n, m, dtype, symmetric, columns);
+      if (sums > 0) tile_sums = reinterpret_cast<Partial*>(take(2 * sums));
       return;
     }
     a_weights = reinterpret_cast<Weight*>(take(2 * n));

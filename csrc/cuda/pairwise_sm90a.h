@@ -8,14 +8,16 @@
 
 namespace sslspec::cuda {
 
-// W_ij = x_factor_i 2^(c_i s_ij - x_shift_i) + y_factor_j 2^(c_i s_ij - y_shift_j), s = X Y^T, in bfloat16. One
-// exponential where both shifts are equal. The y arrays may be null: no column part. Left-out pairs are not handled.
+// W_ij = x_factor_i 2^(c_i s_ij - x_shift_i) + y_factor_j 2^(c_i s_ij - y_shift_j), s = X Y^T, in bfloat16, or x_factor_i
+// sigmoid((c_i s_ij - x_shift_i) ln 2). Left-out pairs are not handled.
+inline constexpr float kOneExponential = 0, kTwoExponentials = 1, kSigmoid = 2;
 struct HopperWeights {
   const void *x, *y;  // [rows, d], [m, d] bfloat16, 16-byte aligned rows
   int64_t ldx, ldy;   // in elements
   int rows, m, d;
   const float *c, *x_factor, *x_shift;  // [rows]
-  const float *y_factor, *y_shift;      // [m] or null
+  const float *y_factor, *y_shift;      // [m] or null: no column part
+  const float* kind;                    // one of the above: one exponential serves where both shifts are equal
   void* out;                            // [rows, m], pitch a multiple of 8
   int64_t pitch;
   int device;
@@ -30,13 +32,15 @@ inline bool hopper_allowed(const char* pass) {
   return asked == nullptr || *asked == 0 || std::strcmp(asked, pass) == 0 || std::strcmp(asked, "all") == 0;
 }
 
-// Statistics of bfloat16 rows at a narrow range of the logits (nothing is written at a wide one), softmax, rectangular,
-// no scale by column: sums of 2^(s log2(e) - narrow_shift) over tiles of 128 x 128, of rows row0 .. row0 + rows.
+// Statistics of bfloat16 rows over tiles of 128 x 128 (pairwise_tile_sums.cuh), no scale by column: rows row0 .. row0 + rows
+// against columns col0 .. m.
 struct HopperStatistics {
-  int64_t row0;        // a multiple of 128
-  int rows;            // a multiple of 128, or as far as the last row
-  float* row_sums;     // [tiles of y, rows]
-  float* column_sums;  // [tiles of these rows, m], or null
+  int64_t row0, col0;    // multiples of 128
+  int rows;              // a multiple of 128, or as far as the last row
+  const float* bias;     // sigmoid, rows only
+  Partial* row_sums;     // [tiles of these columns, rows]
+  Partial* column_sums;  // [tiles of these rows, m - col0], or null
+  int64_t col_begin;     // where they begin: those before it are not written
 };
 
 void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,

@@ -143,7 +143,7 @@ __device__ __forceinline__ void add_softplus(const Accumulator& acc, float bias,
 template <typename Traits>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
     statistics_kernel(const __grid_constant__ Pairs p, const float* bias_pointer, Partial* x_parts, Partial* y_parts, int64_t span,
-                      int64_t y_supers, bool resident, bool wide_only) {
+                      int64_t y_supers, bool resident) {
   using Math = typename Traits::Math;
   constexpr int kTile = TileTraits::kRows;
   unsigned char* shared = dynamic_shared();
@@ -161,7 +161,6 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 
   const float limit = Traits::kSigmoid ? 0.0f : logit_limit<TileTraits::kWarps>(p, s.slots);
   const bool narrow = Traits::kSigmoid || is_narrow(limit);
-  if (wide_only && narrow) return;
   const float shift = narrow_shift(limit), bias = Traits::kSigmoid ? *bias_pointer : 0.0f;
   const Partial empty = {narrow ? (Traits::kSigmoid ? 0.0f : shift) : negative_infinity(), 0.0f};
   for (int64_t i = x_begin * kTile + threadIdx.x; i < min(x_end * kTile, p.x.count); i += blockDim.x) rows_out[i] = empty;
@@ -245,7 +244,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 
 template <typename Math, bool kSigmoid>
 void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                       Partial* x_parts, Partial* y_parts, bool wide_only) {
+                       Partial* x_parts, Partial* y_parts) {
   using Traits = StatisticsTraits<Math, kSigmoid>;
   const DeviceGuard guard(p.device);
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
@@ -255,79 +254,74 @@ void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockB
   const bool resident = TilePipe::keeps_x(pairs.x.bytes, kOther, shared_limit());
   launch("pairwise_statistics", statistics_kernel<Traits>, dim3(static_cast<unsigned>(blocks)), TileTraits::kThreads,
          TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs, bias, x_parts, y_parts, grid.span,
-         grid.y_supers, resident, wide_only);
+         grid.y_supers, resident);
 }
 
 #ifdef SSLSPEC_WITH_SM90A
-// Tiles first .. first + tiles (of 128) of the Hopper pass, [tiles, count] sums, into partial results of `span` tiles each;
-// block row 0 is the slot of tile `first`. A slot that an earlier chunk has begun goes on from there.
-__global__ void __launch_bounds__(TileTraits::kThreads) gather_kernel(const __grid_constant__ Pairs p, const float* sums,
-                                                                      int64_t first, int64_t tiles, int64_t count, int64_t span,
-                                                                      Partial* parts, int64_t step) {
-  __shared__ float slots[TileTraits::kWarps];
-  const float limit = logit_limit<TileTraits::kWarps>(p, slots);
+// Tiles first .. first + tiles (of 128) of the Hopper pass, [tiles, pitch] sums of `count` rows or columns, into partial
+// results of `span` tiles each; block row 0 is the slot of tile `first`. A slot that an earlier chunk has begun goes on from
+// there.
+__global__ void __launch_bounds__(TileTraits::kThreads) gather_kernel(const Partial* sums, int64_t pitch, int64_t first, int64_t tiles,
+                                                                      int64_t count, int64_t span, Partial* parts, int64_t step) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x, slot = first / span + blockIdx.y;
-  if (!is_narrow(limit) || i >= count) return;
+  if (i >= count) return;
   Partial& out = parts[slot * step + i];
   const int64_t begin = max(slot * span, first), end = min((slot + 1) * span, first + tiles);
-  float total = begin > slot * span ? out.sum : 0.0f;
-  for (int64_t tile = begin; tile < end; ++tile) total += sums[(tile - first) * count + i];
-  out = {narrow_shift(limit), total};
+  Partial total = begin > slot * span ? out : sums[(begin - first) * pitch + i];
+  for (int64_t tile = begin > slot * span ? begin : begin + 1; tile < end; ++tile) total = merge(total, sums[(tile - first) * pitch + i]);
+  out = total;
 }
 
 #ifndef SSLSPEC_TILE_SUMS  // the emulator's tests use few, so that small problems need several chunks
-#define SSLSPEC_TILE_SUMS (16 << 20)
+#define SSLSPEC_TILE_SUMS (8 << 20)
 #endif
 
 // Rows of a chunk: 64 MiB of sums, so that memory stays linear. Each row takes part in as many row sums as there are tiles
-// of columns, and in 1 / 128 of as many column sums as there are columns.
-int64_t chunk_rows(int64_t n, int64_t m) {
+// of columns, and in 1 / 128 of as many column sums as there are columns. A symmetric problem multiplies the rows of a chunk
+// with each other and with those after them only: eighths do 9 / 16 of the work of the whole.
+int64_t chunk_rows(int64_t n, int64_t m, bool symmetric) {
   const int64_t fitting = SSLSPEC_TILE_SUMS / (2 * ceil_div(m, TileTraits::kRows)) / TileTraits::kRows;
-  const int64_t most = ceil_div(n, TileTraits::kRows);
+  const int64_t most = ceil_div(symmetric ? ceil_div(n, 8) : n, TileTraits::kRows);
   return TileTraits::kRows * (fitting < 1 ? 1 : fitting < most ? fitting : most);
 }
 
-bool select_sm90a(const PairwiseProblem& p, const float* bias, const float* tile_sums) {
+bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return tile_sums != nullptr && capability_major() == 9 && p.x.dtype == DType::bf16 && bias == nullptr && !p.symmetric &&
-         p.scale_col == 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.shape[1] > 0 &&
-         p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
+  return tile_sums != nullptr && capability_major() == 9 && p.x.dtype == DType::bf16 && p.scale_col == 0 &&
+         p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.shape[1] > 0 && p.x.stride[0] > 0 &&
+         p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }
 
-void launch_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds, Partial* x_parts,
-                  Partial* y_parts, float* tile_sums) {
+void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                  Partial* x_parts, Partial* y_parts, Partial* row_sums) {
+  constexpr int64_t kTile = TileTraits::kRows;
   const DeviceGuard guard(p.device);
-  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
-  const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m), y_tiles = ceil_div(m, TileTraits::kRows);
-  const int64_t span = PairwiseGrid(n, m).span;
-  float* column_sums = y_parts == nullptr ? nullptr : tile_sums + y_tiles * step;
-  const auto gather = [&](const float* sums, int64_t first, int64_t tiles, int64_t count, Partial* parts, int64_t stride) {
+  const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric), span = PairwiseGrid(n, m).span;
+  Partial* columns_of = p.symmetric ? x_parts : y_parts;
+  Partial* column_sums = columns_of == nullptr ? nullptr : row_sums + ceil_div(m, kTile) * step;
+  const auto gather = [&](const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, Partial* parts, int64_t stride) {
     const dim3 grid(static_cast<unsigned>(ceil_div(count, TileTraits::kThreads)),
                     static_cast<unsigned>(ceil_div(first + tiles, span) - first / span));
-    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, pairs, sums, first, tiles, count, span,
-           parts, stride);
+    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count, span, parts, stride);
   };
   for (int64_t row0 = 0; row0 < n; row0 += step) {
     const int64_t rows = n - row0 < step ? n - row0 : step;
-    pairwise_statistics_sm90a(p, x_bounds, y_bounds, {row0, static_cast<int>(rows), tile_sums, column_sums});
-    gather(tile_sums, 0, y_tiles, rows, x_parts + row0, n);
+    const int64_t col0 = p.symmetric ? row0 : 0, col_begin = p.symmetric ? row0 + rows : 0;
+    pairwise_statistics_sm90a(p, x_bounds, y_bounds, {row0, col0, static_cast<int>(rows), bias, row_sums, column_sums, col_begin});
+    gather(row_sums, rows, col0 / kTile, ceil_div(m - col0, kTile), rows, x_parts + row0, n);
     if (column_sums != nullptr)
-      gather(column_sums, row0 / TileTraits::kRows, ceil_div(rows, TileTraits::kRows), m, y_parts, m);
+      gather(column_sums + (col_begin - col0), m - col0, row0 / kTile, ceil_div(rows, kTile), m - col_begin, columns_of + col_begin, m);
   }
 }
 #endif
 
 }  // namespace
 
-#ifndef SSLSPEC_HOPPER_WIDTH  // below it the epilogue outweighs the products, and the portable kernel is as fast
-#define SSLSPEC_HOPPER_WIDTH 200
-#endif
-
-int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool columns) {
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, DType dtype, bool symmetric, bool columns) {
 #ifdef SSLSPEC_WITH_SM90A
-  if (hopper_allowed("statistics") && dtype == DType::bf16 && d >= SSLSPEC_HOPPER_WIDTH) {
-    const int64_t rows = chunk_rows(n, m);
-    return ceil_div(m, TileTraits::kRows) * rows + (columns ? rows / TileTraits::kRows * m : 0);
+  if (hopper_allowed("statistics") && dtype == DType::bf16) {
+    const int64_t rows = chunk_rows(n, m, symmetric);
+    return ceil_div(m, TileTraits::kRows) * rows + (symmetric || columns ? ceil_div(rows, TileTraits::kRows) * m : 0);
   }
 #endif
   return 0;
@@ -346,23 +340,21 @@ PairwiseGrid::PairwiseGrid(int64_t n, int64_t m) {
 }
 
 void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                         Partial* x_parts, Partial* y_parts, float* tile_sums) {
+                         Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
+#ifdef SSLSPEC_WITH_SM90A
+  if (select_sm90a(p, tile_sums)) return launch_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts, tile_sums);
+#endif
   const bool fast = p.precision == Precision::fast;
   if (bias != nullptr) {
     const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, true>
                      : fast                   ? launch_statistics<Tf32, true>
                                               : launch_statistics<Tf32x3, true>;
-    return run(p, bias, x_bounds, y_bounds, x_parts, y_parts, false);
+    return run(p, bias, x_bounds, y_bounds, x_parts, y_parts);
   }
-  bool wide_only = false;
-#ifdef SSLSPEC_WITH_SM90A
-  wide_only = select_sm90a(p, bias, tile_sums);
-  if (wide_only) launch_sm90a(p, x_bounds, y_bounds, x_parts, y_parts, tile_sums);
-#endif
   const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, false>
                    : fast                   ? launch_statistics<Tf32, false>
                                             : launch_statistics<Tf32x3, false>;
-  run(p, bias, x_bounds, y_bounds, x_parts, y_parts, wide_only);
+  run(p, bias, x_bounds, y_bounds, x_parts, y_parts);
 }
 
 }  // namespace sslspec::cuda

@@ -1,10 +1,5 @@
-// The statistics pass on Hopper, off unless SSLSPEC_HOPPER asks for it: a CUTLASS GEMM whose epilogue adds up the
-// exponentials of its accumulator and stores only the sums of each tile (pairwise_tile_sums.cuh). Compiled, and not yet run
-// on a GPU.
-//
-// Narrow ranges of the logits only (pairwise.cuh): 2^(s log2(e) - shift) with one constant shift serves rows and columns.
-// Whether the range is narrow is known on the device alone, so every block looks first and a wide problem ends here; the
-// portable kernel then does the work.
+// The statistics pass on Hopper: a CUTLASS GEMM whose epilogue adds up the exponentials (or softplus) of its accumulator and
+// stores only the sums of each tile (pairwise_tile_sums.cuh).
 //
 // Tiling: 128 x 128 x 64, cluster 2 x 1, ping-pong: two warpgroups own a tile each, and one takes its exponentials while
 // the other multiplies. Their epilogues come one after the other (CUTLASS's order barrier), so they share the memory below.
@@ -59,7 +54,7 @@ class TileSums {
   CUTLASS_HOST_DEVICE explicit TileSums(const Params& params) : params_(params) {}
 
   template <typename Problem, typename Tile, typename Coord, typename Accumulator, typename Mma, typename Residue>
-  __device__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc, const Mma&, const Residue&,
+  __device__ __forceinline__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc, const Mma&, const Residue&,
                              int thread, char* shared) {
     using Traits = TileSumsTraits;
     static_assert(decltype(cute::size(acc))::value == Traits::kTile * Traits::kTile / Traits::kThreads);
@@ -90,11 +85,10 @@ struct StatisticsTraits {
 
   // The limit of the logits goes to the epilogue through its shared memory; all blocks agree about it.
   struct Kernel : Plain {
-    __device__ void operator()(const typename Plain::Params& params, char* shared) {
+    __device__ __forceinline__ void operator()(const typename Plain::Params& params, char* shared) {
       auto& s = reinterpret_cast<typename Plain::SharedStorage*>(shared)->tensors.epilogue;
       static_assert(sizeof(s.slots) / sizeof(float) == Plain::MaxThreadsPerBlock / 32);
       const float limit = logit_limit<Plain::MaxThreadsPerBlock / 32>(params.epilogue.pairs, s.slots);
-      if (!is_narrow(limit)) return;
       if (threadIdx.x == 0) s.limit = limit;
       __syncthreads();
       Plain::operator()(params, shared);
@@ -117,9 +111,9 @@ void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bou
 
   typename Gemm::Arguments arguments{};
   arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
-  arguments.problem_shape = {out.rows, static_cast<int>(p.y.shape[0]), static_cast<int>(p.x.shape[1]), 1};
+  arguments.problem_shape = {out.rows, static_cast<int>(p.y.shape[0] - out.col0), static_cast<int>(p.x.shape[1]), 1};
   arguments.mainloop.ptr_A = reinterpret_cast<const Elem*>(pairs.x.data + out.row0 * pairs.x.pitch);
-  arguments.mainloop.ptr_B = reinterpret_cast<const Elem*>(pairs.y.data);
+  arguments.mainloop.ptr_B = reinterpret_cast<const Elem*>(pairs.y.data + out.col0 * pairs.y.pitch);
   arguments.mainloop.dA = stride_x, arguments.mainloop.dB = stride_y;
   arguments.epilogue = {pairs, out};
   launch_cutlass<Gemm>("pairwise_statistics_sm90a", arguments, p.device, p.stream);

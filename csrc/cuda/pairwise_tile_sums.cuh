@@ -1,6 +1,10 @@
-// The epilogue of the Hopper statistics pass (pairwise_statistics_sm90a.cu): sums of the exponentials over the rows and
-// columns of a tile of 128 x 128, whose products a warpgroup holds as wgmma leaves them. Plain CUDA, so that the emulator
-// runs it too.
+// The epilogue of the Hopper statistics pass (pairwise_statistics_sm90a.cu): sums over the rows and columns of a tile of
+// 128 x 128, whose products a warpgroup holds as wgmma leaves them. Plain CUDA, so that the emulator runs it too.
+//
+// Softmax: sums of 2^(s log2(e) - top). At a narrow range of all logits (pairwise.cuh) top is one constant. Otherwise each
+// warp looks at the logits of its own 32 rows: where they lie within 2^kNarrowPart of each other, which they nearly always
+// do, their largest is the top of its rows and columns and one exponential serves both; where not, every row and every
+// column has its own. Sigmoid: sums of softplus over rows, with top 0.
 //
 // Accumulator: element e + 2 h + 4 n + 64 m of a thread is row 64 m + 16 warp + lane / 4 + 8 h, column 8 n + 2 (lane % 4) + e.
 // A warp holds whole rows, so that a quad of lanes finishes a row; the columns of the four warps meet in shared memory.
@@ -17,54 +21,115 @@ struct TileSumsTraits {
 
 struct TileSumsShared {
   uint32_t mask[TileSumsTraits::kTile * TileSumsTraits::kTile / 32];
-  float column[TileSumsTraits::kWarps][TileSumsTraits::kTile];  // by warp, each of which owns rows of its own
-  float slots[12], limit;                                       // limit: logit_limit, which the kernel writes first
+  Partial column[TileSumsTraits::kWarps][TileSumsTraits::kTile];  // by warp, each of which owns rows of its own
+  float slots[12], limit;                                         // limit: logit_limit, which the kernel writes first
 };
 
-// i0, j0: where the tile begins; local: i0 - out.row0.
-template <bool kMasked, typename Accumulator>
-__device__ __forceinline__ void add_tile(const Pairs& p, const HopperStatistics& out, int64_t i0, int64_t j0, int local,
-                                         const Accumulator& acc, TileSumsShared& s, int thread) {
-  constexpr int kTile = TileSumsTraits::kTile;
-  const int lane = thread % 32, warp = thread / 32, first_row = warp * 16 + lane / 4;
-  const float shift = narrow_shift(s.limit);
-  float scale[2][2], total[2][2] = {};
+inline constexpr float kNarrowPart = 120.0f;  // in powers of two: the smallest term is a normal number
+
+// A thread's 128 logits in the order of the accumulator: in powers of two (softmax) or natural ones (sigmoid); -inf is left
+// out. Everything below is the same code for every tile: copies for masked tiles and the like would not fit the instruction
+// cache, and branches per element would leave one exponential in flight at a time.
+using TileLogits = float[TileSumsTraits::kTile];
+
+template <typename Accumulator>
+__device__ __forceinline__ void scaled(const Accumulator& acc, const float (&scale)[2][2], float added, TileLogits& x) {
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+  for (int at = 0; at < 128; ++at) x[at] = fmaf(acc(at), scale[at / 64][at / 2 % 2], added);
+}
+
+__device__ __forceinline__ void leave_out(const uint32_t* mask, int first_row, TileLogits& x) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
-      scale[m][h] = kLog2e * p.scale[min(i0 + 64 * m + 8 * h + first_row, p.x.count - 1) * p.scale_row];
+  for (int at = 0; at < 128; ++at) {
+    const int row = first_row + at / 64 * 64 + at / 2 % 2 * 8, n = at % 64 / 4;
+    const uint32_t word = mask[row * (TileSumsTraits::kTile / 32) + n / 4] >> (n % 4 * 8 + threadIdx.x % 4 * 2);
+    if (word >> at % 2 & 1) x[at] = negative_infinity();
+  }
+}
+
+// Smallest and largest logit that the warp keeps; (inf, -inf) without any. NaN is passed over, and shows in the sums.
+__device__ __forceinline__ float2 logit_range(const TileLogits& x) {
+  const float none = negative_infinity();
+  float low[4] = {-none, -none, -none, -none}, high[4] = {none, none, none, none};
 #pragma unroll
-  for (int n = 0; n < kTile / 8; ++n) {
-    float column[2] = {};
+  for (int at = 0; at < 128; ++at) {
+    low[at % 4] = fminf(low[at % 4], x[at] == none ? -none : x[at]);
+    high[at % 4] = fmaxf(high[at % 4], x[at]);
+  }
+  float2 range = {fminf(fminf(low[0], low[1]), fminf(low[2], low[3])), fmaxf(fmaxf(high[0], high[1]), fmaxf(high[2], high[3]))};
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+  for (int step = 16; step > 0; step /= 2) {
+    range.x = fminf(range.x, __shfl_xor_sync(0xffffffffu, range.x, step));
+    range.y = fmaxf(range.y, __shfl_xor_sync(0xffffffffu, range.y, step));
+  }
+  return range;
+}
+
+// Adds up over the eight lanes that share a column. Exchanging what the other lane keeps takes 28 shuffles where a sum of
+// every value would take 96. Value k of a thread is column 8 (k / 2) + 2 (lane % 4) + k % 2; afterwards values 0 .. 3 are the
+// sums of k = 4 (lane / 4) + 0 .. 3.
+__device__ __forceinline__ void scatter_column_sums(float (&sum)[32]) {
+  const int lane = threadIdx.x % 32;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int row = 64 * m + 8 * h + first_row;
-        const uint32_t word = kMasked ? s.mask[row * (kTile / 32) + n / 4] >> (n % 4 * 8 + lane % 4 * 2) : 0u;
+  for (int half = 16, step = 16; half >= 4; half /= 2, step /= 2) {
+    const bool upper = lane & step;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const float value = exp2_fast(fmaf(acc(e + 2 * h + 4 * n + 64 * m), scale[m][h], -shift));
-          const float kept = word >> e & 1 ? 0.0f : value;
-          total[m][h] += kept, column[e] += kept;
-        }
-      }
-    if (out.column_sums == nullptr) continue;
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      const float sum = column_sum(column[e]);
-      if (lane < 4) s.column[warp][8 * n + 2 * lane + e] = sum;
+    for (int k = 0; k < half; ++k) {
+      const float give = upper ? sum[k] : sum[k + half], keep = upper ? sum[k + half] : sum[k];
+      sum[k] = keep + __shfl_xor_sync(0xffffffffu, give, step);
     }
   }
+}
+
+// A part without any pair has the top -inf and the sum 0.
+__device__ __forceinline__ float finite_top(float top) { return top == negative_infinity() ? 0.0f : top; }
+__device__ __forceinline__ float part_exp2(float x, float top) { return exp2_fast(x - finite_top(top)); }
+
+__device__ __forceinline__ void sums_of_one_top(const TileLogits& x, float top, bool with_columns, Partial (&rows)[2][2], Partial* column) {
+  const float base = finite_top(top);
+  float total[2][2] = {}, columns[32] = {};
 #pragma unroll
-  for (int m = 0; m < 2; ++m)
+  for (int at = 0; at < 128; ++at) {
+    const float value = exp2_fast(x[at] - base);
+    total[at / 64][at / 2 % 2] += value, columns[at % 64 / 4 * 2 + at % 2] += value;
+  }
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = 64 * m + 8 * h + first_row;
-      const float sum = quad_sum(total[m][h]);
-      if (lane % 4 == 0 && local + row < out.rows) out.row_sums[j0 / kTile * out.rows + local + row] = sum;
-    }
+  for (int k = 0; k < 4; ++k) rows[k / 2][k % 2] = {top, quad_sum(total[k / 2][k % 2])};
+  if (!with_columns) return;
+  scatter_column_sums(columns);
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) column[8 * (lane / 4 * 2 + k / 2) + lane % 4 * 2 + k % 2] = {top, columns[k]};
+}
+
+__device__ __forceinline__ void sums_of_own_tops(const TileLogits& x, Partial (&rows)[2][2], Partial* column) {
+  const float none = negative_infinity();
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    float top = none, total = 0;
+#pragma unroll
+    for (int n = 0; n < 32; ++n) top = fmaxf(top, x[k / 2 * 64 + n / 2 * 4 + k % 2 * 2 + n % 2]);
+    top = quad_max(top);
+#pragma unroll
+    for (int n = 0; n < 32; ++n) total += part_exp2(x[k / 2 * 64 + n / 2 * 4 + k % 2 * 2 + n % 2], top);
+    rows[k / 2][k % 2] = {top, quad_sum(total)};
+  }
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int c = 0; c < 32; ++c) {
+    const int at = c / 2 * 4 + c % 2;
+    const float top = column_max(fmaxf(fmaxf(x[at], x[at + 2]), fmaxf(x[at + 64], x[at + 66])));
+    const float sum = column_sum(part_exp2(x[at], top) + part_exp2(x[at + 2], top) + part_exp2(x[at + 64], top) + part_exp2(x[at + 66], top));
+    if (lane < 4) column[c / 2 * 8 + 2 * lane + c % 2] = {top, sum};
+  }
+}
+
+__device__ __forceinline__ void sums_of_softplus(const TileLogits& x, Partial (&rows)[2][2]) {
+  float total[2][2] = {};
+#pragma unroll
+  for (int at = 0; at < 128; ++at) total[at / 64][at / 2 % 2] += softplus(x[at]);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) rows[k / 2][k % 2] = {0.0f, quad_sum(total[k / 2][k % 2])};
 }
 
 // Tile (ti, tj) of the chunk, by the 128 threads that share `barrier`; a cluster may reach beyond the problem. Nobody may
@@ -73,23 +138,47 @@ template <typename Accumulator, typename Barrier>
 __device__ __forceinline__ void store_tile_sums(const Pairs& p, const HopperStatistics& out, int ti, int tj,
                                                 const Accumulator& acc, TileSumsShared& s, int thread, const Barrier& barrier) {
   constexpr int kTile = TileSumsTraits::kTile;
-  const int local = ti * kTile;
-  const int64_t i0 = out.row0 + local, j0 = static_cast<int64_t>(tj) * kTile;
+  const int local = ti * kTile, across = tj * kTile, first_row = thread / 32 * 16 + thread % 32 / 4;
+  const int64_t i0 = out.row0 + local, j0 = out.col0 + across;
   if (local >= out.rows || j0 >= p.y.count) return;
+  const bool sigmoid_part = out.bias != nullptr;
+  float scale[2][2];
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+    scale[k / 2][k % 2] = (sigmoid_part ? 1.0f : kLog2e) * p.scale[min(i0 + first_row + k / 2 * 64 + k % 2 * 8, p.x.count - 1) * p.scale_row];
+  TileLogits x;
+  scaled(acc, scale, sigmoid_part ? *out.bias : 0.0f, x);
   if (tile_is_masked(p, i0, kTile, j0, kTile)) {
     mask_words<kTile, kTile>(p, i0, j0, s.mask, thread, TileSumsTraits::kThreads);
     barrier();
-    add_tile<true>(p, out, i0, j0, local, acc, s, thread);
-  } else {
-    add_tile<false>(p, out, i0, j0, local, acc, s, thread);
+    leave_out(s.mask, first_row, x);
   }
-  if (out.column_sums == nullptr) return;
+
+  const bool with_columns = out.column_sums != nullptr && j0 >= out.col_begin;
+  Partial rows[2][2], *column = s.column[thread / 32];
+  float2 range = {0.0f, narrow_shift(s.limit)};  // one constant for all
+  if (sigmoid_part) {
+    sums_of_softplus(x, rows);
+  } else {
+    const bool narrow = is_narrow(s.limit);
+    if (!narrow) range = logit_range(x);
+    if (narrow || range.y - range.x < kNarrowPart)
+      sums_of_one_top(x, range.y, with_columns, rows, column);
+    else
+      sums_of_own_tops(x, rows, column);
+  }
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int row = local + first_row + k / 2 * 64 + k % 2 * 8;
+    if (thread % 4 == 0 && row < out.rows) out.row_sums[static_cast<int64_t>(tj) * out.rows + row] = rows[k / 2][k % 2];
+  }
+  if (!with_columns) return;
   barrier();
   if (j0 + thread >= p.y.count) return;
-  float total = 0;
+  Partial total = s.column[0][thread];
 #pragma unroll
-  for (int warp = 0; warp < TileSumsTraits::kWarps; ++warp) total += s.column[warp][thread];
-  out.column_sums[ti * p.y.count + j0 + thread] = total;
+  for (int warp = 1; warp < TileSumsTraits::kWarps; ++warp) total = merge(total, s.column[warp][thread]);
+  out.column_sums[ti * (p.y.count - out.col0) + across + thread] = total;
 }
 
 }  // namespace sslspec::cuda

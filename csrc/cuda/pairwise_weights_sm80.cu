@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 
   if (threadIdx.x < kTile) {
     const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);
-    s.row[threadIdx.x] = out.x_weights != nullptr ? out.x_weights[i] : Weight{0.0f, 0.0f};
+    s.row[threadIdx.x] = out.x_weights != nullptr ? out.x_weights[i] : kNoWeight;
     s.row_scale[threadIdx.x] = unit * (p.scale_col != 0 ? 1.0f : p.scale[i * p.scale_row]);
   }
   pipe.run<typename Traits::Math>(p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float(&acc)[4][4][4]) {
@@ -94,74 +94,93 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
     __syncthreads();  // the columns of the previous tile have been read
     if (threadIdx.x < kTile) {
       const int64_t j = min(j0 + threadIdx.x, p.y.count - 1);
-      s.column[threadIdx.x] = out.y_weights != nullptr ? out.y_weights[j] : Weight{0.0f, 0.0f};
+      s.column[threadIdx.x] = out.y_weights != nullptr ? out.y_weights[j] : kNoWeight;
       s.column_scale[threadIdx.x] = p.scale_col != 0 ? p.scale[j * p.scale_col] : 1.0f;
     }
     const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
     if (masked) fill_mask<kTile, kTile>(p, i0, j0, s.mask);
     __syncthreads();
+    // weight_of(logit, row, column) is chosen for the whole tile: a branch per pair would leave one exponential in flight
+    const auto store = [&](const auto& weight_of) {
 #pragma unroll
-    for (int m = 0; m < 4; ++m)
+      for (int m = 0; m < 4; ++m)
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int r = TilePipe::row_of(m, h);
-        const Weight row = s.row[r];
-        const float row_scale = s.row_scale[r];
-        const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
-        const int64_t i = i0 + r;
-        Elem* line = static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch;
+        for (int h = 0; h < 2; ++h) {
+          const int r = TilePipe::row_of(m, h);
+          const Weight row = s.row[r];
+          const float row_scale = s.row_scale[r];
+          const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
+          const int64_t i = i0 + r;
+          Elem* line = static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch;
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-          float value[2];
+          for (int n = 0; n < 4; ++n) {
+            float value[2];
 #pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int c = TilePipe::column_of(n, e);
-            const Weight other = s.column[c];
-            const float factor = s.column_scale[c], x = acc[m][n][2 * h + e] * (row_scale * factor);
-            float w;
-            if (sigmoid_part) {
-              w = sigmoid(x + bias) * (row.factor + other.factor);
-            } else if (one_exponential) {
-              w = exp2_fast(x - shift) * (row.factor + other.factor);
-            } else {
-              w = out.x_weights == nullptr ? 0.0f : row.factor * exp2_fast(x - row.shift);
-              if (out.y_weights != nullptr) w += other.factor * exp2_fast(x - other.shift);
+            for (int e = 0; e < 2; ++e) {
+              const int c = TilePipe::column_of(n, e);
+              const float factor = s.column_scale[c], w = weight_of(acc[m][n][2 * h + e] * (row_scale * factor), row, s.column[c]);
+              value[e] = word >> c % 32 & 1 ? 0.0f : w * factor;
             }
-            value[e] = word >> c % 32 & 1 ? 0.0f : w * factor;
+            const int64_t j = j0 + TilePipe::column_of(n, 0);
+            if (i < p.x.count && j < p.y.count)
+              store_pieces<Traits>(line + j, out.piece_step, value[0], value[1], j + 1 < p.y.count, aligned);
           }
-          const int64_t j = j0 + TilePipe::column_of(n, 0);
-          if (i < p.x.count && j < p.y.count)
-            store_pieces<Traits>(line + j, out.piece_step, value[0], value[1], j + 1 < p.y.count, aligned);
         }
-      }
+    };
+    if (sigmoid_part)
+      store([&](float x, Weight row, Weight other) { return sigmoid(x + bias) * (row.factor + other.factor); });
+    else if (one_exponential)
+      store([&](float x, Weight row, Weight other) { return exp2_fast(x - shift) * (row.factor + other.factor); });
+    else
+      store([&](float x, Weight row, Weight other) {
+        return fmaf(other.factor, exp2_fast(x - other.shift), row.factor * exp2_fast(x - row.shift));
+      });
   });
 }
 
-struct Vectors { float *c, *x_factor, *x_shift, *y_factor, *y_shift; };
+struct Vectors { float *kind, *c, *x_factor, *x_shift, *y_factor, *y_shift; };
 
 // The weights as separate arrays and the row scales in powers of two, for the Hopper pass.
-__global__ void __launch_bounds__(TileTraits::kThreads) vectors_kernel(const __grid_constant__ Pairs p, const Weight* x_weights,
-                                                                       const Weight* y_weights, Vectors out) {
+__global__ void __launch_bounds__(TileTraits::kThreads) vectors_kernel(const __grid_constant__ Pairs p, const float* bias,
+                                                                       const Weight* x_weights, const Weight* y_weights, Vectors out) {
+  __shared__ float slots[TileTraits::kWarps];
   const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x;
-  if (i < p.x.count)
-    out.c[i] = p.scale[i * p.scale_row] * kLog2e, out.x_factor[i] = x_weights[i].factor, out.x_shift[i] = x_weights[i].shift;
+  if (blockIdx.x == 0) {
+    const bool one = y_weights == nullptr || is_narrow(logit_limit<TileTraits::kWarps>(p, slots));
+    if (threadIdx.x == 0) *out.kind = bias != nullptr ? kSigmoid : one ? kOneExponential : kTwoExponentials;
+  }
+  if (i < p.x.count) {
+    out.c[i] = p.scale[i * p.scale_row] * kLog2e, out.x_factor[i] = x_weights[i].factor;
+    out.x_shift[i] = bias != nullptr ? -*bias * kLog2e : x_weights[i].shift;
+  }
   if (i < p.y.count && y_weights != nullptr) out.y_factor[i] = y_weights[i].factor, out.y_shift[i] = y_weights[i].shift;
 }
 
-// Sets the weights of left-out pairs to 0; a block per tile, most of which have nothing to do.
+// Sets the weights of left-out pairs to 0: a block looks at kClearSpan tiles, most of which hold none.
+constexpr int kClearSpan = 32;
 __global__ void __launch_bounds__(TileTraits::kThreads) clear_kernel(const __grid_constant__ Pairs p, __nv_bfloat16* weights,
                                                                      int64_t pitch, int64_t row0) {
   constexpr int kTile = TileTraits::kRows;
   __shared__ uint32_t mask[kTile * kTile / 32];
+  __shared__ bool masked[kClearSpan];
   const int64_t local = static_cast<int64_t>(blockIdx.y) * kTile, i0 = row0 + local;
-  const int64_t j0 = static_cast<int64_t>(blockIdx.x) * kTile;
-  if (!tile_is_masked(p, i0, kTile, j0, kTile)) return;
-  fill_mask<kTile, kTile>(p, i0, j0, mask);
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kClearSpan * kTile;
+  if (threadIdx.x < kClearSpan) {
+    const int64_t j0 = first + static_cast<int64_t>(threadIdx.x) * kTile;
+    masked[threadIdx.x] = j0 < p.y.count && tile_is_masked(p, i0, kTile, j0, kTile);
+  }
   __syncthreads();
-  for (int at = threadIdx.x; at < kTile * kTile; at += TileTraits::kThreads) {
-    const int r = at / kTile, c = at % kTile;
-    const bool inside = i0 + r < p.x.count && j0 + c < p.y.count;
-    if (inside && mask[at / 32] >> at % 32 & 1) weights[(local + r) * pitch + j0 + c] = __float2bfloat16(0.0f);
+  for (int tile = 0; tile < kClearSpan; ++tile) {
+    if (!masked[tile]) continue;
+    const int64_t j0 = first + static_cast<int64_t>(tile) * kTile;
+    fill_mask<kTile, kTile>(p, i0, j0, mask);
+    __syncthreads();
+    for (int at = threadIdx.x; at < kTile * kTile; at += TileTraits::kThreads) {
+      const int r = at / kTile, c = at % kTile;
+      const bool inside = i0 + r < p.x.count && j0 + c < p.y.count;
+      if (inside && mask[at / 32] >> at % 32 & 1) weights[(local + r) * pitch + j0 + c] = __float2bfloat16(0.0f);
+    }
+    __syncthreads();
   }
 }
 
@@ -178,27 +197,27 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
 // Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100 (docs/kernels.md),
 // beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
-  return capability_major() == 9 && p.x.dtype == DType::bf16 && b.bias == nullptr && p.scale_col == 0 && pitch % 8 == 0 &&
-         p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
+  return capability_major() == 9 && p.x.dtype == DType::bf16 && (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 &&
+         pitch % 8 == 0 && p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
 }
 
 void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,
                   void* weights, int64_t pitch) {
   const int64_t n = p.x.shape[0], m = p.y.shape[0];
   const int64_t x_step = (n + 3) / 4 * 4, y_step = (m + 3) / 4 * 4;  // pairwise_vectors_size
-  const Vectors v = {b.vectors, b.vectors + x_step, b.vectors + 2 * x_step, b.vectors + 3 * x_step,
-                     b.vectors + 3 * x_step + y_step};
+  float* arrays = b.vectors + 4;
+  const Vectors v = {b.vectors, arrays, arrays + x_step, arrays + 2 * x_step, arrays + 3 * x_step, arrays + 3 * x_step + y_step};
   const int64_t length = n > m ? n : m;
   if (row0 == 0)
     launch("pairwise_vectors", vectors_kernel, dim3(static_cast<unsigned>(ceil_div(length, TileTraits::kThreads))),
-           TileTraits::kThreads, 0, p.stream, pairs, b.x_weights, b.y_weights, v);
+           TileTraits::kThreads, 0, p.stream, pairs, b.bias, b.x_weights, b.y_weights, v);
   const bool columns = b.y_weights != nullptr;
   pairwise_weights_sm90a({static_cast<const unsigned char*>(p.x.data) + row0 * pairs.x.pitch, p.y.data, p.x.stride[0],
                           p.y.stride[0], static_cast<int>(rows), static_cast<int>(m), static_cast<int>(p.x.shape[1]),
                           v.c + row0, v.x_factor + row0, v.x_shift + row0, columns ? v.y_factor : nullptr,
-                          columns ? v.y_shift : nullptr, weights, pitch, p.device, p.stream});
+                          columns ? v.y_shift : nullptr, v.kind, weights, pitch, p.device, p.stream});
   launch("pairwise_clear", clear_kernel,
-         dim3(static_cast<unsigned>(ceil_div(m, TileTraits::kRows)), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
+         dim3(static_cast<unsigned>(ceil_div(m, kClearSpan * TileTraits::kRows)), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
          TileTraits::kThreads, 0, p.stream, pairs, static_cast<__nv_bfloat16*>(weights), pitch, row0);
 }
 #endif

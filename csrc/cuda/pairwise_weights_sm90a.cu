@@ -27,19 +27,29 @@ __device__ __forceinline__ float power_of_two(float x) {
   return y;
 }
 
+// A branch for a whole fragment: one per element would keep two exponentials and two comparisons in every case.
 template <typename Fragment>
 struct PairWeight {
-  CUTLASS_HOST_DEVICE Fragment operator()(const Fragment& dot, const Fragment& c, const Fragment& x_factor,
-                                          const Fragment& x_shift, const Fragment& y_factor, const Fragment& y_shift) const {
+  CUTLASS_HOST_DEVICE Fragment operator()(const Fragment& dot, const Fragment& c, const Fragment& x_factor, const Fragment& x_shift,
+                                          const Fragment& y_factor, const Fragment& y_shift, const Fragment& kind) const {
     Fragment w;
 #if defined(__CUDA_ARCH__)
-    CUTLASS_PRAGMA_UNROLL
-    for (int k = 0; k < Fragment::kElements; ++k) {
-      const float own = power_of_two(fmaf(dot[k], c[k], -x_shift[k]));
-      if (x_shift[k] == y_shift[k] || y_factor[k] == 0.0f)
-        w[k] = own * (x_factor[k] + y_factor[k]);
-      else
-        w[k] = own * x_factor[k] + power_of_two(fmaf(dot[k], c[k], -y_shift[k])) * y_factor[k];
+    if (kind[0] == kOneExponential) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int k = 0; k < Fragment::kElements; ++k)
+        w[k] = power_of_two(fmaf(dot[k], c[k], -x_shift[k])) * (x_factor[k] + y_factor[k]);
+    } else if (kind[0] == kTwoExponentials) {
+      CUTLASS_PRAGMA_UNROLL
+      for (int k = 0; k < Fragment::kElements; ++k) {
+        const float own = power_of_two(fmaf(dot[k], c[k], -x_shift[k])) * x_factor[k];
+        w[k] = fmaf(power_of_two(fmaf(dot[k], c[k], -y_shift[k])), y_factor[k], own);
+      }
+    } else {
+      CUTLASS_PRAGMA_UNROLL
+      for (int k = 0; k < Fragment::kElements; ++k) {
+        const float x = fmaf(dot[k], c[k], -x_shift[k]), e = power_of_two(-fabsf(x));  // neither branch overflows
+        w[k] = __fdividef(x >= 0 ? x_factor[k] : x_factor[k] * e, 1.0f + e);
+      }
     }
 #endif
     return w;
@@ -55,7 +65,7 @@ struct WeightsTraits {
   using Columns = fusion::Sm90RowBroadcast<0, Tile, float>;
   using Visitor = fusion::Sm90EVT<
       fusion::Sm90Compute<PairWeight, Elem, float, cutlass::FloatRoundStyle::round_to_nearest>, fusion::Sm90AccFetch, Rows,
-      Rows, Rows, Columns, Columns>;
+      Rows, Rows, Columns, Columns, fusion::Sm90ScalarBroadcast<float>>;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster, cutlass::epilogue::collective::EpilogueTileAuto,
       float, float, void, cutlass::layout::RowMajor, kAlign, Elem, cutlass::layout::RowMajor, kAlign,
@@ -85,7 +95,7 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
   arguments.problem_shape = {p.rows, p.m, p.d, 1};
   arguments.mainloop.ptr_A = static_cast<const Elem*>(p.x), arguments.mainloop.dA = stride_x;
   arguments.mainloop.ptr_B = static_cast<const Elem*>(p.y), arguments.mainloop.dB = stride_y;
-  arguments.epilogue.thread = {{}, {p.c}, {p.x_factor}, {p.x_shift}, {p.y_factor}, {p.y_shift}, {}};
+  arguments.epilogue.thread = {{}, {p.c}, {p.x_factor}, {p.x_shift}, {p.y_factor}, {p.y_shift}, {{}, {p.kind}}, {}};
   arguments.epilogue.ptr_D = static_cast<Elem*>(p.out), arguments.epilogue.dD = stride_out;
   launch_cutlass<Gemm>("pairwise_weights_sm90a", arguments, p.device, p.stream);
 }

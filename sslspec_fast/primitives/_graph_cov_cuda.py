@@ -1,8 +1,10 @@
 """csrc/graph_cov.h on a GPU: strips of A Y by the gather kernel, products by GEMM.
 
 A strip of at most 32 MiB stays in the L2 cache of a data-centre GPU between the kernel that makes
-it and the product that reads it; A Y as a whole is never stored. A symmetric A with Y = X gathers
-only the entries j >= i, the diagonal half: S = X^T U X, C = S + S^T.
+it and the product that reads it; A Y as a whole is not stored. A symmetric A with Y = X gathers
+only the entries j >= i, the diagonal half: S = X^T U X, C = S + S^T. When a gradient will be asked
+for, A X is kept instead, since it is what the gradient multiplies: gathering is what costs, and one
+whole gather is less than a half and a whole.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from .._seam import _C, stream, view
 
-__all__ = ["apply", "compute"]
+__all__ = ["apply", "compute", "compute_and_keep"]
 
 _STRIP_BYTES = 32 << 20
 
@@ -29,6 +31,17 @@ def compute(
         for rows, strip in _products(indptr, indices, values, right, upper=y is None):
             out.addmm_(x[rows].mT, strip)
     return out + out.mT if y is None else out
+
+
+def compute_and_keep(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """X^T A X, (d, d), and A X, (n, d)."""
+    product = x.new_empty(x.shape)
+    for _ in _products(indptr, indices, values, x, upper=False, into=product):
+        pass
+    with torch.autocast(x.device.type, enabled=False):
+        return x.mT @ product, product
 
 
 def apply(
@@ -46,11 +59,14 @@ def apply(
 
 
 def _products(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, upper: bool
-) -> Iterator[tuple[slice, Tensor]]:
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, upper: bool,
+    into: Tensor | None = None,
+) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
+    """Rows of A Y in a buffer that the next strip takes again, or one strip of all, in `into`."""
     n, e = indptr.shape[0] - 1, y.shape[1]
     height = min(n, max(1024, _STRIP_BYTES // (max(e, 1) * y.element_size())))
-    buffer = y.new_empty(height, e)
+    height = height if into is None else n
+    buffer = y.new_empty(height, e) if into is None else into
     for start in range(0, n, max(height, 1)):
         stop = min(start + height, n)
         strip, none = buffer[: stop - start], None

@@ -22,21 +22,24 @@ _SPLITTING = {(8, 0), (9, 0), (10, 0), (10, 3)}
 _BLOCK = 2048
 
 
-def _wide(a: Tensor, b: Tensor) -> Tensor:
+def _wide(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b of bfloat16 matrices, or of batches of them, in float32.
 
     The library adds up in the type of its result, float32, so that torch's setting
     allow_bf16_reduced_precision_reduction, which concerns bfloat16 results, changes nothing.
     """
+    if out is not None:
+        product: Tensor = torch.ops.aten.mm.dtype_out(a, b, torch.float32, out=out)
+        return product
     multiply: Callable[..., Tensor] = torch.mm if a.ndim == 2 else torch.bmm
     return multiply(a, b, out_dtype=torch.float32)
 
 
-def mm_float32(a: Tensor, b: Tensor) -> Tensor:
+def mm_float32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b. bfloat16 factors give float32 where torch can, otherwise float32 sums rounded once."""
     if _HAS_OUT_DTYPE and a.is_cuda and a.dtype == torch.bfloat16:
-        return _wide(a, b)
-    return torch.mm(a, b)
+        return _wide(a, b, out)
+    return torch.mm(a, b) if out is None else out.copy_(torch.mm(a, b))
 
 
 class Plain:
@@ -48,9 +51,9 @@ class Plain:
         self.right, self.dtype = right, right.dtype
         self.row_bytes = right.element_size() * right.shape[0]  # of workspace per row of W
 
-    def times(self, w: Tensor) -> Tensor:
-        """W right."""
-        return mm_float32(w, self.right)
+    def times(self, w: Tensor, out: Tensor) -> None:
+        """out = W right, in float32 or float64."""
+        mm_float32(w, self.right, out)
 
     def transposed_times(self, w: Tensor, left: Tensor) -> Tensor:
         """W^T left."""
@@ -72,7 +75,7 @@ class Split(Plain):
         m = right.shape[0]  # three pieces, five products, and the sums of the blocks
         self.row_bytes = 6 * m + 4 * self.padded * (5 + -(-m // _BLOCK))
 
-    def times(self, w: Tensor) -> Tensor:
+    def times(self, w: Tensor, out: Tensor) -> None:
         first, second, third = w.unflatten(0, (3, -1))
         d = self.padded
         one = self.right[:, :d]
@@ -80,7 +83,7 @@ class Split(Plain):
         below = _wide(second, self.right[:, : 2 * d])  # w2 b1 | w2 b2
         total = _wide(third, one).add_(beside[:, d:]).add_(below[:, d:])  # small terms first
         total.add_(beside[:, :d]).add_(below[:, :d]).add_(_in_blocks(first, one))
-        return total[:, : self.width]
+        out.copy_(total[:, : self.width])
 
     def transposed_times(self, w: Tensor, left: Tensor) -> Tensor:
         # sums over the rows of a chunk are short, and one product adds up those of several pieces:

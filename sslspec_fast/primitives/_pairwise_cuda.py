@@ -106,6 +106,7 @@ class _Above(NamedTuple):
     grad_row: Tensor
     grad_col: Tensor | None
     b: bool
+    bias: bool
     dtype: torch.dtype  # of the gradients of a and b
 
     def views(self) -> tuple[_Maybe, _Maybe, Descriptor, _Maybe]:
@@ -146,9 +147,10 @@ def backward(
     grad_col: Tensor | None,
     grad_dtype: torch.dtype | None = None,
     want_b: bool = True,
+    want_bias: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Gradients of a and b (None when b is, or it is not wanted), and per row of a those of scale_i
-    and of the bias.
+    and of the bias (any numbers when that is absent or not wanted).
 
     grad_dtype: type of the gradients of a and b, by default that of a. float32 for bfloat16 rows
     keeps what the projection off the rows of a normalisation would lose to rounding.
@@ -160,7 +162,8 @@ def backward(
     chained = _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device())
     wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
     make = _chained if chained else _chunked
-    above = _Above(row, col, grad_row, grad_col, b is not None and want_b, wide)
+    wants = b is not None and want_b, bias is not None and want_bias
+    above = _Above(row, col, grad_row, grad_col, *wants, wide)
     grad_a, grad_b, row_dot, row_total = make(p, above)
     dtype = grad_dtype or a.dtype
     grad_a = _trimmed(grad_a, a.shape[1], dtype)
@@ -181,16 +184,19 @@ def gradients(
     grad_row: Tensor,
     grad_col: Tensor | None,
     want_b: bool = True,
+    want_bias: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a, b (empty unless wanted), scale and bias (0 without bias), each in the type of
-    its input.
+    """Gradients of a, b (empty unless wanted), scale and bias (0 unless there is one and it is
+    wanted), each in the type of its input.
     """
     grad_a, made_b, row_dot, row_total = backward(
-        a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col, want_b=want_b
-    )
+        a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col,
+        want_b=want_b, want_bias=want_bias,
+    )  # fmt: skip
     grad_b = b.new_empty(0) if made_b is None else made_b
     grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
-    grad_bias = scale.new_zeros(()) if bias is None else row_total.sum().to(bias.dtype)
+    wanted = bias is not None and want_bias
+    grad_bias = row_total.sum().to(bias.dtype) if wanted else scale.new_zeros(())
     return grad_a, grad_b, grad_scale, grad_bias
 
 
@@ -228,13 +234,13 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
     pitch = -(-p.m // 8) * 8  # rows at multiples of 16 bytes
     weights = a.new_empty(pieces * rows, pitch, dtype=products.dtype)[:, : p.m]
     work = p.workspace(above.col is not None, _MATRIX)
-    grad_a = a.new_empty(a.shape, dtype=above.dtype)
-    row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
+    wide = p.statistics(*a.shape)  # W right
+    row_total = p.statistics(p.n if above.bias else 0)
     grad_b = None
     with torch.autocast(a.device.type, enabled=False):
         for start in range(0, p.n, max(rows, 1)):
             chunk = slice(start, min(start + rows, p.n))
-            w, left = weights[: pieces * (chunk.stop - start)], a[chunk]
+            w = weights[: pieces * (chunk.stop - start)]
             _C.cuda_pairwise_weights(
                 *p.views(),
                 *above.views(),
@@ -244,18 +250,18 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
                 p.fast,
                 stream(a),
             )
-            wide = products.times(w).to(p.kind)
-            torch.sum(left * wide, 1, out=row_dot[chunk])
-            scale = p.scale[chunk, None] if p.scale.ndim == 1 else p.scale
-            grad_a[chunk] = wide.mul_(scale)
-            if p.bias is not None:
+            products.times(w, out=wide[chunk])
+            if above.bias:
                 row_total[chunk] = products.row_sums(w, p.kind)
             if above.b:
+                left = a[chunk]
                 if p.scale.ndim == 1:
-                    left = (left.to(p.kind) * scale).to(a.dtype)
+                    left = (left.to(p.kind) * p.scale[chunk, None]).to(a.dtype)
                 part = products.transposed_times(w, left).to(p.kind)
                 # chunks add up in float32, in the order of the rows
                 grad_b = part if grad_b is None else grad_b.add_(part)
+        row_dot = (a * wide).sum(1)
+        grad_a = wide.mul_(p.scale[:, None] if p.scale.ndim == 1 else p.scale)
     if above.b:
         grad_b = p.statistics(*right.shape).zero_() if grad_b is None else grad_b
         grad_b = grad_b.mul_(p.scale) if p.scale.ndim == 0 else grad_b

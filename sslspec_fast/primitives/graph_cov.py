@@ -4,10 +4,11 @@ r"""Primitive ``graph_cov``: the graph-weighted covariance, without storing A Y.
     C = X^\top A\, Y = \sum_{ij} a_{ij}\, x_i y_j^\top, \qquad
     \bar X = (A Y)\, \bar C^\top, \quad \bar Y = (A^\top X)\, \bar C,
 
-and for symmetric A with Y = X, where only the entries j >= i are read forward,
-:math:`\bar X = (A X)(\bar C + \bar C^\top)`. A block of rows of A Y is formed in the cache and
-multiplied at once. It replaces ``x.T @ torch.sparse.mm(a, y)``. The gradient's product (A Y) M is
-an operator of its own whose gradient is made of the same two, so derivatives of any order exist.
+and for symmetric A with Y = X :math:`\bar X = (A X)(\bar C + \bar C^\top)`, where only the entries
+j >= i are read forward (on a GPU only without gradients: with them A X is kept). A block of rows of
+A Y is formed in the cache and multiplied at once. It replaces ``x.T @ torch.sparse.mm(a, y)``. The
+gradient's product (A Y) M is an operator of its own whose gradient is made of the same two, so
+derivatives of any order exist.
 
 The centred form :math:`X^\top (A - d d^\top / vol) X` of a symmetric A adds a rank-one term to
 the finished C, and d times a row to the gradient while it is written: neither a centred copy of X
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._register import register_op
@@ -107,8 +109,11 @@ def _centred_shapes(
 def _centred_body(
     indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor
 ) -> Tensor:
+    return _centre(_compute(indptr, indices, values, x, None), x, degree)
+
+
+def _centre(c: Tensor, x: Tensor, degree: Tensor) -> Tensor:
     weighted = x.mT @ degree
-    c = _compute(indptr, indices, values, x, None)
     return c.sub_(weighted[:, None] * (weighted / degree.sum()))
 
 
@@ -118,6 +123,40 @@ def _centred_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     pull = both @ (x.mT @ degree) / -degree.sum()
     sparse = (indptr, indices, values, None, None, None)
     return None, None, None, _apply(*sparse, x, both, degree, pull), None
+
+
+# ---- both on a GPU, with A X kept for the gradient ---------------------------------------------
+
+
+def _kept_shapes(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[1], x.shape[1]), x.new_empty(x.shape)
+
+
+def _kept_body(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    c, product = cuda.compute_and_keep(indptr, indices, values, unit_stride(x))
+    return c if degree is None else _centre(c, x, degree), product
+
+
+def _kept_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # zeros for A X: a pass over memory
+    ctx.save_for_backward(*inputs, output[1])
+
+
+def _kept_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 5
+    *sparse, x, degree, product = ctx.saved_tensors
+    both = grad + grad.mT
+    pull = None if degree is None else both @ (x.mT @ degree) / -degree.sum()
+    if torch.is_grad_enabled():  # a second derivative: A X as a function of x
+        return None, None, None, _apply(*sparse, None, None, None, x, both, degree, pull), None
+    grad_x = product @ both
+    return None, None, None, grad_x if pull is None else grad_x.addr_(degree, pull), None
 
 
 # ---- (A Y) M + u vᵀ, the gradient -------------------------------------------------------------
@@ -187,6 +226,19 @@ _graph_cov_centred = register_op(
     setup=_setup,
 )
 
+_graph_cov_kept = register_op(
+    "graph_cov_kept(Tensor indptr, Tensor indices, Tensor? values, Tensor x, Tensor? degree)"
+    " -> (Tensor, Tensor)",
+    body=_kept_body,
+    fake=_kept_shapes,
+    backward=_kept_backward,
+    setup=_kept_setup,
+)
+
+
+def _keeps(x: Tensor) -> bool:
+    return x.is_cuda and x.requires_grad and torch.is_grad_enabled()
+
 
 def graph_cov(a: Csr, x: Tensor, y: Tensor) -> Tensor:
     """Σ_ij a_ij x_i y_jᵀ = Xᵀ A Y.
@@ -206,7 +258,9 @@ def graph_cov(a: Csr, x: Tensor, y: Tensor) -> Tensor:
             f"graph_cov: y must be ({a.n_cols}, e) {x.dtype}, got {tuple(y.shape)} {y.dtype}"
         )
     out: Tensor
-    if y is x and a.symmetric:
+    if y is x and a.symmetric and _keeps(x):
+        out = _graph_cov_kept(a.indptr, a.indices, a.values, x, None)[0]
+    elif y is x and a.symmetric:
         out = _graph_cov_self(a.indptr, a.indices, a.values, x)
     else:
         out = _graph_cov(*sparse_arguments(a), x, y)
@@ -233,5 +287,9 @@ def graph_cov_centred(a: Csr, x: Tensor, degree: Tensor) -> Tensor:
             f"graph_cov_centred: degree must be ({a.n_rows},) {x.dtype}, "
             f"got {tuple(degree.shape)} {degree.dtype}"
         )
-    out: Tensor = _graph_cov_centred(a.indptr, a.indices, a.values, x, degree)
+    out: Tensor
+    if _keeps(x):
+        out = _graph_cov_kept(a.indptr, a.indices, a.values, x, degree)[0]
+    else:
+        out = _graph_cov_centred(a.indptr, a.indices, a.values, x, degree)
     return out

@@ -1,6 +1,5 @@
 // Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu the same numbers without CUTLASS, for
-// pairwise_statistics_sm90a.cu its main loop; the chained kernel of Hopper is not emulated, and only asked for by an
-// environment variable.
+// pairwise_statistics_sm90a.cu its main loop; the chained kernel of Hopper is not emulated.
 #include <cuda_bf16.h>
 
 #include <cmath>
@@ -17,8 +16,10 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
     for (int64_t j = 0; j < p.m; ++j) {
       double dot = 0;
       for (int64_t k = 0; k < p.d; ++k) dot += double(__bfloat162float(x[i * p.ldx + k])) * __bfloat162float(y[j * p.ldy + k]);
-      double w = p.x_factor[i] * std::exp2(dot * p.c[i] - p.x_shift[i]);
-      if (p.y_factor != nullptr) w += p.y_factor[j] * std::exp2(dot * p.c[i] - p.y_shift[j]);
+      const double power = dot * p.c[i] - p.x_shift[i];
+      double w = p.x_factor[i] * (*p.kind == kSigmoid ? 1 / (1 + std::exp2(-power)) : std::exp2(power));
+      if (*p.kind == kOneExponential) w += p.y_factor != nullptr ? p.y_factor[j] * std::exp2(power) : 0.0;
+      if (*p.kind == kTwoExponentials) w += p.y_factor[j] * std::exp2(dot * p.c[i] - p.y_shift[j]);
       static_cast<__nv_bfloat16*>(p.out)[i * p.pitch + j] = __float2bfloat16(static_cast<float>(w));
     }
 }
@@ -27,14 +28,13 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
 void statistics_stand_in(const Pairs p, const HopperStatistics out) {
   auto& s = *reinterpret_cast<TileSumsShared*>(dynamic_shared());
   const float limit = logit_limit<TileSumsTraits::kWarps>(p, s.slots);
-  if (!is_narrow(limit)) return;
   if (threadIdx.x == 0) s.limit = limit;
   __syncthreads();
   const int thread = threadIdx.x, lane = thread % 32;
   std::vector<float> products(128);
   for (int at = 0; at < 128; ++at) {
     const int64_t i = blockIdx.x * 128 + at / 64 * 64 + thread / 32 * 16 + lane / 4 + at / 2 % 2 * 8;
-    const int64_t j = blockIdx.y * 128 + at % 64 / 4 * 8 + lane % 4 * 2 + at % 2;
+    const int64_t j = out.col0 + blockIdx.y * 128 + at % 64 / 4 * 8 + lane % 4 * 2 + at % 2;
     if (i >= out.rows || j >= p.y.count) continue;  // TMA fills with zeros
     const auto* left = reinterpret_cast<const __nv_bfloat16*>(p.x.data + (out.row0 + i) * p.x.pitch);
     const auto* right = reinterpret_cast<const __nv_bfloat16*>(p.y.data + j * p.y.pitch);
@@ -49,7 +49,7 @@ void pairwise_statistics_sm90a(const PairwiseProblem& problem, const BlockBound*
                                const HopperStatistics& out) {
   const Pairs p = pairs_of(problem, x_bounds, y_bounds);
   const auto blocks = [](int64_t n) { return static_cast<unsigned>(ceil_div(n, TileSumsTraits::kTile)); };
-  const dim3 grid((blocks(out.rows) + 1) / 2 * 2, blocks(p.y.count));  // clusters of two
+  const dim3 grid((blocks(out.rows) + 1) / 2 * 2, blocks(p.y.count - out.col0));  // clusters of two
   launch("statistics", statistics_stand_in, grid, TileSumsTraits::kThreads, sizeof(TileSumsShared), 0, p, out);
 }
 

@@ -67,6 +67,12 @@ def core() -> ModuleType:
     return build(Path(FOLDER or ""))
 
 
+@pytest.fixture(autouse=True)
+def portable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulator claims to be a Hopper GPU, whose own main loops it has not."""
+    monkeypatch.setenv("SSLSPEC_HOPPER", "portable")
+
+
 def view(t: Tensor | None) -> Any:
     """A descriptor that says "device 0" of host memory."""
     return (
@@ -227,7 +233,8 @@ def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
     case(pairs, 1100, 0, 264, BF16, 0.1, symmetric=True, skip_self=True, ids=True)
 
 
-@pytest.mark.parametrize("tau", [0.1, 0.01])  # narrow: the Hopper pass; wide: the portable one
+# one constant top; a top per warp; for scores of both signs and size, a top per row and column
+@pytest.mark.parametrize("tau", [0.1, 0.01, 0.001])
 @pytest.mark.parametrize(
     ("n", "m", "d", "options"),
     [
@@ -235,6 +242,10 @@ def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
         (1100, 150, 24, {"cols": True, "skip_self": True}),  # chunks end inside the slots
         (150, 900, 264, {"row_scale": True}),
         (1, 1, 8, {"cols": True}),
+        (300, 290, 24, {"bias": True, "skip_self": True}),
+        (300, 0, 24, {"symmetric": True, "skip_self": True, "ids": True}),
+        (1500, 0, 24, {"symmetric": True, "skip_self": True}),
+        (130, 0, 264, {"symmetric": True}),
     ],
 )
 def test_hopper_statistics(
@@ -242,13 +253,20 @@ def test_hopper_statistics(
 ) -> None:
     # the main loop of the GEMM has a stand-in here; everything around it is the real thing
     monkeypatch.setenv("SSLSPEC_HOPPER", "statistics")
+    if options.get("bias"):
+        tau = max(tau, 0.1)
     case(pairs, n, m, d, BF16, tau, **options)
 
 
 @pytest.fixture
 def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""
-    monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
+
+    def wide(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        product = a.float() @ b.float()
+        return product if out is None else out.copy_(product)
+
+    monkeypatch.setattr(_matmul, "_wide", wide)
     monkeypatch.setattr(_pairwise_cuda, "products_with", _matmul.Split)
     monkeypatch.setattr(_pairwise_cuda, "_WEIGHT_BYTES", 0)  # chunks of 128 rows
     monkeypatch.setattr(_matmul, "_BLOCK", 64)

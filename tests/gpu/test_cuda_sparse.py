@@ -50,7 +50,7 @@ def test_sparse_products_and_their_gradients(
         lambda a, t: edge_lse.edge_lse(a, t / b**0.5, t),
         lambda a, t: graph_cov.graph_cov(a, t, t),
     ):
-        t, h = x.to(cuda).requires_grad_(), x.double().requires_grad_()
+        t, h = x.to(cuda).requires_grad_(), x.double().clone().requires_grad_()
         got, want = function(there, t), function(here, h)
         close(got.detach(), want.detach(), ERROR[dtype])
         seed = torch.randn(want.shape, dtype=torch.float64)
@@ -102,7 +102,7 @@ def test_squared_norms(
 ) -> None:
     x, y = torch.randn(n, d, dtype=dtype), torch.randn(n, d, dtype=dtype)
     for second in (None, y):
-        t, h = x.to(cuda).requires_grad_(), x.double().requires_grad_()
+        t, h = x.to(cuda).requires_grad_(), x.double().clone().requires_grad_()
         other = None if second is None else second.to(cuda)
         got = gram.sqnorm(t, other, off_diagonal=off_diagonal)
         other = None if second is None else second.double()
