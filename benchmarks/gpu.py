@@ -1,10 +1,11 @@
 """``python -m benchmarks gpu --out DIR``: one command that checks and measures the CUDA part.
 
-Builds nothing and needs no network. In order: facts about the machine, every loss on small shapes
-against plain torch, the CUDA tests, the cases that matter most, the Hopper kernels that are off
-by default (do they agree, are they faster), whole training steps, eigenproblems against CuPy,
-compute-sanitizer (memcheck, racecheck, synccheck), and the other cases against compiled torch and
-the installed peers.
+Builds nothing and needs no network. First facts about the machine. Then, side by side, since only
+their answers count: every loss on small shapes against plain torch, the CUDA tests,
+compute-sanitizer (memcheck, racecheck, synccheck), and torch.compile of the plain forms, whose code
+later processes find on disk. Then what is timed, one at a time: the losses against compiled torch
+and the installed peers, the Hopper kernels against the portable ones, whole training steps,
+eigenproblems against CuPy.
 
 Every step is a process of its own with a time limit, so that a crash or a hang takes nothing else
 with it; ``gpu.json`` and ``gpu.md`` are written anew after each. Ends within ``--minutes`` (9).
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -22,8 +24,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGE = (sys.executable, "-m", "benchmarks.gpu_stage")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 # seconds at most
-FACTS, SMALL, TESTS, HOPPER, CASE, TRAINING, EIGSH, SANITIZER = 90, 90, 160, 45, 75, 60, 60, 60
-FIRST = 4  # cases that come before the sanitizers
+FACTS, SMALL, TESTS, HOPPER, CASE, TRAINING, EIGSH, SANITIZER = 90, 90, 160, 45, 75, 60, 60, 120
+FIRST = 8  # cases that come before everything else that is timed
 
 
 class Record:
@@ -44,15 +48,17 @@ class Record:
         self.data: dict[str, Any] = {"facts": {}, "steps": {}, "cases": [], "training": []}
         self.data["eigsh"], self.data["notes"] = [], []
         self.failed = False
+        self.lock = threading.Lock()
 
     def left(self) -> float:
         return self.end - time.monotonic()
 
     def step(self, name: str, outcome: str, good: bool = True) -> None:
-        self.data["steps"][name] = outcome
-        self.failed |= not good
-        print(f"{name}: {outcome}", flush=True)
-        self.write()
+        with self.lock:  # checks run side by side
+            self.data["steps"][name] = outcome
+            self.failed |= not good
+            print(f"{name}: {outcome}", flush=True)
+            self.write()
 
     def note(self, text: str) -> None:
         if text not in self.data["notes"]:
@@ -210,21 +216,23 @@ def main(argv: Sequence[str]) -> int:
     eigsh = wanted(facts.pop("eigsh"), "eigsh ")
     record.data["facts"] = {**facts, "driver": _driver()}
     record.step("device", facts.get("gpu", "found"))
-    if not options.skip_tests:
-        _small(record)
-        _tests(record)
+    # each process has threads of its own, hence a third of the cores
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 3)) as pool:
+        checks = () if options.skip_tests else (_tests, _small, *map(_sanitizer, SANITIZERS))
+        done = [pool.submit(check, record) for check in checks]
+        done += [pool.submit(_compile, record, name) for name in names]
+    for future in done:
+        future.result()
     for name in names[:FIRST]:
         _case(record, name, options.seconds)
-    for name in ("chained", "statistics"):
-        _hopper(record, name)
-    for name in training:
-        _training(record, name, options.seconds)
     for name in eigsh:
         _eigsh(record, name)
-    if not options.skip_tests:
-        _sanitize(record)
+    for name in training:
+        _training(record, name, options.seconds)
     for name in names[FIRST:]:
         _case(record, name, options.seconds)
+    for name in ("chained", "statistics", "sigmoid"):
+        _hopper(record, name)
     record.write()
     return 1 if record.failed else 0
 
@@ -248,8 +256,10 @@ def _tests(record: Record) -> None:
     safe = [] if built_in_place else ["-P" if sys.version_info >= (3, 11) else "-I"]
     command = [sys.executable, *safe, "-m", "pytest", "-q", "-m", "cuda", "-W", "default"]
     command += ["-p", "no:cacheprovider", "--maxfail=25", "--tb=short", "tests/gpu"]
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["-n", str(max(1, min(8, (os.cpu_count() or 1) // 2)))]
     limit = min(TESTS, record.left())
-    status, output = run(command, limit, record.out / "tests.txt")
+    status, output = run(command, limit, record.out / "tests.txt", OMP_NUM_THREADS="1")
     record.data["failed tests"] = [
         line[:300] for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))
     ]
@@ -257,7 +267,7 @@ def _tests(record: Record) -> None:
 
 
 def _hopper(record: Record, name: str) -> None:
-    """SSLSPEC_HOPPER=name against the default; a failure concerns nobody who did not ask."""
+    """The Hopper kernel against the portable one, which SSLSPEC_HOPPER chooses."""
     limit, asked = min(HOPPER, record.left()), f"SSLSPEC_HOPPER={name}"
     status, output = run((*STAGE, "hopper", name), limit, record.out / f"hopper_{name}.txt")
     found = result_of(output) or {}
@@ -272,32 +282,34 @@ def _hopper(record: Record, name: str) -> None:
             f"{times['portable']:.3g} ms, relative difference {seen['difference']:.1e}"
         )
     agree = status == 0 and found.get("agree", False)
-    record.step(
-        asked, "agrees with the portable kernels" if agree else ending(status, output, limit)
-    )
+    outcome = "agrees with the portable kernels" if agree else ending(status, output, limit)
+    record.step(asked, outcome, good=agree)
 
 
-def _sanitize(record: Record) -> None:
-    tool = shutil.which("compute-sanitizer")
-    if tool is None:
-        record.step("compute-sanitizer", "not installed: skipped")
-        return
-    for name in SANITIZERS:
-        limit = min(SANITIZER, record.left() - CASE)
-        if limit < 20:
-            record.step(f"compute-sanitizer {name}", "no time was left")
-            continue
+def _sanitizer(name: str) -> Callable[[Record], None]:
+    def check(record: Record) -> None:
+        tool = shutil.which("compute-sanitizer")
+        if tool is None:
+            record.step(f"compute-sanitizer {name}", "not installed: skipped")
+            return
+        limit, log = min(SANITIZER, record.left()), record.out / f"{name}.txt"
         head = (tool, "--tool", name, "--error-exitcode", "9")
         # Only our kernels: torch's own would take minutes. An older tool knows another name for it.
         for chosen in (("--kernel-regex", "kns=sslspec"), ("--filter", "kns=sslspec"), ()):
             command = (*head, *chosen, *STAGE, "small", "--few")
-            log = record.out / f"{name}.txt"
             status, output = run(command, limit, log, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
             if "nrecogni" not in output and "nvalid option" not in output:
                 break
         found = [line for line in output.splitlines() if "SUMMARY" in line]
         outcome = found[-1].strip(" =") if found else ending(status, output, limit)
         record.step(f"compute-sanitizer {name}", outcome, good=status == 0 or status is None)
+
+    return check
+
+
+def _compile(record: Record, name: str) -> None:
+    """Fills torch.compile's cache on disk; a form that fails here says so when it is timed."""
+    run((*STAGE, "compile", name), min(CASE, record.left()))
 
 
 def _case(record: Record, name: str, seconds: float) -> None:

@@ -1,5 +1,5 @@
 """One step of ``python -m benchmarks gpu`` in a process of its own: facts, small shapes, a Hopper
-kernel that is off by default, a case, a training step, an eigenproblem.
+kernel against the portable one, a case or its compilation, a training step, an eigenproblem.
 
 Prints a line of JSON whenever it knows more than before; the last one counts.
 """
@@ -32,7 +32,8 @@ TOLERANCE = ((torch.float32, 1e-4), (torch.bfloat16, 5e-2))
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_stage")
-    parser.add_argument("what", choices=("facts", "small", "hopper", "case", "training", "eigsh"))
+    stages = ("facts", "small", "hopper", "compile", "case", "training", "eigsh")
+    parser.add_argument("what", choices=stages)
     parser.add_argument("name", nargs="?")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--few", action="store_true")
@@ -50,7 +51,11 @@ def main(argv: Sequence[str]) -> int:
     if options.what == "eigsh":
         gpu_eigsh.measure(options.name)
         return 0
-    measure(find(options.name, gpu_cases.all_cases()), options.seconds)
+    case = find(options.name, gpu_cases.all_cases())
+    if options.what == "compile":
+        compile_forms(case)
+    else:
+        measure(case, options.seconds)
     return 0
 
 
@@ -62,7 +67,7 @@ def facts() -> dict[str, Any]:
         return {"problem": "this build of sslspec_fast has no CUDA kernels (see CONTRIBUTING.md)"}
     found: dict[str, Any] = {**machine.describe("cuda"), "kernels for": ", ".join(architectures)}
     rates = machine.gemm_rates("cuda", torch.bfloat16)
-    found["bf16 GEMM 2048, TFLOP/s"] = f"{max(rates.values()) / 1e3:.0f}"
+    found["bf16 GEMM 8192, TFLOP/s"] = f"{max(rates.values()) / 1e3:.0f}"
     found["cases"] = [case.name for case in gpu_cases.all_cases()]
     found["training"] = list(gpu_training.FAMILIES)
     found["eigsh"] = list(gpu_eigsh.SIZES)
@@ -106,16 +111,21 @@ def small_shapes(shapes: Sequence[tuple[int, int]], *, wide: bool) -> int:
 
 
 # by pass: what it computes, the largest relative difference, and
-# rows, columns (0: the rows themselves), width, 1 / temperature
+# rows, columns (0: the rows themselves), width, 1 / temperature (above 37 the range is wide)
 HOPPER: dict[str, tuple[str, float, tuple[tuple[int, int, int, float], ...]]] = {
     "chained": ("backward", 1e-2, (
         (300, 0, 128, 2.0), (130, 257, 60, 2.0), (257, 130, 200, 100.0), (1000, 0, 256, 100.0),
         (32768, 0, 128, 2.0), (32768, 0, 256, 10.0), (16384, 16384, 64, 10.0), (8192, 0, 128, 2.0),
     )),
     "statistics": ("forward", 1e-4, (
-        (300, 290, 264, 10.0), (130, 1257, 60, 2.0), (257, 130, 520, 100.0), (1, 1, 8, 2.0),
-        (32768, 32768, 512, 10.0), (16384, 16384, 1024, 10.0), (8192, 8192, 512, 10.0),
-        (32768, 32768, 128, 10.0), (4096, 4096, 512, 10.0),
+        (300, 290, 264, 10.0), (130, 1257, 60, 100.0), (257, 130, 520, 1000.0), (1, 1, 8, 2.0),
+        (1100, 0, 96, 100.0),
+        (32768, 0, 128, 2.0), (32768, 0, 256, 10.0), (32768, 0, 512, 10.0), (8192, 0, 128, 2.0),
+        (1024, 0, 128, 2.0), (32768, 32768, 512, 10.0), (32768, 32768, 512, 100.0),
+        (32768, 32768, 128, 10.0), (4096, 4096, 512, 100.0),
+    )),
+    "sigmoid": ("forward", 1e-4, (
+        (300, 290, 264, 10.0), (32768, 32768, 512, 10.0), (4096, 4096, 512, 10.0),
     )),
 }  # fmt: skip
 
@@ -123,6 +133,7 @@ HOPPER: dict[str, tuple[str, float, tuple[tuple[int, int, int, float], ...]]] = 
 def hopper(name: str) -> int:
     """A pass that SSLSPEC_HOPPER asks for against the portable kernel: agreement, times."""
     what, tolerance, shapes = HOPPER[name]
+    hopper_pass = "chained" if name == "chained" else "statistics"
     found: dict[str, Any] = {"what": what, "agree": True, "shapes": {}}
     archs = ",".join(show_config()["cuda_architectures"])
     if torch.cuda.get_device_capability() != (9, 0) or "90a" not in archs:
@@ -130,9 +141,9 @@ def hopper(name: str) -> int:
         print(json.dumps(found), flush=True)
         return 0
     for n, m, d, scale in shapes:
-        run = hopper_case(what, n, m, d, scale)
+        run = hopper_case(name, what, n, m, d, scale)
         times, results = {}, {}
-        for form in ("portable", name):
+        for form in ("portable", hopper_pass):
             os.environ["SSLSPEC_HOPPER"] = form
             results[form] = run()
             torch.cuda.synchronize()
@@ -145,9 +156,10 @@ def hopper(name: str) -> int:
             times[form] = start.elapsed_time(end) / 5
         error = max(
             float((x.float() - y.float()).norm() / y.float().norm().clamp_min(1e-30))
-            for x, y in zip(results[name], results["portable"], strict=True)
+            for x, y in zip(results[hopper_pass], results["portable"], strict=True)
         )
-        key = f"{n}x{m or n}x{d}"
+        times = {"portable": times["portable"], name: times[hopper_pass]}
+        key = f"{n}x{m or 'self'}x{d}, scale {scale:g}"
         found["shapes"][key] = {"ms": times, "difference": error}
         found["agree"] &= error <= tolerance
         found["seen"] = f"{key}: difference {error:.1e}, portable {times['portable']:.3g} ms"
@@ -157,7 +169,7 @@ def hopper(name: str) -> int:
 
 
 def hopper_case(
-    what: str, n: int, m: int, d: int, scale: float
+    name: str, what: str, n: int, m: int, d: int, scale: float
 ) -> Callable[[], tuple[Tensor, ...]]:
     """Statistics of random unit rows (forward), or the gradients of their sum (backward)."""
     from sslspec_fast.primitives import pairwise
@@ -174,6 +186,8 @@ def hopper_case(
     c = torch.tensor(scale, device="cuda")
 
     def forward() -> tuple[Tensor, ...]:
+        if name == "sigmoid" and b is not None:
+            return (pairwise.softplus(a, b, c, -c, skip_self=True),)
         if b is None:
             return (pairwise.lse_self(a, c, ids),)
         own = None if others is None else ids  # masks nearly everywhere in the small cases
@@ -186,15 +200,26 @@ def hopper_case(
     return lambda: torch.autograd.grad(outputs, leaves, retain_graph=True)
 
 
+def forms(case: Case) -> list[str]:
+    return [
+        *case.variants,
+        *("compiled" if n == "eager" else f"{n} compiled" for n in case.compiled),
+    ]
+
+
+def compile_forms(case: Case) -> None:
+    leaves = case.inputs("cuda", case.dtype)
+    for name in forms(case)[len(case.variants) :]:
+        interleaved({name: memory.variant_of(case, name)}, leaves, seconds=0.0, most=1, least=1)
+
+
 def measure(case: Case, seconds: float) -> None:
     """Times of ours alone first; then all forms by turns, as many as work, and their memory."""
     full, notes = gpu_cases.with_peers(case)
     result: dict[str, Any] = {"case": case.name, "milliseconds": {}, "notes": notes, "missing": {}}
     leaves = full.inputs("cuda", full.dtype)
-    names = list(full.variants)
-    names += ["compiled" if n == "eager" else f"{n} compiled" for n in full.compiled]
     variants: dict[str, Variant] = {}
-    for name in names:
+    for name in forms(full):
         try:
             variant = memory.variant_of(full, name)
             first = interleaved({name: variant}, leaves, seconds=0.1, most=10, least=2)

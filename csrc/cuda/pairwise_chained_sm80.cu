@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
   const float shift = narrow_shift(limit);
 
   load_rows<Traits, Traits::kRows>(s.x, p.x, i0);
-  for (int at = threadIdx.x; at < 2 * Traits::kCols; at += Traits::kThreads) (&s.weight[0][0])[at] = {0.0f, 0.0f};
+  for (int at = threadIdx.x; at < 2 * Traits::kCols; at += Traits::kThreads) (&s.weight[0][0])[at] = kNoWeight;
   __syncthreads();  // before the copies that may overwrite these zeros
   if (first < last) load_columns(s, 0, p, c, first * Traits::kCols);
   copy_commit();
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int64_t i = min(i0 + (warp * kTiles + q) * 16 + lane / 4 + h * 8, p.x.count - 1);
-      row[q][h] = c.x_weights != nullptr ? c.x_weights[i] : Weight{0.0f, 0.0f};
+      row[q][h] = c.x_weights != nullptr ? c.x_weights[i] : kNoWeight;
       row_scale[q][h] = unit * (p.scale_col != 0 ? 1.0f : p.scale[i * p.scale_row]);
       total[q][h] = 0;
     }
@@ -74,29 +74,38 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
             }
           }
     }
+    // weight_of(product, factor, row, column) is chosen for the whole tile: a branch per pair would leave one exponential
+    // in flight
+    const auto weigh = [&](const auto& weight_of) {
 #pragma unroll
-    for (int n = 0; n < kN; ++n)
+      for (int n = 0; n < kN; ++n)
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = n * 8 + lane % 4 * 2 + e;
-        const Weight other = s.weight[stage][column];
+        for (int e = 0; e < 2; ++e) {
+          const Weight other = s.weight[stage][n * 8 + lane % 4 * 2 + e];
 #pragma unroll
-        for (int q = 0; q < kTiles; ++q)
+          for (int q = 0; q < kTiles; ++q)
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            float& x = w[q][n][2 * h + e];
-            const float factor = scaled ? 1.0f : row_scale[q][h];
-            if (sigmoid_part) {
-              x = sigmoid(fmaf(x, factor, bias)) * (row[q][h].factor + other.factor);
-              total[q][h] += x;
-            } else if (one_exponential) {
-              x = exp2_fast(fmaf(x, factor, -shift)) * (row[q][h].factor + other.factor);
-            } else {
-              const float own = c.x_weights == nullptr ? 0.0f : row[q][h].factor * exp2_fast(fmaf(x, factor, -row[q][h].shift));
-              x = c.y_weights == nullptr ? own : own + other.factor * exp2_fast(fmaf(x, factor, -other.shift));
+            for (int h = 0; h < 2; ++h) {
+              float& x = w[q][n][2 * h + e];
+              x = weight_of(x, scaled ? 1.0f : row_scale[q][h], row[q][h], other);
             }
-          }
-      }
+        }
+    };
+    if (sigmoid_part) {
+      weigh([&](float x, float factor, Weight mine, Weight other) { return sigmoid(fmaf(x, factor, bias)) * (mine.factor + other.factor); });
+#pragma unroll
+      for (int n = 0; n < kN; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+#pragma unroll
+          for (int q = 0; q < kTiles; ++q) total[q][0] += w[q][n][e], total[q][1] += w[q][n][2 + e];
+    } else if (one_exponential) {
+      weigh([&](float x, float factor, Weight mine, Weight other) { return exp2_fast(fmaf(x, factor, -shift)) * (mine.factor + other.factor); });
+    } else {
+      weigh([&](float x, float factor, Weight mine, Weight other) {
+        return fmaf(other.factor, exp2_fast(fmaf(x, factor, -other.shift)), mine.factor * exp2_fast(fmaf(x, factor, -mine.shift)));
+      });
+    }
     if (p.scale_col != 0) {
 #pragma unroll
       for (int n = 0; n < kN; ++n)

@@ -10,6 +10,8 @@
 // Memory traffic per tile: 128 rows of Y (and of X when X is not resident) from L2. Work per element: the product,
 // one exponential (two when the range of the logits is wide), two additions.
 // Precision policy: fp32 sums over at most span tiles, merged in fp32, the logarithm in fp64.
+#include <algorithm>
+
 #include "cuda/pairwise.cuh"
 #include "cuda/pairwise_sm90a.h"
 
@@ -278,10 +280,15 @@ __global__ void __launch_bounds__(TileTraits::kThreads) gather_kernel(const Part
 
 // Rows of a chunk: 64 MiB of sums, so that memory stays linear. Each row takes part in as many row sums as there are tiles
 // of columns, and in 1 / 128 of as many column sums as there are columns. A symmetric problem multiplies the rows of a chunk
-// with each other and with those after them only: eighths do 9 / 16 of the work of the whole.
+// with each other and with those after them only: eighths do 9 / 16 of the work of the whole, but a small problem is done
+// before the launches of several chunks would be.
+#ifndef SSLSPEC_SYMMETRIC_ROWS  // the emulator's tests use few
+#define SSLSPEC_SYMMETRIC_ROWS 4096
+#endif
 int64_t chunk_rows(int64_t n, int64_t m, bool symmetric) {
   const int64_t fitting = SSLSPEC_TILE_SUMS / (2 * ceil_div(m, TileTraits::kRows)) / TileTraits::kRows;
-  const int64_t most = ceil_div(symmetric ? ceil_div(n, 8) : n, TileTraits::kRows);
+  const bool cut = symmetric && n > 2 * SSLSPEC_SYMMETRIC_ROWS;
+  const int64_t most = ceil_div(cut ? std::max<int64_t>(ceil_div(n, 8), SSLSPEC_SYMMETRIC_ROWS) : n, TileTraits::kRows);
   return TileTraits::kRows * (fitting < 1 ? 1 : fitting < most ? fitting : most);
 }
 

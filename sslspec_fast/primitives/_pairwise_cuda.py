@@ -195,8 +195,9 @@ def gradients(
     )  # fmt: skip
     grad_b = b.new_empty(0) if made_b is None else made_b
     grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
-    wanted = bias is not None and want_bias
-    grad_bias = row_total.sum().to(bias.dtype) if wanted else scale.new_zeros(())
+    if bias is None or not want_bias:
+        return grad_a, grad_b, grad_scale, scale.new_zeros(())
+    grad_bias = row_total.sum().to(bias.dtype)
     return grad_a, grad_b, grad_scale, grad_bias
 
 
