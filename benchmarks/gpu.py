@@ -216,8 +216,8 @@ def main(argv: Sequence[str]) -> int:
     eigsh = wanted(facts.pop("eigsh"), "eigsh ")
     record.data["facts"] = {**facts, "driver": _driver()}
     record.step("device", facts.get("gpu", "found"))
-    # each process has threads of its own, hence a third of the cores
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 3)) as pool:
+    # each process has threads of its own, hence half of the cores
+    with ThreadPoolExecutor(max(2, (os.cpu_count() or 1) // 2)) as pool:
         checks = () if options.skip_tests else (_tests, _small, *map(_sanitizer, SANITIZERS))
         done = [pool.submit(check, record) for check in checks]
         done += [pool.submit(_compile, record, name) for name in names]
