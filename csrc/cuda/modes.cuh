@@ -30,7 +30,10 @@ struct Tf32 {  // float data rounded to tf32, fp32 accumulation
   }
 };
 
-struct Tf32x3 {  // float = big + small in tf32; the product small * small (2^-22 relative) is left out
+// float = big + small in tf32; the product small * small (2^-22 relative) is left out. Tensor cores truncate what they add
+// up, and always downwards: a sum over k as long as a row, or over all rows, would be 10 times less exact than float32.
+// So they add up the eight terms of one step, and float32 arithmetic, which rounds to nearest, adds up the steps.
+struct Tf32x3 {
   using Elem = float;
   struct Operand4 { uint32_t big[4], small[4]; };
   __device__ static __forceinline__ Operand4 operand(const uint32_t (&raw)[4]) {
@@ -45,9 +48,12 @@ struct Tf32x3 {  // float = big + small in tf32; the product small * small (2^-2
     return x;
   }
   __device__ static __forceinline__ void multiply(float (&c)[4], const Operand4& a, const Operand4& b, int h) {
-    mma_tf32(c, a.small, b.big[2 * h], b.big[2 * h + 1]);
-    mma_tf32(c, a.big, b.small[2 * h], b.small[2 * h + 1]);
-    mma_tf32(c, a.big, b.big[2 * h], b.big[2 * h + 1]);
+    float sum[4] = {};
+    mma_tf32(sum, a.small, b.big[2 * h], b.big[2 * h + 1]);
+    mma_tf32(sum, a.big, b.small[2 * h], b.small[2 * h + 1]);
+    mma_tf32(sum, a.big, b.big[2 * h], b.big[2 * h + 1]);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c[i] += sum[i];
   }
 };
 

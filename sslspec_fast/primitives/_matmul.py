@@ -19,7 +19,7 @@ __all__ = ["Plain", "Split", "mm_float32", "products_with"]
 _HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch >= 2.8, on a GPU
 # bfloat16 over float32 rate: 16, 15 and more; it is 2 to 4 on the others, which gain nothing
 _SPLITTING = {(8, 0), (9, 0), (10, 0), (10, 3)}
-_BLOCK = 2048
+_BLOCK = 256  # a simulated truncation made the sums of 2048 terms 13 times less exact than float32
 
 
 def _wide(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -45,6 +45,7 @@ def mm_float32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 class Plain:
     """Products with a matrix W whose rows come in chunks, in the type of the other factor."""
 
+    most_rows = 1 << 30  # of a chunk
     pieces = 1  # a chunk is so many matrices of kind `dtype`, one below the other, with sum W
 
     def __init__(self, right: Tensor) -> None:
@@ -67,6 +68,7 @@ class Split(Plain):
     """The same for float32 factors, by split products."""
 
     pieces, dtype = 3, torch.bfloat16
+    most_rows = 512  # sums over the rows of a chunk are in one product, which truncates
 
     def __init__(self, right: Tensor) -> None:
         self.width = right.shape[1]
@@ -122,7 +124,7 @@ def _split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _in_blocks(a: Tensor, b: Tensor) -> Tensor:
-    """a b for the leading pieces, sums of at most 2048 terms at a time.
+    """a b for the leading pieces, sums of at most 256 terms at a time.
 
     Tensor cores truncate where float32 arithmetic rounds to nearest (Ootomo and Yokota,
     arXiv 2203.03341), so that the error of a sum grows with its length; the sums of the blocks are

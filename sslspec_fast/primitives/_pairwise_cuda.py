@@ -231,7 +231,8 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
     right = a if p.b is None else p.b
     products = products_with(right)
     fitting = _WEIGHT_BYTES // max(1, products.row_bytes) // 128 * 128
-    rows, pieces = min(p.n, _WEIGHT_ROWS, max(128, fitting)), products.pieces
+    rows = min(p.n, products.most_rows, _WEIGHT_ROWS, max(128, fitting))
+    pieces = products.pieces
     pitch = -(-p.m // 8) * 8  # rows at multiples of 16 bytes
     weights = a.new_empty(pieces * rows, pitch, dtype=products.dtype)[:, : p.m]
     work = p.workspace(above.col is not None, _MATRIX)
