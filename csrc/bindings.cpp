@@ -6,6 +6,7 @@
 #include "basis.h"
 #include "common/check.h"
 #include "cpu/isa.h"
+#include "cuda/basis.h"
 #include "cuda/gram.h"
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
@@ -66,6 +67,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);
 
 #ifdef SSLSPEC_WITH_CUDA
+  m.def("cuda_basis_gram_workspace_size", &cuda::basis_gram_workspace_size);
+  m.def("cuda_basis_gram", &cuda::basis_gram, no_gil);
+  m.def("cuda_basis_combine", &cuda::basis_combine, no_gil);
+  m.def("cuda_basis_random", &cuda::basis_random, no_gil);
   m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
   m.def("cuda_pairwise_chained", &cuda::pairwise_op_chained);
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
@@ -83,7 +88,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_unit_rows_forward", &cuda::unit_rows_forward, no_gil);
   m.def("cuda_unit_rows_backward", &cuda::unit_rows_backward, no_gil);
 #else
-  for (const char* name : {"cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
+  for (const char* name : {"cuda_basis_gram_workspace_size", "cuda_basis_gram", "cuda_basis_combine", "cuda_basis_random",
+                           "cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
                            "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges",
                            "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward",
                            "cuda_unit_rows_forward", "cuda_unit_rows_backward"})

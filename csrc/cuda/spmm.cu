@@ -106,9 +106,13 @@ void launch_spmm(const SpmmArgs<T>& p, int64_t stream) {
     using Traits = decltype(traits);
     launch("spmm", spmm_kernel<Traits>, dim3(static_cast<unsigned>(ceil_div(p.a.n, Traits::kRows))), kThreads, 0, stream, p);
   };
-  if (packs_per_row > 8) return run(SpmmTraits<T, kWidth, 32>{});
-  if (packs_per_row > 2) return run(SpmmTraits<T, kWidth, 8>{});
-  run(SpmmTraits<T, kWidth, 2>{});
+  if (packs_per_row <= 2) return run(SpmmTraits<T, kWidth, 2>{});
+  if (packs_per_row <= 4) return run(SpmmTraits<T, kWidth, 4>{});
+  // a group takes several turns at a wide row: the size that leaves the fewest lanes idle, the larger one of two
+  const auto turns = [&](int64_t lanes) { return ceil_div(packs_per_row, lanes) * lanes; };
+  if (turns(32) <= turns(16) && turns(32) <= turns(8)) return run(SpmmTraits<T, kWidth, 32>{});
+  if (turns(16) <= turns(8)) return run(SpmmTraits<T, kWidth, 16>{});
+  run(SpmmTraits<T, kWidth, 8>{});
 }
 
 template <typename T>

@@ -62,11 +62,7 @@ class DenseVectors:
 
 
 def _remove(v: Tensor, x: Tensor) -> Tensor:
-    if v.shape[1] == 0:
-        return x
-    if x.device.type != "cpu":  # where the sums of `gram` would go through the host
-        return x.addmm_(v, v.T @ x, alpha=-1)
-    return basis.combine_into(x, (v, -basis.gram(v, x)), beta=1.0)
+    return x if v.shape[1] == 0 else basis.project_out(v, x)
 
 
 class GroupVectors:

@@ -11,14 +11,12 @@ caller knows better.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import KnownPairs, SymmetricOperator, combine
+from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
 from sslspec_fast.primitives.basis import new_block
 from sslspec_fast.primitives.csr import Csr
 from sslspec_fast.primitives.spmm import spmm_into
@@ -50,7 +48,6 @@ class CsrOperator(SymmetricOperator):
         self._attained = False
         self._csr = Csr(indptr.long(), indices, values, n, symmetric=True)
         self._cast: dict[torch.dtype, tuple[Tensor | None, Tensor | None]] = {}
-        self._matrix: dict[torch.dtype, Tensor] = {}
         self._scaled: dict[torch.dtype, Csr] = {}
         self._walk: tuple[_Walk, Tensor] | None = None
 
@@ -102,8 +99,6 @@ class CsrOperator(SymmetricOperator):
         gamma: float = 0.0, w: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         w = None if gamma == 0.0 else w
-        if self.device.type != "cpu":
-            return combine(self._torch_product(x), out, alpha, beta, gamma, w)
         matrix, scale = self._product(x.dtype)
         right, scaled = scale, x
         if scale is not None and self.nnz() >= _SCALE_AHEAD * self.n:
@@ -117,7 +112,7 @@ class CsrOperator(SymmetricOperator):
         plain: Tensor, out: Tensor | None, alpha: float, beta: float, gamma: float,
         w: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """matmat by the CPU kernel; `plain` is what the diagonal multiplies."""
+        """matmat by `spmm_into`; `plain` is what the diagonal multiplies."""
         if out is None:
             out, beta = new_block(x.shape[0], x.shape[1], x.dtype, x.device), 0.0
         diagonal = self._vectors(x.dtype)[1]
@@ -133,7 +128,7 @@ class CsrOperator(SymmetricOperator):
         return out
 
     def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
-        if self.scale is None or self.device.type != "cpu" or self._copies:
+        if self.scale is None or self._copies:
             return self, None
         if self._walk is None:
             # nodes without entries have scale 0 and keep their coordinate
@@ -145,21 +140,6 @@ class CsrOperator(SymmetricOperator):
                 return self, None
             self._walk = _Walk(self, self.scale * factor), 1.0 / factor
         return self._walk
-
-    def _torch_product(self, x: Tensor) -> Tensor:
-        """A X by torch's sparse product (cuSPARSE), which reads a value per entry in any case."""
-        if x.dtype not in self._matrix:
-            with warnings.catch_warnings():  # torch calls its sparse CSR support beta
-                warnings.simplefilter("ignore", UserWarning)
-                self._matrix[x.dtype] = torch.sparse_csr_tensor(
-                    self.indptr.to(self.indices.dtype), self.indices,
-                    self._scaled_values(x.dtype), self.shape, check_invariants=False,
-                )  # fmt: skip
-        y = self._matrix[x.dtype] @ x
-        if self.sign != 1.0:
-            y.mul_(self.sign)
-        diagonal = self._vectors(x.dtype)[1]
-        return y if diagonal is None else y.addcmul_(x, diagonal[:, None])
 
     def nnz(self) -> int:
         return int(self.indices.shape[0])

@@ -4,8 +4,8 @@ r"""Primitive ``basis``: products of tall matrices (n rows, few columns) for the
     G = A^\top \operatorname{diag}(w)\, B, \qquad Y \leftarrow \beta Y + \sum_i V_i C_i .
 
 ``gram`` returns float64 sums; ``exact`` also multiplies float32 rows in float64, for CholeskyQR,
-which squares the condition of its block. Results do not depend on the number of threads. On a GPU
-these are torch's products. Not differentiable.
+which squares the condition of its block. Results do not depend on the number of threads. Not
+differentiable.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from .._seam import _C, threads, unit_stride, view
+from . import _basis_cuda
 
-__all__ = ["combine", "combine_into", "gram", "new_block", "new_blocks", "random_block"]
+__all__ = [
+    "combine", "combine_into", "gram", "new_block", "new_blocks", "project_out", "random_block",
+]  # fmt: skip
 
 _TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
 _LINE = 64  # bytes of a cache line
@@ -48,9 +51,11 @@ def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.de
     """(n, b) uniform on 2^16 values in [-1, 1): a function of seed and position alone, so the same
     on every device and for any number of threads.
     """
-    out = new_block(n, b, dtype, torch.device("cpu"))
+    out = new_block(n, b, dtype, device)
+    if out.is_cuda:
+        return _basis_cuda.random_into(out, seed % 2**64)
     _C.basis_random(view(out), seed % 2**64, threads())
-    return out.to(device)
+    return out
 
 
 def gram(
@@ -63,12 +68,8 @@ def gram(
     in float32. weights: (n,) of that dtype, or None for ones.
     """
     blocks = [a] if isinstance(a, Tensor) else list(a)
-    if b.device.type != "cpu":
-        if exact:
-            blocks, b = [block.double() for block in blocks], b.double()
-        if weights is not None:
-            b = b * weights.to(b)[:, None]
-        return torch.cat([block.T @ b for block in blocks]).double().cpu()
+    if b.is_cuda:
+        return _basis_cuda.gram(blocks, b, exact, weights).cpu()
     n, q = b.shape
     p = sum(block.shape[1] for block in blocks)
     out = torch.empty(p, q, dtype=torch.float64)
@@ -92,14 +93,10 @@ def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) 
     out (n, q) may be a V (n, m) of the first 32 terms, or its first columns; C (m, q) float64 on
     the host.
     """
-    small = [c.to(device=out.device, dtype=out.dtype) for _, c in terms]
-    if out.device.type != "cpu":
-        total = terms[0][0] @ small[0]
-        for (v, _), c in zip(terms[1:], small[1:], strict=True):
-            total.addmm_(v, c)
-        return out.mul_(beta).add_(total) if beta else out.copy_(total)
+    if out.is_cuda:
+        return _basis_cuda.combine_into(out, terms, beta)
     blocks = [view(unit_stride(v)) for v, _ in terms]
-    factors = [view(c.contiguous()) for c in small]
+    factors = [view(c.to(out.dtype).contiguous()) for _, c in terms]
     for first in range(0, len(terms), _TERMS):
         some = slice(first, first + _TERMS)
         _C.basis_combine(view(out), blocks[some], factors[some], beta, threads())
@@ -111,3 +108,10 @@ def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
     """The sum of V C over terms (V, C) as a new matrix, see `combine_into`."""
     v, c = terms[0]
     return combine_into(new_block(v.shape[0], c.shape[1], v.dtype, v.device), *terms)
+
+
+def project_out(v: Tensor, x: Tensor) -> Tensor:
+    """X <- X - V V^T X in place, V (n, m) orthonormal of X's dtype. Without the host on a GPU."""
+    if x.is_cuda:
+        return x.addmm_(v, _basis_cuda.gram([v], x, False, None).to(x.dtype), alpha=-1)
+    return combine_into(x, (v, -gram(v, x)), beta=1.0)

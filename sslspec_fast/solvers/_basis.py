@@ -48,7 +48,7 @@ def column_norms(t: Tensor) -> Tensor:
     """(b,) float64 on the host. By pieces that fit in the cache: torch's norm down a matrix of
     short rows takes up to ten times as long.
     """
-    if t.device.type != "cpu":
+    if t.is_cuda:
         return torch.linalg.vector_norm(t, dim=0, dtype=torch.float64).cpu()
     total = torch.zeros(t.shape[1], dtype=torch.float64)
     for part in t.split(max(_PIECE // max(t.shape[1], 1), 1)):

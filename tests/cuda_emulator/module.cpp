@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cuda/basis.h"
 #include "cuda/gram.h"
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
@@ -13,6 +14,10 @@ namespace py = pybind11;
 using namespace sslspec;
 
 PYBIND11_MODULE(_emulated, m) {
+  m.def("cuda_basis_gram_workspace_size", &cuda::basis_gram_workspace_size);
+  m.def("cuda_basis_gram", &cuda::basis_gram);
+  m.def("cuda_basis_combine", &cuda::basis_combine);
+  m.def("cuda_basis_random", &cuda::basis_random);
   m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
   m.def("cuda_pairwise_chained", &cuda::pairwise_op_chained);
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward);

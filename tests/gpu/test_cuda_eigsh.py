@@ -12,7 +12,10 @@ import torch
 import sslspec_fast as sf
 from sslspec_fast import operators
 
-pytestmark = pytest.mark.cuda
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support"),  # torch's, once per process
+]
 
 METHODS = ("auto", "chebyshev", "lanczos", "lobpcg", "dense")
 VALUE = {"mixed": 1e-8, "float64": 1e-8, "float32": 2e-5}
