@@ -19,6 +19,10 @@ def test_every_solver_is_timed_with_its_residual(
     monkeypatch.syspath_prepend(ROOT)  # the installed package does not contain the benchmarks
     from benchmarks import gpu, gpu_eigsh
 
+    gpu_eigsh.warm_up("cpu")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines][:2] == ["mixed", "peer float64"]
+    assert all(line.endswith(" s") for line in lines), lines
     name = next(iter(gpu_eigsh.SIZES))
     gpu_eigsh.measure(name, "cpu", n=1600)
     found = gpu.result_of(capsys.readouterr().out)
