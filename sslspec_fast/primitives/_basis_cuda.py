@@ -33,6 +33,8 @@ def gram(blocks: Sequence[Tensor], b: Tensor, exact: bool, weights: Tensor | Non
     """`basis.gram`, left on the device."""
     (n, q), rows = b.shape, sum(block.shape[1] for block in blocks)
     p = sum(map(_fours, blocks))
+    if q > _NARROW >= rows and len(blocks) == 1 and _fours(b) <= _TALL:
+        return gram([b], blocks[0], exact, weights).T
     if not (len(blocks) <= _TERMS and 0 < p <= _TALL and 0 < q <= _NARROW and n > 0):
         return _wide_gram(blocks, b, exact, weights)
     out = b.new_empty(rows, q, dtype=torch.float64)

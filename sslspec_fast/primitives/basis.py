@@ -110,8 +110,8 @@ def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
     return combine_into(new_block(v.shape[0], c.shape[1], v.dtype, v.device), *terms)
 
 
-def project_out(v: Tensor, x: Tensor) -> Tensor:
-    """X <- X - V V^T X in place, V (n, m) orthonormal of X's dtype. Without the host on a GPU."""
+def project_out(v: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """X <- X - V V^T diag(w) X in place, V (n, m) of X's dtype. Without the host on a GPU."""
     if x.is_cuda:
-        return x.addmm_(v, _basis_cuda.gram([v], x, False, None).to(x.dtype), alpha=-1)
-    return combine_into(x, (v, -gram(v, x)), beta=1.0)
+        return x.addmm_(v, _basis_cuda.gram([v], x, False, weights).to(x.dtype), alpha=-1)
+    return combine_into(x, (v, -gram(v, x, weights=weights)), beta=1.0)

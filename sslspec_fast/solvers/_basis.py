@@ -24,6 +24,7 @@ __all__ = [
     "host_memory",
     "inverse_norm",
     "orthonormalize",
+    "triangular_inverse",
 ]
 
 # Largest |V^T t| that is left alone. Anything larger is removed once more: the defects of V
@@ -62,6 +63,12 @@ def _select(t: Tensor, g: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     return t[:, keep.to(t.device)], g[keep][:, keep]
 
 
+def triangular_inverse(lower: Tensor) -> Tensor:
+    """L^-1; torch's `inv` would factorise L first, for three times as long."""
+    eye = torch.eye(lower.shape[0], dtype=lower.dtype)
+    return torch.linalg.solve_triangular(lower, eye, upper=False)
+
+
 def inverse_norm(inverse: Tensor) -> float:
     """||L^-1|| to a factor sqrt(b), from the distances of the columns to the span of the others.
 
@@ -76,7 +83,7 @@ def _inverse(g: Tensor) -> tuple[Tensor, float]:
     factor, failed = torch.linalg.cholesky_ex(g / norms[:, None] / norms[None, :])
     if int(failed):
         return g, math.inf
-    inverse = torch.linalg.inv(factor)
+    inverse = triangular_inverse(factor)
     return inverse.T / norms[:, None], inverse_norm(inverse)
 
 

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
-__all__ = ["FILLED_ROWS", "LINE", "guards", "padded", "product_cost", "start_width"]
+from dataclasses import dataclass
+
+import torch
+
+__all__ = [
+    "FILLED_ROWS", "LINE", "MACHINES", "Machine", "guards", "machine", "padded", "product_cost",
+    "start_width",
+]  # fmt: skip
 
 # Columns of float32 in a cache line: a gather of them costs no more than one of 4.
 LINE = 16
 # Entries per row from which a factorisation fills in; grids and trees have fewer.
 FILLED_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What depends on where the blocks are.
+
+    unit: columns of float32 that a wide gather moves at once, a cache line or a sector of one.
+    together: Ritz pairs whose residuals are worth one more pass over the basis.
+    share: entries of a block that keep a host thread busy for longer than it takes to wake it.
+    """
+
+    unit: int
+    together: int
+    share: int
+
+    def threads(self, n: int, k: int) -> int:
+        """Host threads for k pairs of n rows."""
+        return max(n * max(k, LINE) // self.share, 1)
+
+
+# On a GPU the host has the small matrices only, and its threads would wake for microseconds of
+# work: one of them does it.
+_CPU = Machine(unit=LINE, together=8, share=1 << 15)
+_GPU = Machine(unit=8, together=128, share=1 << 62)
+MACHINES = {"cpu": _CPU, "cuda": _GPU}
+
+
+def machine(device: torch.device) -> Machine:
+    return MACHINES.get(device.type, _CPU)
 
 
 def product_cost(op: object, n: int) -> float:
@@ -16,9 +52,9 @@ def product_cost(op: object, n: int) -> float:
     return 0.3 * (20 * n if nnz is None else nnz) + 1.5 * n
 
 
-def padded(b: int) -> int:
-    """Columns that a product with b float32 columns costs: the gather moves whole cache lines."""
-    return LINE * -(-b // LINE)
+def padded(b: int, unit: int = LINE) -> int:
+    """Columns that a product with b float32 columns costs: the gather moves whole units."""
+    return unit * -(-b // unit)
 
 
 def guards(k: int) -> int:
@@ -26,12 +62,12 @@ def guards(k: int) -> int:
     return max(3, min(k // 8, 16))
 
 
-def start_width(k: int, free: int) -> int:
-    """Columns of the start block: k and some guards, in whole cache lines where that is near."""
+def start_width(k: int, free: int, unit: int = LINE) -> int:
+    """Columns of the start block: k and some guards, in whole units where that is near."""
     width = k + guards(k)
-    up = padded(width)
+    up = padded(width, unit)
     if up - width <= 0.3 * width or up == LINE:
         width = up
-    elif up - LINE > k:
-        width = up - LINE
+    elif up - unit > k:
+        width = up - unit
     return min(width, free)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated, SymmetricOperator
-from sslspec_fast.primitives.basis import combine_into, gram
+from sslspec_fast.primitives.basis import gram, project_out
 
 __all__ = ["Coordinates"]
 
@@ -55,4 +55,4 @@ class Coordinates:
             return self.deflated.remove_(x)
         if self.block is None:
             return self.enter(self.deflated.remove_(self.leave(x)))
-        return combine_into(x, (self.block, -self.gram(self.block, x)), beta=1.0)
+        return project_out(self.block, x, self._weights)

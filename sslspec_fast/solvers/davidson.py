@@ -26,7 +26,7 @@ from torch import Tensor
 from sslspec_fast.operators.base import Deflated, SymmetricOperator
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
-from sslspec_fast.solvers._cost import guards
+from sslspec_fast.solvers._cost import guards, machine
 
 __all__ = ["Look", "Outcome", "Task", "davidson", "rounded"]
 
@@ -140,7 +140,7 @@ class _Monitor:
         task = self.task
         last = min(task.k, basis.size)
         guarded = task.guard if basis.size > task.k else 0
-        chunk = max(block, 8)
+        chunk = max(block, machine(task.op.device).together)
         start = 0
         while start < last and self.norms[start] <= self.target:
             start += 1

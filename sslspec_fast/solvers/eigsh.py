@@ -36,6 +36,7 @@ from sslspec_fast.operators.convert import (
 from sslspec_fast.solvers import pencil
 from sslspec_fast.solvers._basis import column_norms
 from sslspec_fast.solvers._checks import check_count, check_settings
+from sslspec_fast.solvers._cost import machine
 from sslspec_fast.solvers._threads import at_most_threads, full_products
 from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.davidson import Outcome, Task
@@ -51,7 +52,6 @@ from sslspec_fast.solvers.shift_invert import shift_invert
 
 __all__ = ["eigsh"]
 
-_SHARE = 1 << 15  # entries of a block that keep a thread busy for longer than it takes to wake it
 _SIGN_ROWS = 64
 _COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge
 
@@ -137,7 +137,8 @@ def eigsh(
         outcome, method = _nothing(task, free, have, removed), "dense"
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
-        with at_most_threads(max(n * max(k, 16) // _SHARE, 1)), full_products(op.device):
+        threads = machine(op.device).threads(n, k)
+        with at_most_threads(threads), full_products(op.device):
             outcome, facts, method, reason = _run(task, method, warm, low)
     if progress:
         sys.stderr.write("\n")

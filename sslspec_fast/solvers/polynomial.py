@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, column_norms, host_memory
-from sslspec_fast.solvers._cost import padded, product_cost, start_width
+from sslspec_fast.solvers._cost import machine, padded, product_cost, start_width
 from sslspec_fast.solvers.chebyshev import cleaner, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson
 from sslspec_fast.solvers.look import FilteredLook
@@ -63,7 +63,7 @@ class Filter:
         self, r: Tensor, values: Tensor, goal: int, size: int, cut: float, top: float
     ) -> int:
         task, n, b = self.task, self.task.op.n, r.shape[1]
-        product = product_cost(task.op, n) * padded(b)
+        product = product_cost(task.op, n) * padded(b, machine(task.op.device).unit)
         overhead = 5.0 * n * size + 3.0 * product + 2e6 + 2.0 * size**3
         balance = 2.5 * overhead / product
         rate = growth_rate(float(values[goal - 1]), self.lo, cut)
@@ -84,7 +84,7 @@ def chebyshev(
 ) -> tuple[Outcome, dict]:
     """Filtered start block, then block Chebyshev-Davidson. `low`: dtype of the filter products."""
     k, n = task.k, task.op.n
-    width = start_width(k, task.free)
+    width = start_width(k, task.free, machine(task.op.device).unit)
     guard = max(width - k, 1)
     facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
     copies: int | None = None
@@ -135,7 +135,7 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     elif rate < 0.8:
         rate *= 0.33
     need = math.log(max(2.0 * worst / max(task.tol, 2e-6 * task.norm), 1.0))
-    cost = product_cost(task.op, task.op.n) * padded(width)
+    cost = product_cost(task.op, task.op.n) * padded(width, machine(task.op.device).unit)
     cap = max(8.0, min(60.0, 2.5 * (5.0 * task.op.n * width + 2e6) / cost))
     degree = int(min(need / max(rate, 1e-6), 36.0 if rate > 0.18 else cap)) + 1
     facts["start_degree"], facts["start_cut"] = degree, cut

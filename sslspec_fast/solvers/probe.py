@@ -19,7 +19,14 @@ from torch import Tensor
 
 from sslspec_fast.primitives.basis import combine
 from sslspec_fast.solvers._basis import host_memory
-from sslspec_fast.solvers._cost import FILLED_ROWS, LINE, padded, product_cost, start_width
+from sslspec_fast.solvers._cost import (
+    FILLED_ROWS,
+    LINE,
+    machine,
+    padded,
+    product_cost,
+    start_width,
+)
 from sslspec_fast.solvers.chebyshev import growth_rate
 from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.recurrence import Recurrence
@@ -120,7 +127,9 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
     cost, b = product_cost(task.op, n) * dtype.itemsize / 4, found.block
     lanczos = more * b * (cost + 1.5 * dtype.itemsize * n) + 0.35 * (len(values) + b * more) ** 3
-    return more if lanczos < more * padded(start_width(k, task.free)) * cost else 0
+    unit = machine(task.op.device).unit
+    width = padded(start_width(k, task.free, unit), unit)
+    return more if lanczos < more * width * cost else 0
 
 
 def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:

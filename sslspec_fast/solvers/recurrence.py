@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.primitives.basis import combine_into, new_block, new_blocks, random_block
-from sslspec_fast.solvers._basis import inverse_norm, orthonormalize
+from sslspec_fast.solvers._basis import inverse_norm, orthonormalize, triangular_inverse
 from sslspec_fast.solvers.coordinates import Coordinates
 from sslspec_fast.solvers.davidson import Task
 
@@ -92,7 +92,7 @@ class Recurrence:
             out.append((old, self._betas[-1].T))
         g = square - sum(part.T @ part for _, part in out)
         factor, failed = torch.linalg.cholesky_ex((g + g.T) / 2)
-        inverse = torch.linalg.inv(factor) if int(failed) == 0 else torch.full_like(g, math.inf)
+        inverse = triangular_inverse(factor) if int(failed) == 0 else torch.full_like(g, math.inf)
         if inverse_norm(inverse) * float(g.diagonal().max().sqrt()) < _CONDITION:
             self._terms = [(w, inverse.T), *((x, -part @ inverse.T) for x, part in out)]
             following = factor.T
