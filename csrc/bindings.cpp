@@ -11,6 +11,7 @@
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
 #include "cuda/sparse.h"
+#include "cuda/spectral_views.h"
 #include "edges.h"
 #include "gram.h"
 #include "graph_cov.h"
@@ -76,9 +77,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
-  m.def("cuda_gram_slabs", &cuda::gram_slabs);
-  m.def("cuda_gram_pack", &cuda::gram_pack, no_gil);
+  m.def("cuda_gram_workspace_size", &cuda::gram_workspace_size);
+  m.def("cuda_gram_prepare", &cuda::gram_prepare, no_gil);
+  m.def("cuda_gram_square", &cuda::gram_square, no_gil);
+  m.def("cuda_gram_loss", &cuda::gram_loss, no_gil);
   m.def("cuda_gram_finish", &cuda::gram_finish, no_gil);
+  m.def("cuda_spectral_pack", &cuda::spectral_pack, no_gil);
+  m.def("cuda_spectral_finish", &cuda::spectral_finish, no_gil);
   m.def("cuda_spmm", &cuda::spmm, no_gil);
   m.def("cuda_edges", &cuda::edges, no_gil);
   m.def("cuda_edge_values", &cuda::edge_values, no_gil);
@@ -90,7 +95,8 @@ PYBIND11_MODULE(_C, m) {
 #else
   for (const char* name : {"cuda_basis_gram_workspace_size", "cuda_basis_gram", "cuda_basis_combine", "cuda_basis_random",
                            "cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
-                           "cuda_pairwise_weights", "cuda_gram_slabs", "cuda_gram_pack", "cuda_gram_finish", "cuda_spmm", "cuda_edges",
+                           "cuda_pairwise_weights", "cuda_gram_workspace_size", "cuda_gram_prepare", "cuda_gram_square",
+                           "cuda_gram_loss", "cuda_gram_finish", "cuda_spectral_pack", "cuda_spectral_finish", "cuda_spmm", "cuda_edges",
                            "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward",
                            "cuda_unit_rows_forward", "cuda_unit_rows_backward"})
     m.def(name, [](const py::args&) -> py::object {

@@ -3,6 +3,7 @@
 Shapes and dtypes are checked on the C++ side. Kept by hand; a test compares it with the module.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 View = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
@@ -148,15 +149,31 @@ def cuda_pairwise_weights(
     skip_indices: Maybe, skip_self: bool, row_lse: Maybe, col_lse: Maybe, grad_row: View,
     grad_col: Maybe, row0: int, weights: View, workspace: View, fast: bool, stream: int, /
 ) -> None: ...
-def cuda_gram_slabs(n: int, /) -> int: ...
-def cuda_gram_pack(
-    x: View, y: Maybe, shift: Maybe, scale: Maybe, cross: bool, x_out: View, y_out: Maybe,
-    parts: Maybe, stream: int, /
+def cuda_gram_workspace_size(n: int, d: int, /) -> int: ...
+def cuda_gram_prepare(
+    x: View, y: Maybe, kind: int, eps: float, strength: float, cross: bool, summed: bool,
+    columns: View, factors: View, sums: View, workspace: View, stream: int, /
+) -> None: ...
+def cuda_gram_square(
+    products: View, cross: bool, masked: bool, offset: int, out: View, sums: View, slot: int,
+    stream: int, /
+) -> None: ...
+def cuda_gram_loss(
+    sums: View, pairs: int, subtracted: int, shares: Sequence[float], weights: Sequence[float],
+    loss: View, terms: View, stream: int, /
 ) -> None: ...
 def cuda_gram_finish(
-    x: View, y: Maybe, which: int, shift: Maybe, scale: Maybe, made: View, diagonal: Maybe,
-    own: Maybe, other: Maybe, alpha: float, near: float, cross: bool, half: bool, means: Maybe,
-    parts: Maybe, out: Maybe, stream: int, /
+    x: View, y: Maybe, columns: View, made: View, factor: View, alpha: float, near: float,
+    cross: bool, half: bool, project: bool, grad_x: Maybe, grad_y: Maybe, workspace: Maybe,
+    stream: int, /
+) -> None: ...
+def cuda_spectral_pack(
+    z1: View, z2: View, longest: float, subtracted: bool, factors: View, rows: View, sums: View,
+    stream: int, /
+) -> None: ...
+def cuda_spectral_finish(
+    z1: View, z2: View, longest: float, attraction: float, repulsion: float, half: bool,
+    rows: View, made: View, factor: View, grad_1: Maybe, grad_2: Maybe, stream: int, /
 ) -> None: ...
 def cuda_spmm(
     indptr: View, indices: View, values: Maybe, x: View, own: Maybe, row_scale: Maybe,

@@ -1,115 +1,90 @@
 // What `gram` does on a GPU besides products of matrices: standardised operands before, the whole gradient after, one
-// pass over memory each.
+// pass over memory each for both operands (two for a projected gradient). The sums are in gram_sums.cu.
 //
 // Tiling: a block owns kSlab rows and 32 kWidth columns; a lane owns kWidth neighbouring columns, whose shift, scale and
 // factors it keeps in registers; a warp takes every eighth row. Sums over rows: per thread, then the warps in order, one
-// partial result per slab. Memory traffic: one read of every operand and one write, 16-byte accesses where rows allow.
-// Precision policy: the type of x; factors are rounded to bfloat16 where the products are.
-#include <cuda_bf16.h>
-
+// partial result per slab. Memory traffic: one read of every operand, in its own type, and one write.
+// Precision policy: float (double for double); factors are rounded to bfloat16 where the products are.
 #include "cuda/gram.h"
-#include "cuda/sparse.cuh"
+
+#include "cuda/gram.cuh"
 
 namespace sslspec::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kSlab = 128;
 
-template <typename T, int kWidth_, bool kIsHalf>
-struct GramTraits {
-  using Value = T;
-  static constexpr int kWidth = kWidth_, kColumns = 32 * kWidth;
-  static constexpr bool kHalf = kIsHalf;  // factors in bfloat16
-};
-
-template <typename T>
-struct Operand {  // row-major, standardised by column
-  const T *data, *shift, *scale;  // shift and scale may be null
-  int64_t ld;
+template <typename In>
+struct Rows {
+  using T = typename Wide<In>::type;
+  const In* data[2];  // the second may be null
+  int64_t ld[2], n, d;
+  const T* columns;
 };
 
 struct Place {  // of a thread
-  int64_t first, last, k;
-  __device__ Place(int64_t n, int64_t d, int width) {
-    const int64_t strips = ceil_div(d, 32 * width), slab = blockIdx.x / strips;
+  int64_t slab, first, k;
+  __device__ Place(int64_t d, int width) {
+    const int64_t strips = ceil_div(d, 32 * width);
+    slab = blockIdx.x / strips;
     k = blockIdx.x % strips * 32 * width + threadIdx.x % 32 * width;
     first = slab * kSlab + threadIdx.x / 32;
-    last = (slab + 1) * kSlab < n ? (slab + 1) * kSlab : n;
   }
+  __device__ int64_t last(int64_t n) const { return (slab + 1) * kSlab < n ? (slab + 1) * kSlab : n; }
 };
 
-template <typename T, int kWidth>
-__device__ __forceinline__ Pack<T, kWidth> vector_at(const T* p, int64_t k, T otherwise) {
-  Pack<T, kWidth> v;
-#pragma unroll
-  for (int e = 0; e < kWidth; ++e) v.v[e] = p == nullptr ? otherwise : p[k + e];
-  return v;
-}
-
-template <typename T, int kWidth>
-__device__ __forceinline__ Pack<T, kWidth> load(const T* p) { return *reinterpret_cast<const Pack<T, kWidth>*>(p); }
-
-template <bool kHalf, typename T>
-__device__ __forceinline__ T rounded(T x) {
-  if constexpr (kHalf) return __bfloat162float(__float2bfloat16(static_cast<float>(x)));
-  return x;
-}
-
-// Sums of two rows of values over the block's warps, in order, to out[0 .. d) and out[step .. step + d). All threads call.
-template <typename T, int kWidth>
-__device__ __forceinline__ void write_sums(const Pack<T, kWidth>& a, const Pack<T, kWidth>& b, T (*shared)[kWarps][32 * kWidth],
-                                           int64_t k, int64_t d, T* out, int64_t step, int count) {
+// Sums of kCount rows of values over the block's warps, in order, to out[0 .. d), out[d .. 2d), ... All threads call.
+template <int kCount, typename T, int kWidth>
+__device__ __forceinline__ void write_sums(const Pack<T, kWidth> (&sums)[kCount], int64_t k, int64_t d, T* out) {
+  __shared__ T shared[kCount][kWarps][32 * kWidth];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 #pragma unroll
-  for (int e = 0; e < kWidth; ++e) shared[0][warp][lane * kWidth + e] = a.v[e], shared[1][warp][lane * kWidth + e] = b.v[e];
+  for (int s = 0; s < kCount; ++s)
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) shared[s][warp][lane * kWidth + e] = sums[s].v[e];
   __syncthreads();
-  if (warp >= count || k >= d) return;
+  if (warp >= kCount || k >= d) return;
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) {
     T total = 0;
     for (int w = 0; w < kWarps; ++w) total += shared[warp][w][lane * kWidth + e];
-    out[warp * step + k + e] = total;
+    out[warp * d + k + e] = total;
   }
 }
 
-template <typename T>
+template <typename In, typename Out>
 struct PackArgs {
-  Operand<T> in[2];
-  void* out[2];
-  T* parts;
-  int64_t n, d;
-  int operands;
+  Rows<In> in;
+  Out* out;      // [operands, rows, d]
+  int64_t rows;  // zeros from row n on
+  typename Wide<In>::type* parts;  // [slabs, lines, d] or null
   bool cross;
 };
 
-template <typename Traits>
-__global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ PackArgs<typename Traits::Value> p) {
-  using T = typename Traits::Value;
-  constexpr int kWidth = Traits::kWidth;
-  __shared__ T shared[2][kWarps][Traits::kColumns];
-  const Place at(p.n, p.d, kWidth);
-  Pack<T, kWidth> sums[2] = {};
-  if (at.k < p.d) {
-    Pack<T, kWidth> shift[2], scale[2];
-    for (int o = 0; o < 2; ++o) {
-      shift[o] = vector_at<T, kWidth>(p.in[o].shift, at.k, T(0)), scale[o] = vector_at<T, kWidth>(p.in[o].scale, at.k, T(1));
-    }
-    for (int64_t i = at.first; i < at.last; i += kWarps) {
-      Pack<T, kWidth> f[2] = {};
+template <typename In, typename Out, int kWidth>
+__global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ PackArgs<In, Out> p) {
+  using T = typename Wide<In>::type;
+  using P = Pack<T, kWidth>;
+  const int64_t n = p.in.n, d = p.in.d;
+  const Place at(d, kWidth);
+  const bool pair = p.in.data[1] != nullptr;
+  P sums[2] = {};
+  if (at.k < d) {
+    P shift[2], scale[2];
+#pragma unroll
+    for (int o = 0; o < 2; ++o) shift[o] = column_of<kWidth>(p.in.columns, d, kShift + o, at.k), scale[o] = column_of<kWidth>(p.in.columns, d, kScale + o, at.k);
+#pragma unroll 2
+    for (int64_t i = at.first; i < at.last(p.rows); i += kWarps) {
+      P f[2] = {};
 #pragma unroll
       for (int o = 0; o < 2; ++o) {
-        if (o >= p.operands) continue;
-        const Pack<T, kWidth> x = load<T, kWidth>(p.in[o].data + i * p.in[o].ld + at.k);
+        if (o == 1 && !pair) continue;
+        if (i < n) {
+          const P x = load_wide<kWidth>(p.in.data[o] + i * p.in.ld[o] + at.k);
 #pragma unroll
-        for (int e = 0; e < kWidth; ++e) f[o].v[e] = rounded<Traits::kHalf>((x.v[e] - shift[o].v[e]) * scale[o].v[e]);
-        if constexpr (Traits::kHalf) {
-          Pack<__nv_bfloat16, kWidth> half;
-#pragma unroll
-          for (int e = 0; e < kWidth; ++e) half.v[e] = __float2bfloat16(static_cast<float>(f[o].v[e]));
-          *reinterpret_cast<Pack<__nv_bfloat16, kWidth>*>(static_cast<__nv_bfloat16*>(p.out[o]) + i * p.d + at.k) = half;
-        } else {
-          *reinterpret_cast<Pack<T, kWidth>*>(static_cast<T*>(p.out[o]) + i * p.d + at.k) = f[o];
+          for (int e = 0; e < kWidth; ++e) f[o].v[e] = static_cast<T>(widened(narrowed<Out>((x.v[e] - shift[o].v[e]) * scale[o].v[e])));
         }
+        store_narrow<Out>(p.out + (o * p.rows + i) * d + at.k, f[o]);
       }
 #pragma unroll
       for (int e = 0; e < kWidth; ++e) {
@@ -119,165 +94,172 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
     }
   }
   if (p.parts == nullptr) return;
-  const int count = p.cross ? 1 : p.operands;
-  const int64_t slab = at.first / kSlab;
-  write_sums<T, kWidth>(sums[0], sums[1], shared, at.k, p.d, p.parts + slab * count * p.d, p.d, count);
+  if (pair && !p.cross) return write_sums(sums, at.k, d, p.parts + at.slab * 2 * d);
+  const P one[1] = {sums[0]};
+  write_sums(one, at.k, d, p.parts + at.slab * d);
 }
 
-template <typename T>
+template <typename In>
 struct FinishArgs {
-  Operand<T> x, y;  // this operand and the other one, which may be absent
-  const T *made, *diagonal, *own, *other, *means;
-  T *parts, *out;
-  int64_t n, d;
+  using T = typename Wide<In>::type;
+  Rows<In> in;
+  const T* made[2];  // null: not wanted
+  const T *means, *factor;
+  T* parts;  // [slabs, 4, d]
+  In* out[2];
   T alpha, near;
-  bool cross;
+  bool cross, half;
 };
 
-template <typename Traits>
-__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FinishArgs<typename Traits::Value> p) {
-  using T = typename Traits::Value;
-  constexpr int kWidth = Traits::kWidth;
+enum Pass { kWhole, kSums, kProjected };  // of the gradient; sums and means where the operands are scaled
+
+template <typename In, int kWidth, Pass kPass>
+__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FinishArgs<In> p) {
+  using T = typename Wide<In>::type;
   using P = Pack<T, kWidth>;
-  __shared__ T shared[2][kWarps][Traits::kColumns];
-  const Place at(p.n, p.d, kWidth);
-  const bool pair = p.y.data != nullptr;
-  P sum{}, along{};
-  if (at.k < p.d) {
-    const P x_shift = vector_at<T, kWidth>(p.x.shift, at.k, T(0)), x_scale = vector_at<T, kWidth>(p.x.scale, at.k, T(1));
-    const P y_shift = vector_at<T, kWidth>(p.y.shift, at.k, T(0)), y_scale = vector_at<T, kWidth>(p.y.scale, at.k, T(1));
-    const P diagonal = vector_at<T, kWidth>(p.diagonal, at.k, T(0)), own = vector_at<T, kWidth>(p.own, at.k, T(0));
-    const P other = vector_at<T, kWidth>(p.other, at.k, T(0));
-    const P mean = vector_at<T, kWidth>(p.means, at.k, T(0));
-    const P slope = vector_at<T, kWidth>(p.means == nullptr ? nullptr : p.means + p.d, at.k, T(0));
-    for (int64_t i = at.first; i < at.last; i += kWarps) {
-      const P x = load<T, kWidth>(p.x.data + i * p.x.ld + at.k), made = load<T, kWidth>(p.made + i * p.d + at.k);
-      P y{}, out;
-      if (pair) y = load<T, kWidth>(p.y.data + i * p.y.ld + at.k);
+  const int64_t n = p.in.n, d = p.in.d;
+  const Place at(d, kWidth);
+  const bool pair = p.in.data[1] != nullptr;
+  P sums[4] = {};
+  if (at.k < d) {
+    constexpr bool kScaled = kPass != kWhole;
+    P shift[2], scale[2], own[2], other[2], diagonal[2], mean[2], slope[2];
 #pragma unroll
-      for (int e = 0; e < kWidth; ++e) {
-        const T xs = (x.v[e] - x_shift.v[e]) * x_scale.v[e], ys = (y.v[e] - y_shift.v[e]) * y_scale.v[e];
-        const T partner = rounded<Traits::kHalf>(p.cross ? ys : xs);
-        T g = p.alpha * (made.v[e] - diagonal.v[e] * partner) + own.v[e] * xs;
-        if (p.other != nullptr) g += other.v[e] * ys;
-        if (p.near != T(0)) g += p.near * (x.v[e] - y.v[e]);
-        sum.v[e] += g, along.v[e] += g * xs;
-        if (p.means != nullptr) g = (g - mean.v[e] - xs * slope.v[e]) * x_scale.v[e];
-        out.v[e] = g;
+    for (int o = 0; o < 2; ++o) {
+      shift[o] = column_of<kWidth>(p.in.columns, d, kShift + o, at.k);
+      diagonal[o] = column_of<kWidth>(p.in.columns, d, kDiagonal + o, at.k);
+      if constexpr (kScaled) {
+        scale[o] = column_of<kWidth>(p.in.columns, d, kScale + o, at.k);
+        other[o] = column_of<kWidth>(p.in.columns, d, kOtherFactor + o, at.k);
+      } else {
+        own[o] = column_of<kWidth>(p.in.columns, d, kOwnFactor + o, at.k);
       }
-      if (p.out != nullptr) *reinterpret_cast<P*>(p.out + i * p.d + at.k) = out;
+      if constexpr (kPass == kProjected) {
+        mean[o] = column_of<kWidth>(p.means, d, 2 * o, at.k);
+        slope[o] = column_of<kWidth>(p.means, d, 2 * o + 1, at.k);
+      }
+    }
+    const T factor = kPass == kSums ? T(1) : *p.factor;
+#pragma unroll 2
+    for (int64_t i = at.first; i < at.last(n); i += kWarps) {
+      P x[2] = {}, s[2] = {};
+#pragma unroll
+      for (int o = 0; o < 2; ++o) {
+        if (o == 1 && !pair) continue;
+        x[o] = load_wide<kWidth>(p.in.data[o] + i * p.in.ld[o] + at.k);
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) {
+          s[o].v[e] = x[o].v[e] - shift[o].v[e];
+          if constexpr (kScaled) s[o].v[e] *= scale[o].v[e];
+        }
+      }
+#pragma unroll
+      for (int o = 0; o < 2; ++o) {
+        if (p.made[o] == nullptr) continue;
+        const P made = load_wide<kWidth>(p.made[o] + i * d + at.k);
+        P g;
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) {
+          T partner = p.cross ? s[1 - o].v[e] : s[o].v[e];
+          if (p.half) partner = widened(narrowed<__nv_bfloat16>(static_cast<float>(partner)));
+          g.v[e] = p.alpha * (made.v[e] - diagonal[o].v[e] * partner);
+          if constexpr (kScaled) g.v[e] += other[o].v[e] * s[1 - o].v[e];
+          else g.v[e] += own[o].v[e] * s[o].v[e] + (p.near == T(0) ? T(0) : p.near * (x[o].v[e] - x[1 - o].v[e]));
+          if constexpr (kPass == kSums) sums[2 * o].v[e] += g.v[e], sums[2 * o + 1].v[e] += g.v[e] * s[o].v[e];
+          if constexpr (kPass == kProjected) g.v[e] = (g.v[e] - mean[o].v[e] - s[o].v[e] * slope[o].v[e]) * scale[o].v[e];
+          g.v[e] *= factor;
+        }
+        if constexpr (kPass != kSums) store_narrow<In>(p.out[o] + i * d + at.k, g);
+      }
     }
   }
-  if (p.parts == nullptr) return;
-  write_sums<T, kWidth>(sum, along, shared, at.k, p.d, p.parts + at.first / kSlab * 2 * p.d, p.d, 2);
+  if constexpr (kPass == kSums) write_sums(sums, at.k, d, p.parts + at.slab * 4 * d);
 }
 
 constexpr const char* kOp = "gram";
 
-dim3 grid_of(int64_t n, int64_t d, int width) { return dim3(static_cast<unsigned>(gram_slabs(n) * ceil_div(d, 32 * width))); }
-
-template <typename T>
-Operand<T> operand_of(const TensorView& t, const TensorView& shift, const TensorView& scale, int64_t which) {
-  if (!t.present()) return {};
-  return {t.as<T>(), shift.present() ? shift.as<T>() + which * shift.stride[0] : nullptr,
-          scale.present() ? scale.as<T>() + which * scale.stride[0] : nullptr, t.stride[0]};
+dim3 grid_of(int64_t rows, int64_t d, int width) {
+  return dim3(static_cast<unsigned>(ceil_div(rows, kSlab) * ceil_div(d, 32 * width)));
 }
 
-template <typename T, bool kHalf>
-void pack(const TensorView& x, const TensorView& y, const TensorView& shift, const TensorView& scale, bool cross,
-          const TensorView& x_out, const TensorView& y_out, const TensorView& parts, int64_t stream) {
-  const PackArgs<T> p = {{operand_of<T>(x, shift, scale, 0), operand_of<T>(y, shift, scale, 1)},
-                         {x_out.data, y_out.data}, parts.as<T>(), x.shape[0], x.shape[1], y.present() ? 2 : 1, cross};
-  constexpr int kWide = 16 / sizeof(T);
-  if (packs(x, kWide) && packs(y, kWide))
-    launch("gram_pack", pack_kernel<GramTraits<T, kWide, kHalf>>, grid_of(p.n, p.d, kWide), kThreads, 0, stream, p);
-  else
-    launch("gram_pack", pack_kernel<GramTraits<T, 1, kHalf>>, grid_of(p.n, p.d, 1), kThreads, 0, stream, p);
+template <typename In>
+constexpr int kWidest = sizeof(In) == 8 ? 2 : 4;
+
+template <typename In>
+Rows<In> rows_of(const TensorView& x, const TensorView& y, const TensorView& columns) {
+  return {{x.as<In>(), y.as<In>()}, {x.stride[0], y.stride[0]}, x.shape[0], x.shape[1], columns.as<typename Wide<In>::type>()};
 }
 
-template <typename T, bool kHalf>
-void finish(const FinishArgs<T>& p, bool wide, int64_t stream) {
-  constexpr int kWide = 16 / sizeof(T);
-  if (wide)
-    launch("gram_finish", finish_kernel<GramTraits<T, kWide, kHalf>>, grid_of(p.n, p.d, kWide), kThreads, 0, stream, p);
-  else
-    launch("gram_finish", finish_kernel<GramTraits<T, 1, kHalf>>, grid_of(p.n, p.d, 1), kThreads, 0, stream, p);
+template <typename In, typename Out>
+void pack(const PackArgs<In, Out>& p, bool wide, int64_t stream) {
+  constexpr int kWide = kWidest<In>;
+  const auto kernel = wide ? pack_kernel<In, Out, kWide> : pack_kernel<In, Out, 1>;
+  launch("gram_pack", kernel, grid_of(p.rows, p.in.d, wide ? kWide : 1), kThreads, 0, stream, p);
 }
 
-void check_operands(const TensorView& x, const TensorView& y, const TensorView& shift, const TensorView& scale) {
-  SSLSPEC_CHECK(x.device != kCpu, kOp, ": x must be on a CUDA device");
-  SSLSPEC_CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, kOp, ": x must be float32 or float64, got ", x.dtype);
-  SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be a matrix, got ", shape_text(x));
-  const int64_t operands = y.present() ? 2 : 1;
-  check_matrix(kOp, "x", x, x.shape[0], x.shape[1], x.dtype, x.device);
-  if (y.present()) check_matrix(kOp, "y", y, x.shape[0], x.shape[1], x.dtype, x.device);
-  if (shift.present()) check_matrix(kOp, "shift", shift, operands, x.shape[1], x.dtype, x.device);
-  if (scale.present()) check_matrix(kOp, "scale", scale, operands, x.shape[1], x.dtype, x.device);
-}
-
-void check_contiguous(const char* name, const TensorView& t, int64_t n, int64_t d, DType dtype, int device) {
-  check_matrix(kOp, name, t, n, d, dtype, device);
-  SSLSPEC_CHECK(n <= 1 || t.stride[0] == d, kOp, ": ", name, " must be contiguous");
+template <Pass kPass, typename In>
+void finish(const FinishArgs<In>& p, bool wide, int64_t stream) {
+  constexpr int kWide = kWidest<In>;
+  const auto kernel = wide ? finish_kernel<In, kWide, kPass> : finish_kernel<In, 1, kPass>;
+  launch("gram_finish", kernel, grid_of(p.in.n, p.in.d, wide ? kWide : 1), kThreads, 0, stream, p);
 }
 
 }  // namespace
 
-int64_t gram_slabs(int64_t n) { return ceil_div(n, kSlab); }
+int64_t gram_slabs(int64_t rows) { return ceil_div(rows, kSlab); }
 
-void gram_pack(TensorView x, TensorView y, TensorView shift, TensorView scale, bool cross, TensorView x_out, TensorView y_out,
-               TensorView parts, int64_t stream) {
-  check_operands(x, y, shift, scale);
-  const int64_t n = x.shape[0], d = x.shape[1];
-  const bool half = x_out.dtype == DType::bf16 && x.dtype == DType::f32;
-  const DType type = half ? DType::bf16 : x.dtype;
+void gram_prepare(TensorView x, TensorView y, int kind, double eps, double strength, bool cross, bool summed, TensorView columns,
+                  TensorView factors, TensorView sums, TensorView workspace, int64_t stream) {
+  check_gram_rows(x, y, columns, workspace);
+  const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 2 : 1, rows = factors.ndim == 3 ? factors.shape[1] : 0;
+  const bool half = factors.dtype == DType::bf16;
+  SSLSPEC_CHECK(workspace.present(), kOp, ": a workspace is needed");
   SSLSPEC_CHECK(!cross || y.present(), kOp, ": the cross form needs y");
-  check_contiguous("x_out", x_out, n, d, type, x.device);
-  if (y.present()) check_contiguous("y_out", y_out, n, d, type, x.device);
-  if (parts.present()) check_vector(kOp, "parts", parts, gram_slabs(n) * (cross || !y.present() ? 1 : 2) * d, x.dtype, x.device);
+  SSLSPEC_CHECK(rows >= n && gram_slabs(rows) <= gram_slabs(n) + 16, kOp, ": factors must have a few rows more than ", n, " at most");
+  SSLSPEC_CHECK(!half || x.dtype != DType::f64, kOp, ": factors of float64 must be float64");
+  check_block("factors", factors, {operands, rows, d}, half ? DType::bf16 : wide_type(x.dtype), x.device);
   const DeviceGuard guard(x.device);
-  const auto run = x.dtype == DType::f64 ? pack<double, false> : half ? pack<float, true> : pack<float, false>;
-  run(x, y, shift, scale, cross, x_out, y_out, parts, stream);
+  gram_columns(x, y, kind, eps, strength, columns, sums, workspace, stream);
+  dispatch_rows(kOp, x.dtype, [&](auto t) {
+    using In = typename decltype(t)::type;
+    using T = typename Wide<In>::type;
+    const bool wide = packs(x, kWidest<In>) && packs(y, kWidest<In>);
+    T* parts = summed ? workspace.as<T>() : nullptr;
+    if constexpr (sizeof(T) == 4)
+      if (half) return pack<In, __nv_bfloat16>({rows_of<In>(x, y, columns), factors.as<__nv_bfloat16>(), rows, parts, cross}, wide, stream);
+    pack<In, T>({rows_of<In>(x, y, columns), factors.as<T>(), rows, parts, cross}, wide, stream);
+  });
+  if (summed) gram_diagonal(workspace, gram_slabs(rows), cross ? 1 : operands, columns, sums, stream);
 }
 
-template <typename T>
-static void finish_of(const TensorView& x, const TensorView& y, int64_t which, const TensorView& shift, const TensorView& scale,
-                      const TensorView& made, const TensorView& diagonal, const TensorView& own, const TensorView& other,
-                      double alpha, double near, bool cross, bool half, const TensorView& means, const TensorView& parts,
-                      const TensorView& out, int64_t stream) {
-  const TensorView &mine = which == 0 ? x : y, &theirs = which == 0 ? y : x;
-  FinishArgs<T> p{};
-  p.x = operand_of<T>(mine, shift, scale, which);
-  if (y.present()) p.y = operand_of<T>(theirs, shift, scale, 1 - which);
-  p.made = made.as<T>(), p.diagonal = diagonal.as<T>(), p.means = means.as<T>();
-  p.own = own.present() ? own.as<T>() + which * own.stride[0] : nullptr;
-  p.other = other.present() ? other.as<T>() + which * other.stride[0] : nullptr;
-  p.parts = parts.as<T>(), p.out = out.as<T>();
-  p.n = x.shape[0], p.d = x.shape[1], p.alpha = static_cast<T>(alpha), p.near = static_cast<T>(near), p.cross = cross;
-  constexpr int kWide = 16 / sizeof(T);
-  const bool wide = packs(x, kWide) && packs(y, kWide);
-  if (half && sizeof(T) == 4) finish<T, sizeof(T) == 4>(p, wide, stream); else finish<T, false>(p, wide, stream);
-}
-
-void gram_finish(TensorView x, TensorView y, int64_t which, TensorView shift, TensorView scale, TensorView made, TensorView diagonal,
-                 TensorView own, TensorView other, double alpha, double near, bool cross, bool half, TensorView means,
-                 TensorView parts, TensorView out, int64_t stream) {
-  check_operands(x, y, shift, scale);
-  const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 2 : 1;
-  const DType type = x.dtype;
-  SSLSPEC_CHECK(which >= 0 && which < operands, kOp, ": which must be below ", operands, ", got ", which);
-  SSLSPEC_CHECK(operands == 2 || (!cross && near == 0 && !other.present()), kOp, ": cross, other and near need y");
-  SSLSPEC_CHECK(!means.present() || scale.present(), kOp, ": means need scale");
-  SSLSPEC_CHECK(out.present() != parts.present(), kOp, ": either out or parts");
-  check_contiguous("made", made, n, d, type, x.device);
-  if (diagonal.present()) check_vector(kOp, "diagonal", diagonal, d, type, x.device);
-  if (own.present()) check_matrix(kOp, "own", own, operands, d, type, x.device);
-  if (other.present()) check_matrix(kOp, "other", other, operands, d, type, x.device);
-  if (means.present()) check_contiguous("means", means, 2, d, type, x.device);
-  if (parts.present()) check_vector(kOp, "parts", parts, gram_slabs(n) * 2 * d, type, x.device);
-  if (out.present()) check_contiguous("out", out, n, d, type, x.device);
+void gram_finish(TensorView x, TensorView y, TensorView columns, TensorView made, TensorView factor, double alpha, double near,
+                 bool cross, bool half, bool project, TensorView grad_x, TensorView grad_y, TensorView workspace, int64_t stream) {
+  check_gram_rows(x, y, columns, workspace);
+  const int64_t n = x.shape[0], d = x.shape[1], wanted = grad_x.present() + grad_y.present();
+  const DType type = wide_type(x.dtype);
+  SSLSPEC_CHECK(y.present() || (!cross && near == 0 && !project && !grad_y.present()), kOp, ": cross, near and project need y");
+  SSLSPEC_CHECK(workspace.present() || !project, kOp, ": a projected gradient needs a workspace");
+  check_block("made", made, {wanted, n, d}, type, x.device);
+  check_dense(kOp, "factor", factor, 0, nullptr, type, x.device);
+  for (const TensorView* grad : {&grad_x, &grad_y})
+    if (grad->present()) check_block("gradient", *grad, {n, d}, x.dtype, x.device);
   const DeviceGuard guard(x.device);
-  const auto run = type == DType::f64 ? finish_of<double> : finish_of<float>;
-  run(x, y, which, shift, scale, made, diagonal, own, other, alpha, near, cross, half, means, parts, out, stream);
+  dispatch_rows(kOp, x.dtype, [&](auto t) {
+    using In = typename decltype(t)::type;
+    using T = typename Wide<In>::type;
+    const bool wide = packs(x, kWidest<In>) && packs(y, kWidest<In>);
+    FinishArgs<In> p{rows_of<In>(x, y, columns)};
+    p.made[0] = grad_x.present() ? made.as<T>() : nullptr;
+    p.made[1] = grad_y.present() ? made.as<T>() + (wanted - 1) * n * d : nullptr;
+    p.factor = factor.as<T>(), p.out[0] = grad_x.as<In>(), p.out[1] = grad_y.as<In>();
+    p.alpha = static_cast<T>(alpha), p.near = static_cast<T>(near), p.cross = cross, p.half = half;
+    if (!project) return finish<kWhole>(p, wide, stream);
+    const int64_t slabs = gram_slabs(n);
+    p.parts = workspace.as<T>(), p.means = p.parts + slabs * 4 * d;
+    finish<kSums>(p, wide, stream);
+    gram_means(workspace, slabs, n, d, stream);
+    finish<kProjected>(p, wide, stream);
+  });
 }
 
 }  // namespace sslspec::cuda

@@ -46,7 +46,7 @@ struct alignas(sizeof(T) * kWidth) Pack {
 
 // May rows of t be read in packs of `width` elements?
 inline bool packs(const TensorView& t, int64_t width) {
-  const int64_t size = t.dtype == DType::f64 ? 8 : 4;
+  const int64_t size = t.dtype == DType::f64 ? 8 : t.dtype == DType::f16 || t.dtype == DType::bf16 ? 2 : 4;
   return !t.present() || (reinterpret_cast<uintptr_t>(t.data) % (width * size) == 0 && t.stride[0] % width == 0 && t.shape[1] % width == 0);
 }
 

@@ -22,6 +22,11 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+def own_rows(z: Tensor) -> Tensor:
+    """Rows for a primitive that reads half precision itself on a GPU."""
+    return z if z.is_cuda else widen(z)
+
+
 def is_half(z: Tensor) -> bool:
     """Whether a GPU multiplies in bfloat16 (on tensor cores, added up in float32): the input z is
     bfloat16. Everything around the products stays in float32.

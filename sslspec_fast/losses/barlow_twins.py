@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import gram
 from ..reference import barlow_twins as reference
-from ._common import LossOrTerms, is_half, run_reference, widen, with_terms
+from ._common import LossOrTerms, own_rows, run_reference, widen, with_terms
 
 
 def barlow_twins(
@@ -57,9 +57,9 @@ def barlow_twins(
     check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
     check.number(op, "off_diagonal", off_diagonal, low=0.0)
     check.number(op, "eps", eps, low=0.0, strict=True)
-    x1, x2 = widen(z1), widen(z2)
 
     if impl == "torch":
+        x1, x2 = widen(z1), widen(z2)
         loss = run_reference(reference.barlow_twins, x1, x2, off_diagonal=off_diagonal, eps=eps)
         if not return_terms:
             return loss
@@ -68,8 +68,8 @@ def barlow_twins(
             both = run_reference(reference.barlow_twins, x1, x2, off_diagonal=1.0, eps=eps)
         return with_terms(loss, {"on_diagonal": on, "off_diagonal": both - on})
 
-    half = is_half(z1)
-    loss, terms = gram.barlow_twins(x1, x2, off_diagonal=off_diagonal, eps=eps, half=half)
+    x1, x2 = own_rows(z1), own_rows(z2)
+    loss, terms = gram.barlow_twins(x1, x2, off_diagonal=off_diagonal, eps=eps)
     if not return_terms:
         return loss
     return with_terms(loss, {"on_diagonal": terms[0], "off_diagonal": terms[1]})

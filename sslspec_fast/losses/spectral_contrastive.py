@@ -25,7 +25,7 @@ from .. import _checks as check
 from ..primitives import spectral_views
 from ..primitives.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
-from ._common import LossOrTerms, is_half, reduce_rows, run_reference, widen, with_terms
+from ._common import LossOrTerms, own_rows, reduce_rows, run_reference, widen, with_terms
 
 
 def spectral_contrastive(
@@ -61,7 +61,8 @@ def spectral_contrastive(
     check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
     check.number(op, "mu", mu, low=0.0, strict=True)
     n = z1.shape[0]
-    x1, x2 = widen(z1), widen(z2)
+    fused = impl == "fused" and reduction != "none" and sample_weight is None
+    x1, x2 = (own_rows(z1), own_rows(z2)) if fused else (widen(z1), widen(z2))
     weight = check.sample_weight(op, sample_weight, x1, n)
     longest = mu**0.5
     alignment = None
@@ -75,7 +76,7 @@ def spectral_contrastive(
             reduction=reduction,
             sample_weight=weight,
         )
-    elif reduction == "none" or weight is not None:
+    elif not fused:
         x, y, similarity = paired_rows(x1, x2, longest)
         with torch.autocast(x.device.type, enabled=False):
             repulsion = (x * (x @ (y.T @ y))).sum(1) - similarity.square()
@@ -90,12 +91,12 @@ def spectral_contrastive(
             longest=longest,
             attraction=-2 * share,
             repulsion=share / (n - 1),
-            half=is_half(z1),
         )
-        alignment = -2 * share * sums[0]
     if not return_terms:
         return loss
-    if alignment is None:
+    if fused:
+        alignment = -2 * share * sums[0]
+    elif alignment is None:
         similarity = paired_rows(x1, x2, longest)[2]
         alignment = reduce_rows(-2 / mu * similarity, reduction, weight)
     return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})

@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import gram
 from ..reference import vicreg as reference
-from ._common import LossOrTerms, is_half, run_reference, widen, with_terms
+from ._common import LossOrTerms, own_rows, run_reference, widen, with_terms
 
 
 def vicreg(
@@ -67,10 +67,10 @@ def vicreg(
     ):
         check.number(op, name, value, low=0.0)
     check.number(op, "eps", eps, low=0.0, strict=True)
-    x1, x2 = widen(z1), widen(z2)
     coefficients = {"invariance": invariance, "variance": variance, "covariance": covariance}
 
     if impl == "torch":
+        x1, x2 = widen(z1), widen(z2)
         loss = run_reference(reference.vicreg, x1, x2, **coefficients, eps=eps)
         if not return_terms:
             return loss
@@ -87,7 +87,7 @@ def vicreg(
             }
         return with_terms(loss, terms)
 
-    loss, values = gram.vicreg(x1, x2, **coefficients, eps=eps, half=is_half(z1))
+    loss, values = gram.vicreg(own_rows(z1), own_rows(z2), **coefficients, eps=eps)
     if not return_terms:
         return loss
     return with_terms(loss, dict(zip(coefficients, values, strict=True)))

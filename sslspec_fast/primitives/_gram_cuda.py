@@ -1,201 +1,204 @@
-"""The computation of csrc/gram.h on a GPU: library GEMMs on the cheaper side of the duality.
+"""``gram`` on a GPU: columns, operands, products and loss forward, the gradient backward.
 
-Neither the (d, d) nor the (n, n) matrix is kept: a strip of at most 64 MiB is made, reduced, and
-multiplied at once for the gradient. A strip of a few hundred columns keeps a tuned GEMM busy, so a
-kernel of our own would only repeat it. What stands around the products is one pass before, which
-standardises the operands, and one after, which writes the whole gradient (csrc/cuda/gram.h). Values
-are added up in float64, products follow ``torch.get_float32_matmul_precision()``, or are bfloat16
-with float32 sums when `half`.
+What the gradient needs of the products is made beside the value; the pass over memory that
+completes it (csrc/cuda/gram.h) is the backward pass, where the factor from above is known: the
+gradient is rounded once, in the dtype of the rows, after it was multiplied. Rows are read in their
+own dtype.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
-from .._seam import _C, stream, view
-from ._gram_form import Form
-from ._matmul import mm_float32
+from .._register import register_op
+from .._seam import _C, stream, unit_stride, view
+from . import _gram_plain as plain
+from . import _made_gradient as made
+from ._gram_products import BLOCK, Products, blocks, wide_dtype
 
-__all__ = ["run"]
+__all__ = ["BARLOW_TWINS", "SQNORM", "SQNORM_CENTERED", "VICREG", "fused"]
 
-_STRIP_BYTES = 64 << 20
+SQNORM, SQNORM_CENTERED, VICREG, BARLOW_TWINS = range(4)  # GramKind of csrc/cuda/gram.h
 
 
-def run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
-    """Value(s), (1 or 2,) float64; the gradients that are wanted (not empty) are filled in."""
+class _Form(NamedTuple):
+    """How csrc/cuda/gram.h composes a loss and its gradient."""
+
+    alpha: float
+    shares: tuple[float, float, float]
+    weights: tuple[float, float, float]
+    eps: float = 0.0
+    strength: float = 0.0
+    near: float = 0.0
+
+
+def _form(kind: int, cross: bool, n: int, d: int, options: list[float]) -> _Form:
+    if kind == VICREG:
+        invariance, variance, covariance, eps = options
+        share = 1 / (d * (n - 1) ** 2)
+        return _Form(
+            4 * covariance * share, (1 / (n * d), 1 / (2 * d), share),
+            (invariance, variance, covariance), eps,
+            strength=-variance / (2 * d * (n - 1)), near=2 * invariance / (n * d),
+        )  # fmt: skip
+    if kind == BARLOW_TWINS:
+        off_diagonal, eps = options
+        return _Form(2 * off_diagonal / n**2, (1, 0, 1 / n**2), (1, 0, off_diagonal), eps)
+    return _Form(2.0 if cross else 4.0, (0, 0, 1), (0, 0, 1))
+
+
+def _is_cross(kind: int, y: Tensor | None) -> bool:
+    return y is not None and kind != VICREG
+
+
+def _shapes(
+    x: Tensor, y: Tensor | None, kind: int, off_diagonal: bool, half: bool, options: list[float],
+    grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     n, d = x.shape
-    cross, off_diagonal, half = form.cross, form.off_diagonal, form.half
-    shift, scale, diagonal = form.shift, form.scale, form.diagonal
-    dual = _C.gram_uses_dual(n, d, off_diagonal)
-    subtracted = dual and off_diagonal
-    # what is subtracted must match what was multiplied: sums of the rounded factors
-    factors, sums = _pack(x, y, shift, scale, cross, half, half and subtracted)
-    if not subtracted:
-        diagonal = None
-    elif sums is not None:
-        diagonal = sums
-    with torch.autocast(x.device.type, enabled=False):
-        made: list[Tensor | None]
-        if cross:
-            wants = (grads[0].numel() > 0, grads[1].numel() > 0)
-            value, made = _cross(factors[0], factors[1], dual, off_diagonal, diagonal, wants)
-            values = [value]
-        else:
-            values, made = [], []
-            for o, factor in enumerate(factors):
-                diag = None if diagonal is None else diagonal[o]
-                value, product = _self(factor, dual, off_diagonal, diag, grads[o].numel() > 0)
-                values.append(value)
-                made.append(product)
-    for o, (out, product) in enumerate(zip(grads, made, strict=False)):
-        if product is None:
-            continue
-        diag = None if diagonal is None else diagonal[0 if cross else o].to(x.dtype)
-
-        def finish(
-            means: Tensor | None,
-            parts: Tensor | None,
-            out: Tensor | None,
-            o: int = o,
-            product: Tensor = product,
-            diag: Tensor | None = diag,
-        ) -> None:
-            _C.cuda_gram_finish(
-                view(x), view(y), o, view(shift), view(scale), view(product), view(diag),
-                view(form.own), view(form.other), form.alpha, form.near, cross, half, view(means),
-                view(parts), view(out), stream(x),
-            )  # fmt: skip
-
-        means = None
-        if form.project:
-            parts = x.new_empty(_C.cuda_gram_slabs(n), 2, d)
-            finish(None, parts.view(-1), None)
-            means = parts.sum(0) / n
-        finish(means, None, out)
-    return torch.stack(values)
+    shapes: tuple[tuple[int, ...], ...] = ((), (3,), (grad_x + grad_y, n, d), (10, d))
+    loss, terms, gradients, columns = (x.new_empty(s, dtype=wide_dtype(x.dtype)) for s in shapes)
+    return loss, terms, gradients, columns
 
 
-def _pack(
-    x: Tensor,
-    y: Tensor | None,
-    shift: Tensor | None,
-    scale: Tensor | None,
-    cross: bool,
-    half: bool,
-    summed: bool,
-) -> tuple[list[Tensor], Tensor | None]:
-    """The factors of the products, (n, d) each; sums over rows of their squares (or product)."""
-    operands = [x] if y is None else [x, y]
-    if shift is None and scale is None and not half:
-        return operands, None
-    kind = torch.bfloat16 if half else x.dtype
-    factors = [torch.empty_like(x, dtype=kind, memory_format=torch.contiguous_format)]
-    if y is not None:
-        factors.append(torch.empty_like(factors[0]))
-    slabs, lines = _C.cuda_gram_slabs(x.shape[0]), 1 if cross else len(operands)
-    parts = x.new_empty(slabs, lines, x.shape[1]) if summed else None
-    _C.cuda_gram_pack(
-        view(x), view(y), view(shift), view(scale), cross, view(factors[0]),
-        view(None if y is None else factors[1]), view(None if parts is None else parts.view(-1)),
-        stream(x),
+def _body(
+    x: Tensor, y: Tensor | None, kind: int, off_diagonal: bool, half: bool, options: list[float],
+    grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    n, d = x.shape
+    wide = wide_dtype(x.dtype)
+    if x.numel() == 0:
+        loss, terms, gradients, columns = _shapes(
+            x, y, kind, off_diagonal, half, options, grad_x, grad_y
+        )
+        return loss.zero_(), terms.zero_(), gradients, columns
+    x, y = unit_stride(x), None if y is None else unit_stride(y)
+    operands, cross = 1 if y is None else 2, _is_cross(kind, y)
+    form = _form(kind, cross, n, d, options)
+    dual: bool = _C.gram_uses_dual(n, d, off_diagonal)
+    products = Products(
+        n, d, operands, columns=not dual, mixed=cross and not dual, cross=cross,
+        masked=off_diagonal and not dual,
     )  # fmt: skip
-    return factors, None if parts is None else parts.sum(0, dtype=torch.float64)
+    # the dual side subtracts the diagonal, as it was multiplied
+    subtracted = dual and off_diagonal
+    pairs, columns = blocks(d, BLOCK), x.new_empty((10, d), dtype=wide)
+    diagonals = pairs * (1 if cross else operands) if subtracted else 0
+    sums = x.new_empty(2 * pairs + diagonals + sum(products.slots), dtype=torch.float64)
+    work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=wide)
+    kept = torch.bfloat16 if half else wide
+    factors = x.new_empty((operands, products.rows, d), dtype=kept)
+    queue = stream(x)
+    _C.cuda_gram_prepare(
+        view(x), view(y), kind, form.eps, form.strength, cross, subtracted, view(columns),
+        view(factors), view(sums), view(work), queue,
+    )  # fmt: skip
+    gradients = products.run(factors, sums, (grad_x, grad_y))
+    loss, terms = x.new_empty((), dtype=wide), x.new_empty(3, dtype=wide)
+    _C.cuda_gram_loss(
+        view(sums), pairs, diagonals, form.shares, form.weights, view(loss), view(terms), queue
+    )
+    return loss, terms, gradients, columns
 
 
-def _strips(side: int, length: int) -> list[slice]:
-    """Cuts 0 .. side into strips of a (side, length) float32 matrix."""
-    width = max(128, _STRIP_BYTES // (4 * max(length, 1)) // 128 * 128)
-    return [slice(i, min(i + width, side)) for i in range(0, side, width)]
+def _backward_shapes(
+    x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor, factor: Tensor, kind: int,
+    half: bool, options: list[float], grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return made.outputs(x, grad_x, y, grad_y)
 
 
-def _square(t: Tensor) -> Tensor:
-    """Sum of squares: over a row in t's precision (one pass over memory), over rows in float64."""
-    kind = torch.float64 if t.dtype == torch.float64 else torch.float32
-    return torch.linalg.vector_norm(t, dim=1, dtype=kind).double().square().sum()
+def _backward_body(
+    x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor, factor: Tensor, kind: int,
+    half: bool, options: list[float], grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grads = made.outputs(x, grad_x, y, grad_y)
+    if x.numel() == 0:
+        return grads
+    x, y = unit_stride(x), None if y is None else unit_stride(y)
+    n, d = x.shape
+    cross = _is_cross(kind, y)
+    form = _form(kind, cross, n, d, options)
+    gx, gy = (
+        view(g) if wanted else None for g, wanted in zip(grads, (grad_x, grad_y), strict=True)
+    )
+    project, work = kind == BARLOW_TWINS, None
+    if project:
+        work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=columns.dtype)
+    _C.cuda_gram_finish(
+        view(x), view(y), view(columns), view(gradients), view(factor), form.alpha, form.near,
+        cross, half, project, gx, gy, view(work), stream(x),
+    )  # fmt: skip
+    return grads
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(1).sum(dtype=torch.float64)
+def _plain(x: Tensor, y: Tensor | None, **how: Any) -> Tensor:
+    """The same in plain torch, at the precision of the value."""
+    kind, options = how["kind"], how["options"]
+    x, y = x.to(wide_dtype(x.dtype)), None if y is None else y.to(wide_dtype(y.dtype))
+    if y is not None and kind == VICREG:
+        names = ("invariance", "variance", "covariance", "eps")
+        return plain.vicreg(x, y, **dict(zip(names, options, strict=True)))
+    if y is not None and kind == BARLOW_TWINS:
+        return plain.barlow_twins(x, y, off_diagonal=options[0], eps=options[1])
+    center = kind == SQNORM_CENTERED
+    return plain.sqnorm(x, y, off_diagonal=how["off_diagonal"], center=center)
 
 
-class _Strips:
-    """A matrix that arrives in strips of rows or columns; a single strip is not copied."""
-
-    def __init__(self, shape: torch.Size, dim: int, kind: torch.dtype, device: torch.device):
-        self.shape, self.dim, self.kind, self.device = shape, dim, kind, device
-        self.whole: Tensor | None = None
-
-    def put(self, strip: slice, part: Tensor) -> None:
-        if part.shape == self.shape and part.dtype == self.kind:
-            self.whole = part
-            return
-        if self.whole is None:
-            self.whole = torch.empty(self.shape, dtype=self.kind, device=self.device)
-        self.whole[strip if self.dim == 0 else (slice(None), strip)] = part
-
-    def add(self, part: Tensor) -> None:
-        self.whole = part.to(self.kind) if self.whole is None else self.whole.add_(part)
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, y, kind, off_diagonal, half, options, *ctx.wanted = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, y, *output[2:])
+    ctx.how = {"kind": kind, "off_diagonal": off_diagonal, "half": half, "options": options}
 
 
-def _self(
-    f: Tensor, dual: bool, off_diagonal: bool, diagonal: Tensor | None, wanted: bool
-) -> tuple[Tensor, Tensor | None]:
-    """||F^T F||^2 and F C', C = F^T F; without its diagonal, which the dual side leaves in F C'."""
-    n, d = f.shape
-    value = torch.zeros((), dtype=torch.float64, device=f.device)
-    wide = torch.float32 if f.dtype == torch.bfloat16 else f.dtype
-    grad = _Strips(f.shape, 0 if dual else 1, wide, f.device) if wanted else None
-    for strip in _strips(n if dual else d, n if dual else d):
-        if dual:
-            k = mm_float32(f[strip], f.mT)
-            value += _square(k)
-            if grad is not None:
-                grad.put(strip, mm_float32(k.to(f.dtype), f))
-        else:
-            c = mm_float32(f.mT, f[:, strip])
-            if off_diagonal:
-                c[strip].diagonal().zero_()
-            value += _square(c)
-            if grad is not None:
-                grad.put(strip, mm_float32(f, c.to(f.dtype)))
-    if diagonal is not None:
-        value -= diagonal.square().sum()
-    return value, None if grad is None else grad.whole
+def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, y, gradients, columns = ctx.saved_tensors
+    rest = (None,) * 6
+    needs = ctx.needs_input_grad[:2]
+    if factor is None:
+        return None, None, *rest
+    if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
+        return *made.through(_plain, (x, y), needs, factor, **ctx.how), *rest
+    how = ctx.how
+    grads = _finish(
+        x, y, gradients, columns, factor, how["kind"], how["half"], how["options"], *ctx.wanted
+    )
+    return *(g if need else None for g, need in zip(grads, needs, strict=True)), *rest
 
 
-def _cross(
-    f: Tensor,
-    g: Tensor,
-    dual: bool,
-    off_diagonal: bool,
-    diagonal: Tensor | None,
-    wants: tuple[bool, bool],
-) -> tuple[Tensor, list[Tensor | None]]:
-    """||F^T G||^2, G C'^T and F C', C = F^T G; its diagonal as in `_self`."""
-    n, d = f.shape
-    value = torch.zeros((), dtype=torch.float64, device=f.device)
-    wide = torch.float32 if f.dtype == torch.bfloat16 else f.dtype
-    left = _Strips(f.shape, 0, wide, f.device) if wants[0] else None
-    right = _Strips(f.shape, 0 if dual else 1, wide, f.device) if wants[1] else None
-    for strip in _strips(n if dual else d, n if dual else d):
-        if dual:
-            kf, kg = mm_float32(f[strip], f.mT), mm_float32(g[strip], g.mT)
-            value += _dot(kf, kg)
-            if left is not None:
-                left.put(strip, mm_float32(kg.to(f.dtype), f))
-            if right is not None:
-                right.put(strip, mm_float32(kf.to(f.dtype), g))
-        else:
-            c = mm_float32(f.mT, g[:, strip])
-            if off_diagonal:
-                c[strip].diagonal().zero_()
-            value += _square(c)
-            c = c.to(f.dtype)
-            if left is not None:
-                left.add(mm_float32(g[:, strip], c.mT))
-            if right is not None:
-                right.put(strip, mm_float32(f, c))
-    if diagonal is not None:
-        value -= diagonal.square().sum()
-    return value, [None if part is None else part.whole for part in (left, right)]
+_fused = register_op(
+    "gram_cuda(Tensor x, Tensor? y, int kind, bool off_diagonal, bool half, float[] options,"
+    " bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)
+_finish = register_op(
+    "gram_cuda_backward(Tensor x, Tensor? y, Tensor gradients, Tensor columns, Tensor factor,"
+    " int kind, bool half, float[] options, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
+    body=_backward_body,
+    fake=_backward_shapes,
+)
+
+
+def fused(
+    x: Tensor, y: Tensor | None, kind: int, options: list[float], *, off_diagonal: bool, half: bool
+) -> tuple[Tensor, Tensor]:
+    """Value () and three terms (3,) of one of the losses of `gram`.
+
+    Args:
+        x, y: (n, d) of any float type.
+        kind: SQNORM, ...
+        options: of that loss, in the order of its function in `_gram_plain`.
+        off_diagonal: as there.
+        half: products of bfloat16 factors.
+    """
+    wanted = made.wanted(x), made.wanted(y)
+    loss, terms, *_ = _fused(x, y, kind, off_diagonal, half, options, *wanted)
+    return loss, terms

@@ -52,12 +52,20 @@ def gradient(
     inputs, grads = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
     needs = ctx.needs_input_grad[:count]
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        value = expression(*inputs, **ctx.options)
-        leaves = [t for t, need in zip(inputs, needs, strict=True) if need]
-        parts = iter(torch.autograd.grad(value, leaves, factor, create_graph=True))
-        return tuple(next(parts) if need else None for need in needs)
+        return through(expression, inputs, needs, factor, **ctx.options)
     pairs = zip(grads, needs, strict=True)
     return tuple(_scaled(grad, factor) if need else None for grad, need in pairs)
+
+
+def through(
+    expression: Callable[..., Tensor], inputs: Sequence[Tensor | None], needs: Sequence[bool],
+    factor: Tensor, **options: Any,
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """The gradients by autograd, which can differentiate them again."""
+    value = expression(*inputs, **options)
+    leaves = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
+    parts = iter(torch.autograd.grad(value, leaves, factor, create_graph=True))
+    return tuple(next(parts) if need else None for need in needs)
 
 
 def _scaled(made: Tensor, factor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Plain", "Split", "mm_float32", "products_with"]
+__all__ = ["Plain", "Split", "mm_float32", "mm_float32_into", "products_with"]
 
 _HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch >= 2.8, on a GPU
 # bfloat16 over float32 rate: 16, 15 and more; it is 2 to 4 on the others, which gain nothing
@@ -22,24 +22,33 @@ _SPLITTING = {(8, 0), (9, 0), (10, 0), (10, 3)}
 _BLOCK = 256  # a simulated truncation made the sums of 2048 terms 13 times less exact than float32
 
 
-def _wide(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+def _wide(a: Tensor, b: Tensor) -> Tensor:
     """a b of bfloat16 matrices, or of batches of them, in float32.
 
     The library adds up in the type of its result, float32, so that torch's setting
     allow_bf16_reduced_precision_reduction, which concerns bfloat16 results, changes nothing.
     """
-    if out is not None:
-        product: Tensor = torch.ops.aten.mm.dtype_out(a, b, torch.float32, out=out)
-        return product
     multiply: Callable[..., Tensor] = torch.mm if a.ndim == 2 else torch.bmm
     return multiply(a, b, out_dtype=torch.float32)
 
 
-def mm_float32(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """a b. bfloat16 factors give float32 where torch can, otherwise float32 sums rounded once."""
+def mm_float32(a: Tensor, b: Tensor) -> Tensor:
+    """a b, also of batches. bfloat16 factors give float32 where torch can, otherwise float32 sums
+    rounded once.
+    """
     if _HAS_OUT_DTYPE and a.is_cuda and a.dtype == torch.bfloat16:
-        return _wide(a, b, out)
-    return torch.mm(a, b) if out is None else out.copy_(torch.mm(a, b))
+        return _wide(a, b)
+    return torch.mm(a, b) if a.ndim == 2 else torch.bmm(a, b)
+
+
+def mm_float32_into(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """The same for matrices into `out`, of the dtype of the factors or float32."""
+    if a.dtype == out.dtype:
+        torch.mm(a, b, out=out)
+    elif _HAS_OUT_DTYPE and a.is_cuda:
+        torch.ops.aten.mm.dtype_out(a, b, torch.float32, out=out)
+    else:
+        out.copy_(torch.mm(a, b))
 
 
 class Plain:
@@ -54,7 +63,7 @@ class Plain:
 
     def times(self, w: Tensor, out: Tensor) -> None:
         """out = W right, in float32 or float64."""
-        mm_float32(w, self.right, out)
+        mm_float32_into(w, self.right, out)
 
     def transposed_times(self, w: Tensor, left: Tensor) -> Tensor:
         """W^T left."""

@@ -16,7 +16,7 @@ gradient while it is written.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,19 +26,18 @@ from .._seam import _C, CODE, threads, unit_stride, view
 from . import _gram_cuda as cuda
 from . import _gram_plain as plain
 from . import _made_gradient as made
-from ._gram_form import Form
 from .moments import check_matrix, pair_sums
 
 __all__ = ["barlow_twins", "sqnorm", "vicreg"]
 
 
-def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0) -> None:
-    check_matrix(op, "x", x)
+def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0, *, half: bool = False) -> None:
+    check_matrix(op, "x", x, half=half)
     if x.shape[0] < min_rows:
         raise ValueError(f"{op}: x must have at least {min_rows} rows, got shape {tuple(x.shape)}")
     if y is None:
         return
-    check_matrix(op, "y", y)
+    check_matrix(op, "y", y, half=half)
     if y.shape != x.shape:
         raise ValueError(f"{op}: y must match x {tuple(x.shape)}, got {tuple(y.shape)}")
     if y.dtype != x.dtype:
@@ -47,10 +46,23 @@ def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0) -> None:
         raise ValueError(f"{op}: y must be on x's device {x.device}, got {y.device}")
 
 
+class Form(NamedTuple):
+    """The arguments of csrc/gram.h under their names there; vectors are (1 or 2, d)."""
+
+    alpha: float
+    cross: bool
+    off_diagonal: bool
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    diagonal: Tensor | None = None
+    own: Tensor | None = None
+    other: Tensor | None = None
+    near: float = 0.0
+    project: bool = False
+
+
 def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
     """(1 or 2,) float64: one call of the kernel, csrc/gram.h. Nobody wants an empty gradient."""
-    if x.is_cuda:
-        return cuda.run(x, y, grads, form)
     n, d = x.shape
     operands = 1 if y is None else 2
     value = x.new_empty(1 if form.cross else operands, dtype=torch.float64)
@@ -68,16 +80,14 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
 
 
 def _sqnorm_shapes(
-    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, half: bool, grad_x: bool,
-    grad_y: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(()), *made.outputs(x, grad_x, y, grad_y)
 
 
 def _sqnorm_body(
-    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, half: bool, grad_x: bool,
-    grad_y: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     grads = made.outputs(x, grad_x, y, grad_y)
     if x.numel() == 0:
         return x.new_zeros(()), *grads
@@ -95,7 +105,7 @@ def _sqnorm_body(
             if y is not None:
                 diagonal = 0.5 * (diagonal[:1] + diagonal[1:2] - diagonal[2:])
     alpha, cross = (4.0, False) if y is None else (2.0, True)
-    value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal, half=half))
+    value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal))
     return value[0].to(x.dtype), *grads
 
 
@@ -106,12 +116,12 @@ def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 def _sqnorm_backward(
     ctx: Any, factor: Tensor | None, *unused: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    return *made.gradient(ctx, factor, plain.sqnorm), None, None, None, None, None
+    return *made.gradient(ctx, factor, plain.sqnorm), None, None, None, None
 
 
 _sqnorm = register_op(
-    "gram_sqnorm(Tensor x, Tensor? y, bool off_diagonal, bool center, bool half, bool grad_x,"
-    " bool grad_y) -> (Tensor, Tensor, Tensor)",
+    "gram_sqnorm(Tensor x, Tensor? y, bool off_diagonal, bool center, bool grad_x, bool grad_y)"
+    " -> (Tensor, Tensor, Tensor)",
     body=_sqnorm_body,
     fake=_sqnorm_shapes,
     backward=_sqnorm_backward,
@@ -141,7 +151,10 @@ def sqnorm(
         () of x's dtype, 0 for an empty matrix.
     """
     _check("sqnorm", x, y)
-    out: Tensor = _sqnorm(x, y, off_diagonal, center, half, made.wanted(x), made.wanted(y))[0]
+    if x.is_cuda:
+        kind = cuda.SQNORM_CENTERED if center else cuda.SQNORM
+        return cuda.fused(x, y, kind, [], off_diagonal=off_diagonal, half=half)[0]
+    out: Tensor = _sqnorm(x, y, off_diagonal, center, made.wanted(x), made.wanted(y))[0]
     return out
 
 
@@ -150,14 +163,14 @@ def sqnorm(
 
 def _vicreg_shapes(
     x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
-    half: bool, grad_x: bool, grad_y: bool,
+    grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return x.new_empty(()), x.new_empty(3), *made.outputs(x, grad_x, y, grad_y)
 
 
 def _vicreg_body(
     x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
-    half: bool, grad_x: bool, grad_y: bool,
+    grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     grads = made.outputs(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
@@ -173,7 +186,7 @@ def _vicreg_body(
     own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
     form = Form(
         alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
-        shift=mean[:2], diagonal=m2[:2].double(), own=own, near=near, half=half,
+        shift=mean[:2], diagonal=m2[:2].double(), own=own, near=near,
     )  # fmt: skip
     off = _run(x, y, grads, form)
     terms[2] = off.sum() / (d * (n - 1) ** 2)
@@ -189,12 +202,12 @@ def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 def _vicreg_backward(
     ctx: Any, factor: Tensor | None, *unused: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    return *made.gradient(ctx, factor, plain.vicreg), None, None, None, None, None, None, None
+    return *made.gradient(ctx, factor, plain.vicreg), None, None, None, None, None, None
 
 
 _vicreg = register_op(
     "gram_vicreg(Tensor x, Tensor y, float invariance, float variance, float covariance,"
-    " float eps, bool half, bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
+    " float eps, bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_vicreg_body,
     fake=_vicreg_shapes,
     backward=_vicreg_backward,
@@ -210,31 +223,24 @@ def vicreg(
     variance: float,
     covariance: float,
     eps: float,
-    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""VICReg with its whole gradient in three passes over x and y; formula: losses/vicreg.py.
 
     Args:
-        x, y: (n, d) float32 or float64, n >= 2; differentiable.
+        x, y: (n, d) float32 or float64, n >= 2; differentiable. On a GPU also bfloat16 (products of
+            bfloat16 factors with float32 sums) or float16; values are then float32.
         invariance, variance, covariance: coefficients of the terms.
         eps: added to the unbiased variances inside the root, > 0.
-        half: as for `sqnorm`.
 
     Returns:
         loss (), and the unweighted terms (3,) in the order of the coefficients, without gradient.
     """
-    _check("gram.vicreg", x, y, min_rows=2)
-    loss, terms, *_ = _vicreg(
-        x,
-        y,
-        float(invariance),
-        float(variance),
-        float(covariance),
-        float(eps),
-        half,
-        made.wanted(x),
-        made.wanted(y),
-    )
+    _check("gram.vicreg", x, y, min_rows=2, half=True)
+    options = [float(invariance), float(variance), float(covariance), float(eps)]
+    if x.is_cuda:
+        half = x.dtype == torch.bfloat16
+        return cuda.fused(x, y, cuda.VICREG, options, off_diagonal=True, half=half)
+    loss, terms, *_ = _vicreg(x, y, *options, made.wanted(x), made.wanted(y))
     return loss, terms
 
 
@@ -242,13 +248,13 @@ def vicreg(
 
 
 def _barlow_shapes(
-    x: Tensor, y: Tensor, off_diagonal: float, eps: float, half: bool, grad_x: bool, grad_y: bool
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x.new_empty(()), x.new_empty(2), *made.outputs(x, grad_x, y, grad_y)
 
 
 def _barlow_body(
-    x: Tensor, y: Tensor, off_diagonal: float, eps: float, half: bool, grad_x: bool, grad_y: bool
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = made.outputs(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
@@ -262,7 +268,6 @@ def _barlow_body(
     form = Form(
         alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True, shift=mean[:2], scale=scale,
         diagonal=products.double()[None], other=(from_one * (2 / n)).expand(2, d), project=True,
-        half=half,
     )  # fmt: skip
     off = _run(x, y, grads, form)
     terms[1] = off[0] / n**2
@@ -277,11 +282,11 @@ def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 def _barlow_backward(
     ctx: Any, factor: Tensor | None, *unused: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    return *made.gradient(ctx, factor, plain.barlow_twins), None, None, None, None, None
+    return *made.gradient(ctx, factor, plain.barlow_twins), None, None, None, None
 
 
 _barlow = register_op(
-    "gram_barlow_twins(Tensor x, Tensor y, float off_diagonal, float eps, bool half, bool grad_x,"
+    "gram_barlow_twins(Tensor x, Tensor y, float off_diagonal, float eps, bool grad_x,"
     " bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_barlow_body,
     fake=_barlow_shapes,
@@ -290,22 +295,23 @@ _barlow = register_op(
 )
 
 
-def barlow_twins(
-    x: Tensor, y: Tensor, *, off_diagonal: float, eps: float, half: bool = False
-) -> tuple[Tensor, Tensor]:
+def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tuple[Tensor, Tensor]:
     r"""Barlow Twins and its whole gradient in three passes; formula: losses/barlow_twins.py.
 
     Args:
-        x, y: (n, d) float32 or float64, n >= 2; differentiable.
+        x, y: (n, d) float32 or float64, n >= 2; differentiable. On a GPU also bfloat16 (products of
+            bfloat16 factors with float32 sums) or float16; values are then float32.
         off_diagonal: weight of the redundancy term.
         eps: added to the biased variances inside the root, > 0.
-        half: as for `sqnorm`.
 
     Returns:
         loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
     """
-    _check("gram.barlow_twins", x, y, min_rows=2)
-    loss, terms, *_ = _barlow(
-        x, y, float(off_diagonal), float(eps), half, made.wanted(x), made.wanted(y)
-    )
+    _check("gram.barlow_twins", x, y, min_rows=2, half=True)
+    options = [float(off_diagonal), float(eps)]
+    if x.is_cuda:
+        half = x.dtype == torch.bfloat16
+        loss, terms = cuda.fused(x, y, cuda.BARLOW_TWINS, options, off_diagonal=True, half=half)
+        return loss, terms[::2]
+    loss, terms, *_ = _barlow(x, y, *options, made.wanted(x), made.wanted(y))
     return loss, terms

@@ -20,12 +20,14 @@ from .._seam import _C, stream, threads, unit_stride, view
 __all__ = ["column_moments", "pair_sums"]
 
 
-def check_matrix(op: str, name: str, x: Tensor) -> None:
-    """A (n, d) matrix of float32 or float64."""
+def check_matrix(op: str, name: str, x: Tensor, *, half: bool = False) -> None:
+    """A (n, d) matrix of float32 or float64; if half, on a GPU also of bfloat16 or float16."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
     if x.ndim != 2:
         raise ValueError(f"{op}: {name} must be a matrix (n, d), got shape {tuple(x.shape)}")
+    if half and x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
+        return
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: {name} must be float32 or float64, got {x.dtype}")
 

@@ -7,8 +7,8 @@ r"""Spectral contrastive loss of two views, from the rows to the loss in one ope
 x, y the rows of the views, those longer than ``longest`` cut to it. The second sum is
 :math:`\langle X^\top X, Y^\top Y \rangle - \sum_i s_i^2`: O(n d^2). With at least d rows the CPU
 does all of it, cut and gradient included, in four passes over the rows that store two (d, d)
-matrices (no larger than a view) and no shortened row. With fewer rows, and on a GPU, it is the
-composition of `unit_rows` and `gram`, on whichever side is smaller.
+matrices (no larger than a view) and no shortened row. With fewer rows it is the composition of
+`unit_rows` and `gram`, on whichever side is smaller. A GPU does the same with library GEMMs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from . import _made_gradient as made
-from . import gram
-from .unit_rows import paired_rows
+from . import _spectral_cuda as cuda
+from . import _spectral_plain as plain
 
 __all__ = ["spectral_contrastive"]
 
@@ -57,22 +57,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     made.save(ctx, inputs[:2], output, output[-2:], **dict(zip(names, inputs[2:5], strict=True)))
 
 
-def _compose(
-    z1: Tensor, z2: Tensor, *, longest: float, attraction: float, repulsion: float,
-    half: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    x, y, similarity = paired_rows(z1, z2, longest)
-    pairs = similarity.sum()
-    others = gram.sqnorm(x.T, y.T, off_diagonal=True, half=half)
-    return attraction * pairs + repulsion * others, torch.stack((pairs, others)).detach()
-
-
-def _plain(z1: Tensor, z2: Tensor, **options: float) -> Tensor:
-    return _compose(z1, z2, **options)[0]  # type: ignore[arg-type]
-
-
 def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *made.gradient(ctx, factor, _plain), None, None, None, None, None
+    return *made.gradient(ctx, factor, plain.loss), None, None, None, None, None
 
 
 _spectral = register_op(
@@ -86,26 +72,22 @@ _spectral = register_op(
 
 
 def spectral_contrastive(
-    z1: Tensor,
-    z2: Tensor,
-    *,
-    longest: float,
-    attraction: float,
-    repulsion: float,
-    half: bool = False,
+    z1: Tensor, z2: Tensor, *, longest: float, attraction: float, repulsion: float
 ) -> tuple[Tensor, Tensor]:
-    """Loss () and the two sums (2,), those without gradient.
+    """Loss () and the sums over pairs and over i != j, both without gradient.
 
     Args:
-        z1, z2: (n, d) float32 or float64, paired rows; differentiable.
+        z1, z2: (n, d) float32 or float64, paired rows; differentiable. On a GPU also bfloat16
+            (products of bfloat16 factors with float32 sums) or float16; results are float32.
         longest: > 0; longer rows are cut to it.
         attraction, repulsion: factors of the sum over pairs and of the sum over i != j.
-        half: as for `gram.sqnorm`.
     """
-    if z1.is_cuda or z1.shape[0] < z1.shape[1]:
-        return _compose(
-            z1, z2, longest=longest, attraction=attraction, repulsion=repulsion, half=half
-        )
+    numbers = {"longest": longest, "attraction": attraction, "repulsion": repulsion}
+    if z1.is_cuda:
+        loss, sums = cuda.spectral_contrastive(z1, z2, **numbers)
+        return loss, sums[::2]
+    if z1.shape[0] < z1.shape[1]:
+        return plain.composed(z1, z2, **numbers)
     wanted = made.wanted(z1), made.wanted(z2)
     loss, sums, *_ = _spectral(z1, z2, float(longest), float(attraction), float(repulsion), *wanted)
     return loss, sums

@@ -7,6 +7,7 @@
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
 #include "cuda/sparse.h"
+#include "cuda/spectral_views.h"
 #include "tensor_caster.h"
 #include "unit_rows.h"
 
@@ -23,9 +24,13 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward);
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights);
-  m.def("cuda_gram_slabs", &cuda::gram_slabs);
-  m.def("cuda_gram_pack", &cuda::gram_pack);
+  m.def("cuda_gram_workspace_size", &cuda::gram_workspace_size);
+  m.def("cuda_gram_prepare", &cuda::gram_prepare);
+  m.def("cuda_gram_square", &cuda::gram_square);
+  m.def("cuda_gram_loss", &cuda::gram_loss);
   m.def("cuda_gram_finish", &cuda::gram_finish);
+  m.def("cuda_spectral_pack", &cuda::spectral_pack);
+  m.def("cuda_spectral_finish", &cuda::spectral_finish);
   m.def("cuda_spmm", &cuda::spmm);
   m.def("cuda_edges", &cuda::edges);
   m.def("cuda_edge_values", &cuda::edge_values);

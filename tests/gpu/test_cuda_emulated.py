@@ -30,12 +30,13 @@ from torch import Tensor
 import sslspec_fast as sf
 from sslspec_fast import _seam, operators, primitives
 from sslspec_fast.primitives import (
-    _gram_cuda,
+    _gram_products,
     _graph_cov_cuda,
     _matmul,
     _pairwise_cuda,
     basis,
     gram,
+    spectral_views,
 )
 
 from ..cases import CASES as LOSSES
@@ -272,11 +273,7 @@ def test_hopper_statistics(
 def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""
 
-    def wide(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-        product = a.float() @ b.float()
-        return product if out is None else out.copy_(product)
-
-    monkeypatch.setattr(_matmul, "_wide", wide)
+    monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
     monkeypatch.setattr(_pairwise_cuda, "products_with", _matmul.Split)
     monkeypatch.setattr(_pairwise_cuda, "_WEIGHT_BYTES", 0)  # chunks of 128 rows
     monkeypatch.setattr(_matmul, "_BLOCK", 64)
@@ -469,28 +466,33 @@ FORMS: dict[str, Callable[..., Tensor]] = {
     "centred": lambda x, y, half: gram.sqnorm(x, off_diagonal=True, center=True, half=half),
     "cross": lambda x, y, half: gram.sqnorm(x, y, half=half),
     "cross off": lambda x, y, half: gram.sqnorm(x, y, off_diagonal=True, center=True, half=half),
-    "vicreg": lambda x, y, half: gram.vicreg(
-        x, y, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4, half=half
+}
+FUSED: dict[str, Callable[..., Tensor]] = {
+    "vicreg": lambda x, y: gram.vicreg(
+        x, y, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4
     )[0],
-    "barlow": lambda x, y, half: gram.barlow_twins(x, y, off_diagonal=5e-3, eps=1e-5, half=half)[0],
+    "barlow": lambda x, y: gram.barlow_twins(x, y, off_diagonal=5e-3, eps=1e-5)[0],
+    "spectral": lambda x, y: spectral_views.spectral_contrastive(
+        x, y, longest=0.9 * x.shape[1] ** 0.5, attraction=-2.0, repulsion=0.1
+    )[0],
 }
 
 
-def gram_results(form: str, x: Tensor, y: Tensor, half: bool = False) -> list[Tensor]:
+def gram_results(form: str, x: Tensor, y: Tensor, *half: bool) -> list[Tensor]:
     leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
-    value = FORMS[form](*leaves, half)
-    value.backward()
+    value = FUSED[form](*leaves) if form in FUSED else FORMS[form](*leaves, *half or (False,))
+    value.backward(torch.full_like(value, 1.5))
     grads = [leaf.grad for leaf in leaves if leaf.grad is not None]
     return [value.detach(), *grads]
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize(("n", "d"), [(5, 9), (50, 130), (300, 700), (700, 300)])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS | FUSED)
 def test_gram_in_strips(
     form: str, n: int, d: int, dtype: torch.dtype, gpu_paths: GpuPaths, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(_gram_cuda, "_STRIP_BYTES", 0)  # strips of 128
+    monkeypatch.setattr(_gram_products, "_STRIP_BYTES", 0)  # strips of 128
     x, y = torch.randn(2, n, d, dtype=F64) + 0.3
     with gpu_paths.off():
         want = gram_results(form, x, y)
@@ -505,7 +507,7 @@ def test_gram_in_bfloat16_keeps_wide_sums(form: str, n: int, d: int, gpu_paths: 
     x, y = (torch.randn(2, n, d) + 0.3).bfloat16().float()
     with gpu_paths.off():
         want = gram_results(form, x.double(), y.double())
-    for got, exact in zip(gram_results(form, x, y, half=True), want, strict=True):
+    for got, exact in zip(gram_results(form, x, y, True), want, strict=True):
         assert got.dtype == F32
         assert (got.double() - exact).norm() <= 2e-2 * exact.norm()
 
@@ -576,3 +578,60 @@ def test_eigsh_on_its_gpu_path(parts: int, precision: str, gpu_paths: GpuPaths) 
     assert here.info.n_matvec == there.info.n_matvec
     np.testing.assert_allclose(here.values, there.values, atol=1e-6)
     np.testing.assert_allclose(here.vectors.T @ here.vectors, np.eye(parts + 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16, F32])
+@pytest.mark.parametrize(("n", "d"), [(200, 500), (500, 200), (2100, 72), (2049, 5)])
+@pytest.mark.parametrize("form", FUSED)
+def test_losses_read_and_write_the_dtype_of_the_rows(
+    form: str, n: int, d: int, dtype: torch.dtype, gpu_paths: GpuPaths
+) -> None:
+    # 2048 rows and more, few columns: the sums of the products are cut, rows of zeros follow
+    x, y = (torch.randn(2, n, d) + 0.3).to(dtype)
+    with gpu_paths.off():
+        want = gram_results(form, x.double(), y.double())
+    value, *grads = gram_results(form, x, y)
+    assert value.dtype == F32
+    assert (value.double() - want[0]).abs() <= ERROR[dtype] * want[0].abs()
+    for got, exact in zip(grads, want[1:], strict=True):
+        assert got.dtype == dtype
+        assert (got.double() - exact).norm() <= ERROR[dtype] * exact.norm()
+
+
+@pytest.mark.parametrize(("n", "d"), [(20, 60), (60, 20)])
+@pytest.mark.parametrize("form", FUSED)
+def test_fused_gradients_are_made_again_and_differentiated(
+    form: str, n: int, d: int, gpu_paths: GpuPaths
+) -> None:
+    x, y = (torch.randn(n, d, dtype=F64).requires_grad_() for _ in range(2))
+    value = FUSED[form](x, y)
+    both = torch.autograd.grad(value, (x, y), retain_graph=True)
+    again = torch.autograd.grad(value, (x, y), torch.tensor(-3.0, dtype=F64), retain_graph=True)
+    only = torch.autograd.grad(value, y, retain_graph=True)[0]
+    differentiable = torch.autograd.grad(value, (x, y), create_graph=True)
+    second = torch.autograd.grad(differentiable[0].square().sum(), y)[0]
+    for a, b, c in zip(both, again, differentiable, strict=True):
+        torch.testing.assert_close(b, -3 * a)
+        torch.testing.assert_close(c.detach(), a)
+    assert torch.equal(only, both[1])
+    alone = FUSED[form](x.detach(), y)
+    torch.testing.assert_close(torch.autograd.grad(alone, y)[0], both[1])
+    with gpu_paths.off():
+        first = torch.autograd.grad(FUSED[form](x, y), (x, y), create_graph=True)
+        want = torch.autograd.grad(first[0].square().sum(), y)[0]
+    torch.testing.assert_close(second, want)
+
+
+def test_gram_operators(gpu_paths: GpuPaths) -> None:
+    ops = torch.ops.sslspec_fast
+    for n, d in ((6, 15), (15, 6)):
+        x, y = (torch.randn(n, d).requires_grad_() for _ in range(2))
+        vicreg = (2, True, False, [25.0, 25.0, 1.0, 1e-4], True, True)
+        for arguments in (
+            (x, None, 1, True, False, [], True, False),
+            (x, y, 0, False, True, [], True, True),
+            (x, y, *vicreg),
+            (x.detach(), y, 3, True, False, [5e-3, 1e-5], False, True),
+        ):
+            torch.library.opcheck(ops.gram_cuda, arguments)
+        torch.library.opcheck(ops.spectral_cuda, (x, y, 1.0, -2.0, 0.5, True, True))

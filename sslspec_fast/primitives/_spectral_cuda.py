@@ -1,0 +1,128 @@
+"""``spectral_views`` on a GPU: cut and packed rows, two GEMMs and the loss; gradient afterwards.
+
+On the (d, d) side while d <= n / 2, where the pairs (i, i) are subtracted, otherwise in strips of
+the (n, n) side, where they are masked. As in `_gram_cuda`, the backward pass completes the
+gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._register import register_op
+from .._seam import _C, stream, unit_stride, view
+from . import _made_gradient as made
+from . import _spectral_plain as plain
+from ._gram_products import ROWS, Products, blocks, wide_dtype
+
+__all__ = ["spectral_contrastive"]
+
+
+def _shapes(
+    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
+    grad_2: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    n, d = z1.shape
+    shapes: tuple[tuple[int, ...], ...] = ((), (3,), (grad_1 + grad_2, n, d), (3, n))
+    loss, sums, gradients, rows = (z1.new_empty(s, dtype=wide_dtype(z1.dtype)) for s in shapes)
+    return loss, sums, gradients, rows
+
+
+def _body(
+    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
+    grad_2: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    z1, z2 = unit_stride(z1), unit_stride(z2)
+    n, d = z1.shape
+    wide = wide_dtype(z1.dtype)
+    short: bool = _C.gram_uses_dual(d, n, True)
+    products = Products(n, d, 2, columns=short, mixed=not short, cross=True, masked=not short)
+    pairs = blocks(n, ROWS)
+    sums = z1.new_empty(3 * pairs + sum(products.slots), dtype=torch.float64)
+    kept = torch.bfloat16 if z1.dtype == torch.bfloat16 else wide
+    factors = z1.new_empty((2, products.rows, d), dtype=kept)
+    rows, queue = z1.new_empty((3, n), dtype=wide), stream(z1)
+    _C.cuda_spectral_pack(
+        view(z1), view(z2), longest, short, view(factors), view(rows), view(sums), queue
+    )
+    gradients = products.run(factors, sums, (grad_1, grad_2))
+    loss, sums_out = z1.new_empty((), dtype=wide), z1.new_empty(3, dtype=wide)
+    _C.cuda_gram_loss(
+        view(sums), pairs, pairs, (1.0, 0.0, 1.0), (attraction, 0.0, repulsion), view(loss),
+        view(sums_out), queue,
+    )  # fmt: skip
+    return loss, sums_out, gradients, rows
+
+
+def _backward_shapes(
+    z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor, factor: Tensor, longest: float,
+    attraction: float, repulsion: float, grad_1: bool, grad_2: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return made.outputs(z1, grad_1, z2, grad_2)
+
+
+def _backward_body(
+    z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor, factor: Tensor, longest: float,
+    attraction: float, repulsion: float, grad_1: bool, grad_2: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    grads = made.outputs(z1, grad_1, z2, grad_2)
+    z1, z2 = unit_stride(z1), unit_stride(z2)
+    g1, g2 = (
+        view(g) if wanted else None for g, wanted in zip(grads, (grad_1, grad_2), strict=True)
+    )
+    _C.cuda_spectral_finish(
+        view(z1), view(z2), longest, attraction, repulsion, z1.dtype == torch.bfloat16, view(rows),
+        view(gradients), view(factor), g1, g2, stream(z1),
+    )  # fmt: skip
+    return grads
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z1, z2, *ctx.numbers, grad_1, grad_2 = inputs
+    ctx.wanted = grad_1, grad_2
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(z1, z2, *output[2:])
+
+
+def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    z1, z2, gradients, rows = ctx.saved_tensors
+    rest = (None,) * 5
+    needs = ctx.needs_input_grad[:2]
+    if factor is None:
+        return None, None, *rest
+    if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
+        names = ("longest", "attraction", "repulsion")
+        numbers = dict(zip(names, ctx.numbers, strict=True))
+        return *made.through(plain.loss, (z1, z2), needs, factor, **numbers), *rest
+    grads = _finish(z1, z2, gradients, rows, factor, *ctx.numbers, *ctx.wanted)
+    return *(g if need else None for g, need in zip(grads, needs, strict=True)), *rest
+
+
+_fused = register_op(
+    "spectral_cuda(Tensor z1, Tensor z2, float longest, float attraction, float repulsion,"
+    " bool grad_1, bool grad_2) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)
+_finish = register_op(
+    "spectral_cuda_backward(Tensor z1, Tensor z2, Tensor gradients, Tensor rows, Tensor factor,"
+    " float longest, float attraction, float repulsion, bool grad_1, bool grad_2)"
+    " -> (Tensor, Tensor)",
+    body=_backward_body,
+    fake=_backward_shapes,
+)
+
+
+def spectral_contrastive(
+    z1: Tensor, z2: Tensor, *, longest: float, attraction: float, repulsion: float
+) -> tuple[Tensor, Tensor]:
+    """Loss () and sums (3,): over pairs, 0, over i != j; z1, z2 of any float type."""
+    wanted = made.wanted(z1), made.wanted(z2)
+    loss, sums, *_ = _fused(z1, z2, float(longest), float(attraction), float(repulsion), *wanted)
+    return loss, sums
