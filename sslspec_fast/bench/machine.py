@@ -55,8 +55,8 @@ def commit() -> str:
 
 
 def gemm_rates(device: str = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, float]:
-    """GFLOP/s of a 2048^3 product, 8192^3 on a GPU, which a smaller one does not fill: torch, and on
-    a CPU numpy's BLAS too (the better one counts).
+    """GFLOP/s of a 2048^3 product (8192^3 on a GPU, which a smaller one does not fill): torch, and
+    on a CPU numpy's BLAS too (the better one counts).
     """
     side = 2048 if device == "cpu" else 8192
     a = torch.randn(side, side, device=device).to(dtype)
