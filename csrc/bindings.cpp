@@ -10,6 +10,7 @@
 #include "cuda/gram.h"
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
+#include "cuda/pairwise_views.h"
 #include "cuda/sparse.h"
 #include "cuda/spectral_views.h"
 #include "edges.h"
@@ -77,6 +78,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
+  m.def("cuda_pairwise_views_workspace", &cuda::pairwise_views_workspace);
+  m.def("cuda_pairwise_views_forward", &cuda::pairwise_views_forward, no_gil);
+  m.def("cuda_pairwise_views_factors", &cuda::pairwise_views_factors, no_gil);
+  m.def("cuda_pairwise_views_backward", &cuda::pairwise_views_backward, no_gil);
   m.def("cuda_gram_workspace_size", &cuda::gram_workspace_size);
   m.def("cuda_gram_prepare", &cuda::gram_prepare, no_gil);
   m.def("cuda_gram_square", &cuda::gram_square, no_gil);
@@ -95,7 +100,8 @@ PYBIND11_MODULE(_C, m) {
 #else
   for (const char* name : {"cuda_basis_gram_workspace_size", "cuda_basis_gram", "cuda_basis_combine", "cuda_basis_random",
                            "cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
-                           "cuda_pairwise_weights", "cuda_gram_workspace_size", "cuda_gram_prepare", "cuda_gram_square",
+                           "cuda_pairwise_weights", "cuda_pairwise_views_workspace", "cuda_pairwise_views_forward",
+                           "cuda_pairwise_views_factors", "cuda_pairwise_views_backward", "cuda_gram_workspace_size", "cuda_gram_prepare", "cuda_gram_square",
                            "cuda_gram_loss", "cuda_gram_finish", "cuda_spectral_pack", "cuda_spectral_finish", "cuda_spmm", "cuda_edges",
                            "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward",
                            "cuda_unit_rows_forward", "cuda_unit_rows_backward"})

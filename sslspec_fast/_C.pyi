@@ -149,6 +149,22 @@ def cuda_pairwise_weights(
     skip_indices: Maybe, skip_self: bool, row_lse: Maybe, col_lse: Maybe, grad_row: View,
     grad_col: Maybe, row0: int, weights: View, workspace: View, fast: bool, stream: int, /
 ) -> None: ...
+def cuda_pairwise_views_workspace(
+    n: int, width: int, dtype: int, form: int, backward: bool, own_product: bool, /
+) -> int: ...
+def cuda_pairwise_views_forward(
+    z1: View, z2: View, u: View, stats: View, form: int, unit: bool, scale: Maybe, number: float,
+    loss: View, share: float, workspace: View, fast: bool, stream: int, /
+) -> None: ...
+def cuda_pairwise_views_factors(
+    z1: View, z2: View, u: View, stats: View, form: int, unit: bool, grad: View, share: float,
+    workspace: View, stream: int, /
+) -> None: ...
+def cuda_pairwise_views_backward(
+    z1: View, z2: View, u: View, stats: View, form: int, unit: bool, grad: View, share: float,
+    product1: Maybe, product2: Maybe, grad_z1: View, grad_z2: Maybe, grad_scale: Maybe,
+    workspace: View, fast: bool, stream: int, /
+) -> None: ...
 def cuda_gram_workspace_size(n: int, d: int, /) -> int: ...
 def cuda_gram_prepare(
     x: View, y: Maybe, kind: int, eps: float, strength: float, cross: bool, summed: bool,

@@ -114,17 +114,23 @@ def columns(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> No
     same_kind(op, name, x, other_name, other)
 
 
+def _computed(like: Tensor) -> torch.dtype:
+    """What a loss of these rows is computed in: float64 for float64, else float32."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
+
+
 def positive(
     op: str, name: str, value: float | Tensor, like: Tensor, *, rows: Sequence[int]
 ) -> Tensor:
-    """A temperature or scale as a tensor of like's dtype: 0-dim, or one value per anchor row.
+    """A temperature or scale as a tensor, 0-dim or one value per anchor row, in the dtype that the
+    loss of the rows `like` is computed in.
 
     value: a Python number > 0; a tensor, 0-dim or (1,), or (n,) with n in rows. A tensor keeps its
     gradient.
     """
     if not isinstance(value, Tensor):
         number(op, name, value, low=0.0, strict=True)
-        return torch.full((), float(value), dtype=like.dtype, device=like.device)
+        return torch.full((), float(value), dtype=_computed(like), device=like.device)
     if not value.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
     if value.device != like.device and value.dim() > 0:
@@ -143,23 +149,35 @@ def positive(
             raise ValueError(f"{op}: {name} must be finite and > 0, got {bad[0].item()}")
     if value.numel() == 1:
         value = value.reshape(())
-    return value.to(device=like.device, dtype=like.dtype)
+    return value.to(device=like.device, dtype=_computed(like))
+
+
+def scale(
+    op: str, name: str, value: float | Tensor, like: Tensor, *, rows: Sequence[int],
+    inverse: bool = False,
+) -> float | Tensor:  # fmt: skip
+    """`positive`, or 1 / that; but a number stays one, for which nothing is launched on a GPU."""
+    if isinstance(value, Tensor):
+        checked = positive(op, name, value, like, rows=rows)
+        return checked.reciprocal() if inverse else checked
+    number(op, name, value, low=0.0, strict=True)
+    return 1 / value if inverse else value
 
 
 def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
-    """A bias as a 0-dim tensor of like's dtype: a finite number, or a tensor of one value."""
+    """A bias, a number or a tensor of one value, as a 0-dim tensor in the dtype of the loss."""
     if not isinstance(value, Tensor):
         number(op, name, value)
-        return torch.full((), float(value), dtype=like.dtype, device=like.device)
+        return torch.full((), float(value), dtype=_computed(like), device=like.device)
     if not value.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
     if value.numel() != 1:
         raise ValueError(f"{op}: {name} must be one value, got shape {tuple(value.shape)}")
-    return value.reshape(()).to(device=like.device, dtype=like.dtype)
+    return value.reshape(()).to(device=like.device, dtype=_computed(like))
 
 
 def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tensor | None:
-    """weight: None, or (n,) finite and >= 0; returned in like's dtype."""
+    """weight: None, or (n,) finite and >= 0; returned in the dtype of the loss."""
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
@@ -177,7 +195,7 @@ def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tenso
         bad = weight.detach()[~((weight >= 0) & weight.isfinite())]
         if bad.numel():
             raise ValueError(f"{op}: sample_weight must be finite and >= 0, got {bad[0].item()}")
-    return weight.to(like.dtype)
+    return weight.to(_computed(like))
 
 
 def ids(op: str, values: Any, like: Tensor, n: int) -> Tensor:

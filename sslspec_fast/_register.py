@@ -3,6 +3,10 @@
 ``Library.define`` / ``impl`` are used instead of ``torch.library.custom_op``, which does the same
 with a higher cost per call. Operators are functional: they return fresh tensors and never write to
 their arguments.
+
+The dispatcher is for those who look at operators: ``torch.compile``, modes, tensor subclasses,
+``torch.func``. It costs more than a small batch, several times what ``torch.autograd.Function``
+does, so that plain tensors in eager mode go straight to the body.
 """
 
 from __future__ import annotations
@@ -11,11 +15,30 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 __all__ = ["register_op"]
 
 _NAMESPACE = "sslspec_fast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
+
+
+def _keys(*names: str) -> Any:
+    out = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, names[0]))
+    for name in names[1:]:
+        out = out | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+    return out
+
+
+_dispatch_keys = torch._C._dispatch_keys
+_without = torch._C._ExcludeDispatchKeyGuard
+_AUTOCAST = _keys("AutocastCPU", "AutocastCUDA")
+# dense, on a CPU or GPU, without any subclass, wrapper or lazy bit
+_PLAIN_TENSORS = {
+    _keys(device, "ADInplaceOrView", f"Autograd{device}", f"Autocast{device}").raw_repr()
+    for device in ("CPU", "CUDA")
+}
+_PLAIN_VALUES = {type(None), bool, int, float, str}
 
 
 def register_op(
@@ -26,7 +49,7 @@ def register_op(
     backward: Callable[..., Any] | None = None,
     setup: Callable[..., None] | None = None,
 ) -> Callable[..., Any]:
-    """Registers one operator and returns the callable ``torch.ops.sslspec_fast.<name>``.
+    """Registers one operator, ``torch.ops.sslspec_fast.<name>``, and returns a callable for it.
 
     Args:
         schema: operator schema, e.g. ``"rows(Tensor x, float eps) -> Tensor"``.
@@ -48,7 +71,53 @@ def register_op(
     _LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
     for key in ("AutocastCPU", "AutocastCUDA"):
         _LIBRARY.impl(name, _without_autocast(op, key), key)
-    return op
+    function = None if backward is None else _function(name, body, exact, setup)
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or _watched():
+            return op(*args)
+        recorded = False
+        for x in args:  # one loop: this is paid by every call
+            if isinstance(x, Tensor):
+                if _dispatch_keys(x).raw_repr() not in _PLAIN_TENSORS:
+                    return op(*args)
+                recorded = recorded or x.requires_grad
+            elif type(x) not in _PLAIN_VALUES:
+                return op(*args)
+        run = body
+        if recorded and torch.is_grad_enabled():
+            run = op if function is None else function.apply
+        with _without(_AUTOCAST):
+            return run(*args)
+
+    return call
+
+
+def _watched() -> bool:
+    """Does anybody want to see operators?"""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+    )
+
+
+def _function(
+    name: str,
+    body: Callable[..., Any],
+    backward: Callable[..., Any],
+    setup: Callable[..., None] | None,
+) -> Any:
+    """The operator as a torch.autograd.Function."""
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = body(*args)
+        if setup is not None:
+            setup(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(name, (torch.autograd.Function,), members)
 
 
 def _with_gradient(

@@ -126,6 +126,25 @@ __device__ __forceinline__ Partial merge(Partial a, Partial b) {
   return {top, a.sum * exp2_fast(a.top - base) + b.sum * exp2_fast(b.top - base)};
 }
 
+// Logarithm (base e) of the sum of row i, its `slots` parts in order, n rows apart.
+__device__ __forceinline__ float merged_log(const Partial* parts, int64_t slots, int64_t n, int64_t i) {
+  Partial total = {negative_infinity(), 0.0f};
+  for (int64_t s = 0; s < slots; ++s) total = merge(total, parts[s * n + i]);
+  constexpr double kLn2 = 0.6931471805599453;
+  return static_cast<float>((static_cast<double>(total.top) + log2(static_cast<double>(total.sum))) * kLn2);
+}
+
+// The weight of a row with the statistic log_sum and the gradient `grad` of it; limit: of the logits (logit_limit).
+__device__ __forceinline__ Weight row_weight(float limit, float log_sum, float grad) {
+  const float shift = narrow_shift(limit);
+  const bool empty = log_sum == negative_infinity();  // no pair in this row: no gradient
+  Weight w = {is_narrow(limit) ? shift : empty ? 0.0f : log_sum * kLog2e, 0.0f};
+  if (!empty && grad != 0)
+    w.factor = is_narrow(limit) ? static_cast<float>(grad * exp2(static_cast<double>(shift) - log_sum * 1.4426950408889634))
+                                : grad;
+  return w;
+}
+
 // log(1 + e) for e in [0, 1], 2e-7 relative: e times a polynomial through the Chebyshev points of log(1 + e) / e.
 __device__ __forceinline__ float log1p_unit(float e) {
   constexpr float kTerms[] = {0.005126102361828089f, -0.029074065387248993f, 0.0775160863995552f,

@@ -60,14 +60,13 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const Partial* parts, 
                                                           float* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
-  Partial total = {logarithm ? negative_infinity() : 0.0f, 0.0f};
-  for (int64_t s = 0; s < slots; ++s) {
-    const Partial part = parts[s * n + i];
-    if (logarithm) total = merge(total, part); else total.sum += part.sum;
+  if (logarithm) {
+    out[i] = merged_log(parts, slots, n, i);
+    return;
   }
-  constexpr double kLn2 = 0.6931471805599453;
-  out[i] = logarithm ? static_cast<float>((static_cast<double>(total.top) + log2(static_cast<double>(total.sum))) * kLn2)
-                     : total.sum;
+  float total = 0;
+  for (int64_t s = 0; s < slots; ++s) total += parts[s * n + i].sum;
+  out[i] = total;
 }
 
 __global__ void __launch_bounds__(kThreads) weights_kernel(const __grid_constant__ Pairs p, const float* lse,
@@ -76,17 +75,7 @@ __global__ void __launch_bounds__(kThreads) weights_kernel(const __grid_constant
   const float limit = sigmoid ? 0.0f : logit_limit<kWarps>(p, slots);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
-  if (sigmoid) {
-    out[i] = {0.0f, grad[i]};
-    return;
-  }
-  const float log_sum = lse[i], shift = narrow_shift(limit);
-  const bool empty = log_sum == negative_infinity();  // no pair in this row: no gradient
-  Weight w = {is_narrow(limit) ? shift : empty ? 0.0f : log_sum * kLog2e, 0.0f};
-  if (!empty && grad[i] != 0)
-    w.factor = is_narrow(limit) ? static_cast<float>(grad[i] * exp2(static_cast<double>(shift) - log_sum * 1.4426950408889634))
-                                : grad[i];
-  out[i] = w;
+  out[i] = sigmoid ? Weight{0.0f, grad[i]} : row_weight(limit, lse[i], grad[i]);
 }
 
 struct ReduceArgs {

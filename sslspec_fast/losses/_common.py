@@ -62,6 +62,19 @@ def reduce_rows(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
     return rows.mean() if weight is None else rows.sum() / weight.expand_as(rows).sum()
 
 
+def reduced_inside(
+    losses: Callable[[str], Tensor], reduction: str, weight: Tensor | None
+) -> Tensor:
+    """`reduce_rows` of losses("none"); a plain mean or sum is taken where the rows are made."""
+    if weight is None:
+        return losses(reduction)
+    return reduce_rows(losses("none"), reduction, weight)
+
+
+def is_scalar(scale: float | Tensor) -> bool:
+    return not isinstance(scale, Tensor) or scale.dim() == 0
+
+
 def row_weights(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
     """(n,) the factor of each row in the mean or sum of `reduce_rows`."""
     share = torch.ones_like(rows) if weight is None else weight

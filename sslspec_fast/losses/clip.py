@@ -23,14 +23,17 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
+from ..primitives.pairwise_views import matched_loss
 from ..reference import clip as reference
 from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
     is_half,
+    is_scalar,
     products,
     reduce_rows,
+    reduced_inside,
     run_reference,
     widen,
 )
@@ -79,10 +82,20 @@ def clip(
     check.pair(op, ("image", "text"), image, text)
     check_softmax(op, label_smoothing, tau_plus)
     n = image.shape[0]
+    bias = None if logit_bias is None else check.real(op, "logit_bias", logit_bias, image)
+    weight = check.sample_weight(op, sample_weight, image, n)
+    plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
+    if plain and image.is_cuda:
+        c = check.scale(op, "logit_scale", logit_scale, image, rows=(n,))
+        if is_scalar(c):
+            loss = reduced_inside(
+                lambda how: matched_loss(image, text, c, how, both=True, unit=False),
+                reduction,
+                weight,
+            )
+            return loss if bias is None else loss + 0.0 * bias
     x, y = widen(image), widen(text)
     scale = check.positive(op, "logit_scale", logit_scale, x, rows=(n,))
-    bias = None if logit_bias is None else check.real(op, "logit_bias", logit_bias, x)
-    weight = check.sample_weight(op, sample_weight, x, n)
     positive = (x * y).sum(1) * scale
 
     if impl == "torch":

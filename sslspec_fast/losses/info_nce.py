@@ -23,14 +23,17 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import pairwise
 from ..primitives.pairwise_rows import one_positive_total
+from ..primitives.pairwise_views import matched_loss
 from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import info_nce as reference
 from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
+    is_scalar,
     products,
     reduce_rows,
+    reduced_inside,
     row_weights,
     run_reference,
     widen,
@@ -78,13 +81,22 @@ def info_nce(
     check.pair(op, ("query", "key"), query, key)
     check_softmax(op, label_smoothing, tau_plus)
     n = query.shape[0]
+    weight = check.sample_weight(op, sample_weight, query, n)
+    plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
+    if plain and negatives is None and query.is_cuda:
+        c = check.scale(op, "temperature", temperature, query, rows=(n,), inverse=True)
+        if is_scalar(c):
+            return reduced_inside(
+                lambda how: matched_loss(query, key, c, how, both=False, unit=True),
+                reduction,
+                weight,
+            )
     q, k = widen(query), widen(key)
     extra = None
     if negatives is not None:
         check.columns(op, "negatives", negatives, "query", query)
         extra = widen(negatives)
     t = check.positive(op, "temperature", temperature, q, rows=(n,))
-    weight = check.sample_weight(op, sample_weight, q, n)
 
     scale = t.reciprocal()
     u, v, similarity = paired_rows(q, k)

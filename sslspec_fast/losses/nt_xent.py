@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives import pairwise_views
 from ..primitives.pairwise_rows import one_positive_total
-from ..primitives.pairwise_views import pair_ids
+from ..primitives.pairwise_views import pair_ids, two_view_loss
 from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import nt_xent as reference
 from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
-    is_half,
+    is_scalar,
     reduce_rows,
+    reduced_inside,
     row_weights,
     run_reference,
     self_lse,
@@ -81,15 +81,15 @@ def nt_xent(
     check.pair(op, ("z1", "z2"), z1, z2)
     check_softmax(op, label_smoothing, tau_plus)
     n = z1.shape[0]
+    weight = check.sample_weight(op, sample_weight, z1, n)
+    if impl == "fused" and not (label_smoothing or tau_plus or return_terms):
+        c = check.scale(op, "temperature", temperature, z1, rows=(n, 2 * n), inverse=True)
+        if is_scalar(c):
+            loss = reduced_inside(lambda how: two_view_loss(z1, z2, c, how), reduction, weight)
+            return loss.reshape(2 * n) if reduction == "none" else loss
     x1, x2 = widen(z1), widen(z2)
     t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
-    weight = check.sample_weight(op, sample_weight, x1, n)
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)
-    plain = t.dim() == 0 and not (label_smoothing or tau_plus)
-    if impl == "fused" and plain and not return_terms:
-        rows = pairwise_views.two_view_rows(x1, x2, scale, is_half(z1))
-        loss = reduce_rows(rows, reduction, weight)
-        return loss.reshape(2 * n) if reduction == "none" else loss
     u = unit_rows(torch.cat([x1, x2]))
     positive = (u[:n] * u[n:]).sum(1) * scale  # (n,), or (views, n) with a scale per anchor
 

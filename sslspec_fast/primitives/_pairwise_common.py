@@ -7,7 +7,12 @@ from torch import Tensor
 
 from .._seam import _C, CODE, unit_stride
 
-__all__ = ["multiplied", "statistics_dtype", "through_scale", "workspace"]
+__all__ = ["multiplied", "pair_ids", "statistics_dtype", "through_scale", "workspace"]
+
+
+def pair_ids(n: int, device: torch.device) -> Tensor:
+    """(2n,) int32: both views of a sample share its number."""
+    return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
 
 
 def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:

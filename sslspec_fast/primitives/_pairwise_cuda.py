@@ -185,8 +185,8 @@ def gradients(
     grad_col: Tensor | None,
     want_b: bool = True,
     want_bias: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a, b (empty unless wanted), scale and bias (0 unless there is one and it is
+) -> tuple[Tensor, ...]:
+    """Gradients of a, b (empty unless wanted), scale and, where there is one, bias (0 unless
     wanted), each in the type of its input.
     """
     grad_a, made_b, row_dot, row_total = backward(
@@ -195,15 +195,16 @@ def gradients(
     )  # fmt: skip
     grad_b = b.new_empty(0) if made_b is None else made_b
     grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
-    if bias is None or not want_bias:
-        return grad_a, grad_b, grad_scale, scale.new_zeros(())
-    grad_bias = row_total.sum().to(bias.dtype)
+    if bias is None:
+        return grad_a, grad_b, grad_scale
+    grad_bias = row_total.sum().to(bias.dtype) if want_bias else bias.new_zeros(())
     return grad_a, grad_b, grad_scale, grad_bias
 
 
 def _trimmed(grad: Tensor, d: int, dtype: torch.dtype) -> Tensor:
     """Without padding, contiguous."""
-    return grad[:, :d].to(dtype).contiguous()
+    grad = grad if grad.shape[1] == d else grad[:, :d]
+    return grad.to(dtype).contiguous()
 
 
 def _chained(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:

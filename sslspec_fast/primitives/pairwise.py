@@ -195,13 +195,13 @@ def _lse_bwd_body(
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
     half: bool,
     row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor, want_b: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, ...]:  # fmt: skip
     if a.is_cuda:
         stats = (row, col if cols else None, grad_row, grad_col if cols else None)
         return cuda.gradients(
             a, b, scale, None, (ids_a, ids_b), (skip_indptr, skip_indices), skip_self, *stats,
             want_b,
-        )[:3]  # fmt: skip
+        )  # fmt: skip
     left, right = multiplied(a, scale, half), multiplied(b, scale, half)
     grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
@@ -220,11 +220,19 @@ def _lse_bwd_body(
 
 def _lse_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.skip_self, ctx.cols, ctx.half = inputs
+    ctx.set_materialize_grads(False)  # zeros of no columns are an operation as well
     ctx.save_for_backward(*tensors, *output)
 
 
-def _lse_backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Tensor | None, ...]:
+def _lse_backward(
+    ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad_row is None and grad_col is None:
+        return (None,) * 10
     *inputs, row, col = ctx.saved_tensors
+    grad_row = torch.zeros_like(row) if grad_row is None else grad_row
+    if grad_col is None:
+        grad_col = torch.zeros_like(col) if ctx.cols else col.detach()
     want_b = ctx.needs_input_grad[1]
     flags = ctx.skip_self, ctx.cols, ctx.half
     g_a, g_b, g_scale = _lse_bwd(*inputs, *flags, row, col, grad_row, grad_col, want_b)

@@ -1,4 +1,4 @@
-r"""Two views of n samples, from the rows to the loss of every anchor in one operator.
+r"""Two views of n samples, from the rows to the loss in one operator.
 
 With :math:`u = z / \max(\|z\|, \epsilon)` over the 2n stacked rows and p(i) the other view of i,
 
@@ -7,8 +7,8 @@ With :math:`u = z / \max(\|z\|, \epsilon)` over the 2n stacked rows and p(i) the
     a_i = \log \sum_{k \notin \{i, p(i)\}} e^{c\, u_i \cdot u_k},
 
 the rows of NT-Xent. The composition of `pairwise.lse_self` with a few torch operations gives the
-same, and is what a GPU runs inside the operator; on the CPU all of it is one kernel, because their
-dispatch is what a small batch pays for.
+same; here all of it is one call of the core, because their dispatch and, on a GPU, their launches
+are what a small batch pays for.
 With :math:`w_i = \bar\ell_i\, \sigma(a_i - c\, u_i \cdot u_{p(i)})`, W the pairwise weights for
 the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v`,
 :math:`\bar c = \tfrac12 \langle u, v \rangle`.
@@ -16,6 +16,7 @@ the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,16 +25,15 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
-from . import _pairwise_cuda as cuda
+from . import _pairwise_views_cuda as cuda
 from . import unit_rows
-from .pairwise import lse_self
+from ._pairwise_common import pair_ids, statistics_dtype
+from .pairwise import lse, lse_self
 
-__all__ = ["pair_ids", "two_view_rows"]
+__all__ = ["matched_loss", "pair_ids", "two_view_loss"]
 
 
-def pair_ids(n: int, device: torch.device) -> Tensor:
-    """(2n,) int32: both views of a sample share its number."""
-    return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
+# ---- CPU: the loss of every anchor ----
 
 
 def _workspace(u: Tensor, backward: bool) -> Tensor:
@@ -41,21 +41,15 @@ def _workspace(u: Tensor, backward: bool) -> Tensor:
     return u.new_empty(_C.pairwise_views_workspace_size(n, d, CODE[u.dtype], backward))
 
 
-def _shapes(
-    z1: Tensor, z2: Tensor, scale: Tensor, half: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _shapes(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
     new = z1.new_empty
     return new(2, n), new(2, n, d), new(2, n), new(2, n)
 
 
-def _body(
-    z1: Tensor, z2: Tensor, scale: Tensor, half: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if z1.is_cuda:
-        return _composed(z1, z2, scale, half)
+def _body(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     z1, z2 = unit_stride(z1), unit_stride(z2)
-    rows, u, norm, negatives = _shapes(z1, z2, scale, half)
+    rows, u, norm, negatives = _shapes(z1, z2, scale)
     work = _workspace(u, backward=False)
     _C.pairwise_views_forward(
         view(z1), view(z2), view(scale), view(u), view(norm), view(negatives), view(rows),
@@ -64,32 +58,15 @@ def _body(
     return rows, u, norm, negatives
 
 
-def _composed(
-    z1: Tensor, z2: Tensor, scale: Tensor, half: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    n, d = z1.shape
-    _, u, norm, _ = _shapes(z1, z2, scale, half)
-    dot = u.new_empty(n)
-    unit_rows.forward_into((z1, z2), 0.0, tuple(u), norm, dot)
-    flat, ids = u.view(2 * n, d), pair_ids(n, u.device)
-    flat = flat.bfloat16() if half else flat
-    row, _ = cuda.forward(flat, None, scale, ids=(ids, ids), skip_self=True)
-    negatives = row.view(2, n)
-    margin = negatives - scale * dot
-    return -F.logsigmoid(-margin), u, norm, negatives
-
-
 def _bwd_shapes(
-    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
+    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape), scale.new_empty(())
 
 
 def _bwd_body(
-    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
+    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
-    if u.is_cuda:
-        return _composed_bwd(scale, u, norm, negatives, grad, half)
     grad, (grad_z, grad_scale) = grad.contiguous(), (u.new_empty(u.shape), scale.new_empty(()))
     work = _workspace(u, backward=True)
     _C.pairwise_views_backward(
@@ -99,44 +76,29 @@ def _bwd_body(
     return grad_z, grad_scale
 
 
-def _composed_bwd(
-    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor, half: bool
-) -> tuple[Tensor, Tensor]:
-    n, d = u.shape[1:]
-    dot = torch.linalg.vecdot(u[0], u[1])
-    weight = torch.sigmoid(negatives - scale * dot).mul_(grad)
-    none, ids, flat = None, pair_ids(n, u.device), u.view(2 * n, d)
-    flat = flat.bfloat16() if half else flat
-    lse, factor = negatives.view(-1), weight.view(-1)
-    grad_u, *_ = cuda.backward(
-        flat, none, scale, none, (ids, ids), (none, none), True,
-        lse, none, factor, none, u.dtype,
-    )  # fmt: skip
-    grad_u, pull = grad_u.view(u.shape), weight.sum(0)
-    grad_scale = 0.5 * (u * grad_u).sum() / scale - (pull * dot).sum()
-    grad_z = torch.empty_like(u)
-    unit_rows.backward_into(tuple(u), norm, 0.0, tuple(grad_u), -scale * pull, tuple(grad_z))
-    return grad_z, grad_scale
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    z1, z2, scale, ctx.half = inputs
-    _, u, norm, negatives = output
-    ctx.mark_non_differentiable(u, norm, negatives)
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # zeros for u: a pass over memory
-    ctx.save_for_backward(z1, z2, scale, u, norm, negatives)
+    ctx.save_for_backward(*inputs, *output[1:])
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None, None
+        return None, None, None
     z1, z2, scale, u, norm, negatives = ctx.saved_tensors
-    if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
-        inputs = [t for t in (z1, z2, scale) if t.requires_grad]
-        parts = iter(torch.autograd.grad(_compose(z1, z2, scale), inputs, grad, create_graph=True))
-        return *(next(parts) if t.requires_grad else None for t in (z1, z2, scale)), None
-    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad, ctx.half)
-    return grad_z[0], grad_z[1], grad_scale, None
+    if torch.is_grad_enabled():
+        return _differentiable(_compose, (z1, z2, scale), grad)
+    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad)
+    return grad_z[0], grad_z[1], grad_scale
+
+
+def _differentiable(
+    compose: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients when a second derivative is asked for: those of the composition."""
+    inputs = [t for t in tensors if t is not None and t.requires_grad]
+    parts = iter(torch.autograd.grad(compose(*tensors), inputs, grad, create_graph=True))
+    return tuple(next(parts) if t is not None and t.requires_grad else None for t in tensors)
 
 
 def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
@@ -147,14 +109,13 @@ def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
 
 
 _two_view_bwd = register_op(
-    "pairwise_two_view_bwd(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad,"
-    " bool half) -> (Tensor, Tensor)",
+    "pairwise_two_view_bwd(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad)"
+    " -> (Tensor, Tensor)",
     body=_bwd_body,
     fake=_bwd_shapes,
 )
 _two_view = register_op(
-    "pairwise_two_view(Tensor z1, Tensor z2, Tensor scale, bool half)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    "pairwise_two_view(Tensor z1, Tensor z2, Tensor scale) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_body,
     fake=_shapes,
     backward=_backward,
@@ -162,14 +123,111 @@ _two_view = register_op(
 )
 
 
-def two_view_rows(z1: Tensor, z2: Tensor, scale: Tensor, half: bool = False) -> Tensor:
-    """(2, n) NT-Xent loss of every anchor.
+# ---- GPU: the losses, their mean or their sum ----
+
+
+def _cuda_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    z1, z2, scale, ctx.number, *ctx.options = inputs
+    _, u, stats = output
+    ctx.mark_non_differentiable(u, stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(z1, z2, scale, u, stats)
+
+
+def _cuda_backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 7
+    z1, z2, scale, u, stats = ctx.saved_tensors
+    if torch.is_grad_enabled():
+
+        def compose(z1: Tensor, z2: Tensor, scale: Tensor | None) -> Tensor:
+            return _composed_loss(z1, z2, ctx.number if scale is None else scale, *ctx.options)
+
+        return *_differentiable(compose, (z1, z2, scale), grad), *(None,) * 4
+    _, of_z2, of_scale, *_ = ctx.needs_input_grad
+    first, *rest = _losses_cuda_bwd(z1, z2, u, stats, grad, *ctx.options, of_z2, of_scale)
+    return first, rest[0] if of_z2 else None, rest[-1] if of_scale else None, *(None,) * 4
+
+
+def _composed_loss(
+    z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str, form: str, unit: bool
+) -> Tensor:
+    x, y, c = _in_float(z1, z2, scale)
+    if form == "stacked":
+        return _reduced(_compose(x, y, c), reduction)
+    if unit:
+        x, y = unit_rows.unit_rows(x), unit_rows.unit_rows(y)
+    positive = c * (x * y).sum(1)
+    row, col = lse(x, y, c, skip_self=True, cols=form == "both")
+    losses = -F.logsigmoid(positive - row)
+    if form == "both":
+        losses = 0.5 * (losses - F.logsigmoid(positive - col))
+    return _reduced(losses, reduction)
+
+
+def _in_float(z1: Tensor, z2: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    kind = statistics_dtype(z1)
+    c = scale if isinstance(scale, Tensor) else z1.new_full((), scale, dtype=kind)
+    return z1.to(kind), z2.to(kind), c
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+_losses_cuda_bwd = register_op(
+    "pairwise_views_cuda_bwd(Tensor z1, Tensor z2, Tensor u, Tensor stats, Tensor grad,"
+    " str reduction, str form, bool unit, bool of_z2, bool of_scale) -> Tensor[]",
+    body=cuda.backward,
+    fake=cuda.gradient_shapes,
+)
+_losses_cuda = register_op(
+    "pairwise_views_cuda(Tensor z1, Tensor z2, Tensor? scale, float number, str reduction,"
+    " str form, bool unit) -> (Tensor, Tensor, Tensor)",
+    body=cuda.forward,
+    fake=cuda.shapes,
+    backward=_cuda_backward,
+    setup=_cuda_setup,
+)
+
+
+def two_view_loss(z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str = "none") -> Tensor:
+    """NT-Xent loss of every anchor, (2, n), or their mean or sum.
 
     Args:
-        z1, z2: (n, d) float32 or float64, paired rows; normalised inside.
-        scale: 0-dim tensor of the same dtype, 1 / temperature; receives a gradient.
-        half: the rows were bfloat16 before they were widened: on a GPU the normalised rows are
-            multiplied in bfloat16, everything else stays in float32.
+        z1, z2: (n, d) paired rows, float64, float32, bfloat16 or float16; normalised inside in
+            float32 (float64). On a GPU the unit rows of bfloat16 are multiplied in bfloat16.
+        scale: 1 / temperature, a number or a 0-dim tensor of the dtype of the loss, float32
+            (float64), which receives a gradient.
+        reduction: "none", "mean" or "sum".
     """
-    rows, _, _, _ = _two_view(z1, z2, scale, half)
-    return rows
+    if z1.is_cuda:
+        return _on_gpu(z1, z2, scale, reduction, "stacked", True)
+    return _reduced(_two_view(*_in_float(z1, z2, scale))[0], reduction)
+
+
+def matched_loss(
+    z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str = "none", *, both: bool,
+    unit: bool,
+) -> Tensor:  # fmt: skip
+    """Softmax loss of every row of z1 with its row of z2 as the positive, (n,), their mean or sum.
+
+    Args:
+        z1, z2, scale, reduction: as above.
+        both: the mean with the loss of every row of z2 (CLIP), else that of z1 alone (InfoNCE).
+        unit: normalise the rows.
+    """
+    form = "both" if both else "rows"
+    if z1.is_cuda:
+        return _on_gpu(z1, z2, scale, reduction, form, unit)
+    return _composed_loss(z1, z2, scale, reduction, form, unit)
+
+
+def _on_gpu(
+    z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str, form: str, unit: bool
+) -> Tensor:
+    tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
+    loss: Tensor = _losses_cuda(z1, z2, tensor, number, reduction, form, unit)[0]
+    return loss

@@ -6,6 +6,7 @@
 #include "cuda/gram.h"
 #include "cuda/moments.h"
 #include "cuda/pairwise_op.h"
+#include "cuda/pairwise_views.h"
 #include "cuda/sparse.h"
 #include "cuda/spectral_views.h"
 #include "tensor_caster.h"
@@ -24,6 +25,10 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward);
   m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward);
   m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights);
+  m.def("cuda_pairwise_views_workspace", &cuda::pairwise_views_workspace);
+  m.def("cuda_pairwise_views_forward", &cuda::pairwise_views_forward);
+  m.def("cuda_pairwise_views_factors", &cuda::pairwise_views_factors);
+  m.def("cuda_pairwise_views_backward", &cuda::pairwise_views_backward);
   m.def("cuda_gram_workspace_size", &cuda::gram_workspace_size);
   m.def("cuda_gram_prepare", &cuda::gram_prepare);
   m.def("cuda_gram_square", &cuda::gram_square);

@@ -1,0 +1,51 @@
+// Two views of n samples on the GPU: rows in, loss out, and back. Every pass is one call that launches all its kernels.
+// With p_i = c x_i . y_i the logit of a pair, x and y the rows of z1 and z2 (unit rows, or as they are),
+//   stacked: 2n losses log(1 + exp(a_i - p_i)), a_i = log sum exp(c u_i . u_k) over the other 2n - 2 stacked rows (NT-Xent)
+//   rows:    n losses, a_i = log sum_{k != i} exp(c x_i . y_k)                                              (InfoNCE)
+//   both:    n losses, the mean of `rows` and of the same with x and y exchanged                               (CLIP)
+// Backward, with w the gradient of a and W the weights of `pairwise` for it: v = W y - (w_i + w_p(i)) y_i for the rows x,
+// the same for y, grad_scale = sum_i x_i . v_i, grad_x = c v, then through the normalisation.
+//
+// Rows come in their own type, bfloat16, float16, float32 or float64. What is not a row is float32 (float64): unit rows
+// are made there, rounded once where bfloat16 rows are multiplied, and made again in the backward pass rather than
+// stored. Columns of u beyond d are zero and fill its rows to 16 bytes.
+#pragma once
+#include "common/tensor_view.h"
+
+namespace sslspec::cuda {
+
+enum class ViewForm { stacked = 0, rows = 1, both = 2 };
+
+// Elements of the workspace of a pass, of the dtype of the statistics; dtype: of the multiplied rows, `width` columns.
+// own_product: the backward pass is given none.
+int64_t pairwise_views_workspace(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product);
+
+struct ViewInputs {
+  TensorView z1, z2;  // [n, d], any row stride
+  TensorView u;       // out of the forward pass: [2n, width] of bfloat16 for bfloat16 rows, else of the dtype of stats;
+                      // [0, width]: the rows are multiplied as they are (which wants them at 16 bytes)
+  TensorView stats;   // out of the forward pass: [7n + 8 ceil(n / 128) + 1], norms (2n), x . y (n), a (2n: rows, then
+                      // columns), ids (2n int32), bounds, and at the end the scale
+  int form;
+  bool unit;
+};
+
+void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                            TensorView scale, double number,  // [], or absent: the number
+                            TensorView loss,                  // out, [2, n] stacked, else [n]; or []: share times the sum
+                            double share, TensorView workspace, bool fast, int64_t stream);
+
+// w to the first 2n elements of the workspace. grad: of loss, any strides.
+void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                            TensorView grad, double share, TensorView workspace, int64_t stream);
+
+void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                             TensorView grad, double share,
+                             TensorView product1, TensorView product2,  // [n, width] c W y, c W' x for the factors of the
+                                                                        // workspace, or absent: made here (width <= 256)
+                             TensorView grad_z1, TensorView grad_z2,    // [n, d] out, dtype of z; the second may be absent
+                                                                        // unless stacked
+                             TensorView grad_scale,                     // [] out or absent
+                             TensorView workspace, bool fast, int64_t stream);
+
+}  // namespace sslspec::cuda
