@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ 
   Moment<T> sum[kWidth][kOperands] = {};
   if (k < p.d) {
     const Pack<T, kWidth> x0 = load_wide<kWidth>(p.x + k), y0 = load_wide<kWidth>((kOperands == 3 ? p.y : p.x) + k);
-#pragma unroll 4
+#pragma unroll 2
     for (int64_t i = first + warp; i < last; i += kWarps) {
       const T inverse = T(1) / (sum[0][0].count + 1);  // one division for all
       const Pack<T, kWidth> x = load_wide<kWidth>(p.x + i * p.ldx + k);

@@ -68,34 +68,36 @@ class Products:
         either operand, or if it is crossed or mixed G G^T F and F F^T G; without what is masked.
         """
         wanted = [o for o in range(self.operands) if wants[o]]
-        direct = wanted and not self.mixed and len(self.strips) == 1  # as the GEMM returns it
-        shape, kind = (len(wanted), self.n, factors.shape[2]), wide_dtype(factors.dtype)
-        made = factors.new_empty((0,) if direct else shape, dtype=kind)
         slot = sums.shape[0] - sum(self.slots)
+        if wanted and not self.mixed and len(self.strips) == 1:  # as the GEMM returns it
+            return self._gradients(
+                factors, self._matrix(factors, self.strips[0], sums, slot), wanted
+            )
+        shape, kind = (len(wanted), self.n, factors.shape[2]), wide_dtype(factors.dtype)
+        made = factors.new_empty(shape, dtype=kind)
         for strip, slots in zip(self.strips, self.slots, strict=True):
-            product = self._product(factors, strip)
-            matrix = _square(
-                product, factors.dtype, self.cross and not self.mixed, self.masked, -strip.start,
-                sums, slot,
-            )  # fmt: skip
+            matrix = self._matrix(factors, strip, sums, slot)
             slot += slots
-            if not wanted:
-                continue
-            if self.mixed:
+            if wanted and self.mixed:
                 self._mixed_gradients(factors, matrix[0], strip, made, wanted)
-                continue
-            right = factors
-            if len(wanted) < self.operands:
-                only = slice(wanted[0], wanted[0] + 1)
-                matrix, right = matrix[only], right[only]
-            if self.columns:
-                part = _wide(right if self.rows == self.n else right[:, : self.n], matrix)
-            else:
-                part = _wide(matrix, right)
-            if direct:
-                return part
-            made[(..., strip) if self.columns else (slice(None), strip)] = part
+            elif wanted:
+                part = (..., strip) if self.columns else (slice(None), strip)
+                made[part] = self._gradients(factors, matrix, wanted)
         return made
+
+    def _matrix(self, factors: Tensor, strip: slice, sums: Tensor, slot: int) -> Tensor:
+        """A strip of the matrices for the next GEMM; its values go to `sums`."""
+        exchanged = self.cross and not self.mixed
+        product = self._product(factors, strip)
+        return _square(product, factors.dtype, exchanged, self.masked, -strip.start, sums, slot)
+
+    def _gradients(self, factors: Tensor, matrix: Tensor, wanted: list[int]) -> Tensor:
+        if len(wanted) < self.operands:
+            only = slice(wanted[0], wanted[0] + 1)
+            matrix, factors = matrix[only], factors[only]
+        if not self.columns:
+            return _wide(matrix, factors)
+        return _wide(factors if self.rows == self.n else factors[:, : self.n], matrix)
 
     def _product(self, factors: Tensor, strip: slice) -> Tensor:
         """(matrices, chunks, r, c): columns of the matrices, or rows of F F^T."""
