@@ -157,25 +157,20 @@ def _without_autocast(op: Callable[..., Any], key: str) -> Callable[..., Any]:
     """The operator takes the dtype that it is given: torch's own products inside its body must not
     be rounded to the autocast dtype.
     """
-    autocast = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+    autocast = _keys(key)
 
     def run(*args: Any) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(autocast):
+        with _without(autocast):
             return op(*args)
 
     return run
-
-
-_AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
-    torch._C.DispatchKey.AutocastCUDA
-)
 
 
 def _without_any_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     """The same for the torch operations of a backward that somebody runs inside autocast."""
 
     def run(ctx: Any, *grads: torch.Tensor) -> Any:
-        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST):
+        with _without(_AUTOCAST):
             return backward(ctx, *grads)
 
     return run

@@ -78,12 +78,6 @@ def core() -> ModuleType:
     return build(Path(FOLDER or ""))
 
 
-@pytest.fixture(autouse=True)
-def portable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The emulator claims to be a Hopper GPU, whose own main loops it has not."""
-    monkeypatch.setenv("SSLSPEC_HOPPER", "portable")
-
-
 def view(t: Tensor | None) -> Any:
     """A descriptor that says "device 0" of host memory."""
     return (
