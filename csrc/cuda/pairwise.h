@@ -46,7 +46,7 @@ void pairwise_statistics(const PairwiseProblem& p, const float* bias, const Bloc
                          Partial* x_parts,  // [y_supers, n]
                          Partial* y_parts,  // [x_supers, m], null without column statistics
                          Partial* tile_sums); // [pairwise_tile_sums_size] for the Hopper pass, or null
-int64_t pairwise_tile_sums_size(int64_t n, int64_t m, DType dtype, bool symmetric, bool columns);  // 0: not that pass
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns);  // 0: not that pass
 // Merges the slots of every row in order: out_i = log sum_i, or the sum itself without `logarithm`.
 void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device, int64_t stream);
 

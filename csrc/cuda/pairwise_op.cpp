@@ -96,7 +96,7 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
       const PairwiseGrid grid(n, m);
       a_parts = reinterpret_cast<Partial*>(take(2 * grid.y_supers * n));
       if (columns) b_parts = reinterpret_cast<Partial*>(take(2 * grid.x_supers * m));
-      const int64_t sums = pairwise_tile_sums_size(n, m, dtype, symmetric, columns);
+      const int64_t sums = pairwise_tile_sums_size(n, m, d, dtype, symmetric, columns);
       if (sums > 0) tile_sums = reinterpret_cast<Partial*>(take(2 * sums));
       return;
     }

@@ -32,7 +32,7 @@ inline bool hopper_allowed(const char* pass) {
   return asked == nullptr || *asked == 0 || std::strcmp(asked, pass) == 0 || std::strcmp(asked, "all") == 0;
 }
 
-// Statistics of bfloat16 rows over tiles of 128 x 128 (pairwise_tile_sums.cuh), no scale by column: rows row0 .. row0 + rows
+// Wider rows: over tiles of 128 x 128 (pairwise_tile_sums.cuh), no scale by column: rows row0 .. row0 + rows
 // against columns col0 .. m.
 struct HopperStatistics {
   int64_t row0, col0;    // multiples of 128
@@ -45,6 +45,11 @@ struct HopperStatistics {
 
 void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
                                const HopperStatistics& out);
+
+// Statistics of bfloat16 rows of up to kSumsWidth columns, no scale by column; arguments as of pairwise_statistics.
+inline constexpr int64_t kSumsWidth = 512;
+void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                         Partial* x_parts, Partial* y_parts);
 
 // The chained backward of bfloat16 rows, d <= 256, softmax, no scale by column; fields as in PairwiseBackward.
 struct HopperChained {

@@ -292,9 +292,11 @@ int64_t chunk_rows(int64_t n, int64_t m, bool symmetric) {
   return TileTraits::kRows * (fitting < 1 ? 1 : fitting < most ? fitting : most);
 }
 
+bool takes_sums(int64_t d) { return d <= kSumsWidth && hopper_allowed("sums"); }
+
 bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return tile_sums != nullptr && capability_major() == 9 && p.x.dtype == DType::bf16 && p.scale_col == 0 &&
+  return (tile_sums != nullptr || takes_sums(p.x.shape[1])) && capability_major() == 9 && p.x.dtype == DType::bf16 && p.scale_col == 0 &&
          p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.shape[1] > 0 && p.x.stride[0] > 0 &&
          p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }
@@ -324,9 +326,9 @@ void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound*
 
 }  // namespace
 
-int64_t pairwise_tile_sums_size(int64_t n, int64_t m, DType dtype, bool symmetric, bool columns) {
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns) {
 #ifdef SSLSPEC_WITH_SM90A
-  if (hopper_allowed("statistics") && dtype == DType::bf16) {
+  if (hopper_allowed("statistics") && dtype == DType::bf16 && !takes_sums(d)) {
     const int64_t rows = chunk_rows(n, m, symmetric);
     return ceil_div(m, TileTraits::kRows) * rows + (symmetric || columns ? ceil_div(rows, TileTraits::kRows) * m : 0);
   }
@@ -349,7 +351,10 @@ PairwiseGrid::PairwiseGrid(int64_t n, int64_t m) {
 void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
                          Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
 #ifdef SSLSPEC_WITH_SM90A
-  if (select_sm90a(p, tile_sums)) return launch_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts, tile_sums);
+  if (select_sm90a(p, tile_sums)) {
+    if (takes_sums(p.x.shape[1])) return pairwise_sums_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts);
+    return launch_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts, tile_sums);
+  }
 #endif
   const bool fast = p.precision == Precision::fast;
   if (bias != nullptr) {

@@ -1,5 +1,6 @@
-// The epilogue of the Hopper statistics pass (pairwise_statistics_sm90a.cu): sums over the rows and columns of a tile of
-// 128 x 128, whose products a warpgroup holds as wgmma leaves them. Plain CUDA, so that the emulator runs it too.
+// Sums over the rows and columns of a tile of the statistics, whose products a warpgroup holds as wgmma leaves them: 128 x 128
+// in the CUTLASS pass over wide rows (pairwise_statistics_sm90a.cu), 64 x 128 in pairwise_sums_sm90a.cu. Plain CUDA, so that
+// the emulator runs it too.
 //
 // Softmax: sums of 2^(s log2(e) - top). At a narrow range of all logits (pairwise.cuh) top is one constant. Otherwise each
 // warp looks at the logits of its own 32 rows: where they lie within 2^kNarrowPart of each other, which they nearly always
@@ -27,20 +28,19 @@ struct TileSumsShared {
 
 inline constexpr float kNarrowPart = 120.0f;  // in powers of two: the smallest term is a normal number
 
-// A thread's 128 logits in the order of the accumulator: in powers of two (softmax) or natural ones (sigmoid); -inf is left
-// out. Everything below is the same code for every tile: copies for masked tiles and the like would not fit the instruction
-// cache, and branches per element would leave one exponential in flight at a time.
-using TileLogits = float[TileSumsTraits::kTile];
-
-template <typename Accumulator>
-__device__ __forceinline__ void scaled(const Accumulator& acc, const float (&scale)[2][2], float added, TileLogits& x) {
+// A thread's logits in the order of the accumulator, 64 for each m: in powers of two (softmax) or natural ones (sigmoid);
+// -inf is left out. Everything below is the same code for every tile: copies for masked tiles and the like would not fit the
+// instruction cache, and branches per element would leave one exponential in flight at a time.
+template <int kSize, typename Accumulator>
+__device__ __forceinline__ void scaled(const Accumulator& acc, const float (&scale)[kSize / 64][2], float added, float (&x)[kSize]) {
 #pragma unroll
-  for (int at = 0; at < 128; ++at) x[at] = fmaf(acc(at), scale[at / 64][at / 2 % 2], added);
+  for (int at = 0; at < kSize; ++at) x[at] = fmaf(acc(at), scale[at / 64][at / 2 % 2], added);
 }
 
-__device__ __forceinline__ void leave_out(const uint32_t* mask, int first_row, TileLogits& x) {
+template <int kSize>
+__device__ __forceinline__ void leave_out(const uint32_t* mask, int first_row, float (&x)[kSize]) {
 #pragma unroll
-  for (int at = 0; at < 128; ++at) {
+  for (int at = 0; at < kSize; ++at) {
     const int row = first_row + at / 64 * 64 + at / 2 % 2 * 8, n = at % 64 / 4;
     const uint32_t word = mask[row * (TileSumsTraits::kTile / 32) + n / 4] >> (n % 4 * 8 + threadIdx.x % 4 * 2);
     if (word >> at % 2 & 1) x[at] = negative_infinity();
@@ -48,11 +48,12 @@ __device__ __forceinline__ void leave_out(const uint32_t* mask, int first_row, T
 }
 
 // Smallest and largest logit that the warp keeps; (inf, -inf) without any. NaN is passed over, and shows in the sums.
-__device__ __forceinline__ float2 logit_range(const TileLogits& x) {
+template <int kSize>
+__device__ __forceinline__ float2 logit_range(const float (&x)[kSize]) {
   const float none = negative_infinity();
   float low[4] = {-none, -none, -none, -none}, high[4] = {none, none, none, none};
 #pragma unroll
-  for (int at = 0; at < 128; ++at) {
+  for (int at = 0; at < kSize; ++at) {
     low[at % 4] = fminf(low[at % 4], x[at] == none ? -none : x[at]);
     high[at % 4] = fmaxf(high[at % 4], x[at]);
   }
@@ -85,16 +86,18 @@ __device__ __forceinline__ void scatter_column_sums(float (&sum)[32]) {
 __device__ __forceinline__ float finite_top(float top) { return top == negative_infinity() ? 0.0f : top; }
 __device__ __forceinline__ float part_exp2(float x, float top) { return exp2_fast(x - finite_top(top)); }
 
-__device__ __forceinline__ void sums_of_one_top(const TileLogits& x, float top, bool with_columns, Partial (&rows)[2][2], Partial* column) {
+template <int kSize>
+__device__ __forceinline__ void sums_of_one_top(const float (&x)[kSize], float top, bool with_columns, Partial (&rows)[kSize / 64][2],
+                                                Partial* column) {
   const float base = finite_top(top);
-  float total[2][2] = {}, columns[32] = {};
+  float total[kSize / 64][2] = {}, columns[32] = {};
 #pragma unroll
-  for (int at = 0; at < 128; ++at) {
+  for (int at = 0; at < kSize; ++at) {
     const float value = exp2_fast(x[at] - base);
     total[at / 64][at / 2 % 2] += value, columns[at % 64 / 4 * 2 + at % 2] += value;
   }
 #pragma unroll
-  for (int k = 0; k < 4; ++k) rows[k / 2][k % 2] = {top, quad_sum(total[k / 2][k % 2])};
+  for (int k = 0; k < kSize / 32; ++k) rows[k / 2][k % 2] = {top, quad_sum(total[k / 2][k % 2])};
   if (!with_columns) return;
   scatter_column_sums(columns);
   const int lane = threadIdx.x % 32;
@@ -102,10 +105,11 @@ __device__ __forceinline__ void sums_of_one_top(const TileLogits& x, float top, 
   for (int k = 0; k < 4; ++k) column[8 * (lane / 4 * 2 + k / 2) + lane % 4 * 2 + k % 2] = {top, columns[k]};
 }
 
-__device__ __forceinline__ void sums_of_own_tops(const TileLogits& x, Partial (&rows)[2][2], Partial* column) {
+template <int kSize>
+__device__ __forceinline__ void sums_of_own_tops(const float (&x)[kSize], Partial (&rows)[kSize / 64][2], Partial* column) {
   const float none = negative_infinity();
 #pragma unroll
-  for (int k = 0; k < 4; ++k) {
+  for (int k = 0; k < kSize / 32; ++k) {
     float top = none, total = 0;
 #pragma unroll
     for (int n = 0; n < 32; ++n) top = fmaxf(top, x[k / 2 * 64 + n / 2 * 4 + k % 2 * 2 + n % 2]);
@@ -117,19 +121,38 @@ __device__ __forceinline__ void sums_of_own_tops(const TileLogits& x, Partial (&
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int c = 0; c < 32; ++c) {
-    const int at = c / 2 * 4 + c % 2;
-    const float top = column_max(fmaxf(fmaxf(x[at], x[at + 2]), fmaxf(x[at + 64], x[at + 66])));
-    const float sum = column_sum(part_exp2(x[at], top) + part_exp2(x[at + 2], top) + part_exp2(x[at + 64], top) + part_exp2(x[at + 66], top));
+    float top = none, sum = 0;
+#pragma unroll
+    for (int k = 0; k < kSize / 32; ++k) top = fmaxf(top, x[k / 2 * 64 + c / 2 * 4 + k % 2 * 2 + c % 2]);
+    top = column_max(top);
+#pragma unroll
+    for (int k = 0; k < kSize / 32; ++k) sum += part_exp2(x[k / 2 * 64 + c / 2 * 4 + k % 2 * 2 + c % 2], top);
+    sum = column_sum(sum);
     if (lane < 4) column[c / 2 * 8 + 2 * lane + c % 2] = {top, sum};
   }
 }
 
-__device__ __forceinline__ void sums_of_softplus(const TileLogits& x, Partial (&rows)[2][2]) {
-  float total[2][2] = {};
+template <int kSize>
+__device__ __forceinline__ void sums_of_softplus(const float (&x)[kSize], Partial (&rows)[kSize / 64][2]) {
+  float total[kSize / 64][2] = {};
 #pragma unroll
-  for (int at = 0; at < 128; ++at) total[at / 64][at / 2 % 2] += softplus(x[at]);
+  for (int at = 0; at < kSize; ++at) total[at / 64][at / 2 % 2] += softplus(x[at]);
 #pragma unroll
-  for (int k = 0; k < 4; ++k) rows[k / 2][k % 2] = {0.0f, quad_sum(total[k / 2][k % 2])};
+  for (int k = 0; k < kSize / 32; ++k) rows[k / 2][k % 2] = {0.0f, quad_sum(total[k / 2][k % 2])};
+}
+
+// Sums over a thread's rows, and (softmax) over the warp's columns into `column`.
+template <int kSize>
+__device__ __forceinline__ void tile_sums(const float (&x)[kSize], bool sigmoid_part, float limit, bool with_columns,
+                                          Partial (&rows)[kSize / 64][2], Partial* column) {
+  if (sigmoid_part) return sums_of_softplus(x, rows);
+  const bool narrow = is_narrow(limit);
+  float2 range = {0.0f, narrow_shift(limit)};  // one constant for all
+  if (!narrow) range = logit_range(x);
+  if (narrow || range.y - range.x < kNarrowPart)
+    sums_of_one_top(x, range.y, with_columns, rows, column);
+  else
+    sums_of_own_tops(x, rows, column);
 }
 
 // Tile (ti, tj) of the chunk, by the 128 threads that share `barrier`; a cluster may reach beyond the problem. Nobody may
@@ -146,7 +169,7 @@ __device__ __forceinline__ void store_tile_sums(const Pairs& p, const HopperStat
 #pragma unroll
   for (int k = 0; k < 4; ++k)
     scale[k / 2][k % 2] = (sigmoid_part ? 1.0f : kLog2e) * p.scale[min(i0 + first_row + k / 2 * 64 + k % 2 * 8, p.x.count - 1) * p.scale_row];
-  TileLogits x;
+  float x[128];
   scaled(acc, scale, sigmoid_part ? *out.bias : 0.0f, x);
   if (tile_is_masked(p, i0, kTile, j0, kTile)) {
     mask_words<kTile, kTile>(p, i0, j0, s.mask, thread, TileSumsTraits::kThreads);
@@ -155,18 +178,8 @@ __device__ __forceinline__ void store_tile_sums(const Pairs& p, const HopperStat
   }
 
   const bool with_columns = out.column_sums != nullptr && j0 >= out.col_begin;
-  Partial rows[2][2], *column = s.column[thread / 32];
-  float2 range = {0.0f, narrow_shift(s.limit)};  // one constant for all
-  if (sigmoid_part) {
-    sums_of_softplus(x, rows);
-  } else {
-    const bool narrow = is_narrow(s.limit);
-    if (!narrow) range = logit_range(x);
-    if (narrow || range.y - range.x < kNarrowPart)
-      sums_of_one_top(x, range.y, with_columns, rows, column);
-    else
-      sums_of_own_tops(x, rows, column);
-  }
+  Partial rows[2][2];
+  tile_sums(x, sigmoid_part, s.limit, with_columns, rows, s.column[thread / 32]);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const int row = local + first_row + k / 2 * 64 + k % 2 * 8;

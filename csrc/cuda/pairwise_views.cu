@@ -37,7 +37,7 @@ struct ViewBuffers {
       const PairwiseGrid grid(count, count);
       x_parts = reinterpret_cast<Partial*>(take(grid.y_supers * count * int64_t{sizeof(Partial)}));
       if (columns) y_parts = reinterpret_cast<Partial*>(take(grid.x_supers * count * int64_t{sizeof(Partial)}));
-      const int64_t sums = pairwise_tile_sums_size(count, count, dtype, form == ViewForm::stacked, columns);
+      const int64_t sums = pairwise_tile_sums_size(count, count, width, dtype, form == ViewForm::stacked, columns);
       if (sums > 0) tile_sums = reinterpret_cast<Partial*>(take(sums * int64_t{sizeof(Partial)}));
     }
     if (!backward) return;

@@ -1,12 +1,12 @@
 // Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu the same numbers without CUTLASS, for
-// pairwise_statistics_sm90a.cu its main loop; the chained kernel of Hopper is not emulated.
+// pairwise_statistics_sm90a.cu and pairwise_sums_sm90a.cu their products; the chained kernel of Hopper is not emulated.
 #include <cuda_bf16.h>
 
 #include <cmath>
 #include <vector>
 
 #include "common/check.h"
-#include "cuda/pairwise_tile_sums.cuh"
+#include "cuda/pairwise_sums.cuh"
 
 namespace sslspec::cuda {
 
@@ -24,6 +24,15 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
     }
 }
 
+float dot_of(const Pairs& p, int64_t i, int64_t j) {
+  if (i >= p.x.count || j >= p.y.count) return 0.0f;  // TMA fills with zeros
+  const auto* left = reinterpret_cast<const __nv_bfloat16*>(p.x.data + i * p.x.pitch);
+  const auto* right = reinterpret_cast<const __nv_bfloat16*>(p.y.data + j * p.y.pitch);
+  double dot = 0;
+  for (int k = 0; k < p.x.bytes / 2; ++k) dot += double(__bfloat162float(left[k])) * __bfloat162float(right[k]);
+  return static_cast<float>(dot);
+}
+
 // The epilogue is the real one; the products are made in the layout of wgmma's accumulator, m64n128, by rows of 64.
 void statistics_stand_in(const Pairs p, const HopperStatistics out) {
   auto& s = *reinterpret_cast<TileSumsShared*>(dynamic_shared());
@@ -35,12 +44,7 @@ void statistics_stand_in(const Pairs p, const HopperStatistics out) {
   for (int at = 0; at < 128; ++at) {
     const int64_t i = blockIdx.x * 128 + at / 64 * 64 + thread / 32 * 16 + lane / 4 + at / 2 % 2 * 8;
     const int64_t j = out.col0 + blockIdx.y * 128 + at % 64 / 4 * 8 + lane % 4 * 2 + at % 2;
-    if (i >= out.rows || j >= p.y.count) continue;  // TMA fills with zeros
-    const auto* left = reinterpret_cast<const __nv_bfloat16*>(p.x.data + (out.row0 + i) * p.x.pitch);
-    const auto* right = reinterpret_cast<const __nv_bfloat16*>(p.y.data + j * p.y.pitch);
-    double dot = 0;
-    for (int k = 0; k < p.x.bytes / 2; ++k) dot += double(__bfloat162float(left[k])) * __bfloat162float(right[k]);
-    products[at] = static_cast<float>(dot);
+    products[at] = i < out.rows ? dot_of(p, out.row0 + i, j) : 0.0f;
   }
   store_tile_sums(p, out, blockIdx.x, blockIdx.y, [&](int at) { return products[at]; }, s, thread, [] { __syncthreads(); });
 }
@@ -51,6 +55,30 @@ void pairwise_statistics_sm90a(const PairwiseProblem& problem, const BlockBound*
   const auto blocks = [](int64_t n) { return static_cast<unsigned>(ceil_div(n, TileSumsTraits::kTile)); };
   const dim3 grid((blocks(out.rows) + 1) / 2 * 2, blocks(p.y.count - out.col0));  // clusters of two
   launch("statistics", statistics_stand_in, grid, TileSumsTraits::kThreads, sizeof(TileSumsShared), 0, p, out);
+}
+
+void sums_stand_in(const Pairs p, const SumsArgs args) {
+  auto& s = *reinterpret_cast<SumsShared*>(dynamic_shared());
+  constexpr int kThreads = SumsTraits::kGroups * SumsTraits::kGroup;
+  const float limit = logit_limit<kThreads / 32>(p, s.slots);
+  const int thread = threadIdx.x, group = thread / 128, warp = thread % 128 / 32, lane = thread % 32;
+  const auto multiply = [&](int64_t row, int64_t tile, bool, const auto& use) {
+    use([&](int at) {
+      return dot_of(p, row * 128 + group * 64 + warp * 16 + lane / 4 + at / 2 % 2 * 8, tile * 128 + at / 4 * 8 + lane % 4 * 2 + at % 2);
+    });
+  };
+  // both groups meet at the same barriers, so that one of all threads serves
+  const auto barrier = [] { __syncthreads(); };
+  super_sums(p, args, SumsPlan(p, args, blockIdx.x), s, thread, limit, multiply, barrier, barrier);
+}
+
+void pairwise_sums_sm90a(const PairwiseProblem& problem, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                         Partial* x_parts, Partial* y_parts) {
+  const Pairs p = pairs_of(problem, x_bounds, y_bounds);
+  const PairwiseGrid grid(p.x.count, p.y.count);
+  const auto blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
+  launch("sums", sums_stand_in, dim3(static_cast<unsigned>(blocks)), 256, sizeof(SumsShared), 0, p,
+         SumsArgs{bias, x_parts, y_parts, grid.span, grid.y_supers});
 }
 
 void pairwise_chained_sm90a(const PairwiseProblem&, const BlockBound*, const BlockBound*, const HopperChained&) {

@@ -253,11 +253,19 @@ def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
         (130, 0, 264, {"symmetric": True}),
     ],
 )
+@pytest.mark.parametrize("kernel", ["sums", "statistics"])
 def test_hopper_statistics(
-    pairs: ModuleType, monkeypatch: Any, n: int, m: int, d: int, options: Any, tau: float
+    pairs: ModuleType,
+    monkeypatch: Any,
+    n: int,
+    m: int,
+    d: int,
+    options: Any,
+    tau: float,
+    kernel: str,
 ) -> None:
-    # the main loop of the GEMM has a stand-in here; everything around it is the real thing
-    monkeypatch.setenv("SSLSPEC_HOPPER", "statistics")
+    # the products have a stand-in here; everything around them is the real thing
+    monkeypatch.setenv("SSLSPEC_HOPPER", kernel)
     if options.get("bias"):
         tau = max(tau, 0.1)
     case(pairs, n, m, d, BF16, tau, **options)
