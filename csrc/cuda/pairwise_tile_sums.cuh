@@ -66,20 +66,24 @@ __device__ __forceinline__ float2 logit_range(const float (&x)[kSize]) {
   return range;
 }
 
-// Adds up over the eight lanes that share a column. Exchanging what the other lane keeps takes 28 shuffles where a sum of
-// every value would take 96. Value k of a thread is column 8 (k / 2) + 2 (lane % 4) + k % 2; afterwards values 0 .. 3 are the
-// sums of k = 4 (lane / 4) + 0 .. 3.
-__device__ __forceinline__ void scatter_column_sums(float (&sum)[32]) {
-  const int lane = threadIdx.x % 32;
+// Lanes that differ in bit kHalf exchange the half of their first 2 kHalf values that the other keeps. A template and not a
+// loop over kHalf, whose indices would put the values in local memory.
+template <int kHalf>
+__device__ __forceinline__ void exchange_half(float (&sum)[32]) {
+  const bool upper = threadIdx.x & kHalf;
 #pragma unroll
-  for (int half = 16, step = 16; half >= 4; half /= 2, step /= 2) {
-    const bool upper = lane & step;
-#pragma unroll
-    for (int k = 0; k < half; ++k) {
-      const float give = upper ? sum[k] : sum[k + half], keep = upper ? sum[k + half] : sum[k];
-      sum[k] = keep + __shfl_xor_sync(0xffffffffu, give, step);
-    }
+  for (int k = 0; k < kHalf; ++k) {
+    const float give = upper ? sum[k] : sum[k + kHalf], keep = upper ? sum[k + kHalf] : sum[k];
+    sum[k] = keep + __shfl_xor_sync(0xffffffffu, give, kHalf);
   }
+}
+
+// Adds up over the eight lanes that share a column, in 28 shuffles where a sum of every value would take 96. Value k of a
+// thread is column 8 (k / 2) + 2 (lane % 4) + k % 2; afterwards values 0 .. 3 are the sums of k = 4 (lane / 4) + 0 .. 3.
+__device__ __forceinline__ void scatter_column_sums(float (&sum)[32]) {
+  exchange_half<16>(sum);
+  exchange_half<8>(sum);
+  exchange_half<4>(sum);
 }
 
 // A part without any pair has the top -inf and the sum 0.
