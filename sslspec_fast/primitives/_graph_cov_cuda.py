@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .._seam import _C, stream, view
 
-__all__ = ["apply", "compute", "compute_and_keep"]
+__all__ = ["apply", "compute", "compute_and_keep", "multiplied"]
 
 _STRIP_BYTES = 32 << 20
+_GEMM_ROWS = 1 << 16
 
 
 def compute(
@@ -42,6 +43,15 @@ def compute_and_keep(
         pass
     with torch.autocast(x.device.type, enabled=False):
         return x.mT @ product, product
+
+
+def multiplied(product: Tensor, mat: Tensor) -> Tensor:
+    """(A X) M by blocks of rows: libraries choose poor tiles for a million rows of a hundred."""
+    out = product.new_empty(product.shape[0], mat.shape[1])
+    with torch.autocast(product.device.type, enabled=False):
+        for rows, into in zip(product.split(_GEMM_ROWS), out.split(_GEMM_ROWS), strict=True):
+            torch.mm(rows, mat, out=into)
+    return out
 
 
 def apply(

@@ -107,6 +107,7 @@ class _Above(NamedTuple):
     grad_col: Tensor | None
     b: bool
     bias: bool
+    dot: bool
     dtype: torch.dtype  # of the gradients of a and b
 
     def views(self) -> tuple[_Maybe, _Maybe, Descriptor, _Maybe]:
@@ -148,9 +149,10 @@ def backward(
     grad_dtype: torch.dtype | None = None,
     want_b: bool = True,
     want_bias: bool = True,
+    want_scale: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Gradients of a and b (None when b is, or it is not wanted), and per row of a those of scale_i
-    and of the bias (any numbers when that is absent or not wanted).
+    and of the bias (any numbers where they are not wanted).
 
     grad_dtype: type of the gradients of a and b, by default that of a. float32 for bfloat16 rows
     keeps what the projection off the rows of a normalisation would lose to rounding.
@@ -162,7 +164,7 @@ def backward(
     chained = _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device())
     wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
     make = _chained if chained else _chunked
-    wants = b is not None and want_b, bias is not None and want_bias
+    wants = b is not None and want_b, bias is not None and want_bias, want_scale
     above = _Above(row, col, grad_row, grad_col, *wants, wide)
     grad_a, grad_b, row_dot, row_total = make(p, above)
     dtype = grad_dtype or a.dtype
@@ -185,16 +187,20 @@ def gradients(
     grad_col: Tensor | None,
     want_b: bool = True,
     want_bias: bool = True,
+    want_scale: bool = True,
 ) -> tuple[Tensor, ...]:
     """Gradients of a, b (empty unless wanted), scale and, where there is one, bias (0 unless
     wanted), each in the type of its input.
     """
     grad_a, made_b, row_dot, row_total = backward(
         a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col,
-        want_b=want_b, want_bias=want_bias,
+        want_b=want_b, want_bias=want_bias, want_scale=want_scale,
     )  # fmt: skip
     grad_b = b.new_empty(0) if made_b is None else made_b
-    grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
+    if want_scale:
+        grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
+    else:
+        grad_scale = torch.zeros_like(scale)
     if bias is None:
         return grad_a, grad_b, grad_scale
     grad_bias = row_total.sum().to(bias.dtype) if want_bias else bias.new_zeros(())
@@ -237,6 +243,12 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
     pitch = -(-p.m // 8) * 8  # rows at multiples of 16 bytes
     weights = a.new_empty(pieces * rows, pitch, dtype=products.dtype)[:, : p.m]
     work = p.workspace(above.col is not None, _MATRIX)
+    # With the scale in W, nothing has to be multiplied by it afterwards. Rows that were float16 may
+    # come with a loss scale, and the factors of W have no room for both.
+    folded = p.scale.ndim == 0 and a.dtype == torch.bfloat16 and not (above.dot or above.bias)
+    if folded:
+        col = None if above.grad_col is None else above.grad_col * p.scale
+        above = above._replace(grad_row=above.grad_row * p.scale, grad_col=col)
     wide = p.statistics(*a.shape)  # W right
     row_total = p.statistics(p.n if above.bias else 0)
     grad_b = None
@@ -263,9 +275,10 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
                 part = products.transposed_times(w, left).to(p.kind)
                 # chunks add up in float32, in the order of the rows
                 grad_b = part if grad_b is None else grad_b.add_(part)
-        row_dot = (a * wide).sum(1)
-        grad_a = wide.mul_(p.scale[:, None] if p.scale.ndim == 1 else p.scale)
+        row_dot = (a * wide).sum(1) if above.dot else p.statistics(0)
+        if not folded:
+            wide.mul_(p.scale[:, None] if p.scale.ndim == 1 else p.scale)
     if above.b:
         grad_b = p.statistics(*right.shape).zero_() if grad_b is None else grad_b
-        grad_b = grad_b.mul_(p.scale) if p.scale.ndim == 0 else grad_b
-    return grad_a, grad_b, row_dot, row_total
+        grad_b = grad_b.mul_(p.scale) if p.scale.ndim == 0 and not folded else grad_b
+    return wide, grad_b, row_dot, row_total

@@ -119,12 +119,13 @@ def _products(
     if form == "stacked":
         ids = stats[5 * n : 7 * n].view(torch.int32)
         product, *_ = cuda.backward(
-            u, None, scale, None, (ids, ids), none, True, lse, None, factors, None, kind
-        )
+            u, None, scale, None, (ids, ids), none, True, lse, None, factors, None, kind,
+            want_scale=False,
+        )  # fmt: skip
         return product[:n], product[n:]
     a, b = (u[:n], u[n:]) if len(u) else (z1, z2)
     columns = (lse[n:], factors[n:]) if form == "both" else none
     return cuda.backward(
         a, b, scale, None, none, none, True, lse[:n], columns[0], factors[:n], columns[1], kind,
-        of_z2,
+        of_z2, want_scale=False,
     )[:2]  # fmt: skip

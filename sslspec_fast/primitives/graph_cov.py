@@ -155,7 +155,7 @@ def _kept_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any
     pull = None if degree is None else both @ (x.mT @ degree) / -degree.sum()
     if torch.is_grad_enabled():  # a second derivative: A X as a function of x
         return None, None, None, _apply(*sparse, None, None, None, x, both, degree, pull), None
-    grad_x = product @ both
+    grad_x = cuda.multiplied(product, both)
     return None, None, None, grad_x if pull is None else grad_x.addr_(degree, pull), None
 
 

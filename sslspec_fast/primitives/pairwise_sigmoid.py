@@ -41,7 +41,7 @@ def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self:
 
 def _softplus_bwd_shapes(
     a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool,
-    want_bias: bool,
+    want_bias: bool, want_scale: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return (
         a.new_empty(a.shape),
@@ -53,13 +53,14 @@ def _softplus_bwd_shapes(
 
 def _softplus_bwd_body(
     a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool,
-    want_bias: bool,
+    want_bias: bool, want_scale: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     if a.is_cuda:
         none = (None, None)
         return cuda.gradients(
-            a, b, scale, bias, none, none, skip_self, None, None, grad, None, want_b, want_bias
-        )
+            a, b, scale, bias, none, none, skip_self, None, None, grad, None, want_b,
+            want_bias, want_scale,
+        )  # fmt: skip
     a, b, grad = unit_stride(a), unit_stride(b), grad.contiguous()
     grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
     grad_b = b.new_empty(b.shape if want_b else (0,))
@@ -79,13 +80,14 @@ def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    want_b, want_bias = ctx.needs_input_grad[1], ctx.needs_input_grad[3]
-    g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad, want_b, want_bias)
+    _, want_b, want_scale, want_bias, _ = ctx.needs_input_grad
+    wants = want_b, want_bias, want_scale
+    g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad, *wants)
     return (g_a, g_b if want_b else None, *rest, None)
 
 
 def _softplus_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    a, b, scale, bias, ctx.skip_self, grad, ctx.want_b, _ = inputs
+    a, b, scale, bias, ctx.skip_self, grad, ctx.want_b, *_ = inputs
     ctx.save_for_backward(a, b, scale, bias, grad)
 
 
@@ -110,12 +112,13 @@ def _softplus_bwd_backward(
     g_a, g_b, g_scale, g_bias, g_grad = row_blocks_vjp(
         block, a.shape[0], b.shape[0], a, b, scale, bias, grad
     )
-    return g_a, g_b, g_scale, g_bias, None, g_grad, None, None
+    return g_a, g_b, g_scale, g_bias, None, g_grad, None, None, None
 
 
 _softplus_bwd = register_op(
     "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self,"
-    " Tensor grad, bool want_b, bool want_bias) -> (Tensor, Tensor, Tensor, Tensor)",
+    " Tensor grad, bool want_b, bool want_bias,"
+    " bool want_scale) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_softplus_bwd_body,
     fake=_softplus_bwd_shapes,
     backward=_softplus_bwd_backward,

@@ -7,6 +7,10 @@ import os
 import pytest
 import torch
 
+from .emulation import core, gpu_paths
+
+__all__ = ["core", "cuda", "gpu_paths", "portable", "precision"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():

@@ -9,80 +9,29 @@ variable the tests are skipped. Speed, registers and memory ordering are not mod
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import os
-import pkgutil
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import sslspec_fast as sf
-from sslspec_fast import _seam, operators, primitives
 from sslspec_fast.primitives import (
     _gram_products,
     _graph_cov_cuda,
     _matmul,
     _pairwise_cuda,
-    basis,
     gram,
     spectral_views,
 )
 
 from ..cases import CASES as LOSSES
 from .agreement import check
-from .test_cuda_eigsh import matrix
+from .emulation import BF16, ERROR, F16, F32, F64, GpuPaths, close, emulated, view
 
-FOLDER = os.environ.get("SSLSPEC_EMULATE_CUDA")
-pytestmark = pytest.mark.skipif(not FOLDER, reason="SSLSPEC_EMULATE_CUDA names no build folder")
-
-SOURCE = Path(__file__).resolve().parent.parent / "cuda_emulator"
-BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
-ERROR = {F64: 1e-11, F32: 2e-5, BF16: 2e-2, F16: 4e-3}
-
-
-def build(folder: Path) -> ModuleType:
-    candidates = [os.environ.get("SSLSPEC_CUDA_INCLUDE"), "/usr/local/cuda/include"]
-    if nvcc := shutil.which("nvcc"):
-        candidates.append(str(Path(nvcc).resolve().parent.parent / "include"))
-    found = [c for c in candidates if c and (Path(c) / "vector_types.h").exists()]
-    if not found:
-        pytest.skip("no CUDA headers: set SSLSPEC_CUDA_INCLUDE")
-    include = found[0]
-    pybind11 = [sys.executable, "-m", "pybind11", "--cmakedir"]
-    hint = subprocess.run(pybind11, check=True, capture_output=True, text=True).stdout.strip()
-    defines = {"Python_EXECUTABLE": sys.executable, "CUDA_INCLUDE": include, "pybind11_DIR": hint}
-    arguments = [f"-D{key}={value}" for key, value in defines.items()]
-    subprocess.run(["cmake", "-S", SOURCE, "-B", folder, *arguments], check=True)
-    subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True)
-    spec = importlib.util.spec_from_file_location("_emulated", next(folder.glob("_emulated*.so")))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def core() -> ModuleType:
-    return build(Path(FOLDER or ""))
-
-
-def view(t: Tensor | None) -> Any:
-    """A descriptor that says "device 0" of host memory."""
-    return (
-        None if t is None else (t.data_ptr(), tuple(t.shape), t.stride(), _seam.CODE[t.dtype], 0, t)
-    )
+pytestmark = emulated
 
 
 @pytest.fixture
@@ -90,15 +39,6 @@ def pairs(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(_pairwise_cuda, "_C", core)
     monkeypatch.setattr(_pairwise_cuda, "view", view)
     return _pairwise_cuda
-
-
-def close(actual: Tensor, expected: Tensor, error: float) -> None:
-    actual, expected = actual.double(), expected.detach().double()
-    finite = torch.isfinite(expected)
-    assert torch.equal(actual[~finite], expected[~finite])
-    if finite.any():
-        worst = float((actual - expected)[finite].abs().max())
-        assert worst <= error * max(float(expected[finite].abs().max()), 1e-12)
 
 
 def unit(n: int, d: int, dtype: torch.dtype) -> Tensor:
@@ -411,46 +351,6 @@ def test_unit_rows(core: ModuleType, n: int, d: int, longest: float, dtype: torc
     close(grad_z, leaf.grad, ERROR[dtype])
 
 
-class GpuPaths:
-    """Every tensor says that it is on a GPU, and the entry points are the emulated ones."""
-
-    def __init__(self, core: ModuleType) -> None:
-        class Core:
-            def __getattr__(self, name: str) -> Any:
-                return getattr(core if name.startswith("cuda_") else _seam._C, name)
-
-        self.names = {"_C": Core(), "view": view, "stream": lambda t: 0}
-        self.patch: pytest.MonkeyPatch | None = None
-        self.on()
-
-    def on(self) -> None:
-        self.patch = pytest.MonkeyPatch()
-        for info in pkgutil.iter_modules(primitives.__path__):
-            module = importlib.import_module(f"{primitives.__name__}.{info.name}")
-            for name, value in self.names.items():
-                if hasattr(module, name):
-                    self.patch.setattr(module, name, value)
-        self.patch.setattr(_matmul, "_HAS_OUT_DTYPE", False)
-        self.patch.setattr(Tensor, "is_cuda", property(lambda self: True), raising=False)
-
-    @contextlib.contextmanager
-    def off(self) -> Iterator[None]:
-        self.undo()
-        yield
-        self.on()
-
-    def undo(self) -> None:
-        assert self.patch is not None
-        self.patch.undo()
-
-
-@pytest.fixture
-def gpu_paths(core: ModuleType) -> Iterator[GpuPaths]:
-    paths = GpuPaths(core)
-    yield paths
-    paths.undo()
-
-
 @pytest.mark.parametrize("dtype", [BF16, F16, F32, F64])
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_on_its_gpu_path(name: str, dtype: torch.dtype, gpu_paths: GpuPaths) -> None:
@@ -512,74 +412,6 @@ def test_gram_in_bfloat16_keeps_wide_sums(form: str, n: int, d: int, gpu_paths: 
     for got, exact in zip(gram_results(form, x, y, True), want, strict=True):
         assert got.dtype == F32
         assert (got.double() - exact).norm() <= 2e-2 * exact.norm()
-
-
-@pytest.mark.parametrize("dtype", [F32, F64])
-@pytest.mark.parametrize(
-    ("n", "sizes", "q"),
-    [(1, (3,), 1), (70, (16, 16, 1), 16), (700, (40, 8, 33), 7), (300, (8,), 32)],
-)
-def test_basis(
-    core: ModuleType, n: int, sizes: tuple[int, ...], q: int, dtype: torch.dtype, gpu_paths: Any
-) -> None:
-    """Narrow blocks: Gram matrices with and without weights, combinations, random values."""
-    blocks = [torch.randn(n, m, dtype=dtype) for m in sizes]
-    tall = torch.cat(blocks, 1).double()
-    b, w = torch.randn(n, q, dtype=dtype), torch.rand(n, dtype=dtype)
-    for weights in (None, w):
-        right = b.double() if weights is None else b.double() * w.double()[:, None]
-        for exact in (False, True):
-            close(basis.gram(blocks, b, exact, weights), tall.T @ right, ERROR[dtype])
-    close(
-        basis.gram([blocks[0]], blocks[0][:, :1]), tall[:, : sizes[0]].T @ tall[:, :1], ERROR[dtype]
-    )
-    c = torch.randn(sum(sizes), q, dtype=F64)
-    terms = list(zip(blocks, c.split(sizes), strict=True))
-    want = tall @ c
-    close(basis.combine(*terms), want, ERROR[dtype])
-    close(basis.combine_into(b.clone(), *terms, beta=0.5), want + 0.5 * b.double(), ERROR[dtype])
-    close(basis.combine_into(b.clone(), *terms, *terms), 2 * want, ERROR[dtype])
-    m = min(q, sizes[0])  # in place of the first columns of a block
-    small = [(v, part[:, :m]) for v, part in terms]
-    close(basis.combine_into(blocks[0][:, :m], *small), want[:, :m], ERROR[dtype])
-    rows = basis.random_block(n, q, 5, dtype, torch.device("cpu"))
-    with gpu_paths.off():
-        assert torch.equal(rows, basis.random_block(n, q, 5, dtype, torch.device("cpu")))
-
-
-@pytest.mark.parametrize("dtype", [F32, F64])
-def test_wide_basis_products_are_gemms(dtype: torch.dtype, gpu_paths: GpuPaths) -> None:
-    n, sizes = 1300, (130, 9)
-    blocks = [torch.randn(n, m, dtype=dtype) for m in sizes]
-    tall, w = torch.cat(blocks, 1).double(), torch.rand(n, dtype=dtype)
-    want = tall.T @ (tall[:, :130] * w.double()[:, None])
-    close(basis.gram(blocks, blocks[0], True, w), want, ERROR[dtype])
-    close(basis.gram(blocks[1], blocks[0][:, :99]), tall[:, 130:].T @ tall[:, :99], ERROR[dtype])
-    x, q = blocks[0].clone(), torch.linalg.qr(blocks[1].double())[0]
-    left = tall[:, :130] - q @ (q.T @ tall[:, :130])
-    close(basis.project_out(q.to(dtype), x), left, ERROR[dtype])
-    c = torch.randn(139, 40, dtype=F64)
-    terms = list(zip(blocks, c.split(sizes), strict=True))
-    close(basis.combine(*terms), tall @ c, ERROR[dtype])
-    out = blocks[0][:, :40]
-    close(basis.combine_into(out, *terms, beta=-1.0), tall @ c - tall[:, :40], ERROR[dtype])
-
-
-@pytest.mark.parametrize("precision", ["mixed", "float32", "float64"])
-@pytest.mark.parametrize("parts", [1, 14])
-def test_eigsh_on_its_gpu_path(parts: int, precision: str, gpu_paths: GpuPaths) -> None:
-    """The same columns multiplied as on a CPU, and the same eigenpairs."""
-    a = matrix(1400, parts)
-    results = []
-    for paths in (contextlib.nullcontext, gpu_paths.off):
-        with paths():
-            op = operators.adjacency(sf.PairGraph.from_sparse(a), normalized=True)
-            results.append(sf.eigsh(op, parts + 4, tol=1e-4, precision=precision))
-    here, there = results
-    assert here.info.converged
-    assert here.info.n_matvec == there.info.n_matvec
-    np.testing.assert_allclose(here.values, there.values, atol=1e-6)
-    np.testing.assert_allclose(here.vectors.T @ here.vectors, np.eye(parts + 4), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16, F32])

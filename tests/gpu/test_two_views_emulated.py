@@ -17,12 +17,9 @@ from sslspec_fast.primitives.pairwise_views import _losses_cuda, matched_loss, t
 
 from ..tolerance import relative_error
 from .agreement import BF16, F16, F32, F64, TOLERANCE
-from .test_cuda_emulated import FOLDER, GpuPaths, core, gpu_paths  # noqa: F401
+from .emulation import emulated
 
-pytestmark = [
-    pytest.mark.skipif(not FOLDER, reason="SSLSPEC_EMULATE_CUDA names no build folder"),
-    pytest.mark.usefixtures("gpu_paths"),
-]
+pytestmark = [emulated, pytest.mark.usefixtures("gpu_paths")]
 
 # by the parameter that sits on the logits, all called with a temperature
 LOSSES: dict[str, Callable[..., Any]] = {
