@@ -103,29 +103,31 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
     // weight_of(logit, row, column) is chosen for the whole tile: a branch per pair would leave one exponential in flight
     const auto store = [&](const auto& weight_of) {
 #pragma unroll
-      for (int m = 0; m < 4; ++m)
+      for (int n = 0; n < 4; ++n) {  // the outer loop: what belongs to two columns stays in registers, and no more
+        const int c = TilePipe::column_of(n, 0);
+        const int64_t j = j0 + c;
+        const Weight column[2] = {s.column[c], s.column[c + 1]};
+        const float factor[2] = {s.column_scale[c], s.column_scale[c + 1]};
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const int r = TilePipe::row_of(m, h);
-          const Weight row = s.row[r];
-          const float row_scale = s.row_scale[r];
-          const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
-          const int64_t i = i0 + r;
-          Elem* line = static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch;
+        for (int m = 0; m < 4; ++m)
 #pragma unroll
-          for (int n = 0; n < 4; ++n) {
+          for (int h = 0; h < 2; ++h) {
+            const int r = TilePipe::row_of(m, h);
+            const Weight row = s.row[r];
+            const float row_scale = s.row_scale[r];
+            const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
             float value[2];
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-              const int c = TilePipe::column_of(n, e);
-              const float factor = s.column_scale[c], w = weight_of(acc[m][n][2 * h + e] * (row_scale * factor), row, s.column[c]);
-              value[e] = word >> c % 32 & 1 ? 0.0f : w * factor;
+              const float w = weight_of(acc[m][n][2 * h + e] * (row_scale * factor[e]), row, column[e]);
+              value[e] = word >> (c + e) % 32 & 1 ? 0.0f : w * factor[e];
             }
-            const int64_t j = j0 + TilePipe::column_of(n, 0);
+            const int64_t i = i0 + r;
             if (i < p.x.count && j < p.y.count)
-              store_pieces<Traits>(line + j, out.piece_step, value[0], value[1], j + 1 < p.y.count, aligned);
+              store_pieces<Traits>(static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch + j, out.piece_step, value[0], value[1],
+                                   j + 1 < p.y.count, aligned);
           }
-        }
+      }
     };
     if (sigmoid_part)
       store([&](float x, Weight row, Weight other) { return sigmoid(x + bias) * (row.factor + other.factor); });
@@ -194,7 +196,7 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
 }
 
 #ifdef SSLSPEC_WITH_SM90A
-// Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100 (docs/kernels.md),
+// Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100,
 // beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
   return capability_major() == 9 && p.x.dtype == DType::bf16 && (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 &&

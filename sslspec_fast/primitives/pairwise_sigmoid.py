@@ -80,7 +80,7 @@ def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    _, want_b, want_scale, want_bias, _ = ctx.needs_input_grad
+    want_b, want_scale, want_bias = ctx.needs_input_grad[1:4]
     wants = want_b, want_bias, want_scale
     g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad, *wants)
     return (g_a, g_b if want_b else None, *rest, None)

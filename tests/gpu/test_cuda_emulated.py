@@ -1,6 +1,6 @@
 """The CUDA kernels without a GPU: compiled for the host and run thread by thread.
 
-    SSLSPEC_EMULATE_CUDA=build/emulator pytest tests/gpu/test_cuda_emulated.py
+    SSLSPEC_EMULATE_CUDA=build/emulator pytest tests/gpu -k emulated
 
 builds tests/cuda_emulator in that folder (needs a compiler, cmake and the CUDA headers) and checks
 indexing, barriers, copies, fragment layouts and ragged edges of every portable kernel. Without the
