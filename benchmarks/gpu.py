@@ -233,7 +233,7 @@ def main(argv: Sequence[str]) -> int:
         _training(record, name, options.seconds)
     for name in names[FIRST:]:
         _case(record, name, options.seconds)
-    for name in ("chained", "sums", "statistics", "sigmoid"):
+    for name in ("chained", "weights", "sums", "statistics", "sigmoid"):
         _hopper(record, name)
     record.write()
     return 1 if record.failed else 0

@@ -82,7 +82,7 @@ def register_op(
                 if _dispatch_keys(x).raw_repr() not in _PLAIN_TENSORS:
                     return op(*args)
                 recorded = recorded or x.requires_grad
-            elif type(x) not in _PLAIN_VALUES:
+            elif type(x) not in _PLAIN_VALUES and not _plain_list(x):
                 return op(*args)
         run = body
         if recorded and torch.is_grad_enabled():
@@ -93,10 +93,15 @@ def register_op(
     return call
 
 
+def _plain_list(x: Any) -> bool:
+    return type(x) in (list, tuple) and all(type(item) in _PLAIN_VALUES for item in x)
+
+
 def _watched() -> bool:
     """Does anybody want to see operators?"""
     return bool(
-        torch._C._len_torch_dispatch_stack()
+        torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._are_functorch_transforms_active()
     )

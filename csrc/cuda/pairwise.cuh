@@ -48,7 +48,7 @@ constexpr Weight kNoWeight = {1e38f, 0.0f};
 
 __device__ __forceinline__ float negative_infinity() { return __int_as_float(0xff800000); }
 
-// Bound of |s_ij| in powers of two, the same in every thread. slots: 8 floats of shared memory.
+// Bound of |s_ij| in powers of two, the same in every thread. slots: kWarps floats of shared memory.
 template <int kWarps>
 __device__ __forceinline__ float logit_limit(const Pairs& p, float* slots) {
   float x = 0, y = 0;

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
 
   load_rows<Traits, Traits::kRows>(s.x, p.x, i0);
   for (int at = threadIdx.x; at < 2 * Traits::kCols; at += Traits::kThreads) (&s.weight[0][0])[at] = kNoWeight;
-  __syncthreads();  // before the copies that may overwrite these zeros
+  __syncthreads();  // before the copies that may overwrite them
   if (first < last) load_columns(s, 0, p, c, first * Traits::kCols);
   copy_commit();
 
@@ -184,7 +184,7 @@ size_t shared_bytes(int64_t d) {
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
   return hopper_allowed("chained") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
-         b.bias == nullptr && p.scale_col == 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
+         b.bias == nullptr && p.scale_col == 0 && p.x.shape[0] > 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
          p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }
 #endif

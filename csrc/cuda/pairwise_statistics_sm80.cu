@@ -297,7 +297,7 @@ bool takes_sums(int64_t d) { return d <= kSumsWidth && hopper_allowed("sums"); }
 bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
   return (tile_sums != nullptr || takes_sums(p.x.shape[1])) && capability_major() == 9 && p.x.dtype == DType::bf16 && p.scale_col == 0 &&
-         p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.shape[1] > 0 && p.x.stride[0] > 0 &&
+         p.x.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.shape[1] > 0 && p.x.stride[0] > 0 &&
          p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }
 
@@ -350,6 +350,7 @@ PairwiseGrid::PairwiseGrid(int64_t n, int64_t m) {
 
 void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
                          Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
+  const DeviceGuard guard(p.device);  // the choice below asks the current device
 #ifdef SSLSPEC_WITH_SM90A
   if (select_sm90a(p, tile_sums)) {
     if (takes_sums(p.x.shape[1])) return pairwise_sums_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts);

@@ -1,4 +1,4 @@
-// The statistics pass on Hopper: a CUTLASS GEMM whose epilogue adds up the exponentials (or softplus) of its accumulator and
+// The statistics pass on Hopper for rows of more than 512 columns (fewer: pairwise_sums_sm90a.cu): a CUTLASS GEMM whose epilogue adds up the exponentials (or softplus) of its accumulator and
 // stores only the sums of each tile (pairwise_tile_sums.cuh).
 //
 // Tiling: 128 x 128 x 64, cluster 2 x 1, ping-pong: two warpgroups own a tile each, and one takes its exponentials while

@@ -3,7 +3,7 @@
 // the emulator runs it too.
 //
 // Softmax: sums of 2^(s log2(e) - top). At a narrow range of all logits (pairwise.cuh) top is one constant. Otherwise each
-// warp looks at the logits of its own 32 rows: where they lie within 2^kNarrowPart of each other, which they nearly always
+// warp looks at the logits of its own rows of the tile: where they lie within 2^kNarrowPart of each other, which they nearly always
 // do, their largest is the top of its rows and columns and one exponential serves both; where not, every row and every
 // column has its own. Sigmoid: sums of softplus over rows, with top 0.
 //
@@ -90,9 +90,20 @@ __device__ __forceinline__ void scatter_column_sums(float (&sum)[32]) {
 __device__ __forceinline__ float finite_top(float top) { return top == negative_infinity() ? 0.0f : top; }
 __device__ __forceinline__ float part_exp2(float x, float top) { return exp2_fast(x - finite_top(top)); }
 
+// {top, sum} with the sum in [1, 2): a row or column whose logits are far below the warp's top must not take that top into a
+// merge, where what other tiles add would vanish beside it.
+__device__ __forceinline__ Partial normalized(float top, float sum) {
+  const uint32_t bits = __float_as_uint(sum), exponent = bits >> 23;
+  if (sum == 0.0f) return {negative_infinity(), 0.0f};
+  if (exponent >= 255u) return {top, sum};  // inf, NaN
+  return {top + static_cast<float>(static_cast<int>(exponent) - 127), __uint_as_float((bits & 0x007fffffu) | 0x3f800000u)};
+}
+
+// narrow: one top for all tiles, whose sums can be added as they are.
 template <int kSize>
-__device__ __forceinline__ void sums_of_one_top(const float (&x)[kSize], float top, bool with_columns, Partial (&rows)[kSize / 64][2],
-                                                Partial* column) {
+__device__ __forceinline__ void sums_of_one_top(const float (&x)[kSize], float top, bool narrow, bool with_columns,
+                                                Partial (&rows)[kSize / 64][2], Partial* column) {
+  const auto part = [&](float sum) { return narrow ? Partial{top, sum} : normalized(top, sum); };
   const float base = finite_top(top);
   float total[kSize / 64][2] = {}, columns[32] = {};
 #pragma unroll
@@ -101,12 +112,12 @@ __device__ __forceinline__ void sums_of_one_top(const float (&x)[kSize], float t
     total[at / 64][at / 2 % 2] += value, columns[at % 64 / 4 * 2 + at % 2] += value;
   }
 #pragma unroll
-  for (int k = 0; k < kSize / 32; ++k) rows[k / 2][k % 2] = {top, quad_sum(total[k / 2][k % 2])};
+  for (int k = 0; k < kSize / 32; ++k) rows[k / 2][k % 2] = part(quad_sum(total[k / 2][k % 2]));
   if (!with_columns) return;
   scatter_column_sums(columns);
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int k = 0; k < 4; ++k) column[8 * (lane / 4 * 2 + k / 2) + lane % 4 * 2 + k % 2] = {top, columns[k]};
+  for (int k = 0; k < 4; ++k) column[8 * (lane / 4 * 2 + k / 2) + lane % 4 * 2 + k % 2] = part(columns[k]);
 }
 
 template <int kSize>
@@ -154,7 +165,7 @@ __device__ __forceinline__ void tile_sums(const float (&x)[kSize], bool sigmoid_
   float2 range = {0.0f, narrow_shift(limit)};  // one constant for all
   if (!narrow) range = logit_range(x);
   if (narrow || range.y - range.x < kNarrowPart)
-    sums_of_one_top(x, range.y, with_columns, rows, column);
+    sums_of_one_top(x, range.y, narrow, with_columns, rows, column);
   else
     sums_of_own_tops(x, rows, column);
 }

@@ -199,7 +199,7 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
 // Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100,
 // beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
-  return capability_major() == 9 && p.x.dtype == DType::bf16 && (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 &&
+  return hopper_allowed("weights") && capability_major() == 9 && p.x.dtype == DType::bf16 && (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 &&
          pitch % 8 == 0 && p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
 }
 

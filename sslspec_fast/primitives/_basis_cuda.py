@@ -70,7 +70,7 @@ def combine_into(out: Tensor, terms: Sequence[tuple[Tensor, Tensor]], beta: floa
     if not terms:
         return out.mul_(beta) if beta else out.zero_()
     small = torch.cat([c for _, c in terms]).to(out.dtype)
-    small = small.to(out.device, non_blocking=True)  # one transfer, which waits for nothing
+    small = small.to(out.device, non_blocking=True)  # one transfer
     blocks = [unit_stride(v) for v, _ in terms]
     groups = _groups(blocks) if 0 < out.shape[1] <= _NARROW and out.stride(1) == 1 else None
     store = out.untyped_storage().data_ptr()

@@ -163,7 +163,7 @@ def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[
     if factor is None:
         return None, None, *rest
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        return *made.through(_plain, (x, y), needs, factor, **ctx.how), *rest
+        return *made.through(_plain, (x, y), factor, **ctx.how), *rest
     how = ctx.how
     grads = _finish(
         x, y, gradients, columns, factor, how["kind"], how["half"], how["options"], *ctx.wanted

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._register import register_op
+from ._second_order import through_composition
 
 
 def wanted(x: Tensor | None) -> bool:
@@ -52,20 +53,17 @@ def gradient(
     inputs, grads = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
     needs = ctx.needs_input_grad[:count]
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        return through(expression, inputs, needs, factor, **ctx.options)
+        return through(expression, inputs, factor, **ctx.options)
     pairs = zip(grads, needs, strict=True)
     return tuple(_scaled(grad, factor) if need else None for grad, need in pairs)
 
 
 def through(
-    expression: Callable[..., Tensor], inputs: Sequence[Tensor | None], needs: Sequence[bool],
-    factor: Tensor, **options: Any,
+    expression: Callable[..., Tensor], inputs: Sequence[Tensor | None], factor: Tensor,
+    **options: Any,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     """The gradients by autograd, which can differentiate them again."""
-    value = expression(*inputs, **options)
-    leaves = [t for t, need in zip(inputs, needs, strict=True) if need and t is not None]
-    parts = iter(torch.autograd.grad(value, leaves, factor, create_graph=True))
-    return tuple(next(parts) if need else None for need in needs)
+    return through_composition(lambda *x: expression(*x, **options), inputs, [factor])
 
 
 def _scaled(made: Tensor, factor: Tensor) -> Tensor:

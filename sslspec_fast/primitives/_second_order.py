@@ -7,19 +7,40 @@ block of rows at a time: memory stays O(n d) plus one block. Third derivatives r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["left_out_pairs", "row_blocks_vjp", "softmax_weights"]
+__all__ = ["left_out_pairs", "row_blocks_vjp", "softmax_weights", "through_composition"]
 
 _BLOCK_ELEMENTS = (
     1 << 22
 )  # logits in flight: 32 MiB in float64, a few times that with autograd's copies
 
 BlockLoss = Callable[..., Tensor]
+
+
+def through_composition(
+    compose: Callable[..., Tensor | Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    grads: Sequence[Tensor],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``compose(*inputs)``, themselves differentiable: for a backward under
+    create_graph=True. None for an input that needs none.
+
+    These are partial derivatives, so the inputs are aliased first: one may be a function of another
+    (two views and a predictor), or the same tensor, and autograd would follow that path too.
+    """
+    aliases = [None if t is None else t.view_as(t) for t in inputs]
+    leaves = [t for t in aliases if t is not None and t.requires_grad]
+    values = compose(*aliases)
+    values = [values] if isinstance(values, Tensor) else values
+    kept = [(v, g) for v, g in zip(values, grads, strict=False) if v.requires_grad]
+    outputs, factors = zip(*kept, strict=True)
+    parts = iter(torch.autograd.grad(outputs, leaves, factors, create_graph=True))
+    return tuple(next(parts) if t is not None and t.requires_grad else None for t in aliases)
 
 
 def row_blocks_vjp(

@@ -97,7 +97,7 @@ def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
         names = ("longest", "attraction", "repulsion")
         numbers = dict(zip(names, ctx.numbers, strict=True))
-        return *made.through(plain.loss, (z1, z2), needs, factor, **numbers), *rest
+        return *made.through(plain.loss, (z1, z2), factor, **numbers), *rest
     grads = _finish(z1, z2, gradients, rows, factor, *ctx.numbers, *ctx.wanted)
     return *(g if need else None for g, need in zip(grads, needs, strict=True)), *rest
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from . import pairwise
+from ._second_order import through_composition
 
 __all__ = ["lse_prefixes"]
 
@@ -71,15 +72,16 @@ def _backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Any, ...]:
     a, b, alpha, beta, ids, row, col = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
         inputs = (a, b, alpha, beta)
-        leaves = [t for t in inputs if t is not None and t.requires_grad]
-        results = _compose(*inputs, ctx.dims, ids, ctx.cols)
         used = 2 if ctx.cols else 1
-        parts = iter(
-            torch.autograd.grad(
-                results[:used], leaves, (grad_row, grad_col)[:used], create_graph=True
+        grads = list(
+            through_composition(
+                lambda a, b, alpha, beta: _compose(a, b, alpha, beta, ctx.dims, ids, ctx.cols)[
+                    :used
+                ],
+                inputs,
+                (grad_row, grad_col),
             )
         )
-        grads = [next(parts) if t is not None and t.requires_grad else None for t in inputs]
     else:
         made = _lse_prefixes_bwd(
             a, b, alpha, beta, ctx.dims, ids, ctx.cols, row, col, grad_row, grad_col

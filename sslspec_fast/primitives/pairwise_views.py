@@ -16,7 +16,6 @@ the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from .._seam import _C, CODE, threads, unit_stride, view
 from . import _pairwise_views_cuda as cuda
 from . import unit_rows
 from ._pairwise_common import pair_ids, statistics_dtype
+from ._second_order import through_composition
 from .pairwise import lse, lse_self
 
 __all__ = ["matched_loss", "pair_ids", "two_view_loss"]
@@ -87,18 +87,9 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None,
         return None, None, None
     z1, z2, scale, u, norm, negatives = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return _differentiable(_compose, (z1, z2, scale), grad)
+        return through_composition(_compose, (z1, z2, scale), [grad])
     grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad)
     return grad_z[0], grad_z[1], grad_scale
-
-
-def _differentiable(
-    compose: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """The gradients when a second derivative is asked for: those of the composition."""
-    inputs = [t for t in tensors if t is not None and t.requires_grad]
-    parts = iter(torch.autograd.grad(compose(*tensors), inputs, grad, create_graph=True))
-    return tuple(next(parts) if t is not None and t.requires_grad else None for t in tensors)
 
 
 def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
@@ -143,7 +134,7 @@ def _cuda_backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | 
         def compose(z1: Tensor, z2: Tensor, scale: Tensor | None) -> Tensor:
             return _composed_loss(z1, z2, ctx.number if scale is None else scale, *ctx.options)
 
-        return *_differentiable(compose, (z1, z2, scale), grad), *(None,) * 4
+        return *through_composition(compose, (z1, z2, scale), [grad]), *(None,) * 4
     _, of_z2, of_scale, *_ = ctx.needs_input_grad
     first, *rest = _losses_cuda_bwd(z1, z2, u, stats, grad, *ctx.options, of_z2, of_scale)
     return first, rest[0] if of_z2 else None, rest[-1] if of_scale else None, *(None,) * 4

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .._register import register_op
 from .._seam import _C, stream, threads, unit_stride, view
+from ._second_order import through_composition
 
 __all__ = ["backward_into", "forward_into", "paired_rows", "unit_rows"]
 
@@ -104,17 +105,10 @@ def _backward(
 ) -> tuple[Tensor | None, Tensor | None, None]:
     z1, z2, x, y, norm = ctx.saved_tensors
     if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
-        inputs = [t for t in (z1, z2) if t is not None and t.requires_grad]
-        values = _compose(z1, z2, ctx.longest)
-        grads = (grad_x, grad_y, grad_dot)[: len(values)]
-        kept = [k for k, v in enumerate(values) if v.requires_grad]
-        parts = iter(
-            torch.autograd.grad(
-                [values[k] for k in kept], inputs, [grads[k] for k in kept], create_graph=True
-            )
+        grads = through_composition(
+            lambda a, b: _compose(a, b, ctx.longest), (z1, z2), (grad_x, grad_y, grad_dot)
         )
-        first = next(parts) if z1.requires_grad else None
-        return first, next(parts) if z2 is not None and z2.requires_grad else None, None
+        return grads[0], grads[1], None
     first, second = _unit_rows_bwd(x, y, norm, ctx.longest, grad_x, grad_y, grad_dot)
     return first, None if z2 is None else second, None
 

@@ -66,7 +66,7 @@ def start_width(k: int, free: int, unit: int = LINE) -> int:
     """Columns of the start block: k and some guards, in whole units where that is near."""
     width = k + guards(k)
     up = padded(width, unit)
-    if up - width <= 0.3 * width or up == LINE:
+    if up - width <= 0.3 * width or up == unit:
         width = up
     elif up - unit > k:
         width = up - unit

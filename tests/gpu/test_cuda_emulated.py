@@ -211,6 +211,30 @@ def test_hopper_statistics(
     case(pairs, n, m, d, BF16, tau, **options)
 
 
+@pytest.mark.parametrize("kernel", ["sums", "statistics", "portable"])
+@pytest.mark.parametrize("by_rows", [True, False])
+def test_sums_far_below_those_of_their_neighbours(
+    pairs: ModuleType, monkeypatch: Any, kernel: str, by_rows: bool
+) -> None:
+    """A column without a pair in rows whose logits are 200 above what the others have for it."""
+    monkeypatch.setenv("SSLSPEC_HOPPER", kernel)
+    n, m, d = 200, 150, 8
+    a, b = torch.zeros(n, d), torch.zeros(m, d)
+    a[:, 0], b[:, 0] = -1.0, 1.0
+    a[:64, 0] = 1.0  # logits 100, and -100 from row 64 on
+    a[64:, 1], b[3, 1] = -1.0, 1.0  # and -200 against column 3
+    ids_a, ids_b = torch.arange(n, dtype=torch.int32), torch.arange(m, dtype=torch.int32) + 1000
+    ids_a[:64], ids_b[3] = 7, 7
+    left, right, ids = a.bfloat16(), b.bfloat16(), (ids_a, ids_b)
+    if by_rows:
+        left, right, ids = right, left, (ids_b, ids_a)
+    logits = 100 * left.double() @ right.double().T
+    logits[ids[0][:, None] == ids[1]] = -torch.inf
+    row, col = pairs.forward(left, right, torch.tensor(100.0), None, ids, (None, None), False, True)
+    close(row, logits.logsumexp(1), 1e-5)
+    close(col, logits.logsumexp(0), 1e-5)
+
+
 @pytest.fixture
 def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""

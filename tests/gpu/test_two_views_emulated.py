@@ -226,6 +226,16 @@ def test_hopper_statistics_have_their_room(monkeypatch: pytest.MonkeyPatch) -> N
         agree(*both(name, views(150, 264, BF16), 0.2), BF16)
 
 
+@every_loss
+def test_a_view_that_is_a_function_of_the_other(name: str) -> None:
+    z = torch.randn(9, 6, dtype=F64, requires_grad=True)
+    grads = []
+    for create_graph in (False, True):
+        value = LOSSES[name](z, torch.tanh(z) + z.roll(1, 0), 0.5)
+        grads += torch.autograd.grad(value, z, create_graph=create_graph)
+    torch.testing.assert_close(grads[1].detach(), grads[0], rtol=1e-9, atol=1e-12)
+
+
 def test_the_core_names_what_is_wrong() -> None:
     z = views(9, 5)
     with pytest.raises(ValueError, match="scale must be float32, got float64"):

@@ -44,3 +44,28 @@ def test_gradient_penalty_is_the_references(name):
         penalty = sum(g.square().sum() for g in grads)
         results.append(torch.autograd.grad(penalty, leaves))
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-10)
+
+
+VIEWS = {
+    "nt_xent": F.nt_xent,
+    "info_nce": F.info_nce,
+    "dcl": F.dcl,
+    "clip": lambda a, b, **kw: F.clip(a, b, 5.0, **kw),
+    "siglip": lambda a, b, **kw: F.siglip(a, b, 5.0, -3.0, **kw),
+    "vicreg": F.vicreg,
+    "barlow_twins": F.barlow_twins,
+    "spectral_contrastive": F.spectral_contrastive,
+    "matryoshka": lambda a, b, **kw: F.matryoshka("nt_xent", a, b, dims=(3, 6), **kw),
+}
+
+
+@pytest.mark.parametrize("predictor", [lambda z: z, lambda z: torch.tanh(z) + z.roll(1, 0)])
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view_that_is_a_function_of_the_other(name, predictor):
+    """The first gradient under create_graph is a partial one: autograd adds the other path."""
+    z = torch.randn(9, 6, dtype=torch.float64, requires_grad=True)
+    loss = VIEWS[name]
+    (expected,) = torch.autograd.grad(loss(z, predictor(z), impl="torch"), z)
+    for create_graph in (False, True):
+        (grad,) = torch.autograd.grad(loss(z, predictor(z)), z, create_graph=create_graph)
+        torch.testing.assert_close(grad.detach(), expected, rtol=1e-9, atol=1e-12)

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sslspec_fast.primitives import pairwise_prefixes
 from sslspec_fast.primitives.unit_rows import unit_rows
 
 OPERATOR = torch.ops.sslspec_fast.unit_rows.default
@@ -30,6 +31,20 @@ class Seen(TorchDispatchMode):
 
 def rows() -> Tensor:
     return torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+
+
+def test_lists_of_numbers_are_plain_too() -> None:
+    z = rows()
+    ids = torch.zeros(5, dtype=torch.int32)
+    with profile(activities=[ProfilerActivity.CPU]) as record:
+        pairwise_prefixes.lse_prefixes(z, None, z.new_ones(2, 5), None, [1, 3], ids=ids)
+    assert not [e for e in record.events() if e.name.startswith("sslspec_fast::")]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tracing_sees_the_operator() -> None:
+    graph = torch.jit.trace(unit_rows, rows().detach()).graph
+    assert "sslspec_fast::unit_rows" in str(graph)
 
 
 def test_plain_tensors_go_past_the_dispatcher() -> None:
