@@ -8,8 +8,7 @@ namespace {
 
 constexpr const char* kOp = "pairwise_views";
 
-DType real_type(DType rows) { return rows == DType::f64 ? DType::f64 : DType::f32; }
-DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : real_type(rows); }
+DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : wide_type(rows); }
 
 // The workspace of a pass, laid out; base == nullptr only counts. T: the dtype of the statistics.
 template <typename T>
@@ -64,7 +63,7 @@ struct Views {
 
   Views(const ViewInputs& in, bool fast, int64_t stream)
       : in(in), form(static_cast<ViewForm>(in.form)), n(in.z1.shape[0]), d(in.z1.shape[1]), width(in.u.shape[1]),
-        stream(stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(real_type(dtype)), device(in.z1.device),
+        stream(stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(wide_type(dtype)), device(in.z1.device),
         fast(fast) {
     SSLSPEC_CHECK(device != kCpu, kOp, ": z1 must be on a CUDA device");
     SSLSPEC_CHECK(in.z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(in.z1));
@@ -147,17 +146,6 @@ struct Views {
   dim3 by_row() const { return dim3(static_cast<unsigned>(ceil_div(2 * n, kViewThreads))); }
 };
 
-// f(Z{}) for the type of rows
-template <typename F>
-void dispatch_rows(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::bf16: return f(__nv_bfloat16{});
-    case DType::f16: return f(__half{});
-    case DType::f64: return f(double{});
-    default: return f(float{});
-  }
-}
-
 template <typename Z>
 bool wide(const TensorView& t) {  // in packs of 16 bytes?
   constexpr int64_t kPack = 16 / sizeof(Z);
@@ -227,8 +215,8 @@ void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorVi
   SSLSPEC_CHECK(loss.ndim == 0 || v.n <= 1 || (loss.stride[loss.ndim - 1] == 1 && (loss.ndim == 1 || loss.stride[0] == v.n)), kOp,
                 ": loss must be contiguous");
   const DeviceGuard guard(v.device);
-  dispatch_rows(v.dtype, [&](auto example) {
-    using Z = decltype(example);
+  dispatch_rows(kOp, v.dtype, [&](auto rows) {
+    using Z = typename decltype(rows)::type;
     using T = Real<Z>;
     constexpr int kPack = 16 / sizeof(Z);
     const ViewBuffers<T> w = v.buffers<T>(workspace, false, false);
@@ -270,8 +258,8 @@ void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorV
     SSLSPEC_CHECK(v.n <= 1 || product.stride[0] == v.width, kOp, ": products must be contiguous");
   }
   const DeviceGuard guard(v.device);
-  dispatch_rows(v.dtype, [&](auto example) {
-    using Z = decltype(example);
+  dispatch_rows(kOp, v.dtype, [&](auto rows) {
+    using Z = typename decltype(rows)::type;
     using T = Real<Z>;
     constexpr int kPack = 16 / sizeof(Z);
     const bool own = !product1.present();

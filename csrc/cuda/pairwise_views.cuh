@@ -4,30 +4,17 @@
 // anchor elsewhere. Memory traffic: every row is read twice in a pass, the second time from a cache.
 // Precision policy: float32 (float64 for float64 rows) along a row, in a fixed order; float64 for sums over anchors.
 #pragma once
-#include <cuda_fp16.h>
-
 #include <type_traits>
 
+#include "cuda/half.cuh"
 #include "cuda/pairwise.cuh"
-#include "cuda/sparse.cuh"
 
 namespace sslspec::cuda {
 
 template <typename Z>
-using Real = std::conditional_t<std::is_same_v<Z, double>, double, float>;
+using Real = typename Wide<Z>::type;
 template <typename Z>
 using Multiplied = std::conditional_t<std::is_same_v<Z, __nv_bfloat16>, __nv_bfloat16, Real<Z>>;
-
-__device__ __forceinline__ float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float widened(__half x) { return __half2float(x); }
-__device__ __forceinline__ float widened(float x) { return x; }
-__device__ __forceinline__ double widened(double x) { return x; }
-template <typename Z>
-__device__ __forceinline__ Z rounded(Real<Z> x) {
-  if constexpr (std::is_same_v<Z, __nv_bfloat16>) return __float2bfloat16(x);
-  else if constexpr (std::is_same_v<Z, __half>) return __float2half(x);
-  else return x;
-}
 
 // No row of u is longer, however its elements were rounded.
 inline constexpr float kUnitBound = 1.004f;
@@ -106,14 +93,14 @@ __global__ void __launch_bounds__(kViewThreads)
       const P z = *reinterpret_cast<const P*>(p.z[o] + i * p.ld[o] + c);
       U u;
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) x[o][k] = widened(z.v[k]) * factor[o], u.v[k] = rounded<Multiplied<Z>>(x[o][k]);
+      for (int k = 0; k < kWidth; ++k) x[o][k] = widened(z.v[k]) * factor[o], u.v[k] = narrowed<Multiplied<Z>>(x[o][k]);
       if (p.u != nullptr) *reinterpret_cast<U*>(p.u + (o * p.n + i) * p.width + c) = u;
     }
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) dot += x[0][k] * x[1][k];
   }
   for (int64_t c = p.d + lane; p.u != nullptr && c < p.width; c += 32)
-    p.u[i * p.width + c] = p.u[(p.n + i) * p.width + c] = rounded<Multiplied<Z>>(0);
+    p.u[i * p.width + c] = p.u[(p.n + i) * p.width + c] = narrowed<Multiplied<Z>>(0);
   dot = warp_sum(dot);
   if (lane != 0) return;
   p.stats.dot[i] = dot;
@@ -243,7 +230,7 @@ __global__ void __launch_bounds__(kViewThreads)
       P out;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k)
-        out.v[k] = rounded<Z>(factor[o] * (product[o][k] - scale * pull * x[1 - o][k] - off * x[o][k]));
+        out.v[k] = narrowed<Z>(factor[o] * (product[o][k] - scale * pull * x[1 - o][k] - off * x[o][k]));
       *reinterpret_cast<P*>(g.grad[o] + i * p.d + c) = out;
     }
   }
