@@ -72,7 +72,10 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
   if (at.k < d) {
     P shift[2], scale[2];
 #pragma unroll
-    for (int o = 0; o < 2; ++o) shift[o] = column_of<kWidth>(p.in.columns, d, kShift + o, at.k), scale[o] = column_of<kWidth>(p.in.columns, d, kScale + o, at.k);
+    for (int o = 0; o < 2; ++o) {
+      shift[o] = column_of<kWidth>(p.in.columns, d, kShift + o, at.k);
+      scale[o] = column_of<kWidth>(p.in.columns, d, kScale + o, at.k);
+    }
 #pragma unroll 2
     for (int64_t i = at.first; i < at.last(p.rows); i += kWarps) {
       P f[2] = {};

@@ -92,7 +92,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
         }
     };
     if (sigmoid_part) {
-      weigh([&](float x, float factor, Weight mine, Weight other) { return sigmoid(fmaf(x, factor, bias)) * (mine.factor + other.factor); });
+      weigh([&](float x, float factor, Weight mine, Weight other) {
+        return sigmoid(fmaf(x, factor, bias)) * (mine.factor + other.factor);
+      });
 #pragma unroll
       for (int n = 0; n < kN; ++n)
 #pragma unroll
@@ -100,7 +102,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
 #pragma unroll
           for (int q = 0; q < kTiles; ++q) total[q][0] += w[q][n][e], total[q][1] += w[q][n][2 + e];
     } else if (one_exponential) {
-      weigh([&](float x, float factor, Weight mine, Weight other) { return exp2_fast(fmaf(x, factor, -shift)) * (mine.factor + other.factor); });
+      weigh([&](float x, float factor, Weight mine, Weight other) {
+        return exp2_fast(fmaf(x, factor, -shift)) * (mine.factor + other.factor);
+      });
     } else {
       weigh([&](float x, float factor, Weight mine, Weight other) {
         return fmaf(other.factor, exp2_fast(fmaf(x, factor, -other.shift)), mine.factor * exp2_fast(fmaf(x, factor, -mine.shift)));

@@ -270,7 +270,8 @@ __global__ void __launch_bounds__(TileTraits::kThreads) gather_kernel(const Part
   Partial& out = parts[slot * step + i];
   const int64_t begin = max(slot * span, first), end = min((slot + 1) * span, first + tiles);
   Partial total = begin > slot * span ? out : sums[(begin - first) * pitch + i];
-  for (int64_t tile = begin > slot * span ? begin : begin + 1; tile < end; ++tile) total = merge(total, sums[(tile - first) * pitch + i]);
+  for (int64_t tile = begin > slot * span ? begin : begin + 1; tile < end; ++tile)
+    total = merge(total, sums[(tile - first) * pitch + i]);
   out = total;
 }
 
@@ -308,10 +309,12 @@ void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound*
   const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric), span = PairwiseGrid(n, m).span;
   Partial* columns_of = p.symmetric ? x_parts : y_parts;
   Partial* column_sums = columns_of == nullptr ? nullptr : row_sums + ceil_div(m, kTile) * step;
-  const auto gather = [&](const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, Partial* parts, int64_t stride) {
+  const auto gather = [&](const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, Partial* parts,
+                          int64_t stride) {
     const dim3 grid(static_cast<unsigned>(ceil_div(count, TileTraits::kThreads)),
                     static_cast<unsigned>(ceil_div(first + tiles, span) - first / span));
-    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count, span, parts, stride);
+    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count, span,
+           parts, stride);
   };
   for (int64_t row0 = 0; row0 < n; row0 += step) {
     const int64_t rows = n - row0 < step ? n - row0 : step;

@@ -1,5 +1,6 @@
-// The statistics pass on Hopper for rows of more than 512 columns (fewer: pairwise_sums_sm90a.cu): a CUTLASS GEMM whose epilogue adds up the exponentials (or softplus) of its accumulator and
-// stores only the sums of each tile (pairwise_tile_sums.cuh).
+// The statistics pass on Hopper for rows of more than 512 columns (fewer: pairwise_sums_sm90a.cu): a CUTLASS GEMM whose
+// epilogue adds up the exponentials (or softplus) of its accumulator and stores only the sums of each tile
+// (pairwise_tile_sums.cuh).
 //
 // Tiling: 128 x 128 x 64, cluster 2 x 1, ping-pong: two warpgroups own a tile each, and one takes its exponentials while
 // the other multiplies. Their epilogues come one after the other (CUTLASS's order barrier), so they share the memory below.
@@ -54,8 +55,8 @@ class TileSums {
   CUTLASS_HOST_DEVICE explicit TileSums(const Params& params) : params_(params) {}
 
   template <typename Problem, typename Tile, typename Coord, typename Accumulator, typename Mma, typename Residue>
-  __device__ __forceinline__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc, const Mma&, const Residue&,
-                             int thread, char* shared) {
+  __device__ __forceinline__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc, const Mma&,
+                                             const Residue&, int thread, char* shared) {
     using Traits = TileSumsTraits;
     static_assert(decltype(cute::size(acc))::value == Traits::kTile * Traits::kTile / Traits::kThreads);
     const auto barrier = [] {

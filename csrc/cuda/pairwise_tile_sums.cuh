@@ -183,7 +183,8 @@ __device__ __forceinline__ void store_tile_sums(const Pairs& p, const HopperStat
   float scale[2][2];
 #pragma unroll
   for (int k = 0; k < 4; ++k)
-    scale[k / 2][k % 2] = (sigmoid_part ? 1.0f : kLog2e) * p.scale[min(i0 + first_row + k / 2 * 64 + k % 2 * 8, p.x.count - 1) * p.scale_row];
+    scale[k / 2][k % 2] = (sigmoid_part ? 1.0f : kLog2e) *
+                          p.scale[min(i0 + first_row + k / 2 * 64 + k % 2 * 8, p.x.count - 1) * p.scale_row];
   float x[128];
   scaled(acc, scale, sigmoid_part ? *out.bias : 0.0f, x);
   if (tile_is_masked(p, i0, kTile, j0, kTile)) {

@@ -199,8 +199,8 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
 // Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100,
 // beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
-  return hopper_allowed("weights") && capability_major() == 9 && p.x.dtype == DType::bf16 && (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 &&
-         pitch % 8 == 0 && p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
+  return hopper_allowed("weights") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
+         (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 && pitch % 8 == 0 && p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
 }
 
 void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,
@@ -219,7 +219,8 @@ void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBa
                           v.c + row0, v.x_factor + row0, v.x_shift + row0, columns ? v.y_factor : nullptr,
                           columns ? v.y_shift : nullptr, v.kind, weights, pitch, p.device, p.stream});
   launch("pairwise_clear", clear_kernel,
-         dim3(static_cast<unsigned>(ceil_div(m, kClearSpan * TileTraits::kRows)), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
+         dim3(static_cast<unsigned>(ceil_div(m, kClearSpan * TileTraits::kRows)),
+              static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
          TileTraits::kThreads, 0, p.stream, pairs, static_cast<__nv_bfloat16*>(weights), pitch, row0);
 }
 #endif
