@@ -114,9 +114,9 @@ def columns(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> No
     same_kind(op, name, x, other_name, other)
 
 
-def _computed(like: Tensor) -> torch.dtype:
-    """What a loss of these rows is computed in: float64 for float64, else float32."""
-    return torch.float64 if like.dtype == torch.float64 else torch.float32
+def computed_dtype(x: Tensor) -> torch.dtype:
+    """What is computed with rows of x, statistics included: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def positive(
@@ -130,7 +130,7 @@ def positive(
     """
     if not isinstance(value, Tensor):
         number(op, name, value, low=0.0, strict=True)
-        return torch.full((), float(value), dtype=_computed(like), device=like.device)
+        return torch.full((), float(value), dtype=computed_dtype(like), device=like.device)
     if not value.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
     if value.device != like.device and value.dim() > 0:
@@ -149,7 +149,7 @@ def positive(
             raise ValueError(f"{op}: {name} must be finite and > 0, got {bad[0].item()}")
     if value.numel() == 1:
         value = value.reshape(())
-    return value.to(device=like.device, dtype=_computed(like))
+    return value.to(device=like.device, dtype=computed_dtype(like))
 
 
 def scale(
@@ -168,12 +168,12 @@ def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
     """A bias, a number or a tensor of one value, as a 0-dim tensor in the dtype of the loss."""
     if not isinstance(value, Tensor):
         number(op, name, value)
-        return torch.full((), float(value), dtype=_computed(like), device=like.device)
+        return torch.full((), float(value), dtype=computed_dtype(like), device=like.device)
     if not value.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
     if value.numel() != 1:
         raise ValueError(f"{op}: {name} must be one value, got shape {tuple(value.shape)}")
-    return value.reshape(()).to(device=like.device, dtype=_computed(like))
+    return value.reshape(()).to(device=like.device, dtype=computed_dtype(like))
 
 
 def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tensor | None:
@@ -195,7 +195,7 @@ def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tenso
         bad = weight.detach()[~((weight >= 0) & weight.isfinite())]
         if bad.numel():
             raise ValueError(f"{op}: sample_weight must be finite and >= 0, got {bad[0].item()}")
-    return weight.to(_computed(like))
+    return weight.to(computed_dtype(like))
 
 
 def ids(op: str, values: Any, like: Tensor, n: int) -> Tensor:

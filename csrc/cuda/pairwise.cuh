@@ -43,6 +43,18 @@ inline Pairs pairs_of(const PairwiseProblem& p, const BlockBound* x_bounds, cons
           p.skip_self,   p.symmetric,   x_bounds,                           y_bounds};
 }
 
+// Block `index` of the statistics: a super block of PairwiseGrid, of the upper triangle only if symmetric.
+struct Super {
+  int64_t x, y;
+};
+
+__device__ __forceinline__ Super super_block(int64_t index, bool symmetric, int64_t y_supers) {
+  if (!symmetric) return {index / y_supers, index % y_supers};
+  int64_t y = 0;  // x <= y: column y of the triangle holds y + 1 blocks
+  while (index > y) index -= ++y;
+  return {index, y};
+}
+
 // An absent part of the weights: its exponential is 0 and not infinite, which times the factor would not be 0.
 constexpr Weight kNoWeight = {1e38f, 0.0f};
 

@@ -36,17 +36,6 @@ struct StatisticsShared {
   float slots[TileTraits::kWarps];
 };
 
-struct Super {  // tile ranges of a block
-  int64_t x, y;
-};
-
-__device__ __forceinline__ Super super_block(int64_t index, bool symmetric, int64_t y_supers) {
-  if (!symmetric) return {index / y_supers, index % y_supers};
-  int64_t y = 0;  // x <= y: column y of the triangle holds y + 1 blocks
-  while (index > y) index -= ++y;
-  return {index, y};
-}
-
 using Accumulator = float[4][4][4];
 
 // acc *= row scale; left-out pairs become `out`. bits: mask of the tile, or null.
@@ -248,7 +237,6 @@ template <typename Math, bool kSigmoid>
 void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
                        Partial* x_parts, Partial* y_parts) {
   using Traits = StatisticsTraits<Math, kSigmoid>;
-  const DeviceGuard guard(p.device);
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
   const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
@@ -305,7 +293,6 @@ bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
 void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
                   Partial* x_parts, Partial* y_parts, Partial* row_sums) {
   constexpr int64_t kTile = TileTraits::kRows;
-  const DeviceGuard guard(p.device);
   const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric), span = PairwiseGrid(n, m).span;
   Partial* columns_of = p.symmetric ? x_parts : y_parts;
   Partial* column_sums = columns_of == nullptr ? nullptr : row_sums + ceil_div(m, kTile) * step;

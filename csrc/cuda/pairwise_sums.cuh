@@ -29,19 +29,15 @@ struct SumsShared {
 
 // The tiles of a super block in the order in which they are multiplied: strips of columns, rows of tiles, tiles.
 struct SumsPlan {
-  int64_t x_begin, x_end, y_begin, y_end, x_super, y_super;
+  Super super;
+  int64_t x_begin, x_end, y_begin, y_end;
   bool diagonal;
 
   __device__ SumsPlan(const Pairs& p, const SumsArgs& a, int64_t index) {
-    x_super = index / a.y_supers, y_super = index % a.y_supers;
-    if (p.symmetric) {
-      y_super = 0;  // x <= y: column y of the triangle holds y + 1 blocks
-      while (index > y_super) index -= ++y_super;
-      x_super = index;
-    }
-    diagonal = p.symmetric && x_super == y_super;
-    x_begin = x_super * a.span, x_end = min(x_begin + a.span, ceil_div(p.x.count, SumsTraits::kTile));
-    y_begin = y_super * a.span, y_end = min(y_begin + a.span, ceil_div(p.y.count, SumsTraits::kTile));
+    super = super_block(index, p.symmetric, a.y_supers);
+    diagonal = p.symmetric && super.x == super.y;
+    x_begin = super.x * a.span, x_end = min(x_begin + a.span, ceil_div(p.x.count, SumsTraits::kTile));
+    y_begin = super.y * a.span, y_end = min(y_begin + a.span, ceil_div(p.y.count, SumsTraits::kTile));
   }
   __device__ int64_t strip_end(int64_t strip) const { return min(strip + SumsTraits::kStrip, y_end); }
   __device__ int64_t rows_end(int64_t strip) const { return diagonal ? min(x_end, strip_end(strip)) : x_end; }
@@ -60,9 +56,9 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
   const bool sigmoid_part = a.bias != nullptr, narrow = !sigmoid_part && is_narrow(limit);
   const float bias = sigmoid_part ? *a.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
   const Partial none = {negative_infinity(), 0.0f}, empty = narrow ? Partial{narrow_shift(limit), 0.0f} : none;
-  Partial* rows_out = a.x_parts + plan.y_super * p.x.count;
-  Partial* cols_out = p.symmetric ? a.x_parts + plan.x_super * p.x.count
-                      : a.y_parts == nullptr ? nullptr : a.y_parts + plan.x_super * p.y.count;
+  Partial* rows_out = a.x_parts + plan.super.y * p.x.count;
+  Partial* cols_out = p.symmetric ? a.x_parts + plan.super.x * p.x.count
+                      : a.y_parts == nullptr ? nullptr : a.y_parts + plan.super.x * p.y.count;
   for (int64_t i = plan.x_begin * kTile + thread; i < min(plan.x_end * kTile, p.x.count); i += kThreads) rows_out[i] = none;
   if (cols_out != nullptr)
     for (int64_t j = plan.y_begin * kTile + thread; j < min(plan.y_end * kTile, p.y.count); j += kThreads) cols_out[j] = none;

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._register import register_op
 from .._seam import _C, stream, unit_stride, view
 from . import _gram_plain as plain
 from . import _made_gradient as made
-from ._gram_products import BLOCK, Products, blocks, wide_dtype
+from ._gram_products import BLOCK, Products, blocks
 
 __all__ = ["BARLOW_TWINS", "SQNORM", "SQNORM_CENTERED", "VICREG", "fused"]
 
@@ -60,7 +61,7 @@ def _shapes(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     n, d = x.shape
     shapes: tuple[tuple[int, ...], ...] = ((), (3,), (grad_x + grad_y, n, d), (10, d))
-    loss, terms, gradients, columns = (x.new_empty(s, dtype=wide_dtype(x.dtype)) for s in shapes)
+    loss, terms, gradients, columns = (x.new_empty(s, dtype=computed_dtype(x)) for s in shapes)
     return loss, terms, gradients, columns
 
 
@@ -69,7 +70,7 @@ def _body(
     grad_x: bool, grad_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     n, d = x.shape
-    wide = wide_dtype(x.dtype)
+    wide = computed_dtype(x)
     if x.numel() == 0:
         loss, terms, gradients, columns = _shapes(
             x, y, kind, off_diagonal, half, options, grad_x, grad_y
@@ -138,7 +139,7 @@ def _backward_body(
 def _plain(x: Tensor, y: Tensor | None, **how: Any) -> Tensor:
     """The same in plain torch, at the precision of the value."""
     kind, options = how["kind"], how["options"]
-    x, y = x.to(wide_dtype(x.dtype)), None if y is None else y.to(wide_dtype(y.dtype))
+    x, y = x.to(computed_dtype(x)), None if y is None else y.to(computed_dtype(y))
     if y is not None and kind == VICREG:
         names = ("invariance", "variance", "covariance", "eps")
         return plain.vicreg(x, y, **dict(zip(names, options, strict=True)))
@@ -150,25 +151,16 @@ def _plain(x: Tensor, y: Tensor | None, **how: Any) -> Tensor:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, y, kind, off_diagonal, half, options, *ctx.wanted = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, y, *output[2:])
-    ctx.how = {"kind": kind, "off_diagonal": off_diagonal, "half": half, "options": options}
+    how = {"kind": kind, "off_diagonal": off_diagonal, "half": half, "options": options}
+    made.save(ctx, (x, y), output, output[2:], **how)
 
 
 def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, y, gradients, columns = ctx.saved_tensors
-    rest = (None,) * 6
-    needs = ctx.needs_input_grad[:2]
-    if factor is None:
-        return None, None, *rest
-    if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        return *made.through(_plain, (x, y), factor, **ctx.how), *rest
-    how = ctx.how
-    grads = _finish(
-        x, y, gradients, columns, factor, how["kind"], how["half"], how["options"], *ctx.wanted
-    )
-    return *(g if need else None for g, need in zip(grads, needs, strict=True)), *rest
+    def complete(x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor) -> Any:
+        how = (ctx.options[name] for name in ("kind", "half", "options"))
+        return _finish(x, y, gradients, columns, factor, *how, *ctx.wanted)
+
+    return *made.gradient(ctx, factor, _plain, complete), *(None,) * 6
 
 
 _fused = register_op(

@@ -12,19 +12,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._seam import _C, stream, view
 from ._matmul import mm_float32, mm_float32_into
 
-__all__ = ["BLOCK", "ROWS", "Products", "blocks", "wide_dtype"]
+__all__ = ["BLOCK", "ROWS", "Products", "blocks"]
 
 BLOCK, ROWS = 256, 8  # kGramBlock, kGramRows of csrc/cuda/gram.h
 _STRIP_BYTES = 64 << 20
 _TILES = 256  # what keeps a GPU busy
-
-
-def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What is computed with: float32 for all but float64."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def blocks(size: int, block: int) -> int:
@@ -73,7 +69,7 @@ class Products:
             return self._gradients(
                 factors, self._matrix(factors, self.strips[0], sums, slot), wanted
             )
-        shape, kind = (len(wanted), self.n, factors.shape[2]), wide_dtype(factors.dtype)
+        shape, kind = (len(wanted), self.n, factors.shape[2]), computed_dtype(factors)
         made = factors.new_empty(shape, dtype=kind)
         for strip, slots in zip(self.strips, self.slots, strict=True):
             matrix = self._matrix(factors, strip, sums, slot)
@@ -96,8 +92,8 @@ class Products:
             only = slice(wanted[0], wanted[0] + 1)
             matrix, factors = matrix[only], factors[only]
         if not self.columns:
-            return _wide(matrix, factors)
-        return _wide(factors if self.rows == self.n else factors[:, : self.n], matrix)
+            return mm_float32(matrix, factors)
+        return mm_float32(factors if self.rows == self.n else factors[:, : self.n], matrix)
 
     def _product(self, factors: Tensor, strip: slice) -> Tensor:
         """(matrices, chunks, r, c): columns of the matrices, or rows of F F^T."""
@@ -108,11 +104,11 @@ class Products:
                 left, right = (
                     t.unflatten(1, (self.chunks, -1)).flatten(0, 1) for t in (left, right)
                 )
-            out = _wide(left.mT, right if whole else right[:, :, strip])
+            out = mm_float32(left.mT, right if whole else right[:, :, strip])
             return out.unflatten(0, (-1, self.chunks))
         if self.mixed:
-            return _wide(left, (right if whole else right[:, strip]).mT)[:, None]
-        return _wide(left if whole else left[:, strip], right.mT)[:, None]
+            return mm_float32(left, (right if whole else right[:, strip]).mT)[:, None]
+        return mm_float32(left if whole else left[:, strip], right.mT)[:, None]
 
     def _mixed_gradients(
         self, factors: Tensor, c: Tensor, strip: slice, made: Tensor, wanted: list[int]
@@ -124,7 +120,7 @@ class Products:
             if strip.start == 0:
                 mm_float32_into(a, b, made[0])
             else:
-                made[0] += _wide(a, b)
+                made[0] += mm_float32(a, b)
         if 1 not in wanted:
             return
         if not self.columns:
@@ -132,7 +128,7 @@ class Products:
         elif len(self.strips) == 1:
             mm_float32_into(f, c, made[-1])
         else:
-            made[-1][:, strip] = _wide(f, c)
+            made[-1][:, strip] = mm_float32(f, c)
 
 
 def _square(
@@ -149,9 +145,3 @@ def _square(
         view(product), cross, masked, offset, view(out), view(sums), slot, stream(product)
     )
     return out
-
-
-def _wide(a: Tensor, b: Tensor) -> Tensor:
-    """a b in float32 also where torch has only bfloat16 results of bfloat16 factors."""
-    out = mm_float32(a, b)
-    return out.float() if out.dtype == torch.bfloat16 else out

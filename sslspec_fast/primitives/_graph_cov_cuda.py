@@ -39,8 +39,7 @@ def compute_and_keep(
 ) -> tuple[Tensor, Tensor]:
     """X^T A X, (d, d), and A X, (n, d)."""
     product = x.new_empty(x.shape)
-    for _ in _products(indptr, indices, values, x, upper=False, into=product):
-        pass
+    _gather(indptr, indices, values, x, product)
     with torch.autocast(x.device.type, enabled=False):
         return x.mT @ product, product
 
@@ -69,19 +68,26 @@ def apply(
 
 
 def _products(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, upper: bool,
-    into: Tensor | None = None,
-) -> Iterator[tuple[slice, Tensor]]:  # fmt: skip
-    """Rows of A Y in a buffer that the next strip takes again, or one strip of all, in `into`."""
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, upper: bool
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of A Y in a buffer that the next strip takes again."""
     n, e = indptr.shape[0] - 1, y.shape[1]
     height = min(n, max(1024, _STRIP_BYTES // (max(e, 1) * y.element_size())))
-    height = height if into is None else n
-    buffer = y.new_empty(height, e) if into is None else into
+    buffer = y.new_empty(height, e)
     for start in range(0, n, max(height, 1)):
         stop = min(start + height, n)
-        strip, none = buffer[: stop - start], None
-        _C.cuda_spmm(
-            view(indptr[start : stop + 1]), view(indices), view(values), view(y), none, none, none,
-            none, none, view(strip), False, 1.0, 0.0, 0.0, 0.0, start if upper else -1, stream(y),
-        )  # fmt: skip
+        strip = buffer[: stop - start]
+        _gather(indptr[start : stop + 1], indices, values, y, strip, start if upper else -1)
         yield slice(start, stop), strip
+
+
+def _gather(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, out: Tensor,
+    upper_from: int = -1,
+) -> None:  # fmt: skip
+    """out = A Y, rows of indptr; upper_from: number of the first one, to read only j >= i."""
+    none = None
+    _C.cuda_spmm(
+        view(indptr), view(indices), view(values), view(y), none, none, none, none, none, view(out),
+        False, 1.0, 0.0, 0.0, 0.0, upper_from, stream(y),
+    )  # fmt: skip

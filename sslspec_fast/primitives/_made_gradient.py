@@ -44,26 +44,27 @@ def save(
 
 
 def gradient(
-    ctx: Any, factor: Tensor | None, expression: Callable[..., Tensor]
+    ctx: Any,
+    factor: Tensor | None,
+    expression: Callable[..., Tensor],
+    complete: Callable[..., Sequence[Tensor]] | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients, differentiable through `expression` of the inputs and options if asked."""
+    """The gradients, differentiable through `expression` of the inputs and options if asked.
+
+    complete: makes them of what was saved, in that order, where the forward pass did not finish.
+    """
     count = len(ctx.saved_tensors) // 2
     if factor is None:
         return (None,) * count
     inputs, grads = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
     needs = ctx.needs_input_grad[:count]
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        return through(expression, inputs, factor, **ctx.options)
+        return through_composition(lambda *x: expression(*x, **ctx.options), inputs, [factor])
+    if complete is not None:
+        grads = complete(*ctx.saved_tensors)
+        return tuple(g if need else None for g, need in zip(grads, needs, strict=True))
     pairs = zip(grads, needs, strict=True)
     return tuple(_scaled(grad, factor) if need else None for grad, need in pairs)
-
-
-def through(
-    expression: Callable[..., Tensor], inputs: Sequence[Tensor | None], factor: Tensor,
-    **options: Any,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """The gradients by autograd, which can differentiate them again."""
-    return through_composition(lambda *x: expression(*x, **options), inputs, [factor])
 
 
 def _scaled(made: Tensor, factor: Tensor) -> Tensor:

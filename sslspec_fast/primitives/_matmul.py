@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._checks import computed_dtype
+
 __all__ = ["Plain", "Split", "mm_float32", "mm_float32_into", "products_with"]
 
 _HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch >= 2.8, on a GPU
@@ -33,12 +35,12 @@ def _wide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def mm_float32(a: Tensor, b: Tensor) -> Tensor:
-    """a b, also of batches. bfloat16 factors give float32 where torch can, otherwise float32 sums
-    rounded once.
+    """a b, also of batches, in float32 (float64). Where torch has only bfloat16 results of bfloat16
+    factors, the float32 sums were rounded once.
     """
     if _HAS_OUT_DTYPE and a.is_cuda and a.dtype == torch.bfloat16:
         return _wide(a, b)
-    return torch.mm(a, b) if a.ndim == 2 else torch.bmm(a, b)
+    return (torch.mm(a, b) if a.ndim == 2 else torch.bmm(a, b)).to(computed_dtype(a))
 
 
 def mm_float32_into(a: Tensor, b: Tensor, out: Tensor) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._seam import _C, CODE, unit_stride
 
-__all__ = ["multiplied", "pair_ids", "statistics_dtype", "through_scale", "workspace"]
+__all__ = ["multiplied", "pair_ids", "through_scale", "workspace"]
 
 
 def pair_ids(n: int, device: torch.device) -> Tensor:
@@ -20,12 +21,7 @@ def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
     n, d = a.shape
     m = n if b is None else b.shape[0]
     size = _C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward)
-    return a.new_empty(size, dtype=statistics_dtype(a))
-
-
-def statistics_dtype(x: Tensor) -> torch.dtype:
-    """Type of statistics and of what multiplies them: float64 for float64 rows, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return a.new_empty(size, dtype=computed_dtype(a))
 
 
 def multiplied(x: Tensor, scale: Tensor, half: bool) -> Tensor:

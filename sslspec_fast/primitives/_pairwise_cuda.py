@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._seam import _C, CODE, Descriptor, stream, unit_stride, view
 from ._matmul import products_with
-from ._pairwise_common import statistics_dtype
 
 __all__ = ["backward", "forward", "gradients"]
 
@@ -62,7 +62,7 @@ class _Problem:
         skip: tuple[Tensor | None, Tensor | None],
         skip_self: bool,
     ) -> None:
-        self.kind = statistics_dtype(a)
+        self.kind = computed_dtype(a)
         self.fast = a.dtype == torch.float16 or torch.get_float32_matmul_precision() != "highest"
         self.a = aligned_rows(a)
         self.b = None if b is None else aligned_rows(b)
@@ -272,7 +272,7 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
                 left = a[chunk]
                 if p.scale.ndim == 1:
                     left = (left.to(p.kind) * p.scale[chunk, None]).to(a.dtype)
-                part = products.transposed_times(w, left).to(p.kind)
+                part = products.transposed_times(w, left)
                 # chunks add up in float32, in the order of the rows
                 grad_b = part if grad_b is None else grad_b.add_(part)
         row_dot = (a * wide).sum(1) if above.dot else p.statistics(0)

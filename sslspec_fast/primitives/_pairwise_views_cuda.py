@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._seam import _C, CODE, stream, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import statistics_dtype
 
 __all__ = ["backward", "forward", "gradient_shapes", "shapes"]
 
@@ -27,7 +27,7 @@ def shapes(
     norms, products, statistics and what else the backward pass reads.
     """
     n, d = z1.shape
-    kind = statistics_dtype(z1)
+    kind = computed_dtype(z1)
     rows = z1.dtype if z1.dtype == torch.bfloat16 else kind
     step = {torch.bfloat16: 8, torch.float32: 4, torch.float64: 1}[rows]
     copied = unit or rows != z1.dtype or d % step != 0

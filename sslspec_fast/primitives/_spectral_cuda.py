@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._register import register_op
 from .._seam import _C, stream, unit_stride, view
 from . import _made_gradient as made
 from . import _spectral_plain as plain
-from ._gram_products import ROWS, Products, blocks, wide_dtype
+from ._gram_products import ROWS, Products, blocks
 
 __all__ = ["spectral_contrastive"]
 
@@ -27,7 +28,7 @@ def _shapes(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     n, d = z1.shape
     shapes: tuple[tuple[int, ...], ...] = ((), (3,), (grad_1 + grad_2, n, d), (3, n))
-    loss, sums, gradients, rows = (z1.new_empty(s, dtype=wide_dtype(z1.dtype)) for s in shapes)
+    loss, sums, gradients, rows = (z1.new_empty(s, dtype=computed_dtype(z1)) for s in shapes)
     return loss, sums, gradients, rows
 
 
@@ -37,7 +38,7 @@ def _body(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     z1, z2 = unit_stride(z1), unit_stride(z2)
     n, d = z1.shape
-    wide = wide_dtype(z1.dtype)
+    wide = computed_dtype(z1)
     short: bool = _C.gram_uses_dual(d, n, True)
     products = Products(n, d, 2, columns=short, mixed=not short, cross=True, masked=not short)
     pairs = blocks(n, ROWS)
@@ -81,25 +82,17 @@ def _backward_body(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    z1, z2, *ctx.numbers, grad_1, grad_2 = inputs
+    z1, z2, *numbers, grad_1, grad_2 = inputs
     ctx.wanted = grad_1, grad_2
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(z1, z2, *output[2:])
+    names = ("longest", "attraction", "repulsion")
+    made.save(ctx, (z1, z2), output, output[2:], **dict(zip(names, numbers, strict=True)))
 
 
 def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    z1, z2, gradients, rows = ctx.saved_tensors
-    rest = (None,) * 5
-    needs = ctx.needs_input_grad[:2]
-    if factor is None:
-        return None, None, *rest
-    if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        names = ("longest", "attraction", "repulsion")
-        numbers = dict(zip(names, ctx.numbers, strict=True))
-        return *made.through(plain.loss, (z1, z2), factor, **numbers), *rest
-    grads = _finish(z1, z2, gradients, rows, factor, *ctx.numbers, *ctx.wanted)
-    return *(g if need else None for g, need in zip(grads, needs, strict=True)), *rest
+    def complete(z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor) -> Any:
+        return _finish(z1, z2, gradients, rows, factor, *ctx.options.values(), *ctx.wanted)
+
+    return *made.gradient(ctx, factor, plain.loss, complete), *(None,) * 5
 
 
 _fused = register_op(

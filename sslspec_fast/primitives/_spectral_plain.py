@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from . import gram
 from .unit_rows import paired_rows
 
@@ -25,5 +26,5 @@ def composed(
 
 def loss(z1: Tensor, z2: Tensor, **numbers: float) -> Tensor:
     """The loss alone; rows of half precision are widened."""
-    kind = torch.float64 if z1.dtype == torch.float64 else torch.float32
+    kind = computed_dtype(z1)
     return composed(z1.to(kind), z2.to(kind), **numbers)[0]

@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._register import register_op
 from .._seam import _C, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import multiplied, statistics_dtype, through_scale, workspace
+from ._pairwise_common import multiplied, through_scale, workspace
 from ._second_order import left_out_pairs, row_blocks_vjp, softmax_weights
 from .pairwise_sigmoid import softplus
 
@@ -34,7 +35,7 @@ __all__ = ["lse", "lse_self", "softplus"]
 
 
 def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape[0], dtype=statistics_dtype(u))
+    return u.new_empty(u.shape[0], dtype=computed_dtype(u))
 
 
 def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
@@ -150,7 +151,7 @@ def _lse_shapes(
     skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
     half: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    kind = statistics_dtype(a)
+    kind = computed_dtype(a)
     return a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0] if cols else 0, dtype=kind)
 
 

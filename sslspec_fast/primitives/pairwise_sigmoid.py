@@ -15,17 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._register import register_op
 from .._seam import _C, threads, unit_stride, view
 from . import _pairwise_cuda as cuda
-from ._pairwise_common import statistics_dtype, through_scale, workspace
+from ._pairwise_common import through_scale, workspace
 from ._second_order import left_out_pairs, row_blocks_vjp
 
 __all__ = ["softplus"]
 
 
 def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
-    return a.new_empty(a.shape[0], dtype=statistics_dtype(a))
+    return a.new_empty(a.shape[0], dtype=computed_dtype(a))
 
 
 def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:

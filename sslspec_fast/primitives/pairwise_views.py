@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .._checks import computed_dtype
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from . import _pairwise_views_cuda as cuda
 from . import unit_rows
-from ._pairwise_common import pair_ids, statistics_dtype
+from ._pairwise_common import pair_ids
 from ._second_order import through_composition
 from .pairwise import lse, lse_self
 
@@ -157,7 +158,7 @@ def _composed_loss(
 
 
 def _in_float(z1: Tensor, z2: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    kind = statistics_dtype(z1)
+    kind = computed_dtype(z1)
     c = scale if isinstance(scale, Tensor) else z1.new_full((), scale, dtype=kind)
     return z1.to(kind), z2.to(kind), c
 
