@@ -17,9 +17,10 @@
 namespace sslspec::cuda {
 
 inline constexpr float kLog2e = 1.4426950408889634f;
-// In powers of two. fp32 has normal numbers from 2^-126 to 2^127; a weight's factor may reach |gradient| 2^kNarrow, so
-// this leaves room for gradients of 2^19 (loss scaling in fp16 multiplies them by 2^16).
-inline constexpr float kNarrow = 108.0f;
+// In powers of two. fp32 has normal numbers from 2^-126 to 2^127; a weight's factor may reach |gradient| 2^kNarrow, or
+// that times the scale, which is at most 2^5.1 here for unit rows. So this leaves room for gradients of 2^21 (loss
+// scaling in fp16 multiplies them by 2^16).
+inline constexpr float kNarrow = 100.0f;
 inline constexpr int kBoundRows = 128;    // rows per BlockBound
 
 struct Pairs {

@@ -6,13 +6,12 @@
 3.0
 """
 
-from sslspec_fast.operators.base import GroupVectors, KnownPairs, SymmetricOperator
+from sslspec_fast.operators.base import GroupVectors, KnownPairs, SumOperator, SymmetricOperator
 from sslspec_fast.operators.composite import (
     CallableOperator,
     DenseOperator,
     LowRankOperator,
     ScaledOperator,
-    SumOperator,
 )
 from sslspec_fast.operators.convert import as_operator, centered, low_rank, shift
 from sslspec_fast.operators.csr import CsrOperator

@@ -9,15 +9,20 @@ that are known exactly, an assembled matrix for a factorisation) is optional and
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import scipy.sparse
 import torch
 from torch import Tensor
 
 from sslspec_fast.primitives import basis
 
-__all__ = ["Deflated", "DenseVectors", "GroupVectors", "KnownPairs", "SymmetricOperator", "combine"]
+__all__ = [
+    "Deflated", "DenseVectors", "GroupVectors", "KnownPairs", "ShiftOperator", "SumOperator",
+    "SymmetricOperator", "combine",
+]  # fmt: skip
 
 
 # A dense product with few columns streams; a scatter over rows does not.
@@ -34,6 +39,9 @@ class Deflated(Protocol):
 
     def block(self, dtype: torch.dtype) -> Tensor | None:
         """V itself where it has so few columns that they ride along with other products."""
+
+    def dense(self) -> Tensor:
+        """V, (n, count) float64."""
 
     def reordered(self, p: Tensor) -> Deflated:
         """The rows of V in the order p."""
@@ -54,11 +62,14 @@ class DenseVectors:
     def block(self, dtype: torch.dtype) -> Tensor | None:
         return self._of(dtype) if self.count <= _FEW else None
 
+    def dense(self) -> Tensor:
+        return self._cast[torch.float64]
+
     def remove_(self, x: Tensor) -> Tensor:
         return _remove(self._of(x.dtype), x)
 
     def reordered(self, p: Tensor) -> DenseVectors:
-        return DenseVectors(self._cast[torch.float64][p])
+        return DenseVectors(self.dense()[p])
 
 
 def _remove(v: Tensor, x: Tensor) -> Tensor:
@@ -134,6 +145,7 @@ class SymmetricOperator:
     """A symmetric (n, n) operator. Subclasses define `_apply` (or override `matmat`).
 
     dtype is the dtype of the data behind it; products run in the dtype of X (float32 or float64).
+    op @ X multiplies; A + B, A - B, 2 * A, A / 2 and -A are operators too.
     """
 
     def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -163,6 +175,26 @@ class SymmetricOperator:
             rule = f"x must be (n = {self.n},) or ({self.n}, b)"
             raise ValueError(f"operator @ x: {rule}, got {tuple(x.shape)}")
         return self.matmat(x[:, None])[:, 0] if x.dim() == 1 else self.matmat(x)
+
+    def __add__(self, other: SymmetricOperator) -> SymmetricOperator:
+        return (
+            SumOperator([self, other]) if isinstance(other, SymmetricOperator) else NotImplemented
+        )
+
+    def __sub__(self, other: SymmetricOperator) -> SymmetricOperator:
+        return self + -other if isinstance(other, SymmetricOperator) else NotImplemented
+
+    def __mul__(self, factor: float) -> SymmetricOperator:
+        real = isinstance(factor, numbers.Real) and not isinstance(factor, bool)
+        return ShiftOperator(self, float(factor), 0.0) if real else NotImplemented
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> SymmetricOperator:
+        return self * (1.0 / divisor) if isinstance(divisor, numbers.Real) else NotImplemented
+
+    def __neg__(self) -> SymmetricOperator:
+        return self * -1.0
 
     def _apply(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -222,3 +254,88 @@ def combine(
     if gamma != 0.0 and w is not None:
         out.add_(w, alpha=gamma)
     return out
+
+
+class ShiftOperator(SymmetricOperator):
+    """a * A + b * I."""
+
+    def __init__(self, op: SymmetricOperator, a: float, b: float) -> None:
+        super().__init__(op.n, op.dtype, op.device)
+        self.op, self.a, self.b = op, float(a), float(b)
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        if self.b == 0.0 or (gamma != 0.0 and w is not None):
+            y = self.op.matmat(x, out, alpha=alpha * self.a, beta=beta, gamma=gamma, w=w)
+            return y if self.b == 0.0 else y.add_(x, alpha=alpha * self.b)
+        return self.op.matmat(x, out, alpha=alpha * self.a, beta=beta, gamma=alpha * self.b, w=x)
+
+    def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
+        op, t = self.op.similar()
+        return (self, None) if t is None else (ShiftOperator(op, self.a, self.b), t)
+
+    def bounds(self) -> tuple[float, float]:
+        lo, hi = (self.a * t + self.b if self.a else self.b for t in self.op.bounds())
+        return min(lo, hi), max(lo, hi)
+
+    def top_attained(self) -> bool:
+        return super().top_attained() or (self.a > 0 and self.op.top_attained())
+
+    def known(self) -> tuple[KnownPairs, ...]:
+        return tuple(KnownPairs(self.a * p.value + self.b, p.vectors) for p in self.op.known())
+
+    def nnz(self) -> int | None:
+        return self.op.nnz()
+
+    def assemble(self) -> Any | None:
+        matrix = self.op.assemble()
+        if matrix is None:
+            return None
+        eye = scipy.sparse.eye_array(self.n, format="csr")
+        return scipy.sparse.csr_array(self.a * matrix + self.b * eye)
+
+    def to_dense(self) -> Tensor:
+        out = self.a * self.op.to_dense()
+        out.diagonal().add_(self.b)
+        return out
+
+
+class SumOperator(SymmetricOperator):
+    """Sum of operators of one size."""
+
+    def __init__(self, parts: list[SymmetricOperator]) -> None:
+        first = parts[0]
+        for part in parts[1:]:
+            if part.shape != first.shape or part.device != first.device:
+                raise ValueError(
+                    f"sum: operators must share shape and device, got {first.shape} on "
+                    f"{first.device} and {part.shape} on {part.device}"
+                )
+        super().__init__(first.n, first.dtype, first.device)
+        self.parts = parts
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        y = self.parts[0].matmat(x, out, alpha=alpha, beta=beta, gamma=gamma, w=w)
+        for part in self.parts[1:]:
+            y = part.matmat(x, y, alpha=alpha, beta=1.0)
+        return y
+
+    def bounds(self) -> tuple[float, float]:
+        each = [part.bounds() for part in self.parts]
+        return sum(lo for lo, _ in each), sum(hi for _, hi in each)
+
+    def nnz(self) -> int | None:
+        counts = [part.nnz() for part in self.parts]
+        return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
+
+    def assemble(self) -> Any | None:
+        matrices = [part.assemble() for part in self.parts]
+        total = matrices[0]
+        for matrix in matrices[1:]:
+            total = None if total is None or matrix is None else total + matrix
+        return None if total is None else scipy.sparse.csr_array(total)

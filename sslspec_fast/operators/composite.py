@@ -1,4 +1,4 @@
-"""Operators made of other operators: shift, sum, centring, low rank, dense, callables, pencils."""
+"""Operators made of other things: centring, scaling, low rank, dense matrices, callables."""
 
 from __future__ import annotations
 
@@ -15,88 +15,7 @@ from sslspec_fast.operators.base import KnownPairs, SymmetricOperator, combine
 
 __all__ = [
     "CallableOperator", "CenteredOperator", "DenseOperator", "LowRankOperator", "ScaledOperator",
-    "ShiftOperator", "SumOperator",
 ]  # fmt: skip
-
-
-class ShiftOperator(SymmetricOperator):
-    """a * A + b * I."""
-
-    def __init__(self, op: SymmetricOperator, a: float, b: float) -> None:
-        super().__init__(op.n, op.dtype, op.device)
-        self.op, self.a, self.b = op, float(a), float(b)
-
-    def matmat(
-        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
-        gamma: float = 0.0, w: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        if self.b == 0.0 or (gamma != 0.0 and w is not None):
-            y = self.op.matmat(x, out, alpha=alpha * self.a, beta=beta, gamma=gamma, w=w)
-            return y if self.b == 0.0 else y.add_(x, alpha=alpha * self.b)
-        return self.op.matmat(x, out, alpha=alpha * self.a, beta=beta, gamma=alpha * self.b, w=x)
-
-    def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
-        op, t = self.op.similar()
-        return (self, None) if t is None else (ShiftOperator(op, self.a, self.b), t)
-
-    def bounds(self) -> tuple[float, float]:
-        lo, hi = (self.a * t + self.b if self.a else self.b for t in self.op.bounds())
-        return min(lo, hi), max(lo, hi)
-
-    def top_attained(self) -> bool:
-        return super().top_attained() or (self.a > 0 and self.op.top_attained())
-
-    def known(self) -> tuple[KnownPairs, ...]:
-        return tuple(KnownPairs(self.a * p.value + self.b, p.vectors) for p in self.op.known())
-
-    def nnz(self) -> int | None:
-        return self.op.nnz()
-
-    def assemble(self) -> Any | None:
-        matrix = self.op.assemble()
-        if matrix is None:
-            return None
-        eye = scipy.sparse.eye_array(self.n, format="csr")
-        return scipy.sparse.csr_array(self.a * matrix + self.b * eye)
-
-
-class SumOperator(SymmetricOperator):
-    """Sum of operators of one size."""
-
-    def __init__(self, parts: list[SymmetricOperator]) -> None:
-        first = parts[0]
-        for part in parts[1:]:
-            if part.shape != first.shape or part.device != first.device:
-                raise ValueError(
-                    f"sum: operators must share shape and device, got {first.shape} on "
-                    f"{first.device} and {part.shape} on {part.device}"
-                )
-        super().__init__(first.n, first.dtype, first.device)
-        self.parts = parts
-
-    def matmat(
-        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
-        gamma: float = 0.0, w: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        y = self.parts[0].matmat(x, out, alpha=alpha, beta=beta, gamma=gamma, w=w)
-        for part in self.parts[1:]:
-            y = part.matmat(x, y, alpha=alpha, beta=1.0)
-        return y
-
-    def bounds(self) -> tuple[float, float]:
-        each = [part.bounds() for part in self.parts]
-        return sum(lo for lo, _ in each), sum(hi for _, hi in each)
-
-    def nnz(self) -> int | None:
-        counts = [part.nnz() for part in self.parts]
-        return None if any(c is None for c in counts) else sum(c for c in counts if c is not None)
-
-    def assemble(self) -> Any | None:
-        matrices = [part.assemble() for part in self.parts]
-        total = matrices[0]
-        for matrix in matrices[1:]:
-            total = None if total is None or matrix is None else total + matrix
-        return None if total is None else scipy.sparse.csr_array(total)
 
 
 class CenteredOperator(SymmetricOperator):

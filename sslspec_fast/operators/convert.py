@@ -12,13 +12,12 @@ from torch import Tensor
 
 from sslspec_fast._checks import number
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.operators.base import SymmetricOperator
+from sslspec_fast.operators.base import ShiftOperator, SymmetricOperator
 from sslspec_fast.operators.composite import (
     CallableOperator,
     CenteredOperator,
     DenseOperator,
     LowRankOperator,
-    ShiftOperator,
 )
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.operators.graph import adjacency

@@ -46,6 +46,8 @@ def compute_and_keep(
 
 def multiplied(product: Tensor, mat: Tensor) -> Tensor:
     """(A X) M by blocks of rows: libraries choose poor tiles for a million rows of a hundred."""
+    if torch._C._functorch.is_legacy_batchedtensor(mat):
+        return product @ mat  # is_grads_batched, of which out= has no form
     out = product.new_empty(product.shape[0], mat.shape[1])
     with torch.autocast(product.device.type, enabled=False):
         for rows, into in zip(product.split(_GEMM_ROWS), out.split(_GEMM_ROWS), strict=True):

@@ -38,6 +38,8 @@ def through_composition(
     values = compose(*aliases)
     values = [values] if isinstance(values, Tensor) else values
     kept = [(v, g) for v, g in zip(values, grads, strict=False) if v.requires_grad]
+    if not kept:
+        return (None,) * len(aliases)
     outputs, factors = zip(*kept, strict=True)
     parts = iter(torch.autograd.grad(outputs, leaves, factors, create_graph=True))
     return tuple(next(parts) if t is not None and t.requires_grad else None for t in aliases)

@@ -35,6 +35,10 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     if settings.get("max_iter") is not None:
         count("eigsh", "max_iter", settings["max_iter"], 1)
     count("eigsh", "seed", settings.get("seed", 0), 0)
+    for name in ("progress", "certify"):
+        if not isinstance(settings.get(name, False), bool):
+            got = type(settings[name]).__name__
+            raise TypeError(f"eigsh: {name} must be True or False, got {got}")
     callback = settings.get("callback")
     if callback is not None and not callable(callback):
         raise TypeError(f"eigsh: callback must be callable, got {type(callback).__name__}")

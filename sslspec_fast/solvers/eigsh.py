@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,29 +22,28 @@ from sslspec_fast.operators.base import (
     Deflated,
     DenseVectors,
     GroupVectors,
+    ShiftOperator,
     SymmetricOperator,
 )
-from sslspec_fast.operators.composite import ShiftOperator
 from sslspec_fast.operators.convert import (
     array_kind,
     as_operator,
-    from_array,
     real_array,
-    to_array,
 )
 from sslspec_fast.solvers import pencil
-from sslspec_fast.solvers._basis import column_norms
 from sslspec_fast.solvers._checks import check_count, check_settings
 from sslspec_fast.solvers._cost import machine
 from sslspec_fast.solvers._threads import at_most_threads, full_products
 from sslspec_fast.solvers.autograd import differentiable
+from sslspec_fast.solvers.certificate import Count, counting
 from sslspec_fast.solvers.davidson import Outcome, Task
 from sslspec_fast.solvers.dense import dense
 from sslspec_fast.solvers.lobpcg import lobpcg
 from sslspec_fast.solvers.polynomial import chebyshev, lanczos
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order, renumber
-from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
+from sslspec_fast.solvers.report import report
+from sslspec_fast.solvers.result import EigResult
 from sslspec_fast.solvers.scaling import at_unit_norm, unit_of
 from sslspec_fast.solvers.select import choose, dense_pays, low_dtype, separated
 from sslspec_fast.solvers.shift_invert import shift_invert
@@ -61,6 +59,7 @@ def eigsh(
     angle_tol: float | None = None, x0: Any = None, deflate: Any = None, precision: str = "mixed",
     max_iter: int | None = None, seed: int = 0,
     callback: Callable[[dict[str, Any]], Any] | None = None, progress: bool = False,
+    certify: bool = False,
 ) -> EigResult:  # fmt: skip
     """The k largest ("LA") or smallest ("SA") eigenpairs of a symmetric A, with proof of accuracy.
 
@@ -79,6 +78,9 @@ def eigsh(
     callback: called with a dict each outer iteration (once by "dense"): iteration, k, how many
         pairs have converged, values, residual (largest, relative), basis, n_matvec; a true return
         value stops the run. progress: the same as a line on stderr.
+    certify: prove that no eigenvalue was missed: count those beyond the cut by the inertia of a
+        factor of A - sigma I (Sylvester; ``info.complete``). Needs the entries of A and room for
+        the factor; the gap is then proven too. The count disagrees: not converged.
 
     Returns `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did
     not reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
@@ -97,7 +99,7 @@ def eigsh(
     settings = {
         "which": which, "method": method, "tol": tol, "angle_tol": angle_tol, "x0": x0,
         "deflate": deflate, "precision": precision, "max_iter": max_iter, "seed": seed,
-        "callback": callback, "progress": progress,
+        "callback": callback, "progress": progress, "certify": certify,
     }  # fmt: skip
     check_settings(settings)
     if isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled():
@@ -133,8 +135,14 @@ def eigsh(
     )  # fmt: skip
     warm = _warm_start(x0, n, task, back is not None)
     facts: dict[str, Any] = {}
+    count: Count | None = None
+    if certify:
+        whole = task.k > 0 and (method == "dense" or (method == "auto" and dense_pays(op, task.k)))
+        count = (lambda *_: None) if whole else counting(solve_op, deflated, known)
     if task.k == 0:
         outcome, method = _nothing(task, free, have, removed), "dense"
+        if math.isnan(outcome.gap):
+            outcome.gap = _gap_behind(task, known)
         reason = f"all {k} wanted vectors are known exactly (one per connected component)"
     else:
         threads = machine(op.device).threads(n, k)
@@ -142,9 +150,8 @@ def eigsh(
             outcome, facts, method, reason = _run(task, method, warm, low)
     if progress:
         sys.stderr.write("\n")
-    return _assemble(
-        op, outcome, known, back, task, facts, kind, which, (method, reason, precision), start
-    )
+    labels = (method, reason, precision)
+    return report(op, outcome, known, back, task, facts, kind, which, labels, start, count)
 
 
 def _exact(
@@ -156,9 +163,7 @@ def _exact(
             if deflate.n != op.n:
                 raise ValueError(f"eigsh: deflate must have n = {op.n} rows, got {deflate.n}")
             return None, deflate if deflate.count else None
-        block = from_array(deflate).to(device=op.device, dtype=torch.float64)
-        if not bool(torch.isfinite(block).all()):
-            raise ValueError("eigsh: deflate must be finite")
+        block = real_array("eigsh", "deflate", deflate).to(device=op.device, dtype=torch.float64)
         if block.dim() != 2 or block.shape[0] != op.n:
             raise ValueError(f"eigsh: deflate must be (n = {op.n}, c), got {tuple(block.shape)}")
         q, r = torch.linalg.qr(block)
@@ -272,66 +277,6 @@ def _run(
     return outcome, facts, method, reason
 
 
-def _assemble(
-    op: SymmetricOperator, outcome: Outcome, known: Any, back: Any, task: Task,
-    facts: dict[str, Any], kind: str, which: str, labels: tuple[str, str, str], start: float,
-) -> EigResult:  # fmt: skip
-    values, vectors = outcome.values, outcome.vectors
-    residuals = outcome.residuals
-    if known is not None:
-        extra = op.matmat(known[1])
-        sign = 1.0 if which == "LA" else -1.0
-        extra -= known[1] * (sign * known[0]).to(extra)
-        residuals = torch.cat([extra.norm(dim=0).cpu(), residuals])
-        values = torch.cat([known[0], values])
-        vectors = torch.cat([known[1].to(vectors), vectors], 1)
-    if which == "SA":
-        values = -values
-    given = known is None and task.deflated is not None and len(values)
-    # float32 sums of V c know residuals to some 1e-6 ||A||
-    single = vectors.dtype == torch.float32
-    coarse = single and (task.angle_tol is not None or task.tol < _COARSE * task.norm)
-    if given or coarse:  # `deflate` may not be invariant, and the solver saw its complement
-        x = vectors.double()
-        residuals = column_norms(op.matmat(x) - x * values.to(x))
-    gap = outcome.gap
-    if math.isnan(gap):
-        gap = 0.0 if task.k else _gap_behind(task, known)
-    norm = max(task.norm, 0.0)
-    if back is not None:
-        vectors = back(vectors)
-    vectors = _signs(vectors)
-    worst = float(residuals.max()) if len(residuals) else 0.0
-    frobenius = float(residuals.norm()) if len(residuals) else 0.0
-    # a gap that the residuals cannot resolve is no gap
-    cut = gap <= 10.0 * max(worst, 1e-14 * norm)
-    method, reason, precision = labels
-    converged, why = outcome.converged, outcome.reason
-    # whatever the method found: what is reported must meet what was asked
-    limit = max(task.tol, 1e-13 * norm * math.sqrt(op.n)) * (1 + 1e-6)
-    if converged and norm > 0.0 and worst > limit:
-        converged = False
-        why = f"rounded to {vectors.dtype}".replace("torch.", "")
-        if given or known is not None:
-            why = "deflate is not invariant under A" if given else "the known vectors are not exact"
-    if converged and not task.angle_met(residuals, gap):
-        converged, why = False, "the residuals do not resolve the gap"
-    if not converged:
-        reason = f"{reason}; stopped: {why}"
-        _warn(outcome, residuals, task, norm, cut, why)
-    info = EigInfo(
-        converged=converged, residuals=residuals.numpy(), norm=norm, gap=gap,
-        angle_bound=frobenius / gap if gap > 0 else math.inf, cluster_cut=bool(cut),
-        method=method, reason=reason, n_iter=outcome.n_iter, n_matvec=task.columns,
-        n_solve=int(facts.pop("n_solve", 0)), seconds=time.perf_counter() - start,
-        tol=task.tol, angle_tol=task.angle_tol, precision=precision, history=outcome.history,
-        extra=facts,
-    )  # fmt: skip
-    values = values.to(vectors.dtype) + 0.0  # no -0
-    values = values.to(vectors.device if kind != "numpy" else "cpu")
-    return EigResult(to_array(values, kind), to_array(vectors, kind), info)
-
-
 def _gap_behind(task: Task, known: Any) -> float:
     """Everything wanted was exact: the distance to the next value, by one more pair.
 
@@ -349,38 +294,3 @@ def _gap_behind(task: Task, known: Any) -> float:
         relative = min(relative / 10, 0.2 * abs(distance) / max(one.norm, 1e-300))
     task.norm, task.tol = one.norm, task.tol * one.norm
     return max(distance - residual, 0.0)
-
-
-def _signs(vectors: Tensor) -> Tensor:
-    """Entry of largest magnitude positive; the lowest row within a tie of 1e-6. In place."""
-    n, k = vectors.shape
-    if vectors.numel() == 0:
-        return vectors
-    # largest entries of blocks of rows first: one pass over the vectors, then one block a column
-    whole = n // _SIGN_ROWS * _SIGN_ROWS
-    blocks = vectors[:whole].reshape(-1, _SIGN_ROWS * k).abs()
-    while blocks.shape[1] > k:  # by halves: torch is slow at short reductions
-        blocks = torch.maximum(*blocks.chunk(2, 1))
-    if whole < n:
-        blocks = torch.cat([blocks, vectors[whole:].abs().amax(0, keepdim=True)])
-    tie = blocks.amax(0) * (1 - 1e-6)
-    first = (blocks >= tie).to(torch.int8).argmax(0)
-    rows = first * _SIGN_ROWS + torch.arange(_SIGN_ROWS, device=vectors.device)[:, None]
-    entries = vectors.gather(0, rows.clamp_max(n - 1))
-    pivot = (entries.abs() >= tie).to(torch.int8).argmax(0, keepdim=True)
-    sign = torch.sign(entries.gather(0, pivot)[0])
-    return vectors.mul_(torch.where(sign == 0, torch.ones_like(sign), sign))
-
-
-def _warn(
-    outcome: Outcome, residuals: Tensor, task: Task, norm: float, cut: bool, why: str
-) -> None:  # fmt: skip
-    bad = int((residuals > task.tol).sum())
-    if bad:
-        worst = float(residuals.max())
-        what = f"{bad} of {len(residuals)} pairs have residuals above {task.tol:.2e} ({worst=:.2e})"
-    else:
-        what = f"the angle bound is above angle_tol = {task.angle_tol} (gap {outcome.gap:.2e})"
-        if cut:
-            what += "; the cut lies inside a cluster, so the span of k vectors is not unique"
-    warnings.warn(f"eigsh: not converged, {what}: {why}", ConvergenceWarning, stacklevel=4)

@@ -26,6 +26,8 @@ class EigInfo:
                   (``inf`` when there is none, e.g. k = n; estimated from Ritz values otherwise)
     angle_bound   ``||R||_F / gap``: bounds the sine between the returned and the exact subspace
     cluster_cut   the k-th value lies inside a cluster, so the span of the vectors is not unique
+    complete      with ``certify``: a count of the eigenvalues proved that none was missed
+                  (``extra["count"]`` of them lie beyond ``extra["count_shift"]``); None: not asked
     method        what ran: "dense" | "lanczos" | "chebyshev" | "lobpcg" | "shift_invert"
     reason        one sentence: why that method, and on stopping early why
     n_iter        outer iterations (Rayleigh-Ritz steps)
@@ -50,6 +52,7 @@ class EigInfo:
     tol: float = 0.0
     angle_tol: float | None = None
     precision: str = "mixed"
+    complete: bool | None = None
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -61,6 +64,7 @@ class EigInfo:
             f"{self.n_matvec} columns, {self.seconds:.3g} s; largest residual {worst:.2e} "
             f"(||A|| <= {self.norm:.3g}), gap {self.gap:.2e}, angle bound {self.angle_bound:.2e}"
             + (", the cut lies inside a cluster" if self.cluster_cut else "")
+            + (", proven complete" if self.complete else "")
         )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
-from sslspec_fast.operators.composite import DenseOperator, ShiftOperator
+from sslspec_fast.operators.base import KnownPairs, ShiftOperator, SymmetricOperator
+from sslspec_fast.operators.composite import DenseOperator
 from sslspec_fast.operators.convert import to_array
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.solvers.result import EigResult
@@ -22,7 +22,7 @@ from sslspec_fast.solvers.result import EigResult
 __all__ = ["at_unit_norm", "unit_of"]
 
 _NEAR = 2.0**40  # norms up to here, and down to its inverse, are left alone
-_FACTS = ("bounds", "start_cut", "sigma")  # of info.extra, in units of A
+_FACTS = ("bounds", "start_cut", "sigma", "count_shift")  # of info.extra, in units of A
 
 
 def unit_of(op: SymmetricOperator) -> float:

@@ -3,123 +3,35 @@
 For the largest eigenvalues of A with sigma just above them, T = (sigma I - A)^-1 R spans the same
 block Krylov space as the inverse itself (X is in the basis already), while Rayleigh-Ritz on A
 keeps true residuals. Blocks see multiplicities that ARPACK's single vector misses.
-
-Whether a factorisation pays is read off a breadth-first level structure: the narrowest level s in
-the middle half is a separator, a nested dissection with it fills about s^2 log2(n / s) entries,
-and the number of levels D bounds from below the degree that any polynomial needs.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
-from scipy.sparse.csgraph import breadth_first_order, connected_components
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
 from sslspec_fast.solvers.davidson import Outcome, Task, davidson, rounded
+from sslspec_fast.solvers.factorization import symmetric_factor
 from sslspec_fast.solvers.probe import Probe
 
-__all__ = ["INT32_LIMIT", "Structure", "shift_invert", "structure"]
+__all__ = ["shift_invert"]
 
-INT32_LIMIT = 2**31 - 1  # entries that SuperLU and scipy's graph routines can index
 _FRESH = 4  # columns that look for missed directions
-# Columns that SuperLU updates together. Its 20 serve dense factors; this method is for low fill:
-# USA power grid 135 -> 95 ms, GeoNames 1150 -> 980, but MNIST-5k (fill 41x) 490 -> 530.
-_PANEL = 4
-_NUDGES = (0.0, 1e-10, 1e-8, 1e-6)  # of a sigma that is an eigenvalue, relative to the norm
-
-
-@dataclass
-class Structure:
-    """Level structure of the largest component: levels, separator width, predicted fill of L."""
-
-    levels: int
-    separator: int
-    fill: float
-
-    def seconds(self, n: int, columns: int) -> float:
-        """Factorisation and `columns` solves, from SuperLU's measured rates on one core."""
-        factor = 3e-6 * n + 0.3e-6 * self.fill + 1e-10 * float(self.separator) ** 3
-        return factor + columns * (70e-9 * n + 2.5e-9 * self.fill)
-
-
-def structure(matrix: Any) -> Structure:
-    """Two breadth-first searches from the far end of the largest component, O(nnz)."""
-    n = matrix.shape[0]
-    count, labels = connected_components(matrix, directed=False)
-    root = 0 if count == 1 else int(np.flatnonzero(labels == np.bincount(labels).argmax())[0])
-    order, _ = _levels(matrix, root)
-    order, starts = _levels(matrix, int(order[-1]))
-    widths = np.diff(starts)
-    ends = starts[1:] / len(order)
-    middle = widths[(ends > 0.25) & (ends < 0.75)]
-    # too few levels to have a middle: no separator to speak of
-    separator = max(int(middle.min()) if len(middle) else len(order) // 2, 1)
-    # trees hang off the core and eliminate without fill: only the cycles of the graph count
-    cycles = max(matrix.nnz / 2 - n + count, 0.0)
-    separator = max(int(separator * min(1.0, cycles / n)), 1)
-    fill = matrix.nnz / 2 + float(separator) ** 2 * max(math.log2(max(n / separator, 2.0)), 1.0)
-    return Structure(len(widths), separator, fill)
-
-
-def _levels(matrix: Any, root: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes in breadth-first order and the position where each level starts (plus the end)."""
-    order, parent = breadth_first_order(matrix, root, directed=False)
-    position = np.empty(matrix.shape[0], dtype=np.int64)
-    position[order] = np.arange(len(order))
-    parents = position[parent[order[1:]]]  # never decreases along the order
-    starts = [0, 1]
-    while starts[-1] < len(order):
-        starts.append(1 + int(np.searchsorted(parents, starts[-1])))
-    return order, np.array(starts)
 
 
 class _Solve:
-    """R -> (sigma I - A)^-1 R by SuperLU, minimum degree on A + A^T, diagonal pivots.
-
-    A sigma that meets an eigenvalue (of a deflated vector: these may lie anywhere) is moved up.
-    """
+    """R -> (sigma I - A)^-1 R. sigma may move: eigenvalues of deflated vectors lie anywhere."""
 
     def __init__(self, task: Task, matrix: Any, sigma: float) -> None:
         self.task, self.columns = task, 0
-        for nudge in _NUDGES:
-            self.sigma = sigma + nudge * task.norm
-            try:
-                self.factor = self._factor(matrix, self.sigma)
-                return
-            except RuntimeError as singular:
-                if "singular" not in str(singular):
-                    raise
-        raise ValueError(
-            f"shift_invert: A - sigma I must be regular, got a singular factor at sigma = {sigma} "
-            f"and up to {self.sigma}; use method='chebyshev'"
-        )
-
-    @staticmethod
-    def _factor(matrix: Any, sigma: float) -> Any:
-        shifted = scipy.sparse.csc_array(
-            sigma * scipy.sparse.eye_array(matrix.shape[0], format="csc") - matrix
-        )
-        if max(shifted.nnz, matrix.shape[0]) > INT32_LIMIT:
-            raise ValueError(
-                f"shift_invert: SuperLU needs nnz < 2^31, got nnz = {shifted.nnz}; "
-                "use method='chebyshev'"
-            )
-        shifted.indptr = shifted.indptr.astype(np.int32)
-        shifted.indices = shifted.indices.astype(np.int32)
-        return splu(
-            shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, panel_size=_PANEL,
-            options={"SymmetricMode": True},
-        )  # fmt: skip
+        self.factor, self.sigma = symmetric_factor("shift_invert", matrix, sigma, task.norm)
 
     def __call__(self, r: Tensor, values: Tensor, basis: Basis, ritz: Tensor) -> Tensor:
         # a solve costs little beside the orthogonalisation of a step: take two Krylov steps at once

@@ -12,6 +12,7 @@ __all__ = ["check_positive", "check_rank", "check_solver"]
 
 _SOLVER = (
     "method", "tol", "angle_tol", "x0", "precision", "max_iter", "seed", "callback", "progress",
+    "certify",
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslspec_fast import PairGraph, functional
 from sslspec_fast.primitives import (
     _gram_products,
     _graph_cov_cuda,
@@ -235,6 +236,24 @@ def test_sums_far_below_those_of_their_neighbours(
     close(col, logits.logsumexp(0), 1e-5)
 
 
+@pytest.mark.parametrize("scale", [16.0, 34.0, 37.0])
+def test_gradients_times_a_loss_scale_stay_finite(pairs: ModuleType, scale: float) -> None:
+    """Weights of pairs that are all far apart, with gradients of 2^19, in rows wide and narrow."""
+    for d in (40, 264):
+        a = torch.zeros(2, d)
+        a[:, 0], a[:, 1] = 1.0, torch.tensor([0.01, -0.01])
+        left, right, tau = a.bfloat16(), -a.bfloat16(), torch.tensor(scale)
+        none, seed = (None, None), torch.full((2,), 2.0**19)
+        row, _ = pairs.forward(left, right, tau)
+        common = (left, right, tau, None, none, none, False, row, None, seed, None)
+        got = pairs.backward(*common, want_scale=False)  # the scale is folded into the weights
+        exact = torch.autograd.grad(
+            (scale * (x := left.double().requires_grad_()) @ right.double().T).logsumexp(1),
+            x, seed.double(),
+        )[0]  # fmt: skip
+        close(got[0], exact, ERROR[BF16])
+
+
 @pytest.fixture
 def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""
@@ -385,6 +404,16 @@ def test_every_loss_on_its_gpu_path(name: str, dtype: torch.dtype, gpu_paths: Gp
 @pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "sup_con", "vicreg", "barlow_twins"])
 def test_wide_rows_on_the_gpu_path(name: str, dtype: torch.dtype, gpu_paths: GpuPaths) -> None:
     check(name, 70, 260, dtype, "cpu")
+
+
+def test_batched_gradients_on_the_gpu_path(gpu_paths: GpuPaths) -> None:
+    graph = PairGraph.from_edges([0, 1, 1, 2, 3, 4], [1, 0, 2, 1, 4, 3], n=6)
+    z = torch.randn(6, 3, dtype=F64).requires_grad_()
+    c = functional.graph_covariance(z, graph)
+    seeds = torch.eye(9, dtype=F64).reshape(9, 3, 3)
+    got = torch.autograd.grad(c, z, seeds, retain_graph=True, is_grads_batched=True)[0]
+    each = [torch.autograd.grad(c, z, seed, retain_graph=True)[0] for seed in seeds]
+    torch.testing.assert_close(got, torch.stack(each))
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {

@@ -50,7 +50,9 @@ def test_values_and_gradients(name: str, dtype: torch.dtype, cuda: torch.device)
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16, F16])
-@pytest.mark.parametrize(("n", "d"), [(2, 5), (7, 33), (130, 128), (252, 200), (257, 300)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(2, 5), (7, 33), (130, 128), (252, 200), (257, 300), (1500, 300)]
+)
 @pytest.mark.parametrize("name", PAIRS)
 def test_ragged_sizes(name: str, n: int, d: int, dtype: torch.dtype, cuda: torch.device) -> None:
     if n == 2 and (dtype == F16 or name not in ("nt_xent", "info_nce", "clip", "siglip")):

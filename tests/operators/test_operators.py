@@ -50,6 +50,8 @@ def _cases() -> dict:
         "centered": (ops.centered(graph), h @ a.toarray() @ h),
         "shift": (ops.shift(a, -2.0, 3.0), 3 * np.eye(37) - 2 * a.toarray()),
         "sum": (ops.SumOperator([ops.as_operator(a), ops.adjacency(labels)]), a.toarray() + g),
+        "algebra": (2.0 * (ops.as_operator(a) - ops.adjacency(labels) / 4) + -ops.as_operator(a),
+                    a.toarray() - g / 2),
         "low rank": (ops.low_rank(u, c), (u * c) @ u.T),
         "scaled": (ops.ScaledOperator(ops.as_operator(a), torch.from_numpy(d + 1)),
                    a.toarray() * (d + 1)[:, None] * (d + 1)[None, :]),
@@ -174,6 +176,13 @@ def test_errors_name_the_rule() -> None:
             build(signed, normalized=True)
     with pytest.raises(ValueError, match="share shape and device"):
         ops.SumOperator([ops.as_operator(np.eye(2)), ops.as_operator(np.eye(3))])
+    with pytest.raises(ValueError, match="share shape and device"):
+        ops.as_operator(np.eye(2)) - ops.as_operator(np.eye(3))
+    for wrong in (lambda op: op + 1, lambda op: op - np.eye(2), lambda op: "2" * op):
+        with pytest.raises(TypeError, match=r"unsupported operand|can.t multiply"):
+            wrong(ops.as_operator(np.eye(2)))
+    with pytest.raises(ZeroDivisionError):
+        ops.as_operator(np.eye(2)) / 0
     with pytest.raises(ValueError, match=r"factor must be \(n, r\)"):
         ops.low_rank(np.ones(3))
     with pytest.raises(TypeError, match="A must be an operator"):

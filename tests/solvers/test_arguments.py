@@ -53,6 +53,8 @@ EYE = np.eye(5)
         ({"x0": "text"}, TypeError, "x0 must be real, got dtype <U4"),
         ({"deflate": np.ones((4, 1))}, ValueError, r"deflate must be \(n = 5, c\), got \(4, 1\)"),
         ({"deflate": np.ones((5, 2))}, ValueError, "linearly independent"),
+        ({"deflate": "text"}, TypeError, "deflate must be real, got dtype <U4"),
+        ({"deflate": np.full((5, 1), np.nan)}, ValueError, "deflate must be finite, got 5 bad"),
         ({"deflate": EYE[:, :2], "k": 4}, ValueError, "minus the deflated vectors = 3, got k = 4"),
         ({"B": np.ones(4)}, ValueError, r"B must be \(5,\) or \(5, 5\), got \(4,\)"),
         ({"B": -np.ones(5)}, ValueError, "B must be positive, got smallest entry -1"),

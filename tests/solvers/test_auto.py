@@ -330,6 +330,6 @@ def test_a_factor_that_stays_singular_names_the_way_out(monkeypatch: pytest.Monk
     def singular(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("Factor is exactly singular")
 
-    monkeypatch.setattr("sslspec_fast.solvers.shift_invert.splu", singular)
+    monkeypatch.setattr("sslspec_fast.solvers.factorization.splu", singular)
     with pytest.raises(ValueError, match=r"singular factor at sigma = .* use method='chebyshev'"):
         eigsh(sp.eye_array(700).tocsr(), 3, method="shift_invert")
