@@ -12,7 +12,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
 export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),native,90-real)
 
 TEST_NEEDS := pytest pytest-xdist scikit-learn matplotlib tqdm
-LINT_NEEDS := ruff mypy codespell
+LINT_NEEDS := ruff mypy codespell clang-format
 
 .PHONY: demo test test-isa lint bench check clean help
 
@@ -30,11 +30,13 @@ test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the in
 test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
 	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/losses || exit 1; done
 
-lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell
+lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	find csrc tests/cuda_emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
+	  | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/.package                   ## the benchmark table (minutes; alone on the machine)
 	$(BIN)/python -I -m sslspec_fast bench

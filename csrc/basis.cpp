@@ -7,13 +7,14 @@ namespace sslspec {
 
 int64_t basis_gram_workspace_size(int64_t n, int64_t p, int64_t q) { return cpu::gram_chunks(n) * p * q; }
 
-void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g,
-                TensorView workspace, bool exact, int threads) {
+void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g, TensorView workspace,
+                bool exact, int threads) {
   constexpr const char* kOp = "basis_gram";
   dispatch_float(kOp, b.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     SSLSPEC_CHECK(b.ndim == 2, kOp, ": b must be (n, q), got ", shape_text(b));
-    SSLSPEC_CHECK(a.size() <= cpu::kBasisTerms, kOp, ": a must have at most ", cpu::kBasisTerms, " blocks, got ", a.size());
+    SSLSPEC_CHECK(a.size() <= cpu::kBasisTerms, kOp, ": a must have at most ", cpu::kBasisTerms, " blocks, got ",
+                  a.size());
     cpu::BasisGramArgs<T> args{};
     args.n = b.shape[0], args.q = b.shape[1];
     check_matrix(kOp, "b", b, args.n, args.q, b.dtype, kCpu);
@@ -40,8 +41,9 @@ void basis_combine(TensorView y, const std::vector<TensorView>& v, const std::ve
   dispatch_float(kOp, y.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     SSLSPEC_CHECK(y.ndim == 2, kOp, ": y must be (n, q), got ", shape_text(y));
-    SSLSPEC_CHECK(v.size() == c.size() && v.size() <= cpu::kBasisTerms, kOp, ": v and c must be lists of equal length, at most ",
-                  cpu::kBasisTerms, ", got ", v.size(), " and ", c.size());
+    SSLSPEC_CHECK(v.size() == c.size() && v.size() <= cpu::kBasisTerms, kOp,
+                  ": v and c must be lists of equal length, at most ", cpu::kBasisTerms, ", got ", v.size(), " and ",
+                  c.size());
     cpu::BasisCombineArgs<T> args{};
     args.n = y.shape[0], args.q = y.shape[1];
     check_matrix(kOp, "y", y, args.n, args.q, y.dtype, kCpu);
@@ -63,7 +65,8 @@ void basis_random(TensorView y, uint64_t seed, int threads) {
     using T = typename decltype(type)::type;
     SSLSPEC_CHECK(y.ndim == 2, kOp, ": y must be (n, q), got ", shape_text(y));
     check_matrix(kOp, "y", y, y.shape[0], y.shape[1], y.dtype, kCpu);
-    SSLSPEC_CHECK(y.shape[0] <= 1 || y.shape[1] == 0 || y.stride[0] == y.shape[1], kOp, ": y must be contiguous, got row stride ", y.stride[0]);
+    SSLSPEC_CHECK(y.shape[0] <= 1 || y.shape[1] == 0 || y.stride[0] == y.shape[1], kOp,
+                  ": y must be contiguous, got row stride ", y.stride[0]);
     SSLSPEC_CALL(basis_random<T>, y.as<T>(), y.shape[0] * y.shape[1], seed, threads);
   });
 }

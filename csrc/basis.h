@@ -1,4 +1,5 @@
-// Primitive `basis`: products of tall matrices (n rows, few columns), the work of an eigensolver beside its products with A.
+// Primitive `basis`: products of tall matrices (n rows, few columns), the work of an eigensolver beside its products
+// with A.
 //   gram      G = A^T diag(w) B     A = [A_1 A_2 ...]; w: optional weights of the rows
 //   random    values of a start block, a function of seed and position alone
 //   combine   Y = beta * Y + sum_i V_i C_i        Y may be a V_i or its first columns: rows are read, then written

@@ -98,16 +98,38 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_unit_rows_forward", &cuda::unit_rows_forward, no_gil);
   m.def("cuda_unit_rows_backward", &cuda::unit_rows_backward, no_gil);
 #else
-  for (const char* name : {"cuda_basis_gram_workspace_size", "cuda_basis_gram", "cuda_basis_combine", "cuda_basis_random",
-                           "cuda_pairwise_workspace", "cuda_pairwise_chained", "cuda_pairwise_forward", "cuda_pairwise_backward",
-                           "cuda_pairwise_weights", "cuda_pairwise_views_workspace", "cuda_pairwise_views_forward",
-                           "cuda_pairwise_views_factors", "cuda_pairwise_views_backward", "cuda_gram_workspace_size", "cuda_gram_prepare", "cuda_gram_square",
-                           "cuda_gram_loss", "cuda_gram_finish", "cuda_spectral_pack", "cuda_spectral_finish", "cuda_spmm", "cuda_edges",
-                           "cuda_edge_values", "cuda_moments_workspace_size", "cuda_moments_forward", "cuda_moments_backward",
-                           "cuda_unit_rows_forward", "cuda_unit_rows_backward"})
+  for (const char* name : {"cuda_basis_gram_workspace_size",
+                           "cuda_basis_gram",
+                           "cuda_basis_combine",
+                           "cuda_basis_random",
+                           "cuda_pairwise_workspace",
+                           "cuda_pairwise_chained",
+                           "cuda_pairwise_forward",
+                           "cuda_pairwise_backward",
+                           "cuda_pairwise_weights",
+                           "cuda_pairwise_views_workspace",
+                           "cuda_pairwise_views_forward",
+                           "cuda_pairwise_views_factors",
+                           "cuda_pairwise_views_backward",
+                           "cuda_gram_workspace_size",
+                           "cuda_gram_prepare",
+                           "cuda_gram_square",
+                           "cuda_gram_loss",
+                           "cuda_gram_finish",
+                           "cuda_spectral_pack",
+                           "cuda_spectral_finish",
+                           "cuda_spmm",
+                           "cuda_edges",
+                           "cuda_edge_values",
+                           "cuda_moments_workspace_size",
+                           "cuda_moments_forward",
+                           "cuda_moments_backward",
+                           "cuda_unit_rows_forward",
+                           "cuda_unit_rows_backward"})
     m.def(name, [](const py::args&) -> py::object {
-      throw CudaError("this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
-                      "shows what a build has)");
+      throw CudaError(
+          "this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
+          "shows what a build has)");
     });
 #endif
 

@@ -17,21 +17,21 @@ namespace sslspec {
 bool gram_uses_dual(int64_t n, int64_t d, bool off_diagonal);
 int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool off_diagonal);
 
-void gram(TensorView x,      // [n, d]
-          TensorView y,      // [n, d] or absent
-          bool cross,        // needs y
+void gram(TensorView x,  // [n, d]
+          TensorView y,  // [n, d] or absent
+          bool cross,    // needs y
           bool off_diagonal,
-          bool project,          // gradients with respect to x and y instead of xs and ys; needs shift and scale
-          TensorView shift,      // [operands, d] or absent
-          TensorView scale,      // [operands, d] or absent
-          TensorView diagonal,   // [operands or 1, d] float64, or absent
+          bool project,         // gradients with respect to x and y instead of xs and ys; needs shift and scale
+          TensorView shift,     // [operands, d] or absent
+          TensorView scale,     // [operands, d] or absent
+          TensorView diagonal,  // [operands or 1, d] float64, or absent
           double alpha,
-          TensorView own,        // [operands, d] or absent
-          TensorView other,      // [operands, d] or absent
-          double near,           // needs y, and no project
-          TensorView value,      // [operands or 1] float64 out
-          TensorView grad_x,     // [n, d] out or absent
-          TensorView grad_y,     // [n, d] out or absent
+          TensorView own,     // [operands, d] or absent
+          TensorView other,   // [operands, d] or absent
+          double near,        // needs y, and no project
+          TensorView value,   // [operands or 1] float64 out
+          TensorView grad_x,  // [n, d] out or absent
+          TensorView grad_y,  // [n, d] out or absent
           TensorView workspace, int threads);
 
 }  // namespace sslspec

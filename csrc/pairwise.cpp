@@ -37,7 +37,8 @@ cpu::PairwiseArgs<T> arguments(const TensorView& a, const TensorView& b, const T
   } else {
     check_dense(kOp, "scale", scale, 0, nullptr, kind, kCpu);
   }
-  SSLSPEC_CHECK(ids_a.present() == (symmetric ? ids_a.present() : ids_b.present()), kOp, ": ids_a and ids_b go together");
+  SSLSPEC_CHECK(ids_a.present() == (symmetric ? ids_a.present() : ids_b.present()), kOp,
+                ": ids_a and ids_b go together");
   if (ids_a.present()) check_vector(kOp, "ids_a", ids_a, n, DType::i32, kCpu);
   if (!symmetric && ids_b.present()) check_vector(kOp, "ids_b", ids_b, m, DType::i32, kCpu);
   if (skip_indptr.present()) {
@@ -47,8 +48,8 @@ cpu::PairwiseArgs<T> arguments(const TensorView& a, const TensorView& b, const T
   }
   check_vector(kOp, "row_lse", row_lse, n, kind, kCpu);
   if (col_lse.present()) check_vector(kOp, "col_lse", col_lse, m, kind, kCpu);
-  check_vector(kOp, "workspace", workspace, pairwise_workspace_size(n, m, d, int(a.dtype), symmetric, backward),
-               kind, kCpu);
+  check_vector(kOp, "workspace", workspace, pairwise_workspace_size(n, m, d, int(a.dtype), symmetric, backward), kind,
+               kCpu);
   cpu::PairwiseArgs<T> p{};
   p.a = a.as<T>(), p.lda = a.stride[0], p.n = n;
   p.b = right.as<T>(), p.ldb = right.stride[0], p.m = m, p.d = d;

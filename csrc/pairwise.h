@@ -49,7 +49,7 @@ void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView 
                        TensorView workspace, int threads);
 
 void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale,
-                              TensorView bias,     // []
+                              TensorView bias,  // []
                               bool skip_self,
                               TensorView row_sum,  // [n] out
                               TensorView workspace, int threads);
@@ -65,12 +65,12 @@ void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, Ten
 int64_t pairwise_rows_panel_size(int64_t m, int dtype);
 
 void pairwise_rows(TensorView a, TensorView b, TensorView scale, bool skip_self,
-                   TensorView positive,  // [n]
-                   TensorView weight,    // [n]
-                   TensorView rows,      // [n] out
-                   TensorView pull,      // [n] out: minus the gradient with respect to positive
-                   TensorView grad_a,    // [n, d] out
-                   TensorView grad_b,    // [m, d] out, or absent
+                   TensorView positive,   // [n]
+                   TensorView weight,     // [n]
+                   TensorView rows,       // [n] out
+                   TensorView pull,       // [n] out: minus the gradient with respect to positive
+                   TensorView grad_a,     // [n, d] out
+                   TensorView grad_b,     // [m, d] out, or absent
                    TensorView workspace,  // of the backward pass
                    TensorView panel, int threads);
 

@@ -67,8 +67,8 @@ int64_t pairwise_prefixes_workspace_size(int64_t n, int64_t m, int64_t d, int64_
 }
 
 void pairwise_prefixes_forward(TensorView a, TensorView b, TensorView dims, TensorView alpha, TensorView beta,
-                               TensorView ids, TensorView row_lse, TensorView col_lse,
-                               TensorView workspace, int threads) {
+                               TensorView ids, TensorView row_lse, TensorView col_lse, TensorView workspace,
+                               int threads) {
   dispatch_float(kOp, a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const auto q = arguments<T>(a, b, dims, alpha, beta, ids, row_lse, col_lse, workspace, threads, false);
@@ -77,9 +77,9 @@ void pairwise_prefixes_forward(TensorView a, TensorView b, TensorView dims, Tens
 }
 
 void pairwise_prefixes_backward(TensorView a, TensorView b, TensorView dims, TensorView alpha, TensorView beta,
-                                TensorView ids, TensorView row_lse, TensorView col_lse,
-                                TensorView grad_row, TensorView grad_col, TensorView grad_a, TensorView grad_b,
-                                TensorView grad_alpha, TensorView grad_beta, TensorView workspace, int threads) {
+                                TensorView ids, TensorView row_lse, TensorView col_lse, TensorView grad_row,
+                                TensorView grad_col, TensorView grad_a, TensorView grad_b, TensorView grad_alpha,
+                                TensorView grad_beta, TensorView workspace, int threads) {
   dispatch_float(kOp, a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     auto q = arguments<T>(a, b, dims, alpha, beta, ids, row_lse, col_lse, workspace, threads, true);

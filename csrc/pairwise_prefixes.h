@@ -1,8 +1,8 @@
 // Softmax statistics of nested prefixes, the matryoshka form of `pairwise`. For the logits
-//   s^h_ij = alpha^h_i beta^h_j sum_{k < d_h} a_ik b_jk    over the pairs but i == j and, with ids, those with equal ids
-//   row_lse^h_i = log sum_j exp(s^h_ij),   col_lse^h_j = log sum_i exp(s^h_ij)
-//   W^h_ij = grad_row^h_i exp(s^h_ij - row_lse^h_i) + grad_col^h_j exp(s^h_ij - col_lse^h_j)
-//   grad_a_ik = sum_j (sum_{h: d_h > k} alpha^h_i W^h_ij beta^h_j) b_jk,   grad_alpha^h_i = sum_j W^h_ij s^h_ij / alpha^h_i
+//   s^h_ij = alpha^h_i beta^h_j sum_{k < d_h} a_ik b_jk    over the pairs but i == j and, with ids, those with equal
+//   ids row_lse^h_i = log sum_j exp(s^h_ij),   col_lse^h_j = log sum_i exp(s^h_ij) W^h_ij = grad_row^h_i exp(s^h_ij -
+//   row_lse^h_i) + grad_col^h_j exp(s^h_ij - col_lse^h_j) grad_a_ik = sum_j (sum_{h: d_h > k} alpha^h_i W^h_ij
+//   beta^h_j) b_jk,   grad_alpha^h_i = sum_j W^h_ij s^h_ij / alpha^h_i
 // and the same for b and beta. Without b the case is symmetric (b = a, beta = alpha), W as in csrc/pairwise.h.
 // One pass over the d columns serves all prefixes.
 #pragma once

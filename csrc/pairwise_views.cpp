@@ -19,7 +19,8 @@ void check_views(const char* name, const TensorView& t, const TensorView& u, int
 // Checks what both passes share and fills the arguments of the CPU kernels.
 template <typename T>
 cpu::PairwiseViewsArgs<T> arguments(const TensorView& scale, const TensorView& u, const TensorView& norm,
-                              const TensorView& negatives, const TensorView& workspace, int threads, bool backward) {
+                                    const TensorView& negatives, const TensorView& workspace, int threads,
+                                    bool backward) {
   SSLSPEC_CHECK(u.ndim == 3 && u.shape[0] == 2, kOp, ": u must be (2, n, d), got ", shape_text(u));
   check_views("u", u, u, 3);
   check_views("norm", norm, u, 2);
@@ -45,7 +46,7 @@ int64_t pairwise_views_workspace_size(int64_t n, int64_t d, int dtype, bool back
 }
 
 void pairwise_views_forward(TensorView z1, TensorView z2, TensorView scale, TensorView u, TensorView norm,
-                      TensorView negatives, TensorView rows, TensorView workspace, int threads) {
+                            TensorView negatives, TensorView rows, TensorView workspace, int threads) {
   dispatch_float(kOp, u.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     auto p = arguments<T>(scale, u, norm, negatives, workspace, threads, false);
@@ -60,7 +61,7 @@ void pairwise_views_forward(TensorView z1, TensorView z2, TensorView scale, Tens
 }
 
 void pairwise_views_backward(TensorView scale, TensorView u, TensorView norm, TensorView negatives, TensorView grad,
-                       TensorView grad_z, TensorView grad_scale, TensorView workspace, int threads) {
+                             TensorView grad_z, TensorView grad_scale, TensorView workspace, int threads) {
   dispatch_float(kOp, u.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     auto p = arguments<T>(scale, u, norm, negatives, workspace, threads, true);

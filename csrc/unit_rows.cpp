@@ -9,7 +9,8 @@ namespace {
 constexpr const char* kOp = "unit_rows";
 
 template <typename T>
-cpu::UnitRowsArgs<T> arguments(const std::vector<TensorView>& x, const std::vector<TensorView>& norm, double longest, int threads) {
+cpu::UnitRowsArgs<T> arguments(const std::vector<TensorView>& x, const std::vector<TensorView>& norm, double longest,
+                               int threads) {
   cpu::UnitRowsArgs<T> p{};
   p.operands = static_cast<int>(x.size()), p.n = x[0].shape[0], p.d = x[0].shape[1];
   p.longest = longest, p.threads = threads;

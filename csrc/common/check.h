@@ -20,7 +20,9 @@ inline std::string text(DType d) {
   return names[static_cast<int>(d)];
 }
 template <typename T>
-std::string text(T number) { return std::to_string(number); }
+std::string text(T number) {
+  return std::to_string(number);
+}
 inline std::string shape_text(const TensorView& t) {
   std::string s = "(";
   for (int i = 0; i < t.ndim; ++i) s += (i ? ", " : "") + std::to_string(t.shape[i]);
@@ -34,9 +36,9 @@ template <typename... Parts>
   throw std::invalid_argument(message);
 }
 
-#define SSLSPEC_CHECK(condition, ...)                 \
-  do {                                                \
-    if (!(condition)) ::sslspec::fail(__VA_ARGS__);   \
+#define SSLSPEC_CHECK(condition, ...)               \
+  do {                                              \
+    if (!(condition)) ::sslspec::fail(__VA_ARGS__); \
   } while (0)
 
 // A dense matrix or vector of the expected shape, dtype and device whose last dimension is contiguous.
@@ -51,8 +53,8 @@ inline void check_dense(const char* op, const char* name, const TensorView& t, i
   SSLSPEC_CHECK(ndim == 0 || t.shape[ndim - 1] <= 1 || t.stride[ndim - 1] == 1, op, ": ", name,
                 " must be contiguous in its last dimension, got stride ", t.stride[ndim ? ndim - 1 : 0]);
 }
-inline void check_matrix(const char* op, const char* name, const TensorView& t, int64_t rows, int64_t cols,
-                         DType dtype, int device) {
+inline void check_matrix(const char* op, const char* name, const TensorView& t, int64_t rows, int64_t cols, DType dtype,
+                         int device) {
   const int64_t shape[2] = {rows, cols};
   check_dense(op, name, t, 2, shape, dtype, device);
 }

@@ -5,7 +5,9 @@
 namespace sslspec {
 
 template <typename T>
-struct Type { using type = T; };
+struct Type {
+  using type = T;
+};
 
 // f(Type<float>) or f(Type<double>)
 template <typename F>

@@ -19,7 +19,9 @@ struct TensorView {
 
   bool present() const { return ndim > 0 || data != nullptr; }  // false: the optional argument was None
   template <typename T>
-  T* as() const { return static_cast<T*>(data); }
+  T* as() const {
+    return static_cast<T*>(data);
+  }
 };
 
 }  // namespace sslspec

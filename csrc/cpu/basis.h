@@ -19,11 +19,11 @@ struct BasisGramArgs {
   };
   Block a[kBasisTerms];
   int terms;
-  const T* b;  // [n, q] row stride ldb
-  const T* w;  // [n] or null
+  const T* b;            // [n, q] row stride ldb
+  const T* w;            // [n] or null
   int64_t ldb, n, p, q;  // p: columns of all blocks of A
-  double* g;          // [p, q]
-  double* workspace;  // [gram_chunks(n), p, q]
+  double* g;             // [p, q]
+  double* workspace;     // [gram_chunks(n), p, q]
   bool exact;
   int threads;
 };

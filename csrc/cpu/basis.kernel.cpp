@@ -1,8 +1,8 @@
 // Tall-skinny products, a few rows at a time: every row is read once, and all the rest stays in the caches.
 //
-// Precision policy: `gram` multiplies and sums kDepth = 96 rows in T and adds those sums in double; when `exact`, all of
-// it is in double, so that a Cholesky factorisation of V^T V sees V and not its rounding. `combine` multiplies and sums
-// in T. The order of every sum is given by the shape alone.
+// Precision policy: `gram` multiplies and sums kDepth = 96 rows in T and adds those sums in double; when `exact`, all
+// of it is in double, so that a Cholesky factorisation of V^T V sees V and not its rounding. `combine` multiplies and
+// sums in T. The order of every sum is given by the shape alone.
 #include "cpu/basis.h"
 
 #include <cstring>
@@ -18,7 +18,9 @@ namespace {
 enum Slot { kLeft, kRight, kOut };
 
 template <typename T>
-T* room(int slot, int64_t count) { return static_cast<T*>(scratch(slot, count * sizeof(T))); }
+T* room(int slot, int64_t count) {
+  return static_cast<T*>(scratch(slot, count * sizeof(T)));
+}
 
 // Columns of x, times w[row] if there is one, as P in rows of `ld`, with zeros behind them up to column `padded`.
 template <typename P, typename T>
@@ -69,7 +71,8 @@ bool whole_tiles(const BasisGramArgs<T>& args) {
   return single < kGramRows && args.q % kLanes<T> == 0;
 }
 
-// kV registers of the sums of one block of A: in tiles of two registers' worth of rows, of one, and what is left singly.
+// kV registers of the sums of one block of A: in tiles of two registers' worth of rows, of one, and what is left
+// singly.
 template <bool kWeighted, int kV, typename T>
 inline __attribute__((always_inline)) void gram_strip(const T* a, int64_t lda, int64_t m, const T* b, int64_t ldb,
                                                       const T* w, int64_t rows, double* sums, int64_t q) {
@@ -148,8 +151,8 @@ struct Combination {
   const T* panels;
   T* out;  // [R, q], for wide rows: they may lie in a V that is still to be read
 
-  // Many narrow blocks are more streams than a hardware prefetcher follows: 160 columns in blocks of 8 doubles took 31 ms
-  // for 1e5 rows without this, 19 with it, and 2 to 8 groups ahead were alike.
+  // Many narrow blocks are more streams than a hardware prefetcher follows: 160 columns in blocks of 8 doubles took 31
+  // ms for 1e5 rows without this, 19 with it, and 2 to 8 groups ahead were alike.
   static constexpr int kAhead = 2;  // groups of rows
   static constexpr int64_t kNarrow = 256 / sizeof(T);
   static inline __attribute__((always_inline)) void ask(const T* v, int64_t ldv, int64_t m) {
@@ -201,7 +204,8 @@ struct Combination {
     const bool direct = count == R && args.q <= P::kCols;
     for (int64_t c = 0; c < args.q; c += P::kCols)
       with_registers<P>(args.q - c, [&](auto registers) __attribute__((always_inline)) {
-        tile<decltype(registers)::value>(v, ldv, c, direct ? y : out, direct ? args.ldy : args.q, direct ? args.beta : T(0));
+        tile<decltype(registers)::value>(v, ldv, c, direct ? y : out, direct ? args.ldy : args.q,
+                                         direct ? args.beta : T(0));
       });
     if (direct) return;
     for (int64_t i = 0; i < count; ++i, y += args.ldy) {

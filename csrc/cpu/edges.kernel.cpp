@@ -1,5 +1,6 @@
 // out_i = sum_j a_ij <x_i, y_j> or sum_j a_ij |x_i - y_j|^2: the gather of `spmm` whose finished rows are reduced in
-// registers, so A Y is never stored. Same traffic as `spmm` without the output. edge_values keeps <x_i, y_j> of each entry.
+// registers, so A Y is never stored. Same traffic as `spmm` without the output. edge_values keeps <x_i, y_j> of each
+// entry.
 #include "cpu/edges.h"
 
 #include "cpu/gather.h"

@@ -84,8 +84,8 @@ int32_t decode_rows(const SparseArgs<T>& a, const Index* indices, const T* y, in
 
 // The same for any combination of weights, and for the upper triangle alone.
 template <typename T, typename Index>
-int32_t decode_terms(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ldy, int64_t row_end, Cursor& cursor,
-                     Batch<T>& batch) {
+int32_t decode_terms(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ldy, int64_t row_end,
+                     Cursor& cursor, Batch<T>& batch) {
   using B = Batch<T>;
   const auto value = [&](int64_t k) {
     if (a.values == nullptr) return T(1);
@@ -146,7 +146,8 @@ void decode(const SparseArgs<T>& a, const Index* indices, const T* y, int64_t ld
 
 // acc[0] = sum of add(k, u) over k in [begin, stop): U chains of additions, each into its own acc[u], hide the latency.
 template <typename T, int U, int V, typename Add>
-inline __attribute__((always_inline)) void add_in_chains(int64_t begin, int64_t stop, Vec<T> (&acc)[U][V], const Add& add) {
+inline __attribute__((always_inline)) void add_in_chains(int64_t begin, int64_t stop, Vec<T> (&acc)[U][V],
+                                                         const Add& add) {
 #pragma GCC unroll 4
   for (int u = 0; u < U; ++u)
 #pragma GCC unroll 8
@@ -162,7 +163,9 @@ inline __attribute__((always_inline)) void add_in_chains(int64_t begin, int64_t 
     for (int v = 0; v < V; ++v) acc[0][v] += acc[u][v];
 }
 template <int V>
-constexpr int kChains = V >= 8 ? 1 : V == 4 ? 2 : 4;
+constexpr int kChains = V >= 8   ? 1
+                        : V == 4 ? 2
+                                 : 4;
 
 // One column panel of a batch: V registers from column c on, the last one cut by `tail` when kTail.
 // sink(row, c, acc, tail) gets the finished sums of one row; `carry` keeps those of an unfinished one.

@@ -69,14 +69,16 @@ struct Gram {
         p.value[v] -= sum;
       }
     if (p.project && !projects_in_tasks())
-      parallel_for(ceil_div(p.d, kGroup), threads, [&](int64_t g) { project(g * kGroup, min64(p.d, (g + 1) * kGroup)); });
+      parallel_for(ceil_div(p.d, kGroup), threads,
+                   [&](int64_t g) { project(g * kGroup, min64(p.d, (g + 1) * kGroup)); });
   }
 
   bool projects_in_tasks() const { return w.dual && w.blocks == 1; }
 
   void pair(int64_t bi, int64_t bj) const {
     const Pair q{w.begin(bi), w.begin(bi + 1) - w.begin(bi), w.begin(bj), w.begin(bj + 1) - w.begin(bj), bi == bj};
-    parallel_for(w.tiles * w.slices, threads, [&](int64_t t) { products(q, static_cast<int>(t / w.slices), t % w.slices); });
+    parallel_for(w.tiles * w.slices, threads,
+                 [&](int64_t t) { products(q, static_cast<int>(t / w.slices), t % w.slices); });
     const int64_t across = ceil_div(q.nj, kUnit), down = ceil_div(q.ni, kUnit);
     double sums[kMaxUnits * kMaxUnits][2] = {};
     parallel_for(across * down, threads, [&](int64_t t) { reduce(q, t / across, t % across, sums[t]); });
@@ -109,7 +111,8 @@ struct Gram {
       pack(xs[tile], q.i0, q.ni, k0, depth, a);
       if (!upper) pack(xs[right], q.j0, q.nj, k0, depth, b);
       const int64_t next = c + 1 < end ? min64(kChunk, w.depth - k0 - depth) : 0;
-      Ahead ahead[2] = {soon(xs[tile], q.i0, q.ni, k0 + depth, next), soon(xs[right], q.j0, upper ? 0 : q.nj, k0 + depth, next)};
+      Ahead ahead[2] = {soon(xs[tile], q.i0, q.ni, k0 + depth, next),
+                        soon(xs[right], q.j0, upper ? 0 : q.nj, k0 + depth, next)};
       for (int64_t j = 0; j < q.nj; j += kCols) {
         const T* panel = b + j * depth;
         T* out = partial(tile, slice) + j * w.block;
@@ -134,7 +137,10 @@ struct Gram {
   }
 
   void pack(const Standardised<T>& x, int64_t i0, int64_t ni, int64_t k0, int64_t depth, T* panels) const {
-    if (w.dual) pack_depth(x, i0, ni, k0, depth, panels); else pack_width(x, i0, ni, k0, depth, panels);
+    if (w.dual)
+      pack_depth(x, i0, ni, k0, depth, panels);
+    else
+      pack_width(x, i0, ni, k0, depth, panels);
   }
 
   template <int W>
@@ -198,7 +204,7 @@ struct Gram {
   }
 
   // ---- 3. the gradient ---------------------------------------------------------------------------------------------
-  struct Added {  // what the first contribution to a tile of the gradient brings along
+  struct Added {       // what the first contribution to a tile of the gradient brings along
     const T *xs, *ys;  // at the tile's corner, row stride step
     int64_t step;
     const T *own, *other;  // at the tile's first column, or null
@@ -209,7 +215,7 @@ struct Gram {
   Added added(int o, const T* xs, const T* ys, int64_t step, int64_t row, int64_t k) const {
     auto at = [&](const T* v) { return v == nullptr ? nullptr : v + k; };
     const int y = p.near != 0 ? 1 - o : o;
-    return {xs,        ys,       step, at(own[o]), at(other[o]), p.x[o] + row * p.ldx[o] + k, p.x[y] + row * p.ldx[y] + k,
+    return {xs,       ys,      step, at(own[o]), at(other[o]), p.x[o] + row * p.ldx[o] + k, p.x[y] + row * p.ldx[y] + k,
             p.ldx[o], p.ldx[y]};
   }
 
@@ -273,29 +279,30 @@ struct Gram {
 
   // grad[i0 .. + rows, c0 .. + width] (+)= S panels: S in panels of R rows [panel][depth][R], the operand in panels of
   // columns.
-  void rows_times(const T* s, int64_t depth, const T* panels, int64_t i0, int64_t rows, int64_t c0, int64_t width, int o,
-                  T* const* first, Ahead& ahead) const {
+  void rows_times(const T* s, int64_t depth, const T* panels, int64_t i0, int64_t rows, int64_t c0, int64_t width,
+                  int o, T* const* first, Ahead& ahead) const {
     T* grad = p.grad[o] + i0 * p.d;
-    for (int64_t c = 0; c < width; c += kCols) with_registers<Tile<T>>(width - c, [&](auto count) __attribute__((always_inline)) {
-      constexpr int W = decltype(count)::value;
-      for (int64_t i = 0; i < rows; i += R) {
-        ahead.fetch(kLines);
-        for (int r = 0; r < R; ++r)
-          for (int v = 0; v < W; ++v) __builtin_prefetch(grad + min64(i + r, rows - 1) * p.d + c0 + c + v * L, 1, 3);
-        Vec<T> acc[R][W];
-        clear(acc);
-        multiply<true, Tile<T>>(depth, s + i * w.block, R, panels + c * depth, acc);
-        T* out = grad + i * p.d + c0 + c;
-        if (first == nullptr) {
-          put(acc, out, rows - i, width - c, nullptr);
-        } else {
-          const int64_t at = c * rows + i * kCols;
-          const T* partner = p.operands == 2 ? first[1 - o] + at : nullptr;
-          const Added e = added(o, first[o] + at, partner, kCols, i0 + i, c0 + c);
-          put(acc, out, rows - i, width - c, &e);
+    for (int64_t c = 0; c < width; c += kCols)
+      with_registers<Tile<T>>(width - c, [&](auto count) __attribute__((always_inline)) {
+        constexpr int W = decltype(count)::value;
+        for (int64_t i = 0; i < rows; i += R) {
+          ahead.fetch(kLines);
+          for (int r = 0; r < R; ++r)
+            for (int v = 0; v < W; ++v) __builtin_prefetch(grad + min64(i + r, rows - 1) * p.d + c0 + c + v * L, 1, 3);
+          Vec<T> acc[R][W];
+          clear(acc);
+          multiply<true, Tile<T>>(depth, s + i * w.block, R, panels + c * depth, acc);
+          T* out = grad + i * p.d + c0 + c;
+          if (first == nullptr) {
+            put(acc, out, rows - i, width - c, nullptr);
+          } else {
+            const int64_t at = c * rows + i * kCols;
+            const T* partner = p.operands == 2 ? first[1 - o] + at : nullptr;
+            const Added e = added(o, first[o] + at, partner, kCols, i0 + i, c0 + c);
+            put(acc, out, rows - i, width - c, &e);
+          }
         }
-      }
-    });
+      });
   }
 
   // Rows [r0, r0 + kRowGroup): grad_J += X_I C_IJ and grad_I += X_J C_JI, with the partner's rows in the cross form.
@@ -322,27 +329,29 @@ struct Gram {
     }
   }
 
-  // grad[r0 .. + rows, c0 .. + width] (+)= X C: X by rows of stride block, C in panels of columns [panel][depth][kCols].
+  // grad[r0 .. + rows, c0 .. + width] (+)= X C: X by rows of stride block, C in panels of columns
+  // [panel][depth][kCols].
   void times_panels(const T* x, int64_t depth, const T* panels, int64_t r0, int64_t rows, int64_t c0, int64_t width,
                     int o, T* const* first) const {
     T* grad = p.grad[o] + r0 * p.d;
-    for (int64_t c = 0; c < width; c += kCols) with_registers<Tile<T>>(width - c, [&](auto count) __attribute__((always_inline)) {
-      constexpr int W = decltype(count)::value;
-      for (int64_t i = 0; i < rows; i += R) {
-        Vec<T> acc[R][W];
-        clear(acc);
-        multiply<false, Tile<T>>(depth, x + i * w.block, w.block, panels + c * w.block, acc);
-        T* out = grad + i * p.d + c0 + c;
-        if (first == nullptr) {
-          put(acc, out, rows - i, width - c, nullptr);
-        } else {
-          const int64_t at = i * w.block + c;
-          const T* partner = p.operands == 2 ? first[1 - o] + at : nullptr;
-          const Added e = added(o, first[o] + at, partner, w.block, r0 + i, c0 + c);
-          put(acc, out, rows - i, width - c, &e);
+    for (int64_t c = 0; c < width; c += kCols)
+      with_registers<Tile<T>>(width - c, [&](auto count) __attribute__((always_inline)) {
+        constexpr int W = decltype(count)::value;
+        for (int64_t i = 0; i < rows; i += R) {
+          Vec<T> acc[R][W];
+          clear(acc);
+          multiply<false, Tile<T>>(depth, x + i * w.block, w.block, panels + c * w.block, acc);
+          T* out = grad + i * p.d + c0 + c;
+          if (first == nullptr) {
+            put(acc, out, rows - i, width - c, nullptr);
+          } else {
+            const int64_t at = i * w.block + c;
+            const T* partner = p.operands == 2 ? first[1 - o] + at : nullptr;
+            const Added e = added(o, first[o] + at, partner, w.block, r0 + i, c0 + c);
+            put(acc, out, rows - i, width - c, &e);
+          }
         }
-      }
-    });
+      });
   }
 
   // grad_x = scale (grad_xs - xs mean_i(grad_xs xs)) for columns [c0, c1); mean_i(grad_xs) vanishes when xs is centred.
@@ -378,7 +387,9 @@ int64_t gram_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual
   return Layout<T>(nullptr, n, d, operands, cross, dual).size;
 }
 template <typename T>
-void gram(const GramArgs<T>& args) { Gram<T>(args).run(); }
+void gram(const GramArgs<T>& args) {
+  Gram<T>(args).run();
+}
 
 template int64_t gram_workspace<float>(int64_t, int64_t, int, bool, bool);
 template int64_t gram_workspace<double>(int64_t, int64_t, int, bool, bool);

@@ -25,8 +25,8 @@ struct GraphCovApplyArgs {
   const T* m;  // [e, d] row stride ldm
   int64_t ldm, d;
   const T *u, *v;  // [n], [d], or both null
-  T* panels;  // workspace of graph_cov_apply_workspace values
-  T* out;     // [n, d] row stride ldo
+  T* panels;       // workspace of graph_cov_apply_workspace values
+  T* out;          // [n, d] row stride ldo
   int64_t ldo;
   int threads;
 };

@@ -1,5 +1,5 @@
-// C = X^T A Y and its gradient's (A Y) M + u v^T without storing A Y: kBlock rows of A Y are formed in the L2 cache by the
-// gather and multiplied at once by register tiles.
+// C = X^T A Y and its gradient's (A Y) M + u v^T without storing A Y: kBlock rows of A Y are formed in the L2 cache by
+// the gather and multiplied at once by register tiles.
 //
 // C: rows are cut into a number of slots given by the problem size; a slot is one task with its own d x e partial sum,
 // and the slots are added in order. With a.upper only entries j >= i are gathered (half the traffic): T = X^T U X with
@@ -18,8 +18,8 @@ namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
 enum Slot { kCarry, kProduct, kRows };
-constexpr int64_t kBlock = 120;               // rows of A Y: 60 KiB at 128 float columns; whole tiles of either shape
-constexpr int64_t kSlotBytes = 24ll << 20;    // all partial sums together, unless four of them need more
+constexpr int64_t kBlock = 120;             // rows of A Y: 60 KiB at 128 float columns; whole tiles of either shape
+constexpr int64_t kSlotBytes = 24ll << 20;  // all partial sums together, unless four of them need more
 constexpr int64_t kTaskRows = 8 * kBlock;
 
 // Rows of A Y into column panels [panel][kBlock][kCols] of a block that begins at row `first`.
@@ -194,7 +194,7 @@ void graph_cov_apply(const GraphCovApplyArgs<T>& p) {
   });
 }
 
-#define SSLSPEC_INSTANTIATE(T)                                  \
+#define SSLSPEC_INSTANTIATE(T)                                     \
   template int64_t graph_cov_slots<T>(int64_t, int64_t, int64_t);  \
   template void graph_cov<T>(const GraphCovArgs<T>&);              \
   template int64_t graph_cov_apply_workspace<T>(int64_t, int64_t); \

@@ -7,7 +7,7 @@ namespace sslspec::cpu {
 
 enum class Isa { baseline, avx2, avx512, avx512bf16 };
 
-Isa isa();               // throws std::invalid_argument for an unknown $SSLSPEC_ISA
+Isa isa();  // throws std::invalid_argument for an unknown $SSLSPEC_ISA
 const char* isa_name();
 inline bool bf16_products() { return isa() == Isa::avx512bf16; }
 
@@ -16,19 +16,29 @@ inline bool bf16_products() { return isa() == Isa::avx512bf16; }
 // Declares `declaration` in the namespace of every level that this build has, or of its own in a kernel file.
 // SSLSPEC_CALL(f, args...) calls the level chosen for this process.
 #if defined(SSLSPEC_ISA)
-#define SSLSPEC_EACH_ISA(...) namespace SSLSPEC_ISA { __VA_ARGS__ }
+#define SSLSPEC_EACH_ISA(...) \
+  namespace SSLSPEC_ISA {     \
+  __VA_ARGS__                 \
+  }
 #elif defined(SSLSPEC_X86)
-#define SSLSPEC_EACH_ISA(...)        \
-  namespace baseline { __VA_ARGS__ } \
-  namespace avx2 { __VA_ARGS__ }     \
-  namespace avx512 { __VA_ARGS__ }
-#define SSLSPEC_CALL(f, ...)                                         \
-  (::sslspec::cpu::isa() >= ::sslspec::cpu::Isa::avx512              \
-       ? ::sslspec::cpu::avx512::f(__VA_ARGS__)                      \
-       : ::sslspec::cpu::isa() == ::sslspec::cpu::Isa::avx2          \
-             ? ::sslspec::cpu::avx2::f(__VA_ARGS__)                  \
-             : ::sslspec::cpu::baseline::f(__VA_ARGS__))
+#define SSLSPEC_EACH_ISA(...) \
+  namespace baseline {        \
+  __VA_ARGS__                 \
+  }                           \
+  namespace avx2 {            \
+  __VA_ARGS__                 \
+  }                           \
+  namespace avx512 {          \
+  __VA_ARGS__                 \
+  }
+#define SSLSPEC_CALL(f, ...)                                                                     \
+  (::sslspec::cpu::isa() >= ::sslspec::cpu::Isa::avx512 ? ::sslspec::cpu::avx512::f(__VA_ARGS__) \
+   : ::sslspec::cpu::isa() == ::sslspec::cpu::Isa::avx2 ? ::sslspec::cpu::avx2::f(__VA_ARGS__)   \
+                                                        : ::sslspec::cpu::baseline::f(__VA_ARGS__))
 #else
-#define SSLSPEC_EACH_ISA(...) namespace baseline { __VA_ARGS__ }
+#define SSLSPEC_EACH_ISA(...) \
+  namespace baseline {        \
+  __VA_ARGS__                 \
+  }
 #define SSLSPEC_CALL(f, ...) (::sslspec::cpu::baseline::f(__VA_ARGS__))
 #endif

@@ -20,8 +20,8 @@ struct MomentsArgs {
   int threads;
 };
 
-SSLSPEC_EACH_ISA(template <typename T> void moments_forward(const MomentsArgs<T>& args);
-                 template <typename T> void moments_backward(const T* x, int64_t ld, int64_t n, int64_t d, const T* mean,
-                                                             const T* grad_mean, const T* grad_var, T* grad, int threads);)
+SSLSPEC_EACH_ISA(template <typename T> void moments_forward(const MomentsArgs<T>& args); template <typename T>
+                 void moments_backward(const T* x, int64_t ld, int64_t n, int64_t d, const T* mean, const T* grad_mean,
+                                       const T* grad_var, T* grad, int threads);)
 
 }  // namespace sslspec::cpu

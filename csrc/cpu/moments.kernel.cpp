@@ -14,8 +14,8 @@ namespace {
 
 constexpr int64_t kGroup = 256;  // columns of one task: their running results stay in the L1 cache
 constexpr int kRows = 8;
-constexpr int64_t kMerged = 128;   // rows of the first level of merges
-constexpr int kAhead = 64;         // columns fetched ahead: eight streams lie a whole row apart
+constexpr int64_t kMerged = 128;  // rows of the first level of merges
+constexpr int kAhead = 64;        // columns fetched ahead: eight streams lie a whole row apart
 
 // How to merge the next `more` rows into a result of `seen` rows: Chan's update with its two factors.
 template <typename T>
@@ -58,7 +58,8 @@ struct Moments {
     }
   }
 
-  static inline __attribute__((always_inline)) void add(const Rows& v, int rows, const Merge<T>& merge, T* mean, T* m2) {
+  static inline __attribute__((always_inline)) void add(const Rows& v, int rows, const Merge<T>& merge, T* mean,
+                                                        T* m2) {
     const Vec<T> sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
     const Vec<T> local = rows == kRows ? sum * T(0.125) : sum / T(rows);
     Vec<T> square{};
@@ -145,11 +146,13 @@ struct Moments {
 }  // namespace
 
 template <typename T>
-void moments_forward(const MomentsArgs<T>& args) { Moments<T>{args, args.operands == 2 ? 3 : 1}.run(); }
+void moments_forward(const MomentsArgs<T>& args) {
+  Moments<T>{args, args.operands == 2 ? 3 : 1}.run();
+}
 
 template <typename T>
-void moments_backward(const T* x, int64_t ld, int64_t n, int64_t d, const T* mean, const T* grad_mean, const T* grad_var,
-                      T* grad, int threads) {
+void moments_backward(const T* x, int64_t ld, int64_t n, int64_t d, const T* mean, const T* grad_mean,
+                      const T* grad_var, T* grad, int threads) {
   const T once = T(1) / static_cast<T>(n), twice = T(2) / static_cast<T>(n);
   constexpr int64_t kTask = 32;  // rows
   parallel_for((n + kTask - 1) / kTask, threads, [&](int64_t t) {

@@ -2,10 +2,10 @@
 // the pairs of one block run one after the other in an order that depends on the shapes alone, so nothing is locked and
 // results are bitwise equal for any number of threads.
 //
-// Many blocks are paired by groups of kGroup neighbours: a thread that walks through kGroup x kGroup pairs of two groups
-// finds one of the two blocks still in its L2 cache (measured on 8192 x 128, forward + backward: 15 % less time). Where
-// there are more threads than pairs of groups, the anti-diagonals of those kGroup x kGroup pairs are shared out instead:
-// the same order for every block, hence the same bits.
+// Many blocks are paired by groups of kGroup neighbours: a thread that walks through kGroup x kGroup pairs of two
+// groups finds one of the two blocks still in its L2 cache (measured on 8192 x 128, forward + backward: 15 % less
+// time). Where there are more threads than pairs of groups, the anti-diagonals of those kGroup x kGroup pairs are
+// shared out instead: the same order for every block, hence the same bits.
 //
 // There is no barrier. Each block counts the pairs that it has been through, and a pair waits until both of its blocks
 // have been through all that come before: a thread that is late delays only those who need its blocks. Pairs are handed
@@ -24,8 +24,8 @@ namespace sslspec::cpu {
 namespace {
 
 // Cuts n rows into blocks of whole 48-row units (every kCols of tile.h divides 48), at most kBlock rows each. A count
-// divisible by 4 (by 4 groups for large n) gives every round of the schedules below an even number of equal tasks; small
-// problems take smaller blocks so that a few cores have work.
+// divisible by 4 (by 4 groups for large n) gives every round of the schedules below an even number of equal tasks;
+// small problems take smaller blocks so that a few cores have work.
 struct Blocks {
   static constexpr int64_t kUnit = 48;
   int64_t n, units, count;
@@ -53,7 +53,8 @@ struct Meeting {
 // `count` meetings in each of `rounds` rounds, meeting(round, k), no group twice in one round; x == y is a group with
 // itself. f(i, j) for all pairs of their members, i < j within a group; ids below `ids`.
 template <typename M, typename F>
-void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int threads, const M& meeting, const F& f) {
+void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int threads, const M& meeting,
+                  const F& f) {
   if (count == 0) return;
   const size_t bytes = static_cast<size_t>(ids) * sizeof(int64_t);
   int64_t* been = static_cast<int64_t*>(scratch(3, bytes));  // pairs that each block has been through
@@ -91,8 +92,8 @@ void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int
   });
 }
 
-// All unordered pairs of `blocks`, diagonal included: f(i, j), i <= j; first every group with itself, half of the groups
-// in a round, then all groups as in a round-robin tournament (circle method).
+// All unordered pairs of `blocks`, diagonal included: f(i, j), i <= j; first every group with itself, half of the
+// groups in a round, then all groups as in a round-robin tournament (circle method).
 template <typename F>
 void for_symmetric_pairs(int64_t blocks, int threads, const F& f) {
   const int64_t group = group_size(blocks), groups = (blocks + group - 1) / group;
@@ -108,13 +109,14 @@ void for_symmetric_pairs(int64_t blocks, int threads, const F& f) {
   });
 }
 
-// All pairs (i, j) of row blocks and column blocks: round r pairs group g of the shorter side with group (g + r) mod long
-// of the longer one.
+// All pairs (i, j) of row blocks and column blocks: round r pairs group g of the shorter side with group (g + r) mod
+// long of the longer one.
 template <typename F>
 void for_all_pairs(int64_t row_blocks, int64_t column_blocks, int threads, const F& f) {
   const bool flat = row_blocks <= column_blocks;
   const int64_t few = flat ? row_blocks : column_blocks, many = flat ? column_blocks : row_blocks;
-  const int64_t group = group_size(few), few_groups = (few + group - 1) / group, many_groups = (many + group - 1) / group;
+  const int64_t group = group_size(few), few_groups = (few + group - 1) / group,
+                many_groups = (many + group - 1) / group;
   const auto meeting = [&](int64_t round, int64_t g) -> Meeting {
     const int64_t c = (g + round) % many_groups;
     // c meets the groups c, c - 1, ... as far as they exist, and after round c those from the other end

@@ -5,7 +5,8 @@
 // tile are written twice, with pairs along its rows for W B and down its columns for W^T A.
 //
 // Precision policy: products of bfloat16 numbers are exact and added up in float; logits, exponentials and statistics
-// are float. W is rounded to bfloat16 for the second product, as on a GPU (relative 2^-9, and the gradient is bfloat16).
+// are float. W is rounded to bfloat16 for the second product, as on a GPU (relative 2^-9, and the gradient is
+// bfloat16).
 #include <immintrin.h>
 
 #include "cpu/pairwise_bf16.h"
@@ -64,7 +65,8 @@ float pack_pairs_by_rows(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r1,
     for (int64_t l = 0; l < rows; ++l) {
       float lane[L] = {}, norm = 0;
       for (int64_t c = 0; c < d; c += L)
-        for (int64_t i = 0; i < min64(L, d - c); ++i) lane[i] += widened(in[l * ldx + c + i]) * widened(in[l * ldx + c + i]);
+        for (int64_t i = 0; i < min64(L, d - c); ++i)
+          lane[i] += widened(in[l * ldx + c + i]) * widened(in[l * ldx + c + i]);
       for (const float sum : lane) norm += sum;
       if (!(norm <= largest)) largest = norm;  // keeps NaN
     }
@@ -73,7 +75,8 @@ float pack_pairs_by_rows(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r1,
 }
 
 // `pack_columns` for pairs of rows: [ceil(d / kCols)][pairs(n)][kCols]; the row after an odd last one is zero.
-void pack_pairs_by_columns(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d, float* panels) {
+void pack_pairs_by_columns(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d,
+                           float* panels) {
   constexpr int kCols = Wide<float>::kCols;
   for (int64_t c = 0; c < d; c += kCols)
     for (int64_t r = r0; r < r1; r += 2) {
@@ -90,7 +93,8 @@ void pack_pairs_by_columns(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r
 
 struct PairPanels : PairwiseBlocks<Pairs> {
   static constexpr int kTogether = 2;
-  // A tile: the sums between depth passes, W in pairs along its rows (an odd number of cache lines each), and down them.
+  // A tile: the sums between depth passes, W in pairs along its rows (an odd number of cache lines each), and down
+  // them.
   static constexpr int64_t kRow = (Tile<float>::kBlock + 2 * kLanes<float>) / 2;
   static constexpr int64_t kAlong = kLd * kLd, kDown = kAlong + Tile<float>::kBlock * kRow;
   static constexpr int64_t kTileSize = kDown + Tile<float>::kBlock / 2 * kLd;
@@ -113,7 +117,8 @@ struct PairPanels : PairwiseBlocks<Pairs> {
     zero(w.col_shift + p.m, cols_left), zero(w.col_weight + p.m, cols_left);
   }
 
-  static inline __attribute__((always_inline)) void put(float* tile, int64_t i, int64_t j, const Vec<float> (&e)[2][V]) {
+  static inline __attribute__((always_inline)) void put(float* tile, int64_t i, int64_t j,
+                                                        const Vec<float> (&e)[2][V]) {
 #pragma GCC unroll 2
     for (int s = 0; s < 2; ++s) {
       float* along = tile + kAlong + (i + s) * kRow + j / 2;
@@ -127,8 +132,8 @@ struct PairPanels : PairwiseBlocks<Pairs> {
         std::memcpy(along + (V - 1) * L / 2, &last, sizeof(last));
       }
     }
-    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                                                21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                                6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     float* down = tile + kDown + i / 2 * kLd + j;
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {

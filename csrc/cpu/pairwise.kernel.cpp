@@ -8,9 +8,13 @@ int64_t pairwise_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool
   return PairwiseBuffers<T>(nullptr, n, m, d, symmetric, backward).size;
 }
 template <typename T>
-void pairwise_forward(const PairwiseArgs<T>& args) { Softmax<PairwisePanels<T>>(args, false).forward(); }
+void pairwise_forward(const PairwiseArgs<T>& args) {
+  Softmax<PairwisePanels<T>>(args, false).forward();
+}
 template <typename T>
-void pairwise_backward(const PairwiseArgs<T>& args) { Softmax<PairwisePanels<T>>(args, true).backward(); }
+void pairwise_backward(const PairwiseArgs<T>& args) {
+  Softmax<PairwisePanels<T>>(args, true).backward();
+}
 
 template int64_t pairwise_workspace<float>(int64_t, int64_t, int64_t, bool, bool);
 template int64_t pairwise_workspace<double>(int64_t, int64_t, int64_t, bool, bool);

@@ -1,13 +1,13 @@
-// CPU entry points of the softmax part of `pairwise` for bfloat16 rows of a and b: see csrc/pairwise.h, with one scale for
-// all rows and grad_b_j = sum_i W_ij a_i, not yet multiplied by it. Only where `bf16_products()` (isa.h).
+// CPU entry points of the softmax part of `pairwise` for bfloat16 rows of a and b: see csrc/pairwise.h, with one scale
+// for all rows and grad_b_j = sum_i W_ij a_i, not yet multiplied by it. Only where `bf16_products()` (isa.h).
 #pragma once
 #include "cpu/pairwise.h"
 
 namespace sslspec::cpu {
 
 struct PairwiseBf16Args : PairwiseArgs<float> {  // a and b unused
-  const uint16_t* half_a;  // [n, d] row stride lda
-  const uint16_t* half_b;  // [m, d] row stride ldb
+  const uint16_t* half_a;                        // [n, d] row stride lda
+  const uint16_t* half_b;                        // [m, d] row stride ldb
 };
 
 namespace avx512bf16 {

@@ -1,5 +1,5 @@
-// What the softmax and the sigmoid part of `pairwise` share: packed operands, block schedule, and the logits of one block
-// in registers.
+// What the softmax and the sigmoid part of `pairwise` share: packed operands, block schedule, and the logits of one
+// block in registers.
 #pragma once
 #include <type_traits>
 
@@ -25,7 +25,9 @@ struct LeftOut {
   int64_t i0, j0;
   // Ids of the rows and columns of a tile as ranges: tiles without equal ids (most of them when ids are sorted, or are
   // the views of a batch) are seen at a glance.
-  struct Range { int32_t low, high; };
+  struct Range {
+    int32_t low, high;
+  };
   Range row[kBlock / R], col[kBlock / kCols];
   int64_t at[kBlock], next[kBlock];  // position in the pattern of each row, and the column there
 
@@ -40,7 +42,10 @@ struct LeftOut {
       if (i < ni) low = p.skip_indptr[i0 + i], high = p.skip_indptr[i0 + i + 1];
       while (low < high) {  // first entry with column >= j0
         const int64_t mid = (low + high) / 2;
-        if (p.skip_indices[mid] < j0) low = mid + 1; else high = mid;
+        if (p.skip_indices[mid] < j0)
+          low = mid + 1;
+        else
+          high = mid;
       }
       at[i] = low;
       find_next(i, ni);
@@ -62,7 +67,8 @@ struct LeftOut {
   inline __attribute__((always_inline)) bool meets(int64_t i, int64_t j) const {
     const int64_t first = i0 + i, end = j0 + j + kCols;
     if (first + R > p.n || end > p.m || (p.skip_self && first < end && j0 + j < first + R)) return true;
-    if (p.ids_a != nullptr && row[i / R].low <= col[j / kCols].high && col[j / kCols].low <= row[i / R].high) return true;
+    if (p.ids_a != nullptr && row[i / R].low <= col[j / kCols].high && col[j / kCols].low <= row[i / R].high)
+      return true;
     bool any = false;
     if (p.skip_indptr != nullptr)
       for (int64_t r = 0; r < R; ++r) any |= next[i + r] < end;
@@ -169,33 +175,37 @@ struct PairwiseBlocks {
       for_all_pairs(rows.count, cols.count, p.threads, f);
   }
 
-  // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left out:
-  // for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left out.
+  // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left
+  // out: for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left
+  // out.
   template <typename Use>
   inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
                                                        const Use& use) const {
     LeftOut<T> left_out(p, i0, ni, j0, nj);
-    block_product<T, Op>(depth, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
-                     [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-                       if (__builtin_expect(left_out.meets(i, j), 0)) {
-                         T s[R * V * L];
-                         for (int r = 0; r < R; ++r)
-                           for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c);
-                         left_out.apply(i, j, s);
-                         use(i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) {
-                           return load(s + (r * V + v) * L) - shift;
-                         }, std::false_type{});
-                       } else {
-                         use(i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) {
-                           return acc[r][v] * c - shift;
-                         }, std::true_type{});
-                       }
-                     });
+    block_product<T, Op>(
+        depth, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+        [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+          if (__builtin_expect(left_out.meets(i, j), 0)) {
+            T s[R * V * L];
+            for (int r = 0; r < R; ++r)
+              for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c);
+            left_out.apply(i, j, s);
+            use(
+                i, j,
+                [&](int r, int v, Vec<T> shift)
+                    __attribute__((always_inline)) { return load(s + (r * V + v) * L) - shift; },
+                std::false_type{});
+          } else {
+            use(
+                i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) { return acc[r][v] * c - shift; },
+                std::true_type{});
+          }
+        });
   }
 };
 
-// Operands in T. The scale is in the panels of a; in the symmetric case, where left and right operand are one buffer, it
-// multiplies the logits.
+// Operands in T. The scale is in the panels of a; in the symmetric case, where left and right operand are one buffer,
+// it multiplies the logits.
 template <typename T>
 struct PairwisePanels : PairwiseBlocks<Exact<T>> {
   using Base = PairwiseBlocks<Exact<T>>;
@@ -220,7 +230,8 @@ struct PairwisePanels : PairwiseBlocks<Exact<T>> {
   }
 
   // Rows i ... i + kTogether and V registers from column j on of the weights of a block.
-  static inline __attribute__((always_inline)) void put(T* tile, int64_t i, int64_t j, const Vec<T> (&e)[kTogether][V]) {
+  static inline __attribute__((always_inline)) void put(T* tile, int64_t i, int64_t j,
+                                                        const Vec<T> (&e)[kTogether][V]) {
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) store(tile + i * kLd + j + v * L, e[0][v]);
   }

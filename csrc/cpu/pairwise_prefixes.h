@@ -15,8 +15,9 @@ struct PairwisePrefixesArgs {
   T* grad_beta;         // [prefixes, m]; unused in the symmetric case
 };
 
-SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_prefixes_workspace(int64_t n, int64_t m, int64_t d, int64_t prefixes,
-                                                                            bool symmetric, bool backward);
+SSLSPEC_EACH_ISA(template <typename T>
+                 int64_t pairwise_prefixes_workspace(int64_t n, int64_t m, int64_t d, int64_t prefixes, bool symmetric,
+                                                     bool backward);
                  template <typename T> void pairwise_prefixes_forward(const PairwisePrefixesArgs<T>& args);
                  template <typename T> void pairwise_prefixes_backward(const PairwisePrefixesArgs<T>& args);)
 

@@ -1,9 +1,9 @@
-// Log-sum-exp statistics of the logits of nested prefixes, s^h = diag(alpha^h) A[:, :d_h] B[:, :d_h]^T diag(beta^h), and
-// their gradient.
+// Log-sum-exp statistics of the logits of nested prefixes, s^h = diag(alpha^h) A[:, :d_h] B[:, :d_h]^T diag(beta^h),
+// and their gradient.
 //
-// The products of prefix h are those of prefix h - 1 plus the columns d_{h-1} ... d_h: one pass over the columns serves all
-// prefixes of a tile. Backwards, a column counts in every prefix that holds it, so its weights are the sum of the tiles
-// alpha^g_i W^g_ij beta^g_j over g >= h: one pass again. The tiles of a pair of blocks stay in the L2 cache.
+// The products of prefix h are those of prefix h - 1 plus the columns d_{h-1} ... d_h: one pass over the columns serves
+// all prefixes of a tile. Backwards, a column counts in every prefix that holds it, so its weights are the sum of the
+// tiles alpha^g_i W^g_ij beta^g_j over g >= h: one pass again. The tiles of a pair of blocks stay in the L2 cache.
 //
 // Shift and precision policy as in pairwise.kernel.cpp; a wide range takes a pass of its own for the largest logits.
 #include "cpu/pairwise_prefixes_panels.h"
@@ -14,9 +14,9 @@ namespace {
 template <typename T>
 struct Prefixes : PrefixPanels<T> {
   using Base = PrefixPanels<T>;
+  using Base::p, Base::q, Base::w, Base::limit, Base::begin, Base::length, Base::for_pairs, Base::for_tiles, Base::L,
+      Base::R, Base::V, Base::kLd;
   using typename Base::Side;
-  using Base::p, Base::q, Base::w, Base::limit, Base::begin, Base::length, Base::for_pairs, Base::for_tiles, Base::L, Base::R,
-      Base::V, Base::kLd;
   static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;  // as in pairwise.kernel.cpp
   static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);
   static constexpr T kScale = static_cast<T>(kLog2e);
@@ -30,8 +30,8 @@ struct Prefixes : PrefixPanels<T> {
 
   // each(i + r, j + v L, s(r, v), factor(r, v), plain) for every register of prefix h
   template <typename Each>
-  inline __attribute__((always_inline)) void for_registers(int64_t h, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
-                                                           const Each& each) const {
+  inline __attribute__((always_inline)) void for_registers(int64_t h, int64_t i0, int64_t ni, int64_t j0, int64_t nj,
+                                                           T* tile, const Each& each) const {
     for_tiles(h, i0, ni, j0, nj, tile,
               [&](int64_t i, int64_t j, const auto& s, const auto& factor, auto plain) __attribute__((always_inline)) {
 #pragma GCC unroll 8
@@ -42,7 +42,9 @@ struct Prefixes : PrefixPanels<T> {
   }
 
   // A statistic of the rows and the columns of a block, lane by lane.
-  struct Lanes { Vec<T>*row, *col; };
+  struct Lanes {
+    Vec<T>*row, *col;
+  };
   static Lanes lanes(T start) {
     Vec<T>* row = static_cast<Vec<T>*>(scratch(1, 2 * sizeof(Vec<T>) * kLd));
     for (int64_t i = 0; i < 2 * kLd; ++i) row[i] = splat<T>(start);
@@ -56,7 +58,10 @@ struct Prefixes : PrefixPanels<T> {
   // 2^x in the narrow range, as in pairwise.kernel.cpp
   template <bool kNormal>
   static inline __attribute__((always_inline)) Vec<T> power(Vec<T> x) {
-    if constexpr (kNormal) return exp2_normal<T>(x); else return exp2<T>(x);
+    if constexpr (kNormal)
+      return exp2_normal<T>(x);
+    else
+      return exp2<T>(x);
   }
 
   // ---- forward: largest logits (wide range only), then sums of exp(s - shift), kept in weight -----------------
@@ -180,9 +185,13 @@ int64_t pairwise_prefixes_workspace(int64_t n, int64_t m, int64_t d, int64_t pre
   return PrefixBuffers<T>(nullptr, n, m, d, prefixes, symmetric, backward).size;
 }
 template <typename T>
-void pairwise_prefixes_forward(const PairwisePrefixesArgs<T>& args) { Prefixes<T>(args, false).forward(); }
+void pairwise_prefixes_forward(const PairwisePrefixesArgs<T>& args) {
+  Prefixes<T>(args, false).forward();
+}
 template <typename T>
-void pairwise_prefixes_backward(const PairwisePrefixesArgs<T>& args) { Prefixes<T>(args, true).backward(); }
+void pairwise_prefixes_backward(const PairwisePrefixesArgs<T>& args) {
+  Prefixes<T>(args, true).backward();
+}
 
 template int64_t pairwise_prefixes_workspace<float>(int64_t, int64_t, int64_t, int64_t, bool, bool);
 template int64_t pairwise_prefixes_workspace<double>(int64_t, int64_t, int64_t, int64_t, bool, bool);

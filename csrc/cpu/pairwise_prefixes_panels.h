@@ -9,7 +9,9 @@ namespace {
 // The workspace, laid out; base == nullptr only counts. In the symmetric case columns are rows.
 template <typename T>
 struct PrefixBuffers {
-  struct Side { T *panels, *columns, *factor, *shift, *weight, *dot; };  // the last four [prefixes][padded rows]
+  struct Side {
+    T *panels, *columns, *factor, *shift, *weight, *dot;
+  };  // the last four [prefixes][padded rows]
   Side row, col;
   int64_t n_pad, m_pad, size = 0;
 
@@ -53,7 +55,8 @@ struct PrefixPanels {
   int64_t begin(int64_t h) const { return h == 0 ? 0 : q.dims[h - 1]; }  // of the columns that prefix h adds
   int64_t length(int64_t h) const { return q.dims[h] - begin(h); }
 
-  // Panels of every segment and padded factors; returns the largest factor |x[:d_h]|, a bound of one side of the logits.
+  // Panels of every segment and padded factors; returns the largest factor |x[:d_h]|, a bound of one side of the
+  // logits.
   double pack(const T* x, int64_t ldx, int64_t n, int64_t pad, const Blocks& blocks, const T* factor, const Side& side,
               bool backward) {
     for (int64_t h = 0; h < q.prefixes; ++h)
@@ -94,20 +97,20 @@ struct PrefixPanels {
       for_all_pairs(rows.count, cols.count, p.threads, pair);
   }
 
-  // use(i, j, s, factor, plain) for the register tiles of prefix h: s(r, v) the logits, -inf for pairs that are left out
-  // (none if `plain`, a constant), factor(r, v) = alpha_i beta_j. `tile` carries the products from prefix to prefix.
+  // use(i, j, s, factor, plain) for the register tiles of prefix h: s(r, v) the logits, -inf for pairs that are left
+  // out (none if `plain`, a constant), factor(r, v) = alpha_i beta_j. `tile` carries the products from prefix to
+  // prefix.
   template <typename Use>
-  inline __attribute__((always_inline)) void for_tiles(int64_t h, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
-                                                       const Use& use) const {
+  inline __attribute__((always_inline)) void for_tiles(int64_t h, int64_t i0, int64_t ni, int64_t j0, int64_t nj,
+                                                       T* tile, const Use& use) const {
     LeftOut<T> left_out(p, i0, ni, j0, nj);
     const T *alpha = w.row.factor + h * w.n_pad + i0, *beta = w.col.factor + h * w.m_pad + j0;
     const bool last = h + 1 == q.prefixes;
     block_product<T>(
         length(h), w.row.panels + begin(h) * w.n_pad, i0, ni, w.col.panels + begin(h) * w.m_pad, j0, nj, tile, kLd,
         [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-          const auto factor = [&](int r, int v) __attribute__((always_inline)) {
-            return load(beta + j + v * L) * alpha[i + r];
-          };
+          const auto factor = [&](int r, int v)
+                                  __attribute__((always_inline)) { return load(beta + j + v * L) * alpha[i + r]; };
           if (!last)
             for (int r = 0; r < R; ++r)
               for (int v = 0; v < V; ++v) store(tile + (i + r) * kLd + j + v * L, acc[r][v]);
@@ -116,10 +119,12 @@ struct PrefixPanels {
             for (int r = 0; r < R; ++r)
               for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * factor(r, v));
             left_out.apply(i, j, s);
-            use(i, j, [&](int r, int v) __attribute__((always_inline)) { return load(s + (r * V + v) * L); }, factor,
+            use(
+                i, j, [&](int r, int v) __attribute__((always_inline)) { return load(s + (r * V + v) * L); }, factor,
                 std::false_type{});
           } else {
-            use(i, j, [&](int r, int v) __attribute__((always_inline)) { return acc[r][v] * factor(r, v); }, factor,
+            use(
+                i, j, [&](int r, int v) __attribute__((always_inline)) { return acc[r][v] * factor(r, v); }, factor,
                 std::true_type{});
           }
         },

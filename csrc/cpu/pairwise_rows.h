@@ -6,10 +6,11 @@ namespace sslspec::cpu {
 
 template <typename T>
 struct PairwiseRowsArgs {
-  PairwiseArgs<T> pairwise;  // rectangular; grad_row: the weights of the rows; row_lse: the rows, out; grad_b may be null
-  const T* positive;         // [n]
-  T* pull;                   // [n] out
-  T* panel;                  // pairwise_rows_panel(m) values
+  PairwiseArgs<T>
+      pairwise;       // rectangular; grad_row: the weights of the rows; row_lse: the rows, out; grad_b may be null
+  const T* positive;  // [n]
+  T* pull;            // [n] out
+  T* panel;           // pairwise_rows_panel(m) values
 };
 
 SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_rows_panel(int64_t m);

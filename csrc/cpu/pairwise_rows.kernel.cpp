@@ -1,5 +1,6 @@
-// Rows of a softmax with one positive and the gradient of their weighted sum, in one visit of every logit: the weights of
-// a row need only its own sum, so a panel of rows keeps its logits until they are known, and no product is made twice
+// Rows of a softmax with one positive and the gradient of their weighted sum, in one visit of every logit: the weights
+// of a row need only its own sum, so a panel of rows keeps its logits until they are known, and no product is made
+// twice
 // (`pairwise` recomputes the logits, because columns have sums too).
 //
 // One panel of rows after the other; the threads share out each of its steps:
@@ -59,8 +60,7 @@ struct Rows : PairwisePanels<T> {
     for (int64_t b = 0; b < cols.count; ++b)
       if (!(double(top[b * kBlock + i]) <= high)) high = double(top[b * kBlock + i]);  // keeps NaN
     for (int64_t b = 0; b < cols.count; ++b)
-      if (sum[b * kBlock + i] != 0)
-        total += double(sum[b * kBlock + i]) * std::exp(double(top[b * kBlock + i]) - high);
+      if (sum[b * kBlock + i] != 0) total += double(sum[b * kBlock + i]) * std::exp(double(top[b * kBlock + i]) - high);
     const bool empty = total == 0;  // no pair in this row: no loss, no gradient
     const double lse = high + std::log(total), margin = lse - double(q.positive[i0 + i]);
     p.row_lse[i0 + i] = empty ? T(0) : static_cast<T>(softplus(margin));
@@ -111,9 +111,13 @@ struct Rows : PairwisePanels<T> {
 }  // namespace
 
 template <typename T>
-int64_t pairwise_rows_panel(int64_t m) { return Rows<T>::panel_size(m); }
+int64_t pairwise_rows_panel(int64_t m) {
+  return Rows<T>::panel_size(m);
+}
 template <typename T>
-void pairwise_rows(const PairwiseRowsArgs<T>& args) { Rows<T>(args).run(); }
+void pairwise_rows(const PairwiseRowsArgs<T>& args) {
+  Rows<T>(args).run();
+}
 
 template int64_t pairwise_rows_panel<float>(int64_t);
 template int64_t pairwise_rows_panel<double>(int64_t);

@@ -6,7 +6,8 @@
 namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
-// log(1 + t) for 0 <= t <= 1: 2 artanh(z), z = t / (2 + t) <= 1/3, as a series in z^2 whose remainder is below rounding.
+// log(1 + t) for 0 <= t <= 1: 2 artanh(z), z = t / (2 + t) <= 1/3, as a series in z^2 whose remainder is below
+// rounding.
 template <typename T>
 inline __attribute__((always_inline)) Vec<T> log1p_unit(Vec<T> t) {
   constexpr int kTerms = sizeof(T) == 4 ? 8 : 17;
@@ -59,9 +60,9 @@ struct Sigmoid : PairwisePanels<T> {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      add_rows<1>(i0, ni, j0, nj, tile, &p.row_lse, [](int64_t, int64_t, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
-        sum[0] += softplus(x, decay(x));
-      });
+      add_rows<1>(i0, ni, j0, nj, tile, &p.row_lse,
+                  [](int64_t, int64_t, Vec<T> x, Vec<T>* sum)
+                      __attribute__((always_inline)) { sum[0] += softplus(x, decay(x)); });
     });
   }
 
@@ -94,7 +95,9 @@ struct Sigmoid : PairwisePanels<T> {
 }  // namespace
 
 template <typename T>
-void pairwise_sigmoid_forward(const PairwiseArgs<T>& args) { Sigmoid<T>(args, false).forward(); }
+void pairwise_sigmoid_forward(const PairwiseArgs<T>& args) {
+  Sigmoid<T>(args, false).forward();
+}
 template <typename T>
 void pairwise_sigmoid_backward(const PairwiseArgs<T>& args) {
   Sigmoid<T> sigmoid(args, true);

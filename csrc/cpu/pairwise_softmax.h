@@ -1,12 +1,12 @@
 // Log-sum-exp statistics of S = diag(scale) A B^T and their gradient, without storing S.
 //
 // A task is a pair of row blocks. Its tile of S is made from packed panels (tile.h), turned into exponentials while it
-// is in registers, and used for the statistics or gradients of both blocks (pairs.h): the symmetric case does half of the
-// products.
+// is in registers, and used for the statistics or gradients of both blocks (pairs.h): the symmetric case does half of
+// the products.
 //
 // Shift. With r = max |scale a_i| max |b_j| all logits lie in [-r, r]. While r log2(e) stays well inside the exponent
-// range no shift is needed and one exponential serves row and column ("narrow"); otherwise a running maximum per row and
-// column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
+// range no shift is needed and one exponential serves row and column ("narrow"); otherwise a running maximum per row
+// and column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
 //
 // Precision policy: everything in T; contributions are added in an order that depends on the shapes alone.
 #pragma once
@@ -60,7 +60,10 @@ struct Softmax : Panels {
   // 2^x in the narrow range: a normal number, but for pairs that are left out (x = -inf), which plain tiles do not hold
   template <bool kNormal>
   static inline __attribute__((always_inline)) Vec<T> power(Vec<T> x) {
-    if constexpr (kNormal) return exp2_normal<T>(x); else return exp2<T>(x);
+    if constexpr (kNormal)
+      return exp2_normal<T>(x);
+    else
+      return exp2<T>(x);
   }
 
   void sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {

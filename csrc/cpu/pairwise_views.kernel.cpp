@@ -1,8 +1,8 @@
 // Rows of NT-Xent and their gradient around the symmetric case of `pairwise`: what is done per row here would cost a
 // small batch a dozen operators.
 //
-// Precision policy: norms, normalisation, one softplus per row and the sum over rows in fp64 (a rounded norm would scale
-// all logits of its row); other dot products of a row in T, lane by lane.
+// Precision policy: norms, normalisation, one softplus per row and the sum over rows in fp64 (a rounded norm would
+// scale all logits of its row); other dot products of a row in T, lane by lane.
 #include "cpu/pairwise_views.h"
 
 #include "cpu/pairwise.h"
@@ -15,8 +15,8 @@ template <typename T>
 struct TwoView {
   const PairwiseViewsArgs<T>& p;
   RowLength<T> length = RowLength<T>::unit();
-  int32_t* ids;        // [2 n]: both views of a sample share its number
-  T *weight, *along;   // [2 n]
+  int32_t* ids;       // [2 n]: both views of a sample share its number
+  T *weight, *along;  // [2 n]
   T* pairwise_memory;
 
   TwoView(const PairwiseViewsArgs<T>& args) : p(args) {
@@ -52,15 +52,12 @@ struct TwoView {
       for (int64_t k = 0; k < p.d; ++k) u[k] = static_cast<T>(double(z[k]) * s);
     });
     pairwise_forward<T>(pairwise());
-    for_rows(2 * p.n, p.threads, [&](int64_t i) {
-      p.rows[i] = static_cast<T>(softplus(margin(i)));
-    });
+    for_rows(2 * p.n, p.threads, [&](int64_t i) { p.rows[i] = static_cast<T>(softplus(margin(i))); });
   }
 
   void backward() const {
-    for_rows(2 * p.n, p.threads, [&](int64_t i) {
-      weight[i] = static_cast<T>(sigmoid(margin(i)) * double(p.grad[i]));
-    });
+    for_rows(2 * p.n, p.threads,
+             [&](int64_t i) { weight[i] = static_cast<T>(sigmoid(margin(i)) * double(p.grad[i])); });
     pairwise_backward<T>(pairwise());
     for_rows(2 * p.n, p.threads, [&](int64_t i) {
       T* __restrict v = p.grad_z + i * p.d;
@@ -84,9 +81,13 @@ int64_t pairwise_views_workspace(int64_t n, int64_t d, bool backward) {
   return 3 * TwoView<T>::vector_size(n) + pairwise_workspace<T>(2 * n, 2 * n, d, true, backward);
 }
 template <typename T>
-void pairwise_views_forward(const PairwiseViewsArgs<T>& args) { TwoView<T>(args).forward(); }
+void pairwise_views_forward(const PairwiseViewsArgs<T>& args) {
+  TwoView<T>(args).forward();
+}
 template <typename T>
-void pairwise_views_backward(const PairwiseViewsArgs<T>& args) { TwoView<T>(args).backward(); }
+void pairwise_views_backward(const PairwiseViewsArgs<T>& args) {
+  TwoView<T>(args).backward();
+}
 
 template int64_t pairwise_views_workspace<float>(int64_t, int64_t, bool);
 template int64_t pairwise_views_workspace<double>(int64_t, int64_t, bool);

@@ -1,6 +1,7 @@
 // Sums over one row of a matrix, its length, and the loss of a row with one positive. Included by *.kernel.cpp only.
 //
-// Precision policy: squares in fp64 (a rounded norm would scale all products of its row), dot products in T, lane by lane.
+// Precision policy: squares in fp64 (a rounded norm would scale all products of its row), dot products in T, lane by
+// lane.
 #pragma once
 #include <cmath>
 
@@ -51,8 +52,8 @@ inline double sigmoid(double margin) {
   return (margin < 0 ? t : 1) / (1 + t);
 }
 
-// x = f(|z|) z with f = longest / |z| for rows of at least `from`, and a constant below. Norms are kept in T: which rows
-// are cut is decided on the rounded norm, so that both passes agree.
+// x = f(|z|) z with f = longest / |z| for rows of at least `from`, and a constant below. Norms are kept in T: which
+// rows are cut is decided on the rounded norm, so that both passes agree.
 template <typename T>
 struct RowLength {
   double longest, from, below;

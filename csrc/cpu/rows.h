@@ -1,6 +1,6 @@
-// The common product row by row, acc_i = sum_j w_ij y_j over all entries of a row, without the batches of gather.h: indices
-// are decoded where they are used, so a panel of few registers costs little more than its loads. Weights: 1, c_j, a_ij or
-// a_ij c_j with values in T; rows of up to kLongRow entries. Everything else is for gather.h.
+// The common product row by row, acc_i = sum_j w_ij y_j over all entries of a row, without the batches of gather.h:
+// indices are decoded where they are used, so a panel of few registers costs little more than its loads. Weights: 1,
+// c_j, a_ij or a_ij c_j with values in T; rows of up to kLongRow entries. Everything else is for gather.h.
 //
 // Precision policy: as gather.h; one chain of additions per column, in the order of the entries.
 #pragma once
@@ -51,8 +51,7 @@ void rows_panel(const SparseArgs<T>& a, int64_t begin, int64_t end, const T* y, 
   const Tail<T> tail(lanes);
   const Index* indices = static_cast<const Index*>(a.indices);
   const T* values = static_cast<const T*>(a.values);
-  for (int64_t i = begin; i < end; ++i)
-    row_panel<weight, V, kTail>(a, indices, values, i, y, ldy, c, tail, sink);
+  for (int64_t i = begin; i < end; ++i) row_panel<weight, V, kTail>(a, indices, values, i, y, ldy, c, tail, sink);
 }
 
 template <Weight weight, typename Index, typename T, typename Sink>

@@ -105,7 +105,9 @@ struct Spectral {
     T* out = panel(view, c);
     for (int64_t i = 0; i < p.d; ++i)
       for (int64_t k = 0; k < P::kCols; ++k)
-        out[i * P::kCols + k] = c + k >= p.d ? T(0) : i < c + P::kCols ? in[i * width + c + k] : in[(c + k) * width + i];
+        out[i * P::kCols + k] = c + k >= p.d       ? T(0)
+                                : i < c + P::kCols ? in[i * width + c + k]
+                                                   : in[(c + k) * width + i];
   }
 
   double inner() const {
@@ -132,7 +134,8 @@ struct Spectral {
       T* grad = p.grad[view] + r * p.d;
       std::memset(grad, 0, sizeof(T) * static_cast<size_t>(rows * p.d));
       block_accumulate<false>(row[view], width, rows, p.d, panel(1 - view, 0), p.d, int64_t(0), grad, p.d, p.d);
-      for (int64_t k = 0; k < rows; ++k) finish(view, r + k, row[view] + k * width, row[1 - view] + k * width, grad + k * p.d);
+      for (int64_t k = 0; k < rows; ++k)
+        finish(view, r + k, row[view] + k * width, row[1 - view] + k * width, grad + k * p.d);
     }
   }
 
@@ -182,7 +185,9 @@ int64_t spectral_views_workspace(int64_t n, int64_t d) {
   return Spectral<T>(args).size;
 }
 template <typename T>
-void spectral_views(const SpectralViewsArgs<T>& args) { Spectral<T>(args).run(); }
+void spectral_views(const SpectralViewsArgs<T>& args) {
+  Spectral<T>(args).run();
+}
 
 template int64_t spectral_views_workspace<float>(int64_t, int64_t);
 template int64_t spectral_views_workspace<double>(int64_t, int64_t);

@@ -16,7 +16,7 @@ struct SpmmArgs {
   const T* w;          // [n, b] row stride ldw, or null
   int64_t ldw;
   const T* diagonal;  // [n] or null: W counts gamma + delta * diagonal_i
-  T* y;  // [n, b] row stride ldy
+  T* y;               // [n, b] row stride ldy
   int64_t ldy;
   T alpha, beta, gamma, delta;
   int threads;

@@ -1,6 +1,6 @@
-// Y = alpha * r (A (c X)) + beta * Y + (gamma + delta * diagonal) W. Each row of Y is written once, by one task; rows are cut into
-// tasks of equal cost (entries + rows) by the problem size alone. Memory traffic: one row of X per entry, where the
-// order of the rows decides how much of it the caches serve, plus the index and Y.
+// Y = alpha * r (A (c X)) + beta * Y + (gamma + delta * diagonal) W. Each row of Y is written once, by one task; rows
+// are cut into tasks of equal cost (entries + rows) by the problem size alone. Memory traffic: one row of X per entry,
+// where the order of the rows decides how much of it the caches serve, plus the index and Y.
 #include "cpu/spmm.h"
 
 #include "cpu/parallel.h"

@@ -1,7 +1,7 @@
 // Subnormal numbers as zero, for the thread and the lifetime of the object.
 //
-// Weights of well-aligned pairs at a small temperature (CLIP at scale 100: e^-60 times e^-40) fall below the normal range.
-// They add nothing, but a product with a subnormal number takes the processor a hundred times as long.
+// Weights of well-aligned pairs at a small temperature (CLIP at scale 100: e^-60 times e^-40) fall below the normal
+// range. They add nothing, but a product with a subnormal number takes the processor a hundred times as long.
 #pragma once
 #include <cstdint>
 

@@ -59,9 +59,11 @@ constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / un
 constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Rows [r0, r1) of scale_i * x (row stride ldx) into panels; r0 is a multiple of kCols. Returns max_i ||scale_i x_i||^2.
+// Rows [r0, r1) of scale_i * x (row stride ldx) into panels; r0 is a multiple of kCols. Returns max_i ||scale_i
+// x_i||^2.
 template <typename T>
-T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, const T* scale, int64_t scale_step, T* panels) {
+T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, const T* scale, int64_t scale_step,
+            T* panels) {
   constexpr int kCols = Tile<T>::kCols, L = kLanes<T>;
   T largest = 0;
   for (int64_t p = r0; p < r0 + round_up(r1 - r0, kCols); p += L) {  // L rows, one register at every depth
@@ -122,7 +124,7 @@ void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, in
 // kRowsTogether, else a[r * step + k].
 template <bool kRowsTogether, typename Shape, typename Op, int V, typename T = typename Op::T>
 inline __attribute__((always_inline)) void multiply_by(int64_t depth, const T* a, int64_t step, const T* b,
-                                                    Vec<T> (&acc)[Shape::kRows][V]) {
+                                                       Vec<T> (&acc)[Shape::kRows][V]) {
   constexpr int R = Shape::kRows;
 #pragma GCC unroll 2
   for (int64_t k = 0; k < depth; ++k) {
@@ -147,7 +149,9 @@ inline __attribute__((always_inline)) void multiply(int64_t depth, const T* a, i
 
 // f(the number of registers, as a constant, that cover `width` columns of a panel of Shape)
 template <int N>
-struct Count { static constexpr int value = N; };
+struct Count {
+  static constexpr int value = N;
+};
 template <typename Shape, int N = Shape::kVecs, typename F>
 inline __attribute__((always_inline)) void with_registers(int64_t width, const F& f) {
   if constexpr (N > 1) {
@@ -220,7 +224,8 @@ inline __attribute__((always_inline)) void add_tile(const Vec<T> (&acc)[R][V], T
 // out[rows x cols] += E X for one column panel of width V registers.
 // E(i, k) = e[i * lde + k], or e[k * lde + i] when kTransposed; b points at X's panel rows for k = 0.
 template <bool kTransposed, int V, typename Op, typename T>
-void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* b, T* out, int64_t ldo, int64_t cols) {
+void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* b, T* out, int64_t ldo,
+                      int64_t cols) {
   constexpr int R = Wide<T>::kRows;
   for (int64_t i = 0; i < rows; i += R) {
     Vec<T> acc[R][V];
@@ -238,22 +243,22 @@ void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
 // out[rows x d] += E X (or E^T X), X given by column panels of n rows from row k0 on. E must be readable for whole
 // register tiles: round_up(rows, Wide::kRows) rows (columns when transposed).
 template <bool kTransposed, typename Op, typename T = typename Op::T>
-void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n, int64_t k0,
-                      T* out, int64_t ldo, int64_t d) {
+void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n,
+                         int64_t k0, T* out, int64_t ldo, int64_t d) {
   using P = Wide<T>;
   for (int64_t k = 0; k < depth; k += P::kDepth)
     for (int64_t c = 0; c < d; c += P::kCols) {
       const T* part = kTransposed ? e + k * lde : e + k;
       const T* b = column_panels + c * n + (k0 + k) * P::kCols;
       with_registers<P>(d - c, [&](auto count) __attribute__((always_inline)) {
-        accumulate_panel<kTransposed, decltype(count)::value, Op>(part, lde, rows, min64(P::kDepth, depth - k), b, out + c,
-                                                                  ldo, d - c);
+        accumulate_panel<kTransposed, decltype(count)::value, Op>(part, lde, rows, min64(P::kDepth, depth - k), b,
+                                                                  out + c, ldo, d - c);
       });
     }
 }
 template <bool kTransposed, typename T>
-void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n, int64_t k0,
-                      T* out, int64_t ldo, int64_t d) {
+void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n,
+                      int64_t k0, T* out, int64_t ldo, int64_t d) {
   block_accumulate_by<kTransposed, Exact<T>>(e, lde, rows, depth, column_panels, n, k0, out, ldo, d);
 }
 

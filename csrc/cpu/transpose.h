@@ -1,4 +1,5 @@
-// Transposition of kLanes x kLanes values in registers: log2(kLanes) rounds of exchanges. Included by *.kernel.cpp only.
+// Transposition of kLanes x kLanes values in registers: log2(kLanes) rounds of exchanges. Included by *.kernel.cpp
+// only.
 #pragma once
 #include <utility>
 

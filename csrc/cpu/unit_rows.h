@@ -8,14 +8,14 @@ namespace sslspec::cpu {
 
 template <typename T>
 struct UnitRowsArgs {
-  int operands;    // 1: z alone, 2: and the partner of every row
-  const T* z[2];   // [n, d] row stride ldz; forward only
+  int operands;   // 1: z alone, 2: and the partner of every row
+  const T* z[2];  // [n, d] row stride ldz; forward only
   int64_t ldz[2];
   int64_t n, d;
-  double longest;  // 0: unit rows
-  T* x[2];         // [n, d] contiguous
-  T* norm[2];      // [n]
-  T* dot;          // [n], two operands only
+  double longest;    // 0: unit rows
+  T* x[2];           // [n, d] contiguous
+  T* norm[2];        // [n]
+  T* dot;            // [n], two operands only
   const T* grad[2];  // [n, d] row stride ldg, and below: backward only
   int64_t ldg[2];
   const T* grad_dot;  // [n] or null

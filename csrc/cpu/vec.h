@@ -41,11 +41,17 @@ inline __attribute__((always_inline)) Vec<T> load(const T* p) {
   return v;
 }
 template <typename T>
-inline __attribute__((always_inline)) void store(T* p, Vec<T> v) { std::memcpy(p, &v, sizeof(v)); }
+inline __attribute__((always_inline)) void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof(v));
+}
 template <typename T>
-inline __attribute__((always_inline)) Vec<T> splat(T x) { return x - Vec<T>{}; }
+inline __attribute__((always_inline)) Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
 template <typename T>
-inline __attribute__((always_inline)) Vec<T> vmax(Vec<T> a, Vec<T> b) { return a > b ? a : b; }
+inline __attribute__((always_inline)) Vec<T> vmax(Vec<T> a, Vec<T> b) {
+  return a > b ? a : b;
+}
 template <typename T>
 inline T hsum(Vec<T> v) {  // fixed pairwise order
   T lane[kLanes<T>];
@@ -70,7 +76,8 @@ struct Exp2Constants<float> {
   static constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLowest = -126.f;
   static constexpr int kMantissa = 23, kTerms = 7;
-  static constexpr float c[kTerms] = {1.f, 0.693147182f, 0.240226477f, 0.0555033237f, 0.00961843692f, 0.0013398875f, 0.00015353362f};
+  static constexpr float c[kTerms] = {1.f,           0.693147182f,  0.240226477f, 0.0555033237f, 0.00961843692f,
+                                      0.0013398875f, 0.00015353362f};
 };
 template <>
 struct Exp2Constants<double> {

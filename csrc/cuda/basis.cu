@@ -2,11 +2,11 @@
 // torch's GEMMs (primitives/_basis_cuda.py).
 //
 // Tiling: kRows rows of all V_i, side by side, go to shared memory. gram: a thread owns 4 x 4 elements of G for every
-// kGroups-th row of a tile; a block takes every gridDim-th tile and leaves one partial sum, a second kernel adds those in
-// order. combine: a thread owns 4 columns of a row; a row is in shared memory before it is written, so Y may be a V_i.
-// Memory traffic: one read of every operand (16-byte accesses where the layout allows), one write of Y.
-// Precision policy: gram adds the products of a tile in the type of the operands (in double when `exact`) and everything
-// above in double; combine runs in the type of the operands.
+// kGroups-th row of a tile; a block takes every gridDim-th tile and leaves one partial sum, a second kernel adds those
+// in order. combine: a thread owns 4 columns of a row; a row is in shared memory before it is written, so Y may be a
+// V_i. Memory traffic: one read of every operand (16-byte accesses where the layout allows), one write of Y. Precision
+// policy: gram adds the products of a tile in the type of the operands (in double when `exact`) and everything above in
+// double; combine runs in the type of the operands.
 #include "cuda/basis.h"
 
 #include "cuda/copy.cuh"
@@ -77,7 +77,8 @@ __global__ void __launch_bounds__(kThreads) gram_parts_kernel(const __grid_const
   const int groups = kThreads / places, group = threadIdx.x / places, place = threadIdx.x % places;
   const int left = place / across * 4, right = place % across * 4;
   double total[4][4] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRows<T>; first < args.n; first += static_cast<int64_t>(args.blocks) * kRows<T>) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRows<T>; first < args.n;
+       first += static_cast<int64_t>(args.blocks) * kRows<T>) {
     __syncthreads();
     for (int t = 0; t < args.a.count; ++t) load_rows<T>(tile, stride, args.a.term[t], first, args.n, nullptr);
     load_rows<T>(tile, stride, args.b, first, args.n, args.w);
@@ -119,7 +120,8 @@ __global__ void __launch_bounds__(kThreads) gram_total_kernel(const __grid_const
   const int e = static_cast<int>(blockIdx.x) * 32 + lane;
   double all = 0;
   if (e < size)
-    for (int part = share; part < args.blocks; part += kThreads / 32) all += args.parts[static_cast<int64_t>(part) * size + e];
+    for (int part = share; part < args.blocks; part += kThreads / 32)
+      all += args.parts[static_cast<int64_t>(part) * size + e];
   sums[share][lane] = all;
   __syncthreads();
   if (share != 0 || e >= size || e % q >= args.q) return;
@@ -217,7 +219,8 @@ Term<T> term_of(const char* op, const char* name, const TensorView& v, int64_t n
 
 template <typename T>
 Terms<T> terms_of(const char* op, const std::vector<TensorView>& v, int64_t n, DType dtype, int device) {
-  SSLSPEC_CHECK(v.size() >= 1 && v.size() <= kBasisTerms, op, ": must get 1 to ", kBasisTerms, " blocks, got ", v.size());
+  SSLSPEC_CHECK(v.size() >= 1 && v.size() <= kBasisTerms, op, ": must get 1 to ", kBasisTerms, " blocks, got ",
+                v.size());
   Terms<T> all{};
   for (const TensorView& block : v) {
     Term<T> term = term_of<T>(op, "v", block, n, dtype, device);
@@ -241,7 +244,8 @@ void run_gram(const std::vector<TensorView>& a, const TensorView& b, const Tenso
   args.a = terms_of<T>(kOp, a, n, b.dtype, b.device);
   args.b = term_of<T>(kOp, "b", b, n, b.dtype, b.device);
   args.q = args.b.m, args.n = n, args.blocks = parts_of(n);
-  SSLSPEC_CHECK(args.q >= 1 && args.q <= kBasisNarrow, kOp, ": b must have 1 to ", kBasisNarrow, " columns, got ", args.q);
+  SSLSPEC_CHECK(args.q >= 1 && args.q <= kBasisNarrow, kOp, ": b must have 1 to ", kBasisNarrow, " columns, got ",
+                args.q);
   args.b.at = args.a.p;
   if (w.present()) check_vector(kOp, "w", w, n, b.dtype, b.device);
   check_matrix(kOp, "g", g, args.a.rows, args.q, DType::f64, b.device);
@@ -260,12 +264,14 @@ void run_gram(const std::vector<TensorView>& a, const TensorView& b, const Tenso
 }
 
 template <typename T>
-void run_combine(const TensorView& y, const std::vector<TensorView>& v, const TensorView& c, double beta, int64_t stream) {
+void run_combine(const TensorView& y, const std::vector<TensorView>& v, const TensorView& c, double beta,
+                 int64_t stream) {
   constexpr const char* kOp = "basis_combine";
   CombineArgs<T> args{};
   args.n = y.shape[0];
   args.v = terms_of<T>(kOp, v, args.n, y.dtype, y.device);
-  SSLSPEC_CHECK(y.shape[1] >= 1 && y.shape[1] <= kBasisNarrow, kOp, ": y must have 1 to ", kBasisNarrow, " columns, got ", y.shape[1]);
+  SSLSPEC_CHECK(y.shape[1] >= 1 && y.shape[1] <= kBasisNarrow, kOp, ": y must have 1 to ", kBasisNarrow,
+                " columns, got ", y.shape[1]);
   args.q = static_cast<int>(y.shape[1]);
   check_matrix(kOp, "y", y, args.n, args.q, y.dtype, y.device);
   check_matrix(kOp, "c", c, args.v.rows, args.q, y.dtype, y.device);
@@ -281,17 +287,19 @@ void run_combine(const TensorView& y, const std::vector<TensorView>& v, const Te
 
 int64_t basis_gram_workspace_size(int64_t n, int64_t p, int64_t q) { return parts_of(n) * p * fours(q); }
 
-void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g, TensorView workspace, bool exact,
-                int64_t stream) {
+void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g, TensorView workspace,
+                bool exact, int64_t stream) {
   SSLSPEC_CHECK(b.device != kCpu && b.ndim == 2, "basis_gram: b must be (n, q) on a CUDA device");
-  SSLSPEC_CHECK(b.dtype == DType::f32 || b.dtype == DType::f64, "basis_gram: b must be float32 or float64, got ", b.dtype);
+  SSLSPEC_CHECK(b.dtype == DType::f32 || b.dtype == DType::f64, "basis_gram: b must be float32 or float64, got ",
+                b.dtype);
   const DeviceGuard guard(b.device);
   (b.dtype == DType::f64 ? run_gram<double> : run_gram<float>)(a, b, w, g, workspace, exact, stream);
 }
 
 void basis_combine(TensorView y, const std::vector<TensorView>& v, TensorView c, double beta, int64_t stream) {
   SSLSPEC_CHECK(y.device != kCpu && y.ndim == 2, "basis_combine: y must be (n, q) on a CUDA device");
-  SSLSPEC_CHECK(y.dtype == DType::f32 || y.dtype == DType::f64, "basis_combine: y must be float32 or float64, got ", y.dtype);
+  SSLSPEC_CHECK(y.dtype == DType::f32 || y.dtype == DType::f64, "basis_combine: y must be float32 or float64, got ",
+                y.dtype);
   const DeviceGuard guard(y.device);
   (y.dtype == DType::f64 ? run_combine<double> : run_combine<float>)(y, v, c, beta, stream);
 }
@@ -301,7 +309,8 @@ void basis_random(TensorView y, uint64_t seed, int64_t stream) {
   SSLSPEC_CHECK(y.device != kCpu && y.ndim == 2, kOp, ": y must be (n, q) on a CUDA device");
   SSLSPEC_CHECK(y.dtype == DType::f32 || y.dtype == DType::f64, kOp, ": y must be float32 or float64, got ", y.dtype);
   check_matrix(kOp, "y", y, y.shape[0], y.shape[1], y.dtype, y.device);
-  SSLSPEC_CHECK(y.shape[0] <= 1 || y.shape[1] == 0 || y.stride[0] == y.shape[1], kOp, ": y must be contiguous, got row stride ", y.stride[0]);
+  SSLSPEC_CHECK(y.shape[0] <= 1 || y.shape[1] == 0 || y.stride[0] == y.shape[1], kOp,
+                ": y must be contiguous, got row stride ", y.stride[0]);
   const DeviceGuard guard(y.device);
   const int64_t size = y.shape[0] * y.shape[1];
   const uint64_t start = mix(seed + 0x9e3779b97f4a7c15u);

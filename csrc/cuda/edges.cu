@@ -69,8 +69,8 @@ __global__ void __launch_bounds__(kThreads) edge_values_kernel(const __grid_cons
 }
 
 template <typename T>
-void launch_edges(const Sparse& a, const TensorView& x, const TensorView& y, const TensorView& out, bool squared, bool each,
-                  int64_t stream) {
+void launch_edges(const Sparse& a, const TensorView& x, const TensorView& y, const TensorView& out, bool squared,
+                  bool each, int64_t stream) {
   const EdgesArgs<T> p = {a, x.as<T>(), y.as<T>(), out.as<T>(), x.stride[0], y.stride[0], x.shape[1], squared};
   const dim3 grid(static_cast<unsigned>(ceil_div(a.n, kWarps)));
   constexpr int kWide = 16 / sizeof(T);
@@ -93,8 +93,8 @@ void run(const Sparse& a, int64_t size, const TensorView& x, const TensorView& y
 
 }  // namespace
 
-void edges(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView y, TensorView out, bool squared,
-           int64_t stream) {
+void edges(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView y, TensorView out,
+           bool squared, int64_t stream) {
   const Sparse a = sparse_of(kOp, indptr, indices, values, x.device);
   run(a, a.n, x, y, out, squared, false, stream);
 }

@@ -1,9 +1,9 @@
 // What `gram` does on a GPU besides products of matrices: standardised operands before, the whole gradient after, one
 // pass over memory each for both operands (two for a projected gradient). The sums are in gram_sums.cu.
 //
-// Tiling: a block owns kSlab rows and 32 kWidth columns; a lane owns kWidth neighbouring columns, whose shift, scale and
-// factors it keeps in registers; a warp takes every eighth row. Sums over rows: per thread, then the warps in order, one
-// partial result per slab. Memory traffic: one read of every operand, in its own type, and one write.
+// Tiling: a block owns kSlab rows and 32 kWidth columns; a lane owns kWidth neighbouring columns, whose shift, scale
+// and factors it keeps in registers; a warp takes every eighth row. Sums over rows: per thread, then the warps in
+// order, one partial result per slab. Memory traffic: one read of every operand, in its own type, and one write.
 // Precision policy: float (double for double); factors are rounded to bfloat16 where the products are.
 #include "cuda/gram.h"
 
@@ -55,8 +55,8 @@ __device__ __forceinline__ void write_sums(const Pack<T, kWidth> (&sums)[kCount]
 template <typename In, typename Out>
 struct PackArgs {
   Rows<In> in;
-  Out* out;      // [operands, rows, d]
-  int64_t rows;  // zeros from row n on
+  Out* out;                        // [operands, rows, d]
+  int64_t rows;                    // zeros from row n on
   typename Wide<In>::type* parts;  // [slabs, lines, d] or null
   bool cross;
 };
@@ -85,7 +85,8 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
         if (i < n) {
           const P x = load_wide<kWidth>(p.in.data[o] + i * p.in.ld[o] + at.k);
 #pragma unroll
-          for (int e = 0; e < kWidth; ++e) f[o].v[e] = static_cast<T>(widened(narrowed<Out>((x.v[e] - shift[o].v[e]) * scale[o].v[e])));
+          for (int e = 0; e < kWidth; ++e)
+            f[o].v[e] = static_cast<T>(widened(narrowed<Out>((x.v[e] - shift[o].v[e]) * scale[o].v[e])));
         }
         store_narrow<Out>(p.out + (o * p.rows + i) * d + at.k, f[o]);
       }
@@ -166,10 +167,13 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
           T partner = p.cross ? s[1 - o].v[e] : s[o].v[e];
           if (p.half) partner = widened(narrowed<__nv_bfloat16>(static_cast<float>(partner)));
           g.v[e] = p.alpha * (made.v[e] - diagonal[o].v[e] * partner);
-          if constexpr (kScaled) g.v[e] += other[o].v[e] * s[1 - o].v[e];
-          else g.v[e] += own[o].v[e] * s[o].v[e] + (p.near == T(0) ? T(0) : p.near * (x[o].v[e] - x[1 - o].v[e]));
+          if constexpr (kScaled)
+            g.v[e] += other[o].v[e] * s[1 - o].v[e];
+          else
+            g.v[e] += own[o].v[e] * s[o].v[e] + (p.near == T(0) ? T(0) : p.near * (x[o].v[e] - x[1 - o].v[e]));
           if constexpr (kPass == kSums) sums[2 * o].v[e] += g.v[e], sums[2 * o + 1].v[e] += g.v[e] * s[o].v[e];
-          if constexpr (kPass == kProjected) g.v[e] = (g.v[e] - mean[o].v[e] - s[o].v[e] * slope[o].v[e]) * scale[o].v[e];
+          if constexpr (kPass == kProjected)
+            g.v[e] = (g.v[e] - mean[o].v[e] - s[o].v[e] * slope[o].v[e]) * scale[o].v[e];
           g.v[e] *= factor;
         }
         if constexpr (kPass != kSums) store_narrow<In>(p.out[o] + i * d + at.k, g);
@@ -190,7 +194,11 @@ constexpr int kWidest = sizeof(In) == 8 ? 2 : 4;
 
 template <typename In>
 Rows<In> rows_of(const TensorView& x, const TensorView& y, const TensorView& columns) {
-  return {{x.as<In>(), y.as<In>()}, {x.stride[0], y.stride[0]}, x.shape[0], x.shape[1], columns.as<typename Wide<In>::type>()};
+  return {{x.as<In>(), y.as<In>()},
+          {x.stride[0], y.stride[0]},
+          x.shape[0],
+          x.shape[1],
+          columns.as<typename Wide<In>::type>()};
 }
 
 template <typename In, typename Out>
@@ -211,14 +219,16 @@ void finish(const FinishArgs<In>& p, bool wide, int64_t stream) {
 
 int64_t gram_slabs(int64_t rows) { return ceil_div(rows, kSlab); }
 
-void gram_prepare(TensorView x, TensorView y, int kind, double eps, double strength, bool cross, bool summed, TensorView columns,
-                  TensorView factors, TensorView sums, TensorView workspace, int64_t stream) {
+void gram_prepare(TensorView x, TensorView y, int kind, double eps, double strength, bool cross, bool summed,
+                  TensorView columns, TensorView factors, TensorView sums, TensorView workspace, int64_t stream) {
   check_gram_rows(x, y, columns, workspace);
-  const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 2 : 1, rows = factors.ndim == 3 ? factors.shape[1] : 0;
+  const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 2 : 1,
+                rows = factors.ndim == 3 ? factors.shape[1] : 0;
   const bool half = factors.dtype == DType::bf16;
   SSLSPEC_CHECK(workspace.present(), kOp, ": a workspace is needed");
   SSLSPEC_CHECK(!cross || y.present(), kOp, ": the cross form needs y");
-  SSLSPEC_CHECK(rows >= n && gram_slabs(rows) <= gram_slabs(n) + 16, kOp, ": factors must have a few rows more than ", n, " at most");
+  SSLSPEC_CHECK(rows >= n && gram_slabs(rows) <= gram_slabs(n) + 16, kOp, ": factors must have a few rows more than ",
+                n, " at most");
   SSLSPEC_CHECK(!half || x.dtype != DType::f64, kOp, ": factors of float64 must be float64");
   check_block("factors", factors, {operands, rows, d}, half ? DType::bf16 : wide_type(x.dtype), x.device);
   const DeviceGuard guard(x.device);
@@ -229,18 +239,22 @@ void gram_prepare(TensorView x, TensorView y, int kind, double eps, double stren
     const bool wide = packs(x, kWidest<In>) && packs(y, kWidest<In>);
     T* parts = summed ? workspace.as<T>() : nullptr;
     if constexpr (sizeof(T) == 4)
-      if (half) return pack<In, __nv_bfloat16>({rows_of<In>(x, y, columns), factors.as<__nv_bfloat16>(), rows, parts, cross}, wide, stream);
+      if (half)
+        return pack<In, __nv_bfloat16>({rows_of<In>(x, y, columns), factors.as<__nv_bfloat16>(), rows, parts, cross},
+                                       wide, stream);
     pack<In, T>({rows_of<In>(x, y, columns), factors.as<T>(), rows, parts, cross}, wide, stream);
   });
   if (summed) gram_diagonal(workspace, gram_slabs(rows), cross ? 1 : operands, columns, sums, stream);
 }
 
-void gram_finish(TensorView x, TensorView y, TensorView columns, TensorView made, TensorView factor, double alpha, double near,
-                 bool cross, bool half, bool project, TensorView grad_x, TensorView grad_y, TensorView workspace, int64_t stream) {
+void gram_finish(TensorView x, TensorView y, TensorView columns, TensorView made, TensorView factor, double alpha,
+                 double near, bool cross, bool half, bool project, TensorView grad_x, TensorView grad_y,
+                 TensorView workspace, int64_t stream) {
   check_gram_rows(x, y, columns, workspace);
   const int64_t n = x.shape[0], d = x.shape[1], wanted = grad_x.present() + grad_y.present();
   const DType type = wide_type(x.dtype);
-  SSLSPEC_CHECK(y.present() || (!cross && near == 0 && !project && !grad_y.present()), kOp, ": cross, near and project need y");
+  SSLSPEC_CHECK(y.present() || (!cross && near == 0 && !project && !grad_y.present()), kOp,
+                ": cross, near and project need y");
   SSLSPEC_CHECK(workspace.present() || !project, kOp, ": a projected gradient needs a workspace");
   check_block("made", made, {wanted, n, d}, type, x.device);
   check_dense(kOp, "factor", factor, 0, nullptr, type, x.device);

@@ -1,8 +1,8 @@
 // The sums of `gram` on a GPU: vectors per column, squares of products, and the loss.
 //
-// Tiling: a thread per column (256 of a block), a warp per row of a product, one block for the loss. Memory traffic: one
-// read of the products, one write in the type of the next GEMM.
-// Precision policy: float along a row (double for double), float64 over rows, columns and slabs, in a fixed order.
+// Tiling: a thread per column (256 of a block), a warp per row of a product, one block for the loss. Memory traffic:
+// one read of the products, one write in the type of the next GEMM. Precision policy: float along a row (double for
+// double), float64 over rows, columns and slabs, in a fixed order.
 #include <algorithm>
 
 #include "cuda/gram.cuh"
@@ -99,7 +99,8 @@ __global__ void __launch_bounds__(kThreads) totals_kernel(const __grid_constant_
 
 template <typename T>
 void totals(const TotalArgs<T>& p, int64_t stream) {
-  launch("gram_totals", totals_kernel<T>, dim3(static_cast<unsigned>(ceil_div(p.d, kThreads) * p.lines)), kThreads, 0, stream, p);
+  launch("gram_totals", totals_kernel<T>, dim3(static_cast<unsigned>(ceil_div(p.d, kThreads) * p.lines)), kThreads, 0,
+         stream, p);
 }
 
 template <typename T, typename Out>
@@ -197,8 +198,8 @@ int64_t gram_workspace_size(int64_t n, int64_t d) {
   return std::max(moments_workspace_size(n, d, 2) + 6 * d, (4 * gram_slabs(n) + 32) * d);
 }
 
-void gram_columns(const TensorView& x, const TensorView& y, int kind, double eps, double strength, const TensorView& columns,
-                  const TensorView& sums, const TensorView& workspace, int64_t stream) {
+void gram_columns(const TensorView& x, const TensorView& y, int kind, double eps, double strength,
+                  const TensorView& columns, const TensorView& sums, const TensorView& workspace, int64_t stream) {
   SSLSPEC_CHECK(kind >= kGramPlain && kind <= kGramBarlow, kOp, ": unknown kind ", kind);
   SSLSPEC_CHECK(y.present() || kind <= kGramCentred, kOp, ": this kind needs y");
   const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 3 : 1, blocks = ceil_div(d, kThreads);
@@ -217,20 +218,22 @@ void gram_columns(const TensorView& x, const TensorView& y, int kind, double eps
                       part(means + 6 * d, 0, moments_workspace_size(n, d, y.present() ? 2 : 1)), stream);
     }
     const int shifted = kind == kGramPlain ? 0 : y.present() ? 2 : 1;
-    const ColumnArgs<T> p = {means, means + 3 * d, columns.as<T>(), sums.as<double>(), n, d, kind, shifted, static_cast<T>(eps),
-                             static_cast<T>(strength)};
+    const ColumnArgs<T> p = {means, means + 3 * d, columns.as<T>(), sums.as<double>(),   n,
+                             d,     kind,          shifted,         static_cast<T>(eps), static_cast<T>(strength)};
     launch("gram_columns", columns_kernel<T>, dim3(static_cast<unsigned>(blocks)), kThreads, 0, stream, p);
   };
   x.dtype == DType::f64 ? run(Type<double>{}) : run(Type<float>{});
 }
 
-void gram_diagonal(const TensorView& parts, int64_t slabs, int64_t lines, const TensorView& columns, const TensorView& sums,
-                   int64_t stream) {
+void gram_diagonal(const TensorView& parts, int64_t slabs, int64_t lines, const TensorView& columns,
+                   const TensorView& sums, int64_t stream) {
   const int64_t d = columns.shape[1], slot = 2 * ceil_div(d, kThreads);
   check_sums(sums, slot, lines * ceil_div(d, kThreads), columns.device);
   const auto run = [&](auto t) {
     using T = typename decltype(t)::type;
-    totals<T>({parts.as<T>(), slabs, lines, d, 1.0, columns.as<T>() + kDiagonal * d, lines == 1, sums.as<double>() + slot}, stream);
+    totals<T>(
+        {parts.as<T>(), slabs, lines, d, 1.0, columns.as<T>() + kDiagonal * d, lines == 1, sums.as<double>() + slot},
+        stream);
   };
   columns.dtype == DType::f64 ? run(Type<double>{}) : run(Type<float>{});
 }
@@ -244,12 +247,12 @@ void gram_means(const TensorView& workspace, int64_t slabs, int64_t n, int64_t d
   workspace.dtype == DType::f64 ? run(Type<double>{}) : run(Type<float>{});
 }
 
-void gram_square(TensorView products, bool cross, bool masked, int64_t offset, TensorView out, TensorView sums, int64_t slot,
-                 int64_t stream) {
+void gram_square(TensorView products, bool cross, bool masked, int64_t offset, TensorView out, TensorView sums,
+                 int64_t slot, int64_t stream) {
   const DType type = products.dtype == DType::f64 ? DType::f64 : DType::f32;
   const int64_t* shape = products.shape;
-  SSLSPEC_CHECK(products.ndim == 4 && products.device != kCpu, kOp, ": products must be (operands, chunks, r, c) on a CUDA device, got ",
-                shape_text(products));
+  SSLSPEC_CHECK(products.ndim == 4 && products.device != kCpu, kOp,
+                ": products must be (operands, chunks, r, c) on a CUDA device, got ", shape_text(products));
   SSLSPEC_CHECK(!cross || shape[0] == 2, kOp, ": the cross form needs two operands, got ", shape[0]);
   const bool half = out.dtype == DType::bf16 && type == DType::f32;
   check_block("products", products, {shape[0], shape[1], shape[2], shape[3]}, type, products.device);
@@ -260,7 +263,8 @@ void gram_square(TensorView products, bool cross, bool masked, int64_t offset, T
     using T = typename decltype(t)::type;
     using Out = typename decltype(o)::type;
     const auto fits = [](const TensorView& v) { return reinterpret_cast<uintptr_t>(v.data) % 16 == 0; };
-    square<T, Out>({products.as<T>(), out.as<Out>(), sums.as<double>() + slot, shape[0], shape[1], shape[2], shape[3], offset, cross, masked},
+    square<T, Out>({products.as<T>(), out.as<Out>(), sums.as<double>() + slot, shape[0], shape[1], shape[2], shape[3],
+                    offset, cross, masked},
                    fits(products) && fits(out) && shape[3] % (16 / sizeof(T)) == 0, stream);
   };
   if (half) return run(Type<float>{}, Type<__nv_bfloat16>{});
@@ -269,8 +273,10 @@ void gram_square(TensorView products, bool cross, bool masked, int64_t offset, T
 
 void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::vector<double>& shares,
                const std::vector<double>& weights, TensorView loss, TensorView terms, int64_t stream) {
-  SSLSPEC_CHECK(sums.device != kCpu && shares.size() == 3 && weights.size() == 3, kOp, ": three shares and weights, sums on a CUDA device");
-  SSLSPEC_CHECK(loss.dtype == DType::f32 || loss.dtype == DType::f64, kOp, ": loss must be float32 or float64, got ", loss.dtype);
+  SSLSPEC_CHECK(sums.device != kCpu && shares.size() == 3 && weights.size() == 3, kOp,
+                ": three shares and weights, sums on a CUDA device");
+  SSLSPEC_CHECK(loss.dtype == DType::f32 || loss.dtype == DType::f64, kOp, ": loss must be float32 or float64, got ",
+                loss.dtype);
   SSLSPEC_CHECK(pairs >= 0 && subtracted >= 0, kOp, ": counts must not be negative");
   check_sums(sums, 0, 2 * pairs + subtracted, sums.device);
   check_dense(kOp, "loss", loss, 0, nullptr, loss.dtype, sums.device);
@@ -278,7 +284,9 @@ void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::ve
   const DeviceGuard guard(sums.device);
   const auto run = [&](auto t) {
     using T = typename decltype(t)::type;
-    LossArgs<T> p = {sums.as<double>(), {pairs, subtracted, sums.shape[0] - 2 * pairs - subtracted}, {}, {}, loss.as<T>(), terms.as<T>()};
+    LossArgs<T> p = {
+        sums.as<double>(), {pairs, subtracted, sums.shape[0] - 2 * pairs - subtracted}, {}, {}, loss.as<T>(),
+        terms.as<T>()};
     for (int i = 0; i < 3; ++i) p.shares[i] = shares[i], p.weights[i] = weights[i];
     launch("gram_loss", loss_kernel<T>, dim3(1), kThreads, 0, stream, p);
   };

@@ -22,11 +22,17 @@ __device__ __forceinline__ float widened(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 template <typename Out>
-__device__ __forceinline__ Out narrowed(typename Wide<Out>::type x) { return x; }
+__device__ __forceinline__ Out narrowed(typename Wide<Out>::type x) {
+  return x;
+}
 template <>
-__device__ __forceinline__ __half narrowed<__half>(float x) { return __float2half(x); }
+__device__ __forceinline__ __half narrowed<__half>(float x) {
+  return __float2half(x);
+}
 template <>
-__device__ __forceinline__ __nv_bfloat16 narrowed<__nv_bfloat16>(float x) { return __float2bfloat16(x); }
+__device__ __forceinline__ __nv_bfloat16 narrowed<__nv_bfloat16>(float x) {
+  return __float2bfloat16(x);
+}
 
 // kWidth elements at p, one access
 template <int kWidth, typename In>
@@ -56,11 +62,16 @@ struct Type {
 template <typename F>
 void dispatch_rows(const char* op, DType dtype, F&& f) {
   switch (dtype) {
-    case DType::f64: return f(Type<double>{});
-    case DType::f32: return f(Type<float>{});
-    case DType::f16: return f(Type<__half>{});
-    case DType::bf16: return f(Type<__nv_bfloat16>{});
-    default: fail(op, ": rows must be float64, float32, float16 or bfloat16, got ", dtype);
+    case DType::f64:
+      return f(Type<double>{});
+    case DType::f32:
+      return f(Type<float>{});
+    case DType::f16:
+      return f(Type<__half>{});
+    case DType::bf16:
+      return f(Type<__nv_bfloat16>{});
+    default:
+      fail(op, ": rows must be float64, float32, float16 or bfloat16, got ", dtype);
   }
 }
 

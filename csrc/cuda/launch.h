@@ -15,16 +15,17 @@ namespace sslspec::cuda {
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     message = std::string(what) + ": no kernel image for sm_" + std::to_string(major) + std::to_string(minor) +
-              "; this build has " SSLSPEC_CUDA_ARCHS ", rebuild with SSLSPEC_CUDA_ARCHS (python -m sslspec_fast shows it)";
+              "; this build has " SSLSPEC_CUDA_ARCHS
+              ", rebuild with SSLSPEC_CUDA_ARCHS (python -m sslspec_fast shows it)";
   }
   cudaGetLastError();  // reported here: the next launch must not report it again
   throw CudaError(message);
 }
 
-#define SSLSPEC_CUDA_CHECK(expression)                                              \
-  do {                                                                              \
-    const cudaError_t error_ = (expression);                                        \
-    if (error_ != cudaSuccess) ::sslspec::cuda::fail_cuda(error_, #expression);     \
+#define SSLSPEC_CUDA_CHECK(expression)                                          \
+  do {                                                                          \
+    const cudaError_t error_ = (expression);                                    \
+    if (error_ != cudaSuccess) ::sslspec::cuda::fail_cuda(error_, #expression); \
   } while (0)
 
 class DeviceGuard {
@@ -68,7 +69,8 @@ void launch(const char* name, void (*kernel)(Params...), dim3 grid, int threads,
             const Args&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared > 48 * 1024)
-    SSLSPEC_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+    SSLSPEC_CUDA_CHECK(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
   kernel<<<grid, threads, shared, as_stream(stream)>>>(args...);
   const cudaError_t error = cudaGetLastError();
   if (error != cudaSuccess) fail_cuda(error, name);

@@ -6,7 +6,9 @@ namespace sslspec::cuda {
 
 struct Bf16 {  // bfloat16 data, fp32 accumulation
   using Elem = __nv_bfloat16;
-  struct Operand4 { uint32_t v[4]; };
+  struct Operand4 {
+    uint32_t v[4];
+  };
   __device__ static __forceinline__ Operand4 operand(const uint32_t (&raw)[4]) {
     return {{raw[0], raw[1], raw[2], raw[3]}};
   }
@@ -18,7 +20,9 @@ struct Bf16 {  // bfloat16 data, fp32 accumulation
 
 struct Tf32 {  // float data rounded to tf32, fp32 accumulation
   using Elem = float;
-  struct Operand4 { uint32_t v[4]; };
+  struct Operand4 {
+    uint32_t v[4];
+  };
   __device__ static __forceinline__ Operand4 operand(const uint32_t (&raw)[4]) {
     Operand4 x;
 #pragma unroll
@@ -30,12 +34,15 @@ struct Tf32 {  // float data rounded to tf32, fp32 accumulation
   }
 };
 
-// float = big + small in tf32; the product small * small (2^-22 relative) is left out. Tensor cores truncate what they add
-// up, and always downwards: a sum over k as long as a row, or over all rows, would be 10 times less exact than float32.
-// So they add up the eight terms of one step, and float32 arithmetic, which rounds to nearest, adds up the steps.
+// float = big + small in tf32; the product small * small (2^-22 relative) is left out. Tensor cores truncate what they
+// add up, and always downwards: a sum over k as long as a row, or over all rows, would be 10 times less exact than
+// float32. So they add up the eight terms of one step, and float32 arithmetic, which rounds to nearest, adds up the
+// steps.
 struct Tf32x3 {
   using Elem = float;
-  struct Operand4 { uint32_t big[4], small[4]; };
+  struct Operand4 {
+    uint32_t big[4], small[4];
+  };
   __device__ static __forceinline__ Operand4 operand(const uint32_t (&raw)[4]) {
     Operand4 x;
 #pragma unroll

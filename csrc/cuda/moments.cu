@@ -1,10 +1,9 @@
 // Column means and sums of squared deviations of x, or of x, y and x - y, in one pass over the rows.
 //
-// Tiling: a block owns kSlab rows and 32 columns (64 of two bytes); its 8 warps take every eighth row (Welford), merge in
-// order, and write one partial (count is known from the slab). A second kernel merges the slabs of a column in order.
-// Memory traffic: one read of x and y, in their own type.
-// Precision policy: float (double for double), Welford updates and Chan merges, in a fixed order, of the distances from
-// the first row, so that a large mean costs no digits.
+// Tiling: a block owns kSlab rows and 32 columns (64 of two bytes); its 8 warps take every eighth row (Welford), merge
+// in order, and write one partial (count is known from the slab). A second kernel merges the slabs of a column in
+// order. Memory traffic: one read of x and y, in their own type. Precision policy: float (double for double), Welford
+// updates and Chan merges, in a fixed order, of the distances from the first row, so that a large mean costs no digits.
 #include "cuda/half.cuh"
 #include "cuda/moments.h"
 
@@ -37,8 +36,8 @@ struct MomentsArgs {
   using T = typename Wide<In>::type;
   const In *x, *y;  // y may be null
   int64_t ldx, ldy, n, d, slabs;
-  T *parts;        // [slabs, operands, 2, d], means relative to the first row
-  T *mean, *m2;    // [operands, d]
+  T* parts;      // [slabs, operands, 2, d], means relative to the first row
+  T *mean, *m2;  // [operands, d]
 };
 
 template <typename In, int kWidth, int kOperands>  // 1, or 3: x, y and x - y
@@ -106,9 +105,11 @@ template <typename T>
 __global__ void __launch_bounds__(kThreads) grad_kernel(const __grid_constant__ GradArgs<T> p) {
   const int64_t strips = ceil_div(p.d, 32), k = blockIdx.x % strips * 32 + threadIdx.x % 32;
   if (k >= p.d) return;
-  const T slope = 2 * p.grad_var[k] / static_cast<T>(p.n), base = p.grad_mean[k] / static_cast<T>(p.n), mean = p.mean[k];
+  const T slope = 2 * p.grad_var[k] / static_cast<T>(p.n), base = p.grad_mean[k] / static_cast<T>(p.n),
+          mean = p.mean[k];
   const int64_t first = blockIdx.x / strips * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
-  for (int64_t i = first + threadIdx.x / 32; i < last; i += kWarps) p.grad[i * p.ldg + k] = base + slope * (p.x[i * p.ldx + k] - mean);
+  for (int64_t i = first + threadIdx.x / 32; i < last; i += kWarps)
+    p.grad[i * p.ldg + k] = base + slope * (p.x[i * p.ldx + k] - mean);
 }
 
 constexpr const char* kOp = "moments";
@@ -126,8 +127,8 @@ void forward(const MomentsArgs<In>& p, int64_t stream) {
 template <typename T>
 void backward(const TensorView& x, const TensorView& mean, const TensorView& grad_mean, const TensorView& grad_var,
               const TensorView& grad_x, int64_t stream) {
-  const GradArgs<T> p = {x.as<T>(), mean.as<T>(), grad_mean.as<T>(), grad_var.as<T>(), grad_x.as<T>(),
-                         x.stride[0], grad_x.stride[0], x.shape[0], x.shape[1]};
+  const GradArgs<T> p = {x.as<T>(),   mean.as<T>(),     grad_mean.as<T>(), grad_var.as<T>(), grad_x.as<T>(),
+                         x.stride[0], grad_x.stride[0], x.shape[0],        x.shape[1]};
   const dim3 grid(static_cast<unsigned>(ceil_div(p.n, kSlab) * ceil_div(p.d, 32)));
   launch("moments_backward", grad_kernel<T>, grid, kThreads, 0, stream, p);
 }
@@ -157,14 +158,15 @@ void moments_forward(TensorView x, TensorView y, TensorView mean, TensorView m2,
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Wide<In>::type;
-    const MomentsArgs<In> p = {x.as<In>(), y.as<In>(), x.stride[0], y.stride[0], n, d, ceil_div(n, kSlab),
-                               workspace.as<T>(), mean.as<T>(), m2.as<T>()};
+    const MomentsArgs<In> p = {x.as<In>(), y.as<In>(),         x.stride[0],       y.stride[0],  n,
+                               d,          ceil_div(n, kSlab), workspace.as<T>(), mean.as<T>(), m2.as<T>()};
     constexpr int kWide = sizeof(In) == 2 ? 2 : 1;
     packs(x, kWide) && packs(y, kWide) ? forward<In, kWide>(p, stream) : forward<In, 1>(p, stream);
   });
 }
 
-void moments_backward(TensorView x, TensorView mean, TensorView grad_mean, TensorView grad_var, TensorView grad_x, int64_t stream) {
+void moments_backward(TensorView x, TensorView mean, TensorView grad_mean, TensorView grad_var, TensorView grad_x,
+                      int64_t stream) {
   check_input(x);
   SSLSPEC_CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, kOp, ": x must be float32 or float64, got ", x.dtype);
   const int64_t d = x.shape[1];

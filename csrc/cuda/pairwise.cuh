@@ -21,7 +21,7 @@ inline constexpr float kLog2e = 1.4426950408889634f;
 // that times the scale, which is at most 2^5.1 here for unit rows. So this leaves room for gradients of 2^21 (loss
 // scaling in fp16 multiplies them by 2^16).
 inline constexpr float kNarrow = 100.0f;
-inline constexpr int kBoundRows = 128;    // rows per BlockBound
+inline constexpr int kBoundRows = 128;  // rows per BlockBound
 
 struct Pairs {
   Rows x, y;
@@ -35,13 +35,16 @@ struct Pairs {
 
 inline Rows rows_of(const TensorView& t) {
   const int64_t size = t.dtype == DType::bf16 ? 2 : 4;
-  return {static_cast<const unsigned char*>(t.data), t.shape[0], t.stride[0] * size, static_cast<int>(t.shape[1] * size)};
+  return {static_cast<const unsigned char*>(t.data), t.shape[0], t.stride[0] * size,
+          static_cast<int>(t.shape[1] * size)};
 }
 
 inline Pairs pairs_of(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds) {
-  return {rows_of(p.x),  rows_of(p.y),  static_cast<const float*>(p.scale), p.scale_row,      p.scale_col,
-          p.x_ids,       p.y_ids,       p.skip_indptr,                      p.skip_indices,   p.skip_by_column,
-          p.skip_self,   p.symmetric,   x_bounds,                           y_bounds};
+  return {rows_of(p.x),     rows_of(p.y),  static_cast<const float*>(p.scale),
+          p.scale_row,      p.scale_col,   p.x_ids,
+          p.y_ids,          p.skip_indptr, p.skip_indices,
+          p.skip_by_column, p.skip_self,   p.symmetric,
+          x_bounds,         y_bounds};
 }
 
 // Block `index` of the statistics: a super block of PairwiseGrid, of the upper triangle only if symmetric.
@@ -88,7 +91,10 @@ __device__ __forceinline__ bool tile_is_masked(const Pairs& p, int64_t i0, int r
 __device__ __forceinline__ int64_t first_at_least(const int64_t* indices, int64_t low, int64_t high, int64_t value) {
   while (low < high) {
     const int64_t mid = low + (high - low) / 2;
-    if (indices[mid] < value) low = mid + 1; else high = mid;
+    if (indices[mid] < value)
+      low = mid + 1;
+    else
+      high = mid;
   }
   return low;
 }
@@ -96,7 +102,8 @@ __device__ __forceinline__ int64_t first_at_least(const int64_t* indices, int64_
 // Bit c % 32 of bits[r * kCols / 32 + c / 32]: pair (i0 + r, j0 + c) is left out. The caller synchronises before (the
 // words are free) and after. One of `threads` threads makes one word; this runs only for the few tiles that need it.
 template <int kRows, int kCols>
-__device__ __forceinline__ void mask_words(const Pairs& p, int64_t i0, int64_t j0, uint32_t* bits, int thread, int threads) {
+__device__ __forceinline__ void mask_words(const Pairs& p, int64_t i0, int64_t j0, uint32_t* bits, int thread,
+                                           int threads) {
   static_assert(kCols % 32 == 0);
   for (int at = thread; at < kRows * (kCols / 32); at += threads) {
     const int64_t i = i0 + at / (kCols / 32), j1 = j0 + at % (kCols / 32) * 32;
@@ -153,8 +160,9 @@ __device__ __forceinline__ Weight row_weight(float limit, float log_sum, float g
   const bool empty = log_sum == negative_infinity();  // no pair in this row: no gradient
   Weight w = {is_narrow(limit) ? shift : empty ? 0.0f : log_sum * kLog2e, 0.0f};
   if (!empty && grad != 0)
-    w.factor = is_narrow(limit) ? static_cast<float>(grad * exp2(static_cast<double>(shift) - log_sum * 1.4426950408889634))
-                                : grad;
+    w.factor = is_narrow(limit)
+                   ? static_cast<float>(grad * exp2(static_cast<double>(shift) - log_sum * 1.4426950408889634))
+                   : grad;
   return w;
 }
 
@@ -170,7 +178,9 @@ __device__ __forceinline__ float log1p_unit(float e) {
 }
 
 // log(1 + e^x), accurate for very negative x as well; without a branch
-__device__ __forceinline__ float softplus(float x) { return fmaxf(x, 0.0f) + log1p_unit(exp2_fast(-fabsf(x) * kLog2e)); }
+__device__ __forceinline__ float softplus(float x) {
+  return fmaxf(x, 0.0f) + log1p_unit(exp2_fast(-fabsf(x) * kLog2e));
+}
 
 // 1 / (1 + e^-x)
 __device__ __forceinline__ float sigmoid(float x) {

@@ -26,7 +26,7 @@ struct ChainedTraits {
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kRows = kWarps * kTiles * 16;
   static constexpr int kCols = (kHalf ? kD != 128 : kD <= 128) ? 64 : 32;  // 32 where 64 would spill registers
-  static constexpr int kBlocks = kThreads == 128 && kHalf ? 2 : 1;  // per multiprocessor
+  static constexpr int kBlocks = kThreads == 128 && kHalf ? 2 : 1;         // per multiprocessor
   static constexpr int kPitch = kD * static_cast<int>(sizeof(Elem)) + 16;
   static constexpr int kSteps = kD * static_cast<int>(sizeof(Elem)) / 32;
   static_assert(kBoundRows % kRows == 0 && kBoundRows % kCols == 0 && kD % 16 == 0 && kCols % 32 == 0);
@@ -65,7 +65,8 @@ __device__ __forceinline__ void load_rows(unsigned char* tile, const Rows& rows,
 }
 
 template <typename Traits>
-__device__ __forceinline__ void load_columns(ChainedShared<Traits>& s, int stage, const Pairs& p, const Chain& c, int64_t j0) {
+__device__ __forceinline__ void load_columns(ChainedShared<Traits>& s, int stage, const Pairs& p, const Chain& c,
+                                             int64_t j0) {
   load_rows<Traits, Traits::kCols>(s.y[stage], p.y, j0);
   for (int at = threadIdx.x; at < Traits::kCols; at += Traits::kThreads) {
     const bool valid = j0 + at < p.y.count;
@@ -77,7 +78,8 @@ __device__ __forceinline__ void load_columns(ChainedShared<Traits>& s, int stage
 
 // acc[q][n] += rows (16 q ..) of X times row tiles n of Y.
 template <typename Traits, int kN>
-__device__ __forceinline__ void first_product(float (&acc)[Traits::kTiles][kN][4], const unsigned char* x, const unsigned char* y) {
+__device__ __forceinline__ void first_product(float (&acc)[Traits::kTiles][kN][4], const unsigned char* x,
+                                              const unsigned char* y) {
   using Math = typename Traits::Math;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const unsigned char* xp = x + (warp * Traits::kTiles * 16 + lane % 16) * Traits::kPitch + lane / 16 * 16;

@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
             }
           }
     }
-    // weight_of(product, factor, row, column) is chosen for the whole tile: a branch per pair would leave one exponential
-    // in flight
+    // weight_of(product, factor, row, column) is chosen for the whole tile: a branch per pair would leave one
+    // exponential in flight
     const auto weigh = [&](const auto& weight_of) {
 #pragma unroll
       for (int n = 0; n < kN; ++n)
@@ -107,7 +107,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
       });
     } else {
       weigh([&](float x, float factor, Weight mine, Weight other) {
-        return fmaf(other.factor, exp2_fast(fmaf(x, factor, -other.shift)), mine.factor * exp2_fast(fmaf(x, factor, -mine.shift)));
+        return fmaf(other.factor, exp2_fast(fmaf(x, factor, -other.shift)),
+                    mine.factor * exp2_fast(fmaf(x, factor, -mine.shift)));
       });
     }
     if (p.scale_col != 0) {
@@ -187,8 +188,8 @@ size_t shared_bytes(int64_t d) {
 #ifdef SSLSPEC_WITH_SM90A
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return hopper_allowed("chained") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
-         b.bias == nullptr && p.scale_col == 0 && p.x.shape[0] > 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
+  return hopper_allowed("chained") && capability_major() == 9 && p.x.dtype == DType::bf16 && b.bias == nullptr &&
+         p.scale_col == 0 && p.x.shape[0] > 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
          p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }
 #endif
@@ -200,8 +201,8 @@ bool pairwise_chained_fits(int64_t d, DType dtype, int64_t shared) {
   return static_cast<int64_t>(dtype == DType::bf16 ? shared_bytes<Bf16>(d) : shared_bytes<Tf32>(d)) <= shared;
 }
 
-// Two blocks for each of 132 multiprocessors keep an H100 busy, and 256 (32768 rows) are near enough; a fixed number, so
-// that the order of the sums does not depend on the GPU. At least 4 column tiles stay in each part.
+// Two blocks for each of 132 multiprocessors keep an H100 busy, and 256 (32768 rows) are near enough; a fixed number,
+// so that the order of the sums does not depend on the GPU. At least 4 column tiles stay in each part.
 int64_t pairwise_chained_splits(int64_t n, int64_t m) {
   const int64_t row_blocks = ceil_div(n, 128), tiles = ceil_div(m, 64);
   int64_t splits = 1;
@@ -213,11 +214,14 @@ void pairwise_chained(const PairwiseProblem& p, const BlockBound* x_bounds, cons
                       const PairwiseBackward& b) {
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
-  const Chain chain = {b.x_weights, b.y_weights, b.bias,    b.grad,   b.row_dot,
-                       b.row_total, b.parts,     b.splits,  static_cast<int>(p.x.shape[1]), b.grad_f32};
+  const Chain chain = {b.x_weights, b.y_weights, b.bias,
+                       b.grad,      b.row_dot,   b.row_total,
+                       b.parts,     b.splits,    static_cast<int>(p.x.shape[1]),
+                       b.grad_f32};
 #ifdef SSLSPEC_WITH_SM90A
   if (select_sm90a(p, b)) {
-    pairwise_chained_sm90a(p, x_bounds, y_bounds, {b.x_weights, b.y_weights, b.grad, b.row_dot, b.parts, b.splits, chain.d, b.grad_f32});
+    pairwise_chained_sm90a(p, x_bounds, y_bounds,
+                           {b.x_weights, b.y_weights, b.grad, b.row_dot, b.parts, b.splits, chain.d, b.grad_f32});
     if (b.splits > 1) pairwise_reduce(p, b);
     return;
   }

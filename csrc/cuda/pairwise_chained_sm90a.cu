@@ -1,5 +1,5 @@
-// The chained backward on Hopper. The mathematics is that of pairwise_chained.cuh for bfloat16 rows, the softmax part and a
-// scale that is a scalar or belongs to the rows.
+// The chained backward on Hopper. The mathematics is that of pairwise_chained.cuh for bfloat16 rows, the softmax part
+// and a scale that is a scalar or belongs to the rows.
 //
 // Tiling. A block owns 128 rows of X. One warp brings X and a ring of tiles of kCols rows of Y by TMA, with the weights
 // of those columns; two warpgroups own 64 rows each and run S = X Y^T (wgmma, both operands in shared memory), the
@@ -33,15 +33,16 @@ struct HopperTraits {
   using Atom = cute::GMMA::Layout_K_SW128_Atom<Elem>;
   using LayoutX = decltype(cute::tile_to_shape(Atom{}, cute::Shape<cute::Int<kRows>, D>{}));
   using LayoutY = decltype(cute::tile_to_shape(Atom{}, cute::Shape<Cols, D, cute::Int<kStages>>{}));
-  using LayoutYt = decltype(cute::composition(
-      LayoutY{}, cute::make_layout(cute::Shape<D, Cols, cute::Int<kStages>>{},
-                                   cute::Stride<Cols, cute::_1, cute::Int<kCols * kD>>{})));
+  using LayoutYt =
+      decltype(cute::composition(LayoutY{}, cute::make_layout(cute::Shape<D, Cols, cute::Int<kStages>>{},
+                                                              cute::Stride<Cols, cute::_1, cute::Int<kCols * kD>>{})));
   using Groups = cute::Layout<cute::Shape<cute::Int<kConsumers>, cute::_1, cute::_1>>;
   using First = decltype(cute::make_tiled_mma(
       cute::GMMA::ss_op_selector<Elem, Elem, float, cute::Shape<cute::Int<kRows>, Cols, D>>(), Groups{}));
   using Second = decltype(cute::make_tiled_mma(
       cute::GMMA::rs_op_selector<Elem, Elem, float, cute::Shape<cute::Int<kRows>, D, Cols>, cute::GMMA::Major::K,
-                                 cute::GMMA::Major::MN>(), Groups{}));
+                                 cute::GMMA::Major::MN>(),
+      Groups{}));
   static auto source(const void* data, int rows, int d, int64_t ld) {
     return cute::make_tensor(cute::make_gmem_ptr(static_cast<const Elem*>(data)), cute::make_shape(rows, d),
                              cute::make_stride(ld, cute::_1{}));
@@ -51,7 +52,8 @@ struct HopperTraits {
     return cute::make_tma_copy(cute::SM90_TMA_LOAD{}, x, LayoutX{}, cute::Shape<cute::Int<kRows>, D>{}, cute::_1{});
   }
   static auto tma_y(const Source& y) {
-    return cute::make_tma_copy(cute::SM90_TMA_LOAD{}, y, LayoutY{}(cute::_, cute::_, cute::_0{}), cute::Shape<Cols, D>{}, cute::_1{});
+    return cute::make_tma_copy(cute::SM90_TMA_LOAD{}, y, LayoutY{}(cute::_, cute::_, cute::_0{}),
+                               cute::Shape<Cols, D>{}, cute::_1{});
   }
   using TmaX = decltype(tma_x(Source{}));
   using TmaY = decltype(tma_y(Source{}));
@@ -77,12 +79,14 @@ struct HopperArgs {
 };
 
 template <typename Traits>
-__device__ __forceinline__ void produce(const HopperArgs<Traits>& a, HopperShared<Traits>& s, int64_t first, int64_t last) {
+__device__ __forceinline__ void produce(const HopperArgs<Traits>& a, HopperShared<Traits>& s, int64_t first,
+                                        int64_t last) {
   using namespace cute;
   const int n = static_cast<int>(a.pairs.x.count), m = static_cast<int>(a.pairs.y.count), d = a.c.d;
   auto x = local_tile(a.tma_x.get_tma_tensor(make_shape(n, d)), Shape<Int<Traits::kRows>, Int<Traits::kD>>{},
                       make_coord(static_cast<int>(blockIdx.x), 0));
-  auto y = local_tile(a.tma_y.get_tma_tensor(make_shape(m, d)), Shape<Int<Traits::kCols>, Int<Traits::kD>>{}, make_coord(_, 0));
+  auto y = local_tile(a.tma_y.get_tma_tensor(make_shape(m, d)), Shape<Int<Traits::kCols>, Int<Traits::kD>>{},
+                      make_coord(_, 0));
   auto sx = make_tensor(make_smem_ptr(s.x), typename Traits::LayoutX{});
   auto sy = make_tensor(make_smem_ptr(s.y), typename Traits::LayoutY{});
   auto [gx, tx] = tma_partition(a.tma_x, Int<0>{}, Layout<_1>{}, group_modes<0, 2>(sx), group_modes<0, 2>(x));
@@ -95,11 +99,14 @@ __device__ __forceinline__ void produce(const HopperArgs<Traits>& a, HopperShare
     EmptyBarrier::wait(&s.empty[stage], at / Traits::kStages % 2 ^ 1);  // the first round finds every stage free
     const int64_t j0 = tile * Traits::kCols, left = a.pairs.y.count - j0;
     // whole pairs of weights: 16 bytes; the workspace goes on for at least one more
-    const int weights = a.c.y_weights == nullptr ? 0 : static_cast<int>((min(left, int64_t(Traits::kCols)) + 1) / 2 * 2);
-    FullBarrier::arrive_and_expect_tx(&s.full[stage], Traits::kCols * Traits::kD * sizeof(Elem) + weights * sizeof(Weight));
+    const int weights =
+        a.c.y_weights == nullptr ? 0 : static_cast<int>((min(left, int64_t(Traits::kCols)) + 1) / 2 * 2);
+    FullBarrier::arrive_and_expect_tx(&s.full[stage],
+                                      Traits::kCols * Traits::kD * sizeof(Elem) + weights * sizeof(Weight));
     copy(a.tma_y.with(s.full[stage]), gy(_, static_cast<int>(tile)), ty(_, stage));
     if (weights > 0)
-      SM90_BULK_COPY_G2S::copy(a.c.y_weights + j0, &s.full[stage], s.weight[stage], weights * static_cast<int>(sizeof(Weight)));
+      SM90_BULK_COPY_G2S::copy(a.c.y_weights + j0, &s.full[stage], s.weight[stage],
+                               weights * static_cast<int>(sizeof(Weight)));
   }
 }
 
@@ -109,10 +116,11 @@ __device__ __forceinline__ uint32_t pack_pair(float low, float high) {
 }
 
 // The weights of a 64 x kCols part in place of its products, in the accumulator registers. Left-out pairs, and columns
-// beyond the last, whose weights are not defined, are set to 0 in the end, whatever came out for them. kNarrow is known at
-// compile time because a branch per element would leave one exponential in flight at a time.
+// beyond the last, whose weights are not defined, are set to 0 in the end, whatever came out for them. kNarrow is known
+// at compile time because a branch per element would leave one exponential in flight at a time.
 template <typename Traits, bool kNarrow, typename Fragment>
-__device__ __forceinline__ void weigh(Fragment& acc, const Weight (&row)[2], const float (&scale)[2], const Weight* column, float shift) {
+__device__ __forceinline__ void weigh(Fragment& acc, const Weight (&row)[2], const float (&scale)[2],
+                                      const Weight* column, float shift) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int n = 0; n < Traits::kCols / 8; ++n) {
@@ -148,7 +156,8 @@ __device__ __forceinline__ void clear_left_out(Fragment& acc, const uint32_t* bi
 }
 
 template <typename Traits>
-__device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShared<Traits>& s, int64_t first, int64_t last, float limit) {
+__device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShared<Traits>& s, int64_t first,
+                                        int64_t last, float limit) {
   using namespace cute;
   const Pairs& p = a.pairs;
   const int thread = threadIdx.x - 128, group = thread / 128, lane = thread % 32;
@@ -247,9 +256,11 @@ __device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShare
       if (a.c.splits > 1)
         *reinterpret_cast<float2*>(part + k) = make_float2(v0, v1);
       else if (a.c.grad_f32)
-        *reinterpret_cast<float2*>(static_cast<float*>(a.c.grad) + i * a.c.d + k) = make_float2(v0 * factor, v1 * factor);
+        *reinterpret_cast<float2*>(static_cast<float*>(a.c.grad) + i * a.c.d + k) =
+            make_float2(v0 * factor, v1 * factor);
       else
-        *reinterpret_cast<uint32_t*>(static_cast<Elem*>(a.c.grad) + i * a.c.d + k) = pack_pair(v0 * factor, v1 * factor);
+        *reinterpret_cast<uint32_t*>(static_cast<Elem*>(a.c.grad) + i * a.c.d + k) =
+            pack_pair(v0 * factor, v1 * factor);
     }
     dot = quad_sum(dot);
     if (lane % 4 != 0 || !inside) continue;
@@ -268,7 +279,8 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) hopper_kernel(const __gri
   const int64_t first = tiles * blockIdx.y / a.c.splits, last = tiles * (blockIdx.y + 1) / a.c.splits;
   const float limit = logit_limit<Traits::kThreads / 32>(a.pairs, s.slots);
   // no weights of columns: no copy, and these to read
-  for (int at = threadIdx.x; at < Traits::kStages * Traits::kCols; at += Traits::kThreads) (&s.weight[0][0])[at] = kNoWeight;
+  for (int at = threadIdx.x; at < Traits::kStages * Traits::kCols; at += Traits::kThreads)
+    (&s.weight[0][0])[at] = kNoWeight;
   if (threadIdx.x == 0) {
     FullBarrier::init(&s.x_full, 1);
     for (int stage = 0; stage < Traits::kStages; ++stage) {
@@ -294,13 +306,14 @@ void launch_hopper(const PairwiseProblem& p, const Pairs& pairs, const HopperCha
   const auto y = Traits::source(p.y.data, static_cast<int>(p.y.shape[0]), c.d, p.y.stride[0]);
   const HopperArgs<Traits> args = {Traits::tma_x(x), Traits::tma_y(y), pairs, c};
   launch("pairwise_chained_sm90a", hopper_kernel<Traits>,
-         dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], Traits::kRows)), static_cast<unsigned>(c.splits)), Traits::kThreads,
-         sizeof(HopperShared<Traits>) + 1024, p.stream, args);
+         dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], Traits::kRows)), static_cast<unsigned>(c.splits)),
+         Traits::kThreads, sizeof(HopperShared<Traits>) + 1024, p.stream, args);
 }
 
 }  // namespace
 
-void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds, const HopperChained& c) {
+void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                            const HopperChained& c) {
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
   if (c.d <= 64) return launch_hopper<HopperTraits<64>>(p, pairs, c);

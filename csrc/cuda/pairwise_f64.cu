@@ -58,7 +58,8 @@ struct BackwardF64 {
   double *grad, *row_dot, *row_total;
 };
 
-__global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constant__ PairsF64 p, const __grid_constant__ BackwardF64 b) {
+__global__ void __launch_bounds__(kThreads)
+    backward_kernel(const __grid_constant__ PairsF64 p, const __grid_constant__ BackwardF64 b) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (i >= p.n) return;
   const int lane = threadIdx.x % 32;
@@ -92,28 +93,40 @@ __global__ void __launch_bounds__(kThreads) backward_kernel(const __grid_constan
 }
 
 PairsF64 pairs_f64(const PairwiseProblem& p, const double* bias) {
-  return {p.x.as<double>(), p.y.as<double>(), static_cast<const double*>(p.scale),
-          p.x.stride[0],    p.y.stride[0],    p.x.shape[0],
-          p.y.shape[0],     p.x.shape[1],     p.scale_row,
-          p.scale_col,      p.x_ids,          p.y_ids,
-          p.skip_indptr,    p.skip_indices,   p.skip_by_column,
-          p.skip_self,      bias};
+  return {p.x.as<double>(),
+          p.y.as<double>(),
+          static_cast<const double*>(p.scale),
+          p.x.stride[0],
+          p.y.stride[0],
+          p.x.shape[0],
+          p.y.shape[0],
+          p.x.shape[1],
+          p.scale_row,
+          p.scale_col,
+          p.x_ids,
+          p.y_ids,
+          p.skip_indptr,
+          p.skip_indices,
+          p.skip_by_column,
+          p.skip_self,
+          bias};
 }
 
 }  // namespace
 
 void pairwise_forward_f64(const PairwiseProblem& p, const double* bias, double* out) {
   const DeviceGuard guard(p.device);
-  launch("pairwise_forward_f64", forward_kernel, dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], kWarps))), kThreads, 0,
-         p.stream, pairs_f64(p, bias), out);
+  launch("pairwise_forward_f64", forward_kernel, dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], kWarps))), kThreads,
+         0, p.stream, pairs_f64(p, bias), out);
 }
 
 void pairwise_backward_f64(const PairwiseProblem& p, const double* bias, const double* x_lse, const double* x_grad,
-                           const double* y_lse, const double* y_grad, double* grad, double* row_dot, double* row_total) {
+                           const double* y_lse, const double* y_grad, double* grad, double* row_dot,
+                           double* row_total) {
   const DeviceGuard guard(p.device);
   const BackwardF64 b = {x_lse, x_grad, y_lse, y_grad, grad, row_dot, row_total};
-  launch("pairwise_backward_f64", backward_kernel, dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], kWarps))), kThreads, 0,
-         p.stream, pairs_f64(p, bias), b);
+  launch("pairwise_backward_f64", backward_kernel, dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], kWarps))),
+         kThreads, 0, p.stream, pairs_f64(p, bias), b);
 }
 
 }  // namespace sslspec::cuda

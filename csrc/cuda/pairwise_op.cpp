@@ -22,7 +22,8 @@ struct Inputs {
   void check() const {
     const int device = a.device;
     SSLSPEC_CHECK(device != kCpu, kOp, ": a must be on a CUDA device");
-    SSLSPEC_CHECK(a.ndim == 2 && right().ndim == 2, kOp, ": a and b must be matrices, got ", shape_text(a), " and ", shape_text(right()));
+    SSLSPEC_CHECK(a.ndim == 2 && right().ndim == 2, kOp, ": a and b must be matrices, got ", shape_text(a), " and ",
+                  shape_text(right()));
     SSLSPEC_CHECK(a.dtype == DType::bf16 || a.dtype == DType::f32 || a.dtype == DType::f64, kOp,
                   ": the CUDA kernels take bfloat16, float32 or float64, got ", a.dtype);
     operand("a", a);
@@ -91,7 +92,8 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
     };
     a_bounds = reinterpret_cast<BlockBound*>(take((n + 127) / 128 * 4));
     b_bounds = symmetric ? a_bounds : reinterpret_cast<BlockBound*>(take((m + 127) / 128 * 4));
-    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = vectors = nullptr, tile_sums = nullptr;
+    a_parts = b_parts = nullptr, a_weights = b_weights = nullptr, a_split = b_split = vectors = nullptr,
+    tile_sums = nullptr;
     if (pass == kForward) {
       const PairwiseGrid grid(n, m);
       a_parts = reinterpret_cast<Partial*>(take(2 * grid.y_supers * n));
@@ -104,21 +106,23 @@ struct Buffers {  // the workspace, laid out; base == nullptr only counts
     b_weights = symmetric ? a_weights : reinterpret_cast<Weight*>(columns ? take(2 * m) : nullptr);
     if (pass == kMatrix) vectors = take(pairwise_vectors_size(n, m));
     if (pass != kChained) return;
-    const int64_t a_parts_count = pairwise_chained_splits(n, m), b_parts_count = symmetric ? 1 : pairwise_chained_splits(m, n);
+    const int64_t a_parts_count = pairwise_chained_splits(n, m),
+                  b_parts_count = symmetric ? 1 : pairwise_chained_splits(m, n);
     if (a_parts_count > 1) a_split = take(a_parts_count * n * (d + 2));
     if (b_parts_count > 1) b_split = take(b_parts_count * m * (d + 2));
   }
 };
 
 Buffers buffers(const Inputs& in, TensorView workspace, bool columns, int pass) {
-  check_vector(kOp, "workspace", workspace,
-               pairwise_op_workspace(in.n(), in.m(), in.a.shape[1], static_cast<int>(in.a.dtype), in.symmetric(), columns, pass),
-               in.statistics(), in.a.device);
+  check_vector(
+      kOp, "workspace", workspace,
+      pairwise_op_workspace(in.n(), in.m(), in.a.shape[1], static_cast<int>(in.a.dtype), in.symmetric(), columns, pass),
+      in.statistics(), in.a.device);
   return Buffers(workspace.as<float>(), in.n(), in.m(), in.a.shape[1], in.a.dtype, in.symmetric(), columns, pass);
 }
 
-void check_statistics(const Inputs& in, const TensorView& row_lse, const TensorView& col_lse, const TensorView& grad_row,
-                      const TensorView& grad_col) {
+void check_statistics(const Inputs& in, const TensorView& row_lse, const TensorView& col_lse,
+                      const TensorView& grad_row, const TensorView& grad_col) {
   const DType type = in.statistics();
   const int device = in.a.device;
   check_vector(kOp, "grad_row", grad_row, in.n(), type, device);
@@ -150,9 +154,9 @@ bool pairwise_op_chained(int64_t d, int dtype, int device) {
   return type == DType::f64 || pairwise_chained_fits(d, type, device_shared_limit(device));
 }
 
-void pairwise_op_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
-                         TensorView skip_indptr, TensorView skip_indices, bool skip_self, TensorView row, TensorView col,
-                         TensorView workspace, bool fast, int64_t stream) {
+void pairwise_op_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a,
+                         TensorView ids_b, TensorView skip_indptr, TensorView skip_indices, bool skip_self,
+                         TensorView row, TensorView col, TensorView workspace, bool fast, int64_t stream) {
   const Inputs in = {a, b, scale, bias, ids_a, ids_b, skip_indptr, skip_indices, skip_self, fast, stream};
   in.check();
   check_vector(kOp, "row", row, in.n(), in.statistics(), a.device);
@@ -174,10 +178,11 @@ void pairwise_op_forward(TensorView a, TensorView b, TensorView scale, TensorVie
   if (col.present()) pairwise_finish(w.b_parts, grid.x_supers, in.m(), true, col.as<float>(), a.device, stream);
 }
 
-void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
-                          TensorView skip_indptr, TensorView skip_indices, bool skip_self, TensorView row_lse,
-                          TensorView col_lse, TensorView grad_row, TensorView grad_col, TensorView grad_a, TensorView grad_b,
-                          TensorView row_dot, TensorView row_total, TensorView workspace, bool fast, int64_t stream) {
+void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a,
+                          TensorView ids_b, TensorView skip_indptr, TensorView skip_indices, bool skip_self,
+                          TensorView row_lse, TensorView col_lse, TensorView grad_row, TensorView grad_col,
+                          TensorView grad_a, TensorView grad_b, TensorView row_dot, TensorView row_total,
+                          TensorView workspace, bool fast, int64_t stream) {
   const Inputs in = {a, b, scale, bias, ids_a, ids_b, skip_indptr, skip_indices, skip_self, fast, stream};
   in.check();
   check_statistics(in, row_lse, col_lse, grad_row, grad_col);
@@ -197,13 +202,15 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
     const double *lse = row_lse.as<double>(), *grad = grad_row.as<double>();
     const double* other_lse = in.symmetric() ? lse : col_lse.as<double>();
     const double* other_grad = in.symmetric() ? grad : col_lse.present() ? grad_col.as<double>() : nullptr;
-    pairwise_backward_f64(p, bias.as<double>(), lse, grad, other_lse, other_grad, grad_a.as<double>(), row_dot.as<double>(),
-                          row_total.as<double>());
+    pairwise_backward_f64(p, bias.as<double>(), lse, grad, other_lse, other_grad, grad_a.as<double>(),
+                          row_dot.as<double>(), row_total.as<double>());
     if (grad_b.present())
-      pairwise_backward_f64(q, bias.as<double>(), other_lse, other_grad, lse, grad, grad_b.as<double>(), nullptr, nullptr);
+      pairwise_backward_f64(q, bias.as<double>(), other_lse, other_grad, lse, grad, grad_b.as<double>(), nullptr,
+                            nullptr);
     return;
   }
-  SSLSPEC_CHECK(pairwise_op_chained(d, static_cast<int>(a.dtype), a.device), kOp, ": the chained backward takes d <= 256, got ", d);
+  SSLSPEC_CHECK(pairwise_op_chained(d, static_cast<int>(a.dtype), a.device), kOp,
+                ": the chained backward takes d <= 256, got ", d);
   const Buffers w = buffers(in, workspace, col_lse.present(), kChained);
   prepare_weights(in, p, w, row_lse, col_lse, grad_row, grad_col);
   PairwiseBackward back{};
@@ -215,26 +222,28 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
   if (!grad_b.present()) return;
   PairwiseBackward other{};
   other.x_weights = w.b_weights, other.y_weights = w.a_weights, other.bias = bias.as<float>();
-  other.grad_f32 = back.grad_f32, other.grad = grad_b.data, other.parts = w.b_split, other.splits = pairwise_chained_splits(in.m(), in.n());
+  other.grad_f32 = back.grad_f32, other.grad = grad_b.data, other.parts = w.b_split,
+  other.splits = pairwise_chained_splits(in.m(), in.n());
   pairwise_chained(q, w.b_bounds, w.a_bounds, other);
 }
 
-void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
-                         TensorView skip_indptr, TensorView skip_indices, bool skip_self, TensorView row_lse, TensorView col_lse,
-                         TensorView grad_row, TensorView grad_col, int64_t row0, TensorView weights, TensorView workspace,
-                         bool fast, int64_t stream) {
+void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a,
+                         TensorView ids_b, TensorView skip_indptr, TensorView skip_indices, bool skip_self,
+                         TensorView row_lse, TensorView col_lse, TensorView grad_row, TensorView grad_col, int64_t row0,
+                         TensorView weights, TensorView workspace, bool fast, int64_t stream) {
   const Inputs in = {a, b, scale, bias, ids_a, ids_b, skip_indptr, skip_indices, skip_self, fast, stream};
   in.check();
   check_statistics(in, row_lse, col_lse, grad_row, grad_col);
   SSLSPEC_CHECK(a.dtype != DType::f64, kOp, ": float64 has the chained backward only");
   SSLSPEC_CHECK(weights.ndim == 2, kOp, ": weights must be a matrix, got ", shape_text(weights));
   const int pieces = a.dtype == DType::f32 && weights.dtype == DType::bf16 ? kWeightPieces : 1;
-  SSLSPEC_CHECK(weights.shape[0] % pieces == 0, kOp, ": weights in ", pieces, " pieces need as many times the rows, got ",
-                shape_text(weights));
+  SSLSPEC_CHECK(weights.shape[0] % pieces == 0, kOp, ": weights in ", pieces,
+                " pieces need as many times the rows, got ", shape_text(weights));
   const int64_t rows = weights.shape[0] / pieces;
   SSLSPEC_CHECK(row0 >= 0 && row0 % 128 == 0 && row0 + rows <= in.n(), kOp, ": rows ", row0, " to ", row0 + rows,
                 " must start at a multiple of 128 and stay below ", in.n());
-  SSLSPEC_CHECK(rows % 128 == 0 || row0 + rows == in.n(), kOp, ": a chunk of ", rows, " rows must be a multiple of 128 or the last");
+  SSLSPEC_CHECK(rows % 128 == 0 || row0 + rows == in.n(), kOp, ": a chunk of ", rows,
+                " rows must be a multiple of 128 or the last");
   check_matrix(kOp, "weights", weights, pieces * rows, in.m(), pieces == 1 ? a.dtype : DType::bf16, a.device);
   const Buffers w = buffers(in, workspace, col_lse.present(), kMatrix);
   const PairwiseProblem p = in.problem();

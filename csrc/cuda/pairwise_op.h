@@ -14,15 +14,15 @@ int64_t pairwise_op_workspace(int64_t n, int64_t m, int64_t d, int dtype, bool s
 // May pairwise_op_backward be used? Otherwise the weights are made chunk by chunk (pairwise_op_weights).
 bool pairwise_op_chained(int64_t d, int dtype, int device);
 
-void pairwise_op_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
-                         TensorView skip_indptr, TensorView skip_indices, bool skip_self,
+void pairwise_op_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a,
+                         TensorView ids_b, TensorView skip_indptr, TensorView skip_indices, bool skip_self,
                          TensorView row,  // [n] out
                          TensorView col,  // [m] out or absent
                          TensorView workspace, bool fast, int64_t stream);
 
 // grad_a includes the factor scale_i. The gradients of bfloat16 rows may be bfloat16 or float32.
-void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
-                          TensorView skip_indptr, TensorView skip_indices, bool skip_self,
+void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a,
+                          TensorView ids_b, TensorView skip_indptr, TensorView skip_indices, bool skip_self,
                           TensorView row_lse, TensorView col_lse, TensorView grad_row, TensorView grad_col,
                           TensorView grad_a, TensorView grad_b,
                           TensorView row_dot,    // [n] out: a_i . sum_j W_ij b_j
@@ -31,8 +31,8 @@ void pairwise_op_backward(TensorView a, TensorView b, TensorView scale, TensorVi
 
 // Rows row0 .. of W as a matrix [rows, m] of the type of the rows, or for float32 rows as three bfloat16 matrices one
 // below the other, [3 rows, m], whose sum is W; row0 == 0 prepares the workspace for the chunks that follow.
-void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a, TensorView ids_b,
-                         TensorView skip_indptr, TensorView skip_indices, bool skip_self,
+void pairwise_op_weights(TensorView a, TensorView b, TensorView scale, TensorView bias, TensorView ids_a,
+                         TensorView ids_b, TensorView skip_indptr, TensorView skip_indices, bool skip_self,
                          TensorView row_lse, TensorView col_lse, TensorView grad_row, TensorView grad_col, int64_t row0,
                          TensorView weights, TensorView workspace, bool fast, int64_t stream);
 

@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kThreads) bounds_kernel(BoundOperand x, BoundO
   op.out[block] = out;
 }
 
-__global__ void __launch_bounds__(kThreads) finish_kernel(const Partial* parts, int64_t slots, int64_t n, bool logarithm,
-                                                          float* out) {
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
   if (logarithm) {
@@ -121,17 +121,19 @@ void pairwise_bounds(const PairwiseProblem& p, BlockBound* x_bounds, BlockBound*
   const BoundOperand y = {rows_of(p.y), p.scale_col ? scale : nullptr, p.scale_col, p.y_ids, y_bounds};
   const int64_t x_blocks = ceil_div(x.rows.count, kBoundRows);
   const int64_t y_blocks = p.symmetric ? 0 : ceil_div(y.rows.count, kBoundRows);
-  launch("pairwise_bounds", bounds_kernel, dim3(static_cast<unsigned>(x_blocks + y_blocks)), kThreads, 0, p.stream, x, y,
-         x_blocks, p.x.dtype == DType::bf16);
+  launch("pairwise_bounds", bounds_kernel, dim3(static_cast<unsigned>(x_blocks + y_blocks)), kThreads, 0, p.stream, x,
+         y, x_blocks, p.x.dtype == DType::bf16);
 }
 
-void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device, int64_t stream) {
+void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device,
+                     int64_t stream) {
   const DeviceGuard guard(device);
-  launch("pairwise_finish", finish_kernel, dim3(blocks_for(n, kThreads)), kThreads, 0, stream, parts, slots, n, logarithm, out);
+  launch("pairwise_finish", finish_kernel, dim3(blocks_for(n, kThreads)), kThreads, 0, stream, parts, slots, n,
+         logarithm, out);
 }
 
-void pairwise_row_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds, const float* lse,
-                          const float* grad, int64_t n, Weight* weights) {
+void pairwise_row_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                          const float* lse, const float* grad, int64_t n, Weight* weights) {
   const DeviceGuard guard(p.device);
   launch("pairwise_row_weights", weights_kernel, dim3(blocks_for(n, kThreads)), kThreads, 0, p.stream,
          pairs_of(p, x_bounds, y_bounds), lse, grad, n, lse == nullptr, weights);
@@ -139,9 +141,17 @@ void pairwise_row_weights(const PairwiseProblem& p, const BlockBound* x_bounds, 
 
 void pairwise_reduce(const PairwiseProblem& p, const PairwiseBackward& b) {
   const DeviceGuard guard(p.device);
-  const ReduceArgs args = {b.parts,         b.splits,           p.x.shape[0],
-                           p.x.shape[1],    static_cast<const float*>(p.scale), p.scale_row,
-                           p.scale_col == 0, p.x.dtype == DType::bf16 && !b.grad_f32, b.grad, b.row_dot, b.row_total};
+  const ReduceArgs args = {b.parts,
+                           b.splits,
+                           p.x.shape[0],
+                           p.x.shape[1],
+                           static_cast<const float*>(p.scale),
+                           p.scale_row,
+                           p.scale_col == 0,
+                           p.x.dtype == DType::bf16 && !b.grad_f32,
+                           b.grad,
+                           b.row_dot,
+                           b.row_total};
   launch("pairwise_reduce", reduce_kernel, dim3(blocks_for(args.n, kWarps)), kThreads, 0, p.stream, args);
 }
 

@@ -8,8 +8,8 @@
 
 namespace sslspec::cuda {
 
-// W_ij = x_factor_i 2^(c_i s_ij - x_shift_i) + y_factor_j 2^(c_i s_ij - y_shift_j), s = X Y^T, in bfloat16, or x_factor_i
-// sigmoid((c_i s_ij - x_shift_i) ln 2). Left-out pairs are not handled.
+// W_ij = x_factor_i 2^(c_i s_ij - x_shift_i) + y_factor_j 2^(c_i s_ij - y_shift_j), s = X Y^T, in bfloat16, or
+// x_factor_i sigmoid((c_i s_ij - x_shift_i) ln 2). Left-out pairs are not handled.
 inline constexpr float kOneExponential = 0, kTwoExponentials = 1, kSigmoid = 2;
 struct HopperWeights {
   const void *x, *y;  // [rows, d], [m, d] bfloat16, 16-byte aligned rows
@@ -48,8 +48,8 @@ void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bou
 
 // Statistics of bfloat16 rows of up to kSumsWidth columns, no scale by column; arguments as of pairwise_statistics.
 inline constexpr int64_t kSumsWidth = 512;
-void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                         Partial* x_parts, Partial* y_parts);
+void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
+                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts);
 
 // The chained backward of bfloat16 rows, d <= 256, softmax, no scale by column; fields as in PairwiseBackward.
 struct HopperChained {
@@ -61,6 +61,7 @@ struct HopperChained {
   bool grad_f32;
 };
 
-void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds, const HopperChained& c);
+void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                            const HopperChained& c);
 
 }  // namespace sslspec::cuda

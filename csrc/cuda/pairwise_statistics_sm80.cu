@@ -22,15 +22,15 @@ template <typename MathMode, bool kIsSigmoid>
 struct StatisticsTraits {
   using Math = MathMode;
   static constexpr bool kSigmoid = kIsSigmoid;
-  static constexpr int kStrip = 8;                                     // tiles whose column sums fit in shared memory
+  static constexpr int kStrip = 8;  // tiles whose column sums fit in shared memory
   static constexpr int kBlocks = sizeof(typename Math::Operand4) > 16 ? 1 : 2;  // split operands need the registers
   static constexpr int kColumns = kStrip * TileTraits::kRows;
 };
 
 template <typename Traits>
 struct StatisticsShared {
-  Partial column[2][Traits::kColumns];   // by half of the tile's rows
-  Partial row[4][TileTraits::kRows];     // by quarter of the tile's columns
+  Partial column[2][Traits::kColumns];  // by half of the tile's rows
+  Partial row[4][TileTraits::kRows];    // by quarter of the tile's columns
   uint32_t mask[TileTraits::kRows * TileTraits::kRows / 32];
   float row_scale[TileTraits::kRows];
   float slots[TileTraits::kWarps];
@@ -39,7 +39,8 @@ struct StatisticsShared {
 using Accumulator = float[4][4][4];
 
 // acc *= row scale; left-out pairs become `out`. bits: mask of the tile, or null.
-__device__ __forceinline__ void scale_and_mask(Accumulator& acc, const float* row_scale, const uint32_t* bits, float out) {
+__device__ __forceinline__ void scale_and_mask(Accumulator& acc, const float* row_scale, const uint32_t* bits,
+                                               float out) {
   const int quarter = threadIdx.x / 32 % 4;  // this warp's 32 columns are one word of the mask
 #pragma unroll
   for (int m = 0; m < 4; ++m)
@@ -87,7 +88,8 @@ __device__ __forceinline__ void add_narrow(const Accumulator& acc, const float* 
 }
 
 // Running maxima, rows in registers and columns in shared memory: two exponentials.
-__device__ __forceinline__ void add_wide(const Accumulator& acc, float (&top)[4][2], float (&sum)[4][2], Partial* column) {
+__device__ __forceinline__ void add_wide(const Accumulator& acc, float (&top)[4][2], float (&sum)[4][2],
+                                         Partial* column) {
 #pragma unroll
   for (int m = 0; m < 4; ++m)
 #pragma unroll
@@ -128,13 +130,14 @@ __device__ __forceinline__ void add_softplus(const Accumulator& acc, float bias,
 #pragma unroll
     for (int h = 0; h < 2; ++h)
 #pragma unroll
-      for (int n = 0; n < 4; ++n) sum[m][h] += softplus(acc[m][n][2 * h] + bias) + softplus(acc[m][n][2 * h + 1] + bias);
+      for (int n = 0; n < 4; ++n)
+        sum[m][h] += softplus(acc[m][n][2 * h] + bias) + softplus(acc[m][n][2 * h + 1] + bias);
 }
 
 template <typename Traits>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
-    statistics_kernel(const __grid_constant__ Pairs p, const float* bias_pointer, Partial* x_parts, Partial* y_parts, int64_t span,
-                      int64_t y_supers, bool resident) {
+    statistics_kernel(const __grid_constant__ Pairs p, const float* bias_pointer, Partial* x_parts, Partial* y_parts,
+                      int64_t span, int64_t y_supers, bool resident) {
   using Math = typename Traits::Math;
   constexpr int kTile = TileTraits::kRows;
   unsigned char* shared = dynamic_shared();
@@ -148,15 +151,19 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
   const int64_t y_begin = super.y * span, y_end = min(y_begin + span, y_tiles);
   const bool diagonal_super = p.symmetric && super.x == super.y;
   Partial* rows_out = x_parts + super.y * p.x.count;
-  Partial* cols_out = p.symmetric ? x_parts + super.x * p.x.count : y_parts == nullptr ? nullptr : y_parts + super.x * p.y.count;
+  Partial* cols_out = p.symmetric          ? x_parts + super.x * p.x.count
+                      : y_parts == nullptr ? nullptr
+                                           : y_parts + super.x * p.y.count;
 
   const float limit = Traits::kSigmoid ? 0.0f : logit_limit<TileTraits::kWarps>(p, s.slots);
   const bool narrow = Traits::kSigmoid || is_narrow(limit);
   const float shift = narrow_shift(limit), bias = Traits::kSigmoid ? *bias_pointer : 0.0f;
   const Partial empty = {narrow ? (Traits::kSigmoid ? 0.0f : shift) : negative_infinity(), 0.0f};
-  for (int64_t i = x_begin * kTile + threadIdx.x; i < min(x_end * kTile, p.x.count); i += blockDim.x) rows_out[i] = empty;
+  for (int64_t i = x_begin * kTile + threadIdx.x; i < min(x_end * kTile, p.x.count); i += blockDim.x)
+    rows_out[i] = empty;
   if (cols_out != nullptr)
-    for (int64_t j = y_begin * kTile + threadIdx.x; j < min(y_end * kTile, p.y.count); j += blockDim.x) cols_out[j] = empty;
+    for (int64_t j = y_begin * kTile + threadIdx.x; j < min(y_end * kTile, p.y.count); j += blockDim.x)
+      cols_out[j] = empty;
 
   for (int64_t strip = y_begin; strip < y_end; strip += Traits::kStrip) {
     const int64_t strip_end = min(strip + Traits::kStrip, y_end);
@@ -177,25 +184,26 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 #pragma unroll
         for (int h = 0; h < 2; ++h) top[m][h] = empty.top, sum[m][h] = 0;
 
-      pipe.run<Math>(p.x, i0, p.y, first * kTile, static_cast<int>(strip_end - first), [&](int tile, float(&acc)[4][4][4]) {
-        const int64_t j0 = (first + tile) * kTile;
-        const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
-        if (masked) {
-          __syncthreads();
-          fill_mask<kTile, kTile>(p, i0, j0, s.mask);
-          __syncthreads();
-        }
-        const bool scaled = masked || !narrow || Traits::kSigmoid;
-        if (scaled) scale_and_mask(acc, s.row_scale, masked ? s.mask : nullptr, negative_infinity());
-        const bool columns = cols_out != nullptr && !(p.symmetric && i0 == j0);
-        Partial* column = columns ? s.column[threadIdx.x / 128] + (first - strip + tile) * kTile : nullptr;
-        if constexpr (Traits::kSigmoid)
-          add_softplus(acc, bias, sum);
-        else if (narrow)
-          add_narrow(acc, s.row_scale, scaled, shift, sum, column);
-        else
-          add_wide(acc, top, sum, column);
-      });
+      pipe.run<Math>(
+          p.x, i0, p.y, first * kTile, static_cast<int>(strip_end - first), [&](int tile, float (&acc)[4][4][4]) {
+            const int64_t j0 = (first + tile) * kTile;
+            const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
+            if (masked) {
+              __syncthreads();
+              fill_mask<kTile, kTile>(p, i0, j0, s.mask);
+              __syncthreads();
+            }
+            const bool scaled = masked || !narrow || Traits::kSigmoid;
+            if (scaled) scale_and_mask(acc, s.row_scale, masked ? s.mask : nullptr, negative_infinity());
+            const bool columns = cols_out != nullptr && !(p.symmetric && i0 == j0);
+            Partial* column = columns ? s.column[threadIdx.x / 128] + (first - strip + tile) * kTile : nullptr;
+            if constexpr (Traits::kSigmoid)
+              add_softplus(acc, bias, sum);
+            else if (narrow)
+              add_narrow(acc, s.row_scale, scaled, shift, sum, column);
+            else
+              add_wide(acc, top, sum, column);
+          });
 
       // Row sums: quad, then the four warps that share the rows, then this block's slot.
 #pragma unroll
@@ -212,7 +220,10 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 #pragma unroll
         for (int w = 0; w < 4; ++w) {
           const Partial part = s.row[w][threadIdx.x];
-          if (narrow) out.sum += part.sum; else out = merge(out, part);
+          if (narrow)
+            out.sum += part.sum;
+          else
+            out = merge(out, part);
         }
         rows_out[i] = out;
       }
@@ -226,7 +237,10 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 #pragma unroll
       for (int w = 0; w < 2; ++w) {
         const Partial part = s.column[w][c];
-        if (narrow) out.sum += part.sum; else out = merge(out, part);
+        if (narrow)
+          out.sum += part.sum;
+        else
+          out = merge(out, part);
       }
       cols_out[j] = out;
     }
@@ -234,8 +248,8 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 }
 
 template <typename Math, bool kSigmoid>
-void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                       Partial* x_parts, Partial* y_parts) {
+void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
+                       const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts) {
   using Traits = StatisticsTraits<Math, kSigmoid>;
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
   const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
@@ -248,12 +262,14 @@ void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockB
 }
 
 #ifdef SSLSPEC_WITH_SM90A
-// Tiles first .. first + tiles (of 128) of the Hopper pass, [tiles, pitch] sums of `count` rows or columns, into partial
-// results of `span` tiles each; block row 0 is the slot of tile `first`. A slot that an earlier chunk has begun goes on from
-// there.
-__global__ void __launch_bounds__(TileTraits::kThreads) gather_kernel(const Partial* sums, int64_t pitch, int64_t first, int64_t tiles,
-                                                                      int64_t count, int64_t span, Partial* parts, int64_t step) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x, slot = first / span + blockIdx.y;
+// Tiles first .. first + tiles (of 128) of the Hopper pass, [tiles, pitch] sums of `count` rows or columns, into
+// partial results of `span` tiles each; block row 0 is the slot of tile `first`. A slot that an earlier chunk has begun
+// goes on from there.
+__global__ void __launch_bounds__(TileTraits::kThreads)
+    gather_kernel(const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, int64_t span,
+                  Partial* parts, int64_t step) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x,
+                slot = first / span + blockIdx.y;
   if (i >= count) return;
   Partial& out = parts[slot * step + i];
   const int64_t begin = max(slot * span, first), end = min((slot + 1) * span, first + tiles);
@@ -267,10 +283,10 @@ __global__ void __launch_bounds__(TileTraits::kThreads) gather_kernel(const Part
 #define SSLSPEC_TILE_SUMS (8 << 20)
 #endif
 
-// Rows of a chunk: 64 MiB of sums, so that memory stays linear. Each row takes part in as many row sums as there are tiles
-// of columns, and in 1 / 128 of as many column sums as there are columns. A symmetric problem multiplies the rows of a chunk
-// with each other and with those after them only: eighths do 9 / 16 of the work of the whole, but a small problem is done
-// before the launches of several chunks would be.
+// Rows of a chunk: 64 MiB of sums, so that memory stays linear. Each row takes part in as many row sums as there are
+// tiles of columns, and in 1 / 128 of as many column sums as there are columns. A symmetric problem multiplies the rows
+// of a chunk with each other and with those after them only: eighths do 9 / 16 of the work of the whole, but a small
+// problem is done before the launches of several chunks would be.
 #ifndef SSLSPEC_SYMMETRIC_ROWS  // the emulator's tests use few
 #define SSLSPEC_SYMMETRIC_ROWS 4096
 #endif
@@ -285,31 +301,34 @@ bool takes_sums(int64_t d) { return d <= kSumsWidth && hopper_allowed("sums"); }
 
 bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return (tile_sums != nullptr || takes_sums(p.x.shape[1])) && capability_major() == 9 && p.x.dtype == DType::bf16 && p.scale_col == 0 &&
-         p.x.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost && p.x.shape[1] > 0 && p.x.stride[0] > 0 &&
-         p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
+  return (tile_sums != nullptr || takes_sums(p.x.shape[1])) && capability_major() == 9 && p.x.dtype == DType::bf16 &&
+         p.scale_col == 0 && p.x.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 && p.y.shape[0] < kMost &&
+         p.x.shape[1] > 0 && p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
 }
 
 void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
                   Partial* x_parts, Partial* y_parts, Partial* row_sums) {
   constexpr int64_t kTile = TileTraits::kRows;
-  const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric), span = PairwiseGrid(n, m).span;
+  const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric),
+                span = PairwiseGrid(n, m).span;
   Partial* columns_of = p.symmetric ? x_parts : y_parts;
   Partial* column_sums = columns_of == nullptr ? nullptr : row_sums + ceil_div(m, kTile) * step;
-  const auto gather = [&](const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, Partial* parts,
-                          int64_t stride) {
+  const auto gather = [&](const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count,
+                          Partial* parts, int64_t stride) {
     const dim3 grid(static_cast<unsigned>(ceil_div(count, TileTraits::kThreads)),
                     static_cast<unsigned>(ceil_div(first + tiles, span) - first / span));
-    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count, span,
-           parts, stride);
+    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count,
+           span, parts, stride);
   };
   for (int64_t row0 = 0; row0 < n; row0 += step) {
     const int64_t rows = n - row0 < step ? n - row0 : step;
     const int64_t col0 = p.symmetric ? row0 : 0, col_begin = p.symmetric ? row0 + rows : 0;
-    pairwise_statistics_sm90a(p, x_bounds, y_bounds, {row0, col0, static_cast<int>(rows), bias, row_sums, column_sums, col_begin});
+    pairwise_statistics_sm90a(p, x_bounds, y_bounds,
+                              {row0, col0, static_cast<int>(rows), bias, row_sums, column_sums, col_begin});
     gather(row_sums, rows, col0 / kTile, ceil_div(m - col0, kTile), rows, x_parts + row0, n);
     if (column_sums != nullptr)
-      gather(column_sums + (col_begin - col0), m - col0, row0 / kTile, ceil_div(rows, kTile), m - col_begin, columns_of + col_begin, m);
+      gather(column_sums + (col_begin - col0), m - col0, row0 / kTile, ceil_div(rows, kTile), m - col_begin,
+             columns_of + col_begin, m);
   }
 }
 #endif
@@ -338,8 +357,8 @@ PairwiseGrid::PairwiseGrid(int64_t n, int64_t m) {
   x_supers = ceil_div(x_tiles, span), y_supers = ceil_div(y_tiles, span);
 }
 
-void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                         Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
+void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
+                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
   const DeviceGuard guard(p.device);  // the choice below asks the current device
 #ifdef SSLSPEC_WITH_SM90A
   if (select_sm90a(p, tile_sums)) {

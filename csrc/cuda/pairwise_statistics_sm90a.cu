@@ -2,11 +2,11 @@
 // epilogue adds up the exponentials (or softplus) of its accumulator and stores only the sums of each tile
 // (pairwise_tile_sums.cuh).
 //
-// Tiling: 128 x 128 x 64, cluster 2 x 1, ping-pong: two warpgroups own a tile each, and one takes its exponentials while
-// the other multiplies. Their epilogues come one after the other (CUTLASS's order barrier), so they share the memory below.
-// A tile that can hold left-out pairs makes the same mask as the portable kernel.
-// Memory traffic per tile: the operands from L2 and 256 sums. Precision policy: fp32 sums over a tile, which one kernel adds
-// in the order of the tiles (pairwise_statistics_sm80.cu); no atomics.
+// Tiling: 128 x 128 x 64, cluster 2 x 1, ping-pong: two warpgroups own a tile each, and one takes its exponentials
+// while the other multiplies. Their epilogues come one after the other (CUTLASS's order barrier), so they share the
+// memory below. A tile that can hold left-out pairs makes the same mask as the portable kernel. Memory traffic per
+// tile: the operands from L2 and 256 sums. Precision policy: fp32 sums over a tile, which one kernel adds in the order
+// of the tiles (pairwise_statistics_sm80.cu); no atomics.
 #include <cutlass/cutlass.h>
 
 #include <cutlass/arch/barrier.h>
@@ -42,21 +42,28 @@ class TileSums {
   using Params = Arguments;
 
   template <typename Shape>
-  static Params to_underlying_arguments(const Shape&, const Arguments& args, void*) { return args; }
+  static Params to_underlying_arguments(const Shape&, const Arguments& args, void*) {
+    return args;
+  }
   template <typename Shape>
-  static size_t get_workspace_size(const Shape&, const Arguments&) { return 0; }
+  static size_t get_workspace_size(const Shape&, const Arguments&) {
+    return 0;
+  }
   template <typename Shape>
-  static cutlass::Status initialize_workspace(const Shape&, const Arguments&, void*, cudaStream_t, cutlass::CudaHostAdapter* = nullptr) {
+  static cutlass::Status initialize_workspace(const Shape&, const Arguments&, void*, cudaStream_t,
+                                              cutlass::CudaHostAdapter* = nullptr) {
     return cutlass::Status::kSuccess;
   }
   template <typename Shape>
-  static bool can_implement(const Shape&, const Arguments&) { return true; }
+  static bool can_implement(const Shape&, const Arguments&) {
+    return true;
+  }
 
   CUTLASS_HOST_DEVICE explicit TileSums(const Params& params) : params_(params) {}
 
   template <typename Problem, typename Tile, typename Coord, typename Accumulator, typename Mma, typename Residue>
-  __device__ __forceinline__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc, const Mma&,
-                                             const Residue&, int thread, char* shared) {
+  __device__ __forceinline__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc,
+                                             const Mma&, const Residue&, int thread, char* shared) {
     using Traits = TileSumsTraits;
     static_assert(decltype(cute::size(acc))::value == Traits::kTile * Traits::kTile / Traits::kThreads);
     const auto barrier = [] {

@@ -1,10 +1,10 @@
-// What a block of the Hopper statistics for rows of up to 512 columns (pairwise_sums_sm90a.cu) does with its products: the
-// super block of the portable kernel (pairwise_statistics_sm80.cu), its partial results in the same slots. Plain CUDA, so
-// that the emulator runs it too.
+// What a block of the Hopper statistics for rows of up to 512 columns (pairwise_sums_sm90a.cu) does with its products:
+// the super block of the portable kernel (pairwise_statistics_sm80.cu), its partial results in the same slots. Plain
+// CUDA, so that the emulator runs it too.
 //
-// Two groups of 128 threads own 64 rows of X each and go their own ways: a group's columns meet in its own shared memory, so
-// that the exponentials of one overlap with the products of the other. Row sums stay in registers over a strip of up to 8
-// tiles, column sums in shared memory.
+// Two groups of 128 threads own 64 rows of X each and go their own ways: a group's columns meet in its own shared
+// memory, so that the exponentials of one overlap with the products of the other. Row sums stay in registers over a
+// strip of up to 8 tiles, column sums in shared memory.
 #pragma once
 #include "cuda/pairwise_tile_sums.cuh"
 
@@ -15,9 +15,9 @@ struct SumsTraits {
 };
 
 struct SumsArgs {
-  const float* bias;            // sigmoid, or null
-  Partial *x_parts, *y_parts;   // as in pairwise_statistics
-  int64_t span, y_supers;       // PairwiseGrid
+  const float* bias;           // sigmoid, or null
+  Partial *x_parts, *y_parts;  // as in pairwise_statistics
+  int64_t span, y_supers;      // PairwiseGrid
 };
 
 struct SumsShared {
@@ -44,11 +44,12 @@ struct SumsPlan {
   __device__ int64_t first(int64_t strip, int64_t row) const { return diagonal ? max(strip, row) : strip; }
 };
 
-// thread: 0 .. 255. multiply(row, tile, last, use) calls use(acc) with the group's 64 x 128 products, last: of this row.
+// thread: 0 .. 255. multiply(row, tile, last, use) calls use(acc) with the group's 64 x 128 products, last: of this
+// row.
 template <typename Multiply, typename GroupBarrier, typename Barrier>
-__device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, const SumsPlan& plan, SumsShared& s, int thread,
-                                           float limit, Multiply&& multiply, const GroupBarrier& group_barrier,
-                                           const Barrier& barrier) {
+__device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, const SumsPlan& plan, SumsShared& s,
+                                           int thread, float limit, Multiply&& multiply,
+                                           const GroupBarrier& group_barrier, const Barrier& barrier) {
   using Traits = SumsTraits;
   constexpr int kTile = Traits::kTile, kThreads = Traits::kGroups * Traits::kGroup;
   const int group = thread / Traits::kGroup, local = thread % Traits::kGroup, lane = thread % 32;
@@ -57,11 +58,14 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
   const float bias = sigmoid_part ? *a.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
   const Partial none = {negative_infinity(), 0.0f}, empty = narrow ? Partial{narrow_shift(limit), 0.0f} : none;
   Partial* rows_out = a.x_parts + plan.super.y * p.x.count;
-  Partial* cols_out = p.symmetric ? a.x_parts + plan.super.x * p.x.count
-                      : a.y_parts == nullptr ? nullptr : a.y_parts + plan.super.x * p.y.count;
-  for (int64_t i = plan.x_begin * kTile + thread; i < min(plan.x_end * kTile, p.x.count); i += kThreads) rows_out[i] = none;
+  Partial* cols_out = p.symmetric            ? a.x_parts + plan.super.x * p.x.count
+                      : a.y_parts == nullptr ? nullptr
+                                             : a.y_parts + plan.super.x * p.y.count;
+  for (int64_t i = plan.x_begin * kTile + thread; i < min(plan.x_end * kTile, p.x.count); i += kThreads)
+    rows_out[i] = none;
   if (cols_out != nullptr)
-    for (int64_t j = plan.y_begin * kTile + thread; j < min(plan.y_end * kTile, p.y.count); j += kThreads) cols_out[j] = none;
+    for (int64_t j = plan.y_begin * kTile + thread; j < min(plan.y_end * kTile, p.y.count); j += kThreads)
+      cols_out[j] = none;
 
   for (int64_t strip = plan.y_begin; strip < plan.y_end; strip += Traits::kStrip) {
     for (int c = thread; c < Traits::kGroups * Traits::kStrip * kTile; c += kThreads) (&s.columns[0][0])[c] = empty;
@@ -89,7 +93,10 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
           tile_sums(x, sigmoid_part, limit, with_columns, found, s.part[group][local / 32]);
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
-            if (narrow) sums[h].sum += found[0][h].sum; else sums[h] = merge(sums[h], found[0][h]);
+            if (narrow)
+              sums[h].sum += found[0][h].sum;
+            else
+              sums[h] = merge(sums[h], found[0][h]);
           }
           if (!with_columns) return;
           group_barrier();
@@ -97,7 +104,10 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
 #pragma unroll
           for (int warp = 0; warp < Traits::kWarps; ++warp) {
             const Partial part = s.part[group][warp][local];
-            if (narrow) total.sum += part.sum; else total = merge(total, part);
+            if (narrow)
+              total.sum += part.sum;
+            else
+              total = merge(total, part);
           }
         });
       }

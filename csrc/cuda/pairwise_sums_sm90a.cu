@@ -1,12 +1,13 @@
-// The statistics pass on Hopper for bfloat16 rows of up to 512 columns: row and column sums of the exponentials, or row sums
-// of softplus, of a super block at a time (pairwise_sums.cuh). Wider rows: pairwise_statistics_sm90a.cu.
+// The statistics pass on Hopper for bfloat16 rows of up to 512 columns: row and column sums of the exponentials, or row
+// sums of softplus, of a super block at a time (pairwise_sums.cuh). Wider rows: pairwise_statistics_sm90a.cu.
 //
-// Tiling. A block owns 128 rows of X at a time, which stay in shared memory while the tiles of a strip of Y pass. One warp
-// brings both by TMA in slices of 64 columns: X to 8 slots (two rows of tiles up to 256 columns), Y through a ring of four.
-// Two warpgroups own 64 rows each, run S = X Y^T on wgmma and take the exponentials in the accumulator registers.
+// Tiling. A block owns 128 rows of X at a time, which stay in shared memory while the tiles of a strip of Y pass. One
+// warp brings both by TMA in slices of 64 columns: X to 8 slots (two rows of tiles up to 256 columns), Y through a ring
+// of four. Two warpgroups own 64 rows each, run S = X Y^T on wgmma and take the exponentials in the accumulator
+// registers.
 //
-// Memory traffic per tile: 128 rows of Y from L2. Precision policy: fp32 accumulation, exponents and sums; every sum has one
-// order, no atomics.
+// Memory traffic per tile: 128 rows of Y from L2. Precision policy: fp32 accumulation, exponents and sums; every sum
+// has one order, no atomics.
 #include <cute/tensor.hpp>
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
@@ -20,7 +21,8 @@ using Elem = cutlass::bfloat16_t;
 using FullBarrier = cutlass::arch::ClusterTransactionBarrier;
 using EmptyBarrier = cutlass::arch::ClusterBarrier;
 
-constexpr int kTile = SumsTraits::kTile, kSlice = 64, kSlots = 8, kStages = 4, kSliceBytes = kTile * kSlice * sizeof(Elem);
+constexpr int kTile = SumsTraits::kTile, kSlice = 64, kSlots = 8, kStages = 4,
+              kSliceBytes = kTile * kSlice * sizeof(Elem);
 constexpr int kThreads = (SumsTraits::kGroups + 1) * SumsTraits::kGroup;
 
 using Tile = cute::Int<kTile>;
@@ -29,14 +31,17 @@ using Atom = cute::GMMA::Layout_K_SW128_Atom<Elem>;
 using LayoutSlice = decltype(cute::tile_to_shape(Atom{}, cute::Shape<Tile, Slice>{}));
 using LayoutX = decltype(cute::tile_to_shape(Atom{}, cute::Shape<Tile, Slice, cute::Int<kSlots>>{}));
 using LayoutY = decltype(cute::tile_to_shape(Atom{}, cute::Shape<Tile, Slice, cute::Int<kStages>>{}));
-using Mma = decltype(cute::make_tiled_mma(cute::GMMA::ss_op_selector<Elem, Elem, float, cute::Shape<Tile, Tile, Slice>>(),
-                                          cute::Layout<cute::Shape<cute::Int<SumsTraits::kGroups>, cute::_1, cute::_1>>{}));
+using Mma =
+    decltype(cute::make_tiled_mma(cute::GMMA::ss_op_selector<Elem, Elem, float, cute::Shape<Tile, Tile, Slice>>(),
+                                  cute::Layout<cute::Shape<cute::Int<SumsTraits::kGroups>, cute::_1, cute::_1>>{}));
 
 auto source(const void* data, int rows, int d, int64_t ld) {
-  return cute::make_tensor(cute::make_gmem_ptr(static_cast<const Elem*>(data)), cute::make_shape(rows, d), cute::make_stride(ld, cute::_1{}));
+  return cute::make_tensor(cute::make_gmem_ptr(static_cast<const Elem*>(data)), cute::make_shape(rows, d),
+                           cute::make_stride(ld, cute::_1{}));
 }
 auto tma_of(const void* data, int rows, int d, int64_t ld) {
-  return cute::make_tma_copy(cute::SM90_TMA_LOAD{}, source(data, rows, d, ld), LayoutSlice{}, cute::Shape<Tile, Slice>{}, cute::_1{});
+  return cute::make_tma_copy(cute::SM90_TMA_LOAD{}, source(data, rows, d, ld), LayoutSlice{},
+                             cute::Shape<Tile, Slice>{}, cute::_1{});
 }
 using Tma = decltype(tma_of(nullptr, 0, 0, 0));
 
@@ -64,7 +69,8 @@ struct Rows {  // of X in shared memory: slices of a row of tiles, and how many 
 __device__ __forceinline__ void produce(const Args& a, const SumsPlan& plan, Shared& s) {
   using namespace cute;
   const auto slices_of = [&](const Tma& tma, int64_t count) {
-    return local_tile(tma.get_tma_tensor(make_shape(static_cast<int>(count), a.d)), Shape<Tile, Slice>{}, make_coord(_, _));
+    return local_tile(tma.get_tma_tensor(make_shape(static_cast<int>(count), a.d)), Shape<Tile, Slice>{},
+                      make_coord(_, _));
   };
   auto x = slices_of(a.tma_x, a.pairs.x.count), y = slices_of(a.tma_y, a.pairs.y.count);
   auto sx = make_tensor(make_smem_ptr(s.x), LayoutX{});
@@ -166,16 +172,19 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
 
 }  // namespace
 
-void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                         Partial* x_parts, Partial* y_parts) {
+void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
+                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts) {
   const DeviceGuard guard(p.device);
   const int d = static_cast<int>(p.x.shape[1]);
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
   const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   const Args args = {tma_of(p.x.data, static_cast<int>(p.x.shape[0]), d, p.x.stride[0]),
-                     tma_of(p.y.data, static_cast<int>(p.y.shape[0]), d, p.y.stride[0]), pairs_of(p, x_bounds, y_bounds),
-                     {bias, x_parts, y_parts, grid.span, grid.y_supers}, d};
-  launch("pairwise_sums_sm90a", sums_kernel, dim3(static_cast<unsigned>(blocks)), kThreads, sizeof(Shared) + 1024, p.stream, args);
+                     tma_of(p.y.data, static_cast<int>(p.y.shape[0]), d, p.y.stride[0]),
+                     pairs_of(p, x_bounds, y_bounds),
+                     {bias, x_parts, y_parts, grid.span, grid.y_supers},
+                     d};
+  launch("pairwise_sums_sm90a", sums_kernel, dim3(static_cast<unsigned>(blocks)), kThreads, sizeof(Shared) + 1024,
+         p.stream, args);
 }
 
 }  // namespace sslspec::cuda

@@ -1,14 +1,15 @@
-// Sums over the rows and columns of a tile of the statistics, whose products a warpgroup holds as wgmma leaves them: 128 x 128
-// in the CUTLASS pass over wide rows (pairwise_statistics_sm90a.cu), 64 x 128 in pairwise_sums_sm90a.cu. Plain CUDA, so that
-// the emulator runs it too.
+// Sums over the rows and columns of a tile of the statistics, whose products a warpgroup holds as wgmma leaves them:
+// 128 x 128 in the CUTLASS pass over wide rows (pairwise_statistics_sm90a.cu), 64 x 128 in pairwise_sums_sm90a.cu.
+// Plain CUDA, so that the emulator runs it too.
 //
-// Softmax: sums of 2^(s log2(e) - top). At a narrow range of all logits (pairwise.cuh) top is one constant. Otherwise each
-// warp looks at the logits of its own rows of the tile: where they lie within 2^kNarrowPart of each other, which they nearly always
-// do, their largest is the top of its rows and columns and one exponential serves both; where not, every row and every
-// column has its own. Sigmoid: sums of softplus over rows, with top 0.
+// Softmax: sums of 2^(s log2(e) - top). At a narrow range of all logits (pairwise.cuh) top is one constant. Otherwise
+// each warp looks at the logits of its own rows of the tile: where they lie within 2^kNarrowPart of each other, which
+// they nearly always do, their largest is the top of its rows and columns and one exponential serves both; where not,
+// every row and every column has its own. Sigmoid: sums of softplus over rows, with top 0.
 //
-// Accumulator: element e + 2 h + 4 n + 64 m of a thread is row 64 m + 16 warp + lane / 4 + 8 h, column 8 n + 2 (lane % 4) + e.
-// A warp holds whole rows, so that a quad of lanes finishes a row; the columns of the four warps meet in shared memory.
+// Accumulator: element e + 2 h + 4 n + 64 m of a thread is row 64 m + 16 warp + lane / 4 + 8 h, column 8 n + 2 (lane %
+// 4) + e. A warp holds whole rows, so that a quad of lanes finishes a row; the columns of the four warps meet in shared
+// memory.
 #pragma once
 #include "cuda/pairwise.cuh"
 #include "cuda/pairwise_sm90a.h"
@@ -28,11 +29,12 @@ struct TileSumsShared {
 
 inline constexpr float kNarrowPart = 120.0f;  // in powers of two: the smallest term is a normal number
 
-// A thread's logits in the order of the accumulator, 64 for each m: in powers of two (softmax) or natural ones (sigmoid);
-// -inf is left out. Everything below is the same code for every tile: copies for masked tiles and the like would not fit the
-// instruction cache, and branches per element would leave one exponential in flight at a time.
+// A thread's logits in the order of the accumulator, 64 for each m: in powers of two (softmax) or natural ones
+// (sigmoid); -inf is left out. Everything below is the same code for every tile: copies for masked tiles and the like
+// would not fit the instruction cache, and branches per element would leave one exponential in flight at a time.
 template <int kSize, typename Accumulator>
-__device__ __forceinline__ void scaled(const Accumulator& acc, const float (&scale)[kSize / 64][2], float added, float (&x)[kSize]) {
+__device__ __forceinline__ void scaled(const Accumulator& acc, const float (&scale)[kSize / 64][2], float added,
+                                       float (&x)[kSize]) {
 #pragma unroll
   for (int at = 0; at < kSize; ++at) x[at] = fmaf(acc(at), scale[at / 64][at / 2 % 2], added);
 }
@@ -57,7 +59,8 @@ __device__ __forceinline__ float2 logit_range(const float (&x)[kSize]) {
     low[at % 4] = fminf(low[at % 4], x[at] == none ? -none : x[at]);
     high[at % 4] = fmaxf(high[at % 4], x[at]);
   }
-  float2 range = {fminf(fminf(low[0], low[1]), fminf(low[2], low[3])), fmaxf(fmaxf(high[0], high[1]), fmaxf(high[2], high[3]))};
+  float2 range = {fminf(fminf(low[0], low[1]), fminf(low[2], low[3])),
+                  fmaxf(fmaxf(high[0], high[1]), fmaxf(high[2], high[3]))};
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) {
     range.x = fminf(range.x, __shfl_xor_sync(0xffffffffu, range.x, step));
@@ -66,8 +69,8 @@ __device__ __forceinline__ float2 logit_range(const float (&x)[kSize]) {
   return range;
 }
 
-// Lanes that differ in bit kHalf exchange the half of their first 2 kHalf values that the other keeps. A template and not a
-// loop over kHalf, whose indices would put the values in local memory.
+// Lanes that differ in bit kHalf exchange the half of their first 2 kHalf values that the other keeps. A template and
+// not a loop over kHalf, whose indices would put the values in local memory.
 template <int kHalf>
 __device__ __forceinline__ void exchange_half(float (&sum)[32]) {
   const bool upper = threadIdx.x & kHalf;
@@ -78,8 +81,9 @@ __device__ __forceinline__ void exchange_half(float (&sum)[32]) {
   }
 }
 
-// Adds up over the eight lanes that share a column, in 28 shuffles where a sum of every value would take 96. Value k of a
-// thread is column 8 (k / 2) + 2 (lane % 4) + k % 2; afterwards values 0 .. 3 are the sums of k = 4 (lane / 4) + 0 .. 3.
+// Adds up over the eight lanes that share a column, in 28 shuffles where a sum of every value would take 96. Value k of
+// a thread is column 8 (k / 2) + 2 (lane % 4) + k % 2; afterwards values 0 .. 3 are the sums of k = 4 (lane / 4) + 0
+// .. 3.
 __device__ __forceinline__ void scatter_column_sums(float (&sum)[32]) {
   exchange_half<16>(sum);
   exchange_half<8>(sum);
@@ -90,13 +94,14 @@ __device__ __forceinline__ void scatter_column_sums(float (&sum)[32]) {
 __device__ __forceinline__ float finite_top(float top) { return top == negative_infinity() ? 0.0f : top; }
 __device__ __forceinline__ float part_exp2(float x, float top) { return exp2_fast(x - finite_top(top)); }
 
-// {top, sum} with the sum in [1, 2): a row or column whose logits are far below the warp's top must not take that top into a
-// merge, where what other tiles add would vanish beside it.
+// {top, sum} with the sum in [1, 2): a row or column whose logits are far below the warp's top must not take that top
+// into a merge, where what other tiles add would vanish beside it.
 __device__ __forceinline__ Partial normalized(float top, float sum) {
   const uint32_t bits = __float_as_uint(sum), exponent = bits >> 23;
   if (sum == 0.0f) return {negative_infinity(), 0.0f};
   if (exponent >= 255u) return {top, sum};  // inf, NaN
-  return {top + static_cast<float>(static_cast<int>(exponent) - 127), __uint_as_float((bits & 0x007fffffu) | 0x3f800000u)};
+  return {top + static_cast<float>(static_cast<int>(exponent) - 127),
+          __uint_as_float((bits & 0x007fffffu) | 0x3f800000u)};
 }
 
 // narrow: one top for all tiles, whose sums can be added as they are.
@@ -121,7 +126,8 @@ __device__ __forceinline__ void sums_of_one_top(const float (&x)[kSize], float t
 }
 
 template <int kSize>
-__device__ __forceinline__ void sums_of_own_tops(const float (&x)[kSize], Partial (&rows)[kSize / 64][2], Partial* column) {
+__device__ __forceinline__ void sums_of_own_tops(const float (&x)[kSize], Partial (&rows)[kSize / 64][2],
+                                                 Partial* column) {
   const float none = negative_infinity();
 #pragma unroll
   for (int k = 0; k < kSize / 32; ++k) {
@@ -170,11 +176,12 @@ __device__ __forceinline__ void tile_sums(const float (&x)[kSize], bool sigmoid_
     sums_of_own_tops(x, rows, column);
 }
 
-// Tile (ti, tj) of the chunk, by the 128 threads that share `barrier`; a cluster may reach beyond the problem. Nobody may
-// touch s before all of them have returned.
+// Tile (ti, tj) of the chunk, by the 128 threads that share `barrier`; a cluster may reach beyond the problem. Nobody
+// may touch s before all of them have returned.
 template <typename Accumulator, typename Barrier>
 __device__ __forceinline__ void store_tile_sums(const Pairs& p, const HopperStatistics& out, int ti, int tj,
-                                                const Accumulator& acc, TileSumsShared& s, int thread, const Barrier& barrier) {
+                                                const Accumulator& acc, TileSumsShared& s, int thread,
+                                                const Barrier& barrier) {
   constexpr int kTile = TileSumsTraits::kTile;
   const int local = ti * kTile, across = tj * kTile, first_row = thread / 32 * 16 + thread % 32 / 4;
   const int64_t i0 = out.row0 + local, j0 = out.col0 + across;

@@ -13,10 +13,10 @@ DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : w
 // The workspace of a pass, laid out; base == nullptr only counts. T: the dtype of the statistics.
 template <typename T>
 struct ViewBuffers {
-  T *losses, *factors;          // forward: the loss of every anchor; backward: w, at the beginning
-  Partial *x_parts, *y_parts;   // forward, float32: of the first operand (or the stacked rows), of the second
+  T *losses, *factors;         // forward: the loss of every anchor; backward: w, at the beginning
+  Partial *x_parts, *y_parts;  // forward, float32: of the first operand (or the stacked rows), of the second
   Partial* tile_sums;
-  Weight *weights[2];           // backward from here on; of both operands, each at 16 bytes (bulk copies) unless stacked
+  Weight* weights[2];  // backward from here on; of both operands, each at 16 bytes (bulk copies) unless stacked
   T *scale_parts, *product;
   float* split;
   int64_t size = 0;
@@ -31,7 +31,8 @@ struct ViewBuffers {
     const int64_t real = sizeof(T), count = form == ViewForm::stacked ? 2 * n : n;  // rows of the problem
     const bool columns = form == ViewForm::both;
     losses = factors = take(2 * n * real);
-    x_parts = y_parts = nullptr, tile_sums = nullptr, split = nullptr, weights[0] = weights[1] = nullptr, scale_parts = product = nullptr;
+    x_parts = y_parts = nullptr, tile_sums = nullptr, split = nullptr, weights[0] = weights[1] = nullptr,
+    scale_parts = product = nullptr;
     if (!backward && kFloat) {
       const PairwiseGrid grid(count, count);
       x_parts = reinterpret_cast<Partial*>(take(grid.y_supers * count * int64_t{sizeof(Partial)}));
@@ -45,8 +46,10 @@ struct ViewBuffers {
     product = take(2 * n * width * real);
     if (!kFloat) return;
     weights[0] = reinterpret_cast<Weight*>(take(count * int64_t{sizeof(Weight)}));
-    if (form != ViewForm::stacked) weights[1] = reinterpret_cast<Weight*>(take(n * int64_t{sizeof(Weight)}));
-    else if (base != nullptr) weights[1] = weights[0] + n;
+    if (form != ViewForm::stacked)
+      weights[1] = reinterpret_cast<Weight*>(take(n * int64_t{sizeof(Weight)}));
+    else if (base != nullptr)
+      weights[1] = weights[0] + n;
     const int64_t splits = pairwise_chained_splits(count, count);
     if (splits > 1) split = reinterpret_cast<float*>(take(splits * count * (width + 2) * 4));
   }
@@ -63,8 +66,8 @@ struct Views {
 
   Views(const ViewInputs& in, bool fast, int64_t stream)
       : in(in), form(static_cast<ViewForm>(in.form)), n(in.z1.shape[0]), d(in.z1.shape[1]), width(in.u.shape[1]),
-        stream(stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(wide_type(dtype)), device(in.z1.device),
-        fast(fast) {
+        stream(stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(wide_type(dtype)),
+        device(in.z1.device), fast(fast) {
     SSLSPEC_CHECK(device != kCpu, kOp, ": z1 must be on a CUDA device");
     SSLSPEC_CHECK(in.z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(in.z1));
     SSLSPEC_CHECK(dtype != DType::i32 && dtype != DType::i64, kOp, ": z1 must be floating point, got ", dtype);
@@ -87,7 +90,8 @@ struct Views {
   int64_t count() const { return stacked() ? 2 * n : n; }  // of losses, and rows of the problem
   int64_t element() const { return multiplied == DType::bf16 ? 2 : multiplied == DType::f64 ? 8 : 4; }
   bool at_16_bytes(const TensorView& z) const {
-    return dtype == DType::f64 || (reinterpret_cast<uintptr_t>(z.data) % 16 == 0 && (n <= 1 || z.stride[0] * element() % 16 == 0));
+    return dtype == DType::f64 ||
+           (reinterpret_cast<uintptr_t>(z.data) % 16 == 0 && (n <= 1 || z.stride[0] * element() % 16 == 0));
   }
 
   void check_rows(const char* name, const TensorView& z) const { check_matrix(kOp, name, z, n, d, dtype, device); }
@@ -95,9 +99,12 @@ struct Views {
     check_rows(name, z);
     SSLSPEC_CHECK(n <= 1 || z.stride[0] == d, kOp, ": ", name, " must be contiguous");
   }
-  void check_scalar(const char* name, const TensorView& t) const { check_dense(kOp, name, t, 0, nullptr, real, device); }
+  void check_scalar(const char* name, const TensorView& t) const {
+    check_dense(kOp, name, t, 0, nullptr, real, device);
+  }
   void check_loss(const char* name, const TensorView& t) const {
-    const bool fits = t.ndim == 0 || (stacked() ? t.ndim == 2 && t.shape[0] == 2 && t.shape[1] == n : t.ndim == 1 && t.shape[0] == n);
+    const bool fits =
+        t.ndim == 0 || (stacked() ? t.ndim == 2 && t.shape[0] == 2 && t.shape[1] == n : t.ndim == 1 && t.shape[0] == n);
     SSLSPEC_CHECK(fits, kOp, ": ", name, " must be a scalar or hold ", count(), " losses, got ", shape_text(t));
     SSLSPEC_CHECK(t.dtype == real && t.device == device, kOp, ": ", name, " must be ", real, " on device ", device);
   }
@@ -111,7 +118,11 @@ struct Views {
   template <typename T>
   ViewStats<T> stats() const {
     T* p = in.stats.as<T>();
-    return {p, p + 2 * n, p + 3 * n, p + in.stats.shape[0] - 1, reinterpret_cast<int32_t*>(p + 5 * n),
+    return {p,
+            p + 2 * n,
+            p + 3 * n,
+            p + in.stats.shape[0] - 1,
+            reinterpret_cast<int32_t*>(p + 5 * n),
             reinterpret_cast<BlockBound*>(p + 7 * n)};
   }
   template <typename T>
@@ -120,8 +131,15 @@ struct Views {
   }
   template <typename Z>
   ViewRows<Z> rows() const {
-    return {n, d, width, {in.z1.as<Z>(), in.z2.as<Z>()}, {in.z1.stride[0], in.z2.stride[0]},
-            copied() ? in.u.as<Multiplied<Z>>() : nullptr, stats<Real<Z>>(), in.unit, stacked()};
+    return {n,
+            d,
+            width,
+            {in.z1.as<Z>(), in.z2.as<Z>()},
+            {in.z1.stride[0], in.z2.stride[0]},
+            copied() ? in.u.as<Multiplied<Z>>() : nullptr,
+            stats<Real<Z>>(),
+            in.unit,
+            stacked()};
   }
   TensorView operand(int o) const {
     if (!copied()) return o == 0 ? in.z1 : in.z2;
@@ -156,11 +174,13 @@ template <typename T>
 void launch_factors(const Views& v, const ViewBuffers<T>& w, const TensorView& grad, double share) {
   v.check_loss("grad", grad);
   LossGradient<T> above = {grad.as<T>(), {0, 0}, static_cast<T>(v.columns() ? 0.5 : 1.0)};
-  if (grad.ndim == 0) above.share *= static_cast<T>(share);
-  else above.stride[0] = v.stacked() ? grad.stride[0] : 0, above.stride[1] = grad.stride[grad.ndim - 1];
+  if (grad.ndim == 0)
+    above.share *= static_cast<T>(share);
+  else
+    above.stride[0] = v.stacked() ? grad.stride[0] : 0, above.stride[1] = grad.stride[grad.ndim - 1];
   launch("pairwise_views_factors", views_factor_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
-         v.form != ViewForm::rows, pairs_of(v.problem<T>(0), v.bounds<T>(0), v.bounds<T>(1)), above, w.factors, w.weights[0],
-         w.weights[1]);
+         v.form != ViewForm::rows, pairs_of(v.problem<T>(0), v.bounds<T>(0), v.bounds<T>(1)), above, w.factors,
+         w.weights[0], w.weights[1]);
 }
 
 // c W y of operand o
@@ -177,7 +197,8 @@ void multiply(const Views& v, const ViewBuffers<T>& w, int o, T* product) {
     SSLSPEC_CHECK(pairwise_chained_fits(v.width, v.multiplied, device_shared_limit(v.device)), kOp,
                   ": the chained backward takes at most 256 columns, got ", v.width);
     PairwiseBackward back{};
-    back.x_weights = of_rows ? w.weights[o] : nullptr, back.y_weights = of_columns ? w.weights[v.stacked() ? 0 : 1 - o] : nullptr;
+    back.x_weights = of_rows ? w.weights[o] : nullptr,
+    back.y_weights = of_columns ? w.weights[v.stacked() ? 0 : 1 - o] : nullptr;
     back.grad = product, back.grad_f32 = true;
     back.parts = w.split, back.splits = pairwise_chained_splits(v.count(), v.count());
     pairwise_chained(p, v.bounds<T>(o), v.bounds<T>(1 - o), back);
@@ -207,13 +228,14 @@ int64_t pairwise_views_workspace(int64_t n, int64_t width, int dtype, int form, 
 }
 
 void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                            TensorView scale, double number, TensorView loss, double share, TensorView workspace, bool fast,
-                            int64_t stream) {
+                            TensorView scale, double number, TensorView loss, double share, TensorView workspace,
+                            bool fast, int64_t stream) {
   const Views v({z1, z2, u, stats, form, unit}, fast, stream);
   v.check_loss("loss", loss);
   if (scale.present()) v.check_scalar("scale", scale);
-  SSLSPEC_CHECK(loss.ndim == 0 || v.n <= 1 || (loss.stride[loss.ndim - 1] == 1 && (loss.ndim == 1 || loss.stride[0] == v.n)), kOp,
-                ": loss must be contiguous");
+  SSLSPEC_CHECK(
+      loss.ndim == 0 || v.n <= 1 || (loss.stride[loss.ndim - 1] == 1 && (loss.ndim == 1 || loss.stride[0] == v.n)), kOp,
+      ": loss must be contiguous");
   const DeviceGuard guard(v.device);
   dispatch_rows(kOp, v.dtype, [&](auto rows) {
     using Z = typename decltype(rows)::type;
@@ -221,20 +243,21 @@ void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorVi
     constexpr int kPack = 16 / sizeof(Z);
     const ViewBuffers<T> w = v.buffers<T>(workspace, false, false);
     const bool packed = wide<Z>(z1) && wide<Z>(z2) && (!v.copied() || wide<Multiplied<Z>>(u));
-    launch("pairwise_views_unit", packed ? views_unit_kernel<Z, kPack> : views_unit_kernel<Z, 1>, v.by_pair(), kViewThreads, 0,
-           stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
+    launch("pairwise_views_unit", packed ? views_unit_kernel<Z, kPack> : views_unit_kernel<Z, 1>, v.by_pair(),
+           kViewThreads, 0, stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
     statistics<T>(v, w);
     T* losses = loss.ndim == 0 ? w.losses : loss.as<T>();
     const PairwiseGrid grid(v.count(), v.count());
-    launch("pairwise_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, stream, v.stats<T>(), v.n, v.stacked(),
-           v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, losses);
+    launch("pairwise_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, stream, v.stats<T>(), v.n,
+           v.stacked(), v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, losses);
     if (loss.ndim == 0)
-      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, stream, losses, v.count(), share, loss.as<T>());
+      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, stream, losses, v.count(), share,
+             loss.as<T>());
   });
 }
 
-void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit, TensorView grad,
-                            double share, TensorView workspace, int64_t stream) {
+void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                            TensorView grad, double share, TensorView workspace, int64_t stream) {
   const Views v({z1, z2, u, stats, form, unit}, false, stream);
   const DeviceGuard guard(v.device);
   if (v.real == DType::f64)
@@ -243,9 +266,10 @@ void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorVi
     launch_factors<float>(v, v.buffers<float>(workspace, true, false), grad, share);
 }
 
-void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit, TensorView grad,
-                             double share, TensorView product1, TensorView product2, TensorView grad_z1, TensorView grad_z2,
-                             TensorView grad_scale, TensorView workspace, bool fast, int64_t stream) {
+void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                             TensorView grad, double share, TensorView product1, TensorView product2,
+                             TensorView grad_z1, TensorView grad_z2, TensorView grad_scale, TensorView workspace,
+                             bool fast, int64_t stream) {
   const Views v({z1, z2, u, stats, form, unit}, fast, stream);
   v.check_gradient("grad_z1", grad_z1);
   if (grad_z2.present()) v.check_gradient("grad_z2", grad_z2);
@@ -270,13 +294,15 @@ void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorV
       multiply<T>(v, w, 0, w.product);
       if (grad_z2.present() && !v.stacked()) multiply<T>(v, w, 1, second);
     }
-    const ViewGradient<Z> g = {{own ? w.product : product1.as<T>(), !grad_z2.present() ? nullptr : own ? second : product2.as<T>()},
+    const ViewGradient<Z> g = {{own ? w.product : product1.as<T>(), !grad_z2.present() ? nullptr
+                                                                    : own              ? second
+                                                                                       : product2.as<T>()},
                                w.factors,
                                {grad_z1.as<Z>(), grad_z2.as<Z>()},
                                grad_scale.present() ? w.scale_parts : nullptr};
     const bool packed = wide<Z>(z1) && wide<Z>(z2) && wide<Z>(grad_z1) && (!grad_z2.present() || wide<Z>(grad_z2));
-    launch("pairwise_views_gradient", packed ? views_gradient_kernel<Z, kPack> : views_gradient_kernel<Z, 1>, v.by_pair(),
-           kViewThreads, 0, stream, v.rows<Z>(), g);
+    launch("pairwise_views_gradient", packed ? views_gradient_kernel<Z, kPack> : views_gradient_kernel<Z, 1>,
+           v.by_pair(), kViewThreads, 0, stream, v.rows<Z>(), g);
     if (grad_scale.present())
       launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, stream, w.scale_parts, v.n, 1.0,
              grad_scale.as<T>());

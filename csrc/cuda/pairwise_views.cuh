@@ -31,7 +31,8 @@ struct ViewStats {  // the parts of `stats`
 template <typename T>
 __device__ __forceinline__ void mark_row(const ViewStats<T>& stats, int64_t n, bool stacked, int o, int64_t i) {
   if (!stacked) {
-    if (i % kBoundRows == 0) stats.bounds[o * ceil_div(n, kBoundRows) + i / kBoundRows] = {kUnitBound, kUnitBound, 0, 0};
+    if (i % kBoundRows == 0)
+      stats.bounds[o * ceil_div(n, kBoundRows) + i / kBoundRows] = {kUnitBound, kUnitBound, 0, 0};
     return;
   }
   const int64_t row = o * n + i;
@@ -122,7 +123,8 @@ struct ViewParts {
 // Stacked: a loss for each of the 2n rows. Otherwise n: of the rows, or the mean of rows and columns.
 template <typename T>
 __global__ void __launch_bounds__(kViewThreads)
-    views_loss_kernel(ViewStats<T> stats, int64_t n, bool stacked, bool columns, ViewParts by_row, ViewParts by_column, T* out) {
+    views_loss_kernel(ViewStats<T> stats, int64_t n, bool stacked, bool columns, ViewParts by_row, ViewParts by_column,
+                      T* out) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kViewThreads + threadIdx.x, anchors = stacked ? 2 * n : n;
   if (i >= anchors) return;
   const T positive = *stats.scale * stats.dot[i < n ? i : i - n];
@@ -160,8 +162,8 @@ struct LossGradient {  // of row i of operand o: value[o * stride[0] + i * strid
 // The factors w of 2n rows (of the second operand: zero where it has none), and in float32 the weights of them.
 template <typename T>
 __global__ void __launch_bounds__(kViewThreads)
-    views_factor_kernel(ViewStats<T> stats, int64_t n, bool second, const __grid_constant__ Pairs pairs, LossGradient<T> grad,
-                        T* factors, Weight* weights, Weight* second_weights) {
+    views_factor_kernel(ViewStats<T> stats, int64_t n, bool second, const __grid_constant__ Pairs pairs,
+                        LossGradient<T> grad, T* factors, Weight* weights, Weight* second_weights) {
   __shared__ float slots[kViewWarps];
   const float limit = weights == nullptr ? 0.0f : logit_limit<kViewWarps>(pairs, slots);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kViewThreads + threadIdx.x;
@@ -197,7 +199,7 @@ __global__ void __launch_bounds__(kViewThreads)
   const T norm[2] = {p.stats.norm[i], p.stats.norm[p.n + i]};
   const T factor[2] = {p.unit ? unit_factor(norm[0]) : T(1), p.unit ? unit_factor(norm[1]) : T(1)};
   const T scale = *p.stats.scale, dot = p.stats.dot[i], pull = g.factors[i] + g.factors[p.n + i];
-  const auto row = [&](int o, int64_t c, T (&x)[kWidth], T (&product)[kWidth]) {
+  const auto row = [&](int o, int64_t c, T(&x)[kWidth], T(&product)[kWidth]) {
     const P z = *reinterpret_cast<const P*>(p.z[o] + i * p.ld[o] + c);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {

@@ -1,10 +1,10 @@
 // Two views of n samples on the GPU: rows in, loss out, and back. Every pass is one call that launches all its kernels.
 // With p_i = c x_i . y_i the logit of a pair, x and y the rows of z1 and z2 (unit rows, or as they are),
-//   stacked: 2n losses log(1 + exp(a_i - p_i)), a_i = log sum exp(c u_i . u_k) over the other 2n - 2 stacked rows (NT-Xent)
-//   rows:    n losses, a_i = log sum_{k != i} exp(c x_i . y_k)                                              (InfoNCE)
-//   both:    n losses, the mean of `rows` and of the same with x and y exchanged                               (CLIP)
-// Backward, with w the gradient of a and W the weights of `pairwise` for it: v = W y - (w_i + w_p(i)) y_i for the rows x,
-// the same for y, grad_scale = sum_i x_i . v_i, grad_x = c v, then through the normalisation.
+//   stacked: 2n losses log(1 + exp(a_i - p_i)), a_i = log sum exp(c u_i . u_k) over the other 2n - 2 stacked rows
+//   (NT-Xent) rows:    n losses, a_i = log sum_{k != i} exp(c x_i . y_k) (InfoNCE) both:    n losses, the mean of
+//   `rows` and of the same with x and y exchanged                               (CLIP)
+// Backward, with w the gradient of a and W the weights of `pairwise` for it: v = W y - (w_i + w_p(i)) y_i for the rows
+// x, the same for y, grad_scale = sum_i x_i . v_i, grad_x = c v, then through the normalisation.
 //
 // Rows come in their own type, bfloat16, float16, float32 or float64. What is not a row is float32 (float64): unit rows
 // are made there, rounded once where bfloat16 rows are multiplied, and made again in the backward pass rather than
@@ -32,7 +32,7 @@ struct ViewInputs {
 
 void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
                             TensorView scale, double number,  // [], or absent: the number
-                            TensorView loss,                  // out, [2, n] stacked, else [n]; or []: share times the sum
+                            TensorView loss,  // out, [2, n] stacked, else [n]; or []: share times the sum
                             double share, TensorView workspace, bool fast, int64_t stream);
 
 // w to the first 2n elements of the workspace. grad: of loss, any strides.
@@ -40,12 +40,12 @@ void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorVi
                             TensorView grad, double share, TensorView workspace, int64_t stream);
 
 void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                             TensorView grad, double share,
-                             TensorView product1, TensorView product2,  // [n, width] c W y, c W' x for the factors of the
-                                                                        // workspace, or absent: made here (width <= 256)
-                             TensorView grad_z1, TensorView grad_z2,    // [n, d] out, dtype of z; the second may be absent
-                                                                        // unless stacked
-                             TensorView grad_scale,                     // [] out or absent
+                             TensorView grad, double share, TensorView product1,
+                             TensorView product2,                     // [n, width] c W y, c W' x for the factors of the
+                                                                      // workspace, or absent: made here (width <= 256)
+                             TensorView grad_z1, TensorView grad_z2,  // [n, d] out, dtype of z; the second may be
+                                                                      // absent unless stacked
+                             TensorView grad_scale,                   // [] out or absent
                              TensorView workspace, bool fast, int64_t stream);
 
 }  // namespace sslspec::cuda

@@ -5,8 +5,8 @@
 // exponentials are taken in the accumulator registers and stored from there.
 // Memory traffic: one write of W, the operands from L2. Precision policy: fp32 until W is rounded, or until it is split
 // into three bfloat16 pieces, W = W1 + W2 + W3: 8 bits each make the 24 of fp32, and library products of the pieces
-// (primitives/_matmul.py) have its accuracy. bfloat16 has the exponents of fp32, but its subnormal numbers end at 2^-133:
-// weights below 2^-110 keep fewer than 24 bits.
+// (primitives/_matmul.py) have its accuracy. bfloat16 has the exponents of fp32, but its subnormal numbers end at
+// 2^-133: weights below 2^-110 keep fewer than 24 bits.
 #include <type_traits>
 
 #include "cuda/pairwise.cuh"
@@ -34,7 +34,7 @@ struct WeightsShared {
 struct WeightsOut {
   const Weight *x_weights, *y_weights;
   const float* bias;
-  void* data;       // [rows, m] per piece
+  void* data;  // [rows, m] per piece
   int64_t pitch, piece_step, row0;
   bool resident;  // TilePipe::keeps_x
 };
@@ -57,7 +57,8 @@ __device__ __forceinline__ void store_pair(float* at, float a, float b, bool bot
 }
 
 template <typename Traits>
-__device__ __forceinline__ void store_pieces(typename Traits::Elem* at, int64_t step, float a, float b, bool both, bool aligned) {
+__device__ __forceinline__ void store_pieces(typename Traits::Elem* at, int64_t step, float a, float b, bool both,
+                                             bool aligned) {
   store_pair(at, a, b, both, aligned);
 #pragma unroll
   for (int piece = 1; piece < Traits::kPieces; ++piece) {
@@ -89,62 +90,67 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
     s.row[threadIdx.x] = out.x_weights != nullptr ? out.x_weights[i] : kNoWeight;
     s.row_scale[threadIdx.x] = unit * (p.scale_col != 0 ? 1.0f : p.scale[i * p.scale_row]);
   }
-  pipe.run<typename Traits::Math>(p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float(&acc)[4][4][4]) {
-    const int64_t j0 = (first + tile) * kTile;
-    __syncthreads();  // the columns of the previous tile have been read
-    if (threadIdx.x < kTile) {
-      const int64_t j = min(j0 + threadIdx.x, p.y.count - 1);
-      s.column[threadIdx.x] = out.y_weights != nullptr ? out.y_weights[j] : kNoWeight;
-      s.column_scale[threadIdx.x] = p.scale_col != 0 ? p.scale[j * p.scale_col] : 1.0f;
-    }
-    const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
-    if (masked) fill_mask<kTile, kTile>(p, i0, j0, s.mask);
-    __syncthreads();
-    // weight_of(logit, row, column) is chosen for the whole tile: a branch per pair would leave one exponential in flight
-    const auto store = [&](const auto& weight_of) {
+  pipe.run<typename Traits::Math>(
+      p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float (&acc)[4][4][4]) {
+        const int64_t j0 = (first + tile) * kTile;
+        __syncthreads();  // the columns of the previous tile have been read
+        if (threadIdx.x < kTile) {
+          const int64_t j = min(j0 + threadIdx.x, p.y.count - 1);
+          s.column[threadIdx.x] = out.y_weights != nullptr ? out.y_weights[j] : kNoWeight;
+          s.column_scale[threadIdx.x] = p.scale_col != 0 ? p.scale[j * p.scale_col] : 1.0f;
+        }
+        const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
+        if (masked) fill_mask<kTile, kTile>(p, i0, j0, s.mask);
+        __syncthreads();
+        // weight_of(logit, row, column) is chosen for the whole tile: a branch per pair would leave one exponential in
+        // flight
+        const auto store = [&](const auto& weight_of) {
 #pragma unroll
-      for (int n = 0; n < 4; ++n) {  // the outer loop: what belongs to two columns stays in registers, and no more
-        const int c = TilePipe::column_of(n, 0);
-        const int64_t j = j0 + c;
-        const Weight column[2] = {s.column[c], s.column[c + 1]};
-        const float factor[2] = {s.column_scale[c], s.column_scale[c + 1]};
+          for (int n = 0; n < 4; ++n) {  // the outer loop: what belongs to two columns stays in registers, and no more
+            const int c = TilePipe::column_of(n, 0);
+            const int64_t j = j0 + c;
+            const Weight column[2] = {s.column[c], s.column[c + 1]};
+            const float factor[2] = {s.column_scale[c], s.column_scale[c + 1]};
 #pragma unroll
-        for (int m = 0; m < 4; ++m)
+            for (int m = 0; m < 4; ++m)
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const int r = TilePipe::row_of(m, h);
-            const Weight row = s.row[r];
-            const float row_scale = s.row_scale[r];
-            const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
-            float value[2];
+              for (int h = 0; h < 2; ++h) {
+                const int r = TilePipe::row_of(m, h);
+                const Weight row = s.row[r];
+                const float row_scale = s.row_scale[r];
+                const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
+                float value[2];
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-              const float w = weight_of(acc[m][n][2 * h + e] * (row_scale * factor[e]), row, column[e]);
-              value[e] = word >> (c + e) % 32 & 1 ? 0.0f : w * factor[e];
-            }
-            const int64_t i = i0 + r;
-            if (i < p.x.count && j < p.y.count)
-              store_pieces<Traits>(static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch + j, out.piece_step, value[0], value[1],
-                                   j + 1 < p.y.count, aligned);
+                for (int e = 0; e < 2; ++e) {
+                  const float w = weight_of(acc[m][n][2 * h + e] * (row_scale * factor[e]), row, column[e]);
+                  value[e] = word >> (c + e) % 32 & 1 ? 0.0f : w * factor[e];
+                }
+                const int64_t i = i0 + r;
+                if (i < p.x.count && j < p.y.count)
+                  store_pieces<Traits>(static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch + j, out.piece_step,
+                                       value[0], value[1], j + 1 < p.y.count, aligned);
+              }
           }
-      }
-    };
-    if (sigmoid_part)
-      store([&](float x, Weight row, Weight other) { return sigmoid(x + bias) * (row.factor + other.factor); });
-    else if (one_exponential)
-      store([&](float x, Weight row, Weight other) { return exp2_fast(x - shift) * (row.factor + other.factor); });
-    else
-      store([&](float x, Weight row, Weight other) {
-        return fmaf(other.factor, exp2_fast(x - other.shift), row.factor * exp2_fast(x - row.shift));
+        };
+        if (sigmoid_part)
+          store([&](float x, Weight row, Weight other) { return sigmoid(x + bias) * (row.factor + other.factor); });
+        else if (one_exponential)
+          store([&](float x, Weight row, Weight other) { return exp2_fast(x - shift) * (row.factor + other.factor); });
+        else
+          store([&](float x, Weight row, Weight other) {
+            return fmaf(other.factor, exp2_fast(x - other.shift), row.factor * exp2_fast(x - row.shift));
+          });
       });
-  });
 }
 
-struct Vectors { float *kind, *c, *x_factor, *x_shift, *y_factor, *y_shift; };
+struct Vectors {
+  float *kind, *c, *x_factor, *x_shift, *y_factor, *y_shift;
+};
 
 // The weights as separate arrays and the row scales in powers of two, for the Hopper pass.
-__global__ void __launch_bounds__(TileTraits::kThreads) vectors_kernel(const __grid_constant__ Pairs p, const float* bias,
-                                                                       const Weight* x_weights, const Weight* y_weights, Vectors out) {
+__global__ void __launch_bounds__(TileTraits::kThreads)
+    vectors_kernel(const __grid_constant__ Pairs p, const float* bias, const Weight* x_weights, const Weight* y_weights,
+                   Vectors out) {
   __shared__ float slots[TileTraits::kWarps];
   const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x;
   if (blockIdx.x == 0) {
@@ -160,8 +166,8 @@ __global__ void __launch_bounds__(TileTraits::kThreads) vectors_kernel(const __g
 
 // Sets the weights of left-out pairs to 0: a block looks at kClearSpan tiles, most of which hold none.
 constexpr int kClearSpan = 32;
-__global__ void __launch_bounds__(TileTraits::kThreads) clear_kernel(const __grid_constant__ Pairs p, __nv_bfloat16* weights,
-                                                                     int64_t pitch, int64_t row0) {
+__global__ void __launch_bounds__(TileTraits::kThreads)
+    clear_kernel(const __grid_constant__ Pairs p, __nv_bfloat16* weights, int64_t pitch, int64_t row0) {
   constexpr int kTile = TileTraits::kRows;
   __shared__ uint32_t mask[kTile * kTile / 32];
   __shared__ bool masked[kClearSpan];
@@ -191,8 +197,9 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
   using Traits = WeightsTraits<Math, kPieces>;
   const int64_t strips = ceil_div(ceil_div(pairs.y.count, TileTraits::kRows), Traits::kSpan);
   launch("pairwise_weights", matrix_kernel<Traits>,
-         dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))), TileTraits::kThreads,
-         TilePipe::shared_bytes(pairs.x.bytes, out.resident) + sizeof(WeightsShared), p.stream, pairs, out);
+         dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
+         TileTraits::kThreads, TilePipe::shared_bytes(pairs.x.bytes, out.resident) + sizeof(WeightsShared), p.stream,
+         pairs, out);
 }
 
 #ifdef SSLSPEC_WITH_SM90A
@@ -200,7 +207,8 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
 // beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
   return hopper_allowed("weights") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
-         (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 && pitch % 8 == 0 && p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
+         (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 && pitch % 8 == 0 && p.y.shape[0] >= 1024 &&
+         p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
 }
 
 void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,
@@ -208,7 +216,8 @@ void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBa
   const int64_t n = p.x.shape[0], m = p.y.shape[0];
   const int64_t x_step = (n + 3) / 4 * 4, y_step = (m + 3) / 4 * 4;  // pairwise_vectors_size
   float* arrays = b.vectors + 4;
-  const Vectors v = {b.vectors, arrays, arrays + x_step, arrays + 2 * x_step, arrays + 3 * x_step, arrays + 3 * x_step + y_step};
+  const Vectors v = {
+      b.vectors, arrays, arrays + x_step, arrays + 2 * x_step, arrays + 3 * x_step, arrays + 3 * x_step + y_step};
   const int64_t length = n > m ? n : m;
   if (row0 == 0)
     launch("pairwise_vectors", vectors_kernel, dim3(static_cast<unsigned>(ceil_div(length, TileTraits::kThreads))),

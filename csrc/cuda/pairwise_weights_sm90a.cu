@@ -30,8 +30,9 @@ __device__ __forceinline__ float power_of_two(float x) {
 // A branch for a whole fragment: one per element would keep two exponentials and two comparisons in every case.
 template <typename Fragment>
 struct PairWeight {
-  CUTLASS_HOST_DEVICE Fragment operator()(const Fragment& dot, const Fragment& c, const Fragment& x_factor, const Fragment& x_shift,
-                                          const Fragment& y_factor, const Fragment& y_shift, const Fragment& kind) const {
+  CUTLASS_HOST_DEVICE Fragment operator()(const Fragment& dot, const Fragment& c, const Fragment& x_factor,
+                                          const Fragment& x_shift, const Fragment& y_factor, const Fragment& y_shift,
+                                          const Fragment& kind) const {
     Fragment w;
 #if defined(__CUDA_ARCH__)
     if (kind[0] == kOneExponential) {
@@ -63,13 +64,13 @@ struct WeightsTraits {
   static constexpr int kAlign = 16 / sizeof(Elem);
   using Rows = fusion::Sm90ColBroadcast<0, Tile, float>;  // a value per row
   using Columns = fusion::Sm90RowBroadcast<0, Tile, float>;
-  using Visitor = fusion::Sm90EVT<
-      fusion::Sm90Compute<PairWeight, Elem, float, cutlass::FloatRoundStyle::round_to_nearest>, fusion::Sm90AccFetch, Rows,
-      Rows, Rows, Columns, Columns, fusion::Sm90ScalarBroadcast<float>>;
+  using Visitor =
+      fusion::Sm90EVT<fusion::Sm90Compute<PairWeight, Elem, float, cutlass::FloatRoundStyle::round_to_nearest>,
+                      fusion::Sm90AccFetch, Rows, Rows, Rows, Columns, Columns, fusion::Sm90ScalarBroadcast<float>>;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster, cutlass::epilogue::collective::EpilogueTileAuto,
-      float, float, void, cutlass::layout::RowMajor, kAlign, Elem, cutlass::layout::RowMajor, kAlign,
-      cutlass::epilogue::TmaWarpSpecializedCooperative, Visitor>::CollectiveOp;
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
+      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, cutlass::layout::RowMajor, kAlign, Elem,
+      cutlass::layout::RowMajor, kAlign, cutlass::epilogue::TmaWarpSpecializedCooperative, Visitor>::CollectiveOp;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Elem, cutlass::layout::RowMajor, kAlign, Elem,
       cutlass::layout::ColumnMajor, kAlign, float, Tile, Cluster,

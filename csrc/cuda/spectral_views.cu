@@ -2,8 +2,8 @@
 //
 // Tiling: a warp per row of both views, lanes over the columns in packs. Memory traffic: the rows are read in their own
 // type, again from a cache where they are cut, and written once.
-// Precision policy: float (double for double), lane by lane, then over the warp; sums over rows in float64, all in a fixed
-// order. Factors are rounded to bfloat16 where the products are.
+// Precision policy: float (double for double), lane by lane, then over the warp; sums over rows in float64, all in a
+// fixed order. Factors are rounded to bfloat16 where the products are.
 #include "cuda/spectral_views.h"
 
 #include "cuda/gram.cuh"
@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kThreads) spectral_finish_kernel(const __grid_
     f[o] = p.in.factor(norm), cut[o] = !(norm < p.in.longest);
   }
   const T t = p.in.rows[2 * n + i], factor = *p.factor;
-  const auto gradients = [&](int64_t c, P (&x)[2], P (&g)[2]) {
+  const auto gradients = [&](int64_t c, P(&x)[2], P(&g)[2]) {
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
       x[o] = load_wide<kWidth>(p.in.z[o] + i * p.in.ld[o] + c);
@@ -168,7 +168,12 @@ void check_views(const TensorView& z1, const TensorView& z2, const TensorView& r
 template <typename In>
 Views<In> views_of(const TensorView& z1, const TensorView& z2, const TensorView& rows, double longest) {
   using T = typename Wide<In>::type;
-  return {{z1.as<In>(), z2.as<In>()}, {z1.stride[0], z2.stride[0]}, z1.shape[0], z1.shape[1], static_cast<T>(longest), rows.as<T>()};
+  return {{z1.as<In>(), z2.as<In>()},
+          {z1.stride[0], z2.stride[0]},
+          z1.shape[0],
+          z1.shape[1],
+          static_cast<T>(longest),
+          rows.as<T>()};
 }
 
 dim3 grid_of(int64_t rows) { return dim3(static_cast<unsigned>(ceil_div(rows, kWarps))); }
@@ -184,7 +189,8 @@ void pack(const PackArgs<In, Out>& p, bool wide, int64_t stream) {
 void spectral_pack(TensorView z1, TensorView z2, double longest, bool subtracted, TensorView factors, TensorView rows,
                    TensorView sums, int64_t stream) {
   check_views(z1, z2, rows);
-  const int64_t n = z1.shape[0], d = z1.shape[1], blocks = ceil_div(n, kSpectralRows), all = factors.ndim == 3 ? factors.shape[1] : 0;
+  const int64_t n = z1.shape[0], d = z1.shape[1], blocks = ceil_div(n, kSpectralRows),
+                all = factors.ndim == 3 ? factors.shape[1] : 0;
   const bool half = factors.dtype == DType::bf16;
   SSLSPEC_CHECK(longest > 0, kOp, ": longest must be positive, got ", longest);
   SSLSPEC_CHECK(all >= n, kOp, ": factors must have at least ", n, " rows, got ", all);
@@ -199,13 +205,16 @@ void spectral_pack(TensorView z1, TensorView z2, double longest, bool subtracted
     const Views<In> in = views_of<In>(z1, z2, rows, longest);
     double *pairs = sums.as<double>(), *squares = pairs + 2 * blocks;
     if constexpr (sizeof(T) == 4)
-      if (half) return pack<In, __nv_bfloat16>({in, factors.as<__nv_bfloat16>(), all, pairs, squares, subtracted}, wide, stream);
+      if (half)
+        return pack<In, __nv_bfloat16>({in, factors.as<__nv_bfloat16>(), all, pairs, squares, subtracted}, wide,
+                                       stream);
     pack<In, T>({in, factors.as<T>(), all, pairs, squares, subtracted}, wide, stream);
   });
 }
 
-void spectral_finish(TensorView z1, TensorView z2, double longest, double attraction, double repulsion, bool half, TensorView rows,
-                     TensorView made, TensorView factor, TensorView grad_1, TensorView grad_2, int64_t stream) {
+void spectral_finish(TensorView z1, TensorView z2, double longest, double attraction, double repulsion, bool half,
+                     TensorView rows, TensorView made, TensorView factor, TensorView grad_1, TensorView grad_2,
+                     int64_t stream) {
   check_views(z1, z2, rows);
   const int64_t n = z1.shape[0], d = z1.shape[1], wanted = grad_1.present() + grad_2.present();
   const DType type = wide_type(z1.dtype);

@@ -1,5 +1,6 @@
 // CUDA entry points of `spectral_views`: what stands around the library GEMMs; see csrc/spectral_views.h for the
-// mathematics and sslspec_fast/primitives/_spectral_cuda.py for the order of the calls. Rows z1, z2 are of any float type.
+// mathematics and sslspec_fast/primitives/_spectral_cuda.py for the order of the calls. Rows z1, z2 are of any float
+// type.
 #pragma once
 #include "common/tensor_view.h"
 
@@ -16,11 +17,12 @@ void spectral_pack(TensorView z1, TensorView z2,  // [n, d]
                    TensorView rows,     // [3, n]
                    TensorView sums, int64_t stream);
 
-// factor times the gradients g_1 = attraction y + 2 repulsion (made_1 - t y), y as multiplied beside t, through the cut.
+// factor times the gradients g_1 = attraction y + 2 repulsion (made_1 - t y), y as multiplied beside t, through the
+// cut.
 void spectral_finish(TensorView z1, TensorView z2, double longest, double attraction, double repulsion, bool half,
                      TensorView rows,
-                     TensorView made,    // [wanted gradients, n, d]
-                     TensorView factor,  // ()
+                     TensorView made,                       // [wanted gradients, n, d]
+                     TensorView factor,                     // ()
                      TensorView grad_1, TensorView grad_2,  // [n, d] in the type of z1, or absent
                      int64_t stream);
 

@@ -45,7 +45,10 @@ __global__ void __launch_bounds__(kThreads) spmm_kernel(const __grid_constant__ 
     int64_t high = end;
     while (begin < high) {  // first entry of the upper triangle
       const int64_t mid = begin + (high - begin) / 2;
-      if (p.a.column(mid) < self) begin = mid + 1; else high = mid;
+      if (p.a.column(mid) < self)
+        begin = mid + 1;
+      else
+        high = mid;
     }
   }
   const T own_scale = p.row_scale == nullptr ? T(0) : p.row_scale[i];
@@ -64,8 +67,10 @@ __global__ void __launch_bounds__(kThreads) spmm_kernel(const __grid_constant__ 
         const int64_t at = there ? e + q : e, j = p.a.column(at);
         near[q] = *reinterpret_cast<const P*>(p.x + j * p.ldx + c);
         weight[q] = p.a.template value<T>(at);
-        if (p.add_scales) weight[q] *= own_scale + p.col_scale[j];
-        else if (p.col_scale != nullptr) weight[q] *= p.col_scale[j];
+        if (p.add_scales)
+          weight[q] *= own_scale + p.col_scale[j];
+        else if (p.col_scale != nullptr)
+          weight[q] *= p.col_scale[j];
         if (p.upper_from >= 0 && j == self) weight[q] *= T(0.5);
       }
 #pragma unroll
@@ -104,7 +109,8 @@ void launch_spmm(const SpmmArgs<T>& p, int64_t stream) {
   const int64_t packs_per_row = ceil_div(p.b, kWidth);
   auto run = [&](auto traits) {
     using Traits = decltype(traits);
-    launch("spmm", spmm_kernel<Traits>, dim3(static_cast<unsigned>(ceil_div(p.a.n, Traits::kRows))), kThreads, 0, stream, p);
+    launch("spmm", spmm_kernel<Traits>, dim3(static_cast<unsigned>(ceil_div(p.a.n, Traits::kRows))), kThreads, 0,
+           stream, p);
   };
   if (packs_per_row <= 2) return run(SpmmTraits<T, kWidth, 2>{});
   if (packs_per_row <= 4) return run(SpmmTraits<T, kWidth, 4>{});
@@ -118,7 +124,8 @@ void launch_spmm(const SpmmArgs<T>& p, int64_t stream) {
 template <typename T>
 void prepare_spmm(const Sparse& a, const TensorView& x, const TensorView& own, const TensorView& row_scale,
                   const TensorView& col_scale, const TensorView& w, const TensorView& diagonal, const TensorView& y,
-                  bool add_scales, double alpha, double beta, double gamma, double delta, int64_t upper_from, int64_t stream) {
+                  bool add_scales, double alpha, double beta, double gamma, double delta, int64_t upper_from,
+                  int64_t stream) {
   SpmmArgs<T> p{};
   p.a = a;
   p.x = x.as<T>(), p.ldx = x.stride[0], p.b = x.shape[1];
@@ -127,7 +134,8 @@ void prepare_spmm(const Sparse& a, const TensorView& x, const TensorView& own, c
   p.w = w.as<T>(), p.ldw = w.stride[0], p.diagonal = diagonal.as<T>();
   p.y = y.as<T>(), p.ldy = y.stride[0];
   p.add_scales = add_scales, p.upper_from = upper_from;
-  p.alpha = static_cast<T>(alpha), p.beta = static_cast<T>(beta), p.gamma = static_cast<T>(gamma), p.delta = static_cast<T>(delta);
+  p.alpha = static_cast<T>(alpha), p.beta = static_cast<T>(beta), p.gamma = static_cast<T>(gamma),
+  p.delta = static_cast<T>(delta);
   constexpr int kWide = 16 / sizeof(T);
   if (packs(x, kWide) && packs(own, kWide) && packs(w, kWide) && packs(y, kWide))
     launch_spmm<T, kWide>(p, stream);
@@ -138,8 +146,8 @@ void prepare_spmm(const Sparse& a, const TensorView& x, const TensorView& own, c
 }  // namespace
 
 void spmm(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView own, TensorView row_scale,
-          TensorView col_scale, TensorView w, TensorView diagonal, TensorView y, bool add_scales, double alpha, double beta,
-          double gamma, double delta, int64_t upper_from, int64_t stream) {
+          TensorView col_scale, TensorView w, TensorView diagonal, TensorView y, bool add_scales, double alpha,
+          double beta, double gamma, double delta, int64_t upper_from, int64_t stream) {
   constexpr const char* kOp = "spmm";
   const int device = x.device;
   const Sparse a = sparse_of(kOp, indptr, indices, values, device);

@@ -37,11 +37,13 @@ struct TilePipe {
     return (bytes + TileTraits::kChunkBytes - 1) / TileTraits::kChunkBytes;
   }
   static __host__ __device__ size_t shared_bytes(int bytes, bool resident) {
-    return static_cast<size_t>((resident ? chunk_count(bytes) : TileTraits::kStages) + TileTraits::kStages) * TileTraits::kPanelBytes;
+    return static_cast<size_t>((resident ? chunk_count(bytes) : TileTraits::kStages) + TileTraits::kStages) *
+           TileTraits::kPanelBytes;
   }
   // other: what the kernel needs besides; limit: of the device
   static bool keeps_x(int bytes, size_t other, int limit) {
-    return chunk_count(bytes) <= TileTraits::kResidentPanels && shared_bytes(bytes, true) + other <= static_cast<size_t>(limit);
+    return chunk_count(bytes) <= TileTraits::kResidentPanels &&
+           shared_bytes(bytes, true) + other <= static_cast<size_t>(limit);
   }
   __device__ TilePipe(unsigned char* shared, int bytes, bool resident)
       : x_panels(shared), chunks(chunk_count(bytes)), resident(resident) {
@@ -63,14 +65,16 @@ struct TilePipe {
   // Step s of a row of tiles: chunk s % chunks of the tile whose Y rows start at y0 + 128 (s / chunks).
   __device__ __forceinline__ void load_step(const Rows& x, int64_t x0, const Rows& y, int64_t y0, int step) const {
     const int slot = step % TileTraits::kStages, chunk = step % chunks;
-    load(y_panels + slot * TileTraits::kPanelBytes, y, y0 + static_cast<int64_t>(step / chunks) * TileTraits::kRows, chunk);
+    load(y_panels + slot * TileTraits::kPanelBytes, y, y0 + static_cast<int64_t>(step / chunks) * TileTraits::kRows,
+         chunk);
     if (!resident) load(x_panels + slot * TileTraits::kPanelBytes, x, x0, chunk);
   }
 
   // Computes `tiles` neighbouring tiles, rows x0.. of X against rows y0.. of Y, and calls done(j, acc) after tile j.
   // acc[m][n] is the accumulator of rows row_of(m, .) and columns column_of(n, .). All threads must call it.
   template <typename Math, typename Done>
-  __device__ __forceinline__ void run(const Rows& x, int64_t x0, const Rows& y, int64_t y0, int tiles, Done&& done) const {
+  __device__ __forceinline__ void run(const Rows& x, int64_t x0, const Rows& y, int64_t y0, int tiles,
+                                      Done&& done) const {
     const int steps = tiles * chunks;
     __syncthreads();  // the panels of the previous call are free
     if (resident)
@@ -103,7 +107,8 @@ struct TilePipe {
   }
 
   template <typename Math>
-  static __device__ __forceinline__ void multiply(float (&acc)[4][4][4], const unsigned char* x, const unsigned char* y) {
+  static __device__ __forceinline__ void multiply(float (&acc)[4][4][4], const unsigned char* x,
+                                                  const unsigned char* y) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     // X: matrices are (rows 0-7, 8-15) x (first, second 16 bytes); Y: two 8-row tiles x (first, second 16 bytes)
     const unsigned char* xp = x + (warp / 4 * 64 + lane % 16) * TileTraits::kPitch + lane / 16 * 16;

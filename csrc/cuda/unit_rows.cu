@@ -1,8 +1,8 @@
 // Rows of unit or bounded length, their similarity, and the gradient; see csrc/unit_rows.h.
 //
-// Tiling: one warp per row (of both operands), lanes over the columns in packs of 16 bytes where rows are aligned. Memory
-// traffic: every row is read twice, the second time from a cache, and written once.
-// Precision policy: everything in the type of the rows, lane by lane, then over the warp in a fixed order.
+// Tiling: one warp per row (of both operands), lanes over the columns in packs of 16 bytes where rows are aligned.
+// Memory traffic: every row is read twice, the second time from a cache, and written once. Precision policy: everything
+// in the type of the rows, lane by lane, then over the warp in a fixed order.
 #include "cuda/launch.h"
 #include "cuda/reduce.cuh"
 #include "cuda/sparse.cuh"
@@ -113,8 +113,8 @@ __global__ void __launch_bounds__(kThreads) unit_rows_grad_kernel(const __grid_c
 }
 
 template <typename T>
-void run(const std::vector<TensorView>& in, const std::vector<TensorView>& x, const std::vector<TensorView>& norm, double longest,
-         const TensorView& dot, const std::vector<TensorView>* grad, int64_t stream) {
+void run(const std::vector<TensorView>& in, const std::vector<TensorView>& x, const std::vector<TensorView>& norm,
+         double longest, const TensorView& dot, const std::vector<TensorView>* grad, int64_t stream) {
   constexpr int kWide = 16 / sizeof(T);
   UnitRows<T> p{};
   p.n = x[0].shape[0], p.d = x[0].shape[1], p.operands = static_cast<int>(x.size());
@@ -134,12 +134,11 @@ void run(const std::vector<TensorView>& in, const std::vector<TensorView>& x, co
   if (grad == nullptr)
     launch("unit_rows", wide ? unit_rows_kernel<T, kWide> : unit_rows_kernel<T, 1>, grid, kThreads, 0, stream, p);
   else
-    launch("unit_rows_backward", wide ? unit_rows_grad_kernel<T, kWide> : unit_rows_grad_kernel<T, 1>, grid, kThreads, 0, stream, p);
+    launch("unit_rows_backward", wide ? unit_rows_grad_kernel<T, kWide> : unit_rows_grad_kernel<T, 1>, grid, kThreads,
+           0, stream, p);
 }
 
-void check_device(const TensorView& x) {
-  SSLSPEC_CHECK(x.device != kCpu, "unit_rows: rows must be on a CUDA device");
-}
+void check_device(const TensorView& x) { SSLSPEC_CHECK(x.device != kCpu, "unit_rows: rows must be on a CUDA device"); }
 
 }  // namespace
 

@@ -34,24 +34,50 @@
 #define gridDim (::emulator::grid_size())
 
 template <typename A, typename B>
-std::common_type_t<A, B> min(A a, B b) { return a < b ? a : b; }
+std::common_type_t<A, B> min(A a, B b) {
+  return a < b ? a : b;
+}
 template <typename A, typename B>
-std::common_type_t<A, B> max(A a, B b) { return a < b ? b : a; }
+std::common_type_t<A, B> max(A a, B b) {
+  return a < b ? b : a;
+}
 
-inline double __longlong_as_double(long long x) { double y; std::memcpy(&y, &x, 8); return y; }
-inline float __int_as_float(int x) { float y; std::memcpy(&y, &x, 4); return y; }
-inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); return y; }
-inline unsigned __float_as_uint(float x) { unsigned y; std::memcpy(&y, &x, 4); return y; }
+inline double __longlong_as_double(long long x) {
+  double y;
+  std::memcpy(&y, &x, 8);
+  return y;
+}
+inline float __int_as_float(int x) {
+  float y;
+  std::memcpy(&y, &x, 4);
+  return y;
+}
+inline float __uint_as_float(unsigned x) {
+  float y;
+  std::memcpy(&y, &x, 4);
+  return y;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned y;
+  std::memcpy(&y, &x, 4);
+  return y;
+}
 inline void __syncthreads() { ::emulator::block_barrier(); }
 inline void __syncwarp(unsigned = 0xffffffffu) { ::emulator::warp_barrier(); }
 template <typename T>
-T __shfl_xor_sync(unsigned, T value, int mask) { return ::emulator::exchange(value, ::emulator::lane() ^ mask); }
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return ::emulator::exchange(value, ::emulator::lane() ^ mask);
+}
 template <typename T>
-T __shfl_sync(unsigned, T value, int source) { return ::emulator::exchange(value, source); }
+T __shfl_sync(unsigned, T value, int source) {
+  return ::emulator::exchange(value, source);
+}
 template <typename T>
 T __shfl_down_sync(unsigned, T value, int delta) {
   const int from = ::emulator::lane() + delta;
   return ::emulator::exchange(value, from < 32 ? from : ::emulator::lane());
 }
 template <typename T>
-T __ldg(const T* p) { return *p; }
+T __ldg(const T* p) {
+  return *p;
+}

@@ -36,7 +36,12 @@ namespace {
 
 constexpr size_t kStack = 512 * 1024;
 
-struct Copy { void* to; const void* from; int bytes; bool valid; };
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+  bool valid;
+};
 struct Fibre {
   void* stack_pointer = nullptr;
   unsigned char* stack = nullptr;
@@ -61,7 +66,8 @@ const std::function<void()>* body = nullptr;
 
 void yield() {
   const int from = current, count = static_cast<int>(fibres.size());
-  do current = (current + 1) % count; while (fibres[current].done && current != from);
+  do current = (current + 1) % count;
+  while (fibres[current].done && current != from);
   if (current != from) emulator_switch(&fibres[from].stack_pointer, fibres[current].stack_pointer);
 }
 
@@ -69,14 +75,17 @@ void entry() {
   (*body)();
   Fibre& f = fibres[current];
   for (const auto& g : f.groups)
-    if (!g.empty()) { std::abort(); }  // copies still in flight at the end of the kernel
+    if (!g.empty()) {
+      std::abort();
+    }  // copies still in flight at the end of the kernel
   f.done = true;
   --live;
   --warps[current / 32].live;
   void* ignored;
   if (live == 0) emulator_switch(&ignored, main_stack);
   int next = current;
-  do next = (next + 1) % static_cast<int>(fibres.size()); while (fibres[next].done);
+  do next = (next + 1) % static_cast<int>(fibres.size());
+  while (fibres[next].done);
   current = next;
   emulator_switch(&ignored, fibres[next].stack_pointer);
   std::abort();
@@ -140,7 +149,10 @@ void wait_copies(int pending) {
   Fibre& f = fibres[current];
   while (static_cast<int>(f.groups.size()) > pending) {
     for (const Copy& c : f.groups.front())
-      if (c.valid) std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes)); else std::memset(c.to, 0, static_cast<size_t>(c.bytes));
+      if (c.valid)
+        std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
+      else
+        std::memset(c.to, 0, static_cast<size_t>(c.bytes));
     f.groups.pop_front();
   }
 }
@@ -149,13 +161,15 @@ void run(dim3 grid_shape, int threads, size_t shared, const std::function<void()
   constexpr size_t kPage = 4096;
   const size_t room = (shared + kPage - 1) / kPage * kPage;
   if (shared > 232448) throw std::runtime_error("emulator: more shared memory than any block may have");
-  shared_base = static_cast<unsigned char*>(mmap(nullptr, room + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  shared_base = static_cast<unsigned char*>(
+      mmap(nullptr, room + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   mprotect(shared_base + room, kPage, PROT_NONE);
   shared_start = shared_base + (room - (shared + 127) / 128 * 128);
   grid = grid_shape, block = dim3(static_cast<unsigned>(threads)), body = &kernel;
   std::vector<unsigned char*> stacks(static_cast<size_t>(threads));
   for (auto& s : stacks)
-    s = static_cast<unsigned char*>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    s = static_cast<unsigned char*>(
+        mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
       for (unsigned x = 0; x < grid.x; ++x) {

@@ -15,7 +15,8 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
   for (int64_t i = 0; i < p.rows; ++i)
     for (int64_t j = 0; j < p.m; ++j) {
       double dot = 0;
-      for (int64_t k = 0; k < p.d; ++k) dot += double(__bfloat162float(x[i * p.ldx + k])) * __bfloat162float(y[j * p.ldy + k]);
+      for (int64_t k = 0; k < p.d; ++k)
+        dot += double(__bfloat162float(x[i * p.ldx + k])) * __bfloat162float(y[j * p.ldy + k]);
       const double power = dot * p.c[i] - p.x_shift[i];
       double w = p.x_factor[i] * (*p.kind == kSigmoid ? 1 / (1 + std::exp2(-power)) : std::exp2(power));
       if (*p.kind == kOneExponential) w += p.y_factor != nullptr ? p.y_factor[j] * std::exp2(power) : 0.0;
@@ -46,7 +47,8 @@ void statistics_stand_in(const Pairs p, const HopperStatistics out) {
     const int64_t j = out.col0 + blockIdx.y * 128 + at % 64 / 4 * 8 + lane % 4 * 2 + at % 2;
     products[at] = i < out.rows ? dot_of(p, out.row0 + i, j) : 0.0f;
   }
-  store_tile_sums(p, out, blockIdx.x, blockIdx.y, [&](int at) { return products[at]; }, s, thread, [] { __syncthreads(); });
+  store_tile_sums(
+      p, out, blockIdx.x, blockIdx.y, [&](int at) { return products[at]; }, s, thread, [] { __syncthreads(); });
 }
 
 void pairwise_statistics_sm90a(const PairwiseProblem& problem, const BlockBound* x_bounds, const BlockBound* y_bounds,
@@ -64,7 +66,8 @@ void sums_stand_in(const Pairs p, const SumsArgs args) {
   const int thread = threadIdx.x, group = thread / 128, warp = thread % 128 / 32, lane = thread % 32;
   const auto multiply = [&](int64_t row, int64_t tile, bool, const auto& use) {
     use([&](int at) {
-      return dot_of(p, row * 128 + group * 64 + warp * 16 + lane / 4 + at / 2 % 2 * 8, tile * 128 + at / 4 * 8 + lane % 4 * 2 + at % 2);
+      return dot_of(p, row * 128 + group * 64 + warp * 16 + lane / 4 + at / 2 % 2 * 8,
+                    tile * 128 + at / 4 * 8 + lane % 4 * 2 + at % 2);
     });
   };
   // both groups meet at the same barriers, so that one of all threads serves
@@ -72,8 +75,8 @@ void sums_stand_in(const Pairs p, const SumsArgs args) {
   super_sums(p, args, SumsPlan(p, args, blockIdx.x), s, thread, limit, multiply, barrier, barrier);
 }
 
-void pairwise_sums_sm90a(const PairwiseProblem& problem, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                         Partial* x_parts, Partial* y_parts) {
+void pairwise_sums_sm90a(const PairwiseProblem& problem, const float* bias, const BlockBound* x_bounds,
+                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts) {
   const Pairs p = pairs_of(problem, x_bounds, y_bounds);
   const PairwiseGrid grid(p.x.count, p.y.count);
   const auto blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;

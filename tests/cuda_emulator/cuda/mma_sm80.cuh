@@ -37,7 +37,9 @@ inline void ldmatrix_transposed(uint32_t (&r)[4], const void* row) {
   emulator::warp_barrier();
 }
 
-struct Fragments { uint32_t a[4], b[2]; };
+struct Fragments {
+  uint32_t a[4], b[2];
+};
 
 inline float bf16_value(uint32_t word, int half) {
   const uint32_t bits = (half ? word >> 16 : word & 0xffffu) << 16;
@@ -66,13 +68,18 @@ void multiply_fragments(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint
       const int per = kWide ? 8 : 4, inner = k % per, in_lane = kWide ? inner / 2 : inner;
       const uint32_t wa = at(row % 8 * 4 + in_lane)->a[row / 8 + 2 * (k / per)];
       const uint32_t wb = at(col * 4 + in_lane)->b[k / per];
-      sum += kWide ? double(bf16_value(wa, inner % 2)) * bf16_value(wb, inner % 2) : double(tf32_value(wa)) * tf32_value(wb);
+      sum += kWide ? double(bf16_value(wa, inner % 2)) * bf16_value(wb, inner % 2)
+                   : double(tf32_value(wa)) * tf32_value(wb);
     }
     c[e] = static_cast<float>(sum);
   }
 }
-inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { multiply_fragments<true>(c, a, b0, b1); }
-inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { multiply_fragments<false>(c, a, b0, b1); }
+inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_fragments<true>(c, a, b0, b1);
+}
+inline void mma_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  multiply_fragments<false>(c, a, b0, b1);
+}
 
 inline uint32_t to_tf32(float x) {  // nearest, ties away from zero
   uint32_t bits;
