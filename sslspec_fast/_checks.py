@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 REDUCTIONS = ("mean", "sum", "none")
 IMPLEMENTATIONS = ("fused", "torch")
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def _readable(x: Tensor) -> bool:
@@ -37,14 +38,17 @@ def choice(op: str, name: str, value: object, options: Sequence[str]) -> None:
 
 def number(
     op: str, name: str, value: float, *, low: float = -math.inf, strict: bool = False
-) -> None:
-    """A finite Python number, at least low (above low if strict)."""
+) -> float:
+    """A finite number, at least low (above low if strict), as a Python one."""
+    if isinstance(value, (np.floating, np.integer)):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
     # comparisons only: NaN fails them all, and a symbolic float of torch.compile allows them
     if not -math.inf < value < math.inf or value < low or (strict and value == low):
         rule = "finite" if low == -math.inf else f"finite and {'>' if strict else '>='} {low:g}"
         raise ValueError(f"{op}: {name} must be {rule}, got {value}")
+    return value
 
 
 def count(op: str, name: str, value: Any, low: float = -math.inf) -> int:
@@ -56,10 +60,11 @@ def count(op: str, name: str, value: Any, low: float = -math.inf) -> int:
     return int(value)
 
 
-def fraction(op: str, name: str, value: float) -> None:
-    number(op, name, value, low=0.0)
+def fraction(op: str, name: str, value: float) -> float:
+    value = number(op, name, value, low=0.0)
     if value >= 1:
         raise ValueError(f"{op}: {name} must be in [0, 1), got {value}")
+    return value
 
 
 def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
@@ -68,6 +73,12 @@ def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {x.dtype}")
+    if x.dtype not in FLOATS:
+        raise TypeError(
+            f"{op}: {name} must be float64, float32, bfloat16 or float16, got {x.dtype}"
+        )
+    if x.layout != torch.strided:
+        raise TypeError(f"{op}: {name} must be a dense tensor, got layout {x.layout}")
     if x.dim() != 2:
         raise ValueError(
             f"{op}: {name} must have 2 dimensions (rows, features), got shape {tuple(x.shape)}"
@@ -129,7 +140,7 @@ def positive(
     gradient.
     """
     if not isinstance(value, Tensor):
-        number(op, name, value, low=0.0, strict=True)
+        value = number(op, name, value, low=0.0, strict=True)
         return torch.full((), float(value), dtype=computed_dtype(like), device=like.device)
     if not value.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
@@ -160,24 +171,32 @@ def scale(
     if isinstance(value, Tensor):
         checked = positive(op, name, value, like, rows=rows)
         return checked.reciprocal() if inverse else checked
-    number(op, name, value, low=0.0, strict=True)
+    value = number(op, name, value, low=0.0, strict=True)
     return 1 / value if inverse else value
 
 
 def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
     """A bias, a number or a tensor of one value, as a 0-dim tensor in the dtype of the loss."""
     if not isinstance(value, Tensor):
-        number(op, name, value)
+        value = number(op, name, value)
         return torch.full((), float(value), dtype=computed_dtype(like), device=like.device)
     if not value.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
     if value.numel() != 1:
         raise ValueError(f"{op}: {name} must be one value, got shape {tuple(value.shape)}")
+    if _readable(value) and not bool(value.detach().isfinite().all()):
+        raise ValueError(f"{op}: {name} must be finite, got {value.item()}")
     return value.reshape(()).to(device=like.device, dtype=computed_dtype(like))
 
 
-def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tensor | None:
-    """weight: None, or (n,) finite and >= 0; returned in the dtype of the loss."""
+def sample_weight(
+    op: str, weight: Tensor | None, like: Tensor, n: int, reduction: str,
+    anchor: Tensor | None = None,
+) -> Tensor | None:  # fmt: skip
+    """weight: None, or (n,) finite and >= 0; returned in the dtype of the loss.
+
+    anchor: (n,) bool, the rows that a mean runs over; None for all.
+    """
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
@@ -195,6 +214,12 @@ def sample_weight(op: str, weight: Tensor | None, like: Tensor, n: int) -> Tenso
         bad = weight.detach()[~((weight >= 0) & weight.isfinite())]
         if bad.numel():
             raise ValueError(f"{op}: sample_weight must be finite and >= 0, got {bad[0].item()}")
+        used = weight if anchor is None else weight * anchor
+        if reduction == "mean" and float(used.detach().sum()) == 0:
+            rows = "" if anchor is None else " over the rows with an edge"
+            raise ValueError(
+                f"{op}: sample_weight must have a positive sum{rows} for reduction='mean', got 0"
+            )
     return weight.to(computed_dtype(like))
 
 
@@ -210,7 +235,15 @@ def ids(op: str, values: Any, like: Tensor, n: int) -> Tensor:
 
 def integers(op: str, name: str, values: Any, like: Tensor, n: int) -> Tensor:
     """Labels or ids: (n,) integers, returned as int64 on like's device."""
-    out = values if isinstance(values, Tensor) else torch.as_tensor(values)
+    if isinstance(values, Tensor):
+        out = values
+    else:
+        array = np.asarray(values)
+        if array.dtype.kind not in "iu":
+            raise TypeError(
+                f"{op}: {name} must be integers, got {type(values).__name__} of dtype {array.dtype}"
+            )
+        out = torch.as_tensor(array)
     if out.is_floating_point() or out.is_complex() or out.dtype == torch.bool:
         raise TypeError(f"{op}: {name} must be integers, got {out.dtype}")
     if out.shape != (n,):
@@ -220,6 +253,33 @@ def integers(op: str, name: str, values: Any, like: Tensor, n: int) -> Tensor:
             f"{op}: {name} must be on the device of the rows, {like.device}, got {out.device}"
         )
     return out.to(device=like.device, dtype=torch.int64)
+
+
+def compressed(op: str, name: str, indptr: Any, indices: Any, n_rows: int, n_cols: int) -> None:
+    """Compressed rows, arrays or tensors, that no product would leave the matrix with."""
+    size = int(indices.shape[0])
+    first, last = (int(indptr[0]), int(indptr[-1])) if indptr.shape[0] else (0, 0)
+    steps = indptr[1:] - indptr[:-1]
+    whole = indptr.shape[0] == n_rows + 1 and first == 0 and last <= size
+    if not whole or (n_rows and int(steps.min()) < 0):
+        raise ValueError(
+            f"{op}: {name} must have row pointers ({n_rows + 1},) that rise from 0 to at most the "
+            f"{size} stored entries, got {tuple(indptr.shape)} from {first} to {last}"
+        )
+    low, high = (int(indices.min()), int(indices.max())) if size else (0, -1)
+    if low < 0 or high >= n_cols:
+        worst = low if low < 0 else high
+        raise ValueError(f"{op}: {name} must have indices in [0, {n_cols}), got {worst}")
+
+
+def compressed_scipy(op: str, name: str, matrix: Any) -> None:
+    """`compressed` for scipy's CSR, CSC and BSR, whose constructors take any indices."""
+    if matrix.format not in ("csr", "csc", "bsr"):
+        return
+    rows, cols = matrix.shape if matrix.format != "csc" else matrix.shape[::-1]
+    if matrix.format == "bsr":
+        rows, cols = (size // b for size, b in zip(matrix.shape, matrix.blocksize, strict=True))
+    compressed(op, name, matrix.indptr, matrix.indices, rows, cols)
 
 
 def graph(op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True) -> None:
@@ -246,13 +306,29 @@ def graph(op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True) -> No
         )
 
 
+def finite(op: str, name: str, x: Tensor) -> None:
+    """For what is no part of a training step: a look at every entry."""
+    bad = int((~x.isfinite()).sum())
+    if bad:
+        raise ValueError(f"{op}: {name} must be finite, got {bad} bad values")
+
+
 def single_process(op: str, group: Any) -> None:
     """group: None or a process group of one rank; global-batch losses are not there yet."""
     if group is None:
         return
+    if not hasattr(group, "size"):
+        raise TypeError(
+            f"{op}: group must be a torch.distributed.ProcessGroup, got {type(group).__name__}"
+        )
     world = torch.distributed.get_world_size(group)
     if world != 1:
         raise NotImplementedError(f"{op}: group must have world size 1 for now, got {world}")
+
+
+def one_rank(op: str, world_size: int) -> None:
+    if world_size != 1:
+        raise NotImplementedError(f"{op}: world_size must be 1 for now, got {world_size}")
 
 
 def common(op: str, impl: str, group: Any, reduction: str = "mean") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from typing import Any
 
 import torch
@@ -15,13 +17,18 @@ def show_config() -> dict[str, Any]:
     """Facts about the installation, as printed by ``python -m sslspec_fast``.
 
     Returns:
-        A dict with ``instruction_set`` (of the CPU kernels in use; the environment variable
+        A dict with ``versions`` (of sslspec_fast, torch and Python), ``instruction_set`` (of the CPU kernels in use; the environment variable
         ``SSLSPEC_ISA`` caps it), ``cuda_architectures`` (of the compiled CUDA kernels, empty for a
         CPU-only build), ``cuda_devices`` (names of the GPUs that torch sees) and ``threads``
         (torch's setting, which the CPU kernels follow).
     """
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "versions": {
+            "sslspec_fast": sys.modules["sslspec_fast"].__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
         "instruction_set": _C.isa(),
         "cuda_architectures": [arch for arch in _C.cuda_archs().split(",") if arch],
         "cuda_devices": devices,

@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-__all__ = ["register_op"]
+__all__ = ["is_plain", "register_op"]
 
 _NAMESPACE = "sslspec_fast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
@@ -93,6 +94,11 @@ def register_op(
     return call
 
 
+def is_plain(x: Any) -> bool:
+    """A tensor with data and without any wrapper: its body may be called, and its values read."""
+    return isinstance(x, Tensor) and _dispatch_keys(x).raw_repr() in _PLAIN_TENSORS
+
+
 def _plain_list(x: Any) -> bool:
     return type(x) in (list, tuple) and all(type(item) in _PLAIN_VALUES for item in x)
 
@@ -104,6 +110,7 @@ def _watched() -> bool:
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
     )
 
 
@@ -151,11 +158,25 @@ def _with_gradient(
             return (*inputs, None) if isinstance(inputs, tuple) else (inputs, None)
 
     def run(keyset: Any, *args: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
+            raise NotImplementedError(_FUNCTIONAL.format(op, "forward-mode derivatives"))
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            if torch._C._are_functorch_transforms_active():
+                raise NotImplementedError(_FUNCTIONAL.format(op, "derivatives by torch.func"))
             return Node.apply(*args, keyset)
         return below(keyset, args)
 
     return run
+
+
+_FUNCTIONAL = (
+    "{}: {} are not implemented, only torch.autograd's reverse ones; the losses take impl='torch' "
+    "for others"
+)
+
+
+def _has_tangent(x: Any) -> bool:
+    return isinstance(x, Tensor) and forward_ad.unpack_dual(x).tangent is not None
 
 
 def _without_autocast(op: Callable[..., Any], key: str) -> Callable[..., Any]:

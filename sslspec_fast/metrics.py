@@ -46,7 +46,7 @@ def alignment(z1: Tensor, z2: Tensor, alpha: float = 2.0) -> Tensor:
     0.0
     """
     check.pair("alignment", ("z1", "z2"), z1, z2)
-    check.number("alignment", "alpha", alpha, low=0.0, strict=True)
+    alpha = check.number("alignment", "alpha", alpha, low=0.0, strict=True)
     squared = (unit_rows(widen(z1)) - unit_rows(widen(z2))).square().sum(1)
     return squared.mean() if alpha == 2 else squared.pow(alpha / 2).mean()
 
@@ -61,7 +61,7 @@ def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     -4.0
     """
     check.matrix("uniformity", "z", z, min_rows=2)
-    check.number("uniformity", "t", t, low=0.0, strict=True)
+    t = check.number("uniformity", "t", t, low=0.0, strict=True)
     u = unit_rows(widen(z))
     rows = pairwise.lse_self(u, torch.full((), 2.0 * t, dtype=u.dtype, device=u.device))
     n = u.shape[0]
@@ -80,6 +80,8 @@ def effective_rank(z: Tensor, eps: float = 1e-7) -> Tensor:
     4.0
     """
     check.matrix("effective_rank", "z", z)
+    check.finite("effective_rank", "z", z)
+    eps = check.number("effective_rank", "eps", eps, low=0.0)
     x = widen(z)
     if x.shape[0] > x.shape[1]:  # same singular values, d x d instead of n x d
         x = torch.linalg.qr(x, mode="r").R
@@ -104,7 +106,9 @@ def lidar(z: Tensor, graph: PairGraph, delta: float = 1e-4, eps: float = 1e-8) -
     op = "lidar"
     check.matrix(op, "z", z, min_rows=2)
     check.graph(op, graph, z, symmetric=False)
-    check.number(op, "delta", delta, low=0.0, strict=True)
+    check.finite(op, "z", z)
+    eps = check.number(op, "eps", eps, low=0.0)
+    delta = check.number(op, "delta", delta, low=0.0, strict=True)
     count, label = graph.connected_components()
     size = torch.bincount(label, minlength=count)
     if int(size.min()) < 2:
@@ -140,6 +144,7 @@ def neighborhood_accuracy(
     """
     op = "neighborhood_accuracy"
     check.matrix(op, "z", z)
+    check.finite(op, "z", z)
     y = check.integers(op, "labels", labels, z, z.shape[0])
     if (bank is None) != (bank_labels is None):
         raise ValueError(f"{op}: give bank and bank_labels together")
@@ -148,11 +153,11 @@ def neighborhood_accuracy(
         others, other_labels = x, y
     else:
         check.columns(op, "bank", bank, "z", z)
+        check.finite(op, "bank", bank)
         others = unit_rows(widen(bank))
         other_labels = check.integers(op, "bank_labels", bank_labels, bank, bank.shape[0])
     available = others.shape[0] - (1 if bank is None else 0)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"{op}: k must be an integer, got {type(k).__name__}")
+    k = check.count(op, "k", k)
     if not 1 <= k <= available:
         raise ValueError(f"{op}: k must be in 1 ... {available}, the neighbours there are, got {k}")
     if min(int(y.min()), int(other_labels.min())) < 0:
@@ -179,7 +184,7 @@ def neighborhood_accuracy(
 def _perplexity(values: Tensor, eps: float) -> Tensor:
     """exp of the entropy of values over their sum."""
     p = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
-    return torch.exp(-(p * p.log()).sum())
+    return torch.exp(-torch.xlogy(p, p).sum())
 
 
 class _Mean:
@@ -246,7 +251,7 @@ class EffectiveRank:
     """
 
     def __init__(self, eps: float = 1e-7) -> None:
-        self.eps = eps
+        self.eps = check.number("EffectiveRank", "eps", eps, low=0.0)
         self.reset()
 
     def reset(self) -> None:
@@ -255,6 +260,7 @@ class EffectiveRank:
     @torch.no_grad()
     def update(self, z: Tensor) -> None:
         check.matrix("EffectiveRank", "z", z)
+        check.finite("EffectiveRank", "z", z)
         x = z.detach().double()
         gram = x.T @ x
         if self._gram is not None and self._gram.shape != gram.shape:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,3 +174,22 @@ def test_errors():
     rank.update(z)
     with pytest.raises(ValueError, match=r"z must keep its 3 features, got 2"):
         rank.update(z[:, :2])
+
+
+def test_metrics_of_what_is_not_finite() -> None:
+    z = torch.full((4, 2), float("nan"))
+    graph = PairGraph.from_views(2)
+    for call in (
+        lambda: metrics.effective_rank(z),
+        lambda: metrics.lidar(z, graph),
+        lambda: metrics.neighborhood_accuracy(z, [0, 0, 1, 1], k=1),
+        lambda: metrics.EffectiveRank().update(z),
+    ):
+        with pytest.raises(ValueError, match="z must be finite, got 8 bad values"):
+            call()
+    with pytest.raises(ValueError, match="eps must be finite and >= 0, got -1"):
+        metrics.effective_rank(torch.eye(3), eps=-1)
+    assert float(metrics.effective_rank(torch.eye(4)[:, :2], eps=0)) == pytest.approx(2)
+    labels = [0, 0, 1, 1]
+    accuracy = metrics.neighborhood_accuracy(torch.eye(4), labels, k=np.int64(1))
+    assert 0 <= float(accuracy) <= 1

@@ -13,12 +13,14 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from .. import _checks as check
 from ..primitives.csr import Csr
 from .relation import index_dtype
 
 
 def csr_from_scipy(matrix: Any, *, symmetric: bool | None = None) -> Csr:
     """matrix: any scipy sparse (n, n); it is left as it was."""
+    check.compressed_scipy("PairGraph", "A", matrix)
     a = scipy.sparse.csr_array(matrix, copy=True)
     if a.dtype.kind in "biu":
         a = a.astype(np.float64)
@@ -49,7 +51,10 @@ def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool)
     if weights is None:
         w = np.ones(i.shape[0])
     else:
+        refuse_grad("from_edges", "weights", weights)
         w = to_numpy(weights)
+        if w.dtype == np.float16:  # which scipy's conversions do not know
+            w = w.astype(np.float32)
         if w.shape != i.shape:
             raise ValueError(f"from_edges: weights must match rows {i.shape}, got {w.shape}")
         if w.dtype.kind not in "biuf":
@@ -69,6 +74,7 @@ def csr_from_sparse(matrix: Any) -> Csr:
     `matrix` lives.
     """
     device = torch.device("cpu")
+    refuse_grad("from_sparse", "A", matrix)
     if isinstance(matrix, Tensor):
         if matrix.layout == torch.strided:
             raise TypeError("from_sparse: A must be a sparse matrix, got a dense tensor")
@@ -91,6 +97,10 @@ def _scipy_from_torch(t: Tensor) -> Any:
     if t.dim() != 2:
         raise ValueError(f"from_sparse: A must be square, got shape {tuple(t.shape)}")
     t = t.detach().cpu()
+    if t.dense_dim() != 0:
+        raise ValueError(
+            f"from_sparse: A must have a number per entry, got {t.dense_dim()} dense dimensions"
+        )
     if t.layout == torch.sparse_coo:
         if not t.is_coalesced():
             t = t.coalesce()
@@ -117,6 +127,14 @@ def check_weights(w: np.ndarray) -> None:
     if not finite.all():
         bad = int(np.argmin(finite))
         raise ValueError(f"PairGraph: weights must be finite, got {w[bad]} at entry {bad}")
+
+
+def refuse_grad(op: str, name: str, values: Any) -> None:
+    """Say so rather than return what has lost the gradient of an input."""
+    if isinstance(values, Tensor) and values.requires_grad and torch.is_grad_enabled():
+        raise NotImplementedError(
+            f"{op}: {name} must not require grad, got a tensor that does; pass {name}.detach()"
+        )
 
 
 def to_numpy(values: Any) -> np.ndarray:
@@ -150,6 +168,8 @@ def label_tensor(labels: Any) -> Tensor:
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"from_labels: labels must be integers, got {labels.dtype}")
         out = labels.detach().to(torch.int64)
+        if labels.dtype == torch.uint64:
+            _below_2_to_63(out)
     else:
         array = to_numpy(labels)
         if array.size == 0 and array.ndim == 1:
@@ -157,6 +177,14 @@ def label_tensor(labels: Any) -> Tensor:
         if array.dtype.kind not in "iub":
             raise TypeError(f"from_labels: labels must be integers, got dtype {array.dtype}")
         out = torch.from_numpy(array.astype(np.int64))
+        if array.dtype == np.uint64:
+            _below_2_to_63(out)
     if out.dim() != 1:
         raise ValueError(f"from_labels: labels must have shape (n,), got {tuple(out.shape)}")
     return out
+
+
+def _below_2_to_63(wrapped: Tensor) -> None:
+    """Unsigned labels as int64: what is negative now would count as unlabelled."""
+    if wrapped.numel() and int(wrapped.min()) < 0:
+        raise ValueError(f"from_labels: labels must be < 2^63, got {int(wrapped.min()) + 2**64}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -15,6 +16,15 @@ from ..primitives import pairwise
 Terms = dict[str, Tensor]
 # Tensor, or (Tensor, Terms) with return_terms=True. A union would make every caller narrow it.
 LossOrTerms: TypeAlias = Any
+
+
+class Loss(torch.nn.Module):
+    """A functional as a module; its repr shows the hyperparameters of the constructor."""
+
+    def extra_repr(self) -> str:
+        names = inspect.signature(type(self).__init__).parameters
+        shown = [name for name in names if name in vars(self)]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
 
 
 def widen(x: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def shared_prefixes(
     x, y = widen(z1[:, :d]), widen(z2[:, :d])
     scale = check.positive(loss, keyword, value, x, rows=())
     scale = scale if keyword == "logit_scale" else scale.reciprocal()
-    weight = check.sample_weight(loss, hyper.get("sample_weight"), x, n)
+    weight = check.sample_weight(loss, hyper.get("sample_weight"), x, n, reduction)
 
     columns = y if negatives is None else torch.cat([y, widen(negatives[:, :d])])
     left, right = _inverse_norms(x, dims), _inverse_norms(columns, dims)

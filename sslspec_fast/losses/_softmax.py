@@ -16,15 +16,16 @@ from torch import Tensor
 from .. import _checks as check
 
 
-def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> None:
+def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[float, float]:
     """label_smoothing and tau_plus in [0, 1), at most one of them in use."""
-    check.fraction(op, "label_smoothing", label_smoothing)
-    check.fraction(op, "tau_plus", tau_plus)
+    label_smoothing = check.fraction(op, "label_smoothing", label_smoothing)
+    tau_plus = check.fraction(op, "tau_plus", tau_plus)
     if label_smoothing and tau_plus:
         raise ValueError(
             f"{op}: label_smoothing and tau_plus exclude each other, "
             f"got {label_smoothing} and {tau_plus}"
         )
+    return label_smoothing, tau_plus
 
 
 def one_positive_rows(negatives: Tensor, positive: Tensor) -> Tensor:

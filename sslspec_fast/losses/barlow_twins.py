@@ -23,7 +23,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import gram
 from ..reference import barlow_twins as reference
-from ._common import LossOrTerms, own_rows, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, own_rows, run_reference, widen, with_terms
 
 
 def barlow_twins(
@@ -55,8 +55,8 @@ def barlow_twins(
     op = "barlow_twins"
     check.common(op, impl, group)
     check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
-    check.number(op, "off_diagonal", off_diagonal, low=0.0)
-    check.number(op, "eps", eps, low=0.0, strict=True)
+    off_diagonal = check.number(op, "off_diagonal", off_diagonal, low=0.0)
+    eps = check.number(op, "eps", eps, low=0.0, strict=True)
 
     if impl == "torch":
         x1, x2 = widen(z1), widen(z2)
@@ -75,7 +75,7 @@ def barlow_twins(
     return with_terms(loss, {"on_diagonal": terms[0], "off_diagonal": terms[1]})
 
 
-class BarlowTwinsLoss(torch.nn.Module):
+class BarlowTwinsLoss(Loss):
     """`barlow_twins` with lightly's constructor and ``forward(z0, z1)``."""
 
     def __init__(self, lambda_param: float = 5e-3, gather_distributed: bool = False) -> None:

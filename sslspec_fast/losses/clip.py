@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
@@ -26,6 +26,7 @@ from ..primitives import pairwise
 from ..primitives.pairwise_views import matched_loss
 from ..reference import clip as reference
 from ._common import (
+    Loss,
     LossOrTerms,
     add_terms,
     dot_with_sum,
@@ -80,10 +81,10 @@ def clip(
     op = "clip"
     check.common(op, impl, group, reduction)
     check.pair(op, ("image", "text"), image, text)
-    check_softmax(op, label_smoothing, tau_plus)
+    label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     n = image.shape[0]
     bias = None if logit_bias is None else check.real(op, "logit_bias", logit_bias, image)
-    weight = check.sample_weight(op, sample_weight, image, n)
+    weight = check.sample_weight(op, sample_weight, image, n, reduction)
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
     if plain and image.is_cuda:
         c = check.scale(op, "logit_scale", logit_scale, image, rows=(n,))
@@ -130,11 +131,24 @@ def clip(
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
 
 
-class CLIPLoss(torch.nn.Module):
+class CLIPLoss(Loss):
     """`clip` with the call of open_clip's ClipLoss on one process.
 
-    ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``.
+    ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``. The
+    constructor takes what open_clip's does; its settings mean something for several ranks only.
     """
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+    ) -> None:
+        super().__init__()
+        check.one_rank("CLIPLoss", world_size)
 
     def forward(
         self,

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
@@ -27,6 +28,7 @@ from ..primitives.pairwise_views import pair_ids
 from ..primitives.unit_rows import unit_rows
 from ..reference import dcl as reference
 from ._common import (
+    Loss,
     LossOrTerms,
     add_terms,
     reduce_rows,
@@ -77,11 +79,13 @@ def dcl(
     n = z1.shape[0]
     x1, x2 = widen(z1), widen(z2)
     t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
-    weight = check.sample_weight(op, sample_weight, x1, n)
+    weight = check.sample_weight(op, sample_weight, x1, n, reduction)
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)
-    u = unit_rows(torch.cat([x1, x2]))
+    u = (F.normalize if impl == "torch" else unit_rows)(torch.cat([x1, x2]))
     positive = ((u[:n] * u[n:]).sum(1) * scale).expand(2, n)
     if weight_fn is not None:
+        if not callable(weight_fn):
+            raise TypeError(f"{op}: weight_fn must be callable, got {type(weight_fn).__name__}")
         pull = torch.stack([weight_fn(u[:n], u[n:]), weight_fn(u[n:], u[:n])])
         if pull.shape != (2, n):
             raise ValueError(
@@ -112,12 +116,12 @@ def negative_mises_fisher_weights(u1: Tensor, u2: Tensor, sigma: float = 0.5) ->
 
     u1, u2: (n, d) unit rows. Yeh et al. (arXiv 2110.06848), section 3.2, as in lightly.
     """
-    check.number("negative_mises_fisher_weights", "sigma", sigma, low=0.0, strict=True)
+    sigma = check.number("negative_mises_fisher_weights", "sigma", sigma, low=0.0, strict=True)
     similarity = (u1.detach() * u2.detach()).sum(1) / sigma
     return 2 - u1.shape[0] * torch.softmax(similarity, dim=0)
 
 
-class DCLLoss(torch.nn.Module):
+class DCLLoss(Loss):
     """`dcl` with lightly's constructor and ``forward(z0, z1)``."""
 
     def __init__(

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from .. import _checks as check
 from ..primitives.unit_rows import unit_rows
 from ..reference import falcon as reference
-from ._common import LossOrTerms, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, run_reference, widen, with_terms
 
 _BLOCK = 1 << 21  # entries of a block of probabilities: 8 MiB in float32
 
@@ -71,8 +71,8 @@ def falcon(
     op = "falcon"
     check.common(op, impl, group)
     check.pair(op, ("h1", "h2"), h1, h2)
-    check.number(op, "beta", beta, low=0.0)
-    check.number(op, "eps", eps, low=0.0, strict=True)
+    beta = check.number(op, "beta", beta, low=0.0)
+    eps = check.number(op, "eps", eps, low=0.0, strict=True)
     x1, x2 = widen(h1), widen(h2)
     n, f = x1.shape
     if codes is None:
@@ -119,6 +119,9 @@ def falcon(
 
 def random_codes(f: int, n_codes: int, seed: int = 0) -> Tensor:
     """(f, n_codes) random signs in float32; the same for the same arguments."""
+    f = check.count("random_codes", "f", f, 1)
+    n_codes = check.count("random_codes", "n_codes", n_codes, 1)
+    seed = check.count("random_codes", "seed", seed, 0)
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 2, (f, n_codes), generator=generator).float() * 2 - 1
 
@@ -136,7 +139,7 @@ def _divergence(p: Tensor) -> Tensor:
     return (p * torch.log(p.clamp_min(torch.finfo(p.dtype).tiny) * p.shape[0])).sum()
 
 
-class FalconLoss(torch.nn.Module):
+class FalconLoss(Loss):
     """`falcon` with its codes as a buffer: ``forward(h1, h2)``.
 
     The codes are drawn once, from ``seed``, so the module also works under torch.compile.

@@ -61,8 +61,8 @@ def graph_barlow_twins(
     """
     op = "graph_barlow_twins"
     x = prepare_graph(op, z, graph, impl, group, nonnegative=True)
-    check.number(op, "off_diagonal", off_diagonal, low=0.0)
-    check.number(op, "eps", eps, low=0.0, strict=True)
+    off_diagonal = check.number(op, "off_diagonal", off_diagonal, low=0.0)
+    eps = check.number(op, "eps", eps, low=0.0, strict=True)
 
     if impl == "torch":
         g, kind = dense(graph, x), {"center": center, "eps": eps}

@@ -21,6 +21,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
@@ -94,7 +95,7 @@ def graph_info_nce(
     x = prepare_graph(op, z, graph, impl, group, symmetric=False, nonnegative=True)
     check.choice(op, "reduction", reduction, check.REDUCTIONS)
     check.choice(op, "negatives", negatives, NEGATIVES)
-    check_softmax(op, label_smoothing, tau_plus)
+    label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     if (label_smoothing or tau_plus) and (negatives != "others" or ids is not None):
         raise ValueError(
             f"{op}: label_smoothing and tau_plus need negatives='others' and ids=None, "
@@ -105,20 +106,21 @@ def graph_info_nce(
     if graph.nnz == 0:
         raise ValueError(f"{op}: graph must have an edge off the diagonal, got only self loops")
     t = check.positive(op, "temperature", temperature, x, rows=(n,))
-    weight = check.sample_weight(op, sample_weight, x, n)
     ids = None if ids is None else check.ids(op, ids, x, n)
 
     scale = t.reciprocal()
-    u = unit_rows(x) if normalize else x
     degree = graph.degree.to(x.dtype)
     anchor = degree > 0
-    positive = scale * graph.edge_dot(u, u) / torch.where(anchor, degree, 1.0)
+    weight = check.sample_weight(op, sample_weight, x, n, reduction, anchor)
+    per_edge = scale / torch.where(anchor, degree, 1.0)
 
     if impl == "torch":
+        u, matrix = F.normalize(x) if normalize else x, dense(graph, x)
+        positive = per_edge * run_reference(lambda g: (u * (g @ u)).sum(1), matrix)
         loss = run_reference(
             reference.graph_info_nce,
             x,
-            dense(graph, x),
+            matrix,
             temperature=t,
             normalize=normalize,
             negatives=negatives,
@@ -129,6 +131,8 @@ def graph_info_nce(
             tau_plus=tau_plus,
         )
     else:
+        u = unit_rows(x) if normalize else x
+        positive = per_edge * graph.edge_dot(u, u)
         if negatives == "non_positive":
             rows = _non_positive(op, u, scale, graph, ids) - positive
         elif ids is None and _is_two_view(graph):

@@ -76,9 +76,8 @@ def graph_vicreg(
     check.choice(op, "measure", measure, MEASURES)
     beta = variance if covariance is None else covariance
     coefficients = {"variance": variance, "covariance": beta, "invariance": invariance}
-    for name, value in coefficients.items():
-        check.number(op, name, value, low=0.0)
-    check.number(op, "eps", eps, low=0.0)
+    coefficients = {k: check.number(op, k, value, low=0.0) for k, value in coefficients.items()}
+    eps = check.number(op, "eps", eps, low=0.0)
 
     if impl == "torch":
         kind = {"penalty": penalty, "measure": measure, "eps": eps}
@@ -117,7 +116,8 @@ def graph_vicreg(
         "covariance": off_diagonal,
         "invariance": distance,
     }
-    loss = variance * terms["variance"] + beta * off_diagonal + invariance * distance
+    alpha, beta, gamma = coefficients.values()
+    loss = alpha * terms["variance"] + beta * off_diagonal + gamma * distance
     return with_terms(loss, terms if return_terms else None)
 
 

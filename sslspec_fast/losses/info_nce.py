@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
@@ -27,6 +28,7 @@ from ..primitives.pairwise_views import matched_loss
 from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import info_nce as reference
 from ._common import (
+    Loss,
     LossOrTerms,
     add_terms,
     dot_with_sum,
@@ -79,9 +81,9 @@ def info_nce(
     op = "info_nce"
     check.common(op, impl, group, reduction)
     check.pair(op, ("query", "key"), query, key)
-    check_softmax(op, label_smoothing, tau_plus)
+    label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     n = query.shape[0]
-    weight = check.sample_weight(op, sample_weight, query, n)
+    weight = check.sample_weight(op, sample_weight, query, n, reduction)
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
     if plain and negatives is None and query.is_cuda:
         c = check.scale(op, "temperature", temperature, query, rows=(n,), inverse=True)
@@ -99,9 +101,8 @@ def info_nce(
     t = check.positive(op, "temperature", temperature, q, rows=(n,))
 
     scale = t.reciprocal()
-    u, v, similarity = paired_rows(q, k)
-    positive = similarity * scale
     if impl == "torch":
+        positive = F.cosine_similarity(q, k) * scale
         loss = run_reference(
             reference.info_nce,
             q,
@@ -114,6 +115,8 @@ def info_nce(
             tau_plus=tau_plus,
         )
     else:
+        u, v, similarity = paired_rows(q, k)
+        positive = similarity * scale
         columns = v if extra is None else torch.cat([v, unit_rows(extra)])
         a, b = products(u, query), products(columns, query)
         if reduction == "none" or tau_plus:
@@ -131,7 +134,7 @@ def info_nce(
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
 
 
-class InfoNCELoss(torch.nn.Module):
+class InfoNCELoss(Loss):
     """`info_nce` as a module: ``forward(query, key, negatives=None)``."""
 
     def __init__(self, temperature: float | Tensor = 0.1) -> None:

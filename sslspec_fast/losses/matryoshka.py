@@ -12,16 +12,16 @@ Kusupati et al., "Matryoshka Representation Learning" (NeurIPS 2022, arXiv 2205.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
+import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
 from ..primitives.unit_rows import unit_rows
 from ..reference import matryoshka as reference
-from ._common import LossOrTerms, widen, with_terms
+from ._common import Loss, LossOrTerms, widen, with_terms
 from ._prefixes import shared_prefixes
 from .barlow_twins import barlow_twins
 from .clip import clip
@@ -81,24 +81,25 @@ def matryoshka(
     check.choice(op, "loss", loss, tuple(LOSSES))
     check.pair(op, ("z1", "z2"), z1, z2)
     d = z1.shape[1]
-    sizes = list(dims)
+    sizes = [check.count(op, "dims", m) for m in _several(op, "dims", dims)]
     if not sizes:
         raise ValueError(f"{op}: dims needs at least one prefix length, got none")
     for m in sizes:
-        if isinstance(m, bool) or not isinstance(m, int):
-            raise TypeError(f"{op}: dims must be integers, got {type(m).__name__}")
         if not 1 <= m <= d:
             raise ValueError(f"{op}: dims must be in 1 ... {d}, the features of z1, got {m}")
-    shares = [1.0] * len(sizes) if weights is None else [float(w) for w in weights]
+    each = [1.0] * len(sizes) if weights is None else _several(op, "weights", weights)
+    shares = [check.number(op, "weights", w, low=0.0) for w in each]
     if len(shares) != len(sizes):
         raise ValueError(
             f"{op}: weights must have one number per prefix ({len(sizes)}), got {len(shares)}"
         )
-    for w in shares:
-        check.number(op, "weights", w, low=0.0)
 
     function = LOSSES[loss]
     negatives = hyper.pop("negatives", None)
+    if negatives is not None:
+        if loss != "info_nce":
+            raise TypeError(f"{op}: negatives are for loss='info_nce', got loss={loss!r}")
+        check.columns(op, "negatives", negatives, "z1", z1)
     renormalize = loss in NEED_UNIT_ROWS
     if hyper.get("impl") == "torch" and not return_terms and negatives is None:
         return reference.matryoshka(
@@ -131,7 +132,14 @@ def matryoshka(
     return with_terms(total, terms if return_terms else None)
 
 
-class MatryoshkaLoss(torch.nn.Module):
+def _several(op: str, name: str, values: Any) -> list[Any]:
+    flat = isinstance(values, Iterable) and getattr(values, "ndim", 1) == 1
+    if isinstance(values, str) or not flat:
+        raise TypeError(f"{op}: {name} must be a sequence of numbers, got {type(values).__name__}")
+    return list(values)
+
+
+class MatryoshkaLoss(Loss):
     """`matryoshka` as a module: ``forward(z1, z2)``."""
 
     def __init__(

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
@@ -28,6 +29,7 @@ from ..primitives.pairwise_views import pair_ids, two_view_loss
 from ..primitives.unit_rows import paired_rows, unit_rows
 from ..reference import nt_xent as reference
 from ._common import (
+    Loss,
     LossOrTerms,
     add_terms,
     dot_with_sum,
@@ -79,9 +81,9 @@ def nt_xent(
     op = "nt_xent"
     check.common(op, impl, group, reduction)
     check.pair(op, ("z1", "z2"), z1, z2)
-    check_softmax(op, label_smoothing, tau_plus)
+    label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     n = z1.shape[0]
-    weight = check.sample_weight(op, sample_weight, z1, n)
+    weight = check.sample_weight(op, sample_weight, z1, n, reduction)
     if impl == "fused" and not (label_smoothing or tau_plus or return_terms):
         c = check.scale(op, "temperature", temperature, z1, rows=(n, 2 * n), inverse=True)
         if is_scalar(c):
@@ -90,7 +92,7 @@ def nt_xent(
     x1, x2 = widen(z1), widen(z2)
     t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)
-    u = unit_rows(torch.cat([x1, x2]))
+    u = (F.normalize if impl == "torch" else unit_rows)(torch.cat([x1, x2]))
     positive = (u[:n] * u[n:]).sum(1) * scale  # (n,), or (views, n) with a scale per anchor
 
     if impl == "torch":
@@ -119,7 +121,7 @@ def nt_xent(
     return add_terms(loss, positive.expand(2, n), reduction, weight)
 
 
-class NTXentLoss(torch.nn.Module):
+class NTXentLoss(Loss):
     """`nt_xent` with lightly's constructor and ``forward(out0, out1)``.
 
     With a memory bank the loss has one direction, as in lightly: out0 against its partner in out1
@@ -138,11 +140,12 @@ class NTXentLoss(torch.nn.Module):
         super().__init__()
         op = "NTXentLoss"
         check.not_gathered(op, gather_distributed)
-        sizes = [memory_bank_size] if isinstance(memory_bank_size, int) else list(memory_bank_size)
-        if len(sizes) not in (1, 2) or any(size < 0 for size in sizes):
+        several = isinstance(memory_bank_size, (tuple, list))
+        given: list[Any] = list(memory_bank_size) if several else [memory_bank_size]  # type: ignore
+        sizes = [check.count(op, "memory_bank_size", size, 0) for size in given]
+        if len(sizes) not in (1, 2):
             raise ValueError(
-                f"{op}: memory_bank_size must be rows or (rows, features), each >= 0, "
-                f"got {memory_bank_size}"
+                f"{op}: memory_bank_size must be rows or (rows, features), got {memory_bank_size}"
             )
         self.temperature, self.gather_distributed = temperature, gather_distributed
         self.memory_bank_size = sizes[0]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import torch  # noqa: F401  the docstring example
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from ..primitives import pairwise
 from ..primitives.pairwise_rows import softplus_total
 from ..reference import siglip as reference
 from ._common import (
+    Loss,
     LossOrTerms,
     products,
     reduce_rows,
@@ -74,7 +75,7 @@ def siglip(
     x, y = widen(image), widen(text)
     scale = check.positive(op, "logit_scale", logit_scale, x, rows=(n,))
     bias = check.real(op, "logit_bias", logit_bias, x)
-    weight = check.sample_weight(op, sample_weight, x, n)
+    weight = check.sample_weight(op, sample_weight, x, n, reduction)
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
 
     if impl == "torch":
@@ -96,11 +97,22 @@ def siglip(
     return with_terms(loss, {"positive": on, "negative": loss - on})
 
 
-class SigLIPLoss(torch.nn.Module):
+class SigLIPLoss(Loss):
     """`siglip` with the call of open_clip's SigLipLoss on one process.
 
-    ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``.
+    ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``. The
+    constructor takes what open_clip's does; its settings mean something for several ranks only.
     """
+
+    def __init__(
+        self,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        dist_impl: str | None = None,
+    ) -> None:
+        super().__init__()
+        check.one_rank("SigLIPLoss", world_size)
 
     def forward(
         self,

@@ -25,7 +25,7 @@ from .. import _checks as check
 from ..primitives import spectral_views
 from ..primitives.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
-from ._common import LossOrTerms, own_rows, reduce_rows, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, own_rows, reduce_rows, run_reference, widen, with_terms
 
 
 def spectral_contrastive(
@@ -59,11 +59,11 @@ def spectral_contrastive(
     op = "spectral_contrastive"
     check.common(op, impl, group, reduction)
     check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
-    check.number(op, "mu", mu, low=0.0, strict=True)
+    mu = check.number(op, "mu", mu, low=0.0, strict=True)
     n = z1.shape[0]
     fused = impl == "fused" and reduction != "none" and sample_weight is None
     x1, x2 = (own_rows(z1), own_rows(z2)) if fused else (widen(z1), widen(z2))
-    weight = check.sample_weight(op, sample_weight, x1, n)
+    weight = check.sample_weight(op, sample_weight, x1, n, reduction)
     longest = mu**0.5
     alignment = None
 
@@ -102,7 +102,7 @@ def spectral_contrastive(
     return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})
 
 
-class SpectralContrastiveLoss(torch.nn.Module):
+class SpectralContrastiveLoss(Loss):
     """`spectral_contrastive` as a module: ``forward(z1, z2)``."""
 
     def __init__(self, mu: float = 1.0) -> None:

@@ -22,6 +22,7 @@ from .. import _checks as check
 from ..primitives import pairwise
 from ..reference import sup_con as reference
 from ._common import (
+    Loss,
     LossOrTerms,
     add_terms,
     dot_with_sum,
@@ -70,16 +71,15 @@ def sup_con(
     op = "sup_con"
     check.common(op, impl, group, reduction)
     check.matrix(op, "z", z, min_rows=2)
-    check.fraction(op, "label_smoothing", label_smoothing)
+    label_smoothing = check.fraction(op, "label_smoothing", label_smoothing)
     x = widen(z)
     n = x.shape[0]
     y = check.integers(op, "labels", labels, x, n)
     t = check.positive(op, "temperature", temperature, x, rows=(n,))
-    weight = check.sample_weight(op, sample_weight, x, n)
+    weight = check.sample_weight(op, sample_weight, x, n, reduction)
     factor: float | Tensor = 1.0
     if base_temperature is not None:
-        check.number(op, "base_temperature", base_temperature, low=0.0, strict=True)
-        factor = t / base_temperature
+        factor = t / check.number(op, "base_temperature", base_temperature, low=0.0, strict=True)
 
     if impl == "torch" and not return_terms:
         return run_reference(
@@ -133,7 +133,7 @@ def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return (x * others).sum(1) * labelled, (size[compact] - 1) * labelled
 
 
-class SupConLoss(torch.nn.Module):
+class SupConLoss(Loss):
     """SupCon with SupContrast's constructor and call.
 
     ``forward(features, labels=None, mask=None)``: features (n, views, ...) are flattened to
@@ -146,9 +146,11 @@ class SupConLoss(torch.nn.Module):
         self,
         temperature: float = 0.07,
         contrast_mode: str = "all",
-        base_temperature: float = 0.07,
+        base_temperature: float | None = 0.07,
     ) -> None:
         super().__init__()
+        if base_temperature is not None:
+            check.number("SupConLoss", "base_temperature", base_temperature, low=0.0, strict=True)
         check.choice("SupConLoss", "contrast_mode", contrast_mode, ("all", "one"))
         self.temperature = temperature
         self.contrast_mode = contrast_mode
@@ -164,6 +166,8 @@ class SupConLoss(torch.nn.Module):
         if labels is not None and mask is not None:
             raise ValueError(f"{op}: give labels or mask, not both")
         n, views = features.shape[:2]
+        if features.numel() == 0:
+            raise ValueError(f"{op}: features must not be empty, got {tuple(features.shape)}")
         stack = widen(features).reshape(n, views, -1).transpose(0, 1).reshape(n * views, -1)
         if mask is None and self.contrast_mode == "all":
             y = torch.arange(n, device=stack.device) if labels is None else labels
@@ -177,7 +181,10 @@ class SupConLoss(torch.nn.Module):
         if mask is None:
             y = torch.arange(n, device=stack.device) if labels is None else labels
             y = check.integers(op, "labels", y, stack, n)
-            mask = (y[:, None] == y) & ((y >= 0)[:, None] | torch.eye(n, dtype=torch.bool))
+            itself = torch.eye(n, dtype=torch.bool, device=y.device)
+            mask = (y[:, None] == y) & ((y >= 0)[:, None] | itself)
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"{op}: mask must be a torch.Tensor, got {type(mask).__name__}")
         if mask.shape != (n, n):
             raise ValueError(f"{op}: mask must have shape ({n}, {n}), got {tuple(mask.shape)}")
         return self._masked(stack, mask.to(stack), views)
@@ -197,4 +204,5 @@ class SupConLoss(torch.nn.Module):
         count_or_one = torch.where(count < 1e-6, 1.0, count)
         lse, _ = pairwise.lse(anchors, stack, t.reciprocal(), skip_self=True)
         rows = (count * lse - dot / t) / count_or_one
-        return rows.mean() * (t / self.base_temperature)
+        base = self.base_temperature
+        return rows.mean() if base is None else rows.mean() * (t / base)

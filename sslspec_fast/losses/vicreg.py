@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import _checks as check
 from ..primitives import gram
 from ..reference import vicreg as reference
-from ._common import LossOrTerms, own_rows, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, own_rows, run_reference, widen, with_terms
 
 
 def vicreg(
@@ -60,14 +60,9 @@ def vicreg(
     op = "vicreg"
     check.common(op, impl, group)
     check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
-    for name, value in (
-        ("invariance", invariance),
-        ("variance", variance),
-        ("covariance", covariance),
-    ):
-        check.number(op, name, value, low=0.0)
-    check.number(op, "eps", eps, low=0.0, strict=True)
     coefficients = {"invariance": invariance, "variance": variance, "covariance": covariance}
+    coefficients = {k: check.number(op, k, value, low=0.0) for k, value in coefficients.items()}
+    eps = check.number(op, "eps", eps, low=0.0, strict=True)
 
     if impl == "torch":
         x1, x2 = widen(z1), widen(z2)
@@ -93,7 +88,7 @@ def vicreg(
     return with_terms(loss, dict(zip(coefficients, values, strict=True)))
 
 
-class VICRegLoss(torch.nn.Module):
+class VICRegLoss(Loss):
     """`vicreg` with lightly's constructor and ``forward(z0, z1)``."""
 
     def __init__(

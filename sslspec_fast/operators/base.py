@@ -174,7 +174,13 @@ class SymmetricOperator:
         if x.dim() not in (1, 2) or x.shape[0] != self.n:
             rule = f"x must be (n = {self.n},) or ({self.n}, b)"
             raise ValueError(f"operator @ x: {rule}, got {tuple(x.shape)}")
-        return self.matmat(x[:, None])[:, 0] if x.dim() == 1 else self.matmat(x)
+        y = self.matmat(x[:, None])[:, 0] if x.dim() == 1 else self.matmat(x)
+        if x.requires_grad and torch.is_grad_enabled() and not y.requires_grad:
+            raise NotImplementedError(
+                f"operator @ x: {type(self).__name__} has no gradient in x; use graph @ x, or "
+                "x.detach()"
+            )
+        return y
 
     def __add__(self, other: SymmetricOperator) -> SymmetricOperator:
         return (

@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast._checks import number
+from sslspec_fast._checks import compressed, compressed_scipy, number
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.operators.base import ShiftOperator, SymmetricOperator
 from sslspec_fast.operators.composite import (
@@ -165,6 +165,7 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
 
 
 def _from_scipy(A: Any, name: str) -> SymmetricOperator:
+    compressed_scipy(name, "A", A)
     matrix = scipy.sparse.csr_array(A)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
@@ -173,7 +174,7 @@ def _from_scipy(A: Any, name: str) -> SymmetricOperator:
     indptr, indices = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
     # values that are all one need not be read by a product
     ones = bool(values.numel()) and bool((values == 1).all())
-    op = CsrOperator(indptr, indices, None if ones else values, n=matrix.shape[0])
+    op = CsrOperator(indptr, indices, None if ones else values, n=matrix.shape[0], trusted=True)
     op.dtype = values.dtype
     return _probe_symmetry(op, name)
 
@@ -181,7 +182,8 @@ def _from_scipy(A: Any, name: str) -> SymmetricOperator:
 def _checked_csr(
     indptr: Tensor, indices: Tensor, values: Tensor, n: int, name: str
 ) -> SymmetricOperator:
-    op = CsrOperator(indptr, indices, real_array(name, "A", values), n=n)
+    compressed(name, "A", indptr, indices, n, n)
+    op = CsrOperator(indptr, indices, real_array(name, "A", values), n=n, trusted=True)
     return _probe_symmetry(op, name)
 
 

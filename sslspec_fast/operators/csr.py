@@ -16,6 +16,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from sslspec_fast._checks import compressed
 from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
 from sslspec_fast.primitives.basis import new_block
 from sslspec_fast.primitives.csr import Csr
@@ -32,14 +33,18 @@ class CsrOperator(SymmetricOperator):
     """diag(diagonal) + sign * diag(scale) M diag(scale) on compressed rows.
 
     indptr (n+1,), indices (nnz,) int32 or int64, values (nnz,) or None for ones; scale, diagonal:
-    (n,) float64 or None. `bounds` overrides Gershgorin's; `known` lists exact eigenpairs.
+    (n,) float64 or None. `bounds` overrides Gershgorin's; `known` lists exact eigenpairs; trusted:
+    the arrays have been checked.
     """
 
     def __init__(
         self, indptr: Tensor, indices: Tensor, values: Tensor | None, *, n: int,
         scale: Tensor | None = None, diagonal: Tensor | None = None, sign: float = 1.0,
         bounds: tuple[float, float] | None = None, known: tuple[KnownPairs, ...] = (),
+        trusted: bool = False,
     ) -> None:  # fmt: skip
+        if not trusted:
+            compressed("CsrOperator", "A", indptr, indices, n, n)
         dtype = torch.float64 if values is None else values.dtype
         super().__init__(n, dtype, indices.device)
         self.indptr, self.indices, self.values = indptr, indices, values

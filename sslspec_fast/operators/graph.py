@@ -63,7 +63,7 @@ def _graph_operator(
         indptr, indices, values = g.csr()
         return CsrOperator(
             indptr, indices, values, n=g.n, scale=scale, diagonal=diagonal, sign=sign,
-            bounds=bounds, known=known,
+            bounds=bounds, known=known, trusted=True,
         )  # fmt: skip
 
     def apply(x: Tensor) -> Tensor:
@@ -81,8 +81,9 @@ def _graph_operator(
     def assemble() -> CsrOperator:
         indptr, indices, values = g.csr()
         stored = CsrOperator(
-            indptr, indices, values, n=g.n, scale=scale, diagonal=diagonal, sign=sign, bounds=bounds
-        )
+            indptr, indices, values, n=g.n, scale=scale, diagonal=diagonal, sign=sign,
+            bounds=bounds, trusted=True,
+        )  # fmt: skip
         return stored.assemble()
 
     return CallableOperator(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._register import register_op
+from .._register import is_plain, register_op
 from ._second_order import through_composition
 
 
@@ -69,7 +69,7 @@ def gradient(
 
 def _scaled(made: Tensor, factor: Tensor) -> Tensor:
     # loss.backward() asks for exactly 1 times the gradient: no need for a pass over memory
-    looks = type(factor) is Tensor and not factor.is_cuda and not torch.compiler.is_compiling()
+    looks = not torch.compiler.is_compiling() and is_plain(factor) and not factor.is_cuda
     if looks and factor.item() == 1.0:
         return made
     out: Tensor = _times(made, factor)

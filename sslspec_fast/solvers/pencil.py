@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.operators.composite import CallableOperator, DenseOperator, ScaledOperator
-from sslspec_fast.operators.convert import from_array, refuse_grad
+from sslspec_fast.operators.convert import real_array, refuse_grad
 
 __all__ = ["reduce"]
 
@@ -39,7 +39,7 @@ def reduce(op: SymmetricOperator, B: Any) -> tuple[SymmetricOperator, Callable[[
         raise TypeError(
             f"eigsh: B must be an array or a diagonal sparse matrix, got {type(B).__name__}"
         )
-    b = from_array(B).to(device=op.device, dtype=torch.float64)
+    b = real_array("eigsh", "B", B).to(device=op.device, dtype=torch.float64)
     if b.shape == (n,):
         if n and not (bool(torch.isfinite(b).all()) and float(b.min()) > 0):
             raise ValueError(f"eigsh: B must be positive, got smallest entry {float(b.min()):.3g}")

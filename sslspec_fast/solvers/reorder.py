@@ -100,5 +100,5 @@ def _permuted(op: SymmetricOperator, p: Tensor) -> SymmetricOperator:
         None if op.values is None else torch.from_numpy(matrix.data), n=op.n,
         scale=None if op.scale is None else op.scale[p],
         diagonal=None if op.diagonal is None else op.diagonal[p], sign=op.sign,
-        bounds=op.bounds(), known=known,
+        bounds=op.bounds(), known=known, trusted=True,
     )  # fmt: skip

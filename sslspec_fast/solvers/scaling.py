@@ -45,6 +45,7 @@ def _divided(op: SymmetricOperator, unit: float) -> SymmetricOperator:
             op.indptr, op.indices, (op.values.double() * factor).to(op.dtype), n=op.n,
             scale=op.scale, diagonal=diagonal, sign=op.sign, known=known,
             bounds=tuple(bound * factor for bound in op.bounds()),  # type: ignore[arg-type]
+            trusted=True,
         )  # fmt: skip
     return ShiftOperator(op, factor, 0.0)
 

@@ -25,6 +25,8 @@ Array = np.ndarray
 def to_numpy(x: Any, name: str, ndim: int) -> Array:
     """A float64 NumPy copy (or view) of a tensor or array; checked for shape and finiteness."""
     if isinstance(x, torch.Tensor):
+        if x.is_complex():
+            raise TypeError(f"{name} must be real, got dtype {x.dtype}")
         x = x.detach().to("cpu", torch.float64).numpy()
     elif sp.issparse(x):
         raise TypeError(f"{name} must be a dense array or tensor, got {type(x).__name__}")
@@ -59,9 +61,10 @@ class Relation:
         if isinstance(graph, PairGraph):
             self.graph, self.device = graph, graph.device
         elif sp.issparse(graph):
-            if graph.shape[0] != graph.shape[1]:
+            if len(graph.shape) != 2 or graph.shape[0] != graph.shape[1]:
                 raise ValueError(f"graph must be square, got shape {tuple(graph.shape)}")
-            self.graph = PairGraph.from_sparse(sp.csr_array(graph, dtype=np.float64))
+            graph = PairGraph.from_sparse(graph)
+            self.graph = graph
         elif isinstance(graph, (np.ndarray, torch.Tensor)):
             if isinstance(graph, torch.Tensor):
                 self.device = graph.device

@@ -349,3 +349,38 @@ def test_bad_rows() -> None:
         g @ torch.ones(4, 2, device="meta")
     with pytest.raises(ValueError, match="covariance: x and y must be"):
         g.covariance(torch.ones(4, 2), torch.ones(4, 2).double())
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc", "bsr"])
+def test_indices_that_leave_the_matrix(layout: str) -> None:
+    data = np.ones((4, 1, 1)) if layout == "bsr" else np.ones(4)
+    build = getattr(scipy.sparse, f"{layout}_array")
+    for worst in (4, -1, 500_000):
+        matrix = build((data, np.array([1, 0, worst, 1]), np.arange(5)), shape=(4, 4))
+        with pytest.raises(ValueError, match=rf"A must have indices in \[0, 4\), got {worst}"):
+            PairGraph.from_sparse(matrix)
+    matrix = build((data, np.array([1, 0, 3, 2]), np.array([0, 3, 2, 3, 4])), shape=(4, 4))
+    with pytest.raises(ValueError, match=r"row pointers .* that rise from 0"):
+        PairGraph.from_sparse(matrix)
+
+
+def test_gradients_of_weights_are_refused_not_lost() -> None:
+    weights = torch.ones(2, requires_grad=True)
+    with pytest.raises(NotImplementedError, match="from_edges: weights must not require grad"):
+        PairGraph.from_edges([0, 1], [1, 0], weights, n=2)
+    matrix = torch.sparse_coo_tensor([[0, 1], [1, 0]], weights, (2, 2))
+    with pytest.raises(NotImplementedError, match="from_sparse: A must not require grad"):
+        PairGraph.from_sparse(matrix)
+    with torch.no_grad():
+        assert PairGraph.from_edges([0, 1], [1, 0], weights, n=2).nnz == 2
+
+
+def test_kinds_of_numbers() -> None:
+    half = PairGraph.from_edges([0, 1], [1, 0], np.array([0.5, 0.5], np.float16), n=2)
+    assert float(half.volume) == 1.0
+    hybrid = torch.sparse_coo_tensor([[0, 1], [1, 0]], torch.ones(2, 3), (2, 2, 3))
+    with pytest.raises(ValueError, match=r"A must be square, got shape|a number per entry"):
+        PairGraph.from_sparse(hybrid)
+    for labels in (np.array([2**63, 1], np.uint64), torch.tensor([2**63, 1], dtype=torch.uint64)):
+        with pytest.raises(ValueError, match=f"labels must be < 2.63, got {2**63}"):
+            PairGraph.from_labels(labels)

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast import losses
 
-from ..cases import pair_rows, unit, weighted_graph
+from ..cases import CASES, pair_rows, unit, weighted_graph
 
 TWO_VIEWS = {
     "nt_xent": ("z1", "z2", F.nt_xent),
@@ -188,3 +189,79 @@ def test_gather_distributed(monkeypatch, module):
         make(gather_distributed=True)
     with pytest.raises(NotImplementedError, match=message):
         alone(a, b)
+
+
+def test_numpy_numbers_are_numbers():
+    a, b = pair_rows(6, 4)
+    assert torch.equal(
+        F.nt_xent(a, b, temperature=np.float32(0.5)), F.nt_xent(a, b, temperature=0.5)
+    )
+    assert torch.equal(F.vicreg(a, b, invariance=np.int64(2)), F.vicreg(a, b, invariance=2))
+    smooth = F.info_nce(a, b, label_smoothing=np.float32(0.25))
+    assert torch.equal(smooth, F.info_nce(a, b, label_smoothing=0.25))
+    dims = np.array([2, 4])
+    assert torch.equal(
+        F.matryoshka("nt_xent", a, b, dims=dims), F.matryoshka("nt_xent", a, b, dims=[2, 4])
+    )
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "dcl", "clip", "siglip", "sup_con"])
+def test_weights_that_leave_no_mean(name):
+    (z, *rest), loss = CASES[name].make(8, 4)
+    weight = torch.zeros(8, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"{name}: sample_weight must have a positive sum for"):
+        loss(z, *rest, sample_weight=weight)
+    assert loss(z, *rest, sample_weight=weight, reduction="sum") == 0
+
+
+def test_weights_of_isolated_rows_alone_leave_no_mean():
+    z, graph = pair_rows(8, 4)[0], weighted_graph(8)  # the last row has no edge
+    weight = torch.zeros(8, dtype=torch.float64)
+    weight[-1] = 1.0
+    with pytest.raises(ValueError, match="positive sum over the rows with an edge"):
+        F.graph_info_nce(z, graph, sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda a, b: F.nt_xent(a.to_sparse(), b), TypeError, "z1 must be a dense tensor, got lay"),
+        (lambda a, b: F.vicreg(a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)), TypeError,
+         "z1 must be float64, float32, bfloat16 or float16, got torch.float8"),
+        (lambda a, b: F.sup_con(a, None), TypeError, "labels must be integers, got NoneType"),
+        (lambda a, b: F.sup_con(a, "abcdef"), TypeError, "labels must be integers, got str"),
+        (lambda a, b: F.nt_xent(a, b, group="g"), TypeError, "group must be a torch.distributed"),
+        (lambda a, b: F.siglip(a, b, 1.0, torch.tensor(float("nan"))), ValueError,
+         "logit_bias must be finite, got nan"),
+        (lambda a, b: F.matryoshka("nt_xent", a, b, dims=4), TypeError, "dims must be a sequence"),
+        (lambda a, b: F.matryoshka("nt_xent", a, b, dims=[4], weights=1.0), TypeError,
+         "weights must be a sequence of numbers, got float"),
+        (lambda a, b: F.matryoshka("info_nce", a, b, dims=[4], negatives=a[0]), ValueError,
+         "negatives must have 2 dimensions"),
+        (lambda a, b: F.matryoshka("clip", a, b, dims=[4], negatives=a), TypeError,
+         "negatives are for loss='info_nce', got loss='clip'"),
+        (lambda a, b: F.falcon(a, b, n_codes=-1), ValueError, "n_codes must be at least 1, got -1"),
+        (lambda a, b: F.falcon(a, b, seed=None), TypeError, "seed must be an integer, got None"),
+        (lambda a, b: F.dcl(a, b, weight_fn="x"), TypeError, "weight_fn must be callable, got str"),
+        (lambda a, b: sf.NTXentLoss(memory_bank_size=None), TypeError, "memory_bank_size must be"),
+        (lambda a, b: sf.SupConLoss(base_temperature=0), ValueError, "base_temperature must be"),
+        (lambda a, b: sf.SupConLoss()(a.view(3, 2, 4), mask=[[1]]), TypeError, "mask must be a t"),
+        (lambda a, b: sf.SupConLoss()(a.view(6, 1, 4)[:0]), ValueError, "features must not be em"),
+        (lambda a, b: sf.CLIPLoss(world_size=2), NotImplementedError, "world_size must be 1 for n"),
+        (lambda a, b: sf.SigLIPLoss(world_size=2), NotImplementedError, "world_size must be 1 for"),
+    ],
+)  # fmt: skip
+def test_what_once_failed_inside_torch(call, error, message):
+    with pytest.raises(error, match=message):
+        call(*pair_rows(6, 4))
+
+
+def test_modules_show_their_settings():
+    assert repr(sf.NTXentLoss(0.2)).startswith("NTXentLoss(temperature=0.2, memory_bank_size=0")
+    assert repr(sf.CLIPLoss(local_loss=True, world_size=1)) == "CLIPLoss()"
+    z = pair_rows(6, 4)[0].view(3, 2, 4)
+    mask = torch.eye(3)
+    with_ratio = sf.SupConLoss(0.1, base_temperature=0.05)(z, mask=mask)
+    torch.testing.assert_close(
+        with_ratio, 2 * sf.SupConLoss(0.1, base_temperature=None)(z, mask=mask)
+    )

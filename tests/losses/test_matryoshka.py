@@ -212,7 +212,7 @@ def test_errors():
         F.matryoshka("nt_xent", a, b, dims=[])
     with pytest.raises(ValueError, match=r"dims must be in 1 ... 3, the features of z1, got 4"):
         F.matryoshka("nt_xent", a, b, dims=[2, 4])
-    with pytest.raises(TypeError, match=r"dims must be integers, got float"):
+    with pytest.raises(TypeError, match=r"dims must be an integer, got float"):
         F.matryoshka("nt_xent", a, b, dims=[2.0])
     with pytest.raises(ValueError, match=r"one number per prefix \(2\), got 1"):
         F.matryoshka("nt_xent", a, b, dims=[2, 3], weights=[1.0])

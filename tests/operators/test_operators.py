@@ -214,3 +214,23 @@ def test_errors_name_the_argument(
 ) -> None:
     with pytest.raises(error, match=message):
         build()
+
+
+def test_indices_that_leave_the_matrix() -> None:
+    arrays = np.ones(4), np.array([1, 0, 500_000, 1]), np.arange(5)
+    for build in (sp.csr_array, sp.csc_array):
+        with pytest.raises(ValueError, match=r"A must have indices in \[0, 4\), got 500000"):
+            ops.as_operator(build(arrays, shape=(4, 4)))
+    indptr, indices = torch.tensor([0, 1]), torch.tensor([5])
+    with pytest.raises(ValueError, match=r"CsrOperator: A must have indices in \[0, 1\), got 5"):
+        ops.CsrOperator(indptr, indices, None, n=1)
+
+
+def test_a_product_without_a_gradient_says_so() -> None:
+    x = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+    edges = PairGraph.from_edges([0, 1], [1, 0], n=4)
+    with pytest.raises(NotImplementedError, match="CsrOperator has no gradient in x; use graph @"):
+        ops.adjacency(edges) @ x
+    assert (ops.adjacency(PairGraph.from_views(2)) @ x).requires_grad
+    with torch.no_grad():
+        assert (ops.adjacency(edges) @ x).shape == (4, 2)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -74,10 +75,19 @@ def test_tensors_without_data_stay_so() -> None:
         assert unit_rows(torch.empty(5, 3)).shape == (5, 3)
 
 
-def test_function_transforms_are_left_to_torch() -> None:
-    # which refuses them for operators of torch.library; the body would read through the wrapper
-    with pytest.raises(RuntimeError, match="functorch"):
-        torch.func.grad(lambda x: unit_rows(x)[0, 0])(rows().detach())
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_derivatives_that_are_not_there_are_refused() -> None:
+    # silence would be wrong: an operator without a rule drops the tangents, or reads a wrapper
+    z, v = rows().detach(), torch.ones(5, 3, dtype=torch.float64)
+    with pytest.raises(NotImplementedError, match=r"unit_rows.*forward-mode .* impl='torch'"):
+        torch.func.jvp(unit_rows, (z,), (v,))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
+        unit_rows(forward_ad.make_dual(z, v))
+    with forward_ad.dual_level():
+        assert torch.equal(unit_rows(z), unit_rows(z.clone()))
+    for transform in (torch.func.grad, torch.func.jacrev):
+        with pytest.raises(NotImplementedError, match=r"derivatives by torch.func"):
+            transform(lambda x: unit_rows(x)[0, 0])(z)
 
 
 def test_inference_mode() -> None:
