@@ -6,6 +6,7 @@ The pairwise graph `PairGraph` says which samples are positives of each other. L
 """
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: F401  imported first: the compiled core shares torch's OpenMP runtime
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from .spectral.estimators import BarlowTwinsEmbedding, SimCLREmbedding, VICRegEmbedding
 
 __all__ = [
-    "BarlowTwinsEmbedding",
     "BarlowTwinsLoss",
     "CLIPLoss",
     "ConvergenceWarning",
@@ -51,10 +51,8 @@ __all__ = [
     "NTXentLoss",
     "PairGraph",
     "SigLIPLoss",
-    "SimCLREmbedding",
     "SpectralContrastiveLoss",
     "SupConLoss",
-    "VICRegEmbedding",
     "VICRegLoss",
     "eigsh",
     "functional",
@@ -64,6 +62,8 @@ __all__ = [
     "spectral",
 ]
 
+if importlib.util.find_spec("sklearn") is not None:  # or `import *` would fail on them
+    __all__ += ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
 _ESTIMATORS = ("BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding")
 
 

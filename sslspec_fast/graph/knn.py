@@ -221,6 +221,9 @@ def _rows(X: Any, metric: str) -> Tensor:
     if not bool(finite.all()):
         bad = int(torch.nonzero(~finite)[0, 0])
         raise ValueError(f"from_knn: X must be finite, got NaN or infinity in row {bad}")
+    if x.shape[1] == 0:
+        raise ValueError(f"from_knn: X must have at least one column, got {tuple(x.shape)}")
+    x = _near_one(x, by_row=metric == "cosine")
     if metric == "cosine":
         norms = x.norm(dim=1, keepdim=True)
         if bool((norms == 0).any()):
@@ -230,3 +233,16 @@ def _rows(X: Any, metric: str) -> Tensor:
             )
         x = x / norms
     return x
+
+
+def _near_one(x: Tensor, *, by_row: bool) -> Tensor:
+    """x times a power of two, so that squared distances neither overflow nor vanish.
+
+    Nothing else changes: the factor is exact, and the order of distances and the heat weights have
+    no unit. by_row: a factor for each row, where only directions count.
+    """
+    size = x.abs().amax(1, keepdim=True)
+    if not by_row and len(x):
+        size = size.amax()
+    size = size.clamp_min(torch.finfo(x.dtype).smallest_normal)
+    return x * (4 * torch.frexp(size).mantissa / size)  # mantissa / size = 2^-exponent

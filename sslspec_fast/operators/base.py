@@ -20,8 +20,8 @@ from torch import Tensor
 from sslspec_fast.primitives import basis
 
 __all__ = [
-    "Deflated", "DenseVectors", "GroupVectors", "KnownPairs", "ShiftOperator", "SumOperator",
-    "SymmetricOperator", "combine",
+    "Deflated", "DenseVectors", "GroupVectors", "KnownPairs", "Removable", "ShiftOperator",
+    "SumOperator", "SymmetricOperator", "combine",
 ]  # fmt: skip
 
 
@@ -29,16 +29,20 @@ __all__ = [
 _FEW = 12
 
 
-class Deflated(Protocol):
-    """An orthonormal block V (n, count) that is taken out of a problem."""
-
-    count: int
+class Removable(Protocol):
+    """An orthonormal block V that can be taken out of others."""
 
     def remove_(self, x: Tensor) -> Tensor:
         """X <- X - V V^T X, in place."""
 
     def block(self, dtype: torch.dtype) -> Tensor | None:
         """V itself where it has so few columns that they ride along with other products."""
+
+
+class Deflated(Removable, Protocol):
+    """A block V (n, count) that is taken out of a problem."""
+
+    count: int
 
     def dense(self) -> Tensor:
         """V, (n, count) float64."""

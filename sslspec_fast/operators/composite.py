@@ -151,7 +151,8 @@ class CallableOperator(SymmetricOperator):
 
     def _apply(self, x: Tensor) -> Tensor:
         if self._array == "torch":
-            return self._function(x).clone()  # not x itself, nor a buffer that is used again
+            # not x itself, nor a buffer that is used again, nor columns side by side
+            return self._function(x).clone(memory_format=torch.contiguous_format)
         y = np.array(self._function(x.numpy()), dtype=x.numpy().dtype, order="C")
         return torch.from_numpy(y).reshape(x.shape)
 

@@ -2,10 +2,12 @@
 
     sigma I - A = L D L^T + E,      #{eigenvalues of A + E above sigma} = #{negative pivots in D}
 
-k orthonormal vectors with residuals R have k eigenvalues of A within ||R|| of their Ritz values
-(Kahan 1967; Parlett 1998, section 11.5). Where exactly k eigenvalues lie above a shift that is
-further below the k-th Ritz value than ||R|| + ||E||, these are the k largest, and the next one is
-at most sigma + ||E||. No method that multiplies by A alone can tell that: what its start does not
+Ritz values never lie above the eigenvalues they stand for (Cauchy): t_i <= lambda_i. So if as many
+eigenvalues as Ritz values lie above a shift, say m, then lambda_{m+1} <= sigma + ||E||. At a shift
+inside the gap, m = k: the k largest were found, and the gap is at least t_k - sigma - ||E||. Where
+the cut lies inside a cluster, at a shift tol above t_k: lambda_k is at most that. More eigenvalues
+than Ritz values, also of those up to ||R|| below the shift (Kahan 1967; Parlett 1998, section
+11.5): some were missed. No method that multiplies by A alone can tell that: what its start does not
 see, it does not miss. ||E||_F is estimated without bias from products with normal vectors, since
 E|g|^2 = ||E||_F^2, and doubled; it shows as well where a factor without pivoting has blown up.
 """
@@ -27,8 +29,9 @@ from sslspec_fast.solvers.factorization import SingularFactor, structure, symmet
 
 __all__ = ["Count", "Proof", "counting"]
 
-_PLACES = (7 / 8, 5 / 8, 3 / 8, 1 / 8)  # of the gap below the last wanted value
-_WIDTHS = (1e-12, 1e-10, 1e-8)  # of a cluster, relative to the norm
+_PLACES = (7 / 8, 5 / 8, 3 / 8, 1 / 8)  # of the gap, below the last wanted value
+_ABOVE = (1.0, 0.7, 0.5, 0.35, 0.25)  # of tol, above it
+_NEAR = 1e-7  # of the norm: nearer to an eigenvalue, a factor without pivoting is no longer exact
 _DENSE_ROWS = 10_000  # of any operator: a dense factor in a minute
 _MOST_DEFLATED = 256
 _PROBES = 4  # normal vectors that measure E
@@ -39,61 +42,74 @@ _EPS = float(np.finfo(np.float64).eps)
 class Proof:
     """A count of the eigenvalues above `shift`, from a factor with an error of norm `error`.
 
-    expected: Ritz values above it. settled: no Ritz value is so near that the count might differ.
+    expected: Ritz values above it; missing: eigenvalues there that no Ritz value can stand for.
     """
 
     counted: int
     expected: int
+    missing: int
     shift: float
     error: float
-    settled: bool
 
     @property
     def complete(self) -> bool:
-        return self.settled and self.counted == self.expected
-
-    @property
-    def missing(self) -> int:
-        return max(self.counted - self.expected, 0) if self.settled else 0
+        return self.counted == self.expected and self.error < math.inf
 
     def __str__(self) -> str:
-        count = f"{self.counted} eigenvalues beyond {self.shift:.6g}, {self.expected} were found"
-        return count if self.settled else f"{count}, with a factor good to {self.error:.1e} only"
+        return (
+            f"{self.counted} eigenvalues beyond {self.shift:.6g}, {self.expected} were found, by a "
+            f"factor good to {self.error:.1e}"
+        )
 
 
-# (wanted values, largest first, ||R||_F, gap, norm) -> what a factorisation says of them
-Count = Callable[[np.ndarray, float, float, float], Proof | None]
+# (wanted values, largest first, ||R||_F, gap, tol, norm, order of the rows in an earlier factor, or
+# None) -> what a factorisation says of them
+Count = Callable[[np.ndarray, float, float, float, float, "np.ndarray | None"], Proof | None]
 
 
 def counting(
-    op: SymmetricOperator, deflated: Deflated | None, known: tuple[Tensor, Tensor] | None
-) -> Count:
-    """How to count the eigenvalues of op; an error right away if that cannot be done.
+    op: SymmetricOperator, deflated: Deflated | None, known: tuple[Tensor, Tensor] | None,
+    include: bool = False,
+) -> Count | None:  # fmt: skip
+    """How to count the eigenvalues of op.
 
-    known: (values, vectors) that are wanted and among the deflated, all of one value.
+    known: (values, vectors) that are wanted and among the deflated, all of one value; include: they
+    are not among the values that the count is asked about, which a solver found behind them. An
+    error right away if it cannot be done, None if `include`: then nobody has asked.
     """
     if deflated is not None and known is None and deflated.count > _MOST_DEFLATED:
+        if include:
+            return None
         raise ValueError(
             f"eigsh: certify counts at most {_MOST_DEFLATED} deflated vectors, got {deflated.count}"
         )
-    matrix = _entries(op)
+    matrix = _entries(op, judged=include)
+    front = known[0].numpy() if known is not None else np.zeros(0)
 
-    def count(values: np.ndarray, residual: float, gap: float, norm: float) -> Proof | None:
+    def count(
+        values: np.ndarray, residual: float, gap: float, tol: float, norm: float,
+        order: np.ndarray | None = None,
+    ) -> Proof | None:  # fmt: skip
         if gap == math.inf:
             return None  # nothing is left that could be missing
         others = np.zeros(0)
         if known is not None and deflated is not None:
-            others = np.full(deflated.count - len(known[0]), float(known[0][0]))
+            others = np.full(deflated.count - len(front), float(front[0]))
         elif deflated is not None:
             others, outside = _values_of(op, deflated)
             residual += outside
-        return _prove(matrix, values, others, residual, gap, norm)
+        wanted = np.concatenate([front, values]) if include else values
+        ordered = matrix if order is None else matrix[order][:, order]
+        return _prove(ordered, wanted, others, residual, gap, tol, norm, order is not None)
 
     return count
 
 
-def _entries(op: SymmetricOperator) -> Any:
-    """The matrix to factorise: scipy CSR, or (n, n) NumPy float64 where there are no entries."""
+def _entries(op: SymmetricOperator, judged: bool) -> Any:
+    """The matrix to factorise: scipy CSR, or (n, n) NumPy float64 where there are no entries.
+
+    judged: it will be factorised anyway.
+    """
     matrix = op.assemble()
     if matrix is None and op.n <= _DENSE_ROWS:
         return op.to_dense().cpu().numpy()
@@ -102,6 +118,8 @@ def _entries(op: SymmetricOperator) -> Any:
             "eigsh: certify=True needs the entries of A (sparse or a stored graph) or n <= "
             f"{_DENSE_ROWS}, got {type(op).__name__} with n = {op.n}"
         )
+    if judged:
+        return matrix
     size, room = 48.0 * structure(matrix).fill, 0.25 * host_memory()
     if size > room:
         raise ValueError(
@@ -112,12 +130,13 @@ def _entries(op: SymmetricOperator) -> Any:
 
 
 def _prove(
-    matrix: Any, values: np.ndarray, others: np.ndarray, residual: float, gap: float, norm: float
-) -> Proof:
-    """Count where it tells most: right above the next value, or above a cluster at the cut.
+    matrix: Any, values: np.ndarray, others: np.ndarray, residual: float, gap: float, tol: float,
+    norm: float, ordered: bool = False,
+) -> Proof:  # fmt: skip
+    """Count at one shift after the other, until one settles it.
 
     values (k,): wanted Ritz values, largest first; others: of deflated vectors; residual: ||R||_F
-    of all; gap: from the last wanted value to the next.
+    of all; gap: from the last wanted value to the next; tol: absolute.
     """
     last, every = float(values[-1]), np.concatenate([values, others])
     norm = max(norm, float(np.abs(every).max()))
@@ -125,33 +144,26 @@ def _prove(
     if gap > 4.0 * slack:
         shifts = [last - place * gap for place in _PLACES]
     else:
-        shifts = [_above_cluster(values, max(slack, width * norm)) for width in _WIDTHS]
+        shifts = [last + place * max(tol, _NEAR * norm) for place in _ABOVE]
     best: Proof | None = None
     for shift in shifts:
         try:
-            counted, shift, error = _count(matrix, shift, norm)
+            counted, shift, error = _count(matrix, shift, norm, ordered)
         except SingularFactor:
             continue
-        distance = float(np.abs(every - shift).min())
-        settled = bool(distance > slack + error)
-        found = Proof(counted, int((every > shift).sum()), shift, error, settled)
-        if settled:
+        if abs(last - shift) <= error:
+            error = math.inf  # it tells nothing
+        missing = counted - int((every > shift - slack - error).sum())
+        found = Proof(counted, int((every > shift).sum()), max(missing, 0), shift, error)
+        if found.complete or found.missing:
             return found
         best = best or found
-    return best or Proof(0, 0, shifts[0], float("inf"), False)
+    return best or Proof(0, 0, 0, shifts[0], math.inf)
 
 
-def _above_cluster(values: np.ndarray, slack: float) -> float:
-    """A shift above the last values that are one as far as `slack` tells."""
-    top = float(values[-1])
-    for value in values[::-1]:
-        if value - top > 8.0 * slack:
-            break
-        top = float(value)
-    return top + 4.0 * slack
-
-
-def _count(matrix: Any, sigma: float, norm: float) -> tuple[int, float, float]:
+def _count(
+    matrix: Any, sigma: float, norm: float, ordered: bool = False
+) -> tuple[int, float, float]:
     """(eigenvalues above the shift, the shift, error of the factor)."""
     n = matrix.shape[0]
     g = np.random.default_rng(n).standard_normal((n, _PROBES))
@@ -160,7 +172,7 @@ def _count(matrix: Any, sigma: float, norm: float) -> tuple[int, float, float]:
         pivots = scipy.linalg.eigvalsh_tridiagonal(d.diagonal(), d.diagonal(-1))
         product = lower @ (d @ (lower.T @ g))
     else:
-        factor, sigma = symmetric_factor("certify", matrix, sigma, norm)
+        factor, sigma = symmetric_factor("certify", matrix, sigma, norm, ordered)
         if not np.array_equal(factor.perm_r, factor.perm_c):  # no congruence: its signs say nothing
             return 0, sigma, float("inf")
         lower, pivots, order = factor.L, factor.U.diagonal(), factor.perm_r

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated, SymmetricOperator
+from sslspec_fast.operators.base import Deflated, Removable, SymmetricOperator
 from sslspec_fast.solvers.coordinates import Coordinates
 
 __all__ = ["Clean", "cleaner", "filter_block", "filter_residual", "growth_rate"]
@@ -35,7 +35,7 @@ _LONG = 4  # degrees that pay for a change of coordinates
 class Clean:
     """Remove deflated vectors every few degrees: they outgrow everything from rounding alone."""
 
-    deflated: Deflated
+    deflated: Removable
     every: int
 
     def __call__(self, degree: int, inner: Coordinates, *blocks: Tensor) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated, SymmetricOperator
+from sslspec_fast.operators.base import Removable, SymmetricOperator
 from sslspec_fast.primitives.basis import gram, project_out
 
 __all__ = ["Coordinates"]
@@ -25,7 +25,7 @@ class Coordinates:
     """
 
     def __init__(
-        self, op: SymmetricOperator, deflated: Deflated | None, dtype: torch.dtype,
+        self, op: SymmetricOperator, deflated: Removable | None, dtype: torch.dtype,
         change: bool = True,
     ) -> None:  # fmt: skip
         self.op, t = op.similar() if change else (op, None)

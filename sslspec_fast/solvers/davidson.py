@@ -7,78 +7,28 @@ What `expand` does names the method: a Chebyshev filter in residual form (chebys
 a factorisation (shift_invert), a preconditioner (lobpcg), nothing (block Lanczos: V stays a
 block Krylov space). Zhou and Saad 2007 (block Chebyshev-Davidson), Stathopoulos 2007 (restarts
 that keep the previous Ritz vectors). The driver always looks for the largest eigenvalues.
-
-Convergence: ||r_i|| <= tol for every wanted pair and, with an angle tolerance,
-||R||_F <= angle_tol * gap. The gap t_k - (t_{k+1} + ||r_{k+1}||) needs a guard vector good to a
-quarter of that distance (or to tol, inside a cluster): copies of t_k would still hide behind less.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated, SymmetricOperator
 from sslspec_fast.primitives.basis import random_block
-from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
-from sslspec_fast.solvers._cost import guards, machine
+from sslspec_fast.solvers._basis import Basis, orthonormalize
+from sslspec_fast.solvers._cost import LINE, guards
+from sslspec_fast.solvers.monitor import Monitor
+from sslspec_fast.solvers.task import Outcome, Task
 
-__all__ = ["Look", "Outcome", "Task", "davidson", "rounded"]
+__all__ = ["Look", "davidson"]
 
 Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
 
 
-@dataclass
-class Task:
-    """What is asked: the k largest eigenpairs of op in the complement of the deflated vectors."""
-
-    op: SymmetricOperator
-    k: int
-    free: int  # dimension of the complement of the deflated vectors
-    norm: float  # bound of ||A||
-    tol: float  # absolute bound of ||r_i||
-    angle_tol: float | None
-    max_iter: int
-    seed: int
-    deflated: Deflated | None = None
-    dtype: torch.dtype = torch.float64  # of the basis
-    callback: Callable[[dict[str, Any]], Any] | None = None
-    columns: int = 0  # columns multiplied so far, all precisions
-
-    def apply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        self.columns += x.shape[1]
-        return self.op.matmat(x, out).contiguous()
-
-    def angle_met(self, norms: Tensor, gap: float) -> bool:
-        """||R||_F <= angle_tol * gap, where it was asked for. No gap bounds no angle."""
-        if self.angle_tol is None or gap == math.inf:
-            return True
-        return gap > 0.0 and float(norms.norm()) <= self.angle_tol * gap
-
-    @property
-    def guard(self) -> int:
-        """Index just behind the wanted ones exists, so a gap can be measured."""
-        return 1 if self.free > self.k else 0
-
-
-@dataclass
-class Outcome:
-    values: Tensor
-    vectors: Tensor
-    residuals: Tensor
-    gap: float
-    converged: bool
-    reason: str
-    n_iter: int
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-_LEAST = 2e-15  # residual that rounding allows, relative to the norm
 _REFILLS = 3  # random blocks after which rounding is to blame that nothing new comes
 
 
@@ -88,144 +38,10 @@ class Look(Protocol):
     def doubts(self, values: Tensor) -> bool:
         """Whether these Ritz values may hide others."""
 
-    def __call__(self, basis: Basis, values: Tensor, seed: int) -> Tensor:
-        """(n, b) new directions; at most as many as leave room for what is wanted."""
-
-
-def rounded(outcome: Outcome, task: Task) -> Outcome:
-    """A float64 outcome in the dtype that was asked for, with the residuals of what is returned."""
-    if task.dtype == outcome.vectors.dtype:
-        return outcome
-    vectors = outcome.vectors.to(task.dtype)
-    x = vectors.double()
-    r = task.apply(x) - x * outcome.values.to(x)
-    if task.deflated is not None:
-        task.deflated.remove_(r)
-    return replace(outcome, vectors=vectors, residuals=column_norms(r))
-
-
-class _Monitor:
-    """Which Ritz pairs are good enough, how wide the gap is, and what is still to do."""
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.target = task.tol
-        self.gap = math.inf if not task.guard else math.nan
-        self.norms = torch.full((task.k + 1,), math.inf, dtype=torch.float64)
-        self.trusted = 0  # leading pairs that the last call took for good without measuring them
-
-    def pick(
-        self, basis: Basis, values: Tensor, q: Tensor, block: int, fill: int
-    ) -> tuple[Tensor, Tensor]:
-        """`measure`, with Ritz pairs behind the wanted ones added up to `fill` columns.
-
-        A step costs nearly the same with a few columns more, and the vectors behind decide how
-        fast the last wanted ones come.
+    def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
+        """(n, b) new directions, at most as many as leave room for what is wanted, and the sight:
+        an eigenvalue above it would have shown up in them.
         """
-        index, r = self.measure(basis, values, q, block)
-        first = max(self.task.k, int(index[-1]) + 1) if len(index) else 0
-        stop = min(first + fill - len(index), basis.size)
-        if not len(index) or stop <= first:
-            return index, r
-        extra = basis.residual(values[first:stop], q[:, first:stop])
-        return torch.cat([index, torch.arange(first, stop)]), torch.cat([r, extra], 1)
-
-    def measure(self, basis: Basis, values: Tensor, q: Tensor, block: int) -> tuple[Tensor, Tensor]:
-        """Indices still to improve (at most `block`) and their residual vectors.
-
-        Residuals are computed chunk by chunk from the first doubtful pair on, the pair behind the
-        wanted ones with the last chunk. Pairs that were good are trusted until the end, when all
-        are measured again; a chunk of them is not: a pass over V and A V costs the same.
-        """
-        task = self.task
-        last = min(task.k, basis.size)
-        guarded = task.guard if basis.size > task.k else 0
-        chunk = max(block, machine(task.op.device).together)
-        start = 0
-        while start < last and self.norms[start] <= self.target:
-            start += 1
-        start = start if start > chunk else 0
-        self.trusted = start
-        while True:
-            picked: list[int] = []
-            kept: list[Tensor] = []
-            while start < last + guarded and len(picked) < block:
-                stop = min(start + chunk, last)
-                stop += guarded if stop == last else 0
-                r = basis.residual(values[start:stop], q[:, start:stop])
-                self.norms[start:stop] = column_norms(r)
-                bad = torch.nonzero(self.norms[start : min(stop, last)] > self.target)[:, 0]
-                if len(bad):
-                    picked += (bad + start).tolist()
-                    kept.append(r[:, bad.to(r.device)] if len(bad) < r.shape[1] else r)
-                start = stop
-            if not picked and guarded:
-                guard = self._guard(values)
-                if not len(guard) and self._tighten(values):
-                    self.trusted = start = 0
-                    continue
-                return guard, r[:, -1:] if len(guard) else basis.empty
-            if not picked:
-                return torch.zeros(0, dtype=torch.int64), basis.empty
-            index, r = torch.tensor(picked), torch.cat(kept, 1) if len(kept) > 1 else kept[0]
-            return index[:block], r[:, :block]
-
-    def _guard(self, values: Tensor) -> Tensor:
-        """Pair k+1 while it is to be improved: until it is good to a quarter of its distance the
-        gap is a guess.
-        """
-        k = self.task.k
-        distance = float(values[k - 1] - values[k])
-        self.gap = max(distance - float(self.norms[k]), 0.0)
-        floor = self.task.tol
-        if self.task.angle_tol is not None:  # below, no residual could resolve the gap
-            floor = max(1e-13, _LEAST * math.sqrt(k) / self.task.angle_tol) * self.task.norm
-        share = 0.01 if self.copies(values) else 0.25
-        doubtful = float(self.norms[k]) > max(share * distance, floor)
-        return torch.tensor([k] if doubtful else [], dtype=torch.int64)
-
-    def copies(self, values: Tensor) -> bool:
-        """The last wanted values are one, as far as their residuals tell: there may be more of it,
-        and a mixture of those and what lies behind can look like the end of the gap.
-        """
-        k = self.task.k
-        if k < 2 or not self.task.guard or len(values) <= k:
-            return False
-        distance, slack = float(values[k - 1] - values[k]), 1e-12 * self.task.norm
-        worst = float(self.norms[k - 2 : k].max())
-        if worst < 0.01 * distance:  # else they tell nothing
-            slack += 4.0 * worst**2 / distance
-        return float(values[k - 2] - values[k - 1]) <= slack
-
-    def _tighten(self, values: Tensor) -> bool:
-        """Lower the residual target when the angle asks for it; True when pairs must be redone."""
-        task = self.task
-        if task.angle_tol is None or self.gap <= 1e-13 * task.norm:
-            return False
-        total = float(self.norms[: task.k].norm())
-        if total <= task.angle_tol * self.gap:
-            return False
-        target = max(0.9 * task.angle_tol * self.gap / math.sqrt(task.k), _LEAST * task.norm)
-        if target >= self.target:
-            return False
-        self.target = target
-        return bool((self.norms[: task.k] > target).any())
-
-    def settle(self, basis: Basis, values: Tensor, q: Tensor) -> None:
-        """Measure every wanted pair and the one behind, whatever was trusted."""
-        k, chunk = self.task.k, 32
-        last = min(k + self.task.guard, basis.size)
-        for start in range(0, last, chunk):
-            stop = min(start + chunk, last)
-            r = basis.residual(values[start:stop], q[:, start:stop])
-            self.norms[start:stop] = column_norms(r)
-        if last > k:
-            self._guard(values)
-
-    def satisfied(self) -> bool:
-        task = self.task
-        wanted = self.norms[: task.k]
-        return bool((wanted <= task.tol).all()) and task.angle_met(wanted, self.gap)
 
 
 def davidson(
@@ -240,11 +56,13 @@ def davidson(
     """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
-    basis = Basis(n, capacity, task.dtype, task.op.device)
-    _grow(task, basis, start.to(task.dtype), krylov_steps if expand is None else 1)
+    # what a look brings completes what the basis has of it: nothing may be dropped for it
+    basis = Basis(n, capacity + (0 if look is None else LINE), task.dtype, task.op.device)
+    steps = krylov_steps if expand is None else 1
+    _grow(task, basis, start.to(task.dtype), capacity, steps)
     lost = basis.size < min(start.shape[1], capacity, task.k + guards(task.k))
     needed = min(task.k + task.guard, task.free)
-    monitor = _Monitor(task)
+    monitor = Monitor(task)
     history: list[dict[str, Any]] = []
     previous = torch.zeros(basis.size, 0, dtype=torch.float64)
     reason, refills, looks, iteration = "max_iter reached", 0, 0, 0
@@ -266,22 +84,23 @@ def davidson(
         enough = basis.size >= min(task.k, task.free)  # a run that is cut short returns k pairs too
         stopped = _report(task, monitor, history, iteration, basis, values) and enough
         doubted = look is not None and (lost or look.doubts(values) or monitor.copies(values))
-        stays = enough and bool(((values[: task.k] - seen).abs() <= task.tol).all())
+        slack = min(task.tol, 0.1 * monitor.gap) if monitor.gap > 0.0 else task.tol
+        stays = enough and bool(((values[: task.k] - seen).abs() <= slack).all())
         proven = basis.size >= task.free or stays or (enough and not doubted)
         may = not stopped and iteration <= task.max_iter
         owed = enough and not proven and may
         if look is not None and owed and (done or refills == _REFILLS):
             looks, seen = looks + 1, values[: task.k].clone()
-            more = look(basis, values, task.seed + 104729 * looks)
-            if basis.size + more.shape[1] > capacity:
-                _restart(basis, q, previous, min(keep, capacity - more.shape[1]), task.k)
+            if basis.size > capacity:  # from the look before
+                _restart(basis, q, previous, keep, task.k)
                 previous = torch.zeros(basis.size, 0, dtype=torch.float64)
+                values, q = basis.ritz()
+            more, monitor.sight = look(basis, values, task.seed + 104729 * looks)
             proven = bool(torch.isfinite(more).all())
-            if _grow(task, basis, more.to(task.dtype)):
+            if _grow(task, basis, more.to(task.dtype), basis.capacity):
                 monitor.norms[:] = math.inf
                 refills = 0
                 continue
-            values, q = basis.ritz()  # a restart has turned it
             owed = False
             if not proven:
                 reason = "the look for missed directions overflowed"
@@ -308,7 +127,7 @@ def davidson(
         if len(index):
             index, r = index[:room], r[:, :room]
             t = r if expand is None else expand(r, values[index], basis, values)
-            added = _grow(task, basis, t.to(task.dtype), krylov_steps if expand is None else 1)
+            added = _grow(task, basis, t.to(task.dtype), capacity, steps)
         if added == 0:  # nothing new came out: look for missed directions at random
             if refills == _REFILLS:
                 if owed:
@@ -320,7 +139,7 @@ def davidson(
             more = random_block(n, width, seed, task.dtype, task.op.device)
             # while there are fewer than what is wanted, only a block that adds nothing counts
             wanting = basis.size < needed
-            refills += not (_grow(task, basis, more) and wanting)
+            refills += not (_grow(task, basis, more, capacity) and wanting)
     if not done:
         monitor.settle(basis, values, q)
     # at rounding level the pair behind may stay open; a run that somebody cut short proves nothing
@@ -333,11 +152,13 @@ def davidson(
     )  # fmt: skip
 
 
-def _grow(task: Task, basis: Basis, t: Tensor, steps: int = 1) -> int:
-    """Orthonormalise t against V and append; `steps` > 1 goes on along the Krylov space."""
+def _grow(task: Task, basis: Basis, t: Tensor, most: int, steps: int = 1) -> int:
+    """Orthonormalise t against V and append, up to `most` columns in all; `steps` > 1 goes on along
+    the Krylov space.
+    """
     added = 0
     for step in range(steps):
-        t = t[:, : basis.capacity - basis.size]
+        t = t[:, : max(most - basis.size, 0)]
         t = orthonormalize(t, basis.v, task.deflated)
         if t.shape[1] == 0:
             break
@@ -376,7 +197,7 @@ def _same_residual(basis: Basis, values: Tensor, q: Tensor, index: Tensor, r: Te
 
 
 def _report(
-    task: Task, monitor: _Monitor, history: list[dict[str, Any]], iteration: int, basis: Basis,
+    task: Task, monitor: Monitor, history: list[dict[str, Any]], iteration: int, basis: Basis,
     values: Tensor,
 ) -> bool:  # fmt: skip
     """Record the step and show it to the callback; True when that asks to stop."""

@@ -7,7 +7,7 @@ import math
 import torch
 
 from sslspec_fast.solvers._basis import column_norms
-from sslspec_fast.solvers.davidson import Outcome, Task, rounded
+from sslspec_fast.solvers.task import Outcome, Task, rounded
 
 __all__ = ["dense"]
 
@@ -23,7 +23,7 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     if task.deflated is not None and n:
         identity = torch.eye(n, dtype=torch.float64, device=matrix.device)
         complement = task.deflated.remove_(identity.clone())
-        below = 4.0 * scale + 1.0
+        below = 4.0 * scale or 1.0
         matrix = complement @ matrix @ complement - below * (identity - complement)
         scale = below
         matrix = (matrix + matrix.T) / 2

@@ -36,7 +36,6 @@ from sslspec_fast.solvers._cost import machine
 from sslspec_fast.solvers._threads import at_most_threads, full_products
 from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.certificate import Count, counting
-from sslspec_fast.solvers.davidson import Outcome, Task
 from sslspec_fast.solvers.dense import dense
 from sslspec_fast.solvers.lobpcg import lobpcg
 from sslspec_fast.solvers.polynomial import chebyshev, lanczos
@@ -47,8 +46,11 @@ from sslspec_fast.solvers.result import EigResult
 from sslspec_fast.solvers.scaling import at_unit_norm, unit_of
 from sslspec_fast.solvers.select import choose, dense_pays, low_dtype, separated
 from sslspec_fast.solvers.shift_invert import shift_invert
+from sslspec_fast.solvers.task import Outcome, Task
 
 __all__ = ["eigsh"]
+
+Known = tuple[Tensor, Tensor] | None  # (values, vectors) of wanted pairs that are exact
 
 _SIGN_ROWS = 64
 _COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge
@@ -147,16 +149,14 @@ def eigsh(
     else:
         threads = machine(op.device).threads(n, k)
         with at_most_threads(threads), full_products(op.device):
-            outcome, facts, method, reason = _run(task, method, warm, low)
+            outcome, facts, method, reason = _run(task, method, warm, low, known)
     if progress:
         sys.stderr.write("\n")
     labels = (method, reason, precision)
     return report(op, outcome, known, back, task, facts, kind, which, labels, start, count)
 
 
-def _exact(
-    op: SymmetricOperator, k: int, deflate: Any
-) -> tuple[tuple[Tensor, Tensor] | None, Deflated | None]:
+def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Known, Deflated | None]:
     """((values, vectors) known at the wanted end or None, what the problem is to be rid of)."""
     if deflate is not None:
         if isinstance(deflate, GroupVectors):
@@ -234,7 +234,7 @@ def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
 
 
 def _run(
-    task: Task, method: str, warm: Tensor | None, low: torch.dtype
+    task: Task, method: str, warm: Tensor | None, low: torch.dtype, known: Known
 ) -> tuple[Outcome, dict[str, Any], str, str]:
     """Set the scale of the tolerance and hand over to the chosen method."""
     asked = method != "auto"
@@ -273,19 +273,21 @@ def _run(
     elif method == "lobpcg":
         outcome, facts = lobpcg(task, warm, found)
     else:
-        outcome, facts = shift_invert(task, warm, found, task.op.top_attained())
+        count = counting(task.op, task.deflated, known, include=True)
+        outcome, facts = shift_invert(task, warm, found, task.op.top_attained(), count)
     return outcome, facts, method, reason
 
 
-def _gap_behind(task: Task, known: Any) -> float:
+def _gap_behind(task: Task, known: Known) -> float:
     """Everything wanted was exact: the distance to the next value, by one more pair.
 
     Sets the scale of the task's tolerance, which nobody has needed before.
     """
+    assert known is not None
     relative = 1e-3
     while True:
         one = replace(task, k=1, tol=relative, angle_tol=None, callback=None, columns=0, norm=0.0)
-        outcome, _, _, _ = _run(one, "auto", None, torch.float32)
+        outcome, _, _, _ = _run(one, "auto", None, torch.float32, known)
         task.columns += one.columns
         distance = float(known[0][-1] - outcome.values[0])
         residual = float(outcome.residuals[0])

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis
-from sslspec_fast.solvers.davidson import Outcome, Task, davidson
+from sslspec_fast.solvers.davidson import davidson
 from sslspec_fast.solvers.look import FilteredLook
 from sslspec_fast.solvers.probe import Probe
+from sslspec_fast.solvers.task import Outcome, Task
 
 __all__ = ["lobpcg"]
 

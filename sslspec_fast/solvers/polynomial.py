@@ -18,9 +18,10 @@ from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, column_norms, host_memory
 from sslspec_fast.solvers._cost import machine, padded, product_cost, start_width
 from sslspec_fast.solvers.chebyshev import cleaner, filter_block, filter_residual, growth_rate
-from sslspec_fast.solvers.davidson import Outcome, Task, davidson
+from sslspec_fast.solvers.davidson import davidson
 from sslspec_fast.solvers.look import FilteredLook
 from sslspec_fast.solvers.probe import Probe
+from sslspec_fast.solvers.task import Outcome, Task
 
 __all__ = ["chebyshev", "lanczos"]
 

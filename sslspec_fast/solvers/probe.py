@@ -28,8 +28,8 @@ from sslspec_fast.solvers._cost import (
     start_width,
 )
 from sslspec_fast.solvers.chebyshev import growth_rate
-from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.recurrence import Recurrence
+from sslspec_fast.solvers.task import Task
 
 __all__ = ["Probe", "probe"]
 

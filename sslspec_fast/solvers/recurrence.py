@@ -18,11 +18,12 @@ from torch import Tensor
 from sslspec_fast.primitives.basis import combine_into, new_block, new_blocks, random_block
 from sslspec_fast.solvers._basis import inverse_norm, orthonormalize, triangular_inverse
 from sslspec_fast.solvers.coordinates import Coordinates
-from sslspec_fast.solvers.davidson import Task
+from sslspec_fast.solvers.task import Task
 
 __all__ = ["Recurrence"]
 
 _CLEAN = 2  # steps between projections of many deflated vectors
+_LEFT = 0.2  # of a squared column behind the projection, from which that is exact enough
 _CONDITION = 30.0  # of the new block, up to which its Gram matrix is all it takes
 
 
@@ -93,18 +94,36 @@ class Recurrence:
         g = square - sum(part.T @ part for _, part in out)
         factor, failed = torch.linalg.cholesky_ex((g + g.T) / 2)
         inverse = triangular_inverse(factor) if int(failed) == 0 else torch.full_like(g, math.inf)
-        if inverse_norm(inverse) * float(g.diagonal().max().sqrt()) < _CONDITION:
+        whole = bool((g.diagonal() > _LEFT * square.diagonal()).all())
+        if whole and inverse_norm(inverse) * float(g.diagonal().max().sqrt()) < _CONDITION:
             self._terms = [(w, inverse.T), *((x, -part @ inverse.T) for x, part in out)]
             following = factor.T
         else:
-            if out:
-                combine_into(w, *((x, -part) for x, part in out), beta=1.0)
+            self._remove(w, out)
+            self._remove(w, self._measured(out, w))  # of what cancelled, the rounding is left
             before = w.clone()
-            w = inner.enter(orthonormalize(inner.leave(w), deflated=self.task.deflated))
+            noise = 1e-5 if w.dtype == torch.float32 else 1e-12  # cancellation leaves no direction
+            alive = inner.gram(w, w).diagonal() > noise**2 * square.diagonal()
+            w = w[:, alive.to(w.device)].contiguous()
+            for _ in range(2):
+                self._remove(w, self._measured(out, w))
+                w = inner.enter(orthonormalize(inner.leave(w), deflated=self.task.deflated))
             self._terms, following = [], inner.gram(w, before)
         self._rest = w
         if v is not None:
             self._betas.append(following)
+
+    def _measured(self, out: list[tuple[Tensor, Tensor]], w: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The blocks of `out` with their components in w as it is."""
+        blocks = [x for x, _ in out]
+        if not blocks or w.shape[1] == 0:
+            return []
+        parts = self.inner.gram(blocks, w).split([x.shape[1] for x in blocks])
+        return list(zip(blocks, parts, strict=True))
+
+    def _remove(self, w: Tensor, out: list[tuple[Tensor, Tensor]]) -> None:
+        if out:
+            combine_into(w, *((x, -part) for x, part in out), beta=1.0)
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values, largest first, their coefficients (m, m), and norms of their residuals."""

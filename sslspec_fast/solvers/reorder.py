@@ -20,9 +20,9 @@ from torch import Tensor
 from sslspec_fast.operators.base import KnownPairs, ShiftOperator, SymmetricOperator
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.solvers._basis import host_memory
-from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.factorization import INT32_LIMIT, structure
 from sslspec_fast.solvers.probe import Probe
+from sslspec_fast.solvers.task import Task
 
 __all__ = ["order", "renumber"]
 

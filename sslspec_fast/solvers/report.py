@@ -14,8 +14,8 @@ from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.operators.convert import to_array
 from sslspec_fast.solvers._basis import column_norms
 from sslspec_fast.solvers.certificate import Count, Proof
-from sslspec_fast.solvers.davidson import Outcome, Task
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
+from sslspec_fast.solvers.task import Outcome, Task
 
 __all__ = ["report"]
 
@@ -31,7 +31,8 @@ def report(
 ) -> EigResult:  # fmt: skip
     """The result, with residuals of A itself, and `converged` only if they are what was asked.
 
-    count: of the eigenvalues beyond the wanted ones' end (`counting`); it is asked last.
+    count: of the eigenvalues beyond the wanted ones' end (`counting`), where a proof is wanted and
+    the method brought none; it is asked last.
     """
     values, vectors = outcome.values, outcome.vectors
     residuals = outcome.residuals
@@ -68,18 +69,18 @@ def report(
         why = f"rounded to {vectors.dtype}".replace("torch.", "")
         if given or known is not None:
             why = "deflate is not invariant under A" if given else "the known vectors are not exact"
-    proof = None
-    if count is not None and converged:
+    proof = outcome.proof
+    if proof is None and count is not None and converged:
         # vectors in float32 are orthonormal to its rounding only
         slack = frobenius + (_ROUNDED * norm if single else 0.0)
-        proof = count(wanted.numpy(), slack, gap, norm)
+        proof = count(wanted.numpy(), slack, gap, task.tol, norm, None)
     if proof is not None:
         facts.update(
             count=proof.counted, count_shift=proof.shift if which == "LA" else -proof.shift
         )
         if proof.missing:
             converged, why, gap = False, f"{proof}", 0.0
-        elif proof.complete:
+        elif proof.complete and proof.shift < float(wanted[-1]):
             gap = min(gap, max(float(wanted[-1]) - proof.shift - proof.error, 0.0))
     # a gap that the residuals cannot resolve is no gap
     cut = gap <= 10.0 * max(worst, 1e-14 * norm)
@@ -91,7 +92,8 @@ def report(
     elif proof is not None and not proof.complete:
         reason = f"{reason}; completeness not proven: {proof}"
         warnings.warn(f"eigsh: not proven complete: {proof}", ConvergenceWarning, stacklevel=3)
-    complete = None if count is None else converged and (proof is None or proof.complete)
+    asked = count is not None or proof is not None
+    complete = converged and (proof is None or proof.complete) if asked else None
     info = EigInfo(
         converged=converged, residuals=residuals.numpy(), norm=norm, gap=gap,
         angle_bound=frobenius / gap if gap > 0 else math.inf, cluster_cut=bool(cut),

@@ -7,6 +7,7 @@ keeps true residuals. Blocks see multiplicities that ARPACK's single vector miss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,13 +18,17 @@ from torch import Tensor
 
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
-from sslspec_fast.solvers.davidson import Outcome, Task, davidson, rounded
+from sslspec_fast.solvers.certificate import Count
+from sslspec_fast.solvers.davidson import davidson
 from sslspec_fast.solvers.factorization import symmetric_factor
 from sslspec_fast.solvers.probe import Probe
+from sslspec_fast.solvers.task import Outcome, Task, rounded
 
 __all__ = ["shift_invert"]
 
 _FRESH = 4  # columns that look for missed directions
+_SOLVES = 40  # at most, for each of them
+_ATTEMPTS = 3  # to find what a count says is missing
 
 
 class _Solve:
@@ -60,8 +65,8 @@ class _Solve:
 
 @dataclass
 class _Look:
-    """Random directions outside the basis by the solver itself, after every run: columns next to
-    the shift come out parallel, and hide others.
+    """Random directions outside the basis by the solver itself, after a run that nothing else can
+    prove: columns next to the shift come out parallel, and hide others.
     """
 
     task: Task
@@ -70,16 +75,27 @@ class _Look:
     def doubts(self, values: Tensor) -> bool:
         return True
 
-    def __call__(self, basis: Basis, values: Tensor, seed: int) -> Tensor:
-        op = self.task.op
+    def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
+        op, k, sigma = self.task.op, self.task.k, self.solver.sigma
+        last, behind = float(values[k - 1]), float(values[min(k, len(values) - 1)])
+        # a solve lifts what lies at t by (sigma - behind) / (sigma - t)
+        visible = math.log(max(1e4, 10.0 * math.sqrt(op.n / _FRESH)))
+        aim = max(sigma - (behind + last) / 2, 1e-300)
+        rate = math.log(max(sigma - behind, 1e-300) / aim)
+        solves = int(max(3.0, min(visible / max(rate, 1e-9), _SOLVES)))
+        known = [basis.vectors(basis.ritz()[1][:, :k])]
         more = random_block(op.n, _FRESH, seed, torch.float64, op.device)
-        return self.solver.grown(more, basis.v, 3)
+        sight = sigma - (sigma - behind) * math.exp(-visible / solves)
+        return self.solver.grown(more, known, solves), sight
 
 
 def shift_invert(
-    task: Task, x0: Tensor | None, found: Probe, exact_top: bool
+    task: Task, x0: Tensor | None, found: Probe, exact_top: bool, count: Count | None
 ) -> tuple[Outcome, dict]:
     """Block Krylov on the factor. exact_top: found.hi is known to touch the spectrum.
+
+    A second factor, at a shift inside the gap, counts the eigenvalues above it (certificate). A run
+    that lacks some of them, or that could not be judged, goes on with a look for them.
 
     The factor is float64 and so is the basis, whatever the precision: a float32 one costs more
     steps than its narrower rows save.
@@ -120,10 +136,32 @@ def shift_invert(
         start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
 
     inner = replace(task, dtype=torch.float64)
-    outcome = davidson(
-        inner, start, solver, block=min(width, 16), keep=width + max(width // 2, 2),
-        capacity=5 * width + _FRESH, fill=min(width, 4), look=_Look(task, solver),
-    )  # fmt: skip
+
+    def run(start: Tensor, look: _Look | None) -> Outcome:
+        out = davidson(
+            inner, start, solver, block=min(width, 16), keep=width + max(width // 2, 2),
+            capacity=5 * width + _FRESH, fill=min(width, 4), look=look,
+        )  # fmt: skip
+        if count is not None and out.converged:
+            norm = float(out.residuals.norm())
+            order = np.argsort(solver.factor.perm_c)
+            out.proof = count(out.values.numpy(), norm, out.gap, task.tol, task.norm, order)
+        return out
+
+    outcome = run(start, None if count is not None else _Look(task, solver))
+    for attempt in range(_ATTEMPTS):
+        proof = outcome.proof
+        factors += proof is not None
+        if proof is None or proof.complete:
+            break
+        iterations += outcome.n_iter
+        if not proof.missing:  # Ritz values too rough to be told from what was counted
+            inner.tol *= 0.1
+        more = random_block(
+            n, width, task.seed + 104729 * (attempt + 1), torch.float64, task.op.device
+        )
+        more = solver.grown(more, [outcome.vectors], _SOLVES)
+        outcome = run(torch.cat([outcome.vectors, more], 1), None)
     task.columns = inner.columns
     outcome = rounded(outcome, task)
     outcome.n_iter += iterations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def read_input(path: Path, label_column: str | None = None) -> tuple[str, Any, A
     if not path.exists():
         raise ValueError(f"input must be a file that exists, got {path}")
     kind = path.suffix.lower()
+    if label_column is not None and kind not in (".csv", ".parquet"):
+        raise ValueError(f"--label-column needs a .csv or .parquet input, got {path}")
     if kind == ".mtx":
         return "graph", sp.csr_array(scipy.io.mmread(path)), None
     if kind == ".npz":
@@ -32,7 +35,7 @@ def read_input(path: Path, label_column: str | None = None) -> tuple[str, Any, A
                 return "graph", sp.csr_array(sp.load_npz(path)), None
             names = [name for name in ("X", "features") if name in data] or list(data)
             labels = next((data[name] for name in ("y", "labels") if name in data), None)
-            if names[0] not in ("X", "features") and len(names) > 1:
+            if not names or (names[0] not in ("X", "features") and len(names) > 1):
                 raise ValueError(
                     f"{path} must hold one array, or one named X or features, got {sorted(data)}"
                 )
@@ -76,32 +79,37 @@ def read_labels(path: Path) -> Array:
 
 
 def _load(path: Path) -> Any:
+    archive = path.suffix.lower() == ".npz"
     try:
+        if archive != zipfile.is_zipfile(path):
+            raise ValueError(f"{'no ' if archive else ''}zip archive")
         return np.load(path, allow_pickle=False)
-    except ValueError as problem:
+    except (ValueError, EOFError) as problem:
         raise ValueError(f"{path} must be a NumPy file of plain arrays: {problem}") from problem
 
 
 def _table(x: Array, path: Path) -> Array:
     if x.ndim < 2:
         raise ValueError(f"{path} must hold an (n, d) array, got shape {x.shape}")
-    if np.iscomplexobj(x):
-        raise ValueError(f"{path} must be real, got dtype {x.dtype}")
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{path} must be real numbers, got dtype {x.dtype}")
+    if x.size == 0:
+        raise ValueError(f"{path} must hold at least one row and one column, got shape {x.shape}")
     return x.reshape(len(x), -1).astype(np.float64)
 
 
 def _read_csv(path: Path) -> tuple[list[str] | None, list[list[str]]]:
     with path.open(newline="") as file:
         rows = [row for row in csv.reader(file) if row]
-    if not rows:
-        raise ValueError(f"{path} must hold at least one row, got an empty file")
-    header = None if all(_is_number(v) for v in rows[0]) else rows.pop(0)
+    header = rows.pop(0) if rows and not all(_is_number(v) for v in rows[0]) else None
     return header, rows
 
 
 def _columns(
     header: list[str] | None, rows: list[list[str]], label_column: str | None, path: Path
 ) -> tuple[str, Array, Array | None]:
+    if not rows:
+        raise ValueError(f"{path} must hold at least one row of values, got none")
     labels = None
     width = {len(row) for row in rows}
     if len(width) != 1:
@@ -114,10 +122,11 @@ def _columns(
         labels = np.array([row[at] for row in rows])
         rows = [row[:at] + row[at + 1 :] for row in rows]
     try:
-        return "features", np.array(rows, dtype=np.float64), labels
+        x = np.array(rows, dtype=np.float64)
     except ValueError as problem:
         raise ValueError(f"{path} must hold numbers only, besides --label-column: {problem}") \
             from problem  # fmt: skip
+    return "features", _table(x, path), labels
 
 
 def _is_number(text: str) -> bool:

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from sslspec_fast.graph import PairGraph
+from sslspec_fast.spectral._eigen import SpectrumInfo
 from sslspec_fast.spectral._files import read_input, read_labels, read_matrix
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
@@ -51,16 +52,24 @@ def embed(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-k", type=int, default=2, help="dimensions of the embedding")
     parser.add_argument("--out", type=Path, default=Path("embedding"), help="output folder")
     parser.add_argument("--graph", type=Path, help="graph over the rows of the features")
-    parser.add_argument("--labels", type=Path, help="labels, .npy or one per line")
-    parser.add_argument("--label-column", help="column of a .csv or .parquet that holds the labels")
-    parser.add_argument(
-        "--affinity", choices=("knn", "labels"), default="knn", help="graph to build from features"
+    labels_from = parser.add_mutually_exclusive_group()
+    labels_from.add_argument("--labels", type=Path, help="labels, .npy or one per line")
+    labels_from.add_argument(
+        "--label-column", help="column of a .csv or .parquet that holds the labels"
     )
-    parser.add_argument("--n-neighbors", type=int, default=15)
+    # None where not given, so that what would be ignored is an error
+    parser.add_argument(
+        "--affinity", choices=("knn", "labels"), help="graph to build from features (knn)"
+    )
+    parser.add_argument("--n-neighbors", type=int, help="of --affinity knn (15)")
     parser.add_argument(
         "--linear", action="store_true", help="optimum over Z = X W; writes weights.npy"
     )
     parser.add_argument("--tol", type=float, default=1e-9, help="eigensolver, relative to the norm")
+    parser.add_argument(
+        "--certify", action="store_true",
+        help="prove that the eigensolver missed nothing; status 1 where that fails",
+    )  # fmt: skip
     _loss_arguments(parser)
     options = parser.parse_args(argv)
     try:
@@ -70,15 +79,17 @@ def embed(argv: Sequence[str] | None = None) -> int:
         if options.labels is not None:
             labels = read_labels(options.labels)
         hyper = _hyper(options.method, options)
+        _check_unused(kind, options)
         graph = _graph(kind, data, labels, options)
         if options.linear:
             if kind != "features":
                 raise ValueError("--linear needs features, got a graph as input")
             hyper["features"] = torch.from_numpy(data)
-        form = METHODS[options.method](graph, options.k, tol=options.tol, **hyper)
+        solver = {"tol": options.tol, "certify": options.certify}
+        form = METHODS[options.method](graph, options.k, **solver, **hyper)
         lines = _describe(options, kind, graph, form, labels)
         options.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, ImportError, OSError) as problem:
+    except (TypeError, ValueError, ImportError, OSError) as problem:
         parser.error(str(problem))
     np.save(options.out / "embedding.npy", form.embedding.numpy())
     if form.weights is not None:
@@ -88,7 +99,7 @@ def embed(argv: Sequence[str] | None = None) -> int:
     (options.out / "report.txt").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
     print(f"wrote {options.out}/")
-    return 0 if form.info.converged else 1
+    return 0 if form.info.converged and form.info.complete is not False else 1
 
 
 def gap(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +123,7 @@ def gap(argv: Sequence[str] | None = None) -> int:
         if options.features is not None:
             hyper["features"] = torch.from_numpy(read_matrix(options.features))
         found = optimality_gap(options.loss, z, graph, **hyper)
-    except (ValueError, ImportError, OSError) as problem:
+    except (TypeError, ValueError, ImportError, OSError) as problem:
         parser.error(str(problem))
     facts = {
         "loss": found.loss, "optimum": found.optimum, "relative_gap": found.relative_gap,
@@ -153,6 +164,20 @@ def _hyper(method: str, options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def _check_unused(kind: str, options: argparse.Namespace) -> None:
+    """An option that nothing would read is a mistake, not a wish."""
+    builds = {"--affinity": options.affinity, "--n-neighbors": options.n_neighbors}
+    given = [name for name, value in builds.items() if value is not None]
+    if kind == "graph":
+        given += ["--graph"] if options.graph is not None else []
+        if given:
+            raise ValueError(f"{given[0]} needs features as input, got the graph {options.input}")
+    elif options.graph is not None and given:
+        raise ValueError(f"{given[0]} builds a graph, so it cannot be given with --graph")
+    elif options.affinity == "labels" and options.n_neighbors is not None:
+        raise ValueError("--n-neighbors needs --affinity knn, got labels")
+
+
 def _read_graph(path: Path) -> PairGraph:
     kind, matrix, _ = read_input(path)
     if kind != "graph":
@@ -181,7 +206,8 @@ def _graph(
         if len(labels) != len(data):
             raise ValueError(f"labels must be one per row: {len(data)} rows, got {len(labels)}")
         return PairGraph.from_labels(_codes(labels), weight="class_size", self_loops=True)
-    return PairGraph.from_knn(torch.from_numpy(data), n_neighbors=options.n_neighbors)
+    neighbors = 15 if options.n_neighbors is None else options.n_neighbors
+    return PairGraph.from_knn(torch.from_numpy(data), n_neighbors=neighbors)
 
 
 def _codes(labels: np.ndarray) -> np.ndarray:
@@ -207,6 +233,7 @@ def _describe(
         + ("" if info.certified else " (best found, not proven)")
         + (f"; less --invariance keeps more than {form.rank} of {options.k}" if short else ""),
         f"solver: {info}",
+        *([f"completeness: {_completeness(info)}"] if options.certify else []),
         "",
         f"{'mode':>4} {'eigenvalue':>14} {'filter':>14} {'residual':>10}",
     ]
@@ -220,6 +247,14 @@ def _describe(
             f"{downstream_error(form, labels) / _spread(labels):.4f}",
         ]
     return lines
+
+
+def _completeness(info: SpectrumInfo) -> str:
+    if info.complete is None:  # nothing was iterated
+        return f"no proof needed, every eigenvalue is computed or known ({info.reason})"
+    if info.complete:
+        return "proven complete, no eigenvalue was missed (Sylvester's law of inertia)"
+    return f"not proven ({info.reason})"
 
 
 def _spread(labels: np.ndarray) -> float:

@@ -79,8 +79,10 @@ class ClosedForm:
         """Embed new rows (m, k).
 
         rows: features (m, d); kernel rows k(new, training) (m, n); or, without features, edge
-        weights (m, n) to the training nodes. A row whose position the eigen-equation leaves open
-        (no edges) is NaN. ValueError when the number of columns does not match.
+        weights (m, n) to the training nodes. A row whose position the eigen-equation leaves open is
+        NaN: one without edges, except in ``simclr`` (0; centred, one place for all of them) and in
+        uniform ``vicreg`` (0, but NaN where a mode of eigenvalue 0 is kept: a graph in pieces), and
+        there one of total weight lambda_k. ValueError when the number of columns does not match.
         """
         source = self.weights if self.weights is not None else self.embedding
         width = int(source.shape[0])

@@ -8,6 +8,8 @@ Source: Balestriero & LeCun, NeurIPS 2022 (arXiv 2205.11508).
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import torch
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-    from sklearn.metrics.pairwise import pairwise_kernels
+    from sklearn.metrics.pairwise import KERNEL_PARAMS, pairwise_kernels
     from sklearn.neighbors import NearestNeighbors
     from sklearn.utils import check_random_state
     from sklearn.utils.validation import check_is_fitted, validate_data
@@ -27,6 +29,7 @@ except ImportError as missing:  # an optional extra: say how to get it
 
 from sslspec_fast._checks import count
 from sslspec_fast.graph import PairGraph
+from sslspec_fast.spectral._checks import check_positive
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.simclr import simclr
@@ -37,6 +40,13 @@ __all__ = ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
 Array = np.ndarray
 _AFFINITIES = ("nearest_neighbors", "precomputed", "labels")
 _REGIMES = ("nonparametric", "linear", "kernel")
+# What has a meaning under some values of another parameter only.
+_ONLY_WITH = (
+    ("n_neighbors", "affinity", ("nearest_neighbors",)),
+    ("ridge", "regime", ("linear", "kernel")),
+    ("kernel", "regime", ("kernel",)),
+    ("gamma", "regime", ("kernel",)),
+)
 
 
 class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -63,6 +73,7 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         for name, allowed in (("affinity", _AFFINITIES), ("regime", _REGIMES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        self._check_unused()
         precomputed = self.affinity == "precomputed"
         if precomputed and self.regime != "nonparametric":
             raise ValueError(
@@ -79,6 +90,8 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         k = count("fit", "n_components", self.n_components)
         if not 1 <= k <= n:
             raise ValueError(f"fit: n_components must be between 1 and n_samples={n}, got {k}")
+        if self.regime != "nonparametric":
+            _check_size(X)  # its products are taken as they are
         graph = self._graph(X, y)
         state: Any = self.random_state  # also None or a RandomState, as everywhere in scikit-learn
         if not isinstance(state, (int, np.integer)):
@@ -87,6 +100,7 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if self.regime == "linear":
             design["features"] = X
         elif self.regime == "kernel":
+            self._check_kernel()
             design["kernel"] = self._kernel_rows(X, X)
         form = self._solve(graph, k, design)
         self.embedding_ = _numpy(form.embedding)
@@ -126,6 +140,33 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             return _numpy(self.closed_form_.transform(X))
         return self._extend(X)
 
+    # ------------------------------------------------------------------ checks
+    def _check_unused(self) -> None:
+        """A setting that nothing would read, and that is not its default, is a mistake."""
+        parameters = inspect.signature(type(self)).parameters
+        for name, other, users in _ONLY_WITH:
+            if name not in parameters or getattr(self, other) in users:
+                continue
+            value, default = getattr(self, name), parameters[name].default
+            if np.any(value != default):
+                raise ValueError(
+                    f"{name} is used with {other}={' or '.join(map(repr, users))} only, so it must "
+                    f"be {default!r} with {other}={getattr(self, other)!r}, got {value!r}"
+                )
+
+    def _check_kernel(self) -> None:
+        if not callable(self.kernel):
+            names = (*KERNEL_PARAMS, "precomputed")
+            if self.kernel not in names:
+                raise ValueError(f"kernel must be a function or in {names}, got {self.kernel!r}")
+            if self.gamma is not None and "gamma" not in KERNEL_PARAMS.get(self.kernel, ()):
+                raise ValueError(
+                    f"gamma must be None with kernel={self.kernel!r}, which has none, "
+                    f"got {self.gamma!r}"
+                )
+        if self.gamma is not None:
+            check_positive(self.gamma, "gamma", strict=True)
+
     # ------------------------------------------------------------------ graph
     def _graph(self, X: Any, y: Any) -> PairGraph:
         if self.affinity == "precomputed":
@@ -149,8 +190,14 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             codes = y if y.dtype.kind == "i" else np.unique(y, return_inverse=True)[1]
             # Self loops and weight 1/n_c: the graph on which the linear regime is exactly LDA.
             return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
-        k = min(count("fit", "n_neighbors", self.n_neighbors, 1), X.shape[0] - 1)
-        self._neighbors = NearestNeighbors(n_neighbors=k).fit(X)
+        k = count("fit", "n_neighbors", self.n_neighbors, 1)
+        if k >= X.shape[0]:
+            warnings.warn(
+                f"fit: n_neighbors must be below n_samples={X.shape[0]}, got {k}; all are joined",
+                stacklevel=3,
+            )
+        self._unit = _unit(X)
+        self._neighbors = NearestNeighbors(n_neighbors=min(k, X.shape[0] - 1)).fit(X * self._unit)
         distance, index = self._neighbors.kneighbors()  # of the training rows, without themselves
         self._reach = distance[:, -1]  # to the last neighbour
         directed = _rows(index, np.ones_like(distance), X.shape[0])
@@ -168,7 +215,8 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                     f"transform: {int(fresh.sum())} row(s) are not training rows, and affinity="
                     "'labels' with regime='nonparametric' cannot place them; use regime='linear'"
                 )
-            distance, index = self._neighbors.kneighbors(X[fresh])
+            _check_size(X, self._unit)
+            distance, index = self._neighbors.kneighbors(X[fresh] * self._unit)
             # Weight 1/2 for "j is near x" and 1/2 more for "x is as near to j as j's own
             # neighbours".
             weight = 0.5 + 0.5 * (distance <= self._reach[index])
@@ -196,6 +244,7 @@ class VICRegEmbedding(_ClosedFormEmbedding):
     (fit with y). regime: "nonparametric" | "linear" | "kernel". variance, covariance, invariance,
     penalty, measure, eps: the loss, as in ``F.graph_vicreg``. kernel, gamma: scikit-learn's kernel
     name and its gamma; ridge: weight of |W|^2 or tr A^T K A. tol, random_state: the eigensolver.
+    What affinity or regime leaves unused must keep its default.
 
     After fit: embedding_, eigenvalues_, filter_, loss_, rank_, info_, closed_form_, components_
     (linear). With ``measure="degree"`` the span is that of scikit-learn's SpectralEmbedding on the
@@ -322,6 +371,21 @@ class BarlowTwinsEmbedding(_ClosedFormEmbedding):
 
 def _numpy(x: Any) -> Array:
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
+def _unit(X: Array) -> float:
+    """A power of two that brings X near 1, where squared distances neither overflow nor vanish."""
+    size = max(np.abs(X).max(), np.finfo(np.float64).smallest_normal)
+    return float(np.ldexp(1.0, 2 - np.frexp(size)[1]))
+
+
+def _check_size(X: Array, unit: float = 1.0) -> None:
+    limit = 0.25 * float(np.sqrt(np.finfo(np.float64).max / X.size)) / unit
+    size = np.abs(X).max()
+    if size > limit:
+        raise ValueError(
+            f"X must be at most {limit:.3g} in magnitude, or squares overflow, got {size:.3g}"
+        )
 
 
 def _rows(index: Array, weight: Array, n: int) -> sp.csr_array:

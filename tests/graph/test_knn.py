@@ -127,6 +127,8 @@ def test_bad_arguments() -> None:
         PairGraph.from_knn(x, 2, backend="annoy")
     with pytest.raises(ValueError, match=r"X must have shape \(n, d\), got \(10,\)"):
         PairGraph.from_knn(x[:, 0], 2)
+    with pytest.raises(ValueError, match=r"X must have at least one column, got \(10, 0\)"):
+        PairGraph.from_knn(x[:, :0], 2)
     with pytest.raises(TypeError, match="mutual must be True or False, got str"):
         PairGraph.from_knn(x, 2, mutual="x")
     for bad, got in (
@@ -176,3 +178,34 @@ def test_neighbours_within_tight_clusters_far_apart(apart: float, size: float) -
     nearest = np.argsort(square, axis=1, kind="stable")[:, :5]
     found = graph.to_scipy().toarray() > 0
     assert found[np.arange(300)[:, None], nearest].all()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("weight", ["connectivity", "heat"])
+@pytest.mark.parametrize(
+    ("dtype", "powers"), [(torch.float32, (100, -100)), (torch.float64, (900, -900))]
+)
+def test_any_unit_of_the_features_will_do(
+    metric: str, weight: str, dtype: torch.dtype, powers: tuple[int, int]
+) -> None:
+    """Their squares overflow or vanish; distances have no unit, so the graph is the same."""
+    x = points(60, 3).to(dtype)
+    wanted = PairGraph.from_knn(x, 5, metric=metric, weight=weight).to_scipy().toarray()
+    for power in powers:
+        found = PairGraph.from_knn(x * 2.0**power, 5, metric=metric, weight=weight)
+        assert np.array_equal(found.to_scipy().toarray(), wanted)
+    rows = 2.0 ** torch.linspace(*powers, 60, dtype=dtype).round()[:, None]
+    if metric == "cosine":  # a unit for each row
+        found = PairGraph.from_knn(x * rows, 5, metric=metric, weight=weight)
+        assert np.array_equal(found.to_scipy().toarray(), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_largest_and_the_smallest_numbers_are_features_too(dtype: torch.dtype) -> None:
+    info = torch.finfo(dtype)
+    x = torch.tensor([-1, -0.95, 0.9, 1], dtype=dtype)[:, None]
+    for size in (info.max, info.smallest_normal):
+        indices = PairGraph.from_knn(x * size, 1).to_scipy().tocoo()
+        assert sorted(zip(indices.row, indices.col, strict=True)) == [
+            (0, 1), (1, 0), (2, 3), (3, 2)
+        ]  # fmt: skip

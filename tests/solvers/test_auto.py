@@ -20,11 +20,11 @@ from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import eigsh
 from sslspec_fast.solvers._cost import machine, start_width
 from sslspec_fast.solvers._threads import at_most_threads
-from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order
 from sslspec_fast.solvers.result import ConvergenceWarning
 from sslspec_fast.solvers.shift_invert import _Solve
+from sslspec_fast.solvers.task import Task
 
 _spec = importlib.util.spec_from_file_location("auto_graphs", Path(__file__).with_name("graphs.py"))
 assert _spec is not None

@@ -13,9 +13,9 @@ from sslspec_fast.operators.base import DenseVectors, GroupVectors
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, orthonormalize
 from sslspec_fast.solvers.chebyshev import filter_block, filter_residual
-from sslspec_fast.solvers.davidson import Task
 from sslspec_fast.solvers.factorization import structure
 from sslspec_fast.solvers.recurrence import Recurrence
+from sslspec_fast.solvers.task import Task
 
 CPU = torch.device("cpu")
 

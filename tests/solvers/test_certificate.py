@@ -15,8 +15,8 @@ import sslspec_fast.operators as ops
 from sslspec_fast import PairGraph, eigsh, spectral
 from sslspec_fast.operators.convert import as_operator
 from sslspec_fast.solvers.certificate import _count, counting
-from sslspec_fast.solvers.davidson import Outcome
 from sslspec_fast.solvers.result import ConvergenceWarning
+from sslspec_fast.solvers.task import Outcome
 
 LINE = sp.csr_array(sp.diags_array(np.linspace(0, 1, 1000)))
 

@@ -109,7 +109,7 @@ def test_cluster_cut_is_reported() -> None:
     assert inside.info.cluster_cut
     clean = eigsh(matrix, 10, method="chebyshev", tol=1e-8)
     assert not clean.info.cluster_cut
-    assert clean.info.gap == pytest.approx(6.0)
+    assert clean.info.gap == pytest.approx(6.0, rel=1e-4)  # less 4 residuals of the next
     with pytest.warns(ConvergenceWarning, match="inside a cluster"):
         asked = eigsh(matrix, 4, method="chebyshev", angle_tol=1e-6)
     assert not asked.info.converged
@@ -197,12 +197,14 @@ def test_repeatable_and_signed() -> None:
 
 
 def test_warm_start_saves_work() -> None:
-    matrix = graphs.blocks_graph(3000, 8)
+    half = sp.triu(sp.random_array((3000, 3000), density=4 / 3000, rng=np.random.default_rng(0)), 1)
+    half.data[:] = 1.0
+    matrix = sp.csr_array(half + half.T)
     cold = eigsh(matrix, 8, method="chebyshev", tol=1e-9)
     warm = eigsh(matrix, 8, method="chebyshev", tol=1e-9, x0=cold.vectors)
     assert warm.info.converged
-    # probe and a look for missed directions are left of the cold start
-    assert warm.info.n_matvec < 0.75 * cold.info.n_matvec
+    # what is left is the probe, and a look for directions that the start may lack
+    assert warm.info.n_matvec < 0.9 * cold.info.n_matvec
     np.testing.assert_allclose(warm.values, cold.values, rtol=1e-9)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg as sla
 import scipy.sparse as sp
 import torch
 
@@ -234,3 +235,84 @@ def test_a_cut_inside_copies_next_to_a_larger_cluster() -> None:
         info = solve(ops.laplacian(graph, normalized=True), 10, **settings).info
         assert info.cluster_cut
         assert info.gap == 0.0
+
+
+@pytest.mark.parametrize("outlier", [10.0, 1000.0])
+@pytest.mark.parametrize(("copies", "k"), [(17, 18), (24, 20), (40, 30)])
+@pytest.mark.parametrize("tol", [1e-6, 1e-4])
+def test_copies_below_an_outlier(copies: int, k: int, outlier: float, tol: float) -> None:
+    # the outlier outgrew everything in the filters, those of the look for more copies among them
+    n = 700
+    rng = np.random.default_rng(copies)
+    values = np.r_[outlier, np.ones(copies), rng.uniform(-1, 1 - 1e-3, n - copies - 1)]
+    matrix = sp.csr_array(sp.diags_array(rng.permutation(values)))
+    result = solve(matrix, k, tol=tol)
+    assert result.info.converged
+    right_or_honest(result, values)
+
+
+@pytest.mark.parametrize("precision", ["mixed", "float64", "float32"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_start_from_one_component(method: str, precision: str) -> None:
+    # exact eigenvectors, but another component of the graph has some of the wanted ones
+    rng = np.random.default_rng(0)
+    parts = []
+    for m, density in ((600, 0.03), (300, 0.06)):
+        half = sp.triu(sp.random_array((m, m), density=density, rng=rng), 1)
+        half.data[:] = 1.0
+        parts.append(sp.csr_array(half + half.T))
+    matrix = sp.csr_array(sp.block_diag(parts))
+    x0 = np.zeros((900, 8))
+    x0[:600] = np.linalg.eigh(parts[0].toarray())[1][:, -8:]
+    result = solve(matrix, 6, x0=x0, method=method, precision=precision, tol=1e-5)
+    assert result.info.converged
+    right_or_honest(result, np.linalg.eigvalsh(matrix.toarray()))
+
+
+@pytest.mark.parametrize("offset", [3.0, 10.0, 100.0])
+@pytest.mark.parametrize("method", ["auto", "lobpcg"])
+def test_the_norm_of_an_operator_without_bounds(method: str, offset: float) -> None:
+    # products that are nearly parallel to their factor cancelled, and the norm came out at 1000 x
+    values = np.random.default_rng(0).uniform(-1, 1, 1000) + offset
+
+    class Diagonal:
+        shape, dtype = (1000, 1000), np.dtype(float)
+
+        def matmat(self, x: np.ndarray) -> np.ndarray:
+            return values.astype(x.dtype)[:, None] * x
+
+    for seed in range(3):
+        result = solve(Diagonal(), 5, method=method, tol=1e-3, seed=seed)
+        assert offset <= result.info.norm <= 1.1 * (offset + 1)
+        right_or_honest(result, values)
+
+
+@pytest.mark.parametrize("method", METHODS[:-1])
+def test_a_sparse_matrix_with_a_dense_b(method: str) -> None:
+    rng = np.random.default_rng(1)
+    half = rng.standard_normal((900, 900))
+    b = half @ half.T / 900 + np.eye(900)
+    result = solve(LINE[:900, :900], 7, B=b, method=method, tol=1e-4)
+    assert result.info.converged
+    exact = sla.eigh(LINE[:900, :900].toarray(), b, eigvals_only=True)[::-1][:7]
+    np.testing.assert_allclose(result.values, exact, atol=2e-4)
+
+
+def test_a_tiny_laplacian_with_known_vectors() -> None:
+    edges = sp.csr_array(sp.diags_array([np.ones(99), np.ones(99)], offsets=[1, -1]))
+    graph = 1e-11 * PairGraph.from_sparse(edges)
+    result = solve(ops.laplacian(graph), 4, which="SA")
+    assert result.info.converged
+    exact = 1e-11 * (2 - 2 * np.cos(np.pi * np.arange(4) / 100))
+    np.testing.assert_allclose(result.values, exact, atol=1e-22)
+
+
+def test_shift_invert_counts() -> None:
+    result = solve(LINE, 5, method="shift_invert", tol=1e-4)
+    assert result.info.complete  # nobody has asked
+    assert result.info.extra["count"] == 5
+    assert result.info.extra["factorisations"] >= 2
+    crowd = np.sort(np.random.default_rng(4).uniform(0, 1, 300))[::-1]
+    matrix = sp.csr_array(sp.diags_array(crowd * 1.0))
+    for tol in (1e-1, 1e-2, 1e-3):  # values nearer than what the residuals tell
+        right_or_honest(solve(matrix, 19, method="shift_invert", tol=tol), crowd)

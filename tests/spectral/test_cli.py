@@ -80,6 +80,35 @@ def test_embed_plots(data):
     assert (out / "embedding.png").stat().st_size > 1000
 
 
+def test_embed_says_whether_it_is_complete(data, monkeypatch):
+    folder, *_ = data
+    report = folder / "out" / "report.txt"
+
+    def embed(name, *arguments):
+        status = cli.embed([str(folder / name), *arguments, "--out", str(folder / "out")])
+        return status, report.read_text()
+
+    status, text = embed("g.npz")
+    assert (status, "completeness" in text) == (0, False)
+    status, text = embed("g.npz", "--certify")
+    assert status == 0
+    assert "completeness: proven complete, no eigenvalue was missed" in text
+    for arguments in (["x.npy", "--linear"], ["xy.npz", "--affinity", "labels"]):
+        status, text = embed(*arguments, "--certify")
+        assert status == 0
+        assert "completeness: no proof needed, every eigenvalue is computed or known" in text
+
+    def doubtful(*arguments, certify, **options):
+        form = spectral.vicreg(*arguments, certify=certify, **options)
+        form.info.complete, form.info.reason = False, "a factor good to 1e-1 only"
+        return form
+
+    monkeypatch.setitem(cli.METHODS, "vicreg", doubtful)
+    status, text = embed("g.npz", "--certify")
+    assert status == 1
+    assert "completeness: not proven (a factor good to 1e-1 only)" in text
+
+
 def test_gap(data, capsys):
     folder, _, _, w = data
     form = spectral.vicreg(sp.csr_array(w), 2, invariance=0.1)
@@ -123,6 +152,35 @@ def test_negative_labels_are_unlabelled(data, capsys):
         ("embed", ["bad.npy"], "bad.npy must be a NumPy file of plain arrays"),
         ("embed", ["bad.npz"], "bad.npz must be a NumPy file of plain arrays"),
         ("embed", ["folder.npy"], "folder.npy"),
+        ("embed", ["empty.npy"], "at least one row and one column, got shape (0, 3)"),
+        ("embed", ["nothing_in.npy"], "nothing_in.npy must be a NumPy file of plain arrays"),
+        ("embed", ["cut.npz"], "cut.npz must be a NumPy file of plain arrays"),
+        ("embed", ["zip.npy"], "zip.npy must be a NumPy file of plain arrays: zip archive"),
+        ("embed", ["none.npz"], "must hold one array, or one named X or features, got []"),
+        ("embed", ["words.npy"], "words.npy must be real numbers, got dtype <U1"),
+        ("embed", ["header.csv"], "header.csv must hold at least one row of values"),
+        ("embed", ["names.csv", "--label-column", "a"], "at least one row and one column"),
+        ("embed", ["g.npz", "--affinity", "labels"], "--affinity needs features as input, got the"),
+        ("embed", ["g.npz", "--graph", "g.mtx"], "--graph needs features as input, got the graph"),
+        ("embed", ["g.npz", "--n-neighbors", "3"], "--n-neighbors needs features as input"),
+        (
+            "embed",
+            ["x.npy", "--graph", "g.npz", "--affinity", "knn"],
+            "--affinity builds a graph, so it cannot be given with --graph",
+        ),
+        (
+            "embed",
+            ["xy.npz", "--affinity", "labels", "--n-neighbors", "3"],
+            "--n-neighbors needs --affinity knn, got labels",
+        ),
+        ("embed", ["x.npy", "--label-column", "c"], "--label-column needs a .csv or .parquet"),
+        (
+            "embed",
+            ["x.csv", "--label-column", "kind", "--labels", "y.npy"],
+            "not allowed with argument",
+        ),
+        ("embed", ["complex.npz"], "must be real numbers, got dtype complex128"),
+        ("gap", ["x.npy", "complex.mtx"], "must be real numbers, got dtype complex128"),
         ("embed", ["x.npy", "--affinity", "labels", "--labels", "none.txt"], "none.txt"),
         ("gap", ["x.npy", "x.npy"], "square matrix, got shape (40, 3)"),
         ("gap", ["g.npz", "g.npz"], "must hold a dense matrix"),
@@ -136,6 +194,16 @@ def test_bad_input_is_one_line_and_status_two(
     (folder / "bad.npy").write_text("no array")
     (folder / "bad.npz").write_text("no arrays")
     (folder / "folder.npy").mkdir()
+    np.save(folder / "empty.npy", x[:0])
+    (folder / "nothing_in.npy").touch()
+    (folder / "cut.npz").write_bytes(b"PK\x03\x04")
+    np.savez(folder / "none.npz")
+    (folder / "zip.npy").write_bytes((folder / "xy.npz").read_bytes())
+    np.save(folder / "words.npy", [["a", "b"]])
+    (folder / "header.csv").write_text("a,b\n")
+    (folder / "names.csv").write_text("a\nx\ny\n")
+    sp.save_npz(folder / "complex.npz", sp.csr_array(w * 1j))
+    scipy.io.mmwrite(folder / "complex.mtx", sp.coo_array(w * 1j))
     sp.save_npz(folder / "small.npz", sp.csr_array(w[:30, :30]))
     monkeypatch.chdir(folder)
     with pytest.raises(SystemExit) as stop:

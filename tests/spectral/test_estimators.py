@@ -164,6 +164,63 @@ def test_errors():
         labelled.transform(x[:2] + 1)
 
 
+@pytest.mark.parametrize("estimator", ALL)
+@pytest.mark.parametrize("power", [700, -700])
+def test_any_unit_of_the_samples_will_do(estimator, power):
+    """Their squared distances overflow or vanish, but the neighbours are the same."""
+    x, _ = blobs()
+    x, new = x[:50], x[50:]
+    plain, scaled = (estimator(n_neighbors=8).fit(x * unit) for unit in (1.0, 2.0**power))
+    assert np.array_equal(plain.embedding_, scaled.embedding_)
+    assert np.array_equal(plain.transform(new), scaled.transform(new * 2.0**power))
+    with pytest.raises(ValueError, match=r"X must be at most .* squares overflow, got 1e\+200"):
+        plain.transform(np.full((1, 4), 1e200))
+    for regime in ("linear", "kernel"):
+        with pytest.raises(ValueError, match=r"X must be at most .* squares overflow, got .*e\+2"):
+            estimator(regime=regime).fit(x * 1e200)
+
+
+def test_settings_that_nothing_reads_are_errors():
+    x, y = blobs()
+    with pytest.raises(ValueError, match=r"ridge is used .* must be 0.0 with .*, got 5"):
+        VICRegEmbedding(ridge=5).fit(x)
+    for name, value, shown in (("gamma", 0.5, "0.5"), ("kernel", "poly", "'poly'")):
+        for estimator in ALL:
+            for regime in ("nonparametric", "linear"):
+                message = rf"{name} is used with regime='kernel' only, .*='{regime}', got {shown}"
+                with pytest.raises(ValueError, match=message):
+                    estimator(regime=regime, **{name: value}).fit(x)
+    with pytest.raises(ValueError, match=r"n_neighbors is used .* with affinity='labels', got 9"):
+        SimCLREmbedding(affinity="labels", n_neighbors=9).fit(x, y)
+    VICRegEmbedding(ridge=0, gamma=None, kernel="rbf").fit(x)
+    VICRegEmbedding(regime="linear", ridge=1e-3).fit(x)
+
+
+def test_more_neighbours_than_rows_are_told():
+    x, _ = blobs(n=12)
+    with pytest.warns(UserWarning, match=r"n_neighbors must be below n_samples=12, got 15") as told:
+        fitted = VICRegEmbedding().fit(x)
+    assert told[0].filename == __file__
+    assert fitted.loss_ == VICRegEmbedding(n_neighbors=11).fit(x).loss_
+
+
+def test_kernel_settings_are_checked_here():
+    x, _ = blobs()
+    for gamma in (-1, 0, np.nan):
+        with pytest.raises(ValueError, match=rf"gamma must be positive, got {gamma}"):
+            VICRegEmbedding(regime="kernel", gamma=gamma).fit(x)
+    with pytest.raises(TypeError, match=r"gamma must be a real number, got str"):
+        BarlowTwinsEmbedding(regime="kernel", gamma="scale").fit(x)
+    for kernel in ("gauss", 3, ["rbf"]):
+        with pytest.raises(ValueError, match=r"kernel must be a function or in \('additive_chi2'"):
+            SimCLREmbedding(regime="kernel", kernel=kernel).fit(x)
+    with pytest.raises(ValueError, match=r"gamma must be None with kernel='linear', .* got 1"):
+        SimCLREmbedding(regime="kernel", kernel="linear", gamma=1).fit(x)
+    own = VICRegEmbedding(regime="kernel", kernel=lambda a, b: np.exp(-((a - b) ** 2).sum() / 4))
+    named = VICRegEmbedding(regime="kernel", gamma=np.float32(0.25)).fit(x)
+    assert np.allclose(own.fit(x).eigenvalues_, named.eigenvalues_)
+
+
 def test_labels_and_seeds_in_other_types():
     x, y = blobs()
     y = np.where(np.arange(60) < 5, -1, y)  # unlabelled rows
