@@ -69,21 +69,22 @@ Count = Callable[[np.ndarray, float, float, float, float, "np.ndarray | None"], 
 
 def counting(
     op: SymmetricOperator, deflated: Deflated | None, known: tuple[Tensor, Tensor] | None,
-    include: bool = False,
+    matrix: Any = None,
 ) -> Count | None:  # fmt: skip
-    """How to count the eigenvalues of op.
+    """How to count the eigenvalues of op; an error right away if it cannot be done.
 
-    known: (values, vectors) that are wanted and among the deflated, all of one value; include: they
-    are not among the values that the count is asked about, which a solver found behind them. An
-    error right away if it cannot be done, None if `include`: then nobody has asked.
+    known: (values, vectors) that are wanted and among the deflated, all of one value. matrix: op
+    assembled, for a method that factorises it anyway, and asks about the values that it found
+    behind the known ones; None where it cannot be done.
     """
+    inside = matrix is not None
     if deflated is not None and known is None and deflated.count > _MOST_DEFLATED:
-        if include:
+        if inside:
             return None
         raise ValueError(
             f"eigsh: certify counts at most {_MOST_DEFLATED} deflated vectors, got {deflated.count}"
         )
-    matrix = _entries(op, judged=include)
+    matrix = matrix if inside else _entries(op)
     front = known[0].numpy() if known is not None else np.zeros(0)
 
     def count(
@@ -98,18 +99,15 @@ def counting(
         elif deflated is not None:
             others, outside = _values_of(op, deflated)
             residual += outside
-        wanted = np.concatenate([front, values]) if include else values
+        wanted = np.concatenate([front, values]) if inside else values
         ordered = matrix if order is None else matrix[order][:, order]
         return _prove(ordered, wanted, others, residual, gap, tol, norm, order is not None)
 
     return count
 
 
-def _entries(op: SymmetricOperator, judged: bool) -> Any:
-    """The matrix to factorise: scipy CSR, or (n, n) NumPy float64 where there are no entries.
-
-    judged: it will be factorised anyway.
-    """
+def _entries(op: SymmetricOperator) -> Any:
+    """The matrix to factorise: scipy CSR, or (n, n) NumPy float64 where there are no entries."""
     matrix = op.assemble()
     if matrix is None and op.n <= _DENSE_ROWS:
         return op.to_dense().cpu().numpy()
@@ -118,8 +116,6 @@ def _entries(op: SymmetricOperator, judged: bool) -> Any:
             "eigsh: certify=True needs the entries of A (sparse or a stored graph) or n <= "
             f"{_DENSE_ROWS}, got {type(op).__name__} with n = {op.n}"
         )
-    if judged:
-        return matrix
     size, room = 48.0 * structure(matrix).fill, 0.25 * host_memory()
     if size > room:
         raise ValueError(

@@ -273,8 +273,7 @@ def _run(
     elif method == "lobpcg":
         outcome, facts = lobpcg(task, warm, found)
     else:
-        count = counting(task.op, task.deflated, known, include=True)
-        outcome, facts = shift_invert(task, warm, found, task.op.top_attained(), count)
+        outcome, facts = shift_invert(task, warm, found, task.op.top_attained(), known)
     return outcome, facts, method, reason
 
 

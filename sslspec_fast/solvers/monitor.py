@@ -19,6 +19,7 @@ from sslspec_fast.solvers.task import Task
 
 __all__ = ["Monitor"]
 
+_STALE = 25  # looks at a guard that is good to tol and gets no better
 _LEAST = 2e-15  # residual that rounding allows, relative to the norm
 
 
@@ -31,6 +32,7 @@ class Monitor:
         self.gap = math.inf if not task.guard else math.nan
         self.norms = torch.full((task.k + 1,), math.inf, dtype=torch.float64)
         self.sight = -math.inf  # above it, a look would have seen every eigenvalue
+        self._best, self._stale = math.inf, 0  # residual of the guard, and looks since it fell
         self.trusted = 0  # leading pairs that the last call took for good without measuring them
 
     def pick(
@@ -104,6 +106,12 @@ class Monitor:
         if residual <= share * distance:
             self.gap = max(min(distance - 4.0 * residual, last - self.sight), 0.0)
         doubtful = residual > max(share * distance, floor)
+        if residual < 0.5 * self._best:
+            self._best, self._stale = residual, 0
+        elif residual <= self.task.tol:
+            self._stale += 1
+        if self._stale > _STALE:  # rounding, or copies without end: there is no gap to be told
+            doubtful = False
         return torch.tensor([k] if doubtful else [], dtype=torch.int64)
 
     def copies(self, values: Tensor) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
-from sslspec_fast.solvers.certificate import Count
+from sslspec_fast.solvers.certificate import counting
 from sslspec_fast.solvers.davidson import davidson
 from sslspec_fast.solvers.factorization import symmetric_factor
 from sslspec_fast.solvers.probe import Probe
@@ -90,12 +90,17 @@ class _Look:
 
 
 def shift_invert(
-    task: Task, x0: Tensor | None, found: Probe, exact_top: bool, count: Count | None
+    task: Task,
+    x0: Tensor | None,
+    found: Probe,
+    exact_top: bool,
+    known: tuple[Tensor, Tensor] | None,
 ) -> tuple[Outcome, dict]:
-    """Block Krylov on the factor. exact_top: found.hi is known to touch the spectrum.
+    """Block Krylov on the factor. exact_top: found.hi is known to touch the spectrum; known: wanted
+    pairs that are among the deflated ones.
 
     A second factor, at a shift inside the gap, counts the eigenvalues above it (certificate). A run
-    that lacks some of them, or that could not be judged, goes on with a look for them.
+    that lacks some of them, or is too rough to be judged, goes on with other directions.
 
     The factor is float64 and so is the basis, whatever the precision: a float32 one costs more
     steps than its narrower rows save.
@@ -106,6 +111,7 @@ def shift_invert(
             "shift_invert: A must have stored entries (sparse matrix or stored graph), got "
             f"{type(task.op).__name__}; use method='chebyshev'"
         )
+    count = counting(task.op, task.deflated, known, matrix)
     n, k = task.op.n, task.k
     offset = 1e-6 * max(task.norm, 1e-300)
     solver = _Solve(task, matrix, found.hi + offset)
