@@ -80,7 +80,7 @@ def report(
         )
         if proof.missing:
             converged, why, gap = False, f"{proof}", 0.0
-        elif proof.complete and proof.shift < float(wanted[-1]):
+        elif proof.complete:  # a shift above the cut proves no gap
             gap = min(gap, max(float(wanted[-1]) - proof.shift - proof.error, 0.0))
     # a gap that the residuals cannot resolve is no gap
     cut = gap <= 10.0 * max(worst, 1e-14 * norm)
