@@ -306,6 +306,14 @@ def graph(op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True) -> No
         )
 
 
+def refuse_grad(op: str, name: str, required: bool, remedy: str) -> None:
+    """Say so rather than return what has lost the gradient of an input."""
+    if required and torch.is_grad_enabled():
+        raise NotImplementedError(
+            f"{op}: {name} must not require grad, got a tensor that does; {remedy}"
+        )
+
+
 def finite(op: str, name: str, x: Tensor) -> None:
     """For what is no part of a training step: a look at every entry."""
     bad = int((~x.isfinite()).sum())

@@ -51,7 +51,7 @@ def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool)
     if weights is None:
         w = np.ones(i.shape[0])
     else:
-        refuse_grad("from_edges", "weights", weights)
+        _refuse_grad("from_edges", "weights", weights)
         w = to_numpy(weights)
         if w.dtype == np.float16:  # which scipy's conversions do not know
             w = w.astype(np.float32)
@@ -74,7 +74,7 @@ def csr_from_sparse(matrix: Any) -> Csr:
     `matrix` lives.
     """
     device = torch.device("cpu")
-    refuse_grad("from_sparse", "A", matrix)
+    _refuse_grad("from_sparse", "A", matrix)
     if isinstance(matrix, Tensor):
         if matrix.layout == torch.strided:
             raise TypeError("from_sparse: A must be a sparse matrix, got a dense tensor")
@@ -129,12 +129,9 @@ def check_weights(w: np.ndarray) -> None:
         raise ValueError(f"PairGraph: weights must be finite, got {w[bad]} at entry {bad}")
 
 
-def refuse_grad(op: str, name: str, values: Any) -> None:
-    """Say so rather than return what has lost the gradient of an input."""
-    if isinstance(values, Tensor) and values.requires_grad and torch.is_grad_enabled():
-        raise NotImplementedError(
-            f"{op}: {name} must not require grad, got a tensor that does; pass {name}.detach()"
-        )
+def _refuse_grad(op: str, name: str, x: Any) -> None:
+    required = isinstance(x, Tensor) and x.requires_grad
+    check.refuse_grad(op, name, required, f"pass {name}.detach()")
 
 
 def to_numpy(values: Any) -> np.ndarray:

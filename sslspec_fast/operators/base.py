@@ -187,9 +187,8 @@ class SymmetricOperator:
         return y
 
     def __add__(self, other: SymmetricOperator) -> SymmetricOperator:
-        return (
-            SumOperator([self, other]) if isinstance(other, SymmetricOperator) else NotImplemented
-        )
+        known = isinstance(other, SymmetricOperator)
+        return SumOperator([self, other]) if known else NotImplemented
 
     def __sub__(self, other: SymmetricOperator) -> SymmetricOperator:
         return self + -other if isinstance(other, SymmetricOperator) else NotImplemented

@@ -10,7 +10,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast._checks import compressed, compressed_scipy, number
+from sslspec_fast import _checks as check
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.operators.base import ShiftOperator, SymmetricOperator
 from sslspec_fast.operators.composite import (
@@ -61,11 +61,10 @@ def to_array(x: Tensor, kind: str) -> Any:
 
 def refuse_grad(op: str, name: str, x: Any) -> None:
     """Operators hold detached tensors: say so rather than return values without a gradient."""
-    if torch.is_grad_enabled() and _needs_grad(x):
-        raise NotImplementedError(
-            f"{op}: {name} must not require grad, got a tensor that does; only eigsh(A) with that "
-            "tensor itself as A is differentiable: pass it as it is, or detached"
-        )
+    check.refuse_grad(
+        op, name, _needs_grad(x), "only eigsh(A) with that tensor itself as A is differentiable: "
+        "pass it as it is, or detached",
+    )  # fmt: skip
 
 
 def _needs_grad(x: Any) -> bool:
@@ -109,7 +108,7 @@ def shift(op: Any, a: Any, b: Any) -> SymmetricOperator:
     """a * A + b * I; a, b: numbers or 0-dim tensors."""
     for name, value in (("a", a), ("b", b)):
         refuse_grad("shift", name, value)
-        number("shift", name, value.item() if getattr(value, "ndim", None) == 0 else value)
+        check.number("shift", name, value.item() if getattr(value, "ndim", None) == 0 else value)
     return ShiftOperator(as_operator(op, "shift"), a, b)
 
 
@@ -165,7 +164,7 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
 
 
 def _from_scipy(A: Any, name: str) -> SymmetricOperator:
-    compressed_scipy(name, "A", A)
+    check.compressed_scipy(name, "A", A)
     matrix = scipy.sparse.csr_array(A)
     if not matrix.has_canonical_format:
         matrix = matrix.copy()
@@ -182,7 +181,7 @@ def _from_scipy(A: Any, name: str) -> SymmetricOperator:
 def _checked_csr(
     indptr: Tensor, indices: Tensor, values: Tensor, n: int, name: str
 ) -> SymmetricOperator:
-    compressed(name, "A", indptr, indices, n, n)
+    check.compressed(name, "A", indptr, indices, n, n)
     op = CsrOperator(indptr, indices, real_array(name, "A", values), n=n, trusted=True)
     return _probe_symmetry(op, name)
 

@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated, SymmetricOperator
 from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers.factorization import SingularFactor, structure, symmetric_factor
+from sslspec_fast.solvers.task import Known
 
 __all__ = ["Count", "Proof", "counting"]
 
@@ -68,7 +68,7 @@ Count = Callable[[np.ndarray, float, float, float, float, "np.ndarray | None"], 
 
 
 def counting(
-    op: SymmetricOperator, deflated: Deflated | None, known: tuple[Tensor, Tensor] | None,
+    op: SymmetricOperator, deflated: Deflated | None, known: Known,
     matrix: Any = None,
 ) -> Count | None:  # fmt: skip
     """How to count the eigenvalues of op; an error right away if it cannot be done.

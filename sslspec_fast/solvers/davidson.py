@@ -28,7 +28,6 @@ __all__ = ["Look", "davidson"]
 
 Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
 
-
 _REFILLS = 3  # random blocks after which rounding is to blame that nothing new comes
 
 

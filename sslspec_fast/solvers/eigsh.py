@@ -46,11 +46,9 @@ from sslspec_fast.solvers.result import EigResult
 from sslspec_fast.solvers.scaling import at_unit_norm, unit_of
 from sslspec_fast.solvers.select import choose, dense_pays, low_dtype, separated
 from sslspec_fast.solvers.shift_invert import shift_invert
-from sslspec_fast.solvers.task import Outcome, Task
+from sslspec_fast.solvers.task import Known, Outcome, Task
 
 __all__ = ["eigsh"]
-
-Known = tuple[Tensor, Tensor] | None  # (values, vectors) of wanted pairs that are exact
 
 _SIGN_ROWS = 64
 _COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge

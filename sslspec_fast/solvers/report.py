@@ -15,7 +15,7 @@ from sslspec_fast.operators.convert import to_array
 from sslspec_fast.solvers._basis import column_norms
 from sslspec_fast.solvers.certificate import Count, Proof
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
-from sslspec_fast.solvers.task import Outcome, Task
+from sslspec_fast.solvers.task import Known, Outcome, Task
 
 __all__ = ["report"]
 
@@ -25,7 +25,7 @@ _COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge
 
 
 def report(
-    op: SymmetricOperator, outcome: Outcome, known: Any, back: Any, task: Task,
+    op: SymmetricOperator, outcome: Outcome, known: Known, back: Any, task: Task,
     facts: dict[str, Any], kind: str, which: str, labels: tuple[str, str, str], start: float,
     count: Count | None = None,
 ) -> EigResult:  # fmt: skip

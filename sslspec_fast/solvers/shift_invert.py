@@ -22,7 +22,7 @@ from sslspec_fast.solvers.certificate import counting
 from sslspec_fast.solvers.davidson import davidson
 from sslspec_fast.solvers.factorization import symmetric_factor
 from sslspec_fast.solvers.probe import Probe
-from sslspec_fast.solvers.task import Outcome, Task, rounded
+from sslspec_fast.solvers.task import Known, Outcome, Task, rounded
 
 __all__ = ["shift_invert"]
 
@@ -90,11 +90,7 @@ class _Look:
 
 
 def shift_invert(
-    task: Task,
-    x0: Tensor | None,
-    found: Probe,
-    exact_top: bool,
-    known: tuple[Tensor, Tensor] | None,
+    task: Task, x0: Tensor | None, found: Probe, exact_top: bool, known: Known
 ) -> tuple[Outcome, dict]:
     """Block Krylov on the factor. exact_top: found.hi is known to touch the spectrum; known: wanted
     pairs that are among the deflated ones.

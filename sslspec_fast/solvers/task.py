@@ -13,7 +13,9 @@ from torch import Tensor
 from sslspec_fast.operators.base import Deflated, SymmetricOperator
 from sslspec_fast.solvers._basis import column_norms
 
-__all__ = ["Outcome", "Task", "rounded"]
+__all__ = ["Known", "Outcome", "Task", "rounded"]
+
+Known = tuple[Tensor, Tensor] | None  # (values, vectors) of wanted pairs that are exact
 
 
 @dataclass
