@@ -1,12 +1,13 @@
 // Products of tall matrices for the eigensolvers, where the blocks are narrow: each row is read once. Wider ones are
 // torch's GEMMs (primitives/_basis_cuda.py).
 //
-// Tiling: kRows rows of all V_i, side by side, go to shared memory. gram: a thread owns 4 x 4 elements of G for every
-// kGroups-th row of a tile; a block takes every gridDim-th tile and leaves one partial sum, a second kernel adds those
-// in order. combine: a thread owns 4 columns of a row; a row is in shared memory before it is written, so Y may be a
-// V_i. Memory traffic: one read of every operand (16-byte accesses where the layout allows), one write of Y. Precision
-// policy: gram adds the products of a tile in the type of the operands (in double when `exact`) and everything above in
-// double; combine runs in the type of the operands.
+// Tiling: rows of all V_i, side by side, go to shared memory by asynchronous copies. gram: a tile is copied while the
+// one before it is multiplied; a thread owns 4 x 4 elements of G for every kGroups-th row of a tile; a block takes
+// every gridDim-th tile and leaves one partial sum, a second kernel adds those in order. combine: a thread owns 4
+// columns of 4 rows, which halves the reads of shared memory per product; a row is there before it is written, so Y may
+// be a V_i. Memory traffic: one read of every operand (16-byte accesses where the layout allows), one write of Y.
+// Precision policy: gram adds the products of a tile in the type of the operands (in double when `exact`) and
+// everything above in double; combine runs in the type of the operands.
 #include "cuda/basis.h"
 
 #include "cuda/copy.cuh"
@@ -16,10 +17,14 @@
 namespace sslspec::cuda {
 namespace {
 
-constexpr int kThreads = 256, kMostParts = 512, kTilesPerBlock = 4;
+constexpr int kThreads = 256, kStages = 2;
+constexpr int kMostParts = 3 * 132;                                     // three blocks of gram on each SM of an H100
+constexpr int kLeastThreads = 128, kTilesPerBlock = 4, kPerThread = 4;  // of combine: rows of a thread
 
 template <typename T>
 constexpr int kRows = sizeof(T) == 4 ? 64 : 32;
+template <typename T>
+constexpr int kCombineRows = sizeof(T) == 4 ? 128 : 64;
 
 __host__ __device__ inline int fours(int64_t m) { return static_cast<int>((m + 3) / 4 * 4); }
 
@@ -37,56 +42,73 @@ struct Terms {
   int count, p, rows;  // p: columns in shared memory, rows: of C or G
 };
 
-// Rows [first, first + kRows) of one block into tile[row * stride + at ..]; zeros beyond n and in the padding.
+// Starts to copy rows [first, first + rows) of one block to tile[row * stride + at ..]; zeros beyond n and in the
+// padding.
 template <typename T>
-__device__ void load_rows(T* tile, int stride, const Term<T>& term, int64_t first, int64_t n, const T* weight) {
+__device__ void copy_rows(T* tile, int stride, const Term<T>& term, int64_t first, int64_t n, int rows) {
   constexpr int kWide = 16 / sizeof(T);
-  const int width = term.wide ? kWide : 1, per_row = (term.wide ? term.m : fours(term.m)) / width;
-  for (int e = threadIdx.x; e < kRows<T> * per_row; e += kThreads) {
-    const int row = e / per_row, column = (e - row * per_row) * width;
+  const unsigned width = term.wide ? kWide : 1, per_row = (term.wide ? term.m : fours(term.m)) / width;
+  for (unsigned e = threadIdx.x; e < rows * per_row; e += blockDim.x) {
+    const unsigned row = e / per_row, column = (e - row * per_row) * width;
     const int64_t i = first + row;
+    const bool inside = i < n && column < term.m;
     T* to = tile + row * stride + term.at + column;
-    const T scale = weight != nullptr && i < n ? weight[i] : T(1);
-    if (term.wide) {
-      using P = Pack<T, kWide>;
-      P pack{};
-      if (i < n) pack = *reinterpret_cast<const P*>(term.v + i * term.ld + column);
-#pragma unroll
-      for (int k = 0; k < kWide; ++k) pack.v[k] *= scale;
-      *reinterpret_cast<P*>(to) = pack;
-    } else {
-      *to = i < n && column < term.m ? term.v[i * term.ld + column] * scale : T(0);
-    }
+    const T* from = term.v + (inside ? i * term.ld + column : 0);
+    if (term.wide)
+      copy16(to, from, inside);
+    else
+      copy_small<sizeof(T)>(to, from, inside);
   }
 }
 
 template <typename T>
 struct GramArgs {
   Terms<T> a;
-  Term<T> b;
+  Term<T> b;  // may be one of a, which is then copied once
   const T* w;
   double *parts, *g;  // [blocks, p, fours(q)], [rows, q]
   int64_t n;
-  int q, blocks;
+  int q, blocks, stride;  // stride: of a tile's rows; the weights lie behind them
+  bool b_is_a;
 };
 
 template <typename T, typename Sum>
-__global__ void __launch_bounds__(kThreads) gram_parts_kernel(const __grid_constant__ GramArgs<T> args) {
-  T* tile = reinterpret_cast<T*>(dynamic_shared());
-  const int q = fours(args.q), p = args.a.p, stride = p + q, across = q / 4, places = p / 4 * across;
+__global__ void __launch_bounds__(kThreads, sizeof(Sum) == 4 ? 3 : 2)
+    gram_parts_kernel(const __grid_constant__ GramArgs<T> args) {
+  T* tiles = reinterpret_cast<T*>(dynamic_shared());
+  const int q = fours(args.q), p = args.a.p, across = q / 4, places = p / 4 * across,
+            size = kRows<T> * (args.stride + 1);
   const int groups = kThreads / places, group = threadIdx.x / places, place = threadIdx.x % places;
   const int left = place / across * 4, right = place % across * 4;
+  const int64_t step = static_cast<int64_t>(args.blocks) * kRows<T>;
+  const auto copy = [&](int64_t first, T* tile) {
+    if (first < args.n) {
+      for (int t = 0; t < args.a.count; ++t) copy_rows<T>(tile, args.stride, args.a.term[t], first, args.n, kRows<T>);
+      if (!args.b_is_a) copy_rows<T>(tile, args.stride, args.b, first, args.n, kRows<T>);
+      if (args.w != nullptr && threadIdx.x < kRows<T>) {
+        const int64_t i = first + threadIdx.x;
+        copy_small<sizeof(T)>(tile + kRows<T> * args.stride + threadIdx.x, args.w + (i < args.n ? i : 0), i < args.n);
+      }
+    }
+    copy_commit();
+  };
   double total[4][4] = {};
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * kRows<T>; first < args.n;
-       first += static_cast<int64_t>(args.blocks) * kRows<T>) {
-    __syncthreads();
-    for (int t = 0; t < args.a.count; ++t) load_rows<T>(tile, stride, args.a.term[t], first, args.n, nullptr);
-    load_rows<T>(tile, stride, args.b, first, args.n, args.w);
-    __syncthreads();
+  int64_t first = static_cast<int64_t>(blockIdx.x) * kRows<T>;
+  copy(first, tiles);
+  for (int stage = 0; first < args.n; first += step, stage ^= 1) {
+    copy_wait<0>();
+    __syncthreads();  // the tile is there, and the one before has been read
+    copy(first + step, tiles + (stage ^ 1) * size);
+    const T *tile = tiles + stage * size, *weights = tile + kRows<T> * args.stride;
     Sum sum[4][4] = {};
     for (int row = group; row < kRows<T> && group < groups; row += groups) {
-      const Pack<T, 4> a = *reinterpret_cast<const Pack<T, 4>*>(tile + row * stride + left);
-      const Pack<T, 4> b = *reinterpret_cast<const Pack<T, 4>*>(tile + row * stride + p + right);
+      const Pack<T, 4> a = *reinterpret_cast<const Pack<T, 4>*>(tile + row * args.stride + left);
+      Pack<T, 4> b = *reinterpret_cast<const Pack<T, 4>*>(tile + row * args.stride + args.b.at + right);
+      if (args.w != nullptr) {
+        const T weight = weights[row];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) b.v[j] *= weight;
+      }
 #pragma unroll
       for (int i = 0; i < 4; ++i)
 #pragma unroll
@@ -97,6 +119,7 @@ __global__ void __launch_bounds__(kThreads) gram_parts_kernel(const __grid_const
 #pragma unroll
       for (int j = 0; j < 4; ++j) total[i][j] += static_cast<double>(sum[i][j]);
   }
+  copy_wait<0>();
   __syncthreads();
   double* sums = reinterpret_cast<double*>(dynamic_shared());  // [groups, p, q]
   if (group < groups)
@@ -146,49 +169,60 @@ struct CombineArgs {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) combine_kernel(const __grid_constant__ CombineArgs<T> args) {
+  constexpr int kApart = kCombineRows<T> / kPerThread;  // the rows of a thread are so far from each other
   const int q = fours(args.q), p = args.v.p, across = q / 4;
   const int stride = p + (p / 4 % 2 == 0 ? 4 : 0);  // an odd number of fours: neighbouring rows in other banks
   T *c = reinterpret_cast<T*>(dynamic_shared()), *tile = c + p * q;
-  for (int e = threadIdx.x; e < p * q; e += kThreads) c[e] = T(0);
+  for (int e = threadIdx.x; e < p * q; e += blockDim.x) c[e] = T(0);
   __syncthreads();
   for (int t = 0; t < args.v.count; ++t) {
     const Term<T>& term = args.v.term[t];
-    for (int e = threadIdx.x; e < term.m * args.q; e += kThreads)
+    for (int e = threadIdx.x; e < term.m * args.q; e += blockDim.x)
       c[(term.at + e / args.q) * q + e % args.q] = args.c[static_cast<int64_t>(term.from) * args.q + e];
   }
   for (int step = 0; step < kTilesPerBlock; ++step) {
-    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kTilesPerBlock + step) * kRows<T>;
+    const int64_t first = (static_cast<int64_t>(blockIdx.x) * kTilesPerBlock + step) * kCombineRows<T>;
     if (first >= args.n) return;
     __syncthreads();
-    for (int t = 0; t < args.v.count; ++t) load_rows<T>(tile, stride, args.v.term[t], first, args.n, nullptr);
+    for (int t = 0; t < args.v.count; ++t) copy_rows<T>(tile, stride, args.v.term[t], first, args.n, kCombineRows<T>);
+    copy_commit();
+    copy_wait<0>();
     __syncthreads();
-    for (int e = threadIdx.x; e < kRows<T> * across; e += kThreads) {
+    for (int e = threadIdx.x; e < kApart * across; e += blockDim.x) {
       const int row = e / across, column = e % across * 4;
-      const int64_t i = first + row;
-      if (i >= args.n) break;
-      Pack<T, 4> sum{};
+      Pack<T, 4> sum[kPerThread] = {};
       for (int k = 0; k < p; k += 4) {
-        const Pack<T, 4> v = *reinterpret_cast<const Pack<T, 4>*>(tile + row * stride + k);
+        Pack<T, 4> v[kPerThread];
+#pragma unroll
+        for (int r = 0; r < kPerThread; ++r)
+          v[r] = *reinterpret_cast<const Pack<T, 4>*>(tile + (row + r * kApart) * stride + k);
 #pragma unroll
         for (int l = 0; l < 4; ++l) {
           const Pack<T, 4> factor = *reinterpret_cast<const Pack<T, 4>*>(c + (k + l) * q + column);
 #pragma unroll
-          for (int j = 0; j < 4; ++j) sum.v[j] += v.v[l] * factor.v[j];
+          for (int r = 0; r < kPerThread; ++r)
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sum[r].v[j] += v[r].v[l] * factor.v[j];
         }
       }
-      T* y = args.y + i * args.ldy + column;
-      if (args.wide) {
-        Pack<T, 4>* out = reinterpret_cast<Pack<T, 4>*>(y);
-        if (args.beta != T(0)) {
-          const Pack<T, 4> old = *out;
 #pragma unroll
-          for (int j = 0; j < 4; ++j) sum.v[j] += args.beta * old.v[j];
+      for (int r = 0; r < kPerThread; ++r) {
+        const int64_t i = first + row + r * kApart;
+        if (i >= args.n) break;
+        T* y = args.y + i * args.ldy + column;
+        if (args.wide) {
+          Pack<T, 4>* out = reinterpret_cast<Pack<T, 4>*>(y);
+          if (args.beta != T(0)) {
+            const Pack<T, 4> old = *out;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sum[r].v[j] += args.beta * old.v[j];
+          }
+          *out = sum[r];
+        } else {
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+            if (column + j < args.q) y[j] = args.beta != T(0) ? sum[r].v[j] + args.beta * y[j] : sum[r].v[j];
         }
-        *out = sum;
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-          if (column + j < args.q) y[j] = args.beta != T(0) ? sum.v[j] + args.beta * y[j] : sum.v[j];
       }
     }
   }
@@ -246,14 +280,19 @@ void run_gram(const std::vector<TensorView>& a, const TensorView& b, const Tenso
   args.q = args.b.m, args.n = n, args.blocks = parts_of(n);
   SSLSPEC_CHECK(args.q >= 1 && args.q <= kBasisNarrow, kOp, ": b must have 1 to ", kBasisNarrow, " columns, got ",
                 args.q);
-  args.b.at = args.a.p;
+  args.b.at = args.a.p, args.stride = args.a.p + fours(args.q);
+  for (int t = 0; t < args.a.count; ++t) {
+    const Term<T>& term = args.a.term[t];
+    if (term.v == args.b.v && term.ld == args.b.ld && term.m == args.b.m)
+      args.b.at = term.at, args.stride = args.a.p, args.b_is_a = true;
+  }
   if (w.present()) check_vector(kOp, "w", w, n, b.dtype, b.device);
   check_matrix(kOp, "g", g, args.a.rows, args.q, DType::f64, b.device);
   SSLSPEC_CHECK(args.a.rows <= 1 || g.stride[0] == args.q, kOp, ": g must be contiguous, got row stride ", g.stride[0]);
   check_vector(kOp, "workspace", workspace, basis_gram_workspace_size(n, args.a.p, args.q), DType::f64, b.device);
   args.w = w.as<T>(), args.g = g.as<double>(), args.parts = workspace.as<double>();
   const int size = args.a.p * fours(args.q), groups = kThreads / (size / 16);
-  const size_t rows = sizeof(T) * kRows<T> * (args.a.p + fours(args.q)), sums = sizeof(double) * groups * size;
+  const size_t rows = kStages * sizeof(T) * kRows<T> * (args.stride + 1), sums = sizeof(double) * groups * size;
   const size_t shared = rows < sums ? sums : rows;
   const dim3 grid(static_cast<unsigned>(args.blocks));
   if (exact)
@@ -278,9 +317,11 @@ void run_combine(const TensorView& y, const std::vector<TensorView>& v, const Te
   SSLSPEC_CHECK(args.v.rows <= 1 || c.stride[0] == args.q, kOp, ": c must be contiguous, got row stride ", c.stride[0]);
   args.c = c.as<T>(), args.y = y.as<T>(), args.ldy = y.stride[0], args.beta = static_cast<T>(beta);
   args.wide = args.q % 4 == 0 && packs(y, 4);  // for float64: two accesses of 16 bytes
-  const size_t shared = sizeof(T) * (kRows<T> * (args.v.p + 4) + args.v.p * fours(args.q));
-  const int64_t blocks = ceil_div(args.n, kTilesPerBlock * kRows<T>);
-  launch(kOp, combine_kernel<T>, dim3(static_cast<unsigned>(blocks)), kThreads, shared, stream, args);
+  const size_t shared = sizeof(T) * (kCombineRows<T> * (args.v.p + 4) + args.v.p * fours(args.q));
+  const int64_t blocks = ceil_div(args.n, kTilesPerBlock * kCombineRows<T>);
+  const int work = kCombineRows<T> / kPerThread * (fours(args.q) / 4),
+            threads = work < kLeastThreads ? kLeastThreads : work;
+  launch(kOp, combine_kernel<T>, dim3(static_cast<unsigned>(blocks)), threads, shared, stream, args);
 }
 
 }  // namespace

@@ -183,10 +183,12 @@ __global__ void __launch_bounds__(TileTraits::kThreads)
     const int64_t j0 = first + static_cast<int64_t>(tile) * kTile;
     fill_mask<kTile, kTile>(p, i0, j0, mask);
     __syncthreads();
-    for (int at = threadIdx.x; at < kTile * kTile; at += TileTraits::kThreads) {
-      const int r = at / kTile, c = at % kTile;
-      const bool inside = i0 + r < p.x.count && j0 + c < p.y.count;
-      if (inside && mask[at / 32] >> at % 32 & 1) weights[(local + r) * pitch + j0 + c] = __float2bfloat16(0.0f);
+    for (int at = threadIdx.x; at < kTile * kTile / 32; at += TileTraits::kThreads) {
+      const int r = at * 32 / kTile, c = at * 32 % kTile;
+      for (int k = 0; k < 32; ++k) {
+        const bool inside = i0 + r < p.x.count && j0 + c + k < p.y.count;
+        if (inside && mask[at] >> k & 1) weights[(local + r) * pitch + j0 + c + k] = __float2bfloat16(0.0f);
+      }
     }
     __syncthreads();
   }

@@ -7,13 +7,15 @@ multiplied as a batch, and the parts added in float64. Small matrices travel onc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from .._seam import _C, stream, unit_stride, view
 
-__all__ = ["combine_into", "gram", "random_into"]
+__all__ = ["gram", "multiply_into", "random_into"]
 
 # csrc/cuda/basis.h: blocks of one call, their columns in all (counted in fours), of the other side
 _TERMS, _TALL, _NARROW = 4, 128, 32
@@ -25,24 +27,29 @@ def random_into(out: Tensor, seed: int) -> Tensor:
     return out
 
 
-def _fours(block: Tensor) -> int:
-    return 4 * -(-block.shape[1] // 4)
+def _fours(columns: int) -> int:
+    return 4 * -(-columns // 4)
 
 
 def gram(blocks: Sequence[Tensor], b: Tensor, exact: bool, weights: Tensor | None) -> Tensor:
     """`basis.gram`, left on the device."""
-    (n, q), rows = b.shape, sum(block.shape[1] for block in blocks)
-    p = sum(map(_fours, blocks))
-    if q > _NARROW >= rows and len(blocks) == 1 and _fours(b) <= _TALL:
+    (n, q), sizes = b.shape, [block.shape[1] for block in blocks]
+    if q > _NARROW >= sum(sizes) and len(blocks) == 1 and _fours(q) <= _TALL:
         return gram([b], blocks[0], exact, weights).T
-    if not (len(blocks) <= _TERMS and 0 < p <= _TALL and 0 < q <= _NARROW and n > 0):
+    groups = _groups(tuple(sizes)) if 0 < q <= _NARROW and n > 0 else None
+    if not groups or 0 in sizes:
         return _wide_gram(blocks, b, exact, weights)
-    out = b.new_empty(rows, q, dtype=torch.float64)
-    work = b.new_empty(_C.cuda_basis_gram_workspace_size(n, p, q), dtype=torch.float64)
-    _C.cuda_basis_gram(
-        [view(unit_stride(block)) for block in blocks], view(unit_stride(b)), view(weights),
-        view(out), view(work), exact, stream(b),
-    )  # fmt: skip
+    out = b.new_empty(sum(sizes), q, dtype=torch.float64)
+    at = 0
+    for some in groups:
+        rows, p = sum(sizes[some]), sum(map(_fours, sizes[some]))
+        work = b.new_empty(_C.cuda_basis_gram_workspace_size(n, p, q), dtype=torch.float64)
+        _C.cuda_basis_gram(
+            [view(unit_stride(block)) for block in blocks[some]], view(unit_stride(b)),
+            view(weights), view(out if len(groups) == 1 else out[at : at + rows]), view(work),
+            exact, stream(b),
+        )  # fmt: skip
+        at += rows
     return out
 
 
@@ -64,48 +71,53 @@ def _wide_gram(
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
-def combine_into(out: Tensor, terms: Sequence[tuple[Tensor, Tensor]], beta: float) -> Tensor:
-    """`basis.combine_into`; `out` may be any V of four terms, or the only one that is wide."""
-    terms = [(v, c) for v, c in terms if v.shape[1]]
-    if not terms:
+def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float) -> Tensor:
+    """`basis.multiply_into`; `out` may be any V of four blocks, or the only one that is wide."""
+    sizes = [v.shape[1] for v in blocks]
+    if 0 in sizes:
+        blocks, sizes = [v for v in blocks if v.shape[1]], [m for m in sizes if m]
+    if not blocks:
         return out.mul_(beta) if beta else out.zero_()
-    small = torch.cat([c for _, c in terms]).to(out.dtype)
-    small = small.to(out.device, non_blocking=True)  # one transfer
-    blocks = [unit_stride(v) for v, _ in terms]
-    groups = _groups(blocks) if 0 < out.shape[1] <= _NARROW and out.stride(1) == 1 else None
-    store = out.untyped_storage().data_ptr()
-    shared = [v.untyped_storage().data_ptr() == store for v in blocks]
-    if groups and not any(shared[len(groups[0]) :]):
+    small = c.to(out.device, out.dtype, non_blocking=True).contiguous()  # one transfer
+    groups = _groups(tuple(sizes)) if 0 < out.shape[1] <= _NARROW and out.stride(1) == 1 else None
+    if groups and not _share(out, blocks[groups[0].stop :]):
         at = 0
         for some in groups:
-            rows = sum(v.shape[1] for v in some)
-            factors = small[at : at + rows]
+            rows = sum(sizes[some])
+            factors = small if len(groups) == 1 else small[at : at + rows]
             _C.cuda_basis_combine(
-                view(out), [view(v) for v in some], view(factors), beta, stream(out)
-            )
+                view(out), [view(unit_stride(v)) for v in blocks[some]], view(factors), beta,
+                stream(out),
+            )  # fmt: skip
             at, beta = at + rows, 1.0
         return out
-    factors = small.split([v.shape[1] for v in blocks])
-    total = torch.empty_like(out) if any(shared) else out
+    factors = small.split(sizes)
+    total = torch.empty_like(out) if _share(out, blocks) else out
     if beta:
         torch.addmm(out, blocks[0], factors[0], beta=beta, out=total)
     else:
         torch.mm(blocks[0], factors[0], out=total)
-    for v, c in zip(blocks[1:], factors[1:], strict=True):
-        total.addmm_(v, c)
+    for v, factor in zip(blocks[1:], factors[1:], strict=True):
+        total.addmm_(v, factor)
     return out if total is out else out.copy_(total)
 
 
-def _groups(blocks: list[Tensor]) -> list[list[Tensor]] | None:
-    """The blocks in order, as many in a call as it takes; None where one is too wide."""
-    groups: list[list[Tensor]] = []
+def _share(out: Tensor, blocks: Sequence[Tensor]) -> bool:
+    """Whether one of the blocks may lie in the memory of `out`."""
+    store = out.untyped_storage().data_ptr()
+    return any(v.untyped_storage().data_ptr() == store for v in blocks)
+
+
+@lru_cache  # a run asks for few combinations, again and again
+def _groups(sizes: tuple[int, ...]) -> list[slice] | None:
+    """Blocks of so many columns in order, as many in a call as it takes; None: one is too wide."""
+    starts: list[int] = []
     room = 0
-    for block in blocks:
-        if _fours(block) > _TALL:
+    for i, size in enumerate(map(_fours, sizes)):
+        if size > _TALL:
             return None
-        if not groups or len(groups[-1]) == _TERMS or _fours(block) > room:
-            groups.append([])
+        if not starts or i - starts[-1] == _TERMS or size > room:
+            starts.append(i)
             room = _TALL
-        groups[-1].append(block)
-        room -= _fours(block)
-    return groups
+        room -= size
+    return [slice(*ends) for ends in pairwise([*starts, len(sizes)])]

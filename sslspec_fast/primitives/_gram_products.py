@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._checks import computed_dtype
 from .._seam import _C, stream, view
-from ._matmul import mm_float32, mm_float32_into
+from ._matmul import add_mm_float32, mm_float32, mm_float32_into
 
 __all__ = ["BLOCK", "ROWS", "Products", "blocks"]
 
@@ -120,7 +120,7 @@ class Products:
             if strip.start == 0:
                 mm_float32_into(a, b, made[0])
             else:
-                made[0] += mm_float32(a, b)
+                add_mm_float32(made[0], a, b)
         if 1 not in wanted:
             return
         if not self.columns:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .._checks import computed_dtype
 
-__all__ = ["Plain", "Split", "mm_float32", "mm_float32_into", "products_with"]
+__all__ = ["Plain", "Split", "add_mm_float32", "mm_float32", "mm_float32_into", "products_with"]
 
-_HAS_OUT_DTYPE = hasattr(torch.ops.aten.mm, "dtype")  # torch >= 2.8, on a GPU
+# torch >= 2.8, on a GPU
+_HAS_OUT_DTYPE = all(hasattr(op, "dtype") for op in (torch.ops.aten.mm, torch.ops.aten.addmm))
 # bfloat16 over float32 rate: 16, 15 and more; it is 2 to 4 on the others, which gain nothing
 _SPLITTING = {(8, 0), (9, 0), (10, 0), (10, 3)}
 _BLOCK = 256  # a simulated truncation made the sums of 2048 terms 13 times less exact than float32
@@ -53,6 +54,16 @@ def mm_float32_into(a: Tensor, b: Tensor, out: Tensor) -> None:
         out.copy_(torch.mm(a, b))
 
 
+def add_mm_float32(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """total += a b for matrices, with `total` in float32 (float64)."""
+    if a.dtype == total.dtype:
+        return total.addmm_(a, b)
+    if _HAS_OUT_DTYPE and a.is_cuda and a.dtype == torch.bfloat16:
+        torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, out=total)
+        return total
+    return total.add_(mm_float32(a, b))
+
+
 class Plain:
     """Products with a matrix W whose rows come in chunks, in the type of the other factor."""
 
@@ -67,9 +78,9 @@ class Plain:
         """out = W right, in float32 or float64."""
         mm_float32_into(w, self.right, out)
 
-    def transposed_times(self, w: Tensor, left: Tensor) -> Tensor:
-        """W^T left."""
-        return mm_float32(w.T, left)
+    def transposed_times(self, w: Tensor, left: Tensor, total: Tensor | None) -> Tensor:
+        """W^T left, added to `total` in place where there is one."""
+        return mm_float32(w.T, left) if total is None else add_mm_float32(total, w.T, left)
 
     def row_sums(self, w: Tensor, dtype: torch.dtype) -> Tensor:
         return torch.sum(w, 1, dtype=dtype)
@@ -98,15 +109,16 @@ class Split(Plain):
         total.add_(beside[:, :d]).add_(below[:, :d]).add_(_in_blocks(first, one))
         out.copy_(total[:, : self.width])
 
-    def transposed_times(self, w: Tensor, left: Tensor) -> Tensor:
+    def transposed_times(self, w: Tensor, left: Tensor, total: Tensor | None) -> Tensor:
         # sums over the rows of a chunk are short, and one product adds up those of several pieces:
         # (w1, w2, w3)^T (a3, a2, a1), each below the other, and the same without the last rows
         n = left.shape[0]
         stack = torch.cat(_split(left)[::-1])
-        total = _wide(w.T, stack)
+        part = _wide(w.T, stack)
         for terms in (2, 1):
-            total.add_(_wide(w[: terms * n].T, stack[(3 - terms) * n :]))
-        return total[:, : left.shape[1]]
+            part.add_(_wide(w[: terms * n].T, stack[(3 - terms) * n :]))
+        part = part[:, : left.shape[1]]
+        return part if total is None else total.add_(part)
 
     def row_sums(self, w: Tensor, dtype: torch.dtype) -> Tensor:
         return w.unflatten(0, (3, -1)).sum(2, dtype=dtype).sum(0)

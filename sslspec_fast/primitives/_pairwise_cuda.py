@@ -272,9 +272,8 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
                 left = a[chunk]
                 if p.scale.ndim == 1:
                     left = (left.to(p.kind) * p.scale[chunk, None]).to(a.dtype)
-                part = products.transposed_times(w, left)
                 # chunks add up in float32, in the order of the rows
-                grad_b = part if grad_b is None else grad_b.add_(part)
+                grad_b = products.transposed_times(w, left, grad_b)
         row_dot = (a * wide).sum(1) if above.dot else p.statistics(0)
         if not folded:
             wide.mul_(p.scale[:, None] if p.scale.ndim == 1 else p.scale)

@@ -10,6 +10,7 @@ differentiable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,7 +21,8 @@ from .._seam import _C, threads, unit_stride, view
 from . import _basis_cuda
 
 __all__ = [
-    "combine", "combine_into", "gram", "new_block", "new_blocks", "project_out", "random_block",
+    "combine", "combine_into", "gram", "multiply", "multiply_into", "new_block", "new_blocks",
+    "project_out", "random_block",
 ]  # fmt: skip
 
 _TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
@@ -28,23 +30,26 @@ _LINE = 64  # bytes of a cache line
 
 
 def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(n, b) uninitialised, see `new_blocks`."""
-    return new_blocks(1, n, b, dtype, device)[0]
+    """(n, b) uninitialised, rows of whole cache lines on cache lines."""
+    return _new((n, b), dtype, device)
 
 
 def new_blocks(count: int, n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(count, n, b) uninitialised, rows of whole cache lines on cache lines.
+    """(count, n, b), as many of them in one piece of memory."""
+    return _new((count, n, b), dtype, device)
 
-    NumPy asks for huge pages: the first touch of a large block of memory costs a quarter of what it
-    does with torch's own. But it aligns to 16 bytes, and a gathered row would cross two lines: the
-    sparse product would take up to 1.5 times as long.
+
+def _new(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """NumPy asks for huge pages: the first touch of a large block of memory costs a quarter of what
+    it does with torch's own. But it aligns to 16 bytes, and a gathered row would cross two lines:
+    the sparse product would take up to 1.5 times as long.
     """
     if device.type != "cpu":
-        return torch.empty(count, n, b, dtype=dtype, device=device)
-    size, line = count * n * b, _LINE // dtype.itemsize
+        return torch.empty(shape, dtype=dtype, device=device)
+    size, line = math.prod(shape), _LINE // dtype.itemsize
     store = np.empty(size + line, np.float32 if dtype == torch.float32 else np.float64)
     first = -store.ctypes.data % _LINE // dtype.itemsize
-    return torch.from_numpy(store[first : first + size].reshape(count, n, b))
+    return torch.from_numpy(store[first : first + size].reshape(shape))
 
 
 def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -71,47 +76,59 @@ def gram(
     if b.is_cuda:
         return _basis_cuda.gram(blocks, b, exact, weights).cpu()
     n, q = b.shape
-    p = sum(block.shape[1] for block in blocks)
-    out = torch.empty(p, q, dtype=torch.float64)
+    sizes = [block.shape[1] for block in blocks]
+    out = torch.empty(sum(sizes), q, dtype=torch.float64)
     at = 0
     for first in range(0, len(blocks), _TERMS):
-        some = blocks[first : first + _TERMS]
-        rows = sum(block.shape[1] for block in some)
-        views = [view(unit_stride(block)) for block in some]
-        part = view(out[at : at + rows])
+        some = slice(first, first + _TERMS)
+        rows = sum(sizes[some])
         work = torch.empty(_C.basis_gram_workspace_size(n, rows, q), dtype=torch.float64)
         _C.basis_gram(
-            views, view(unit_stride(b)), view(weights), part, view(work), exact, threads()
-        )
+            [view(unit_stride(block)) for block in blocks[some]], view(unit_stride(b)),
+            view(weights), view(out if len(blocks) <= _TERMS else out[at : at + rows]), view(work),
+            exact, threads(),
+        )  # fmt: skip
         at += rows
     return out
 
 
-def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) -> Tensor:
-    """out = beta out + sum of V C over terms (V, C), in place; one pass over the rows per 32 terms.
+def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float = 0.0) -> Tensor:
+    """out = beta out + [V_1 V_2 ..] C in place; one pass over the rows per 32 blocks.
 
-    out (n, q) may be a V (n, m) of the first 32 terms, or its first columns; C (m, q) float64 on
-    the host.
+    out (n, q) may be a V_i (n, m_i) of the first 32, or its first columns; C (sum of m_i, q)
+    float64 on the host, best in the dtype of out already.
     """
     if out.is_cuda:
-        return _basis_cuda.combine_into(out, terms, beta)
-    blocks = [view(unit_stride(v)) for v, _ in terms]
-    factors = [view(c.to(out.dtype).contiguous()) for _, c in terms]
-    for first in range(0, len(terms), _TERMS):
+        return _basis_cuda.multiply_into(out, blocks, c, beta)
+    factors = c.to(out.dtype).contiguous().split([v.shape[1] for v in blocks])
+    for first in range(0, len(blocks), _TERMS):
         some = slice(first, first + _TERMS)
-        _C.basis_combine(view(out), blocks[some], factors[some], beta, threads())
+        _C.basis_combine(
+            view(out), [view(unit_stride(v)) for v in blocks[some]],
+            [view(factor) for factor in factors[some]], beta, threads(),
+        )  # fmt: skip
         beta = 1.0
     return out
 
 
+def multiply(blocks: Sequence[Tensor], c: Tensor) -> Tensor:
+    """[V_1 V_2 ..] C as a new matrix, see `multiply_into`."""
+    v = blocks[0]
+    return multiply_into(new_block(v.shape[0], c.shape[1], v.dtype, v.device), blocks, c)
+
+
+def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) -> Tensor:
+    """out = beta out + sum of V C over terms (V, C), see `multiply_into`."""
+    return multiply_into(out, [v for v, _ in terms], torch.cat([c for _, c in terms]), beta)
+
+
 def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """The sum of V C over terms (V, C) as a new matrix, see `combine_into`."""
-    v, c = terms[0]
-    return combine_into(new_block(v.shape[0], c.shape[1], v.dtype, v.device), *terms)
+    """The sum of V C over terms (V, C) as a new matrix, see `multiply_into`."""
+    return multiply([v for v, _ in terms], torch.cat([c for _, c in terms]))
 
 
 def project_out(v: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
     """X <- X - V V^T diag(w) X in place, V (n, m) of X's dtype. Without the host on a GPU."""
     if x.is_cuda:
         return x.addmm_(v, _basis_cuda.gram([v], x, False, weights).to(x.dtype), alpha=-1)
-    return combine_into(x, (v, -gram(v, x, weights=weights)), beta=1.0)
+    return multiply_into(x, [v], -gram(v, x, weights=weights), beta=1.0)

@@ -1,6 +1,7 @@
 """Tall-skinny building blocks: orthonormalise, Rayleigh-Ritz basis with thick restart, starts.
 
-A basis is V (n, j) with A V and H = V^T A V; everything of size j x j is float64 on the host.
+A basis is V (n, j) with A V and H = V^T A V; everything of size j x j is float64 on the host, and
+its algebra NumPy's: a GPU waits for it, and calls of torch take three times as long at such sizes.
 Orthonormalisation is block Gram-Schmidt with CholeskyQR (Fukaya et al. 2014, arXiv 1401.3683); a
 second pass runs only where the first one cancelled too much, and directions that vanish are
 dropped, never divided by (Stathopoulos and Wu 2002, SVQB).
@@ -12,20 +13,19 @@ import math
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.linalg.blas import dsyrk
+from scipy.linalg.lapack import dpotrf, dtrtri
 from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated
-from sslspec_fast.primitives.basis import combine, combine_into, gram
+from sslspec_fast.primitives.basis import gram, multiply, multiply_into
 
 __all__ = [
-    "Basis",
-    "column_norms",
-    "host_memory",
-    "inverse_norm",
-    "orthonormalize",
-    "triangular_inverse",
-]
+    "Basis", "cholesky", "column_norms", "columns", "host_memory", "orthonormalize", "remaining",
+    "stacked",
+]  # fmt: skip
 
 # Largest |V^T t| that is left alone. Anything larger is removed once more: the defects of V
 # feed on themselves, and after ten restarts orthogonality would be gone.
@@ -57,37 +57,58 @@ def column_norms(t: Tensor) -> Tensor:
     return total.sqrt()
 
 
-def _select(t: Tensor, g: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    if bool(keep.all()):
-        return t, g
-    return t[:, keep.to(t.device)], g[keep][:, keep]
+def stacked(dtype: torch.dtype, *parts: np.ndarray) -> Tensor:
+    """The parts below each other, in the dtype of the blocks that they are to multiply."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    return torch.from_numpy(np.concatenate(parts, dtype=kind, casting="same_kind"))
 
 
-def triangular_inverse(lower: Tensor) -> Tensor:
-    """L^-1; torch's `inv` would factorise L first, for three times as long."""
-    eye = torch.eye(lower.shape[0], dtype=lower.dtype)
-    return torch.linalg.solve_triangular(lower, eye, upper=False)
-
-
-def inverse_norm(inverse: Tensor) -> float:
-    """||L^-1|| to a factor sqrt(b), from the distances of the columns to the span of the others.
-
-    Pivots would not tell: their product can be tiny while none of them is small.
+def remaining(square: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Upper triangle of the Gram matrix of what is left of T in the complement of V, from T^T T
+    and V^T T.
     """
-    return float(inverse.norm(dim=0).max())
+    return dsyrk(-1.0, parts.T, 1.0, square.T)  # transposed, they are in Fortran's order
 
 
-def _inverse(g: Tensor) -> tuple[Tensor, float]:
+def cholesky(g: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """(R, R^-1, ||R^-1|| to a factor sqrt(b)) with G = R^T R, from the upper triangle of G; an
+    infinite norm: there is no such R.
+
+    The norm is from the distances of the columns to the span of the others, in the diagonal of
+    G^-1. Pivots would not tell: their product can be tiny while none of them is small.
+    """
+    factor, failed = dpotrf(g, lower=0, clean=1)
+    if failed:
+        return factor, factor, math.inf
+    inverse, _ = dtrtri(factor, lower=0)
+    norm = math.sqrt(dsyrk(1.0, inverse).diagonal().max())
+    return factor, inverse, norm if norm < math.inf else math.inf  # not a number: the same
+
+
+def _lengths(g: np.ndarray) -> np.ndarray:
+    """Of the columns of T, from T^T T."""
+    return np.sqrt(np.maximum(g.diagonal(), 0.0))
+
+
+def columns(t: Tensor, keep: np.ndarray) -> Tensor:
+    """Those columns of t (n, b) that keep (b,) says."""
+    return t[:, torch.from_numpy(keep).to(t.device)]
+
+
+def _scaled(g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """G for columns of unit length, and the lengths that they had, (b, 1)."""
+    norms = np.sqrt(g.diagonal())
+    return g / norms / norms[:, None], norms[:, None]
+
+
+def _inverse(g: np.ndarray) -> tuple[np.ndarray, float]:
     """C with C^T G C = 1 by Cholesky on the scaled g, and its condition (inf: that failed)."""
-    norms = g.diagonal().sqrt()
-    factor, failed = torch.linalg.cholesky_ex(g / norms[:, None] / norms[None, :])
-    if int(failed):
-        return g, math.inf
-    inverse = triangular_inverse(factor)
-    return inverse.T / norms[:, None], inverse_norm(inverse)
+    scaled, norms = _scaled(g)
+    _, inverse, condition = cholesky(scaled)
+    return inverse / norms, condition
 
 
-def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
+def _cholesky_qr(t: Tensor, g: np.ndarray) -> tuple[Tensor, float]:
     """Orthonormal basis of the columns of t from g = T^T T, and the condition that was removed.
 
     In place. Falls back to an eigenbasis of the scaled g, which can drop directions.
@@ -95,30 +116,29 @@ def _cholesky_qr(t: Tensor, g: Tensor) -> tuple[Tensor, float]:
     inverse, condition = _inverse(g)
     # CholeskyQR needs condition^2 * eps << 1
     if condition < (1e6 if t.dtype == torch.float64 else 1e4):
-        return combine_into(t, (t, inverse)), condition
-    norms = g.diagonal().sqrt()
-    scaled = g / norms[:, None] / norms[None, :]
-    values, vectors = torch.linalg.eigh(scaled)
+        return multiply_into(t, [t], stacked(t.dtype, inverse)), condition
+    scaled, norms = _scaled(g)
+    values, vectors = (x.numpy() for x in torch.linalg.eigh(torch.from_numpy(scaled)))
     keep = values > (1e-14 if t.dtype == torch.float64 else 1e-11) * values[-1]
-    inverse = (vectors[:, keep] / values[keep].sqrt()) / norms[:, None]
-    return combine((t, inverse)), float((values[-1] / values[keep][0]).sqrt())
+    inverse = vectors[:, keep] / np.sqrt(values[keep]) / norms
+    return multiply([t], stacked(t.dtype, inverse)), math.sqrt(values[-1] / values[keep][0])
 
 
-def _at_once(t: Tensor, known: list[Tensor], square: Tensor, parts: list[Tensor]) -> Tensor | None:
+def _at_once(
+    t: Tensor, known: list[Tensor], square: np.ndarray, parts: np.ndarray
+) -> Tensor | None:  # fmt: skip
     """T orthonormal and in the complement of `known` by one combination, from the Gram matrices
     T^T T and known^T T. In place; None, and t as it was, where these do not tell enough.
 
     Once is enough where most of each column is left (Daniel, Gragg, Kaufman and Stewart 1976).
     """
-    g = square - sum(part.T @ part for part in parts)
-    told = (2.0 * g.diagonal() > square.diagonal()) & (square.diagonal() > _SMALL[t.dtype])
-    if not bool(told.all()):
+    g, before = remaining(square, parts), square.diagonal()
+    if not ((2.0 * g.diagonal() > before).all() and before.min() > _SMALL[t.dtype]):
         return None
     inverse, condition = _inverse(g)
     if condition**2 * torch.finfo(t.dtype).eps > _ORTHOGONAL[t.dtype]:
         return None
-    out = [(block, -part @ inverse) for block, part in zip(known, parts, strict=True)]
-    return combine_into(t, (t, inverse), *out)
+    return multiply_into(t, [t, *known], stacked(t.dtype, inverse, -parts @ inverse))
 
 
 def orthonormalize(t: Tensor, v: Sequence[Tensor] = (), deflated: Deflated | None = None) -> Tensor:
@@ -127,51 +147,48 @@ def orthonormalize(t: Tensor, v: Sequence[Tensor] = (), deflated: Deflated | Non
     t (n, b) is overwritten; v: blocks (n, j) of orthonormal columns. Directions that vanish
     numerically are dropped, so r can be 0.
     """
-    if t.shape[1] == 0:
+    b = t.shape[1]
+    if b == 0:
         return t
     block = None if deflated is None else deflated.block(t.dtype)
     known = [*v] if block is None else [*v, block]
-    square, *parts = gram([t, *known], t).split([x.shape[1] for x in (t, *known)])
-    if not bool((square.diagonal() > _SMALL[t.dtype]).all()):  # squares in float32 would not do
-        square = gram(t, t, exact=True)
-    before = square.diagonal().clamp_min(0).sqrt()
-    ok = torch.isfinite(before) & (before > 0)
-    if not bool(ok.all()):
-        return orthonormalize(t[:, ok.to(t.device)], v, deflated)
+    products = gram([t, *known], t).numpy()
+    square, parts = products[:b], products[b:]
+    if not square.diagonal().min() > _SMALL[t.dtype]:  # squares in float32 would not do
+        square = gram(t, t, exact=True).numpy()
+    before = _lengths(square)
+    if not 0.0 < before.min() <= before.max() < math.inf:
+        return orthonormalize(columns(t, np.isfinite(before) & (before > 0.0)), v, deflated)
     if deflated is None or block is not None:
         done = _at_once(t, known, square, parts)
         if done is not None:
             return done
+    parts = parts[: sum(x.shape[1] for x in v)]
     for _ in range(5):
         if v:
-            combine_into(t, *((x, -part) for x, part in zip(v, parts, strict=False)), beta=1.0)
+            multiply_into(t, v, torch.from_numpy(-parts), beta=1.0)
         if deflated is not None:
             deflated.remove_(t)
-        g = gram(t, t, exact=True)
-        after = g.diagonal().clamp_min(0).sqrt()
+        g = gram(t, t, exact=True).numpy()
+        after = _lengths(g)
         # what is left after cancellation to rounding level is noise, not a direction
         alive = after > _DROP[t.dtype] * before
-        t, g = _select(t, g, alive)
+        if not alive.all():
+            t, g = columns(t, alive), g[alive][:, alive]
         if t.shape[1] == 0:
             return t
         cancelled = float((before[alive] / after[alive]).max())
         t, condition = _cholesky_qr(t, g)
         defect = condition**2 * torch.finfo(t.dtype).eps / 16
         if v:
-            parts = list(_rows(gram(v, t), v))
-            defect = max(defect, *(float(part.abs().max()) for part in parts))
+            parts = gram(v, t).numpy()
+            defect = max(defect, float(np.abs(parts).max()))
         if deflated is not None:  # not measured: rounding times what was amplified
             defect = max(defect, cancelled * condition * torch.finfo(t.dtype).eps / 8)
         if defect <= _ORTHOGONAL[t.dtype]:
             return t
-        before = torch.ones(t.shape[1], dtype=torch.float64)
+        before = np.ones(t.shape[1])
     return t
-
-
-def _rows(c: Tensor, blocks: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The rows of c (j, m) that belong to each block of j columns in all."""
-    parts: Sequence[Tensor] = c.split([block.shape[1] for block in blocks])
-    return parts
 
 
 class Basis:
@@ -194,11 +211,11 @@ class Basis:
         self.v.append(t)
         self.av.append(at)
         self.size = j + b
-        column = gram(self.v, at)
-        self.h[: j + b, j : j + b] = column
-        self.h[j : j + b, : j + b] = column.T
+        column, h = gram(self.v, at).numpy(), self.h.numpy()
+        h[: j + b, j : j + b] = column
+        h[j : j + b, : j + b] = column.T
         corner = column[j:]
-        self.h[j : j + b, j : j + b] = (corner + corner.T) / 2
+        h[j : j + b, j : j + b] = (corner + corner.T) / 2
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """All Ritz values, largest first, and their coefficients (j, j)."""
@@ -207,20 +224,17 @@ class Basis:
 
     def vectors(self, coefficients: Tensor) -> Tensor:
         """V C, (n, m)."""
-        return combine(*zip(self.v, _rows(coefficients, self.v), strict=True))
+        return multiply(self.v, coefficients)
 
     def residual(self, values: Tensor, coefficients: Tensor) -> Tensor:
         """A X - X diag(values) for X = V C."""
-        return combine(
-            *zip(self.av, _rows(coefficients, self.v), strict=True),
-            *zip(self.v, _rows(-coefficients * values, self.v), strict=True),
-        )
+        c = coefficients.numpy()
+        return multiply([*self.av, *self.v], stacked(self.empty.dtype, c, -c * values.numpy()))
 
     def rotate(self, coefficients: Tensor) -> None:
         """V <- V C with orthonormal C (j, m), and everything that follows from it."""
         m = coefficients.shape[1]
         self.h[:m, :m] = coefficients.T @ self.h[: self.size, : self.size] @ coefficients
-        parts = _rows(coefficients, self.v)
-        self.v = [combine(*zip(self.v, parts, strict=True))]
-        self.av = [combine(*zip(self.av, parts, strict=True))]
+        self.v = [multiply(self.v, coefficients)]
+        self.av = [multiply(self.av, coefficients)]
         self.size = m

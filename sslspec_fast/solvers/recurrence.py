@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine_into, new_block, new_blocks, random_block
-from sslspec_fast.solvers._basis import inverse_norm, orthonormalize, triangular_inverse
+from sslspec_fast.primitives.basis import multiply_into, new_block, new_blocks, random_block
+from sslspec_fast.solvers._basis import cholesky, columns, orthonormalize, remaining, stacked
 from sslspec_fast.solvers.coordinates import Coordinates
 from sslspec_fast.solvers.task import Task
 
@@ -37,13 +38,13 @@ class Recurrence:
         self._room: list[Tensor] = []  # for the products of the next steps
         self._old: Tensor | None = None  # V_j-1
         self._v: Tensor | None = None  # V_j
-        self._rest: Tensor  # what V_j+1 is made from: the sum of terms; none when it is made
-        self._terms: list[tuple[Tensor, Tensor]]
-        self._alphas: list[Tensor] = []  # diagonal blocks of T
+        self._rest: Tensor  # V_j+1, or the room for it while it is to be made of these:
+        self._made: tuple[list[Tensor], Tensor] | None  # blocks, and coefficients one below another
+        self._alphas: list[np.ndarray] = []  # diagonal blocks of T, to be made symmetric
         x = random_block(task.op.n, b, task.seed + 1, dtype, task.op.device)
         self._next(self.inner.enter(x))
         # those below it; the first has no columns
-        self._betas = [torch.zeros(self._rest.shape[1], 0, dtype=torch.float64)]
+        self._betas = [np.zeros((self._rest.shape[1], 0))]
 
     @property
     def steps(self) -> int:
@@ -65,8 +66,8 @@ class Recurrence:
     def _step(self) -> None:
         """A V_j - V_j alpha - V_j-1 beta^T = V_j+1 beta_next."""
         v = self._rest
-        if self._terms:  # one pass over the rows, once somebody needs the block
-            combine_into(v, *self._terms)
+        if self._made is not None:  # one pass over the rows, once somebody needs the block
+            multiply_into(v, *self._made)
         self._old, self._v = self._v, v
         fits = self._room and self._room[-1].shape == v.shape
         w = self._room.pop() if fits else new_block(v.shape[0], v.shape[1], v.dtype, v.device)
@@ -81,55 +82,47 @@ class Recurrence:
 
         They are orthonormal themselves: the Gram matrix of what is left comes from that of w.
         """
-        v, old, inner = self._v, self._old, self.inner
+        v, old, inner, b = self._v, self._old, self.inner, w.shape[1]
         if inner.block is None and self.steps % _CLEAN == 0:
             inner.remove_(w)
         known = [block for block in (v, inner.block) if block is not None]
-        square, *parts = inner.gram([w, *known], w).split([x.shape[1] for x in (w, *known)])
-        out = list(zip(known, parts, strict=True))
+        products = inner.gram([w, *known], w).numpy()
+        square, parts = products[:b], products[b:]
         if v is not None:
-            self._alphas.append((parts[0] + parts[0].T) / 2)
+            self._alphas.append(parts[: v.shape[1]])
         if old is not None:
-            out.append((old, self._betas[-1].T))
-        g = square - sum(part.T @ part for _, part in out)
-        factor, failed = torch.linalg.cholesky_ex((g + g.T) / 2)
-        inverse = triangular_inverse(factor) if int(failed) == 0 else torch.full_like(g, math.inf)
-        whole = bool((g.diagonal() > _LEFT * square.diagonal()).all())
-        if whole and inverse_norm(inverse) * float(g.diagonal().max().sqrt()) < _CONDITION:
-            self._terms = [(w, inverse.T), *((x, -part @ inverse.T) for x, part in out)]
-            following = factor.T
+            known, parts = [*known, old], np.concatenate([parts, self._betas[-1].T])
+        g = remaining(square, parts)
+        following, inverse, norm = cholesky(g)
+        whole = (g.diagonal() > _LEFT * square.diagonal()).all()
+        if whole and norm * math.sqrt(g.diagonal().max()) < _CONDITION:
+            self._made = [w, *known], stacked(w.dtype, inverse, -parts @ inverse)
         else:
-            self._remove(w, out)
-            self._remove(w, self._measured(out, w))  # of what cancelled, the rounding is left
+            self._remove(w, known, parts)
+            self._remove(w, known)  # of what cancelled, the rounding is left
             before = w.clone()
             noise = 1e-5 if w.dtype == torch.float32 else 1e-12  # cancellation leaves no direction
-            alive = inner.gram(w, w).diagonal() > noise**2 * square.diagonal()
-            w = w[:, alive.to(w.device)].contiguous()
+            alive = inner.gram(w, w).numpy().diagonal() > noise**2 * square.diagonal()
+            w = columns(w, alive).contiguous()
             for _ in range(2):
-                self._remove(w, self._measured(out, w))
+                self._remove(w, known)
                 w = inner.enter(orthonormalize(inner.leave(w), deflated=self.task.deflated))
-            self._terms, following = [], inner.gram(w, before)
+            self._made, following = None, inner.gram(w, before).numpy()
         self._rest = w
         if v is not None:
             self._betas.append(following)
 
-    def _measured(self, out: list[tuple[Tensor, Tensor]], w: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The blocks of `out` with their components in w as it is."""
-        blocks = [x for x, _ in out]
-        if not blocks or w.shape[1] == 0:
-            return []
-        parts = self.inner.gram(blocks, w).split([x.shape[1] for x in blocks])
-        return list(zip(blocks, parts, strict=True))
-
-    def _remove(self, w: Tensor, out: list[tuple[Tensor, Tensor]]) -> None:
-        if out:
-            combine_into(w, *((x, -part) for x, part in out), beta=1.0)
+    def _remove(self, w: Tensor, known: list[Tensor], parts: np.ndarray | None = None) -> None:
+        """Take the known blocks out of w; parts: their components in it, measured unless given."""
+        if known and w.shape[1] > 0:
+            parts = self.inner.gram(known, w).numpy() if parts is None else parts
+            multiply_into(w, known, torch.from_numpy(-parts), beta=1.0)
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values, largest first, their coefficients (m, m), and norms of their residuals."""
         sizes = self.sizes
         total, at = sum(sizes), 0
-        t = torch.zeros(total, total, dtype=torch.float64)
+        t = np.zeros((total, total))
         for i, m in enumerate(sizes):
             t[at : at + m, at : at + m] = self._alphas[i]
             if i + 1 < len(sizes):
@@ -137,10 +130,10 @@ class Recurrence:
                 t[below, at : at + m] = self._betas[i + 1]
                 t[at : at + m, below] = self._betas[i + 1].T
             at += m
-        if not bool(torch.isfinite(t).all()):
+        if not np.isfinite(t).all():
             single = self._rest.dtype == torch.float32
             hint = " in float32; try precision='float64'" if single else ""
             raise ValueError(f"eigsh: A must have finite products, got NaN or infinity{hint}")
-        values, vectors = torch.linalg.eigh(t)
-        slack = (self._betas[-1] @ vectors[total - sizes[-1] :]).norm(dim=0)
+        values, vectors = torch.linalg.eigh(torch.from_numpy((t + t.T) / 2))
+        slack = (torch.from_numpy(self._betas[-1]) @ vectors[total - sizes[-1] :]).norm(dim=0)
         return values.flip(0), vectors.flip(1), slack.flip(0)

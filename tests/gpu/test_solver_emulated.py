@@ -23,7 +23,13 @@ pytestmark = emulated
 @pytest.mark.parametrize("dtype", [F32, F64])
 @pytest.mark.parametrize(
     ("n", "sizes", "q"),
-    [(1, (3,), 1), (70, (16, 16, 1), 16), (700, (40, 8, 33), 7), (300, (8,), 32)],
+    [
+        (1, (3,), 1),
+        (70, (16, 16, 1), 16),
+        (700, (40, 8, 33), 7),
+        (300, (8,), 32),
+        (130, (48, 16, 16, 5, 60, 16), 16),
+    ],
 )
 def test_basis(
     core: ModuleType, n: int, sizes: tuple[int, ...], q: int, dtype: torch.dtype, gpu_paths: Any

@@ -8,7 +8,16 @@ import torch
 
 from sslspec_fast import _C
 from sslspec_fast._seam import view
-from sslspec_fast.primitives.basis import combine, combine_into, gram, new_block, random_block
+from sslspec_fast.primitives.basis import (
+    combine,
+    combine_into,
+    gram,
+    multiply,
+    multiply_into,
+    new_block,
+    new_blocks,
+    random_block,
+)
 
 SHAPES = [(0, 3, 2), (1, 1, 1), (5, 2, 3), (97, 20, 70), (9001, 33, 17), (140_000, 7, 16)]
 DTYPES = [torch.float32, torch.float64]
@@ -121,6 +130,21 @@ def test_more_blocks_than_one_call_takes(count: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_products_with_blocks_side_by_side(order: str, dtype: torch.dtype) -> None:
+    """Coefficients one below another, in any order and in either dtype."""
+    blocks = [block(300, m, dtype, m) for m in (4, 0, 7)]
+    c = torch.from_numpy(np.asarray(block(11, 6, torch.float64).numpy(), order=order))
+    expected = torch.cat(blocks, 1).double() @ c
+    for factors in (c, c.to(dtype)):
+        got = multiply(blocks, factors)
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), expected, rtol=0, atol=50 * torch.finfo(dtype).eps)
+        assert multiply_into(got, blocks, factors, beta=-1.0) is got
+        assert float(got.abs().max()) < 50 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_of_whole_cache_lines_lie_on_them(dtype: torch.dtype) -> None:
     """Gathered rows that cross two lines make the sparse product up to 1.5 times as slow."""
     for n in (0, 1, 1000, 100_000):  # from the heap and, with huge pages, from the system
@@ -129,6 +153,9 @@ def test_rows_of_whole_cache_lines_lie_on_them(dtype: torch.dtype) -> None:
         assert x.dtype == dtype
         assert x.is_contiguous()
         assert n == 0 or x.data_ptr() % 64 == 0
+    several = new_blocks(3, 1000, 16, dtype, torch.device("cpu"))
+    assert several.shape == (3, 1000, 16)
+    assert all(x.data_ptr() % 64 == 0 for x in several)
     y = combine((block(70_000, 3, dtype), block(3, 16, torch.float64)))
     assert y.data_ptr() % 64 == 0
 

@@ -47,9 +47,20 @@ def test_split_products_are_as_accurate_as_float32(
     split.times(stored, out=product)
     assert error(product, exact) <= 2 * error(w @ right, exact) + 1e-7
     exact = w.double().T @ left.double()
-    got = split.transposed_times(stored, left)
+    got = split.transposed_times(stored, left, None)
     assert error(got, exact) <= 2 * error(w.T @ left, exact) + 1e-7
+    twice = split.transposed_times(stored, left, got.clone())
+    assert error(twice, 2 * got.double()) <= 1e-7
     assert error(split.row_sums(stored, torch.float32), w.double().sum(1)) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_products_add_up(dtype: torch.dtype) -> None:
+    a, b = torch.randn(30, 40).to(dtype), torch.randn(40, 20).to(dtype)
+    total = torch.randn(30, 20, dtype=torch.float32 if dtype == torch.bfloat16 else dtype)
+    exact = total.double() + a.double() @ b.double()
+    assert _matmul.add_mm_float32(total, a, b) is total
+    assert error(total, exact) <= (4e-3 if dtype == torch.bfloat16 else 1e-6)
 
 
 def test_only_exact_float32_on_some_gpus_is_split() -> None:
