@@ -21,7 +21,7 @@ from torch import Tensor
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, orthonormalize
 from sslspec_fast.solvers._cost import LINE, guards
-from sslspec_fast.solvers.monitor import Monitor
+from sslspec_fast.solvers.monitor import Hidden, Monitor
 from sslspec_fast.solvers.task import Outcome, Task
 
 __all__ = ["Look", "davidson"]
@@ -39,19 +39,21 @@ class Look(Protocol):
 
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
         """(n, b) new directions, at most as many as leave room for what is wanted, and the sight:
-        an eigenvalue above it would have shown up in them.
+        an eigenvalue above it would have shown up in them. None, where there is no such eigenvalue.
         """
 
 
 def davidson(
     task: Task, start: Tensor, expand: Expand | None, *, block: int, capacity: int,
     keep: int, krylov_steps: int = 1, fill: int = 1, look: Look | None = None,
+    hidden: Hidden | None = None,
 ) -> Outcome:  # fmt: skip
     """Run until the task is met. start (n, m): first directions, not yet orthonormal.
 
     block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
     look: where it doubts the values, or where the start lost its guards, a run that is done is
     believed once such directions have been added and the wanted values stay, and not before.
+    hidden: what the start itself tells of the gap, asked before its end is searched for.
     """
     n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
@@ -61,7 +63,7 @@ def davidson(
     _grow(task, basis, start.to(task.dtype), capacity, steps)
     lost = basis.size < min(start.shape[1], capacity, task.k + guards(task.k))
     needed = min(task.k + task.guard, task.free)
-    monitor = Monitor(task)
+    monitor = Monitor(task, hidden)
     history: list[dict[str, Any]] = []
     previous = torch.zeros(basis.size, 0, dtype=torch.float64)
     reason, refills, looks, iteration = "max_iter reached", 0, 0, 0
@@ -97,13 +99,12 @@ def davidson(
             more, monitor.sight = look(basis, values, task.seed + 104729 * looks)
             proven = bool(torch.isfinite(more).all())
             if _grow(task, basis, more.to(task.dtype), basis.capacity):
-                monitor.norms[:] = math.inf
                 refills = 0
-                continue
-            owed = False
-            if not proven:
+            elif not proven:
                 reason = "the look for missed directions overflowed"
                 break
+            monitor.norms[:] = math.inf
+            continue
         if done and proven:
             reason = "tolerance met" if monitor.satisfied() else "the cut lies inside a cluster"
             break

@@ -3,6 +3,9 @@
 A Krylov or filter method holds only what its start sees. A given start (`x0`) may lack any pair; b
 random columns hold b directions of each eigenspace, fewer where they came out parallel; and a
 method that follows single residuals (Lanczos with restarts, LOBPCG) may drop copies it once saw.
+
+Often the filtered columns need not even be searched: what is left of them outside the pairs that
+were found bounds how far the filter can have lifted anything else (`Witness`).
 """
 
 from __future__ import annotations
@@ -13,14 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated, DenseVectors
+from sslspec_fast.operators.base import Deflated, DenseVectors, Removable
 from sslspec_fast.primitives.basis import random_block
-from sslspec_fast.solvers._basis import Basis, orthonormalize
+from sslspec_fast.solvers._basis import Basis, column_norms, orthonormalize
 from sslspec_fast.solvers._cost import LINE
 from sslspec_fast.solvers.chebyshev import Clean, filter_block, growth_rate
 from sslspec_fast.solvers.task import Task
 
-__all__ = ["FilteredLook"]
+__all__ = ["FilteredLook", "Witness"]
 
 # A short run tells no closer values apart: this share of the spectrum, or 5 tol.
 _TOGETHER = 1e-3
@@ -28,6 +31,62 @@ _MOST = 200.0  # degrees of a filter
 _TOTAL = 1000.0  # of all filters of a look
 _LEAD = 1e3  # by which what is known may outgrow what is looked for
 _LOG_GROWTH = 60.0  # what float32 can hold of a growth, and `filter_block` takes out in advance
+_LOG_ODDS = math.log(1e6)  # against a random block that shows an eigenvector too weakly
+_LEAK = 0.2  # squared, of what is looked for, that may lie in Ritz vectors behind the wanted ones
+
+
+@dataclass
+class Witness:
+    """Random columns behind a filter, y = C_degree(A) X for X (n, b) with entries of rms `size`.
+
+    An eigenvector v that is not among those found kept its share p(v) v^T X, p(v) = C_degree at its
+    eigenvalue, and |v^T X|^2 > size^2 b / (e odds^(2 / b)) for all but one in `odds` blocks
+    (Chernoff's bound for chi^2). So it shows in the norm of what is left, or p(v) was small; what
+    crowds behind it, or rounds, only adds to that norm.
+    """
+
+    y: Tensor
+    lo: float
+    cut: float
+    degree: int
+    size: float  # with the factor that `filter_block` takes out
+
+    def growth(self, found: list[Removable], leak: float = 0.0) -> float:
+        """Log of the most that the filter can have lifted what lies outside `found`, but for a
+        squared share `leak`; inf: it tells nothing.
+        """
+        y, b = self.y.clone(), self.y.shape[1]
+        for known in found:
+            known.remove_(y)
+        left = float(column_norms(y).norm()) / math.sqrt(b)
+        if not left < math.inf:
+            return math.inf
+        log = math.log(max(left / self.size, 1.0))
+        return log + 0.5 + _LOG_ODDS / b - 0.5 * math.log1p(-leak)
+
+    def level(self, growth: float) -> float:
+        return _level(self.lo, self.cut, self.degree, growth)
+
+    def hidden(
+        self, task: Task, width: int, basis: Basis, values: Tensor, q: Tensor
+    ) -> float:  # fmt: skip
+        """Above this value there is nothing but the k wanted pairs of a run that started from
+        `width` columns, these among them; inf: nobody knows.
+        """
+        k, spare = task.k, width - task.k
+        found: list[Removable] = [DenseVectors(basis.vectors(q[:, :k]))]
+        growth = self.growth(found if task.deflated is None else [*found, task.deflated])
+        # of copies of a wanted value, the one missing may be what these columns show worst of all
+        worst = growth + (1 / spare - 1 / self.y.shape[1]) * _LOG_ODDS
+        worst += 0.5 * math.log((k + 1) * width / spare)
+        last = float(values[k - 1])
+        return self.level(growth) if self.level(worst) < last else math.inf
+
+
+def _level(lo: float, cut: float, degree: int, growth: float) -> float:
+    """Where C_degree = exp(growth)."""
+    log = growth + math.log1p(math.sqrt(-math.expm1(-2.0 * growth))) if growth > 0.0 else 0.0
+    return ((cut + lo) + (cut - lo) * math.cosh(log / degree)) / 2 if log < 700.0 else math.inf
 
 
 @dataclass
@@ -65,7 +124,8 @@ class FilteredLook:
         width = max(min(LINE, task.free - basis.size, room), 1)
         # not all of the basis: that may hold a part of what is looked for, and what would be left
         # of it is no eigenvector
-        known = basis.vectors(basis.ritz()[1][:, : task.k])
+        q = basis.ritz()[1]
+        known = basis.vectors(q[:, : task.k])
         x = random_block(n, width, seed, task.dtype, task.op.device)
         x = orthonormalize(x, [known], task.deflated)
         lo = min(self.lo, float(values[-1]))
@@ -75,15 +135,18 @@ class FilteredLook:
         if x.shape[1] == 0 or top - lo <= 1e-12 * task.norm:
             return x, -math.inf
         # from halfway up the gap on, everything is to be seen, and to be lifted by 1e4
-        rate = max(growth_rate((behind + last) / 2, lo, cut), 1e-9)
+        half = (behind + last) / 2
+        rate = max(growth_rate(half, lo, cut), 1e-9)
         visible = math.log(10.0 * math.sqrt(n / x.shape[1]))
         need = max(visible, math.log(1e4))
         most = min(_MOST, _LOG_GROWTH / max(growth_rate(top, lo, cut), 1e-9))
         degree = int(max(1.0, min(math.ceil((need + math.log(2.0)) / rate), most)))
         passes = math.ceil(need / _log_cosh(degree * rate))
         passes = max(min(passes, int(_TOTAL / degree)), 1)
-        lead = growth_rate(top, lo, cut) - growth_rate(last, lo, cut)
-        every = int(max(min(math.log(_LEAD) / max(lead, 1e-9), 1e9), 1.0))
+        sight = self._glance(basis, values, q, x, known, lo, top, degree * passes)
+        if sight <= half:
+            return x[:, :0], sight
+        every = self._every(top, last, lo, cut)
         clean = Clean(_Both(DenseVectors(known), task.deflated), every)
         task.columns += degree * passes * x.shape[1]
         for step in range(passes):
@@ -93,9 +156,50 @@ class FilteredLook:
                 break
             x = filter_block(task.op, x.to(self.low), lo, cut, degree, max(top, cut), clean)
         # where the passes lift as much as it takes to be visible
-        least = visible / passes + math.log1p(math.sqrt(-math.expm1(-2.0 * visible / passes)))
-        seen = math.cosh(least / degree) if least < 700.0 * degree else math.inf
-        return x, ((cut + lo) + (cut - lo) * seen) / 2
+        return x, _level(lo, cut, degree, visible / passes)
+
+    def _every(self, top: float, last: float, lo: float, cut: float) -> int:
+        lead = growth_rate(top, lo, cut) - growth_rate(last, lo, cut)
+        return int(max(min(math.log(_LEAD) / max(lead, 1e-9), 1e9), 1.0))
+
+    def _glance(
+        self, basis: Basis, values: Tensor, q: Tensor, x: Tensor, known: Tensor, lo: float,
+        top: float, most: int,
+    ) -> float:  # fmt: skip
+        """Above this value there is nothing but the wanted pairs, by a filter of fewer degrees than
+        `most`; inf where that does not tell.
+
+        Ritz vectors behind the wanted ones, as far as they are good, are taken out of what is left.
+        So the filter may cut below them: where the next gap is wider, it has to be much shorter.
+        """
+        task, k, n, b = self.task, self.task.k, self.task.op.n, x.shape[1]
+        stop = min(k + b, len(values))
+        if stop == k:
+            return math.inf
+        half = float(values[k - 1] + values[k]) / 2
+        norms = column_norms(basis.residual(values[k:stop], q[:, k:stop]))
+        # |v^T u| <= r / (t - u) for a unit vector u with residual r and v at t
+        leaks = (norms / (half - values[k:stop]).clamp_min(1e-300)).square().cumsum(0)
+        good = int((leaks <= _LEAK).sum())
+        cut = max(float((values[k:stop] + norms)[: good + 1].min()), lo + 1e-6 * task.norm)
+        rate = growth_rate(half, lo, cut)
+        need = math.log(4.0 * math.sqrt(n / 2)) + 0.5 + _LOG_ODDS / b
+        if not good or need >= most * rate:
+            return math.inf
+        degree = int((need + math.log(2.0)) / rate) + 1
+        if degree * growth_rate(top, lo, cut) > _LOG_GROWTH:
+            return math.inf
+        found: list[Removable] = [
+            DenseVectors(known), DenseVectors(basis.vectors(q[:, k : k + good]))
+        ]  # fmt: skip
+        found += [] if task.deflated is None else [task.deflated]
+        clean = Clean(_Both(DenseVectors(known), task.deflated), self._every(top, half, lo, cut))
+        task.columns += degree * b
+        x = x.to(self.low, copy=True)
+        y = filter_block(task.op, x, lo, cut, degree, max(top, cut), clean)
+        size = math.exp(-degree * growth_rate(max(top, cut), lo, cut)) / math.sqrt(n)
+        seen = Witness(y, lo, cut, degree, size)
+        return seen.level(seen.growth(found, float(leaks[good - 1])))
 
 
 def _log_cosh(x: float) -> float:

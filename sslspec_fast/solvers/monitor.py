@@ -3,12 +3,14 @@
 Convergence: ||r_i|| <= tol for every wanted pair and, with an angle tolerance,
 ||R||_F <= angle_tol * gap. The gap t_k - (t_{k+1} + 4 ||r_{k+1}||) needs a guard vector good to a
 tenth of that distance: copies of t_k would still hide behind less, and the next eigenvalue need not
-be the one that the guard is near. What a look for missed directions could not see is no gap.
+be the one that the guard is near. What a look for missed directions could not see is no gap. Where
+a witness shows that nothing lies in half of that distance, the guard may be as rough as it is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,7 +19,10 @@ from sslspec_fast.solvers._basis import Basis, column_norms
 from sslspec_fast.solvers._cost import machine
 from sslspec_fast.solvers.task import Task
 
-__all__ = ["Monitor"]
+__all__ = ["Hidden", "Monitor"]
+
+# (basis, Ritz values and vectors) -> above it, there is nothing but the wanted pairs
+Hidden = Callable[[Basis, Tensor, Tensor], float]
 
 _STALE = 25  # looks at a guard that is good to tol and gets no better
 _LEAST = 2e-15  # residual that rounding allows, relative to the norm
@@ -26,8 +31,10 @@ _LEAST = 2e-15  # residual that rounding allows, relative to the norm
 class Monitor:
     """Which Ritz pairs are good enough, how wide the gap is, and what is still to do."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, hidden: Hidden | None = None) -> None:
         self.task = task
+        self._hidden = hidden  # until it has been asked
+        self._clear = math.inf  # what it said
         self.target = task.tol
         self.gap = math.inf if not task.guard else math.nan
         self.norms = torch.full((task.k + 1,), math.inf, dtype=torch.float64)
@@ -82,6 +89,9 @@ class Monitor:
                 start = stop
             if not picked and guarded:
                 guard = self._guard(values)
+                if len(guard) and self._hidden is not None:
+                    self._clear, self._hidden = self._hidden(basis, values, q), None
+                    guard = self._guard(values)
                 if not len(guard) and self._tighten(values):
                     self.trusted = start = 0
                     continue
@@ -101,11 +111,14 @@ class Monitor:
         floor = self.task.tol
         if self.task.angle_tol is not None:  # below, no residual could resolve the gap
             floor = max(1e-13, _LEAST * math.sqrt(k) / self.task.angle_tol) * self.task.norm
-        share = 0.01 if self.copies(values) else 0.1
+        copies = self.copies(values)
+        share = 0.01 if copies else 0.1
         self.gap = 0.0
+        doubtful = residual > max(share * distance, floor)
         if residual <= share * distance:
             self.gap = max(min(distance - 4.0 * residual, last - self.sight), 0.0)
-        doubtful = residual > max(share * distance, floor)
+        elif last - self._clear >= 0.5 * distance > 0.0 and not copies:
+            self.gap, doubtful = max(last - max(self._clear, self.sight), 0.0), False
         if residual < 0.5 * self._best:
             self._best, self._stale = residual, 0
         elif residual <= self.task.tol:

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers._basis import Basis, column_norms, host_memory
-from sslspec_fast.solvers._cost import machine, padded, product_cost, start_width
+from sslspec_fast.solvers._cost import LINE, padded, product_cost, start_width
 from sslspec_fast.solvers.chebyshev import cleaner, filter_block, filter_residual, growth_rate
 from sslspec_fast.solvers.davidson import davidson
-from sslspec_fast.solvers.look import FilteredLook
+from sslspec_fast.solvers.look import FilteredLook, Witness
 from sslspec_fast.solvers.probe import Probe
 from sslspec_fast.solvers.task import Outcome, Task
 
@@ -28,6 +29,7 @@ __all__ = ["chebyshev", "lanczos"]
 _MAX_DEGREE = 300
 # float32 keeps about 7 digits between the fastest and the slowest growing wanted direction
 _MAX_LOG_GROWTH = math.log(1e9)
+_SPARE = 4  # columns of a start more than wanted, from which it can tell what it does not hold
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Filter:
         self, r: Tensor, values: Tensor, goal: int, size: int, cut: float, top: float
     ) -> int:
         task, n, b = self.task, self.task.op.n, r.shape[1]
-        product = product_cost(task.op, n) * padded(b, machine(task.op.device).unit)
+        product = product_cost(task.op, n) * padded(b)
         overhead = 5.0 * n * size + 3.0 * product + 2e6 + 2.0 * size**3
         balance = 2.5 * overhead / product
         rate = growth_rate(float(values[goal - 1]), self.lo, cut)
@@ -85,16 +87,17 @@ def chebyshev(
 ) -> tuple[Outcome, dict]:
     """Filtered start block, then block Chebyshev-Davidson. `low`: dtype of the filter products."""
     k, n = task.k, task.op.n
-    width = start_width(k, task.free, machine(task.op.device).unit)
+    width = start_width(k, task.free)
     guard = max(width - k, 1)
     facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
     copies: int | None = None
+    witness: Witness | None = None
     if x0 is None:
         start = _continue(task, found, width, facts)
         copies = width if start is None else found.block
         if start is None:
             start = random_block(n, width, task.seed, low, task.op.device)
-            start = _first_filter(task, start, found, width, facts)
+            start, witness = _first_filter(task, start, found, width, facts)
     else:
         fill = random_block(n, max(width - x0.shape[1], 0), task.seed, task.dtype, task.op.device)
         start = torch.cat([x0.to(task.dtype), fill * float(x0.norm(dim=0).mean()) * 1e-3], 1)
@@ -109,6 +112,7 @@ def chebyshev(
     outcome = davidson(
         task, start, expand, block=block, keep=keep, capacity=capacity, fill=min(block, 16),
         look=FilteredLook(task, found.lo, found.hi, low, copies),
+        hidden=None if witness is None else partial(witness.hidden, task, width),
     )  # fmt: skip
     facts["degrees"] = expand.degrees
     return outcome, facts
@@ -136,7 +140,7 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     elif rate < 0.8:
         rate *= 0.33
     need = math.log(max(2.0 * worst / max(task.tol, 2e-6 * task.norm), 1.0))
-    cost = product_cost(task.op, task.op.n) * padded(width, machine(task.op.device).unit)
+    cost = product_cost(task.op, task.op.n) * padded(width)
     cap = max(8.0, min(60.0, 2.5 * (5.0 * task.op.n * width + 2e6) / cost))
     degree = int(min(need / max(rate, 1e-6), 36.0 if rate > 0.18 else cap)) + 1
     facts["start_degree"], facts["start_cut"] = degree, cut
@@ -147,10 +151,15 @@ def _continue(task: Task, found: Probe, width: int, facts: dict) -> Tensor | Non
     return filter_block(task.op, x, lo, cut, degree, max(found.hi, cut), clean)
 
 
-def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) -> Tensor:
-    """Random vectors carry n / k times more of the unwanted: grow until that is paid back."""
+def _first_filter(
+    task: Task, x: Tensor, found: Probe, width: int, facts: dict
+) -> tuple[Tensor, Witness | None]:
+    """Random vectors carry n / k times more of the unwanted: grow until that is paid back.
+
+    Also some of the columns as they come out, where they can tell what the start does not hold.
+    """
     if found.hi - found.lo <= 1e-12 * task.norm:  # a multiple of the identity
-        return x
+        return x, None
     cut, last = found.split(width)
     cost = product_cost(task.op, task.op.n)
     cap = int(max(8, min(60, 2.5 * (5.0 * task.op.n * width + 1e6) / (cost * width))))
@@ -167,7 +176,12 @@ def _first_filter(task: Task, x: Tensor, found: Probe, width: int, facts: dict) 
     if task.deflated is not None:
         task.deflated.remove_(x)
     clean = cleaner(task.op, task.deflated, lo, cut, cut if last is None else last)
-    return filter_block(task.op, x, lo, cut, degree, top, clean)
+    x = filter_block(task.op, x, lo, cut, degree, top, clean)
+    if width - task.k < _SPARE:
+        return x, None
+    # random entries are uniform in [-1, 1)
+    size = math.exp(-min(degree * growth_rate(top, lo, cut), 60.0)) / math.sqrt(3.0)
+    return x, Witness(x[:, :LINE].clone(), lo, cut, degree, size)
 
 
 def lanczos(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:

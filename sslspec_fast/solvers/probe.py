@@ -22,7 +22,6 @@ from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers._cost import (
     FILLED_ROWS,
     LINE,
-    machine,
     padded,
     product_cost,
     start_width,
@@ -127,8 +126,7 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
     cost, b = product_cost(task.op, n) * dtype.itemsize / 4, found.block
     lanczos = more * b * (cost + 1.5 * dtype.itemsize * n) + 0.35 * (len(values) + b * more) ** 3
-    unit = machine(task.op.device).unit
-    width = padded(start_width(k, task.free, unit), unit)
+    width = padded(start_width(k, task.free))
     return more if lanczos < more * width * cost else 0
 
 
