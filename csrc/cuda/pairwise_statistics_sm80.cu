@@ -297,10 +297,7 @@ int64_t chunk_rows(int64_t n, int64_t m, bool symmetric) {
   return TileTraits::kRows * (fitting < 1 ? 1 : fitting < most ? fitting : most);
 }
 
-bool takes_sums(int64_t d) {
-  const char* asked = std::getenv("SSLSPEC_HOPPER");
-  return d <= (asked != nullptr && std::strcmp(asked, "sums") == 0 ? kSumsWidth : 256) && hopper_allowed("sums");
-}
+bool takes_sums(int64_t d) { return d <= kSumsWidth && hopper_allowed("sums"); }
 
 bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
   constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide

@@ -141,7 +141,7 @@ class FilteredLook:
         need = max(visible, math.log(1e4))
         most = min(_MOST, _LOG_GROWTH / max(growth_rate(top, lo, cut), 1e-9))
         degree = int(max(1.0, min(math.ceil((need + math.log(2.0)) / rate), most)))
-        passes = math.ceil(need / _log_cosh(degree * rate))
+        passes = math.ceil(need / max(_log_cosh(degree * rate), 1e-12))  # no gap: it may be 0
         passes = max(min(passes, int(_TOTAL / degree)), 1)
         sight = self._glance(basis, values, q, x, known, lo, top, degree * passes)
         if sight <= half:
@@ -166,7 +166,7 @@ class FilteredLook:
         self, basis: Basis, values: Tensor, q: Tensor, x: Tensor, known: Tensor, lo: float,
         top: float, most: int,
     ) -> float:  # fmt: skip
-        """Above this value there is nothing but the wanted pairs, by a filter of fewer degrees than
+        """Above this value there is nothing but what was found, by a filter of fewer degrees than
         `most`; inf where that does not tell.
 
         Ritz vectors behind the wanted ones, as far as they are good, are taken out of what is left.

@@ -68,3 +68,14 @@ def test_a_start_of_the_results_costs_less_than_none(precision: str, seed: int) 
     assert warm.info.converged
     assert warm.info.n_matvec < cold.info.n_matvec
     torch.testing.assert_close(warm.values, cold.values, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", ["lanczos", "chebyshev", "lobpcg"])
+@pytest.mark.parametrize("k", [2, 3])
+def test_a_gap_below_rounding(k: int, method: str) -> None:
+    # its share of the growth of a filter rounded to 0, and the look divided by it
+    values = np.r_[2.0, np.full(2, 1 + 1e-6), np.ones(697)]
+    matrix = sp.csr_array(sp.diags_array(values))
+    result = eigsh(matrix, k, method=method, x0=np.eye(700)[:, :5], tol=1e-3)
+    assert result.info.converged
+    np.testing.assert_allclose(result.values, values[:k], atol=2e-3)
