@@ -134,7 +134,9 @@ class Monitor:
         k = self.task.k
         if k < 2 or not self.task.guard or len(values) <= k:
             return False
-        distance, slack = float(values[k - 1] - values[k]), 1e-12 * self.task.norm
+        distance = float(values[k - 1] - values[k])
+        # float32 rows give copies apart from each other by their rounding
+        slack = max(1e-12, 8.0 * torch.finfo(self.task.dtype).eps) * self.task.norm
         worst = float(self.norms[k - 2 : k].max())
         if worst < 0.01 * distance:  # else they tell nothing
             slack += 4.0 * worst**2 / distance
