@@ -1,4 +1,4 @@
-// The statistics pass on Hopper for rows of more than 512 columns (fewer: pairwise_sums_sm90a.cu): a CUTLASS GEMM whose
+// The statistics pass on Hopper for wide rows (fewer columns: pairwise_sums_sm90a.cu): a CUTLASS GEMM whose
 // epilogue adds up the exponentials (or softplus) of its accumulator and stores only the sums of each tile
 // (pairwise_tile_sums.cuh).
 //
