@@ -21,8 +21,7 @@ from .._seam import _C, threads, unit_stride, view
 from . import _basis_cuda
 
 __all__ = [
-    "combine", "combine_into", "gram", "multiply", "multiply_into", "new_block", "new_blocks",
-    "project_out", "random_block",
+    "gram", "multiply", "multiply_into", "new_block", "new_blocks", "project_out", "random_block",
 ]  # fmt: skip
 
 _TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
@@ -115,16 +114,6 @@ def multiply(blocks: Sequence[Tensor], c: Tensor) -> Tensor:
     """[V_1 V_2 ..] C as a new matrix, see `multiply_into`."""
     v = blocks[0]
     return multiply_into(new_block(v.shape[0], c.shape[1], v.dtype, v.device), blocks, c)
-
-
-def combine_into(out: Tensor, *terms: tuple[Tensor, Tensor], beta: float = 0.0) -> Tensor:
-    """out = beta out + sum of V C over terms (V, C), see `multiply_into`."""
-    return multiply_into(out, [v for v, _ in terms], torch.cat([c for _, c in terms]), beta)
-
-
-def combine(*terms: tuple[Tensor, Tensor]) -> Tensor:
-    """The sum of V C over terms (V, C) as a new matrix, see `multiply_into`."""
-    return multiply([v for v, _ in terms], torch.cat([c for _, c in terms]))
 
 
 def project_out(v: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:

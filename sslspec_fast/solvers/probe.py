@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import combine
+from sslspec_fast.primitives.basis import multiply
 from sslspec_fast.solvers._basis import host_memory
 from sslspec_fast.solvers._cost import (
     FILLED_ROWS,
@@ -59,8 +59,7 @@ class Probe:
         """(n, width) the first Ritz vectors, or None when the basis was not kept."""
         if not self.basis or self.coefficients is None or width > len(self.values):
             return None
-        parts = self.coefficients[:, :width].split([block.shape[1] for block in self.basis])
-        x = combine(*zip(self.basis, parts, strict=True))
+        x = multiply(self.basis, self.coefficients[:, :width])
         return x if self.scale is None else x.mul_(self.scale)
 
     def split(self, wanted: int) -> tuple[float, float | None]:

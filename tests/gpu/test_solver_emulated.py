@@ -46,14 +46,15 @@ def test_basis(
         basis.gram([blocks[0]], blocks[0][:, :1]), tall[:, : sizes[0]].T @ tall[:, :1], ERROR[dtype]
     )
     c = torch.randn(sum(sizes), q, dtype=F64)
-    terms = list(zip(blocks, c.split(sizes), strict=True))
     want = tall @ c
-    close(basis.combine(*terms), want, ERROR[dtype])
-    close(basis.combine_into(b.clone(), *terms, beta=0.5), want + 0.5 * b.double(), ERROR[dtype])
-    close(basis.combine_into(b.clone(), *terms, *terms), 2 * want, ERROR[dtype])
+    close(basis.multiply(blocks, c), want, ERROR[dtype])
+    both = basis.multiply_into(b.clone(), blocks, c, beta=0.5)
+    close(both, want + 0.5 * b.double(), ERROR[dtype])
+    twice = basis.multiply_into(b.clone(), [*blocks, *blocks], torch.cat([c, c]))
+    close(twice, 2 * want, ERROR[dtype])
     m = min(q, sizes[0])  # in place of the first columns of a block
-    small = [(v, part[:, :m]) for v, part in terms]
-    close(basis.combine_into(blocks[0][:, :m], *small), want[:, :m], ERROR[dtype])
+    small = basis.multiply_into(blocks[0][:, :m], blocks, c[:, :m])
+    close(small, want[:, :m], ERROR[dtype])
     rows = basis.random_block(n, q, 5, dtype, torch.device("cpu"))
     with gpu_paths.off():
         assert torch.equal(rows, basis.random_block(n, q, 5, dtype, torch.device("cpu")))
@@ -71,10 +72,10 @@ def test_wide_basis_products_are_gemms(dtype: torch.dtype, gpu_paths: GpuPaths) 
     left = tall[:, :130] - q @ (q.T @ tall[:, :130])
     close(basis.project_out(q.to(dtype), x), left, ERROR[dtype])
     c = torch.randn(139, 40, dtype=F64)
-    terms = list(zip(blocks, c.split(sizes), strict=True))
-    close(basis.combine(*terms), tall @ c, ERROR[dtype])
+    close(basis.multiply(blocks, c), tall @ c, ERROR[dtype])
     out = blocks[0][:, :40]
-    close(basis.combine_into(out, *terms, beta=-1.0), tall @ c - tall[:, :40], ERROR[dtype])
+    got = basis.multiply_into(out, blocks, c, beta=-1.0)
+    close(got, tall @ c - tall[:, :40], ERROR[dtype])
 
 
 @pytest.mark.parametrize("precision", ["mixed", "float32", "float64"])

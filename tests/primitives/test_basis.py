@@ -9,8 +9,6 @@ import torch
 from sslspec_fast import _C
 from sslspec_fast._seam import view
 from sslspec_fast.primitives.basis import (
-    combine,
-    combine_into,
     gram,
     multiply,
     multiply_into,
@@ -26,6 +24,11 @@ DTYPES = [torch.float32, torch.float64]
 def block(n: int, m: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, m, dtype=dtype, generator=generator)
+
+
+def joined(*terms: tuple[torch.Tensor, torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Blocks V and their coefficients C below each other, from terms (V, C)."""
+    return [v for v, _ in terms], torch.cat([c for _, c in terms])
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -107,7 +110,7 @@ def test_combination(n: int, p: int, q: int, dtype: torch.dtype) -> None:
     v, y = block(n, p, dtype), block(n, q, dtype, 1)
     c, d = block(p, q, torch.float64, 2), block(q, q, torch.float64, 3)
     expected = v.double() @ c + y.double() @ d + 0.5 * y.double()
-    got = combine_into(y, (v, c), (y, d), beta=0.5)
+    got = multiply_into(y, *joined((v, c), (y, d)), beta=0.5)
     assert got is y
     torch.testing.assert_close(
         y.double(), expected, rtol=0, atol=4 * (p + q) * torch.finfo(dtype).eps
@@ -125,7 +128,7 @@ def test_more_blocks_than_one_call_takes(count: int) -> None:
     torch.testing.assert_close(gram(blocks, b), whole.T @ b)
     expected = whole @ torch.cat(factors) - 2.0 * b
     torch.testing.assert_close(
-        combine_into(b, *zip(blocks, factors, strict=True), beta=-2.0), expected
+        multiply_into(b, *joined(*zip(blocks, factors, strict=True)), beta=-2.0), expected
     )
 
 
@@ -156,14 +159,14 @@ def test_rows_of_whole_cache_lines_lie_on_them(dtype: torch.dtype) -> None:
     several = new_blocks(3, 1000, 16, dtype, torch.device("cpu"))
     assert several.shape == (3, 1000, 16)
     assert all(x.data_ptr() % 64 == 0 for x in several)
-    y = combine((block(70_000, 3, dtype), block(3, 16, torch.float64)))
+    y = multiply([block(70_000, 3, dtype)], block(3, 16, torch.float64))
     assert y.data_ptr() % 64 == 0
 
 
 def test_beta_zero_never_reads_the_output() -> None:
     v, c = block(50, 3, torch.float32), block(3, 70, torch.float64)
     out = torch.full((50, 70), torch.nan)
-    combine_into(out, (v, c))
+    multiply_into(out, [v], c)
     torch.testing.assert_close(out, v @ c.float())
 
 
@@ -173,7 +176,7 @@ def test_first_columns_of_a_store_in_place(width: int) -> None:
     store = block(1003, 120, torch.float64)
     before = store.clone()
     c = block(100, width, torch.float64, 1)
-    combine_into(store[:, :width], (store[:, :100], c))
+    multiply_into(store[:, :width], [store[:, :100]], c)
     torch.testing.assert_close(store[:, :width], before[:, :100] @ c)
     assert torch.equal(store[:, width:], before[:, width:])
 
@@ -183,7 +186,7 @@ def test_column_major_operands(dtype: torch.dtype) -> None:
     a, b = block(20, 300, dtype).T, block(300, 4, dtype)
     c = block(8, 20, torch.float64).T
     torch.testing.assert_close(gram(a, b, exact=True), a.double().T @ b.double())
-    out = combine_into(torch.empty(300, 8, dtype=dtype), (a, c))
+    out = multiply_into(torch.empty(300, 8, dtype=dtype), [a], c)
     torch.testing.assert_close(out, (a.double() @ c).to(dtype))
 
 
@@ -194,7 +197,7 @@ def test_same_bits_for_any_number_of_threads(dtype: torch.dtype) -> None:
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            y = combine_into(b.clone(), (a, c), beta=-1.0)
+            y = multiply_into(b.clone(), [a], c, beta=-1.0)
             noise = random_block(50_001, 9, 3, dtype, torch.device("cpu"))
             results.append((gram(a, b, weights=a[:, 0].contiguous()), y, noise))
     finally:
