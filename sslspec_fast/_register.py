@@ -18,27 +18,16 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._torch_private import PLAIN_TENSORS, any_requires_grad, dispatch_bits, key_set
+
 __all__ = ["is_plain", "register_op"]
 
 _NAMESPACE = "sslspec_fast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
 
 
-def _keys(*names: str) -> Any:
-    out = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, names[0]))
-    for name in names[1:]:
-        out = out | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
-    return out
-
-
-_dispatch_keys = torch._C._dispatch_keys
 _without = torch._C._ExcludeDispatchKeyGuard
-_AUTOCAST = _keys("AutocastCPU", "AutocastCUDA")
-# dense, on a CPU or GPU, without any subclass, wrapper or lazy bit
-_PLAIN_TENSORS = {
-    _keys(device, "ADInplaceOrView", f"Autograd{device}", f"Autocast{device}").raw_repr()
-    for device in ("CPU", "CUDA")
-}
+_AUTOCAST = key_set("AutocastCPU", "AutocastCUDA")
 _PLAIN_VALUES = {type(None), bool, int, float, str}
 
 
@@ -80,7 +69,7 @@ def register_op(
         recorded = False
         for x in args:  # one loop: this is paid by every call
             if isinstance(x, Tensor):
-                if _dispatch_keys(x).raw_repr() not in _PLAIN_TENSORS:
+                if dispatch_bits(x) not in PLAIN_TENSORS:
                     return op(*args)
                 recorded = recorded or x.requires_grad
             elif type(x) not in _PLAIN_VALUES and not _plain_list(x):
@@ -96,7 +85,7 @@ def register_op(
 
 def is_plain(x: Any) -> bool:
     """A tensor with data and without any wrapper: its body may be called, and its values read."""
-    return isinstance(x, Tensor) and _dispatch_keys(x).raw_repr() in _PLAIN_TENSORS
+    return isinstance(x, Tensor) and dispatch_bits(x) in PLAIN_TENSORS
 
 
 def _plain_list(x: Any) -> bool:
@@ -160,7 +149,7 @@ def _with_gradient(
     def run(keyset: Any, *args: Any) -> Any:
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             raise NotImplementedError(_FUNCTIONAL.format(op, "forward-mode derivatives"))
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        if torch.is_grad_enabled() and any_requires_grad(*args):
             if torch._C._are_functorch_transforms_active():
                 raise NotImplementedError(_FUNCTIONAL.format(op, "derivatives by torch.func"))
             return Node.apply(*args, keyset)
@@ -183,7 +172,7 @@ def _without_autocast(op: Callable[..., Any], key: str) -> Callable[..., Any]:
     """The operator takes the dtype that it is given: torch's own products inside its body must not
     be rounded to the autocast dtype.
     """
-    autocast = _keys(key)
+    autocast = key_set(key)
 
     def run(*args: Any) -> Any:
         with _without(autocast):

@@ -86,11 +86,12 @@ def test_only_the_seam_knows_python_and_nothing_knows_torch() -> None:
 ALLOWED = {
     "_C": set(),
     "_seam": {"_C"},
-    "_register": {"_seam"},
+    "_torch_private": set(),
+    "_register": {"_seam", "_torch_private"},
     "_config": {"_C", "_seam"},
     "_checks": {"graph"},  # for a type annotation only
     "reference": set(),
-    "primitives": {"_seam", "_register", "_checks"},
+    "primitives": {"_seam", "_register", "_torch_private", "_checks"},
     "graph": {"primitives", "_checks", "_seam"},
     "losses": {"primitives", "graph", "reference", "_checks"},
     "functional": {"losses"},

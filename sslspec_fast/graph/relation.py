@@ -120,8 +120,10 @@ class Relation(ABC):
 
 
 def constant_when_traced(function: _F) -> _F:
-    """torch.compile calls the function once and keeps what it returns. A relation never changes,
-    so that what is made from it by host code may be a constant of the traced program.
+    """torch.compile calls the function while it traces and keeps the result as a constant.
+
+    It guards the arguments but not ``self``: an argument must tell one relation from another, or
+    the caller must read an attribute that does.
 
     The mark of torch.compiler.assume_constant_result, which would import the compiler here.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from .build import csr_from_scipy
 from .cliques import Cliques
 from .relation import HubEdges, Relation, constant_when_traced
 from .stored import Stored
+
+_numbers = itertools.count()
 
 
 class Total(Relation):
@@ -22,6 +26,7 @@ class Total(Relation):
 
     def __init__(self, parts: tuple[Relation, ...]) -> None:
         self.parts = parts
+        self._name = f"sum {next(_numbers)}"
         self.n = parts[0].n
         self.device = parts[0].device
 
@@ -81,8 +86,14 @@ class Total(Relation):
     def without_diagonal(self) -> Total:
         return Total(tuple(p.without_diagonal() for p in self.parts))
 
-    @constant_when_traced
     def csr(self) -> Csr:
+        return self._merged(self._name)
+
+    @constant_when_traced
+    def _merged(self, name: str) -> Csr:
+        """The sum of the parts' entries. torch.compile guards the name, which no other sum has: a
+        traced program never meets the entries of another graph.
+        """
         merged = self.parts[0].csr().to_scipy()
         for part in self.parts[1:]:
             merged = merged + part.csr().to_scipy()

@@ -130,6 +130,7 @@ class NTXentLoss(Loss):
     """
 
     bank: Tensor
+    next: Tensor  # () the row of the bank that the next step writes first
 
     def __init__(
         self,
@@ -149,9 +150,11 @@ class NTXentLoss(Loss):
             )
         self.temperature, self.gather_distributed = temperature, gather_distributed
         self.memory_bank_size = sizes[0]
-        self._next = 0
         features = sizes[1] if len(sizes) == 2 else 0
-        self.register_buffer("bank", unit_rows(torch.randn(sizes[0], features)), persistent=False)
+        with torch.inference_mode(False):  # the buffers are written to in later training steps
+            bank = unit_rows(torch.randn(sizes[0], features))
+            self.register_buffer("bank", bank, persistent=False)
+            self.register_buffer("next", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, out0: Tensor, out1: Tensor) -> LossOrTerms:
         check.not_gathered("NTXentLoss", self.gather_distributed)
@@ -164,7 +167,9 @@ class NTXentLoss(Loss):
         check.pair(op, ("out0", "out1"), out0, out1)
         x, y = widen(out0), widen(out1)
         if self.bank.shape[1] == 0:
-            self.bank = unit_rows(torch.randn(self.memory_bank_size, x.shape[1], device=x.device))
+            shape = self.memory_bank_size, x.shape[1]
+            with torch.inference_mode(False):
+                self.bank = unit_rows(torch.randn(shape, dtype=x.dtype, device=x.device))
         bank = self.bank.to(x)
         check.columns(op, "bank", bank, "out0", x)
         scale = check.positive(op, "temperature", self.temperature, x, rows=()).reciprocal()
@@ -180,6 +185,8 @@ class NTXentLoss(Loss):
     @torch.no_grad()
     def _store(self, rows: Tensor) -> None:
         """Write at the pointer; what does not fit before the end is dropped, as in lightly."""
-        end = min(self._next + rows.shape[0], self.memory_bank_size)
-        self.bank[self._next : end] = rows[: end - self._next].to(self.bank)
-        self._next = 0 if end == self.memory_bank_size else end
+        step = torch.arange(rows.shape[0], device=self.next.device)
+        step = torch.minimum(step, self.memory_bank_size - 1 - self.next)
+        self.bank[(self.next + step).to(rows.device)] = rows[step.to(rows.device)].to(self.bank)
+        end = self.next + rows.shape[0]
+        self.next.copy_(torch.where(end < self.memory_bank_size, end, 0))

@@ -84,18 +84,17 @@ def spectral_contrastive(
         loss = reduce_rows(rows, reduction, weight)
         alignment = reduce_rows(-2 / mu * similarity, reduction, weight)
     else:
-        share = 1 / mu / (n if reduction == "mean" else 1)
         loss, sums = spectral_views.spectral_contrastive(
             x1,
             x2,
             longest=longest,
-            attraction=-2 * share,
-            repulsion=share / (n - 1),
+            factor=1 / mu,
+            mean=reduction == "mean",
         )
     if not return_terms:
         return loss
     if fused:
-        alignment = -2 * share * sums[0]
+        alignment = -2 / mu * sums[0] / (n if reduction == "mean" else 1)
     elif alignment is None:
         similarity = paired_rows(x1, x2, longest)[2]
         alignment = reduce_rows(-2 / mu * similarity, reduction, weight)

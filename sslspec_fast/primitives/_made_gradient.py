@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._register import is_plain, register_op
+from .._torch_private import graph_is_kept
 from ._second_order import through_composition
 
 
@@ -22,7 +23,7 @@ def wanted(x: Tensor | None) -> bool:
 
 
 def outputs(x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool) -> tuple[Tensor, Tensor]:
-    """Room for both gradients; nobody wants an empty one."""
+    """Memory for both gradients; an empty tensor where none is requested."""
     gx = x.new_empty(x.shape if grad_x else (0,))
     return gx, x.new_empty(x.shape if grad_y and y is not None else (0,))
 
@@ -53,24 +54,36 @@ def gradient(
 
     complete: makes them of what was saved, in that order, where the forward pass did not finish.
     """
-    count = len(ctx.saved_tensors) // 2
+    saved = ctx.saved_tensors  # unpacked once: checkpoints and saved-tensor hooks allow no more
+    count = len(saved) // 2
     if factor is None:
         return (None,) * count
-    inputs, grads = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+    inputs, grads = saved[:count], saved[count:]
     needs = ctx.needs_input_grad[:count]
+
+    def compose(*x: Tensor | None) -> Tensor:
+        return expression(*x, **ctx.options)
+
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        return through_composition(lambda *x: expression(*x, **ctx.options), inputs, [factor])
+        return through_composition(compose, inputs, [factor])
+    present = ctx.wanted if complete is not None else [grad.numel() > 0 for grad in grads]
+    if any(n and not p and x.numel() > 0 for x, n, p in zip(inputs, needs, present, strict=True)):
+        # torch.vmap hides from the forward pass that an input requires a gradient
+        with torch.enable_grad():
+            late = through_composition(compose, inputs, [factor])
+        return tuple(None if g is None else g.detach() for g in late)
     if complete is not None:
-        grads = complete(*ctx.saved_tensors)
+        grads = complete(*saved)
         return tuple(g if need else None for g, need in zip(grads, needs, strict=True))
     pairs = zip(grads, needs, strict=True)
     return tuple(_scaled(grad, factor) if need else None for grad, need in pairs)
 
 
 def _scaled(made: Tensor, factor: Tensor) -> Tensor:
-    # loss.backward() asks for exactly 1 times the gradient: no need for a pass over memory
-    looks = not torch.compiler.is_compiling() and is_plain(factor) and not factor.is_cuda
-    if looks and factor.item() == 1.0:
+    # loss.backward() asks for exactly 1 times the gradient, and the saved tensor is freed behind
+    # it: it is returned without a pass over memory. A graph that is kept keeps its saved tensors.
+    readable = not torch.compiler.is_compiling() and is_plain(factor) and not factor.is_cuda
+    if readable and not graph_is_kept() and factor.item() == 1.0:
         return made
     out: Tensor = _times(made, factor)
     return out

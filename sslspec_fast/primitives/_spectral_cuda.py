@@ -23,9 +23,8 @@ __all__ = ["spectral_contrastive"]
 
 
 def _shapes(
-    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
-    grad_2: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    z1: Tensor, z2: Tensor, longest: float, factor: float, mean: bool, grad_1: bool, grad_2: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, d = z1.shape
     shapes: tuple[tuple[int, ...], ...] = ((), (3,), (grad_1 + grad_2, n, d), (3, n))
     loss, sums, gradients, rows = (z1.new_empty(s, dtype=computed_dtype(z1)) for s in shapes)
@@ -33,9 +32,8 @@ def _shapes(
 
 
 def _body(
-    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
-    grad_2: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    z1: Tensor, z2: Tensor, longest: float, factor: float, mean: bool, grad_1: bool, grad_2: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     z1, z2 = unit_stride(z1), unit_stride(z2)
     n, d = z1.shape
     wide = computed_dtype(z1)
@@ -51,6 +49,7 @@ def _body(
     )
     gradients = products.run(factors, sums, (grad_1, grad_2))
     loss, sums_out = z1.new_empty((), dtype=wide), z1.new_empty(3, dtype=wide)
+    attraction, repulsion = plain.weights(n, factor, mean)
     _C.cuda_gram_loss(
         view(sums), pairs, pairs, (1.0, 0.0, 1.0), (attraction, 0.0, repulsion), view(loss),
         view(sums_out), queue,
@@ -59,24 +58,25 @@ def _body(
 
 
 def _backward_shapes(
-    z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor, factor: Tensor, longest: float,
-    attraction: float, repulsion: float, grad_1: bool, grad_2: bool,
+    z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor, grad: Tensor, longest: float,
+    factor: float, mean: bool, grad_1: bool, grad_2: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return made.outputs(z1, grad_1, z2, grad_2)
 
 
 def _backward_body(
-    z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor, factor: Tensor, longest: float,
-    attraction: float, repulsion: float, grad_1: bool, grad_2: bool,
+    z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor, grad: Tensor, longest: float,
+    factor: float, mean: bool, grad_1: bool, grad_2: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     grads = made.outputs(z1, grad_1, z2, grad_2)
     z1, z2 = unit_stride(z1), unit_stride(z2)
     g1, g2 = (
         view(g) if wanted else None for g, wanted in zip(grads, (grad_1, grad_2), strict=True)
     )
+    attraction, repulsion = plain.weights(len(z1), factor, mean)
     _C.cuda_spectral_finish(
         view(z1), view(z2), longest, attraction, repulsion, z1.dtype == torch.bfloat16, view(rows),
-        view(gradients), view(factor), g1, g2, stream(z1),
+        view(gradients), view(grad), g1, g2, stream(z1),
     )  # fmt: skip
     return grads
 
@@ -84,19 +84,19 @@ def _backward_body(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     z1, z2, *numbers, grad_1, grad_2 = inputs
     ctx.wanted = grad_1, grad_2
-    names = ("longest", "attraction", "repulsion")
+    names = ("longest", "factor", "mean")
     made.save(ctx, (z1, z2), output, output[2:], **dict(zip(names, numbers, strict=True)))
 
 
-def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
     def complete(z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor) -> Any:
-        return _finish(z1, z2, gradients, rows, factor, *ctx.options.values(), *ctx.wanted)
+        return _finish(z1, z2, gradients, rows, grad, *ctx.options.values(), *ctx.wanted)
 
-    return *made.gradient(ctx, factor, plain.loss, complete), *(None,) * 5
+    return *made.gradient(ctx, grad, plain.loss, complete), *(None,) * 5
 
 
 _fused = register_op(
-    "spectral_cuda(Tensor z1, Tensor z2, float longest, float attraction, float repulsion,"
+    "spectral_cuda(Tensor z1, Tensor z2, float longest, float factor, bool mean,"
     " bool grad_1, bool grad_2) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_body,
     fake=_shapes,
@@ -104,8 +104,8 @@ _fused = register_op(
     setup=_setup,
 )
 _finish = register_op(
-    "spectral_cuda_backward(Tensor z1, Tensor z2, Tensor gradients, Tensor rows, Tensor factor,"
-    " float longest, float attraction, float repulsion, bool grad_1, bool grad_2)"
+    "spectral_cuda_backward(Tensor z1, Tensor z2, Tensor gradients, Tensor rows, Tensor grad,"
+    " float longest, float factor, bool mean, bool grad_1, bool grad_2)"
     " -> (Tensor, Tensor)",
     body=_backward_body,
     fake=_backward_shapes,
@@ -113,9 +113,9 @@ _finish = register_op(
 
 
 def spectral_contrastive(
-    z1: Tensor, z2: Tensor, *, longest: float, attraction: float, repulsion: float
+    z1: Tensor, z2: Tensor, *, longest: float, factor: float, mean: bool
 ) -> tuple[Tensor, Tensor]:
     """Loss () and sums (3,): over pairs, 0, over i != j; z1, z2 of any float type."""
     wanted = made.wanted(z1), made.wanted(z2)
-    loss, sums, *_ = _fused(z1, z2, float(longest), float(attraction), float(repulsion), *wanted)
+    loss, sums, *_ = _fused(z1, z2, float(longest), float(factor), mean, *wanted)
     return loss, sums

@@ -81,10 +81,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
 
 
 def _backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
+    x, mean = ctx.saved_tensors
     if torch.is_grad_enabled():  # a double backward follows: the same in operators that have one
-        x, n = ctx.saved_tensors[0], ctx.saved_tensors[0].shape[0]
+        n = x.shape[0]
         return grad_mean / n + (2 / n) * grad_var * (x - x.mean(0))
-    grad: Tensor = _moments_bwd(*ctx.saved_tensors, grad_mean, grad_var)
+    grad: Tensor = _moments_bwd(x, mean, grad_mean, grad_var)
     return grad
 
 

@@ -28,20 +28,19 @@ __all__ = ["spectral_contrastive"]
 
 
 def _shapes(
-    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
-    grad_2: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    z1: Tensor, z2: Tensor, longest: float, factor: float, mean: bool, grad_1: bool, grad_2: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return z1.new_empty(()), z1.new_empty(2), *made.outputs(z1, grad_1, z2, grad_2)
 
 
 def _body(
-    z1: Tensor, z2: Tensor, longest: float, attraction: float, repulsion: float, grad_1: bool,
-    grad_2: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    z1: Tensor, z2: Tensor, longest: float, factor: float, mean: bool, grad_1: bool, grad_2: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = made.outputs(z1, grad_1, z2, grad_2)
     z1, z2 = unit_stride(z1), unit_stride(z2)
     sums = z1.new_empty(2, dtype=torch.float64)
     n, d = z1.shape
+    attraction, repulsion = plain.weights(n, factor, mean)
     work = z1.new_empty(_C.spectral_views_workspace_size(n, d, CODE[z1.dtype]))
     g1, g2 = grads
     _C.spectral_views(
@@ -53,7 +52,7 @@ def _body(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    names = ("longest", "attraction", "repulsion")
+    names = ("longest", "factor", "mean")
     made.save(ctx, inputs[:2], output, output[-2:], **dict(zip(names, inputs[2:5], strict=True)))
 
 
@@ -62,7 +61,7 @@ def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[
 
 
 _spectral = register_op(
-    "spectral_views(Tensor z1, Tensor z2, float longest, float attraction, float repulsion,"
+    "spectral_views(Tensor z1, Tensor z2, float longest, float factor, bool mean,"
     " bool grad_1, bool grad_2) -> (Tensor, Tensor, Tensor, Tensor)",
     body=_body,
     fake=_shapes,
@@ -72,7 +71,7 @@ _spectral = register_op(
 
 
 def spectral_contrastive(
-    z1: Tensor, z2: Tensor, *, longest: float, attraction: float, repulsion: float
+    z1: Tensor, z2: Tensor, *, longest: float, factor: float, mean: bool
 ) -> tuple[Tensor, Tensor]:
     """Loss () and the sums over pairs and over i != j, both without gradient.
 
@@ -80,14 +79,14 @@ def spectral_contrastive(
         z1, z2: (n, d) float32 or float64, paired rows; differentiable. On a GPU also bfloat16
             (products of bfloat16 factors with float32 sums) or float16; results are float32.
         longest: > 0; longer rows are cut to it.
-        attraction, repulsion: factors of the sum over pairs and of the sum over i != j.
+        factor, mean: a = -2 w and r = w / (n - 1) with w = factor / n for the mean, factor for the
+            sum. They are made from n inside the operator: a traced program takes any n.
     """
-    numbers = {"longest": longest, "attraction": attraction, "repulsion": repulsion}
     if z1.is_cuda:
-        loss, sums = cuda.spectral_contrastive(z1, z2, **numbers)
+        loss, sums = cuda.spectral_contrastive(z1, z2, longest=longest, factor=factor, mean=mean)
         return loss, sums[::2]
     if z1.shape[0] < z1.shape[1]:
-        return plain.composed(z1, z2, **numbers)
+        return plain.composed(z1, z2, longest=longest, factor=factor, mean=mean)
     wanted = made.wanted(z1), made.wanted(z2)
-    loss, sums, *_ = _spectral(z1, z2, float(longest), float(attraction), float(repulsion), *wanted)
+    loss, sums, *_ = _spectral(z1, z2, float(longest), float(factor), mean, *wanted)
     return loss, sums

@@ -428,7 +428,7 @@ FUSED: dict[str, Callable[..., Tensor]] = {
     )[0],
     "barlow": lambda x, y: gram.barlow_twins(x, y, off_diagonal=5e-3, eps=1e-5)[0],
     "spectral": lambda x, y: spectral_views.spectral_contrastive(
-        x, y, longest=0.9 * x.shape[1] ** 0.5, attraction=-2.0, repulsion=0.1
+        x, y, longest=0.9 * x.shape[1] ** 0.5, factor=1.0, mean=True
     )[0],
 }
 

@@ -6,7 +6,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast import PairGraph
 
-from ..cases import CASES, graphs, pair_rows, unit
+from ..cases import CASES, graphs, pair_rows, unit, weighted_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -52,11 +52,15 @@ def test_softmax_options(keywords):
     assert_same_compiled(lambda a, b: F.nt_xent(a, b, reduction="none", **keywords), a, b)
 
 
-@pytest.mark.parametrize(
-    "keywords",
-    [{}, {"negatives": "non_positive"}, {"ids": torch.arange(24) % 5}, {"tau_plus": 0.1}],
-    ids=["others", "non_positive", "ids", "tau_plus"],
-)
+OPTIONS = {
+    "others": {},
+    "non_positive": {"negatives": "non_positive"},
+    "ids": {"ids": torch.arange(24) % 5},
+    "tau_plus": {"tau_plus": 0.1},
+}
+
+
+@pytest.mark.parametrize("keywords", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", graphs(24))
 def test_info_nce_on_graphs_that_nobody_has_materialised(name, keywords):
     graph, z = graphs(24)[name], pair_rows(24, 4)[0].requires_grad_()
@@ -86,6 +90,66 @@ def test_one_compiled_loss_on_a_new_label_graph_every_step():
             compiled(z, graph), F.graph_info_nce(z, graph, negatives="non_positive")
         )
     assert recompiled.frame_count <= 2
+
+
+FRESH = {
+    "sum of views and labels": lambda k: (
+        PairGraph.from_views(12) + PairGraph.from_labels((torch.arange(24) + k) % 7)
+    ),
+    "sum with edges": lambda k: PairGraph.from_views(12) + 0.5 * weighted_graph(24, seed=k),
+    "class means with self loops": lambda k: PairGraph.from_labels(
+        (torch.arange(24) + k) % (4 + k % 2), weight="class_size", self_loops=True
+    ),
+    "edges": lambda k: weighted_graph(24, seed=k),
+    "multiple": lambda k: (1.0 + k) * PairGraph.from_labels((torch.arange(24) * (k + 1)) % 7),
+}
+
+
+@pytest.mark.parametrize(
+    ("impl", "materialised"), [("fused", False), ("fused", True), ("torch", False)]
+)
+@pytest.mark.parametrize("keywords", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("make", FRESH.values(), ids=FRESH)
+def test_a_new_graph_never_meets_the_entries_of_an_earlier_one(make, keywords, impl, materialised):
+    compiled = torch.compile(F.graph_info_nce, backend="eager", fullgraph=True)
+    z = pair_rows(24, 4)[0]
+    for k in range(3):
+        graph = make(k)
+        if materialised:
+            graph.csr()
+        expected = F.graph_info_nce(z, make(k), **keywords)
+        torch.testing.assert_close(compiled(z, graph, impl=impl, **keywords), expected)
+
+
+@pytest.mark.parametrize("make", FRESH.values(), ids=FRESH)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        F.graph_vicreg,
+        F.graph_barlow_twins,
+        F.graph_spectral_contrastive,
+        F.ls_simclr,
+        F.dirichlet_energy,
+        F.graph_covariance,
+    ],
+)
+def test_other_losses_on_a_new_graph_every_step(loss, make):
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    z = pair_rows(24, 4)[0]
+    for k in range(3):
+        torch.testing.assert_close(compiled(z, make(k)), loss(z, make(k)))
+
+
+@pytest.mark.parametrize(
+    "name", ["nt_xent", "info_nce", "dcl", "vicreg", "barlow_twins", "spectral_contrastive"]
+)
+def test_one_program_for_every_number_of_rows(name):
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    compiled = torch.compile(getattr(F, name), fullgraph=True, dynamic=True, backend=counter)
+    for n in range(8, 20):  # on one side of d: losses choose the cheaper side by shape
+        a, b = pair_rows(n, 6)
+        torch.testing.assert_close(compiled(a, b), getattr(F, name)(a, b))
+    assert counter.frame_count <= 2
 
 
 def test_matryoshka():

@@ -195,6 +195,33 @@ def test_module_bank_is_not_updated_without_gradients():
     assert torch.equal(module.bank, before)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("size", [8, (8, 5)], ids=["made by the first step", "made at once"])
+def test_module_with_a_bank_compiles_once(size):
+    torch._dynamo.reset()
+    counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    plain, module = NTXentLoss(0.2, memory_bank_size=size), NTXentLoss(0.2, memory_bank_size=size)
+    z1, z2 = (z.requires_grad_() for z in pair_rows(3, 5))
+    for one in (plain, module):
+        one(z1, z2)
+    module.bank.copy_(plain.bank)
+    compiled = torch.compile(module, backend=counter, fullgraph=True)
+    for step in range(12):  # the bank is written from its end to its beginning several times
+        torch.testing.assert_close(compiled(z1, z2.roll(step, 0)), plain(z1, z2.roll(step, 0)))
+        torch.testing.assert_close(module.bank, plain.bank)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("size", [8, (8, 5)], ids=["made by the first step", "made at once"])
+def test_module_with_a_bank_trains_after_a_step_under_inference_mode(size):
+    with torch.inference_mode():
+        module = NTXentLoss(memory_bank_size=size)
+        module(*pair_rows(3, 5))
+    z1, z2 = (z.requires_grad_() for z in pair_rows(3, 5))
+    module(z1, z2).backward()
+    torch.testing.assert_close(module.bank[:3], unit(z2).detach().to(module.bank))
+
+
 def test_module_rejects_bad_banks():
     with pytest.raises(ValueError, match=r"memory_bank_size must be at least 0, got -1"):
         NTXentLoss(memory_bank_size=-1)

@@ -1,0 +1,56 @@
+"""Private functions of torch, each with a fallback for versions that lack it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["PLAIN_TENSORS", "any_requires_grad", "dispatch_bits", "graph_is_kept", "key_set"]
+
+_keep_graph: Callable[[], bool] | None = getattr(
+    torch._C._autograd, "_get_current_graph_task_keep_graph", None
+)
+_any_requires_grad: Callable[..., bool] | None = getattr(torch._C, "_any_requires_grad", None)
+
+
+def graph_is_kept() -> bool:
+    """Whether the running backward pass keeps the graph (retain_graph=True); True where torch does
+    not tell.
+    """
+    return True if _keep_graph is None else bool(_keep_graph())
+
+
+def any_requires_grad(*args: Any) -> bool:
+    """Whether one of the tensors among the arguments, or in a list of them, requires a gradient."""
+    if _any_requires_grad is not None:  # torch >= 2.8
+        return bool(_any_requires_grad(*args))
+    flat = [item for x in args for item in (x if isinstance(x, (list, tuple)) else [x])]
+    return any(isinstance(x, torch.Tensor) and x.requires_grad for x in flat)
+
+
+def key_set(*names: str) -> Any:
+    """The set of dispatch keys of these names."""
+    out = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, names[0]))
+    for name in names[1:]:
+        out = out | torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+    return out
+
+
+def _bits(keys: Any) -> int | None:
+    """A set of dispatch keys as one number; None before torch 2.7, which cannot tell."""
+    return int(keys.raw_repr()) if hasattr(keys, "raw_repr") else None
+
+
+# Dense, on a CPU or GPU, without any subclass, wrapper or lazy bit. Empty before torch 2.7: every
+# call then goes through the dispatcher, which is slower and gives the same results.
+PLAIN_TENSORS = {
+    _bits(key_set(device, "ADInplaceOrView", f"Autograd{device}", f"Autocast{device}"))
+    for device in ("CPU", "CUDA")
+} - {None}
+
+
+def dispatch_bits(x: torch.Tensor) -> int | None:
+    """The dispatch keys of a tensor as a number, to be looked up in `PLAIN_TENSORS`."""
+    return torch._C._dispatch_keys(x).raw_repr() if PLAIN_TENSORS else None
