@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import sslspec_fast.functional as F
 from sslspec_fast import PairGraph

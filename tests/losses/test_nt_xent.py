@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
