@@ -63,12 +63,13 @@ void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int
     for (int spins = 0; __atomic_load_n(been + block, __ATOMIC_ACQUIRE) != turn; ++spins)
       if (spins >= 100) sched_yield();
   };
+  OutOfMemory memory;
   const auto cell = [&](const Meeting& m, int64_t a, int64_t b) {
     const int64_t i = m.x * group + a, j = m.y * group + b;
     if (i > j && m.x == m.y) return;
     wait(i, m.turn_x * group + b);
     if (i != j) wait(j, m.turn_y * group + a);
-    f(i, j);
+    memory.catch_in([&] { f(i, j); });  // the pairs behind this one wait for its count in any case
     __atomic_fetch_add(been + i, 1, __ATOMIC_RELEASE);
     if (i != j) __atomic_fetch_add(been + j, 1, __ATOMIC_RELEASE);
   };
@@ -90,6 +91,7 @@ void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int
       }
     }
   });
+  memory.rethrow();
 }
 
 // All unordered pairs of `blocks`, diagonal included: f(i, j), i <= j; first every group with itself, half of the

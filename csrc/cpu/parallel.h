@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <cstdint>
+#include <new>
 
 namespace sslspec::cpu {
 namespace {
@@ -13,6 +14,26 @@ struct alignas(64) Share {
   int64_t next, end;
 };
 constexpr int kMostThreads = 256;
+
+// Memory for scratch (scratch.h) may run out in any thread. An exception that leaves a parallel region ends the
+// process, so it is caught inside and thrown again behind the region.
+class OutOfMemory {
+ public:
+  template <typename F>
+  void catch_in(const F& f) {
+    try {
+      f();
+    } catch (const std::bad_alloc&) {
+      __atomic_store_n(&happened_, 1, __ATOMIC_RELAXED);
+    }
+  }
+  void rethrow() const {
+    if (happened_) throw std::bad_alloc();
+  }
+
+ private:
+  int happened_ = 0;
+};
 
 // Each thread works through a contiguous share of the tasks, then helps with what the others have left: neighbouring
 // tasks mostly write the same pages, and threads that touch new memory side by side would clear each page twice.
@@ -26,14 +47,18 @@ void parallel_for(int64_t tasks, int threads, const F& f) {
   }
   Share shares[kMostThreads];
   for (int s = 0; s < threads; ++s) shares[s] = {tasks * s / threads, tasks * (s + 1) / threads};
+  OutOfMemory memory;
 #pragma omp parallel num_threads(threads)
-  for (int s = 0, mine = omp_get_thread_num(); s < threads; ++s) {
-    Share& share = shares[(mine + s) % threads];
-    for (int64_t t; (t = __atomic_fetch_add(&share.next, 1, __ATOMIC_RELAXED)) < share.end;) f(t);
-  }
+  memory.catch_in([&] {
+    for (int s = 0, mine = omp_get_thread_num(); s < threads; ++s) {
+      Share& share = shares[(mine + s) % threads];
+      for (int64_t t; (t = __atomic_fetch_add(&share.next, 1, __ATOMIC_RELAXED)) < share.end;) f(t);
+    }
+  });
+  memory.rethrow();
 }
 
-// f() on every thread of a team; the threads share out the work themselves (pairs.h).
+// f() on every thread of a team; the threads share out the work themselves (pairs.h). f throws nothing.
 template <typename F>
 void parallel_team(int threads, const F& f) {
   if (threads <= 1) return f();

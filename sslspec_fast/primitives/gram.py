@@ -253,15 +253,35 @@ def _barlow_shapes(
     return x.new_empty(()), x.new_empty(2), *made.outputs(x, grad_x, y, grad_y)
 
 
+def _normalised_columns(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, 1 / sqrt(variance + eps) (2, d) of the columns, and their products n C_kk (d,).
+
+    2 <x, y> = |x|^2 + |y|^2 - |x - y|^2 for centred columns cancels where x and y differ in scale,
+    and overflows for large ones: those are first brought to one scale, by powers of two.
+    """
+    n = x.shape[0]
+    mean, m2 = pair_sums(x, y)
+    least, most = (m2[0] / m2[1]).aminmax()
+    if least >= 0.25 and most <= 4.0 and m2.isfinite().all():
+        scale = (m2[:2] / n).add_(eps).rsqrt_()
+        products = (m2[0] + m2[1] - m2[2]).mul_(0.5).mul_(scale[0]).mul_(scale[1])
+        return mean, scale, products
+    spread = torch.stack([(z - z[0]).abs().amax(0) for z in (x, y)])
+    unit = torch.exp2(spread.frexp().exponent.clamp(-120, 120).to(x.dtype).neg())  # (2, d)
+    mean, m2 = pair_sums(x * unit[0], y * unit[1])
+    mean, m2, unit = mean[:2].double(), m2.double(), unit.double()
+    precise = (m2[:2] / unit.square() / n).add_(eps).rsqrt_()
+    products = (m2[0] + m2[1] - m2[2]) * (0.5 * (precise / unit).prod(0))
+    return (mean / unit).to(x.dtype), precise.to(x.dtype), products.to(x.dtype)
+
+
 def _barlow_body(
     x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = made.outputs(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
-    mean, m2 = pair_sums(x, y)
-    scale = (m2[:2] / n).add_(eps).rsqrt_()
-    products = (m2[0] + m2[1] - m2[2]).mul_(0.5).mul_(scale[0]).mul_(scale[1])  # n C_kk
+    mean, scale, products = _normalised_columns(x, y, eps)
     from_one = products / n - 1
     terms = x.new_empty(2, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)

@@ -202,7 +202,8 @@ def test_module_with_a_bank_compiles_once(size):
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend("eager")
     plain, module = NTXentLoss(0.2, memory_bank_size=size), NTXentLoss(0.2, memory_bank_size=size)
-    z1, z2 = (z.requires_grad_() for z in pair_rows(3, 5))
+    z1, z2 = pair_rows(3, 5)
+    z1 = z1.clone().requires_grad_()
     for one in (plain, module):
         one(z1, z2)
     module.bank.copy_(plain.bank)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -152,3 +155,25 @@ def test_errors_name_the_argument() -> None:
         graph_cov(a, torch.ones(4, 2), torch.ones(5, 2))
     with pytest.raises(ValueError, match="CPU kernels take float32 or float64, got float16"):
         graph_cov(a, torch.ones(4, 2).half(), torch.ones(6, 2).half())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_running_out_of_memory_in_any_thread_is_a_memory_error(threads: int) -> None:
+    # in a process of its own: the limit on its memory cannot be taken back
+    code = f"""
+import resource, torch, sslspec_fast as sf
+torch.set_num_threads({threads})
+n, wide = 4000, 400_000
+graph = sf.PairGraph.from_edges(torch.arange(n), (torch.arange(n) + 1) % n, None, n=n)
+x = torch.ones(n, 1, dtype=torch.float64)
+y = torch.ones(1, wide, dtype=torch.float64).expand(n, wide)
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 150 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    graph.covariance(x, y)
+except (MemoryError, RuntimeError) as problem:
+    print(type(problem).__name__)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout.strip() in ("MemoryError", "RuntimeError")) == (0, True), run
