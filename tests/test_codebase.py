@@ -89,6 +89,7 @@ ALLOWED = {
     "_register": {"_seam"},
     "_config": {"_C", "_seam"},
     "_checks": {"graph"},  # for a type annotation only
+    "_outputs": set(),
     "reference": set(),
     "primitives": {"_seam", "_register", "_checks"},
     "graph": {"primitives", "_checks", "_seam"},
@@ -97,7 +98,15 @@ ALLOWED = {
     "metrics": {"primitives", "graph", "losses", "functional", "_checks"},
     "operators": {"graph", "primitives", "_checks"},
     "solvers": {"operators", "graph", "primitives", "_checks"},
-    "spectral": {"graph", "operators", "solvers", "primitives", "_checks", "functional"},
+    "spectral": {
+        "graph",
+        "operators",
+        "solvers",
+        "primitives",
+        "_checks",
+        "functional",
+        "_outputs",
+    },
     "cupy": {"_seam", "_C", "_checks", "primitives", "functional", "losses"},
 }
 

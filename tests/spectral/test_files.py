@@ -56,8 +56,8 @@ def refusal(read, path, *options):
         ("x.csv", "\n".join(ROWS).replace(",", ";"), {"delimiter": ";"}),
         ("x.csv", ",a,b,c\n" + "\n".join(f"{i},{row}" for i, row in enumerate(ROWS)), {}),
         ("x.csv", '"","a","b","c"\n' + "\n".join(f'"r{i}",{r}' for i, r in enumerate(ROWS)), {}),
-        ("x.csv", "I,a,b,c\n" + "\n".join(f"{i},{r}" for i, r in enumerate(ROWS)), {"index": ("I",)}),
-        ("x.csv", "\n".join(f"{r},n{i}" for i, r in enumerate(ROWS)), {"index": ("3",)}),
+        ("x.csv", "I,a,b,c\n" + "\n".join(f"{i},{r}" for i, r in enumerate(ROWS)), {"index": "I"}),
+        ("x.csv", "\n".join(f"{r},n{i}" for i, r in enumerate(ROWS)), {"index": "3"}),
     ],
 )  # fmt: skip
 def test_a_table_is_its_numbers(tmp_path, name, text, options):
@@ -108,7 +108,7 @@ def test_a_parquet_file_is_read_by_its_types(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "hole", ["", " ", "NA", "?", "-", "null", "NaN", "inf", "1e999", "x", "1_0", "٣", "0x1", "1,"]
+    "hole", ["", " ", "NA", "?", "-", "null", "NaN", "inf", "1e999", "x", "1_0", "٣", "0x1", "1;"]
 )
 @pytest.mark.parametrize("row", [0, 3, 11])
 def test_a_cell_that_is_no_number_is_named(tmp_path, hole, row):
@@ -117,7 +117,7 @@ def test_a_cell_that_is_no_number_is_named(tmp_path, hole, row):
     for head in ("", "a,b,c\n"):
         text = refusal(read_input, write(tmp_path / "x.csv", head + "\n".join(rows)))
         assert f"row {row + (2 if head else 1)}" in text
-        assert "column 2" in text or "cells" in text
+        assert "column 2" in text
 
 
 @pytest.mark.parametrize(
