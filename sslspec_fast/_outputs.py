@@ -52,7 +52,8 @@ def results(
     If the block or the move fails, `folder` is as before. The files are written in `folder` itself,
     below a name that only one run at a time can make: a second one gets FileExistsError.
     """
-    check_folder(folder, names, always, inputs)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {folder}")
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / _ASIDE
@@ -64,6 +65,7 @@ def results(
             "wrote; remove that folder if no run is left"
         ) from problem
     try:
+        check_folder(folder, names, always, inputs)  # no other run moves files now
         new, old = aside / "new", aside / "old"
         new.mkdir()
         old.mkdir()

@@ -135,7 +135,7 @@ def test_damaged_bytes_are_read_strictly_or_refused(tmp_path, name):
     seen = {"refused": 0, "read": 0}
 
     @settings(
-        max_examples=150, derandomize=True, database=None, deadline=None,
+        max_examples=100, derandomize=True, database=None, deadline=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(damaged(raw))

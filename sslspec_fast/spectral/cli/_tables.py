@@ -298,7 +298,9 @@ def read_parquet(path: Path, options: TableOptions) -> Table:
     try:
         import pandas
     except ImportError as missing:
-        raise ImportError("reading .parquet needs pandas: pip install pandas pyarrow") from missing
+        raise ImportError(
+            "reading .parquet needs pandas: pip install 'sslspec-fast[parquet]'"
+        ) from missing
     frame = pandas.read_parquet(path)
     names = [str(name) for name in frame.columns]
     columns = _Columns(path, names, TableOptions(None, True, options.index, True, options.label))
