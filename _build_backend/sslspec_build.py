@@ -2,9 +2,13 @@
 
 The nvidia-cutlass wheel is header-only for us but lists run-time dependencies that we do not need,
 and a CPU build has no use for it. So it is no build requirement: where nvcc is found and Hopper is
-among the architectures, it is downloaded without dependencies into the build folder, once. Without
-it (offline, or no such file on the index) one line says so and the portable kernels serve Hopper
-too. SSLSPEC_CUTLASS_DIR names headers that are there already; SSLSPEC_CUDA=OFF asks for nothing.
+among the architectures, pip downloads the wheel without dependencies, checks it against the hash
+below, and its headers are kept in the build folder.
+
+A build that cannot get them fails, because a wheel without the Hopper kernels would look like any
+other. Ways out: SSLSPEC_CUTLASS_DIR names headers that are there already; SSLSPEC_CUTLASS=OFF
+builds without the Hopper kernels, so that the portable ones serve Hopper too; SSLSPEC_CUDA=OFF
+builds no CUDA part.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ __all__ = [
 ]
 
 _CUTLASS = "nvidia-cutlass==4.2.0.0"
+_SHA256 = "f9599ada45c7bcb6bf53f7d3f0a7d154183e53451c01bfa59eecd37dd4a693f6"  # of its only wheel
 _HEADERS = "cutlass_library/source/include/"
 _TARGET = Path(__file__).resolve().parent.parent / "build" / _CUTLASS.replace("==", "-")
 
@@ -47,7 +52,7 @@ def _wanted() -> bool:
     """Would CUTLASS's headers be used, and are they missing?"""
     nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc")
     archs = os.environ.get("SSLSPEC_CUDA_ARCHS", "90")
-    if os.environ.get("SSLSPEC_CUDA", "AUTO").upper() == "OFF" or not nvcc:
+    if _off("SSLSPEC_CUDA") or _off("SSLSPEC_CUTLASS") or not nvcc:
         return False
     if not any(name in archs for name in ("90", "native", "all")):
         return False
@@ -55,43 +60,55 @@ def _wanted() -> bool:
     return not here
 
 
+def _off(variable: str) -> bool:
+    return os.environ.get(variable, "").upper() == "OFF"
+
+
 def _fetch() -> None:
     if not _wanted():
         return
-    if not (_TARGET / "include" / "cutlass" / "cutlass.h").exists():
+    if not _TARGET.exists():  # made by one rename, so it is whole
         try:
             _download()
-        except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
-            failed = isinstance(error, subprocess.SubprocessError)
-            reason = "pip could not download it" if failed else str(error)
-            print(
-                f"sslspec_fast: no {_CUTLASS} ({reason}): building without the Hopper kernels; "
-                "SSLSPEC_CUTLASS_DIR can name the headers",
-                file=sys.stderr,
-            )
-            return
+        except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as problem:
+            said = problem.stderr if isinstance(problem, subprocess.CalledProcessError) else ""
+            reason = " ".join((said or str(problem)).split())[-300:]
+            raise RuntimeError(
+                f"the Hopper kernels need the headers of {_CUTLASS}, which could not be had: "
+                f"{reason}. SSLSPEC_CUTLASS_DIR can name the headers; SSLSPEC_CUTLASS=OFF builds "
+                "without these kernels"
+            ) from problem
     os.environ["SSLSPEC_CUTLASS_DIR"] = str(_TARGET)
 
 
 def _download() -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    """The headers of the wheel whose hash is above, in _TARGET."""
+    _TARGET.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_TARGET.parent) as folder:
+        listed = Path(folder) / "requirements.txt"
+        listed.write_text(f"{_CUTLASS} --hash=sha256:{_SHA256}\n", encoding="utf-8")
         quiet = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "0"]
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--timeout", "15", *quiet]
         subprocess.run(
-            [*command, "--dest", folder, _CUTLASS],
+            [
+                sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
+                "--require-hashes", "--timeout", "15", *quiet, "--dest", folder, "-r", str(listed),
+            ],
             check=True,
             timeout=300,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+            capture_output=True,
+            text=True,
+            cwd=folder,
+        )  # fmt: skip
         wheel = next(Path(folder).glob("*.whl"), None)
         if wheel is None:
             raise FileNotFoundError("pip downloaded no wheel")
         with zipfile.ZipFile(wheel) as archive:
             names = [name for name in archive.namelist() if name.startswith(_HEADERS)]
             archive.extractall(folder, names)
-        _TARGET.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(Path(folder) / _HEADERS, _TARGET / "include", dirs_exist_ok=True)
+        whole = Path(folder) / "whole"
+        whole.mkdir()
+        (Path(folder) / _HEADERS).rename(whole / "include")
+        whole.rename(_TARGET)
 
 
 def _with_pip(requirements: list[str]) -> list[str]:

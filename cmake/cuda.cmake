@@ -31,7 +31,8 @@ sslspec_add_cuda(sslspec_cuda "${SSLSPEC_CUDA_ARCHS}" ${cuda_sources})
 
 # Hopper kernels from CUTLASS (header-only): SSLSPEC_CUTLASS_DIR, else the nvidia-cutlass wheel of this interpreter.
 # sm_90a code runs on compute capability 9.0 only, so it is built when a 90 architecture (or "native") is asked for.
-if(hopper_sources AND SSLSPEC_CUDA_ARCHS MATCHES "90|native|all")
+# SSLSPEC_CUTLASS=OFF in the environment leaves them out.
+if(hopper_sources AND SSLSPEC_CUDA_ARCHS MATCHES "90|native|all" AND NOT "$ENV{SSLSPEC_CUTLASS}" STREQUAL "OFF")
   set(SSLSPEC_CUTLASS_DIR "$ENV{SSLSPEC_CUTLASS_DIR}" CACHE PATH "Directory with CUTLASS's include/cutlass/cutlass.h")
   execute_process(
     COMMAND ${Python_EXECUTABLE} -c "import cutlass_library as c; print(list(c.__path__)[0])"
@@ -44,8 +45,8 @@ if(hopper_sources AND SSLSPEC_CUDA_ARCHS MATCHES "90|native|all")
     target_compile_definitions(sslspec_cuda PRIVATE SSLSPEC_WITH_SM90A)
     list(APPEND cuda_archs 90a-real)
   else()
-    message(STATUS "sslspec_fast: no CUTLASS headers (SSLSPEC_CUTLASS_DIR, or pip install --no-deps nvidia-cutlass): "
-                   "wide rows use the portable kernels on Hopper too")
+    message(WARNING "sslspec_fast: no CUTLASS headers (SSLSPEC_CUTLASS_DIR, or pip install --no-deps nvidia-cutlass): "
+                    "wide rows use the portable kernels on Hopper too")
   endif()
 endif()
 message(STATUS "sslspec_fast: CUDA kernels for ${cuda_archs}")

@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,19 @@ def test_fused_error_is_at_most_twice_torchs() -> None:
 def test_unknown_case_lists_what_there_is() -> None:
     with pytest.raises(ValueError, match=r"no case 'nothing'.*nt_xent 128x32"):
         cases.find("nothing", SMOKE)
+
+
+@pytest.mark.skipif(not memory.available(), reason="needs /proc/self/clear_refs")
+def test_nothing_of_the_shared_temporary_folder_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody may write there; a module of that folder would come before Python's own."""
+    for name in ("argparse.py", "json.py", "torch.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # of the registry
+    (case,) = known_cases()
+    used = memory.peak_extra_mib(case, "fused", "test_bench:known_cases")
+    assert not (tmp_path / "ran").exists()
+    assert used == pytest.approx(32, abs=3)

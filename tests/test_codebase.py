@@ -90,6 +90,7 @@ ALLOWED = {
     "_register": {"_seam", "_torch_private"},
     "_config": {"_C", "_seam"},
     "_checks": {"graph"},  # for a type annotation only
+    "_outputs": set(),
     "reference": set(),
     "primitives": {"_seam", "_register", "_torch_private", "_checks"},
     "graph": {"primitives", "_checks", "_seam"},
@@ -98,7 +99,15 @@ ALLOWED = {
     "metrics": {"primitives", "graph", "losses", "functional", "_checks"},
     "operators": {"graph", "primitives", "_checks"},
     "solvers": {"operators", "graph", "primitives", "_checks"},
-    "spectral": {"graph", "operators", "solvers", "primitives", "_checks", "functional"},
+    "spectral": {
+        "graph",
+        "operators",
+        "solvers",
+        "primitives",
+        "_checks",
+        "functional",
+        "_outputs",
+    },
     "cupy": {"_seam", "_C", "_checks", "primitives", "functional", "losses"},
 }
 

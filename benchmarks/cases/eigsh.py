@@ -35,6 +35,7 @@ from benchmarks.cases import graphs
 
 __all__ = ["CASES", "SOLVERS", "Row", "main"]
 
+ROOT = Path(__file__).resolve().parents[2]  # where `-m benchmarks...` finds this package
 # graph, k, oracle: "direct" where a factorisation is cheap
 CASES: dict[str, tuple[int, str]] = {
     "mnist5k": (10, "iterative"),
@@ -218,7 +219,7 @@ def _run(name: str, solver: str, tol: float, folder: str, options: argparse.Name
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=options.limit, env=os.environ,
-            check=False,
+            check=False, cwd=ROOT,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         empty.note = f"over {options.limit:.0f} s"
@@ -285,7 +286,7 @@ def main() -> None:
     print(shape.format(*_HEAD))
     for name in options.graphs or list(CASES):
         with tempfile.TemporaryDirectory() as scratch:
-            folder = _prepare(name, options.cache or Path(scratch))
+            folder = _prepare(name, (options.cache or Path(scratch)).resolve())
             for solver in SOLVERS:
                 if wanted and not any(part in solver for part in wanted):
                     continue

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from .. import _outputs as outputs
 from . import accuracy, machine, memory, report
 from .cases import Case
 from .measure import Timing, flushed_subnormals, interleaved
@@ -21,6 +22,9 @@ from .measure import Timing, flushed_subnormals, interleaved
 __all__ = ["main", "measure_case", "run"]
 
 Listing = Callable[[], list[Case]]
+# What a run may write into its folder, and what each run writes.
+NAMES = ("bench.csv", "bench.md", "bench.png", "bench.html")
+ALWAYS = ("bench.csv", "bench.md", "bench.html")
 
 
 def main(argv: Sequence[str] | None = None, *, peers: str = "sslspec_fast.bench.cases") -> int:
@@ -52,6 +56,10 @@ def main(argv: Sequence[str] | None = None, *, peers: str = "sslspec_fast.bench.
     if options.list:
         print("\n".join(f"{case.name}: {', '.join(case.variants)}" for case in cases))
         return 0
+    try:
+        outputs.check_folder(options.out, NAMES, ALWAYS)  # before minutes of work
+    except ValueError as problem:
+        parser.error(str(problem))
     with flushed_subnormals():
         run(
             cases,
@@ -96,13 +104,15 @@ def run(
     if errors:
         print("\n" + "\n".join(report.accuracy_lines(errors)), flush=True)
 
-    out.mkdir(parents=True, exist_ok=True)
-    report.write_csv(out / "bench.csv", results, facts)
-    report.write_markdown(out / "bench.md", results, facts)
-    picture = out / "bench.png"
-    drawn = report.draw(picture, results)
-    report.write_html(out / "bench.html", results, errors, facts, gemm, picture if drawn else None)
-    print(f"\nwrote {out / 'bench.csv'}, {out / 'bench.html'}" + (f", {picture}" if drawn else ""))
+    with outputs.results(out, NAMES, ALWAYS) as folder:
+        report.write_csv(folder / "bench.csv", results, facts)
+        report.write_markdown(folder / "bench.md", results, facts)
+        picture = folder / "bench.png"
+        drawn = report.draw(picture, results)
+        page = picture if drawn else None
+        report.write_html(folder / "bench.html", results, errors, facts, gemm, page)
+    wrote = ["bench.csv", "bench.html", *(["bench.png"] if drawn else [])]
+    print("\nwrote " + ", ".join(str(out / name) for name in wrote))
     return results
 
 

@@ -46,11 +46,14 @@ def peak_extra_mib(case: Case, variant: str, registry: str) -> float | None:
     # Large blocks go back to the system when freed, so that the mark shows what is really in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    # In another folder: from a checkout, `-m` would find the source, which has no compiled core.
-    run = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, timeout=600,
-        cwd=tempfile.gettempdir(),
-    )  # fmt: skip
+    # `-m` puts the current folder first on sys.path. In a checkout that is the source, which has no
+    # compiled core; in the shared temporary folder it is what anybody put there. An empty folder
+    # that only this user can write to is neither.
+    with tempfile.TemporaryDirectory() as empty:
+        run = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=600,
+            cwd=empty,
+        )  # fmt: skip
     if run.returncode != 0:
         print(f"memory of {case.name} {variant}: {run.stderr.strip()[-300:]}", file=sys.stderr)
         return None

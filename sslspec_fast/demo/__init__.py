@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from .. import _outputs as outputs
 from ..graph import PairGraph
 from .data import Digits, load_mnist, synthetic
 from .evaluate import knn_accuracy, probe_accuracy
@@ -21,6 +22,7 @@ from .train import RECIPES, Budget, Run, train
 
 __all__ = ["main", "run"]
 
+NAMES = ("demo.png", "report.txt")  # what a run writes into its folder
 COMPONENTS, NEIGHBORS, DIMENSIONS = 50, 10, 10  # of the linear part
 
 
@@ -40,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value, low in (("--steps", options.steps, 1), ("--batch", options.batch, 2)):
         if value < low:
             parser.error(f"{name} must be at least {low}, got {value}")
-    if options.out.exists() and not options.out.is_dir():
-        parser.error(f"--out must be a folder, got the file {options.out}")
+    try:
+        outputs.check_folder(options.out, NAMES, NAMES, [options.data] if options.data else [])
+    except ValueError as problem:
+        parser.error(str(problem))
     try:
         digits = synthetic() if options.synthetic else load_mnist(options.data)
     except (OSError, EOFError, ValueError) as problem:
@@ -94,8 +98,6 @@ def run(
             view.plane(runs[best].test_features),
         ),
     ]
-    out.mkdir(parents=True, exist_ok=True)
-    figure.draw(out / "demo.png", runs, fits, raw[0], views, digits.test_labels)
     text = "\n".join(
         [
             heading,
@@ -117,7 +119,9 @@ def run(
             f"{out / 'report.txt'}",
         ]
     )
-    (out / "report.txt").write_text(text + "\n", encoding="utf-8")
+    with outputs.results(out, NAMES, NAMES) as folder:
+        figure.draw(folder / "demo.png", runs, fits, raw[0], views, digits.test_labels)
+        (folder / "report.txt").write_text(text + "\n", encoding="utf-8")
     print("\n" + text.split("\n", 2)[2], flush=True)
     return text
 

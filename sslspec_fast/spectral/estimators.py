@@ -21,7 +21,7 @@ try:
     from sklearn.metrics.pairwise import KERNEL_PARAMS, pairwise_kernels
     from sklearn.neighbors import NearestNeighbors
     from sklearn.utils import check_random_state
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
 except ImportError as missing:  # an optional extra: say how to get it
     raise ImportError(
         "the estimators need scikit-learn >= 1.6: pip install 'sslspec-fast[sklearn]'"
@@ -30,6 +30,8 @@ except ImportError as missing:  # an optional extra: say how to get it
 from sslspec_fast._checks import count
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.spectral._checks import check_positive
+from sslspec_fast.spectral._labels import class_codes
+from sslspec_fast.spectral._samples import check_size, lookup, neighbor_rows, unit_of
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.simclr import simclr
@@ -68,7 +70,8 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """X: (n, d) samples, or the (n, n) affinity for affinity="precomputed"; y: (n,) labels for
-        affinity="labels" (a negative integer label means unlabelled). Returns the estimator.
+        affinity="labels": integers or names, where a negative integer means unlabelled. Returns the
+        estimator.
         """
         for name, allowed in (("affinity", _AFFINITIES), ("regime", _REGIMES)):
             if getattr(self, name) not in allowed:
@@ -87,11 +90,13 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         n = X.shape[0]
         if precomputed and X.shape[1] != n:
             raise ValueError(f"X must be a square affinity, got shape {X.shape}")
+        if precomputed and self._divides_by_degree():
+            check_non_negative(X, f"{type(self).__name__} (fit, an affinity)")
         k = count("fit", "n_components", self.n_components)
         if not 1 <= k <= n:
             raise ValueError(f"fit: n_components must be between 1 and n_samples={n}, got {k}")
         if self.regime != "nonparametric":
-            _check_size(X)  # its products are taken as they are
+            check_size(X)  # its products are taken as they are
         graph = self._graph(X, y)
         state: Any = self.random_state  # also None or a RandomState, as everywhere in scikit-learn
         if not isinstance(state, (int, np.integer)):
@@ -180,14 +185,11 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 raise ValueError(
                     "affinity='labels' requires y to be passed, but the target y is None"
                 )
-            y = np.asarray(y).reshape(-1)
-            if len(y) != X.shape[0]:
-                raise ValueError(f"y must have one label per row of X: {X.shape[0]}, got {len(y)}")
-            if y.dtype.kind == "f":
-                if np.isnan(y).any():
-                    raise ValueError(f"y must not hold NaN, got {int(np.isnan(y).sum())}; use -1")
-                y = y.astype(np.int64) if (y == np.round(y)).all() else y
-            codes = y if y.dtype.kind == "i" else np.unique(y, return_inverse=True)[1]
+            codes = class_codes(_numpy(y).reshape(-1), "y")
+            if len(codes) != X.shape[0]:
+                raise ValueError(
+                    f"y must have one label per row of X: {X.shape[0]}, got {len(codes)}"
+                )
             # Self loops and weight 1/n_c: the graph on which the linear regime is exactly LDA.
             return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
         k = count("fit", "n_neighbors", self.n_neighbors, 1)
@@ -196,16 +198,16 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 f"fit: n_neighbors must be below n_samples={X.shape[0]}, got {k}; all are joined",
                 stacklevel=3,
             )
-        self._unit = _unit(X)
+        self._unit = unit_of(X)
         self._neighbors = NearestNeighbors(n_neighbors=min(k, X.shape[0] - 1)).fit(X * self._unit)
         distance, index = self._neighbors.kneighbors()  # of the training rows, without themselves
         self._reach = distance[:, -1]  # to the last neighbour
-        directed = _rows(index, np.ones_like(distance), X.shape[0])
+        directed = neighbor_rows(index, np.ones_like(distance), X.shape[0])
         return PairGraph.from_sparse((directed + directed.T) / 2)
 
     def _extend(self, X: Array) -> Array:
         """Rows of the training data keep their place; others are joined as the graph was built."""
-        known = _lookup(self._fit_X, X)
+        known = lookup(self._fit_X, X)
         fresh = known < 0
         out = np.empty((X.shape[0], self.embedding_.shape[1]))
         out[~fresh] = self.embedding_[known[~fresh]]
@@ -215,12 +217,12 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                     f"transform: {int(fresh.sum())} row(s) are not training rows, and affinity="
                     "'labels' with regime='nonparametric' cannot place them; use regime='linear'"
                 )
-            _check_size(X, self._unit)
+            check_size(X, self._unit)
             distance, index = self._neighbors.kneighbors(X[fresh] * self._unit)
             # Weight 1/2 for "j is near x" and 1/2 more for "x is as near to j as j's own
             # neighbours".
             weight = 0.5 + 0.5 * (distance <= self._reach[index])
-            edges = _rows(index, weight, self.embedding_.shape[0])
+            edges = neighbor_rows(index, weight, self.embedding_.shape[0])
             out[fresh] = _numpy(self.closed_form_.transform(edges))
         return out
 
@@ -228,8 +230,13 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         options = {} if self.gamma is None else {"gamma": self.gamma}
         return pairwise_kernels(X, training, metric=self.kernel, filter_params=True, **options)
 
+    def _divides_by_degree(self) -> bool:
+        """Whether the closed form needs the root of the degrees, so that no weight is negative."""
+        return False
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.input_tags.positive_only = self.affinity == "precomputed" and self._divides_by_degree()
         tags.input_tags.pairwise = self.affinity == "precomputed"
         tags.input_tags.sparse = self.affinity == "precomputed"
         tags.target_tags.required = self.affinity == "labels"
@@ -285,6 +292,9 @@ class VICRegEmbedding(_ClosedFormEmbedding):
         self.ridge = ridge
         self.tol = tol
         self.random_state = random_state
+
+    def _divides_by_degree(self) -> bool:
+        return self.measure == "degree"
 
     def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
         if self.regime != "nonparametric":
@@ -363,6 +373,9 @@ class BarlowTwinsEmbedding(_ClosedFormEmbedding):
         self.tol = tol
         self.random_state = random_state
 
+    def _divides_by_degree(self) -> bool:
+        return True
+
     def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
         return barlow_twins(
             graph, k, off_diagonal=self.off_diagonal, whitened=self.whitened, **design
@@ -371,30 +384,3 @@ class BarlowTwinsEmbedding(_ClosedFormEmbedding):
 
 def _numpy(x: Any) -> Array:
     return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-
-
-def _unit(X: Array) -> float:
-    """A power of two that brings X near 1, where squared distances neither overflow nor vanish."""
-    size = max(np.abs(X).max(), np.finfo(np.float64).smallest_normal)
-    return float(np.ldexp(1.0, 2 - np.frexp(size)[1]))
-
-
-def _check_size(X: Array, unit: float = 1.0) -> None:
-    limit = 0.25 * float(np.sqrt(np.finfo(np.float64).max / X.size)) / unit
-    size = np.abs(X).max()
-    if size > limit:
-        raise ValueError(
-            f"X must be at most {limit:.3g} in magnitude, or squares overflow, got {size:.3g}"
-        )
-
-
-def _rows(index: Array, weight: Array, n: int) -> sp.csr_array:
-    """(m, n) matrix with weight[i, j] in column index[i, j] of row i."""
-    start = np.arange(0, index.size + 1, index.shape[1])
-    return sp.csr_array((weight.ravel(), index.ravel(), start), shape=(len(index), n))
-
-
-def _lookup(training: Array, rows: Array) -> Array:
-    """(m,) index of the training row equal to each row, -1 where there is none."""
-    table = {row.tobytes(): i for i, row in reversed(list(enumerate(training + 0.0)))}
-    return np.array([table.get(row.tobytes(), -1) for row in rows + 0.0], dtype=np.int64)

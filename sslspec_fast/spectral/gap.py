@@ -100,6 +100,11 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     n = int(graph.n)
     if array.shape[0] != n or array.shape[1] == 0:
         raise ValueError(f"z must have shape ({n}, k) like the graph's nodes, got {array.shape}")
+    if array.shape[1] > n:
+        raise ValueError(
+            f"z must have at most as many columns as the graph has nodes, {n}, got shape "
+            f"{array.shape}"
+        )
     evaluate = getattr(functional, name)
     terms = {key: hyper[key] for key in shared if key in hyper}
 

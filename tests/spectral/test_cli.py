@@ -146,20 +146,24 @@ def test_negative_labels_are_unlabelled(data, capsys):
         ("embed", ["complex.npy"], "must be real"),
         ("embed", ["x.npy", "--graph", "small.npz"], "one node per row of x.npy: 40 rows, got 30"),
         ("embed", ["x.npy", "--out", "x.npy"], "--out must be a folder"),
-        ("embed", ["x.csv"], "must hold numbers only"),
-        ("embed", ["x.csv", "--label-column", "z"], "label column must be one of"),
+        ("embed", ["x.csv"], "x.csv, row 2, column 4 ('kind'): must be a number, got 't0'"),
+        ("embed", ["x.csv", "--label-column", "z"], "x.csv: --label-column must be one of"),
         ("embed", ["g.npz", "-k", "41"], "k must be between 1"),
-        ("embed", ["bad.npy"], "bad.npy must be a NumPy file of plain arrays"),
-        ("embed", ["bad.npz"], "bad.npz must be a NumPy file of plain arrays"),
+        ("embed", ["bad.npy"], "bad.npy: must be a NumPy file of plain arrays"),
+        ("embed", ["bad.npz"], "bad.npz: must be a NumPy file of plain arrays"),
         ("embed", ["folder.npy"], "folder.npy"),
         ("embed", ["empty.npy"], "at least one row and one column, got shape (0, 3)"),
-        ("embed", ["nothing_in.npy"], "nothing_in.npy must be a NumPy file of plain arrays"),
-        ("embed", ["cut.npz"], "cut.npz must be a NumPy file of plain arrays"),
-        ("embed", ["zip.npy"], "zip.npy must be a NumPy file of plain arrays: zip archive"),
+        ("embed", ["nothing_in.npy"], "nothing_in.npy: must be a NumPy file of plain arrays"),
+        ("embed", ["cut.npz"], "cut.npz: must be a NumPy file of plain arrays"),
+        ("embed", ["zip.npy"], "zip.npy: must be a NumPy file of plain arrays"),
         ("embed", ["none.npz"], "must hold one array, or one named X or features, got []"),
-        ("embed", ["words.npy"], "words.npy must be real numbers, got dtype <U1"),
-        ("embed", ["header.csv"], "header.csv must hold at least one row of values"),
-        ("embed", ["names.csv", "--label-column", "a"], "at least one row and one column"),
+        ("embed", ["words.npy"], "words.npy: must be real numbers, got dtype <U1"),
+        ("embed", ["header.csv"], "header.csv: must hold at least one row of values"),
+        (
+            "embed",
+            ["names.csv", "--header", "--label-column", "a"],
+            "at least one row and one column",
+        ),
         ("embed", ["g.npz", "--affinity", "labels"], "--affinity needs features as input, got the"),
         ("embed", ["g.npz", "--graph", "g.mtx"], "--graph needs features as input, got the graph"),
         ("embed", ["g.npz", "--n-neighbors", "3"], "--n-neighbors needs features as input"),
@@ -173,15 +177,22 @@ def test_negative_labels_are_unlabelled(data, capsys):
             ["xy.npz", "--affinity", "labels", "--n-neighbors", "3"],
             "--n-neighbors needs --affinity knn, got labels",
         ),
-        ("embed", ["x.npy", "--label-column", "c"], "--label-column needs a .csv or .parquet"),
+        ("embed", ["x.npy", "--label-column", "c"], "x.npy: --label-column needs a .csv, .tsv or"),
         (
             "embed",
             ["x.csv", "--label-column", "kind", "--labels", "y.npy"],
             "not allowed with argument",
         ),
         ("embed", ["complex.npz"], "must be real numbers, got dtype complex128"),
-        ("gap", ["x.npy", "complex.mtx"], "must be real numbers, got dtype complex128"),
-        ("embed", ["x.npy", "--affinity", "labels", "--labels", "none.txt"], "none.txt"),
+        ("gap", ["x.npy", "complex.mtx"], "must be real numbers, got the field 'complex'"),
+        (
+            "embed",
+            ["x.npy", "--affinity", "labels", "--labels", "none.txt"],
+            "none.txt: labels must",
+        ),
+        ("embed", ["x.npy", "--no-header"], "--header and --index-column need a .csv, .tsv or"),
+        ("embed", ["x.csv", "--delimiter", "||"], "--delimiter must be one character"),
+        ("embed", ["g.npz", "--labels", "short.txt"], "short.txt: labels must be one per row of g"),
         ("gap", ["x.npy", "x.npy"], "square matrix, got shape (40, 3)"),
         ("gap", ["g.npz", "g.npz"], "must hold a dense matrix"),
     ],
@@ -200,6 +211,7 @@ def test_bad_input_is_one_line_and_status_two(
     np.savez(folder / "none.npz")
     (folder / "zip.npy").write_bytes((folder / "xy.npz").read_bytes())
     np.save(folder / "words.npy", [["a", "b"]])
+    (folder / "short.txt").write_text("kind\na\n")
     (folder / "header.csv").write_text("a,b\n")
     (folder / "names.csv").write_text("a\nx\ny\n")
     sp.save_npz(folder / "complex.npz", sp.csr_array(w * 1j))
@@ -209,4 +221,6 @@ def test_bad_input_is_one_line_and_status_two(
     with pytest.raises(SystemExit) as stop:
         getattr(cli, command)(arguments)
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    usage, line = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: python -m sslspec_fast")
+    assert message in line

@@ -258,6 +258,9 @@ def test_gap_errors(lab):
         spectral.optimality_gap("nt_xent", torch.zeros(12, 2), graph)
     with pytest.raises(ValueError, match=r"z must have shape \(12, k\) .* got \(11, 2\)"):
         spectral.optimality_gap("simclr", torch.zeros(11, 2), graph)
+    for loss in ("vicreg", "simclr", "barlow_twins", "spectral_contrastive"):
+        with pytest.raises(ValueError, match=r"z must have at most .* 12, got shape \(12, 13\)"):
+            spectral.optimality_gap(loss, torch.zeros(12, 13), graph)
     with pytest.raises(TypeError, match=r"unexpected keyword argument|unexpected keyword"):
         spectral.optimality_gap("simclr", torch.zeros(12, 2), graph, gamma=1)
 

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 pytest.importorskip("sklearn", minversion="1.6")
 
@@ -18,6 +19,7 @@ from sklearn.manifold import Isomap, SpectralEmbedding
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sslspec_fast import spectral
@@ -32,6 +34,9 @@ ALL = (VICRegEmbedding, SimCLREmbedding, BarlowTwinsEmbedding)
         SimCLREmbedding(regime="linear"),
         BarlowTwinsEmbedding(affinity="labels", regime="linear"),
         VICRegEmbedding(affinity="precomputed"),
+        VICRegEmbedding(affinity="precomputed", measure="degree"),
+        BarlowTwinsEmbedding(affinity="precomputed"),
+        SimCLREmbedding(affinity="precomputed"),
     ]
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -231,6 +236,64 @@ def test_labels_and_seeds_in_other_types():
     ]
     for fit in fits[1:]:
         assert fit.loss_ == pytest.approx(fits[0].loss_)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        lambda y: y.astype(object),
+        lambda y: y.astype(str),
+        lambda y: y.astype(bytes),
+        lambda y: y.astype(float),
+        lambda y: y.tolist(),
+        lambda y: torch.from_numpy(y),
+        lambda y: np.where(y < 0, -1, np.array(["cat", "dog", ""])[y].astype(object)),
+        lambda y: np.where(y < 0, "-1", np.array(["cat", "dog", ""])[y]),
+    ],
+)
+def test_a_negative_integer_means_unlabelled_in_every_type(labels):
+    x, _ = blobs(n=30)
+    y = np.arange(30) % 3 - 1
+    fit = VICRegEmbedding(affinity="labels").fit(x, labels(y))
+    assert fit.info_.isolated == 10
+    assert fit.loss_ == pytest.approx(VICRegEmbedding(affinity="labels").fit(x, y).loss_)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.linspace(0, 1, 30), r"y must hold classes .* continuous value 0.03\S* at index 1"),
+        (np.linspace(0, 1, 30).astype(str), r"y must hold classes .* continuous value"),
+        (np.linspace(0, 1, 30).astype(object), r"y must hold classes .* continuous value"),
+        (np.array([0, None] * 15), r"y must not hold None or NaN, got 15; use -1"),
+        (np.array(["a", np.nan] * 15, dtype=object), r"y must not hold None or NaN, got 15"),
+        (np.array(["a", 1] * 15, dtype=object), r"y must hold integers or names, not both"),
+        (np.array(["1", "01", "2"] * 10), r"y must write a number in one way, got '1' and '01'"),
+        (np.arange(30) * 1j, r"y must hold integers or names, got dtype complex128"),
+        (np.full(30, np.inf), r"y must hold classes .* continuous value inf"),
+    ],
+)
+def test_what_is_no_class_is_refused(y, message):
+    x, _ = blobs(n=30)
+    with pytest.raises(ValueError, match=message):
+        VICRegEmbedding(affinity="labels").fit(x, y)
+
+
+def test_negative_affinities_where_degrees_divide():
+    """Their root would be needed; the other closed forms take a signed affinity."""
+    a = np.ones((20, 20)) - np.eye(20)
+    a[0, 1] = a[1, 0] = -0.5
+    for model in (
+        VICRegEmbedding(affinity="precomputed", measure="degree"),
+        BarlowTwinsEmbedding(affinity="precomputed"),
+    ):
+        assert get_tags(model).input_tags.positive_only
+        for matrix in (a, sp.csr_array(a)):
+            with pytest.raises(ValueError, match=r"Negative values in data"):
+                model.fit(matrix)
+    for model in (VICRegEmbedding(affinity="precomputed"), BarlowTwinsEmbedding()):
+        assert not get_tags(model).input_tags.positive_only
+    assert np.isfinite(VICRegEmbedding(affinity="precomputed").fit(a).embedding_).all()
 
 
 def test_without_scikit_learn(monkeypatch):
