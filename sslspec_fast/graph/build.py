@@ -98,7 +98,7 @@ def csr_from_sparse(matrix: Any) -> Csr:
         if matrix.layout == torch.strided:
             raise TypeError("from_sparse: A must be a sparse matrix, got a dense tensor")
         device = matrix.device
-        host = scipy_from_torch(matrix)
+        host = scipy_from_torch(matrix, "from_sparse")
     elif scipy.sparse.issparse(matrix):
         host = matrix
     elif type(matrix).__module__.startswith("cupyx.") and hasattr(matrix, "get"):
@@ -112,13 +112,14 @@ def csr_from_sparse(matrix: Any) -> Csr:
     return csr_from_scipy(host).to(device)
 
 
-def scipy_from_torch(t: Tensor) -> Any:
+def scipy_from_torch(t: Tensor, op: str) -> Any:
+    """A sparse torch matrix on the host, its duplicates kept."""
     if t.dim() != 2:
-        raise ValueError(f"from_sparse: A must be square, got shape {tuple(t.shape)}")
+        raise ValueError(f"{op}: A must be square, got shape {tuple(t.shape)}")
     t = t.detach().cpu()
     if t.dense_dim() != 0:
         raise ValueError(
-            f"from_sparse: A must have a number per entry, got {t.dense_dim()} dense dimensions"
+            f"{op}: A must have a number per entry, got {t.dense_dim()} dense dimensions"
         )
     if t.layout == torch.sparse_coo:
         i, j = t._indices().numpy()  # coalesce() would add duplicates in the dtype of t
@@ -129,7 +130,7 @@ def scipy_from_torch(t: Tensor) -> Any:
     if t.layout == torch.sparse_csc:
         arrays = (_host_values(t), t.row_indices().numpy(), t.ccol_indices().numpy())
         return scipy.sparse.csc_array(arrays, shape=tuple(t.shape))
-    raise TypeError(f"from_sparse: A must be sparse COO, CSR or CSC, got layout {t.layout}")
+    raise TypeError(f"{op}: A must be sparse COO, CSR or CSC, got layout {t.layout}")
 
 
 def _host_values(t: Tensor) -> np.ndarray:
