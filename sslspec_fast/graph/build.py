@@ -6,6 +6,7 @@ cannot change later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,15 +22,10 @@ from .relation import index_dtype
 def csr_from_scipy(matrix: Any, *, symmetric: bool | None = None) -> Csr:
     """matrix: any scipy sparse (n, n); it is left as it was."""
     check.compressed_scipy("PairGraph", "A", matrix)
-    a = scipy.sparse.csr_array(matrix, copy=True)
-    if a.dtype.kind in "biu":
-        a = a.astype(np.float64)
-    elif a.dtype.kind != "f":
-        raise TypeError(f"PairGraph: weights must be real numbers, got dtype {a.dtype}")
-    elif a.dtype not in (np.float32, np.float64):
-        a = a.astype(np.float32 if a.dtype.itemsize < 4 else np.float64)
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(f"PairGraph: weights must be real numbers, got dtype {matrix.dtype}")
+    a = summed(matrix, check_weights)
     check_weights(a.data)
-    a.sum_duplicates()
     a.eliminate_zeros()
     a.sort_indices()
     indices = torch.from_numpy(a.indices).to(index_dtype(a.shape[1]))
@@ -44,6 +40,33 @@ def csr_from_scipy(matrix: Any, *, symmetric: bool | None = None) -> Csr:
     )
 
 
+def summed(matrix: Any, check: Callable[[np.ndarray], Any] | None = None) -> Any:
+    """A copy of a scipy sparse matrix of real numbers as CSR in float32 or float64, duplicates
+    added in float64: sums of int8 wrap, those of float32 stop at 2^24. check: looks at
+    the entries before.
+    """
+    dtype = _float(matrix.dtype)
+    if matrix.format == "coo" or not getattr(matrix, "has_canonical_format", True):
+        wide = matrix.astype(np.float64)
+        if check is not None:
+            check(wide.data)
+        a = scipy.sparse.csr_array(wide)
+        a.sum_duplicates()
+        return a.astype(dtype, copy=False)
+    return scipy.sparse.csr_array(matrix.astype(dtype), copy=True)
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """Real numbers in a dtype that torch knows: the machine's byte order, float64 at most."""
+    with np.errstate(over="ignore"):  # of long doubles: whoever reads them refuses infinity
+        return array.astype(_float(array.dtype), copy=False)
+
+
+def _float(dtype: np.dtype) -> Any:
+    """float32 for float16 and float32, float64 for all other real numbers."""
+    return np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64
+
+
 def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool) -> Csr:
     i, j = _index_array("rows", rows, n), _index_array("cols", cols, n)
     if i.shape != j.shape:
@@ -53,18 +76,14 @@ def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool)
     else:
         _refuse_grad("from_edges", "weights", weights)
         w = to_numpy(weights)
-        if w.dtype == np.float16:  # which scipy's conversions do not know
-            w = w.astype(np.float32)
         if w.shape != i.shape:
             raise ValueError(f"from_edges: weights must match rows {i.shape}, got {w.shape}")
         if w.dtype.kind not in "biuf":
             raise TypeError(f"from_edges: weights must be real numbers, got dtype {w.dtype}")
-        if w.dtype.kind != "f":
-            w = w.astype(np.float64)
+        w = native(w)
     a = scipy.sparse.coo_array((w, (i, j)), shape=(n, n))
     if symmetrize:
-        check_weights(w)
-        a = a.tocsr()
+        a = summed(a, check_weights)
         a = (a + a.T) * 0.5
     return csr_from_scipy(a, symmetric=True if symmetrize else None)
 
@@ -79,7 +98,7 @@ def csr_from_sparse(matrix: Any) -> Csr:
         if matrix.layout == torch.strided:
             raise TypeError("from_sparse: A must be a sparse matrix, got a dense tensor")
         device = matrix.device
-        host = _scipy_from_torch(matrix)
+        host = scipy_from_torch(matrix, "from_sparse")
     elif scipy.sparse.issparse(matrix):
         host = matrix
     elif type(matrix).__module__.startswith("cupyx.") and hasattr(matrix, "get"):
@@ -93,18 +112,17 @@ def csr_from_sparse(matrix: Any) -> Csr:
     return csr_from_scipy(host).to(device)
 
 
-def _scipy_from_torch(t: Tensor) -> Any:
+def scipy_from_torch(t: Tensor, op: str) -> Any:
+    """A sparse torch matrix on the host, its duplicates kept."""
     if t.dim() != 2:
-        raise ValueError(f"from_sparse: A must be square, got shape {tuple(t.shape)}")
+        raise ValueError(f"{op}: A must be square, got shape {tuple(t.shape)}")
     t = t.detach().cpu()
     if t.dense_dim() != 0:
         raise ValueError(
-            f"from_sparse: A must have a number per entry, got {t.dense_dim()} dense dimensions"
+            f"{op}: A must have a number per entry, got {t.dense_dim()} dense dimensions"
         )
     if t.layout == torch.sparse_coo:
-        if not t.is_coalesced():
-            t = t.coalesce()
-        i, j = t.indices().numpy()
+        i, j = t._indices().numpy()  # coalesce() would add duplicates in the dtype of t
         return scipy.sparse.coo_array((_host_values(t), (i, j)), shape=tuple(t.shape))
     if t.layout == torch.sparse_csr:
         arrays = (_host_values(t), t.col_indices().numpy(), t.crow_indices().numpy())
@@ -112,11 +130,11 @@ def _scipy_from_torch(t: Tensor) -> Any:
     if t.layout == torch.sparse_csc:
         arrays = (_host_values(t), t.row_indices().numpy(), t.ccol_indices().numpy())
         return scipy.sparse.csc_array(arrays, shape=tuple(t.shape))
-    raise TypeError(f"from_sparse: A must be sparse COO, CSR or CSC, got layout {t.layout}")
+    raise TypeError(f"{op}: A must be sparse COO, CSR or CSC, got layout {t.layout}")
 
 
 def _host_values(t: Tensor) -> np.ndarray:
-    values = t.values()
+    values = t._values() if t.layout == torch.sparse_coo else t.values()
     if values.dtype in (torch.float16, torch.bfloat16):
         values = values.float()
     return values.numpy()

@@ -128,10 +128,10 @@ class PairGraph:
 
         X: (n, d) array or tensor. W_ij is 1 (`weight="connectivity"`) or exp(−‖x_i − x_j‖²/(σ_i
         σ_j)) with σ_i the distance to the k-th neighbour (`"heat"`; Zelnik-Manor and Perona 2004).
-        cosine searches the rows scaled to length 1. A row is not its own neighbour; its copies are,
-        and k of them leave no room for others. Ties go to the lowest index. backend: "exact"
-        (blocked products), "faiss" (among what it finds; approximate beyond 200,000 rows), or
-        "auto": faiss where it is installed. Distances that decide are exact differences in both.
+        cosine searches the rows scaled to length 1 in float64. A row is not its own neighbour; its
+        copies are, and k of them leave no room for others. Exact for float64 numbers at any scale
+        and offset; ties, to some 28 digits, go to the lowest index. backend: "exact" (blocked
+        products), "faiss" (approximate beyond 200,000 rows), "auto": faiss where it is installed.
         """
         k = count("from_knn", "n_neighbors", n_neighbors, 1)
         options = {"metric": metric, "weight": weight, "backend": backend}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslspec_fast import _checks as check
 from sslspec_fast.graph import PairGraph
+from sslspec_fast.graph.build import scipy_from_torch, summed
 from sslspec_fast.operators.base import ShiftOperator, SymmetricOperator
 from sslspec_fast.operators.composite import (
     CallableOperator,
@@ -24,10 +25,11 @@ from sslspec_fast.operators.graph import adjacency
 
 __all__ = [
     "array_kind", "as_operator", "centered", "from_array", "low_rank", "real_array", "refuse_grad",
-    "shift", "to_array", "to_csr",
+    "shift", "to_array", "to_csr", "trial",
 ]  # fmt: skip
 
 _FLOATS = (torch.float32, torch.float64)
+_FAR, _UP = 2.0**400, 500  # products beyond, or below the inverse, are made in another unit
 _FOREIGN = 1e-6  # asymmetry that products in float32 may show
 
 
@@ -165,10 +167,9 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
 
 def _from_scipy(A: Any, name: str) -> SymmetricOperator:
     check.compressed_scipy(name, "A", A)
-    matrix = scipy.sparse.csr_array(A)
-    if not matrix.has_canonical_format:
-        matrix = matrix.copy()
-        matrix.sum_duplicates()
+    matrix = A if A.format == "csr" else None
+    if matrix is None or not A.has_canonical_format:
+        matrix = summed(A)  # in a dtype that holds the sums
     values = real_array(name, "A", matrix.data)
     indptr, indices = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
     # values that are all one need not be read by a product
@@ -192,18 +193,41 @@ def _probe_symmetry(
     """x^T A y = y^T A x on random x, y: catches any asymmetry and needs no transpose of A."""
     if op.n == 0:
         return op
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(op.n, 2, dtype=torch.float64, generator=generator).to(op.device)
-    y = op.matmat(x)
+    x, y, exponent = trial(op)
     a, b = float(x[:, 0] @ y[:, 1]), float(x[:, 1] @ y[:, 0])
-    scale = max(float(x.norm() * y.norm()), 1e-300)
+    scale = float(x.norm() * y.norm())
     rounding = 64 * torch.finfo(op.dtype).eps if rounding is None else rounding
     if not abs(a - b) <= rounding * scale:
         rule = "symmetric" if math.isfinite(a - b) else "finite"
+        unit = f" in units of 2^{exponent}" if exponent else ""
         raise ValueError(
-            f"{name}: A must be {rule}, got x'Ay = {a:.10g} and y'Ax = {b:.10g} for random x, y"
+            f"{name}: A must be {rule}, got x'Ay = {a:.10g} and y'Ax = {b:.10g}{unit} for random "
+            "x, y"
         )
     return op
+
+
+def trial(op: SymmetricOperator) -> tuple[Tensor, Tensor, int]:
+    """(X, Y, e) with A X = 2^e Y for random X (n, 2): Y shows the size of A, wherever that is.
+
+    e is 0 where the entries of A X are far from the ends of float64.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(op.n, 2, dtype=torch.float64, generator=generator).to(op.device)
+    y, scale = op.matmat(x), 0
+    size = float(y.abs().max())
+    for up in (_UP, 2 * _UP, -_UP) if not 1 / _FAR <= size <= _FAR else ():
+        other = op.matmat(x * 2.0**up)
+        bound = float(other.abs().max())
+        # an operator that works in float32 may overflow, or lose what it has
+        if math.isfinite(bound) and (bound > 1 / _FAR or size == math.inf):
+            y, scale, size = other, up, bound
+            break
+    exponent = 0
+    if scale or 0.0 < size < 1 / _FAR or _FAR < size < math.inf:
+        exponent = math.frexp(size)[1] if size else 0
+        y = y * 2.0 ** -(exponent // 2) * 2.0 ** -(exponent - exponent // 2)
+    return x, y, exponent - scale
 
 
 def to_csr(A: Tensor, name: str) -> Tensor:
@@ -214,10 +238,12 @@ def to_csr(A: Tensor, name: str) -> Tensor:
 
 
 def _from_torch_sparse(A: Tensor, name: str) -> SymmetricOperator:
-    csr = to_csr(A.detach(), name)
-    if csr.device.type == "cpu":
-        arrays = (csr.values().numpy(), csr.col_indices().numpy(), csr.crow_indices().numpy())
-        return _from_scipy(scipy.sparse.csr_array(arrays, shape=tuple(csr.shape)), name)
+    A = A.detach()
+    if A.device.type == "cpu":
+        return _from_scipy(scipy_from_torch(A, name), name)
+    # duplicates are added in a dtype that holds the sums
+    narrow = A.dtype in (torch.float16, torch.bfloat16, torch.float32)
+    csr = to_csr(A.to(torch.float32 if narrow else torch.float64), name)
     return _checked_csr(csr.crow_indices(), csr.col_indices(), csr.values(), csr.shape[0], name)
 
 

@@ -38,6 +38,7 @@ from sslspec_fast.solvers.autograd import differentiable
 from sslspec_fast.solvers.certificate import Count, counting
 from sslspec_fast.solvers.dense import dense
 from sslspec_fast.solvers.lobpcg import lobpcg
+from sslspec_fast.solvers.pencil import Back
 from sslspec_fast.solvers.polynomial import chebyshev, lanczos
 from sslspec_fast.solvers.probe import probe
 from sslspec_fast.solvers.reorder import order, renumber
@@ -49,9 +50,6 @@ from sslspec_fast.solvers.shift_invert import shift_invert
 from sslspec_fast.solvers.task import Known, Outcome, Task
 
 __all__ = ["eigsh"]
-
-_SIGN_ROWS = 64
-_COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge
 
 
 def eigsh(
@@ -108,16 +106,31 @@ def eigsh(
         return differentiable(eigsh, A, k, settings)
     kind = array_kind(A)
     op = as_operator(A)
-    n = op.n
-    k = check_count(k, n)
-    unit = unit_of(op)
-    if unit != 1.0:
-        return at_unit_norm(eigsh, op, k, B, settings, unit, kind)
-    back: Callable[[Tensor], Tensor] | None = None
+    k = check_count(k, op.n)
+    back: Back | None = None
+    over = 1.0
     if B is not None:
         if deflate is not None:
             raise NotImplementedError("eigsh: deflate together with B is not supported")
-        op, back = pencil.reduce(op, B)
+        op, back, over = pencil.reduce(op, B)
+    unit = unit_of(op)
+
+    def solve(op: SymmetricOperator, settings: dict[str, Any], kind: str = "torch") -> EigResult:
+        return _solve(op, k, back, kind, start, **settings)
+
+    if unit is None and over == 1.0:
+        return solve(op, settings, kind)
+    return at_unit_norm(solve, op, unit or 1.0, over, settings, kind)
+
+
+def _solve(
+    op: SymmetricOperator, k: int, back: Back | None, kind: str, start: float, *, which: str,
+    method: str, tol: float, angle_tol: float | None, x0: Any, deflate: Any, precision: str,
+    max_iter: int | None, seed: int, callback: Callable[[dict[str, Any]], Any] | None,
+    progress: bool, certify: bool,
+) -> EigResult:  # fmt: skip
+    """`eigsh` of an operator near norm 1. back: from its vectors to those of a pencil."""
+    n = op.n
     solve_op = op if which == "LA" else ShiftOperator(op, -1.0, 0.0)
     known, deflated = _exact(solve_op, k, deflate)
     removed = 0 if deflated is None else deflated.count

@@ -1,7 +1,8 @@
-"""Matrices far from norm 1: solved at norm 1, by powers of two, which round nothing.
+"""Problems far from norm 1: solved at norm 1, by powers of two, which round nothing.
 
 Squares of float32 numbers below 1e-19 are not normal numbers, and the filters take another e^-60
-out in advance: Gram matrices and residuals of a tiny matrix would say nothing.
+out in advance: Gram matrices and residuals of a tiny matrix would say nothing. What has no entries
+to multiply is multiplied in float64, where its products are what it makes of them.
 """
 
 from __future__ import annotations
@@ -12,25 +13,68 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from sslspec_fast.operators.base import KnownPairs, ShiftOperator, SymmetricOperator
-from sslspec_fast.operators.composite import DenseOperator
-from sslspec_fast.operators.convert import to_array
+from sslspec_fast.operators.base import KnownPairs, ShiftOperator, SymmetricOperator, combine
+from sslspec_fast.operators.composite import DenseOperator, ScaledOperator
+from sslspec_fast.operators.convert import to_array, trial
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.solvers.result import EigResult
 
-__all__ = ["at_unit_norm", "unit_of"]
+__all__ = ["at_unit_norm", "power_near", "unit_of"]
 
-_NEAR = 2.0**40  # norms up to here, and down to its inverse, are left alone
+_NEAR = 40  # norms from 2^-40 to 2^40 are left alone
+_WIDE = 40  # likewise scales of rows that are so far from each other
 _FACTS = ("bounds", "start_cut", "sigma", "count_shift")  # of info.extra, in units of A
 
 
-def unit_of(op: SymmetricOperator) -> float:
-    """A power of two next to the norm; 1 where that is near, or where nobody knows it."""
-    norm = max(abs(bound) for bound in op.bounds())
-    if not 0.0 < norm < math.inf or 1.0 / _NEAR <= norm <= _NEAR:
+def power_near(size: float, exponent: int = 0) -> float:
+    """A power of two, 4^m, next to size 2^exponent; 1 where that is near 1, 0 or not finite."""
+    if not 0.0 < size < math.inf:
         return 1.0
-    return 2.0 ** min(max(math.frexp(norm)[1], -1000), 1000)
+    exponent += math.frexp(size)[1]
+    if abs(exponent) <= _NEAR:
+        return 1.0
+    return 4.0 ** (min(max(exponent, -1000), 1000) // 2)
+
+
+def unit_of(op: SymmetricOperator) -> float | None:
+    """A power of two next to the norm, measured by a product where no bound is known; None where
+    products of any precision will do.
+    """
+    norm = max(abs(bound) for bound in op.bounds())
+    if norm < math.inf:
+        unit = power_near(norm)
+    else:
+        x, y, exponent = trial(op)
+        unit = power_near(float(y.norm() / x.norm()), exponent) if op.n else 1.0
+    return unit if unit != 1.0 or not _fits_float32(op) else None
+
+
+def _fits_float32(op: SymmetricOperator) -> bool:
+    """Whether parts far from norm 1 make up an operator that is near it."""
+    if not isinstance(op, ScaledOperator):
+        return True
+    scale = op.scale.abs()
+    low, high = (float(x) for x in (scale.min(), scale.max())) if op.n else (1.0, 1.0)
+    inner = max(abs(bound) for bound in op.op.bounds())
+    return (inner == math.inf or power_near(inner) == 1.0) and high <= 2.0**_WIDE * low
+
+
+class _Wide(ShiftOperator):
+    """a A, with products in float64: those of A may be no numbers of float32."""
+
+    def matmat(
+        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
+        gamma: float = 0.0, w: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        # half of the factor on either side: neither product leaves float64
+        before = 2.0 ** (math.frexp(self.a)[1] // 2)
+        y = self.op.matmat(x.double() * before).mul_(self.a / before)
+        return combine(y.to(x.dtype), out, alpha, beta, gamma, w)
+
+    def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
+        return self, None
 
 
 def _divided(op: SymmetricOperator, unit: float) -> SymmetricOperator:
@@ -41,20 +85,25 @@ def _divided(op: SymmetricOperator, unit: float) -> SymmetricOperator:
         # scaled before float32 sees them
         diagonal = None if op.diagonal is None else op.diagonal * factor
         known = tuple(KnownPairs(pair.value * factor, pair.vectors) for pair in op.known())
+        low, high = op.bounds()
         return CsrOperator(
             op.indptr, op.indices, (op.values.double() * factor).to(op.dtype), n=op.n,
-            scale=op.scale, diagonal=diagonal, sign=op.sign, known=known,
-            bounds=tuple(bound * factor for bound in op.bounds()),  # type: ignore[arg-type]
-            trusted=True,
+            scale=op.scale, diagonal=diagonal, sign=op.sign, known=known, trusted=True,
+            bounds=(low * factor, high * factor) if math.isfinite(high - low) else None,
         )  # fmt: skip
-    return ShiftOperator(op, factor, 0.0)
+    return _Wide(op, factor, 0.0)
 
 
 def at_unit_norm(
-    solve: Callable[..., EigResult], op: SymmetricOperator, k: int, B: Any,
-    settings: dict[str, Any], unit: float, kind: str,
+    solve: Callable[[SymmetricOperator, dict[str, Any]], EigResult], op: SymmetricOperator,
+    unit: float, over: float, settings: dict[str, Any], kind: str,
 ) -> EigResult:  # fmt: skip
-    """solve(op / unit, k), and everything it says in units of op."""
+    """solve(op / unit), and everything it says in units of op / over."""
+    op, unit = _divided(op, unit), unit / over
+    if not 0.0 < unit < math.inf:
+        raise ValueError(
+            "eigsh: eigenvalues must fit in float64, got A and B whose sizes are too far apart"
+        )
     limits = torch.finfo(torch.float32)
     if settings["precision"] == "float32" and not 8 * limits.tiny < unit < limits.max / 8:
         raise ValueError(
@@ -67,7 +116,7 @@ def at_unit_norm(
         return callback({**entry, "values": entry["values"] * unit})
 
     settings = {**settings, "callback": None if callback is None else report}
-    result = solve(_divided(op, unit), k, B=B, **settings)
+    result = solve(op, settings)
     info, extra = result.info, dict(result.info.extra)
     for name in _FACTS:
         if name in extra:

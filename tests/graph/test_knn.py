@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.graph.knn import neighbours
+from sslspec_fast.graph.nearest import neighbours
 
 
 def points(n: int, d: int, seed: int = 0) -> Tensor:
@@ -18,22 +18,87 @@ def points(n: int, d: int, seed: int = 0) -> Tensor:
 
 
 def brute(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Indices and distances by full sort of exact differences, ties by index."""
-    sq = (x[:, None] - x[None]).square().sum(2)
-    sq.fill_diagonal_(torch.inf)
-    order = sq.sort(dim=1, stable=True)
-    return order.indices[:, :k], order.values[:, :k]
+    """Indices and squared distances by full sort of differences in long double, ties by index."""
+    y = x.numpy().astype(np.longdouble)
+    sq = ((y[:, None] - y[None]) ** 2).sum(2)
+    sq[np.arange(len(y)), np.arange(len(y))] = np.inf
+    order = np.argsort(sq, axis=1, kind="stable")[:, :k]
+    with np.errstate(over="ignore"):
+        near = np.take_along_axis(sq, order, 1).astype(np.float64)
+    return torch.from_numpy(order), torch.from_numpy(near)
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (17, 3, 16), (300, 5, 15), (900, 40, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_neighbours_are_exact(n: int, d: int, k: int, dtype: torch.dtype) -> None:
     x = points(n, d).to(dtype)
-    indices, distances = neighbours(x, k)
-    centred = (x - x.mean(0)).double()
-    wanted, sq = brute(centred, k)
+    indices, lengths = neighbours(x, k)
+    wanted, sq = brute(x, k)
     assert torch.equal(indices, wanted)
-    assert torch.allclose(distances, sq)
+    assert torch.allclose(lengths.square(), sq, rtol=1e-14)
+
+
+def graph_of(indices: Tensor, n: int) -> np.ndarray:
+    directed = np.zeros((n, n))
+    directed[np.arange(n)[:, None], indices.numpy()] = 1.0
+    return (directed + directed.T) / 2
+
+
+# What hides neighbours from sums of squares: far rows, far clusters, unlike columns, any scale.
+HARD = {
+    "outlier 1e12": lambda x: torch.cat([x[:-1], x[-1:] * 1e12]),
+    "outlier 1e300": lambda x: torch.cat([x[:-1], x[-1:] * 1e300]),
+    "clusters": lambda x: x + 1e10 * (torch.arange(len(x)) % 5)[:, None] ** 2,
+    "unlike columns": lambda x: x * torch.tensor([1e9, 1.0, 1e-9], dtype=x.dtype),
+    "one large column": lambda x: torch.cat([torch.full_like(x[:, :1], 1e300), x[:, 1:]], 1),
+    "offset": lambda x: x + 1e13,
+    "decimal grid": lambda x: (3 * x).round() * 0.1,
+    "tiny": lambda x: x * 1e-300,
+    "subnormal": lambda x: x * 1e-310,
+    "huge": lambda x: x * 1e300,
+}
+
+
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+@pytest.mark.parametrize("name", list(HARD))
+def test_neighbours_are_exact_whatever_the_scale(name: str, backend: str) -> None:
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    x = HARD[name](points(200, 3))
+    indices, _ = brute(x, 5)
+    got = PairGraph.from_knn(x, 5, backend=backend).to_scipy().toarray()
+    assert np.array_equal(got, graph_of(indices, 200))
+    heat = PairGraph.from_knn(x, 5, weight="heat", backend=backend).to_scipy()
+    assert np.array_equal(heat.toarray() != 0, got != 0)
+    assert np.isfinite(heat.data).all()
+
+
+@pytest.mark.parametrize("name", ["outlier", "clusters"])
+def test_float32_rows_that_float32_products_cannot_tell_apart(name: str) -> None:
+    x = points(200, 3)
+    x = torch.cat([x[:-1], x[-1:] * 1e30]) if name == "outlier" else x + 1e5 * (x[:, :1] > 0)
+    assert torch.equal(neighbours(x.float(), 5)[0], brute(x.float(), 5)[0])
+
+
+def test_cosine_has_no_unit() -> None:
+    x = points(100, 4)
+    wanted = PairGraph.from_knn(x, 5, metric="cosine").to_scipy().toarray()
+    scale = torch.exp2(torch.arange(-500, 500, 10, dtype=torch.float64))[:, None]
+    got = PairGraph.from_knn(x * scale, 5, metric="cosine").to_scipy().toarray()
+    assert np.array_equal(got, wanted)
+
+
+def test_arrays_of_other_kinds() -> None:
+    x = points(20, 3).numpy()
+    wanted = PairGraph.from_knn(x, 3).to_scipy().toarray()
+    for dtype in (">f8", np.longdouble):
+        got = PairGraph.from_knn(x.astype(dtype), 3).to_scipy().toarray()
+        assert np.array_equal(got, wanted), dtype
+    single = x.astype(np.float32)
+    swapped = PairGraph.from_knn(single.astype(">f4"), 3).to_scipy()
+    assert np.array_equal(swapped.toarray(), PairGraph.from_knn(single, 3).to_scipy().toarray())
+    with pytest.raises(ValueError, match="X must be finite, got NaN or infinity in row 0"):
+        PairGraph.from_knn(np.full((4, 1), np.longdouble(10) ** 400), 1)
 
 
 def test_close_points_far_from_the_origin_are_told_apart() -> None:
@@ -103,7 +168,7 @@ def test_more_ties_than_candidates_go_to_the_lowest_index(name: str, dtype: torc
         "binary": (points(300, 6) > 0).double(), "shell": torch.cat([0 * eye[:1], eye, -eye]),
     }[name].to(dtype)  # fmt: skip
     for k in (1, 6, 15):
-        assert torch.equal(neighbours(x, k)[0], brute((x.double() - x.double().mean(0)), k)[0])
+        assert torch.equal(neighbours(x, k)[0], brute(x, k)[0])
 
 
 def test_float16_and_integers_are_accepted() -> None:
