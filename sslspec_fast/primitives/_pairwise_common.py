@@ -29,7 +29,7 @@ def multiplied(x: Tensor, scale: Tensor, half: bool) -> Tensor:
     as that, where the processor multiplies it and one scale serves all.
     """
     half = half and x.dtype == torch.float32 and scale.ndim == 0 and _C.bf16_products()
-    return x.bfloat16() if half else unit_stride(x)
+    return unit_stride(x.bfloat16() if half else x)
 
 
 def through_scale(a: Tensor, product: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
