@@ -40,14 +40,18 @@ def debiased(
 
     A share tau_plus of the count negatives is taken to be of the anchor's own class, and the
     positive says what those look like: (S - tau_plus count e^p) / (1 - tau_plus), at least
-    count e^-scale, the smallest value that unit rows allow.
+    count e^-scale, the smallest value that unit rows allow. An anchor without negatives has S = 0
+    and nothing to correct: its -inf stays, and has no gradient.
     """
     count = torch.as_tensor(count, dtype=negatives.dtype, device=negatives.device)
+    none = count == 0
+    count = torch.where(none, 1, count)
+    given = torch.where(none, positive, negatives)
     highest = -torch.log(count * tau_plus)  # from here on, nothing would be left
-    ratio = torch.exp(torch.minimum(positive - negatives, highest)) * (count * tau_plus)
+    ratio = torch.exp(torch.minimum(positive - given, highest)) * (count * tau_plus)
     left = (1 - ratio).clamp_min(torch.finfo(ratio.dtype).tiny)
-    estimate = negatives + left.log() - math.log1p(-tau_plus)
-    return torch.maximum(estimate, torch.log(count) - scale)
+    estimate = given + left.log() - math.log1p(-tau_plus)
+    return torch.where(none, negatives, torch.maximum(estimate, torch.log(count) - scale))
 
 
 def smoothing(positive: Tensor, total: Tensor, count: int, label_smoothing: float) -> Tensor:

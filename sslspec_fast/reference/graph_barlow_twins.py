@@ -16,7 +16,8 @@ def graph_barlow_twins(
     degree = g.sum(1)
     if center:
         z = z - (degree @ z) / degree.sum()  # then Z^T (G - d d^T / vol) Z = Z^T G Z
-    norm = (degree @ z.square()).clamp_min(eps**2).sqrt()
-    c = z.T @ g @ z / torch.outer(norm, norm)
+    least = max(eps**2, torch.finfo(z.dtype).tiny)  # the square of eps may underflow
+    y = z / (degree @ z.square()).clamp_min(least).sqrt()
+    c = y.T @ g @ y
     off = c - c.diag().diag()
     return (1 - c.diag()).square().sum() + off_diagonal * off.square().sum()

@@ -35,8 +35,9 @@ def graph_info_nce(
     if tau_plus:  # debiased estimate of the negatives, Chuang et al. 2020
         top = logits.detach().amax(1, keepdim=True)  # shift: e^logits may overflow
         e = torch.exp(logits - top)
-        m = n - 1 - positive.sum(1)
-        mean_pos = (e * positive).sum(1) / positive.sum(1).clamp(min=1)
+        partners = positive.sum(1).to(z.dtype)
+        m = n - 1 - partners
+        mean_pos = (e * positive).sum(1) / partners.clamp(min=1)
         neg = ((e * (~positive & ~own)).sum(1) - tau_plus * m * mean_pos) / (1 - tau_plus)
         neg = torch.maximum(neg, m * torch.exp((-scale - top)[:, 0]))
         lse = torch.log((e * positive).sum(1) + neg) + top[:, 0]
@@ -44,7 +45,8 @@ def graph_info_nce(
     anchor = degree > 0
     target = g / torch.where(anchor, degree, 1.0)[:, None]
     if label_smoothing:
-        target = (1 - label_smoothing) * target + label_smoothing / (n - 1) * (~own)
+        others = (~own).to(z.dtype)
+        target = (1 - label_smoothing) * target + label_smoothing / (n - 1) * others
     rows = torch.where(anchor, lse - (target * logits).sum(1), 0.0)
 
     w = anchor.to(z.dtype) if sample_weight is None else anchor * sample_weight

@@ -21,7 +21,8 @@ def info_nce(
     n = query.shape[0]
     columns = key if negatives is None else torch.cat([key, negatives])
     scale = torch.as_tensor(1.0 / temperature, dtype=query.dtype, device=query.device)
-    logits = F.normalize(query, dim=1) @ F.normalize(columns, dim=1).T * scale.reshape(-1, 1)
+    scale = scale.reshape(-1, 1)  # a column: one for all rows, or one per row
+    logits = F.normalize(query, dim=1) @ F.normalize(columns, dim=1).T * scale
     target = torch.arange(n, device=query.device)
     rows = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
 

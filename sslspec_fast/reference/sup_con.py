@@ -24,8 +24,8 @@ def sup_con(
     logp = logits - logits.masked_fill(own, -math.inf).logsumexp(1, keepdim=True)
     target = positive.to(z.dtype) / positive.sum(1, keepdim=True).clamp(min=1)
     if label_smoothing:
-        has_positive = positive.any(1, keepdim=True)
-        target = (1 - label_smoothing) * target + has_positive * ~own * label_smoothing / (n - 1)
+        others = (positive.any(1, keepdim=True) & ~own).to(z.dtype)
+        target = (1 - label_smoothing) * target + label_smoothing / (n - 1) * others
     rows = -(target * logp).sum(1)  # anchors without positives: 0, and counted in the mean
     if base_temperature is not None:
         rows = rows * (t / base_temperature)[:, 0]
