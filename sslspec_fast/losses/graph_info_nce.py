@@ -197,7 +197,8 @@ def _non_positive(
         if empty.any():
             row = int(empty.nonzero()[0, 0])
             raise ValueError(
-                f"{op}: every row with a positive needs a negative, row {row} of {len(lse)} has none"
+                f"{op}: every row with a positive needs a negative, "
+                f"row {row} of {len(lse)} has none"
             )
     return lse
 

@@ -37,7 +37,6 @@ from ._common import (
     with_terms,
 )
 
-
 DIST_IMPLS = ("bidir", "shift", "reduce", "gather")  # of open_clip's constructor
 
 

@@ -56,9 +56,13 @@ class Design:
         number of X leaves in the first.
         """
         start = time.perf_counter()
-        x = self.features
+        # The range does not depend on the scale of a column: each is brought to entries of at most
+        # 1 by a power of two, so that only a column without variance falls below the floor. A ridge
+        # has a scale of its own.
+        size = np.abs(self.features).max(axis=0, initial=0.0)
+        unit = np.ldexp(1.0, -np.frexp(size)[1]) if ridge == 0 else np.ones_like(size)
+        x = self.features * unit
         column = np.sqrt(np.maximum(np.diag(metric_form(x)), 0.0))
-        # Columns are compared at unit scale, except under a ridge, which has a scale of its own.
         floor = 1e-14 * column.max(initial=0.0)
         scale = np.where(column > floor, 1.0 / np.maximum(column, 1e-300), 0.0)
         scale = scale if ridge == 0 else np.ones_like(column)
@@ -80,7 +84,7 @@ class Design:
         info = dense_info(values, k, time.perf_counter() - start, residual)
         info.components, info.isolated = rel.components[0], int(rel.isolated.size)
         info.extra["range"] = int(keep.sum())
-        return Pencil(values[:k], canonical_signs(p @ vectors[:, :k]), info)
+        return Pencil(values[:k], canonical_signs(unit[:, None] * p @ vectors[:, :k]), info)
 
 
 def design_of(rel: Relation, features: Any, kernel: Any) -> Design | None:

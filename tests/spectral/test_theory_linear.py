@@ -139,6 +139,21 @@ def test_k_beyond_the_features(lab):
     lab.agree(form, lambda z: F.graph_vicreg(z, graph, invariance=0.1, penalty="ls_var"))
 
 
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize(
+    "scales", [[1, 1e7, 1e-8, 1e3], [1, 1e15, 1, 1], [1e-200, 1, 1e100, 1]], ids=str
+)
+def test_no_column_is_lost_beside_a_larger_one(lab, name, scales):
+    """The optimum over Z = X W is that of the span of the columns, whatever their scales."""
+    solve, _, hyper = METHODS[name]
+    x = features(40, 4)
+    graph = lab.graph(lab.knn_weights(x, 5))
+    reference = solve(graph, 3, features=x, **hyper)
+    scaled = solve(graph, 3, features=x * scales, **hyper)
+    assert scaled.loss == pytest.approx(reference.loss, rel=1e-8)
+    assert scaled.info.extra["range"] == 4
+
+
 def test_features_of_any_scale_and_type(lab):
     """Columns of scale 1e6 and 1e-4 count alike; float32 features are used in float64."""
     x = features(30, 4)
