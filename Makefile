@@ -14,7 +14,7 @@ export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),nat
 TEST_NEEDS := pytest pytest-xdist hypothesis pandas scikit-build-core scikit-learn matplotlib tqdm
 LINT_NEEDS := ruff mypy codespell clang-format
 
-.PHONY: demo test test-isa lint bench check clean help
+.PHONY: demo test test-isa fuzz lint bench check clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -29,6 +29,10 @@ test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the in
 
 test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
 	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/losses || exit 1; done
+
+FUZZ ?= 300
+fuzz: $(VENV)/.package $(VENV)/.test      ## the property tests of the losses on FUZZ new examples per loss
+	SSLSPEC_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/properties
 
 lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from sslspec_fast.losses import BarlowTwinsLoss
 
 from ..cases import golden_rows, pair_rows
 from ..golden import assert_golden
+from ..tolerance import assert_no_worse
 
 IMPLEMENTATIONS = ("fused", "torch")
 
@@ -69,3 +70,24 @@ def test_bad_arguments():
         F.barlow_twins(*pair_rows(1, 3))
     with pytest.raises(TypeError, match="sample_weight"):
         F.barlow_twins(*pair_rows(4, 3), sample_weight=torch.ones(4))
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4, 1e17, 1e-12])
+@pytest.mark.parametrize("shape", [(256, 32), (64, 200)])
+def test_views_of_unlike_scale_in_float32(shape, ratio):
+    """The loss does not depend on the scale of a column: neither may its error."""
+
+    def gradients(dtype, impl, seed):
+        x, y = pair_rows(*shape, seed)
+        leaves = [(x * ratio).float(), y.float()]
+        leaves = [z.to(dtype).requires_grad_() for z in leaves]
+        value = F.barlow_twins(*leaves, impl=impl)
+        return [value.detach(), *torch.autograd.grad(value, leaves)]
+
+    seeds = range(4)
+    exact = [gradients(torch.float64, "torch", seed) for seed in seeds]
+    fused = [gradients(torch.float32, "fused", seed) for seed in seeds]
+    plain = [gradients(torch.float32, "torch", seed) for seed in seeds]
+    for k, what in enumerate(("value", "gradient of z1", "gradient of z2")):
+        ours, theirs, truth = ([run[k] for run in runs] for runs in (fused, plain, exact))
+        assert_no_worse(ours, theirs, truth, what=f"{what} at ratio {ratio:g}")

@@ -126,3 +126,20 @@ def test_bad_scales():
         F.clip(a, b, 1.0, logit_bias=torch.zeros(2))
     with pytest.raises(ValueError, match=r"clip: text must match image \(4, 3\), got \(4, 2\)"):
         F.clip(a, b[:, :2], 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 7), (33, 65), (257, 31)])
+def test_column_major_towers(shape, dtype):
+    towers = [unit(z).to(dtype) for z in pair_rows(*shape)]
+
+    def results(leaves):
+        leaves = [z.requires_grad_() for z in leaves]
+        loss = F.clip(*leaves, 100.0)
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    expected = results([z.clone() for z in towers])
+    for first, second in ((True, False), (False, True), (True, True)):
+        chosen = zip(towers, (first, second), strict=True)
+        got = results([z.T.contiguous().T if flip else z.clone() for z, flip in chosen])
+        torch.testing.assert_close(got, expected)
