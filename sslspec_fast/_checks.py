@@ -255,6 +255,30 @@ def integers(op: str, name: str, values: Any, like: Tensor, n: int) -> Tensor:
     return out.to(device=like.device, dtype=torch.int64)
 
 
+def labels(op: str, values: Any, like: Tensor, n: int) -> Tensor:
+    """Labels that are compared only: (n,) or (n, 1) of any real dtype, returned as (n,) int64, or
+    as they are if floating point.
+    """
+    out = values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+    if out.shape == (n, 1):
+        out = out[:, 0]
+    if not out.is_floating_point():
+        out = out.long() if out.dtype == torch.bool else out
+        return integers(op, "labels", out if isinstance(values, Tensor) else out.numpy(), like, n)
+    if out.shape != (n,):
+        raise ValueError(
+            f"{op}: labels must have one value per sample ({n},) or ({n}, 1), "
+            f"got {tuple(out.shape)}"
+        )
+    if isinstance(values, Tensor) and out.device != like.device:
+        raise ValueError(
+            f"{op}: labels must be on the device of the rows, {like.device}, got {out.device}"
+        )
+    if _readable(out):
+        finite(op, "labels", out)
+    return out.to(like.device)
+
+
 def compressed(op: str, name: str, indptr: Any, indices: Any, n_rows: int, n_cols: int) -> None:
     """Compressed rows, arrays or tensors, that no product would leave the matrix with."""
     size = int(indices.shape[0])

@@ -40,7 +40,8 @@ _BLOCK = 1 << 22  # similarities held at once by the neighbour search
 def alignment(z1: Tensor, z2: Tensor, alpha: float = 2.0) -> Tensor:
     r"""Mean distance of positive pairs, :math:`\frac1n \sum_i \|u_i - v_i\|^\alpha` on unit rows.
 
-    z1, z2: (n, d). Lower is better. Differentiable.
+    z1, z2: (n, d). Lower is better. Differentiable: a pair of identical rows has distance 0 and no
+    gradient, for every alpha > 0.
 
     >>> float(alignment(torch.eye(3), torch.eye(3)))
     0.0
@@ -48,7 +49,10 @@ def alignment(z1: Tensor, z2: Tensor, alpha: float = 2.0) -> Tensor:
     check.pair("alignment", ("z1", "z2"), z1, z2)
     alpha = check.number("alignment", "alpha", alpha, low=0.0, strict=True)
     squared = (unit_rows(widen(z1)) - unit_rows(widen(z2))).square().sum(1)
-    return squared.mean() if alpha == 2 else squared.pow(alpha / 2).mean()
+    if alpha == 2:
+        return squared.mean()
+    apart = squared > 0
+    return torch.where(apart, torch.where(apart, squared, 1.0).pow(alpha / 2), 0.0).mean()
 
 
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
@@ -175,10 +179,20 @@ def neighborhood_accuracy(
             similarity[own, start + own] = -math.inf
         nearest = similarity.topk(k, dim=1).indices  # by descending similarity
         vote = other_labels[nearest]
-        same = (vote[:, :, None] == vote[:, None, :]).sum(2)
+        same = _equal_in_row(vote)
         winner = vote.gather(1, same.argmax(1, keepdim=True))[:, 0]  # the first of the largest
         correct += int((winner == y[start : start + step]).sum())
     return torch.tensor(correct / x.shape[0], device=x.device)
+
+
+def _equal_in_row(labels: Tensor) -> Tensor:
+    """(n, k): how many of its row are equal to each entry, in (n, k) memory."""
+    ordered, order = labels.sort(dim=1)
+    fresh = torch.zeros_like(order)
+    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    run = fresh.cumsum(1)  # equal labels are neighbours now: the number of each run of them
+    length = torch.zeros_like(run).scatter_add_(1, run, torch.ones_like(run))
+    return torch.empty_like(run).scatter_(1, order, length.gather(1, run))
 
 
 def _perplexity(values: Tensor, eps: float) -> Tensor:
@@ -256,6 +270,7 @@ class EffectiveRank:
 
     def reset(self) -> None:
         self._gram: Tensor | None = None
+        self._rows = 0
 
     @torch.no_grad()
     def update(self, z: Tensor) -> None:
@@ -268,12 +283,14 @@ class EffectiveRank:
                 f"EffectiveRank: z must keep its {self._gram.shape[0]} features, got {z.shape[1]}"
             )
         self._gram = gram if self._gram is None else self._gram + gram
+        self._rows += x.shape[0]
 
     def compute(self) -> float:
         """RankMe of everything since the last reset."""
         if self._gram is None:
             raise RuntimeError("EffectiveRank: compute() before the first update()")
         singular = torch.linalg.eigvalsh(self._gram).clamp(min=0).sqrt()
+        singular = singular[-self._rows :]  # ascending: as many as the rows have, min(n, d)
         return float(_perplexity(singular, self.eps))
 
 

@@ -85,7 +85,7 @@ def graph_info_nce(
         group: torch.distributed group; world size 1 only for now.
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; ValueError
-    if "non_positive" leaves a row without any negative.
+    if "non_positive" leaves a row with positives without any negative.
 
     >>> g = PairGraph.from_views(4)
     >>> round(float(graph_info_nce(torch.eye(4).repeat(2, 1), g, temperature=0.5)), 4)
@@ -134,7 +134,7 @@ def graph_info_nce(
         u = unit_rows(x) if normalize else x
         positive = per_edge * graph.edge_dot(u, u)
         if negatives == "non_positive":
-            rows = _non_positive(op, u, scale, graph, ids) - positive
+            rows = _non_positive(op, u, scale, graph, ids, anchor) - positive
         elif ids is None and _is_two_view(graph):
             rows = _two_view(u, scale, positive, tau_plus)
         else:
@@ -173,7 +173,7 @@ def _two_view(u: Tensor, scale: Tensor, positive: Tensor, tau_plus: float) -> Te
 
 
 def _non_positive(
-    op: str, u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None
+    op: str, u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None, anchor: Tensor
 ) -> Tensor:
     """(n,) log-sum-exp over k that are neither i, nor positives of i, nor of its id."""
     cliques = graph.clique_ids
@@ -193,10 +193,13 @@ def _non_positive(
             skip_self=True,
         )
     if u.device.type == "cpu" and not torch.compiler.is_compiling():
-        empty = torch.isneginf(lse.detach())
+        empty = torch.isneginf(lse.detach()) & anchor
         if empty.any():
             row = int(empty.nonzero()[0, 0])
-            raise ValueError(f"{op}: every row needs a negative, row {row} of {len(lse)} has none")
+            raise ValueError(
+                f"{op}: every row with a positive needs a negative, "
+                f"row {row} of {len(lse)} has none"
+            )
     return lse
 
 

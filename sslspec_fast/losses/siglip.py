@@ -37,6 +37,8 @@ from ._common import (
     with_terms,
 )
 
+DIST_IMPLS = ("bidir", "shift", "reduce", "gather")  # of open_clip's constructor
+
 
 def siglip(
     image: Tensor,
@@ -101,7 +103,9 @@ class SigLIPLoss(Loss):
     """`siglip` with the call of open_clip's SigLipLoss on one process.
 
     ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``. The
-    constructor takes what open_clip's does; its settings mean something for several ranks only.
+    constructor takes what open_clip's does. dist_impl (None, "bidir", "shift", "reduce" or
+    "gather") means something for several ranks only; chunk_size, how many rows of logits open_clip
+    stores at once, changes nothing where none are stored.
     """
 
     def __init__(
@@ -110,9 +114,15 @@ class SigLIPLoss(Loss):
         rank: int = 0,
         world_size: int = 1,
         dist_impl: str | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         super().__init__()
-        check.one_rank("SigLIPLoss", world_size)
+        op = "SigLIPLoss"
+        check.one_rank(op, world_size)
+        if dist_impl is not None:
+            check.choice(op, "dist_impl", dist_impl, DIST_IMPLS)
+        if chunk_size is not None:
+            check.count(op, "chunk_size", chunk_size, 1)
 
     def forward(
         self,

@@ -81,21 +81,7 @@ def sup_con(
     if base_temperature is not None:
         factor = t / check.number(op, "base_temperature", base_temperature, low=0.0, strict=True)
 
-    if impl == "torch" and not return_terms:
-        return run_reference(
-            reference.sup_con,
-            x,
-            y,
-            temperature=t,
-            base_temperature=base_temperature,
-            reduction=reduction,
-            sample_weight=weight,
-            label_smoothing=label_smoothing,
-        )
     scale = t.reciprocal()
-    pulled, count = positive_sums(x, y)
-    anchor = count > 0
-    positive = torch.where(anchor, scale * pulled / count.clamp(min=1), 0.0)
     if impl == "torch":
         loss = run_reference(
             reference.sup_con,
@@ -107,7 +93,13 @@ def sup_con(
             sample_weight=weight,
             label_smoothing=label_smoothing,
         )
+        if not return_terms:
+            return loss
+        positive = scale * run_reference(reference.mean_positive, x, y)
     else:
+        pulled, count = positive_sums(x, y)
+        anchor = count > 0
+        positive = torch.where(anchor, scale * pulled / count.clamp(min=1), 0.0)
         rows = self_lse(x, scale) - positive
         if label_smoothing:
             total = scale * (dot_with_sum(x, x) - x.square().sum(1))
@@ -116,16 +108,20 @@ def sup_con(
     return add_terms(loss, positive * factor, reduction, weight) if return_terms else loss
 
 
-def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) sums of x_i . x_j over the other rows with the label of i, and (n,) their number.
-
-    Classes are numbered by sorting, so that no shape depends on the data.
+def numbered(labels: Tensor) -> Tensor:
+    """(n,) int64: the labels as 0, 1, ... in their order; by sorting, so that no shape depends on
+    the data.
     """
     order = labels.argsort()
     ordered = labels[order]
-    fresh = torch.ones_like(ordered)
+    fresh = torch.ones_like(order)
     fresh[1:] = (ordered[1:] != ordered[:-1]).to(fresh.dtype)
-    compact = torch.empty_like(labels).scatter(0, order, fresh.cumsum(0) - 1)
+    return torch.empty_like(order).scatter(0, order, fresh.cumsum(0) - 1)
+
+
+def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) sums of x_i . x_j over the other rows with the label of i, and (n,) their number."""
+    compact = numbered(labels)
     labelled = (labels >= 0).to(x.dtype)
     by_class = torch.zeros_like(x).index_add(0, compact, x * labelled[:, None])
     size = torch.zeros_like(labelled).index_add(0, compact, labelled)
@@ -137,9 +133,10 @@ class SupConLoss(Loss):
     """SupCon with SupContrast's constructor and call.
 
     ``forward(features, labels=None, mask=None)``: features (n, views, ...) are flattened to
-    (n, views, d) and not normalised. labels (n,) say which samples are positives; mask (n, n) says
-    it directly and may be asymmetric or weighted; with neither, the views of a sample are positives
-    of each other (SimCLR). contrast_mode "all": every view is an anchor; "one": the first one.
+    (n, views, d) and not normalised. labels (n,) or (n, 1), of any real dtype, say which samples
+    are positives: those with an equal label, a negative one means unlabelled; mask (n, n) says it
+    directly and may be asymmetric or weighted; with neither, the views of a sample are positives of
+    each other (SimCLR). contrast_mode "all": every view is an anchor; "one": the first one.
     """
 
     def __init__(
@@ -169,18 +166,22 @@ class SupConLoss(Loss):
         if features.numel() == 0:
             raise ValueError(f"{op}: features must not be empty, got {tuple(features.shape)}")
         stack = widen(features).reshape(n, views, -1).transpose(0, 1).reshape(n * views, -1)
+        y = torch.arange(n, device=stack.device)
+        if labels is not None:
+            y = check.labels(op, labels, stack, n)
+            if y.is_floating_point():
+                y = torch.where(y < 0, -1, numbered(y))
+        check.matrix(op, "features", stack, min_rows=2)
         if mask is None and self.contrast_mode == "all":
-            y = torch.arange(n, device=stack.device) if labels is None else labels
-            y = check.integers(op, "labels", y, stack, n).repeat(views)
             loss = sup_con(
-                stack, y, temperature=self.temperature, base_temperature=self.base_temperature
+                stack,
+                y.repeat(views),
+                temperature=self.temperature,
+                base_temperature=self.base_temperature,
             )
             assert isinstance(loss, Tensor)
             return loss
-        check.matrix(op, "features", stack, min_rows=2)
         if mask is None:
-            y = torch.arange(n, device=stack.device) if labels is None else labels
-            y = check.integers(op, "labels", y, stack, n)
             itself = torch.eye(n, dtype=torch.bool, device=y.device)
             mask = (y[:, None] == y) & ((y >= 0)[:, None] | itself)
         if not isinstance(mask, Tensor):

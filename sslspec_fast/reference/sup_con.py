@@ -6,6 +6,13 @@ import torch
 from torch import Tensor
 
 
+def mean_positive(z: Tensor, labels: Tensor) -> Tensor:
+    """(n,) the mean of z_i . z_j over the other rows with the label of i; 0 where there is none."""
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positive = ((labels[:, None] == labels) & (labels >= 0) & ~own).to(z.dtype)
+    return (positive * (z @ z.T)).sum(1) / positive.sum(1).clamp(min=1)
+
+
 def sup_con(
     z: Tensor,
     labels: Tensor,

@@ -205,7 +205,11 @@ def vicreg(
     a: Rows, b: Rows, invariance: float, variance: float, covariance: float, eps: float
 ) -> float:
     n, d = len(a), len(a[0])
-    loss = invariance / (n * d) * math.fsum((a[i][k] - b[i][k]) ** 2 for i in range(n) for k in range(d))
+    loss = (
+        invariance
+        / (n * d)
+        * math.fsum((a[i][k] - b[i][k]) ** 2 for i in range(n) for k in range(d))
+    )
     for z in (a, b):
         x = [centred(column(z, k)) for k in range(d)]
         for k in range(d):
@@ -245,7 +249,15 @@ def falcon(a: Rows, b: Rows, codes: Rows, beta: float, eps: float) -> float:
     for x, y in ((p, q), (q, p)):
         mean = [math.fsum(math.exp(r[k]) for r in x) / n for k in range(c)]
         loss += math.fsum(m * math.log(c * m) for m in mean if m > 0)
-        loss -= beta / n * math.fsum(math.exp(s) * t for u, v in zip(x, y, strict=True) for s, t in zip(u, v, strict=True))
+        loss -= (
+            beta
+            / n
+            * math.fsum(
+                math.exp(s) * t
+                for u, v in zip(x, y, strict=True)
+                for s, t in zip(u, v, strict=True)
+            )
+        )
     return 0.5 * loss
 
 
@@ -301,9 +313,7 @@ def graph_spectral_contrastive(z: Rows, g: Rows) -> float:
     return -2 / volume * pulled + pushed / volume**2
 
 
-def graph_barlow_twins(
-    z: Rows, g: Rows, off_diagonal: float, center: bool, eps: float
-) -> float:
+def graph_barlow_twins(z: Rows, g: Rows, off_diagonal: float, center: bool, eps: float) -> float:
     d, degree = len(z[0]), [math.fsum(row) for row in g]
     columns = [column(z, k) for k in range(d)]
     x = [centred(c, degree) if center else c for c in columns]

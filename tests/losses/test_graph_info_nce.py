@@ -216,10 +216,12 @@ def test_debiased_on_a_weighted_graph_agrees_with_the_reference():
 def test_a_row_without_any_negative_is_an_error():
     z = pair_rows(6, 3)[0]
     everyone = PairGraph.from_labels(torch.zeros(6, dtype=torch.long))
-    with pytest.raises(ValueError, match=r"every row needs a negative, row 0 of 6 has none"):
+    with pytest.raises(
+        ValueError, match=r"every row with a positive needs a negative, row 0 of 6 has none"
+    ):
         F.graph_info_nce(z, everyone, negatives="non_positive")
     graph = PairGraph.from_views(3)
-    with pytest.raises(ValueError, match=r"every row needs a negative"):
+    with pytest.raises(ValueError, match=r"every row with a positive needs a negative"):
         F.graph_info_nce(z, graph, negatives="non_positive", ids=torch.zeros(6, dtype=torch.long))
     same = torch.zeros(6, dtype=torch.long)
     assert F.graph_info_nce(z, graph, ids=same).item() == pytest.approx(0, abs=1e-12)
