@@ -37,6 +37,22 @@ def test_alignment_and_uniformity_by_definition_and_gradient():
     assert torch.autograd.gradcheck(metrics.alignment, (a, b))
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 2.0, 3.0])
+def test_alignment_of_identical_pairs_has_no_gradient(alpha):
+    """Wang and Isola's own form where that has a derivative; at distance 0 it is taken as 0."""
+    z, w = pair_rows(6, 4)
+    w[2] = z[2]
+    z.requires_grad_()
+    (got,) = torch.autograd.grad(metrics.alignment(z, w, alpha), z)
+    keep = [0, 1, 3, 4, 5]
+    apart = (unit(z[keep]) - unit(w[keep])).norm(dim=1).pow(alpha).sum() / 6
+    torch.testing.assert_close(metrics.alignment(z, w, alpha), apart)
+    torch.testing.assert_close(got, torch.autograd.grad(apart, z)[0])
+    if alpha >= 1:
+        whole = (unit(z) - unit(w)).norm(dim=1).pow(alpha).mean()
+        torch.testing.assert_close(got, torch.autograd.grad(whole, z)[0])
+
+
 def test_effective_rank_counts_directions():
     q, _ = torch.linalg.qr(pair_rows(40, 6)[0])
     assert metrics.effective_rank(q).item() == pytest.approx(6, rel=1e-4)
@@ -87,6 +103,29 @@ def test_neighborhood_accuracy_in_blocks(monkeypatch):
     torch.testing.assert_close(metrics.neighborhood_accuracy(z, y, k=7), whole)
     clusters = torch.eye(4)[y] + 0.01 * z[:, :4].float()
     assert metrics.neighborhood_accuracy(clusters, y).item() == 1.0
+
+
+def test_neighborhood_accuracy_with_many_neighbours():
+    """Votes are counted in rows x k memory; here against a count by hand, ties included."""
+    g = torch.Generator().manual_seed(0)
+    z, y = torch.randn(60, 4, generator=g), torch.randint(0, 1000, (60,), generator=g) % 7 * 10**12
+    for k in (1, 2, 5, 40, 59):
+        similarity = (unit(z) @ unit(z).T).fill_diagonal_(-math.inf)
+        right = 0
+        for i, near in enumerate(similarity.topk(k).indices):
+            votes = y[near].tolist()
+            right += max(votes, key=lambda v: (votes.count(v), -votes.index(v))) == int(y[i])
+        assert float(metrics.neighborhood_accuracy(z, y, k)) == pytest.approx(right / 60)
+
+
+@pytest.mark.parametrize(("n", "d"), [(8, 64), (30, 31), (40, 40), (200, 16), (1, 5)])
+def test_effective_rank_of_all_batches(n, d):
+    """min(n, d) singular values, also where the rows are fewer than the features."""
+    z = pair_rows(n, d)[0]
+    accumulator = metrics.EffectiveRank()
+    for part in z.split(7):
+        accumulator.update(part)
+    assert accumulator.compute() == pytest.approx(float(metrics.effective_rank(z)), rel=1e-6)
 
 
 def test_accumulators_agree_with_one_batch():

@@ -73,6 +73,16 @@ def test_module_is_open_clips():
     torch.testing.assert_close(out["contrastive_loss"], F.siglip(a, b, 3.0, 0.0))
 
 
+def test_module_takes_open_clips_settings():
+    a, b = (unit(z) for z in pair_rows(6, 3))
+    for settings in ({"dist_impl": "gather"}, {"chunk_size": 2}, {"dist_impl": None}):
+        torch.testing.assert_close(SigLIPLoss(**settings)(a, b, 3.0), SigLIPLoss()(a, b, 3.0))
+    with pytest.raises(ValueError, match=r"dist_impl must be one of 'bidir', 'shift', 're"):
+        SigLIPLoss(dist_impl="ring")
+    with pytest.raises(ValueError, match=r"SigLIPLoss: chunk_size must be at least 1, got 0"):
+        SigLIPLoss(chunk_size=0)
+
+
 def test_bad_arguments():
     a, b = (unit(z) for z in pair_rows(4, 3))
     with pytest.raises(ValueError, match=r"siglip: logit_bias must be finite, got nan"):

@@ -147,6 +147,24 @@ def test_module_with_masks(views, contrast_mode):
         torch.testing.assert_close(grad, wanted)
 
 
+@pytest.mark.parametrize("contrast_mode", ["all", "one"])
+def test_module_labels_of_any_real_dtype(contrast_mode):
+    """SupContrast compares labels and reshapes them to a column: dtype and (n, 1) do not matter."""
+    features = unit(pair_rows(8, 4)[0]).view(4, 2, 4)
+    module = SupConLoss(contrast_mode=contrast_mode)
+    y = torch.tensor([2, 0, 2, 1])
+    thirds = y.double() / 3
+    for given in (y[:, None], thirds, thirds[:, None].half(), y.to(torch.uint8), y.tolist()):
+        torch.testing.assert_close(module(features, given), module(features, y))
+    binary = y == 2
+    for given in (binary, binary[:, None], binary.numpy()):
+        torch.testing.assert_close(module(features, given), module(features, binary.long()))
+    unlabelled = torch.tensor([2, -1, 2, -1])
+    torch.testing.assert_close(
+        module(features, unlabelled - 0.5), module(features, torch.tensor([2, -1, 2, -3]))
+    )
+
+
 def test_module_flattens_features():
     features = pair_rows(6, 8)[0].view(3, 2, 2, 4)
     expected = SupConLoss()(features.flatten(2))
@@ -163,6 +181,10 @@ def test_errors():
         F.sup_con(z, torch.zeros(4, dtype=torch.long), base_temperature=-1.0)
     with pytest.raises(ValueError, match=r"SupConLoss: give labels or mask, not both"):
         SupConLoss()(z.view(2, 2, 3), torch.zeros(2), torch.eye(2))
+    with pytest.raises(ValueError, match=r"one value per sample \(2,\) or \(2, 1\), got \(3,\)"):
+        SupConLoss()(z.view(2, 2, 3), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"SupConLoss: labels must be finite, got 1 bad values"):
+        SupConLoss()(z.view(2, 2, 3), torch.tensor([0.0, math.nan]))
     with pytest.raises(ValueError, match=r"features must have shape \(n, views, ...\), got \(4, 3"):
         SupConLoss()(z)
     with pytest.raises(ValueError, match=r"SupConLoss: mask must have shape \(2, 2\), got \(3, 3"):
