@@ -5,7 +5,8 @@
 Ritz values never lie above the eigenvalues they stand for (Cauchy): t_i <= lambda_i. So if as many
 eigenvalues as Ritz values lie above a shift, say m, then lambda_{m+1} <= sigma + ||E||. At a shift
 inside the gap, m = k: the k largest were found, and the gap is at least t_k - sigma - ||E||. Where
-the cut lies inside a cluster, at a shift tol above t_k: lambda_k is at most that. More eigenvalues
+the cut lies inside a cluster, at a shift tol above t_k: lambda_k is at most that, which is a proof
+where tol is small beside the wanted values (or the rows of A, for values near 0). More eigenvalues
 than Ritz values, also of those up to ||R|| below the shift (Kahan 1967; Parlett 1998, section
 11.5): some were missed. No method that multiplies by A alone can tell that: what its start does not
 see, it does not miss. ||E||_F is estimated without bias from products with normal vectors, since
@@ -32,6 +33,7 @@ __all__ = ["Count", "Proof", "counting"]
 _PLACES = (7 / 8, 5 / 8, 3 / 8, 1 / 8)  # of the gap, below the last wanted value
 _ABOVE = (1.0, 0.7, 0.5, 0.35, 0.25)  # of tol, above it
 _NEAR = 1e-7  # of the norm: nearer to an eigenvalue, a factor without pivoting is no longer exact
+_SMALL = 0.1  # share of the wanted values that a proof may leave open
 _DENSE_ROWS = 10_000  # of any operator: a dense factor in a minute
 _MOST_DEFLATED = 256
 _PROBES = 4  # normal vectors that measure E
@@ -141,6 +143,9 @@ def _prove(
         shifts = [last - place * gap for place in _PLACES]
     else:
         shifts = [last + place * max(tol, _NEAR * norm) for place in _ABOVE]
+        # what is known to tol is known only where tol is small beside the values, or a usual row
+        if shifts[-1] - last > _SMALL * max(float(np.abs(values).max()), _usual_row(matrix)):
+            return Proof(0, 0, 0, shifts[0], math.inf)
     best: Proof | None = None
     for shift in shifts:
         try:
@@ -155,6 +160,12 @@ def _prove(
             return found
         best = best or found
     return best or Proof(0, 0, 0, shifts[0], math.inf)
+
+
+def _usual_row(matrix: Any) -> float:
+    """Median of sum_j |a_ij| over the rows that are not empty."""
+    size = np.asarray(abs(matrix).sum(axis=1)).ravel()
+    return float(np.median(size[size > 0])) if (size > 0).any() else math.inf
 
 
 def _count(

@@ -109,8 +109,12 @@ def shift_invert(
         )
     count = counting(task.op, task.deflated, known, matrix)
     n, k = task.op.n, task.k
-    offset = 1e-6 * max(task.norm, 1e-300)
-    solver = _Solve(task, matrix, found.hi + offset)
+    offset, top = 1e-6 * max(task.norm, 1e-300), found.hi
+    if task.tol < 1e-9 * task.norm:
+        # values that lie closer together: nearer to the top than what the probe's float32 can tell
+        top = min(task.op.bounds()[1], found.hi + offset)
+        offset = max(10.0 * task.tol, 1e-13 * task.norm)
+    solver = _Solve(task, matrix, top + offset)
     solves, factors, iterations = 0, 1, 0
     guard = max(2, min(k // 4, 8))
     width = min(k + guard, task.free)

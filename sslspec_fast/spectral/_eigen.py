@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from sslspec_fast.operators import GroupVectors, SymmetricOperator, centered
-from sslspec_fast.solvers import EigInfo, eigsh
+from sslspec_fast.solvers import EigInfo
 from sslspec_fast.spectral._cliques import Cliques, cliques_of
 from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral._resolve import DEFAULT_TOL, resolved, solve
 
 __all__ = [
     "Modes", "SpectrumInfo", "adjacency_modes", "canonical_signs", "dense_info",
@@ -27,8 +28,6 @@ __all__ = [
 
 Array = np.ndarray
 
-# Residuals relative to ||A||. Losses are quadratic in them; eigenvectors are not, hence 1e-9.
-DEFAULT_TOL = 1e-9
 # Components of different degree that H G H is diagonalised over by LAPACK.
 _DENSE_GROUPS = 2000
 
@@ -73,12 +72,19 @@ def canonical_signs(vectors: Array) -> Array:
 
 def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> SpectrumInfo:
     """Info of a dense solve whose full spectrum `values` (wanted first) is known."""
+    k = min(k, len(values))
     norm = float(np.abs(values).max(initial=0.0))
     gap = float(abs(values[k] - values[k - 1])) if 0 < k < len(values) else math.inf
+    # a full spectrum is never better than rounding of its largest value
+    known = np.maximum(residuals, 4.0 * np.finfo(np.float64).eps * norm)
+    usual = float(np.median(np.abs(values))) if len(values) else 0.0
+    whole = usual == 0.0 or resolved(values[:k], known[:k], gap, usual)
     return SpectrumInfo(
-        converged=True, residuals=residuals, norm=norm, gap=gap,
+        converged=whole, residuals=residuals, norm=norm, gap=gap,
         angle_bound=float(np.linalg.norm(residuals) / gap) if gap > 0 else math.inf,
-        cluster_cut=bool(gap <= 1e-12 * norm), method="dense", reason="pencil of the features",
+        cluster_cut=bool(gap <= 1e-12 * norm), method="dense",
+        reason="pencil of the features" + ("" if whole else "; stopped: rounding next to its norm "
+        "does not resolve the wanted values"),
         n_iter=1, n_matvec=0, seconds=seconds, precision="float64",
     )  # fmt: skip
 
@@ -95,7 +101,9 @@ def laplacian_modes(rel: Relation, k: int, solver: dict[str, Any]) -> Modes:
     if known is not None:
         values = known.sizes * known.weight
         return _exact_modes(rel, known, front, np.zeros(front.shape[1]), values, k, count - 1)
-    modes = _behind(rel, rel.laplacian(), k, "SA", groups, front, 0.0, count - 1, solver)
+    modes = _behind(
+        rel, rel.laplacian(), k, "SA", groups, front, 0.0, count - 1, solver, rel.usual_row
+    )
     if not rel.is_signed:
         modes.values = np.maximum(modes.values, 0.0)
     return modes
@@ -126,7 +134,7 @@ def normalized_modes(rel: Relation, k: int, solver: dict[str, Any], *, trivial: 
         inner = (known.loop - known.weight) / (known.loop + known.weight * (known.sizes - 1))
         ones = np.ones(front.shape[1])
         return _exact_modes(rel, known, front, ones, inner, k, exact, largest=True)
-    return _behind(rel, rel.normalized(), k, "LA", groups, front, 1.0, exact, solver)
+    return _behind(rel, rel.normalized(), k, "LA", groups, front, 1.0, exact, solver, 1.0)
 
 
 def adjacency_modes(rel: Relation, k: int, solver: dict[str, Any], *, center: bool) -> Modes:
@@ -141,9 +149,9 @@ def adjacency_modes(rel: Relation, k: int, solver: dict[str, Any], *, center: bo
             return _exact_modes(rel, known, front, values, inner, k, every, largest=True)
     op = rel.adjacency()
     if not center:
-        return _solve(rel, op, k, "LA", None, solver)
+        return _solve(rel, op, k, "LA", None, solver, rel.usual_row)
     constant = _groups(rel, np.zeros(rel.n, dtype=np.int64), None, 1)
-    return _solve(rel, centered(op), min(k, rel.n - 1), "LA", constant, solver)
+    return _solve(rel, centered(op), min(k, rel.n - 1), "LA", constant, solver, rel.usual_row)
 
 
 # ------------------------------------------------------------------ exact modes
@@ -229,18 +237,22 @@ def _exact_modes(
 
 def _behind(
     rel: Relation, op: SymmetricOperator, k: int, which: str, groups: GroupVectors, front: Array,
-    value: float, exact: int, solver: dict[str, Any],
+    value: float, exact: int, solver: dict[str, Any], usual: float,
 ) -> Modes:  # fmt: skip
     """The exact modes `front` (eigenvalue `value`, `exact` of them exist), then solved ones."""
     have = front.shape[1]
     if have < k:
-        rest = _solve(rel, op, k - have, which, groups, solver)
+        rest = _solve(rel, op, k - have, which, groups, solver, usual)
     elif have < exact or groups.count == rel.n:  # the cut lies between exact modes, or behind all
         rest = Modes(np.zeros(0), np.zeros((rel.n, 0)), _exact_info(rel, have < exact))
     else:  # one loose pair measures the gap behind the exact modes
-        rest = _solve(rel, op, 1, which, groups, {**solver, "tol": 1e-4, "angle_tol": None})
-        rest.info.gap = abs(float(rest.values[0]) - value)
-        rest.info.cluster_cut = rest.info.gap <= 10.0 * float(rest.info.residuals.max())
+        for tol in (1e-4, DEFAULT_TOL):  # loose where that tells it from them
+            loose = {**solver, "tol": tol, "angle_tol": None}
+            rest = _solve(rel, op, 1, which, groups, loose, usual)
+            rest.info.gap = abs(float(rest.values[0]) - value)
+            rest.info.cluster_cut = rest.info.gap <= 10.0 * float(rest.info.residuals.max())
+            if not rest.info.cluster_cut:
+                break
         rest.info.residuals, rest.info.angle_bound = np.zeros(0), 0.0
         rest.values, rest.vectors = np.zeros(0), np.zeros((rel.n, 0))
     rest.info.residuals = np.concatenate([np.zeros(have), rest.info.residuals])
@@ -260,10 +272,9 @@ def _exact_info(rel: Relation, cut: bool) -> SpectrumInfo:
 
 def _solve(
     rel: Relation, op: SymmetricOperator, k: int, which: str, groups: GroupVectors | None,
-    solver: dict[str, Any],
+    solver: dict[str, Any], usual: float,
 ) -> Modes:  # fmt: skip
-    settings = {"tol": DEFAULT_TOL, **solver}
-    found = eigsh(op, k, which=which, deflate=groups, **settings)
+    found = solve(op, k, which, groups, solver, usual)
     facts = {f.name: getattr(found.info, f.name) for f in dataclasses.fields(found.info)}
     info = SpectrumInfo(**facts, components=rel.components[0], isolated=int(rel.isolated.size))
     return Modes(_numpy(found.values), _numpy(found.vectors), info)

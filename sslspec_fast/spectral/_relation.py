@@ -131,6 +131,16 @@ class Relation:
             return bool(self.graph.has_negative_weights)
         return float(np.asarray(self.dense_matrix).min()) < 0
 
+    @cached_property
+    def usual_row(self) -> float:
+        """Median of sum_j |G_ij| over the rows that are not empty; 0 without any."""
+        if not self.is_signed:
+            size = self.degree
+        else:
+            whole = self.sparse() if self.dense_matrix is None else self.dense_matrix
+            size = np.asarray(abs(whole).sum(axis=1)).ravel()
+        return float(np.median(size[size > 0])) if (size > 0).any() else 0.0
+
     def sparse(self) -> sp.csr_array:
         """A CSR copy of G (materialises implicit cliques)."""
         if self.graph is not None:
