@@ -1,4 +1,4 @@
-"""Private functions of torch, each with a fallback for versions that lack it."""
+"""Private functions of torch that some supported versions lack, each with a fallback."""
 
 from __future__ import annotations
 

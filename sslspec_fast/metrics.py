@@ -18,7 +18,7 @@ from torch import Tensor
 
 from . import _checks as check
 from .graph.pair_graph import PairGraph
-from .losses._common import widen
+from .losses._common import numbered, widen
 from .primitives import pairwise
 from .primitives.unit_rows import unit_rows
 
@@ -187,12 +187,9 @@ def neighborhood_accuracy(
 
 def _equal_in_row(labels: Tensor) -> Tensor:
     """(n, k): how many of its row are equal to each entry, in (n, k) memory."""
-    ordered, order = labels.sort(dim=1)
-    fresh = torch.zeros_like(order)
-    fresh[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    run = fresh.cumsum(1)  # equal labels are neighbours now: the number of each run of them
-    length = torch.zeros_like(run).scatter_add_(1, run, torch.ones_like(run))
-    return torch.empty_like(run).scatter_(1, order, length.gather(1, run))
+    which = numbered(labels)
+    count = torch.zeros_like(which).scatter_add_(1, which, torch.ones_like(which))
+    return count.gather(1, which)
 
 
 def _perplexity(values: Tensor, eps: float) -> Tensor:

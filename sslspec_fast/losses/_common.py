@@ -54,6 +54,16 @@ def row_ids(ids: Tensor) -> Tensor:
     return ids.to(torch.int32)
 
 
+def numbered(labels: Tensor) -> Tensor:
+    """int64: the labels along the last dimension as 0, 1, ... in their order; by sorting, so that
+    no shape depends on the data.
+    """
+    ordered, order = labels.sort(dim=-1)
+    fresh = torch.ones_like(order)
+    fresh[..., 1:] = (ordered[..., 1:] != ordered[..., :-1]).to(fresh.dtype)
+    return torch.empty_like(order).scatter(-1, order, fresh.cumsum(-1) - 1)
+
+
 def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
     """(n,) log sum over k != i with another id of exp(scale_i u_i . u_k)."""
     if scale.dim() == 0:

@@ -94,7 +94,8 @@ def spectral_contrastive(
     if not return_terms:
         return loss
     if fused:
-        alignment = -2 / mu * sums[0] / (n if reduction == "mean" else 1)
+        attraction, _ = spectral_views.weights(n, 1 / mu, reduction == "mean")
+        alignment = attraction * sums[0]
     elif alignment is None:
         similarity = paired_rows(x1, x2, longest)[2]
         alignment = reduce_rows(-2 / mu * similarity, reduction, weight)

@@ -26,6 +26,7 @@ from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
+    numbered,
     reduce_rows,
     run_reference,
     self_lse,
@@ -106,17 +107,6 @@ def sup_con(
             rows = rows + smoothing(positive, total, n - 1, label_smoothing)
         loss = reduce_rows(torch.where(anchor, rows * factor, 0.0), reduction, weight)
     return add_terms(loss, positive * factor, reduction, weight) if return_terms else loss
-
-
-def numbered(labels: Tensor) -> Tensor:
-    """(n,) int64: the labels as 0, 1, ... in their order; by sorting, so that no shape depends on
-    the data.
-    """
-    order = labels.argsort()
-    ordered = labels[order]
-    fresh = torch.ones_like(order)
-    fresh[1:] = (ordered[1:] != ordered[:-1]).to(fresh.dtype)
-    return torch.empty_like(order).scatter(0, order, fresh.cumsum(0) - 1)
 
 
 def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

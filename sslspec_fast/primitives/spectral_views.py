@@ -23,8 +23,9 @@ from .._seam import _C, CODE, threads, unit_stride, view
 from . import _made_gradient as made
 from . import _spectral_cuda as cuda
 from . import _spectral_plain as plain
+from ._spectral_plain import weights
 
-__all__ = ["spectral_contrastive"]
+__all__ = ["spectral_contrastive", "weights"]
 
 
 def _shapes(
@@ -40,7 +41,7 @@ def _body(
     z1, z2 = unit_stride(z1), unit_stride(z2)
     sums = z1.new_empty(2, dtype=torch.float64)
     n, d = z1.shape
-    attraction, repulsion = plain.weights(n, factor, mean)
+    attraction, repulsion = weights(n, factor, mean)
     work = z1.new_empty(_C.spectral_views_workspace_size(n, d, CODE[z1.dtype]))
     g1, g2 = grads
     _C.spectral_views(

@@ -23,7 +23,8 @@ from sslspec_fast.operators.base import Deflated
 from sslspec_fast.primitives.basis import gram, multiply, multiply_into
 
 __all__ = [
-    "Basis", "cholesky", "column_norms", "columns", "host_memory", "orthonormalize", "remaining",
+    "Basis", "cholesky", "column_norms", "columns", "host_memory", "orthonormalize",
+    "physical_memory", "remaining",
     "stacked",
 ]  # fmt: skip
 
@@ -37,12 +38,17 @@ _SMALL = {torch.float64: 1e-290, torch.float32: 1e-30}
 _PIECE = 1 << 16  # entries
 
 
-def host_memory() -> float:
-    """Bytes of memory of this machine; a modest guess where nothing tells."""
+def physical_memory() -> int | None:
+    """Bytes of memory of this machine; None where the system does not tell."""
     try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
-        return 8e9
+        return None
+
+
+def host_memory() -> float:
+    """Bytes of memory of this machine; a modest guess where the system does not tell."""
+    return float(physical_memory() or 8e9)
 
 
 def column_norms(t: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from sslspec_fast.operators import GroupVectors, SymmetricOperator, centered
 from sslspec_fast.solvers import EigInfo
 from sslspec_fast.spectral._cliques import Cliques, cliques_of
-from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral._relation import Relation, host_array
 from sslspec_fast.spectral._resolve import DEFAULT_TOL, resolved, solve
 
 __all__ = [
@@ -167,7 +167,7 @@ def _inside(groups: GroupVectors, use: Array, k: int) -> Array:
 
     Columns of the Householder reflection that maps e_1 to the coordinates of that sum.
     """
-    norms = _numpy(groups.norms)[use]
+    norms = host_array(groups.norms)[use]
     u = norms / np.linalg.norm(norms)
     u[0] += 1.0
     width = min(k, len(u) - 1)
@@ -176,13 +176,13 @@ def _inside(groups: GroupVectors, use: Array, k: int) -> Array:
     columns -= np.outer(u, u[1 : width + 1]) * (2.0 / (u @ u))
     every = np.zeros((groups.count, width))
     every[use] = columns
-    return _numpy(groups.weights)[:, None] * every[_numpy(groups.labels)]
+    return host_array(groups.weights)[:, None] * every[host_array(groups.labels)]
 
 
 def _own(groups: GroupVectors, use: Array, k: int) -> Array:
     """(n, min(k, c)) the first groups in `use` themselves."""
     chosen = np.flatnonzero(use)[:k]
-    return _numpy(groups.weights)[:, None] * (_numpy(groups.labels)[:, None] == chosen)
+    return host_array(groups.weights)[:, None] * (host_array(groups.labels)[:, None] == chosen)
 
 
 def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array, int] | None:
@@ -198,7 +198,7 @@ def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array,
     if not center:
         order = np.argsort(-degree, kind="stable")
         chosen = order[:k]
-        vectors = _numpy(groups.weights)[:, None] * (labels[:, None] == chosen)
+        vectors = host_array(groups.weights)[:, None] * (labels[:, None] == chosen)
         return vectors, degree[order[: k + 1]], count
     if np.ptp(degree) <= 1e-12 * degree.max(initial=0.0):  # G is a multiple of I on this span
         vectors = _inside(groups, np.ones(count, dtype=bool), k)
@@ -206,11 +206,11 @@ def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array,
         return vectors, np.full(more, degree.max(initial=0.0)), count - 1
     if count > _DENSE_GROUPS:
         return None
-    t = _numpy(groups.norms) / np.sqrt(rel.n)
+    t = host_array(groups.norms) / np.sqrt(rel.n)
     basis = np.linalg.svd(t[None, :])[2][1:].T  # the complement of the constant
     values, inner = np.linalg.eigh(basis.T @ (degree[:, None] * basis))
     values, inner = values[::-1], (basis @ inner)[:, ::-1]
-    vectors = _numpy(groups.weights)[:, None] * inner[:, :k][labels]
+    vectors = host_array(groups.weights)[:, None] * inner[:, :k][labels]
     return vectors, values[: k + 1].copy(), count - 1
 
 
@@ -277,8 +277,4 @@ def _solve(
     found = solve(op, k, which, groups, solver, usual)
     facts = {f.name: getattr(found.info, f.name) for f in dataclasses.fields(found.info)}
     info = SpectrumInfo(**facts, components=rel.components[0], isolated=int(rel.isolated.size))
-    return Modes(_numpy(found.values), _numpy(found.vectors), info)
-
-
-def _numpy(x: Any) -> Array:
-    return x.cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+    return Modes(host_array(found.values), host_array(found.vectors), info)

@@ -22,6 +22,11 @@ __all__ = ["Relation", "to_numpy"]
 Array = np.ndarray
 
 
+def host_array(x: Any) -> Array:
+    """A tensor or array in host memory, in its own dtype."""
+    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
+
+
 def to_numpy(x: Any, name: str, ndim: int) -> Array:
     """A float64 NumPy copy (or view) of a tensor or array; checked for shape and finiteness."""
     if isinstance(x, torch.Tensor):

@@ -18,10 +18,10 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 
 from sslspec_fast.operators import GroupVectors, SymmetricOperator
 from sslspec_fast.solvers import ConvergenceWarning, EigInfo, EigResult, eigsh
+from sslspec_fast.spectral._relation import host_array
 
 __all__ = ["DEFAULT_TOL", "resolved", "solve"]
 
@@ -67,7 +67,9 @@ def solve(
 
     def good(found: EigResult) -> bool:
         info = found.info
-        return resolved(_numpy(found.values), info.residuals, info.gap, usual, tol)
+        return resolved(
+            host_array(found.values).astype(np.float64), info.residuals, info.gap, usual, tol
+        )
 
     low, high = op.bounds()
     heavy = _SPREAD * usual < max(abs(low), abs(high)) < math.inf
@@ -94,7 +96,7 @@ def solve(
 def _finer(
     op: SymmetricOperator, which: str, settings: dict[str, Any], norm: float, usual: float
 ) -> dict[str, Any] | None:  # fmt: skip
-    """Settings that resolve values near `usual` next to that norm; None: nobody knows any."""
+    """Settings that resolve values near `usual` next to that norm; None: there are none."""
     share = min(_SHARE * max(float(settings["tol"]), DEFAULT_TOL), 1.0)
     tol = 0.3 * share * _USUAL * usual / max(norm, 1e-300)
     finer: dict[str, Any] = {"tol": max(min(tol, settings["tol"]), 1e-14)}
@@ -117,7 +119,3 @@ def _after(before: EigInfo, info: EigInfo) -> EigInfo:
         n_solve=before.n_solve + info.n_solve, seconds=before.seconds + info.seconds,
         reason=f"at the scale of the wanted values, after {before.method}",
     )  # fmt: skip
-
-
-def _numpy(x: Any) -> Array:
-    return x.double().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, np.float64)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 
 try:
     from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
@@ -31,6 +30,7 @@ from sslspec_fast._checks import count
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.spectral._checks import check_positive
 from sslspec_fast.spectral._labels import class_codes
+from sslspec_fast.spectral._relation import host_array
 from sslspec_fast.spectral._samples import check_size, lookup, neighbor_rows, unit_of
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
@@ -108,13 +108,13 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             self._check_kernel()
             design["kernel"] = self._kernel_rows(X, X)
         form = self._solve(graph, k, design)
-        self.embedding_ = _numpy(form.embedding)
-        self.eigenvalues_ = _numpy(form.eigenvalues)
-        self.filter_ = _numpy(form.filter)
+        self.embedding_ = host_array(form.embedding)
+        self.eigenvalues_ = host_array(form.eigenvalues)
+        self.filter_ = host_array(form.filter)
         self.loss_, self.rank_, self.info_ = form.loss, form.rank, form.info
         self.closed_form_ = form
         if self.regime == "linear":
-            self.components_ = _numpy(form.weights).T
+            self.components_ = host_array(form.weights).T
         self._fit_X = None if precomputed else X
         self._n_features_out = self.embedding_.shape[1]
         return self
@@ -140,9 +140,9 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         if self.regime == "linear":
             return X @ self.components_.T
         if self.regime == "kernel":
-            return _numpy(self.closed_form_.transform(self._kernel_rows(X, self._fit_X)))
+            return host_array(self.closed_form_.transform(self._kernel_rows(X, self._fit_X)))
         if precomputed:
-            return _numpy(self.closed_form_.transform(X))
+            return host_array(self.closed_form_.transform(X))
         return self._extend(X)
 
     # ------------------------------------------------------------------ checks
@@ -185,7 +185,7 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 raise ValueError(
                     "affinity='labels' requires y to be passed, but the target y is None"
                 )
-            codes = class_codes(_numpy(y).reshape(-1), "y")
+            codes = class_codes(host_array(y).reshape(-1), "y")
             if len(codes) != X.shape[0]:
                 raise ValueError(
                     f"y must have one label per row of X: {X.shape[0]}, got {len(codes)}"
@@ -223,7 +223,7 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             # neighbours".
             weight = 0.5 + 0.5 * (distance <= self._reach[index])
             edges = neighbor_rows(index, weight, self.embedding_.shape[0])
-            out[fresh] = _numpy(self.closed_form_.transform(edges))
+            out[fresh] = host_array(self.closed_form_.transform(edges))
         return out
 
     def _kernel_rows(self, X: Array, training: Array) -> Array:
@@ -380,7 +380,3 @@ class BarlowTwinsEmbedding(_ClosedFormEmbedding):
         return barlow_twins(
             graph, k, off_diagonal=self.off_diagonal, whitened=self.whitened, **design
         )
-
-
-def _numpy(x: Any) -> Array:
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from sslspec_fast.solvers._basis import physical_memory
 
 __all__ = ["FileProblem", "check_memory", "reading"]
 
@@ -36,11 +37,8 @@ def reading(path: Path) -> Iterator[None]:
 
 def check_memory(path: Path, needed: int, what: str) -> None:
     """Refuse a declared size that this machine cannot hold, before anything is allocated."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # a system that does not say
-        return
-    if needed > memory:
+    memory = physical_memory()
+    if memory is not None and needed > memory:
         raise FileProblem(
             path,
             f"{what} must fit in the memory of {memory / 2**30:.3g} GiB, but declares "
