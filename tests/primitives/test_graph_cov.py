@@ -158,8 +158,9 @@ def test_errors_name_the_argument() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_running_out_of_memory_in_any_thread_is_a_memory_error(threads: int) -> None:
-    # in a process of its own: the limit on its memory cannot be taken back
+def test_running_out_of_memory_in_any_thread_is_a_memory_error(tmp_path, threads: int) -> None:
+    # In a process of its own, because the limit on its memory cannot be taken back. It starts in
+    # an empty folder: the current directory is the first place where `python -c` looks.
     code = f"""
 import resource, torch, sslspec_fast as sf
 torch.set_num_threads({threads})
@@ -175,5 +176,7 @@ try:
 except (MemoryError, RuntimeError) as problem:
     print(type(problem).__name__)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
     assert (run.returncode, run.stdout.strip() in ("MemoryError", "RuntimeError")) == (0, True), run
