@@ -12,7 +12,7 @@ set(cuda_archs ${SSLSPEC_CUDA_ARCHS})
 set(hopper_sources ${cuda_sources})
 list(FILTER hopper_sources INCLUDE REGEX "_sm90a\\.cu$")
 list(FILTER cuda_sources EXCLUDE REGEX "_sm90a\\.cu$")
-file(GLOB cuda_host_sources CONFIGURE_DEPENDS csrc/cuda/*.cpp)
+file(GLOB cuda_host_sources CONFIGURE_DEPENDS csrc/*/cuda/*.cpp)
 target_sources(_C PRIVATE ${cuda_host_sources})
 target_compile_definitions(_C PRIVATE SSLSPEC_WITH_CUDA)
 set_target_properties(_C PROPERTIES CUDA_ARCHITECTURES "${SSLSPEC_CUDA_ARCHS}")  # the module was made before CUDA was on

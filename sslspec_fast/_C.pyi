@@ -22,7 +22,7 @@ def cuda_basis_random(y: View, seed: int, stream: int, /) -> None: ...
 def cuda_archs() -> str: ...
 
 # fmt: off
-# ---- CPU kernels: csrc/*.h says what each argument is ----
+# ---- CPU kernels: csrc/*/*.h say what each argument is ----
 def basis_gram_workspace_size(n: int, p: int, q: int, /) -> int: ...
 def basis_gram(
     a: list[View], b: View, w: View | None, g: View, workspace: View, exact: bool, threads: int, /
@@ -128,7 +128,7 @@ def unit_rows_backward(
     x: list[View], norm: list[View], longest: float, grad: list[View], grad_dot: Maybe,
     grad_z: list[View], threads: int, /
 ) -> None: ...
-# ---- CUDA kernels: csrc/cuda/*.h; they raise CudaError in a build without CUDA ----
+# ---- CUDA kernels: csrc/*/cuda/*.h; they raise CudaError in a build without CUDA ----
 def cuda_pairwise_workspace(
     n: int, m: int, d: int, dtype: int, symmetric: bool, columns: bool, which: int, /
 ) -> int: ...

@@ -172,14 +172,47 @@ def test_every_loss_names_its_source_and_shows_an_example(name: str) -> None:
     assert ">>>" in text, "a loss shows a runnable example"
 
 
-@pytest.mark.parametrize("name", [p.stem for p in sources(CSRC, ".cpp") if p.parent == CSRC])
+FAMILIES = ("basis", "fused", "gram", "pairwise", "rows", "sparse")
+OTHER_NAMES = {  # of the Python side of an entry point of the core
+    "pairwise/prefixes": "pairwise_prefixes",
+    "fused/two_views": "pairwise_views",
+    "fused/spectral_contrastive": "spectral_views",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [str(p.relative_to(CSRC).with_suffix("")) for f in FAMILIES for p in (CSRC / f).glob("*.cpp")],
+)
 def test_every_primitive_has_its_siblings(name: str) -> None:
-    if name.startswith(("bindings", "register")):
-        pytest.skip("the seam is no primitive")
-    stem = re.sub(r"_(fwd|bwd|sigmoid|softmax)$", "", name)
-    assert list((CSRC / "cpu").glob(f"{stem}*")), f"no CPU kernel for csrc/{name}.cpp"
-    assert (PACKAGE / "primitives" / f"{stem}.py").exists()
-    assert (ROOT / "tests" / "primitives" / f"test_{stem}.py").exists()
+    path = CSRC / name
+    assert path.with_suffix(".h").exists()
+    assert (path.parent / "cpu" / f"{path.name}.h").exists(), f"no CPU kernel for csrc/{name}.cpp"
+    stem = OTHER_NAMES.get(name, path.name)
+    assert list(PACKAGE.rglob(f"{stem}.py"))
+    assert list((ROOT / "tests").rglob(f"test_{stem}.py"))
+
+
+def test_folders_of_the_core_show_their_design() -> None:
+    # What more than one family needs has a home of its own, and a reader can see a folder at once.
+    for family in FAMILIES:
+        allowed = {"common", "simd", "gpu", family} | {"gram": {"rows"}}.get(family, set())
+        if family == "fused":
+            allowed |= set(FAMILIES)
+        for path in sources(CSRC / family, *CPP):
+            included = re.findall(r'#include "([^"]+)"', path.read_text("utf-8"))
+            beyond = {name for name in included if name.split("/")[0] not in allowed}
+            assert beyond == set(), f"{path.relative_to(ROOT)} includes {beyond}"
+    for folder in ("common", "simd", "gpu"):
+        for path in sources(CSRC / folder, *CPP):
+            included = re.findall(r'#include "([^"]+)"', path.read_text("utf-8"))
+            assert {n for n in included if n.split("/")[0] in FAMILIES} == set(), path
+    crowded = {
+        str(folder.relative_to(ROOT)): files
+        for folder in (CSRC, *(p for p in CSRC.rglob("*") if p.is_dir()))
+        if (files := sum(p.is_file() for p in folder.iterdir())) > 20
+    }
+    assert crowded == {}
 
 
 def test_references_import_nothing_from_the_package() -> None:

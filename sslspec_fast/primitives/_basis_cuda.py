@@ -17,7 +17,8 @@ from .._seam import _C, stream, unit_stride, view
 
 __all__ = ["gram", "multiply_into", "random_into"]
 
-# csrc/cuda/basis.h: blocks of one call, their columns in all (counted in fours), of the other side
+# csrc/basis/cuda/basis.h: blocks of one call, their columns in all (counted in fours), of the other
+# side
 _TERMS, _TALL, _NARROW = 4, 128, 32
 _PARTS = 512  # of the rows in a wide product
 

@@ -1,7 +1,7 @@
 """``gram`` on a GPU: columns, operands, products and loss forward, the gradient backward.
 
 What the gradient needs of the products is made beside the value; the pass over memory that
-completes it (csrc/cuda/gram.h) is the backward pass, where the factor from above is known: the
+completes it (csrc/gram/cuda/gram.h) is the backward pass, where the factor from above is known: the
 gradient is rounded once, in the dtype of the rows, after it was multiplied. Rows are read in their
 own dtype.
 """
@@ -22,11 +22,11 @@ from ._gram_products import BLOCK, Products, blocks
 
 __all__ = ["BARLOW_TWINS", "SQNORM", "SQNORM_CENTERED", "VICREG", "fused"]
 
-SQNORM, SQNORM_CENTERED, VICREG, BARLOW_TWINS = range(4)  # GramKind of csrc/cuda/gram.h
+SQNORM, SQNORM_CENTERED, VICREG, BARLOW_TWINS = range(4)  # GramKind of csrc/gram/cuda/gram.h
 
 
 class _Form(NamedTuple):
-    """How csrc/cuda/gram.h composes a loss and its gradient."""
+    """How csrc/gram/cuda/gram.h composes a loss and its gradient."""
 
     alpha: float
     shares: tuple[float, float, float]

@@ -18,7 +18,7 @@ from ._matmul import add_mm_float32, mm_float32, mm_float32_into
 
 __all__ = ["BLOCK", "ROWS", "Products", "blocks"]
 
-BLOCK, ROWS = 256, 8  # kGramBlock, kGramRows of csrc/cuda/gram.h
+BLOCK, ROWS = 256, 8  # kGramBlock, kGramRows of csrc/gram/cuda/gram.h
 _STRIP_BYTES = 64 << 20
 _TILES = 256  # what keeps a GPU busy
 
@@ -135,7 +135,7 @@ def _square(
     product: Tensor, dtype: torch.dtype, cross: bool, masked: bool, offset: int, sums: Tensor,
     slot: int,
 ) -> Tensor:  # fmt: skip
-    """The sums of csrc/cuda/gram.h; the matrices for the next GEMM, in place where that can be."""
+    """The sums of csrc/gram/cuda/gram.h; the matrices for the next GEMM, in place if it can be."""
     m, chunks, r, c = product.shape
     if dtype == product.dtype and chunks == 1:
         out = product[:, 0]

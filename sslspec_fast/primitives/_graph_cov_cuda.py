@@ -1,4 +1,4 @@
-"""csrc/graph_cov.h on a GPU: strips of A Y by the gather kernel, products by GEMM.
+"""csrc/sparse/graph_cov.h on a GPU: strips of A Y by the gather kernel, products by GEMM.
 
 A strip of at most 32 MiB stays in the L2 cache of a data-centre GPU between the kernel that makes
 it and the product that reads it; A Y as a whole is not stored. A symmetric A with Y = X gathers

@@ -16,7 +16,7 @@ from . import _pairwise_cuda as cuda
 
 __all__ = ["backward", "forward", "gradient_shapes", "shapes"]
 
-_FORMS = {"stacked": 0, "rows": 1, "both": 2}  # ViewForm of csrc/cuda/pairwise_views.h
+_FORMS = {"stacked": 0, "rows": 1, "both": 2}  # ViewForm of csrc/fused/cuda/two_views.h
 
 
 def shapes(

@@ -24,7 +24,7 @@ __all__ = [
     "gram", "multiply", "multiply_into", "new_block", "new_blocks", "project_out", "random_block",
 ]  # fmt: skip
 
-_TERMS = 32  # kBasisTerms of csrc/cpu/basis.h
+_TERMS = 32  # kBasisTerms of csrc/basis/cpu/basis.h
 _LINE = 64  # bytes of a cache line
 
 

@@ -47,7 +47,7 @@ def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0, *, half: boo
 
 
 class Form(NamedTuple):
-    """The arguments of csrc/gram.h under their names there; vectors are (1 or 2, d)."""
+    """The arguments of csrc/gram/gram.h under their names there; vectors are (1 or 2, d)."""
 
     alpha: float
     cross: bool
@@ -62,7 +62,7 @@ class Form(NamedTuple):
 
 
 def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
-    """(1 or 2,) float64: one call of the kernel, csrc/gram.h. Nobody wants an empty gradient."""
+    """(1 or 2,) float64: one call of the kernel, csrc/gram/gram.h. Empty gradients are skipped."""
     n, d = x.shape
     operands = 1 if y is None else 2
     value = x.new_empty(1 if form.cross else operands, dtype=torch.float64)

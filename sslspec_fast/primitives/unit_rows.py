@@ -31,7 +31,7 @@ _EPS = 1e-12  # as torch.nn.functional.normalize
 def forward_into(
     z: Sequence[Tensor], longest: float, x: Sequence[Tensor], norm: Tensor, dot: Tensor | None
 ) -> None:
-    """Rows, norms and similarity of one or two operands; see csrc/unit_rows.h."""
+    """Rows, norms and similarity of one or two operands; see csrc/rows/unit_rows.h."""
     args = (
         [view(unit_stride(t)) for t in z], longest, [view(t) for t in x], [view(r) for r in norm],
         view(dot),

@@ -2,15 +2,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "cuda/basis.h"
-#include "cuda/gram.h"
-#include "cuda/moments.h"
-#include "cuda/pairwise_op.h"
-#include "cuda/pairwise_views.h"
-#include "cuda/sparse.h"
-#include "cuda/spectral_views.h"
+#include "basis/cuda/basis.h"
+#include "gram/cuda/gram.h"
+#include "rows/cuda/moments.h"
+#include "pairwise/cuda/pairwise.h"
+#include "fused/cuda/two_views.h"
+#include "sparse/cuda/sparse.h"
+#include "fused/cuda/spectral_contrastive.h"
 #include "tensor_caster.h"
-#include "unit_rows.h"
+#include "rows/unit_rows.h"
 
 namespace py = pybind11;
 using namespace sslspec;

@@ -1,12 +1,12 @@
-// Host stand-ins: for csrc/cuda/pairwise_weights_sm90a.cu the same numbers without CUTLASS, for
-// pairwise_statistics_sm90a.cu and pairwise_sums_sm90a.cu their products; the chained kernel of Hopper is not emulated.
+// Host stand-ins: for csrc/pairwise/cuda/weights_sm90a.cu the same numbers without CUTLASS, for
+// statistics_sm90a.cu and sums_sm90a.cu beside it their products; the chained kernel of Hopper is not emulated.
 #include <cuda_bf16.h>
 
 #include <cmath>
 #include <vector>
 
 #include "common/check.h"
-#include "cuda/pairwise_sums.cuh"
+#include "pairwise/cuda/sums.cuh"
 
 namespace sslspec::cuda {
 

@@ -1,0 +1,26 @@
+// CPU entry points of the spectral contrastive loss of two views; see csrc/fused/spectral_contrastive.h for the
+// mathematics.
+#pragma once
+#include <cstdint>
+
+#include "simd/isa.h"
+
+namespace sslspec::cpu {
+
+template <typename T>
+struct SpectralViewsArgs {
+  const T* z[2];  // [n, d] row stride ldz
+  int64_t ldz[2];
+  int64_t n, d;
+  double longest;                // of a row
+  double attraction, repulsion;  // factors of the two sums in the gradient
+  double* value;                 // [2]: the two sums
+  T* grad[2];                    // [n, d] contiguous, or null: not wanted
+  T* workspace;
+  int threads;
+};
+
+SSLSPEC_EACH_ISA(template <typename T> int64_t spectral_views_workspace(int64_t n, int64_t d);
+                 template <typename T> void spectral_views(const SpectralViewsArgs<T>& args);)
+
+}  // namespace sslspec::cpu

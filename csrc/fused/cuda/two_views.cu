@@ -1,0 +1,312 @@
+// Entry points of two_views.h: checks, the layout of the workspace, and the order of the launches.
+#include "fused/cuda/two_views.cuh"
+
+#include "fused/cuda/two_views.h"
+
+namespace sslspec::cuda {
+namespace {
+
+constexpr const char* kOp = "pairwise_views";
+
+DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : wide_type(rows); }
+
+// The workspace of a pass, laid out; base == nullptr only counts. T: the dtype of the statistics.
+template <typename T>
+struct ViewBuffers {
+  T *losses, *factors;         // forward: the loss of every anchor; backward: w, at the beginning
+  Partial *x_parts, *y_parts;  // forward, float32: of the first operand (or the stacked rows), of the second
+  Partial* tile_sums;
+  Weight* weights[2];  // backward from here on; of both operands, each at 16 bytes (bulk copies) unless stacked
+  T *scale_parts, *product;
+  float* split;
+  int64_t size = 0;
+
+  ViewBuffers(T* base, int64_t n, int64_t width, DType dtype, ViewForm form, bool backward, bool own_product) {
+    auto take = [&](int64_t bytes) {
+      T* p = base == nullptr ? nullptr : base + size;
+      size += (bytes + 255) / 256 * 256 / static_cast<int64_t>(sizeof(T));
+      return p;
+    };
+    constexpr bool kFloat = std::is_same_v<T, float>;
+    const int64_t real = sizeof(T), count = form == ViewForm::stacked ? 2 * n : n;  // rows of the problem
+    const bool columns = form == ViewForm::both;
+    losses = factors = take(2 * n * real);
+    x_parts = y_parts = nullptr, tile_sums = nullptr, split = nullptr, weights[0] = weights[1] = nullptr,
+    scale_parts = product = nullptr;
+    if (!backward && kFloat) {
+      const PairwiseGrid grid(count, count);
+      x_parts = reinterpret_cast<Partial*>(take(grid.y_supers * count * int64_t{sizeof(Partial)}));
+      if (columns) y_parts = reinterpret_cast<Partial*>(take(grid.x_supers * count * int64_t{sizeof(Partial)}));
+      const int64_t sums = pairwise_tile_sums_size(count, count, width, dtype, form == ViewForm::stacked, columns);
+      if (sums > 0) tile_sums = reinterpret_cast<Partial*>(take(sums * int64_t{sizeof(Partial)}));
+    }
+    if (!backward) return;
+    scale_parts = take(n * real);
+    if (!own_product) return;
+    product = take(2 * n * width * real);
+    if (!kFloat) return;
+    weights[0] = reinterpret_cast<Weight*>(take(count * int64_t{sizeof(Weight)}));
+    if (form != ViewForm::stacked)
+      weights[1] = reinterpret_cast<Weight*>(take(n * int64_t{sizeof(Weight)}));
+    else if (base != nullptr)
+      weights[1] = weights[0] + n;
+    const int64_t splits = pairwise_chained_splits(count, count);
+    if (splits > 1) split = reinterpret_cast<float*>(take(splits * count * (width + 2) * 4));
+  }
+};
+
+// The inputs that both passes share, checked.
+struct Views {
+  ViewInputs in;
+  ViewForm form;
+  int64_t n, d, width, stream;
+  DType dtype, multiplied, real;  // of z, of what is multiplied, of the statistics
+  int device;
+  bool fast;
+
+  Views(const ViewInputs& in, bool fast, int64_t stream)
+      : in(in), form(static_cast<ViewForm>(in.form)), n(in.z1.shape[0]), d(in.z1.shape[1]), width(in.u.shape[1]),
+        stream(stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(wide_type(dtype)),
+        device(in.z1.device), fast(fast) {
+    SSLSPEC_CHECK(device != kCpu, kOp, ": z1 must be on a CUDA device");
+    SSLSPEC_CHECK(in.z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(in.z1));
+    SSLSPEC_CHECK(dtype != DType::i32 && dtype != DType::i64, kOp, ": z1 must be floating point, got ", dtype);
+    SSLSPEC_CHECK(in.form >= 0 && in.form <= 2 && (in.unit || !stacked()), kOp, ": there is no form ", in.form);
+    check_rows("z1", in.z1);
+    check_rows("z2", in.z2);
+    SSLSPEC_CHECK(in.u.ndim == 2, kOp, ": u must be a matrix, got ", shape_text(in.u));
+    check_matrix(kOp, "u", in.u, copied() ? 2 * n : 0, width, multiplied, device);
+    SSLSPEC_CHECK(width >= d && (dtype == DType::f64 || width * element() % 16 == 0), kOp,
+                  ": rows of u must be a multiple of 16 bytes and have at least ", d, " columns, got ", width);
+    const bool fits = !in.unit && dtype == multiplied && width == d && at_16_bytes(in.z1) && at_16_bytes(in.z2);
+    SSLSPEC_CHECK(copied() ? in.u.stride[0] == width : fits, kOp,
+                  ": rows must be copied to u (contiguous) unless they are multiplied as they are");
+    check_vector(kOp, "stats", in.stats, 7 * n + 8 * ceil_div(n, kBoundRows) + 1, real, device);
+  }
+
+  bool stacked() const { return form == ViewForm::stacked; }
+  bool columns() const { return form == ViewForm::both; }
+  bool copied() const { return in.u.shape[0] != 0; }
+  int64_t count() const { return stacked() ? 2 * n : n; }  // of losses, and rows of the problem
+  int64_t element() const { return multiplied == DType::bf16 ? 2 : multiplied == DType::f64 ? 8 : 4; }
+  bool at_16_bytes(const TensorView& z) const {
+    return dtype == DType::f64 ||
+           (reinterpret_cast<uintptr_t>(z.data) % 16 == 0 && (n <= 1 || z.stride[0] * element() % 16 == 0));
+  }
+
+  void check_rows(const char* name, const TensorView& z) const { check_matrix(kOp, name, z, n, d, dtype, device); }
+  void check_gradient(const char* name, const TensorView& z) const {
+    check_rows(name, z);
+    SSLSPEC_CHECK(n <= 1 || z.stride[0] == d, kOp, ": ", name, " must be contiguous");
+  }
+  void check_scalar(const char* name, const TensorView& t) const {
+    check_dense(kOp, name, t, 0, nullptr, real, device);
+  }
+  void check_loss(const char* name, const TensorView& t) const {
+    const bool fits =
+        t.ndim == 0 || (stacked() ? t.ndim == 2 && t.shape[0] == 2 && t.shape[1] == n : t.ndim == 1 && t.shape[0] == n);
+    SSLSPEC_CHECK(fits, kOp, ": ", name, " must be a scalar or hold ", count(), " losses, got ", shape_text(t));
+    SSLSPEC_CHECK(t.dtype == real && t.device == device, kOp, ": ", name, " must be ", real, " on device ", device);
+  }
+
+  template <typename T>
+  ViewBuffers<T> buffers(const TensorView& workspace, bool backward, bool own_product) const {
+    const ViewBuffers<T> sizes(nullptr, n, width, multiplied, form, backward, own_product);
+    check_vector(kOp, "workspace", workspace, sizes.size, real, device);
+    return ViewBuffers<T>(workspace.as<T>(), n, width, multiplied, form, backward, own_product);
+  }
+  template <typename T>
+  ViewStats<T> stats() const {
+    T* p = in.stats.as<T>();
+    return {p,
+            p + 2 * n,
+            p + 3 * n,
+            p + in.stats.shape[0] - 1,
+            reinterpret_cast<int32_t*>(p + 5 * n),
+            reinterpret_cast<BlockBound*>(p + 7 * n)};
+  }
+  template <typename T>
+  BlockBound* bounds(int o) const {
+    return stats<T>().bounds + (stacked() ? 0 : o * ceil_div(n, kBoundRows));
+  }
+  template <typename Z>
+  ViewRows<Z> rows() const {
+    return {n,
+            d,
+            width,
+            {in.z1.as<Z>(), in.z2.as<Z>()},
+            {in.z1.stride[0], in.z2.stride[0]},
+            copied() ? in.u.as<Multiplied<Z>>() : nullptr,
+            stats<Real<Z>>(),
+            in.unit,
+            stacked()};
+  }
+  TensorView operand(int o) const {
+    if (!copied()) return o == 0 ? in.z1 : in.z2;
+    TensorView t = in.u;
+    if (stacked()) return t;
+    t.data = static_cast<unsigned char*>(t.data) + o * n * width * element(), t.shape[0] = n;
+    return t;
+  }
+  // s_ij of operand o by rows
+  template <typename T>
+  PairwiseProblem problem(int o) const {
+    PairwiseProblem p{};
+    p.x = operand(o), p.y = operand(1 - o);
+    p.scale = stats<T>().scale;
+    if (stacked()) p.x_ids = p.y_ids = stats<T>().ids;
+    p.skip_self = true, p.symmetric = stacked();
+    p.precision = fast ? Precision::fast : Precision::exact;
+    p.device = device, p.stream = stream;
+    return p;
+  }
+  dim3 by_pair() const { return dim3(static_cast<unsigned>(ceil_div(n, kViewWarps))); }
+  dim3 by_row() const { return dim3(static_cast<unsigned>(ceil_div(2 * n, kViewThreads))); }
+};
+
+template <typename Z>
+bool wide(const TensorView& t) {  // in packs of 16 bytes?
+  constexpr int64_t kPack = 16 / sizeof(Z);
+  return reinterpret_cast<uintptr_t>(t.data) % 16 == 0 && t.stride[0] % kPack == 0 && t.shape[1] % kPack == 0;
+}
+
+template <typename T>
+void launch_factors(const Views& v, const ViewBuffers<T>& w, const TensorView& grad, double share) {
+  v.check_loss("grad", grad);
+  LossGradient<T> above = {grad.as<T>(), {0, 0}, static_cast<T>(v.columns() ? 0.5 : 1.0)};
+  if (grad.ndim == 0)
+    above.share *= static_cast<T>(share);
+  else
+    above.stride[0] = v.stacked() ? grad.stride[0] : 0, above.stride[1] = grad.stride[grad.ndim - 1];
+  launch("pairwise_views_factors", views_factor_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
+         v.form != ViewForm::rows, pairs_of(v.problem<T>(0), v.bounds<T>(0), v.bounds<T>(1)), above, w.factors,
+         w.weights[0], w.weights[1]);
+}
+
+// c W y of operand o
+template <typename T>
+void multiply(const Views& v, const ViewBuffers<T>& w, int o, T* product) {
+  const PairwiseProblem p = v.problem<T>(o);
+  const bool of_rows = v.form != ViewForm::rows || o == 0, of_columns = v.form != ViewForm::rows || o == 1;
+  if constexpr (std::is_same_v<T, double>) {
+    const double *negatives = v.stats<double>().negatives, *factors = w.factors;
+    const int64_t x = o * v.n, y = v.stacked() ? 0 : (1 - o) * v.n;
+    pairwise_backward_f64(p, nullptr, negatives + x, of_rows ? factors + x : nullptr, negatives + y,
+                          of_columns ? factors + y : nullptr, product, nullptr, nullptr);
+  } else {
+    SSLSPEC_CHECK(pairwise_chained_fits(v.width, v.multiplied, device_shared_limit(v.device)), kOp,
+                  ": the chained backward takes at most 256 columns, got ", v.width);
+    PairwiseBackward back{};
+    back.x_weights = of_rows ? w.weights[o] : nullptr,
+    back.y_weights = of_columns ? w.weights[v.stacked() ? 0 : 1 - o] : nullptr;
+    back.grad = product, back.grad_f32 = true;
+    back.parts = w.split, back.splits = pairwise_chained_splits(v.count(), v.count());
+    pairwise_chained(p, v.bounds<T>(o), v.bounds<T>(1 - o), back);
+  }
+}
+
+template <typename T>
+void statistics(const Views& v, const ViewBuffers<T>& w) {
+  const PairwiseProblem p = v.problem<T>(0);
+  if constexpr (std::is_same_v<T, double>) {
+    double* negatives = v.stats<double>().negatives;
+    pairwise_forward_f64(p, nullptr, negatives);
+    if (v.columns()) pairwise_forward_f64(v.problem<double>(1), nullptr, negatives + v.n);
+  } else {
+    if (!v.in.unit) pairwise_bounds(p, v.bounds<T>(0), v.bounds<T>(1));
+    pairwise_statistics(p, nullptr, v.bounds<T>(0), v.bounds<T>(1), w.x_parts, w.y_parts, w.tile_sums);
+  }
+}
+
+}  // namespace
+
+int64_t pairwise_views_workspace(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product) {
+  const auto type = static_cast<DType>(dtype);
+  const auto kind = static_cast<ViewForm>(form);
+  if (type == DType::f64) return ViewBuffers<double>(nullptr, n, width, type, kind, backward, own_product).size;
+  return ViewBuffers<float>(nullptr, n, width, type, kind, backward, own_product).size;
+}
+
+void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                            TensorView scale, double number, TensorView loss, double share, TensorView workspace,
+                            bool fast, int64_t stream) {
+  const Views v({z1, z2, u, stats, form, unit}, fast, stream);
+  v.check_loss("loss", loss);
+  if (scale.present()) v.check_scalar("scale", scale);
+  SSLSPEC_CHECK(
+      loss.ndim == 0 || v.n <= 1 || (loss.stride[loss.ndim - 1] == 1 && (loss.ndim == 1 || loss.stride[0] == v.n)), kOp,
+      ": loss must be contiguous");
+  const DeviceGuard guard(v.device);
+  dispatch_rows(kOp, v.dtype, [&](auto rows) {
+    using Z = typename decltype(rows)::type;
+    using T = Real<Z>;
+    constexpr int kPack = 16 / sizeof(Z);
+    const ViewBuffers<T> w = v.buffers<T>(workspace, false, false);
+    const bool packed = wide<Z>(z1) && wide<Z>(z2) && (!v.copied() || wide<Multiplied<Z>>(u));
+    launch("pairwise_views_unit", packed ? views_unit_kernel<Z, kPack> : views_unit_kernel<Z, 1>, v.by_pair(),
+           kViewThreads, 0, stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
+    statistics<T>(v, w);
+    T* losses = loss.ndim == 0 ? w.losses : loss.as<T>();
+    const PairwiseGrid grid(v.count(), v.count());
+    launch("pairwise_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, stream, v.stats<T>(), v.n,
+           v.stacked(), v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, losses);
+    if (loss.ndim == 0)
+      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, stream, losses, v.count(), share,
+             loss.as<T>());
+  });
+}
+
+void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                            TensorView grad, double share, TensorView workspace, int64_t stream) {
+  const Views v({z1, z2, u, stats, form, unit}, false, stream);
+  const DeviceGuard guard(v.device);
+  if (v.real == DType::f64)
+    launch_factors<double>(v, v.buffers<double>(workspace, true, false), grad, share);
+  else
+    launch_factors<float>(v, v.buffers<float>(workspace, true, false), grad, share);
+}
+
+void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
+                             TensorView grad, double share, TensorView product1, TensorView product2,
+                             TensorView grad_z1, TensorView grad_z2, TensorView grad_scale, TensorView workspace,
+                             bool fast, int64_t stream) {
+  const Views v({z1, z2, u, stats, form, unit}, fast, stream);
+  v.check_gradient("grad_z1", grad_z1);
+  if (grad_z2.present()) v.check_gradient("grad_z2", grad_z2);
+  SSLSPEC_CHECK(grad_z2.present() || !v.stacked(), kOp, ": stacked views have both gradients");
+  if (grad_scale.present()) v.check_scalar("grad_scale", grad_scale);
+  SSLSPEC_CHECK(!product1.present() || product2.present() == grad_z2.present(), kOp, ": product2 goes with grad_z2");
+  for (const TensorView& product : {product1, product2}) {
+    if (!product.present()) continue;
+    check_matrix(kOp, "product", product, v.n, v.width, v.real, v.device);
+    SSLSPEC_CHECK(v.n <= 1 || product.stride[0] == v.width, kOp, ": products must be contiguous");
+  }
+  const DeviceGuard guard(v.device);
+  dispatch_rows(kOp, v.dtype, [&](auto rows) {
+    using Z = typename decltype(rows)::type;
+    using T = Real<Z>;
+    constexpr int kPack = 16 / sizeof(Z);
+    const bool own = !product1.present();
+    const ViewBuffers<T> w = v.buffers<T>(workspace, true, own);
+    T* second = w.product + v.n * v.width;
+    if (own) {
+      launch_factors<T>(v, w, grad, share);
+      multiply<T>(v, w, 0, w.product);
+      if (grad_z2.present() && !v.stacked()) multiply<T>(v, w, 1, second);
+    }
+    const ViewGradient<Z> g = {{own ? w.product : product1.as<T>(), !grad_z2.present() ? nullptr
+                                                                    : own              ? second
+                                                                                       : product2.as<T>()},
+                               w.factors,
+                               {grad_z1.as<Z>(), grad_z2.as<Z>()},
+                               grad_scale.present() ? w.scale_parts : nullptr};
+    const bool packed = wide<Z>(z1) && wide<Z>(z2) && wide<Z>(grad_z1) && (!grad_z2.present() || wide<Z>(grad_z2));
+    launch("pairwise_views_gradient", packed ? views_gradient_kernel<Z, kPack> : views_gradient_kernel<Z, 1>,
+           v.by_pair(), kViewThreads, 0, stream, v.rows<Z>(), g);
+    if (grad_scale.present())
+      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, stream, w.scale_parts, v.n, 1.0,
+             grad_scale.as<T>());
+  });
+}
+
+}  // namespace sslspec::cuda

@@ -1,0 +1,36 @@
+// CPU entry points of the `gram` primitive; see csrc/gram/gram.h for the mathematics.
+#pragma once
+#include <cstdint>
+
+#include "simd/isa.h"
+
+namespace sslspec::cpu {
+
+template <typename T>
+struct GramArgs {
+  int operands;   // 1: x alone, 2: x and y
+  bool dual;      // work on the n x n side rather than on the d x d side
+  bool cross;     // pair the Gram matrices of x and y, rather than each with itself
+  const T* x[2];  // [n, d] row stride ldx
+  int64_t ldx[2];
+  int64_t n, d;
+  const T* shift[2];       // [d] or null: every operand enters as (x - shift) * scale
+  const T* scale[2];       // [d] or null
+  bool off_diagonal;       // leave out the terms k == l
+  const double* diagonal;  // [operands, d], [1, d] when cross, or null: needed for off_diagonal on the dual side only
+  double alpha;            // factor of the gradient
+  const T* own[2];         // [d] or null: grad += own_k xs_ik
+  const T* other[2];       // [d] or null: grad += other_k ys_ik
+  T near;                  // grad_x += near (x - y), grad_y += near (y - x), of x and y as they come
+  bool project;            // turn the gradient with respect to xs into that with respect to x, given scale
+  T* grad[2];              // [n, d] contiguous, or null: not wanted
+  double* value;           // [operands], [1] when cross
+  T* workspace;
+  int threads;
+};
+
+SSLSPEC_EACH_ISA(template <typename T>
+                 int64_t gram_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual);
+                 template <typename T> void gram(const GramArgs<T>& args);)
+
+}  // namespace sslspec::cpu

@@ -1,0 +1,54 @@
+// CUDA entry points of `gram`: what stands around the library GEMMs; see csrc/gram/gram.h for the mathematics and
+// sslspec_fast/primitives/_gram_cuda.py for the order of the calls. Rows x, y are of any float type; everything else is
+// float, or double for double.
+//
+// Ten vectors describe what is done to the columns, `columns` [10, d]: shift, scale, own, other and diagonal of either
+// operand. Sums of terms arrive in `sums` (float64), one slot per block, in the order in which `gram_loss` adds them
+// up: pairs of terms, what the dual side subtracts, squared products.
+#pragma once
+#include <vector>
+
+#include "common/tensor_view.h"
+
+namespace sslspec::cuda {
+
+inline constexpr int64_t kGramBlock = 256;  // columns of a block with sums of its own
+inline constexpr int64_t kGramRows = 8;     // rows of a product with sums of their own
+enum GramKind { kGramPlain = 0, kGramCentred = 1, kGramVicreg = 2, kGramBarlow = 3 };
+
+int64_t gram_workspace_size(int64_t n, int64_t d);  // of gram_prepare or gram_finish
+
+// Columns from the moments of x and y, with eps added to the variances:
+//   kGramVicreg: own = strength / deviation where deviation < 1; terms |x - y|^2 and (1 - deviation)_+ of both
+//   kGramBarlow: scale = 1 / deviation, other = 2 (C_kk - 1) / n; terms (C_kk - 1)^2 and 0
+// factors = (x - shift) scale, in bfloat16 or as computed, zeros below row n. If summed: diagonal = sums over the rows
+// of their squares or (cross) of their product; otherwise 0. Sums: ceil(d / kGramBlock) pairs of terms; if summed, as
+// many squares of the diagonal of each operand (cross: of both).
+void gram_prepare(TensorView x, TensorView y,  // [n, d], y may be absent
+                  int kind, double eps, double strength, bool cross, bool summed, TensorView columns,
+                  TensorView factors,  // [operands, rows >= n, d]
+                  TensorView sums, TensorView workspace, int64_t stream);
+
+// Of the products [m, chunks, r, c], which are added over chunks: the sums of squares or (cross, m = 2) of the product
+// of both, for one slot per kGramRows rows (and operand) from `slot` on; out [m, r, c] for the next GEMM, in bfloat16
+// or as computed (then it may be the products themselves), exchanged if cross. Masked: without the entries (i, i +
+// offset).
+void gram_square(TensorView products, bool cross, bool masked, int64_t offset, TensorView out, TensorView sums,
+                 int64_t slot, int64_t stream);
+
+// terms_i = share_i (first terms, second terms, products less what is subtracted), loss = weights . terms.
+void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::vector<double>& shares,
+               const std::vector<double>& weights, TensorView loss, TensorView terms, int64_t stream);
+
+// factor times the gradients g = alpha (made - diagonal partner) + own xs + other ys + near (x - y) with xs, ys the
+// standardised operands (ys, y: the other one), partner = ys if cross, else xs, rounded like the factors (`half`);
+// where the operands are scaled (`project`): (g - mean(g) - xs mean(g xs)) scale.
+void gram_finish(TensorView x, TensorView y, TensorView columns,
+                 TensorView made,    // [wanted gradients, n, d]
+                 TensorView factor,  // ()
+                 double alpha, double near, bool cross, bool half, bool project, TensorView grad_x,
+                 TensorView grad_y,     // [n, d] in the type of x, or absent
+                 TensorView workspace,  // absent unless projected
+                 int64_t stream);
+
+}  // namespace sslspec::cuda

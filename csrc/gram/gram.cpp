@@ -1,0 +1,85 @@
+#include "gram/gram.h"
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "gram/cpu/gram.h"
+
+namespace sslspec {
+namespace {
+
+constexpr const char* kOp = "gram";
+
+// Rows o of a [2, d] array, or null when it is absent.
+template <typename T>
+void rows_of(const char* name, const TensorView& t, int64_t rows, int64_t d, DType dtype, const T* (&out)[2]) {
+  if (!t.present()) return;
+  check_matrix(kOp, name, t, rows, d, dtype, kCpu);
+  for (int64_t o = 0; o < rows; ++o) out[o] = t.as<T>() + o * t.stride[0];
+}
+
+template <typename T>
+T* gradient(const char* name, const TensorView& t, int64_t n, int64_t d, DType dtype) {
+  if (!t.present()) return nullptr;
+  check_matrix(kOp, name, t, n, d, dtype, kCpu);
+  SSLSPEC_CHECK(n <= 1 || t.stride[0] == d, kOp, ": ", name, " must be contiguous");
+  return t.as<T>();
+}
+
+}  // namespace
+
+// The flops are 3 n d min(n, d) either way round. With the diagonal to be subtracted the dual side is only taken where
+// the rank bound |C|^2 >= sum_k |C_kk|^2 d / n keeps the difference large.
+bool gram_uses_dual(int64_t n, int64_t d, bool off_diagonal) { return off_diagonal ? 2 * n <= d : n <= d; }
+
+int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool off_diagonal) {
+  int64_t size = 0;
+  dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
+    using T = typename decltype(t)::type;
+    size = SSLSPEC_CALL(gram_workspace<T>, n, d, operands, cross, gram_uses_dual(n, d, off_diagonal));
+  });
+  return size;
+}
+
+void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool project, TensorView shift, TensorView scale,
+          TensorView diagonal, double alpha, TensorView own, TensorView other, double near, TensorView value,
+          TensorView grad_x, TensorView grad_y, TensorView workspace, int threads) {
+  dispatch_float(kOp, x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
+    const int64_t n = x.shape[0], d = x.shape[1];
+    SSLSPEC_CHECK(n > 0 && d > 0, kOp, ": x must not be empty, got ", shape_text(x));
+    check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
+    if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, kCpu);
+    SSLSPEC_CHECK(y.present() || !cross, kOp, ": the cross form needs y");
+    const int operands = y.present() ? 2 : 1, values = cross ? 1 : operands;
+    cpu::GramArgs<T> p{};
+    p.operands = operands, p.cross = cross, p.off_diagonal = off_diagonal, p.project = project;
+    p.dual = gram_uses_dual(n, d, off_diagonal);
+    p.n = n, p.d = d, p.alpha = alpha, p.threads = threads;
+    p.x[0] = x.as<T>(), p.ldx[0] = x.stride[0];
+    p.x[1] = y.as<T>(), p.ldx[1] = y.stride[0];
+    rows_of("shift", shift, operands, d, x.dtype, p.shift);
+    rows_of("scale", scale, operands, d, x.dtype, p.scale);
+    rows_of("own", own, operands, d, x.dtype, p.own);
+    rows_of("other", other, operands, d, x.dtype, p.other);
+    p.near = static_cast<T>(near);
+    SSLSPEC_CHECK(operands == 2 || (!other.present() && near == 0), kOp, ": other and near need y");
+    SSLSPEC_CHECK(!project || near == 0, kOp, ": near and project exclude each other");
+    SSLSPEC_CHECK(!project || (shift.present() && scale.present()), kOp, ": project needs shift and scale");
+    if (p.dual && off_diagonal) {
+      check_matrix(kOp, "diagonal", diagonal, values, d, DType::f64, kCpu);
+      SSLSPEC_CHECK(values == 1 || diagonal.stride[0] == d, kOp, ": diagonal must be contiguous");
+      p.diagonal = diagonal.as<double>();
+    }
+    check_vector(kOp, "value", value, values, DType::f64, kCpu);
+    p.value = value.as<double>();
+    p.grad[0] = gradient<T>("grad_x", grad_x, n, d, x.dtype);
+    if (operands == 2) p.grad[1] = gradient<T>("grad_y", grad_y, n, d, x.dtype);
+    check_vector(kOp, "workspace", workspace, gram_workspace_size(n, d, int(x.dtype), operands, cross, off_diagonal),
+                 x.dtype, kCpu);
+    p.workspace = workspace.as<T>();
+    SSLSPEC_CALL(gram<T>, p);
+  });
+}
+
+}  // namespace sslspec

@@ -1,0 +1,248 @@
+// What the softmax and the sigmoid part of `pairwise` share: packed operands, block schedule, and the logits of one
+// block in registers.
+#pragma once
+#include <type_traits>
+
+#include "pairwise/cpu/pair_schedule.h"
+#include "pairwise/cpu/pairwise.h"
+#include "simd/scratch.h"
+#include "simd/tile.h"
+
+namespace sslspec::cpu {
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634074;
+template <typename T>
+constexpr T kNegInf = -__builtin_inff();
+
+// The pairs of one block that must be left out: the padding of ragged edges, i == j, equal ids, a CSR pattern. Register
+// tiles are asked for in the order of block_product: columns ascending, all rows at each.
+template <typename T>
+struct LeftOut {
+  static constexpr int64_t R = Tile<T>::kRows, kCols = Tile<T>::kCols, kBlock = Tile<T>::kBlock;
+
+  const PairwiseArgs<T>& p;
+  int64_t i0, j0;
+  // Ids of the rows and columns of a tile as ranges: tiles without equal ids (most of them when ids are sorted, or are
+  // the views of a batch) are seen at a glance.
+  struct Range {
+    int32_t low, high;
+  };
+  Range row[kBlock / R], col[kBlock / kCols];
+  int64_t at[kBlock], next[kBlock];  // position in the pattern of each row, and the column there
+
+  LeftOut(const PairwiseArgs<T>& args, int64_t i0, int64_t ni, int64_t j0, int64_t nj) : p(args), i0(i0), j0(j0) {
+    if (p.ids_a != nullptr) {
+      ranges(p.ids_a + i0, ni, R, row);
+      ranges(p.ids_b + j0, nj, kCols, col);
+    }
+    if (p.skip_indptr == nullptr) return;
+    for (int64_t i = 0; i < round_up(ni, R); ++i) {
+      int64_t low = 0, high = 0;
+      if (i < ni) low = p.skip_indptr[i0 + i], high = p.skip_indptr[i0 + i + 1];
+      while (low < high) {  // first entry with column >= j0
+        const int64_t mid = (low + high) / 2;
+        if (p.skip_indices[mid] < j0)
+          low = mid + 1;
+        else
+          high = mid;
+      }
+      at[i] = low;
+      find_next(i, ni);
+    }
+  }
+  static void ranges(const int32_t* ids, int64_t count, int64_t step, Range* out) {
+    for (int64_t i = 0; i < count; i += step, ++out) {
+      *out = {ids[i], ids[i]};
+      for (int64_t k = i + 1; k < min64(count, i + step); ++k) {
+        if (ids[k] < out->low) out->low = ids[k];
+        if (ids[k] > out->high) out->high = ids[k];
+      }
+    }
+  }
+  void find_next(int64_t i, int64_t rows) {
+    next[i] = i < rows && at[i] < p.skip_indptr[i0 + i + 1] ? p.skip_indices[at[i]] : INT64_MAX;
+  }
+
+  inline __attribute__((always_inline)) bool meets(int64_t i, int64_t j) const {
+    const int64_t first = i0 + i, end = j0 + j + kCols;
+    if (first + R > p.n || end > p.m || (p.skip_self && first < end && j0 + j < first + R)) return true;
+    if (p.ids_a != nullptr && row[i / R].low <= col[j / kCols].high && col[j / kCols].low <= row[i / R].high)
+      return true;
+    bool any = false;
+    if (p.skip_indptr != nullptr)
+      for (int64_t r = 0; r < R; ++r) any |= next[i + r] < end;
+    return any;
+  }
+
+  // -inf into the left-out pairs of a stored register tile [R][kCols].
+  __attribute__((noinline)) void apply(int64_t i, int64_t j, T* s) {
+    const int64_t first = j0 + j, cols = min64(kCols, p.m - first);
+    for (int64_t r = 0; r < R; ++r, s += kCols) {
+      const int64_t global = i0 + i + r, inside = global < p.n ? cols : 0;
+      if (p.ids_a != nullptr && inside > 0) {
+        const int32_t id = p.ids_a[global];
+        for (int64_t k = 0; k < inside; ++k) s[k] = p.ids_b[first + k] == id ? kNegInf<T> : s[k];
+      }
+      for (int64_t k = inside; k < kCols; ++k) s[k] = kNegInf<T>;
+      const int64_t self = global - first;
+      if (p.skip_self && self >= 0 && self < kCols) s[self] = kNegInf<T>;
+      if (p.skip_indptr == nullptr) continue;
+      for (; next[i + r] < first + kCols; find_next(i + r, p.n - i0)) s[next[i + r] - first] = kNegInf<T>, ++at[i + r];
+    }
+  }
+};
+
+// The workspace, laid out; base == nullptr only counts.
+template <typename T>
+struct PairwiseBuffers {
+  T *a_panels, *b_panels, *norms;  // the operands by rows, the largest squared norm of each block
+  T *row_shift, *col_shift, *row_weight, *col_weight;
+  T *a_columns, *b_columns;  // the operands by columns, for the backward pass
+  int64_t size = 0;
+
+  PairwiseBuffers(T* base, int64_t n, int64_t m, int64_t d, bool symmetric, bool backward) {
+    auto take = [&](int64_t count) {
+      T* p = base == nullptr ? nullptr : base + size;
+      size += round_up(count, 64);
+      return p;
+    };
+    const int64_t n_pad = round_up(n, 192), m_pad = round_up(m, 192), d_pad = round_up(d, Wide<T>::kCols);
+    a_panels = take(n_pad * d);
+    b_panels = symmetric ? a_panels : take(m_pad * d);
+    norms = take(n_pad / 48 + m_pad / 48);
+    row_shift = take(n_pad);
+    col_shift = symmetric ? row_shift : take(m_pad);
+    row_weight = take(n_pad);
+    col_weight = symmetric ? row_weight : take(m_pad);
+    a_columns = b_columns = nullptr;
+    if (backward) {
+      b_columns = take(d_pad * m);
+      a_columns = symmetric ? b_columns : take(d_pad * n);
+    }
+  }
+};
+
+// The blocks of one call and the logits of one of them, whatever the format that Op multiplies.
+template <typename Operation>
+struct PairwiseBlocks {
+  using Op = Operation;
+  using T = typename Op::T;
+  static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kLd;
+  static constexpr T kScale = static_cast<T>(kLog2e);
+
+  const PairwiseArgs<T>& p;
+  PairwiseBuffers<T> w;
+  Blocks rows, cols;
+  int64_t depth;      // steps of a product of two rows
+  T logit_scale = 1;  // what products of panels are multiplied by
+  double limit = 0;   // bound of |logit|: max |scale a| max |b|
+
+  PairwiseBlocks(const PairwiseArgs<T>& args, int64_t depth, bool backward)
+      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward), rows(args.n), cols(args.m),
+        depth(depth) {}
+
+  // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them; backward
+  // also starts their gradients.
+  template <typename PackA, typename PackB>
+  void pack(bool backward, const PackA& pack_a, const PackB& pack_b) {
+    const int64_t a_blocks = rows.count, b_blocks = p.symmetric ? 0 : cols.count;
+    parallel_for(a_blocks + b_blocks, p.threads, [&](int64_t t) {
+      const int64_t s = t - a_blocks;
+      const int64_t r0 = s < 0 ? rows.begin(t) : cols.begin(s), r1 = s < 0 ? rows.begin(t + 1) : cols.begin(s + 1);
+      T* grad = s < 0 ? p.grad_a : p.grad_b;
+      if (backward && grad != nullptr) zero(grad + r0 * p.d, (r1 - r0) * p.d);
+      w.norms[t] = s < 0 ? pack_a(r0, r1) : pack_b(r0, r1);
+    });
+    const double a2 = largest(w.norms, a_blocks);
+    const double b2 = p.symmetric ? a2 : largest(w.norms + a_blocks, b_blocks);
+    limit = __builtin_sqrt(a2) * __builtin_sqrt(b2) * __builtin_fabs(double(logit_scale));
+  }
+
+  static void zero(T* x, int64_t count) { __builtin_memset(x, 0, sizeof(T) * static_cast<size_t>(count)); }
+  static double largest(const T* x, int64_t count) {
+    double m = 0;
+    for (int64_t i = 0; i < count; ++i)
+      if (!(x[i] <= m)) m = x[i];
+    return m;
+  }
+
+  template <typename F>
+  void for_pairs(const F& f) const {
+    if (p.symmetric)
+      for_symmetric_pairs(rows.count, p.threads, f);
+    else
+      for_all_pairs(rows.count, cols.count, p.threads, f);
+  }
+
+  // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left
+  // out: for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left
+  // out.
+  template <typename Use>
+  inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
+                                                       const Use& use) const {
+    LeftOut<T> left_out(p, i0, ni, j0, nj);
+    block_product<T, Op>(
+        depth, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+        [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+          if (__builtin_expect(left_out.meets(i, j), 0)) {
+            T s[R * V * L];
+            for (int r = 0; r < R; ++r)
+              for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c);
+            left_out.apply(i, j, s);
+            use(
+                i, j,
+                [&](int r, int v, Vec<T> shift)
+                    __attribute__((always_inline)) { return load(s + (r * V + v) * L) - shift; },
+                std::false_type{});
+          } else {
+            use(
+                i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) { return acc[r][v] * c - shift; },
+                std::true_type{});
+          }
+        });
+  }
+};
+
+// Operands in T. The scale is in the panels of a; in the symmetric case, where left and right operand are one buffer,
+// it multiplies the logits.
+template <typename T>
+struct PairwisePanels : PairwiseBlocks<Exact<T>> {
+  using Base = PairwiseBlocks<Exact<T>>;
+  using Base::p, Base::w, Base::zero, Base::V, Base::L, Base::kLd;
+  static constexpr int kTogether = 1;  // rows of weights that are stored together
+  static constexpr int64_t kTileSize = kLd * kLd;
+
+  PairwisePanels(const PairwiseArgs<T>& args, bool backward) : Base(args, args.d, backward) {
+    if (p.symmetric) this->logit_scale = p.scale[0];
+    const T* scale = p.symmetric ? nullptr : p.scale;
+    this->pack(
+        backward,
+        [&](int64_t r0, int64_t r1) {
+          if (backward && (p.symmetric || p.grad_b != nullptr))
+            pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
+          return pack_rows<T>(p.a, p.lda, r0, r1, p.d, scale, p.scale_step, w.a_panels);
+        },
+        [&](int64_t r0, int64_t r1) {
+          if (backward) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
+          return pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
+        });
+  }
+
+  // Rows i ... i + kTogether and V registers from column j on of the weights of a block.
+  static inline __attribute__((always_inline)) void put(T* tile, int64_t i, int64_t j,
+                                                        const Vec<T> (&e)[kTogether][V]) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) store(tile + i * kLd + j + v * L, e[0][v]);
+  }
+
+  // grad_a += W B, and W^T A onto `other` if it is not null.
+  void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* other) const {
+    block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
+    if (other != nullptr)
+      block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, other + j0 * p.d, p.d, p.d);
+  }
+};
+
+}  // namespace
+}  // namespace sslspec::cpu

@@ -1,0 +1,162 @@
+// The rectangular softmax part of `pairwise` for rows in bfloat16, on processors that multiply it (AVX512-BF16).
+//
+// Two neighbouring values along the sum fill the 32 bits of a float and are multiplied together: the panels, loops and
+// tiles are those of float with half the steps, and nothing in between does arithmetic on such a pair. The weights of a
+// tile are written twice, with pairs along its rows for W B and down its columns for W^T A.
+//
+// Precision policy: products of bfloat16 numbers are exact and added up in float; logits, exponentials and statistics
+// are float. W is rounded to bfloat16 for the second product, as on a GPU (relative 2^-9, and the gradient is
+// bfloat16).
+#include <immintrin.h>
+
+#include "pairwise/cpu/bf16.h"
+#include "pairwise/cpu/softmax.h"
+
+namespace sslspec::cpu::avx512bf16 {
+namespace {
+
+struct Pairs {
+  using T = float;
+  static inline __attribute__((always_inline)) Vec<float> broadcast(const float* a) {
+    int32_t bits;
+    std::memcpy(&bits, a, sizeof(bits));
+    return (Vec<float>)_mm512_set1_epi32(bits);
+  }
+  static inline __attribute__((always_inline)) void add(Vec<float>& sum, Vec<float> a, Vec<float> b) {
+    sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
+};
+
+constexpr int64_t pairs(int64_t count) { return (count + 1) / 2; }
+inline uint32_t pair(uint16_t low, uint16_t high) { return low | static_cast<uint32_t>(high) << 16; }
+inline float widened(uint16_t x) {
+  const uint32_t bits = pair(0, x);
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// `pack_rows` for pairs along the rows; an odd row ends in a zero. Returns the largest squared norm.
+float pack_pairs_by_rows(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r1, int64_t d, float* panels) {
+  constexpr int kCols = Tile<float>::kCols, L = kLanes<float>;
+  float largest = 0;
+  for (int64_t p = r0; p < r0 + round_up(r1 - r0, kCols); p += L) {
+    const int64_t rows = max64(0, min64(L, r1 - p)), panel = r0 + (p - r0) / kCols * kCols;
+    float* out = panels + panel * pairs(d) + (p - panel);
+    const uint16_t* in = x + p * ldx;
+    int64_t k = 0;
+    if (rows == L)
+      for (; 2 * (k + L) <= d; k += L) {
+        Vec<float> m[L];
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) std::memcpy(&m[l], in + l * ldx + 2 * k, sizeof(m[l]));
+        transpose<float>(m);
+#pragma GCC unroll 16
+        for (int l = 0; l < L; ++l) store(out + (k + l) * kCols, m[l]);
+      }
+    for (; k < pairs(d); ++k) {
+      uint32_t v[L] = {};
+      for (int64_t l = 0; l < rows; ++l) {
+        const uint16_t* at = in + l * ldx + 2 * k;
+        v[l] = pair(at[0], 2 * k + 1 < d ? at[1] : 0);
+      }
+      std::memcpy(out + k * kCols, v, sizeof(v));
+    }
+    for (int64_t l = 0; l < rows; ++l) {
+      float lane[L] = {}, norm = 0;
+      for (int64_t c = 0; c < d; c += L)
+        for (int64_t i = 0; i < min64(L, d - c); ++i)
+          lane[i] += widened(in[l * ldx + c + i]) * widened(in[l * ldx + c + i]);
+      for (const float sum : lane) norm += sum;
+      if (!(norm <= largest)) largest = norm;  // keeps NaN
+    }
+  }
+  return largest;
+}
+
+// `pack_columns` for pairs of rows: [ceil(d / kCols)][pairs(n)][kCols]; the row after an odd last one is zero.
+void pack_pairs_by_columns(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d,
+                           float* panels) {
+  constexpr int kCols = Wide<float>::kCols;
+  for (int64_t c = 0; c < d; c += kCols)
+    for (int64_t r = r0; r < r1; r += 2) {
+      const uint16_t *low = x + r * ldx + c, *high = low + ldx;
+      const int64_t cols = min64(kCols, d - c);
+      uint32_t v[kCols] = {};
+      if (r + 1 < n)
+        for (int64_t k = 0; k < cols; ++k) v[k] = pair(low[k], high[k]);
+      else
+        for (int64_t k = 0; k < cols; ++k) v[k] = low[k];
+      std::memcpy(panels + c * pairs(n) + r / 2 * kCols, v, sizeof(v));
+    }
+}
+
+struct PairPanels : PairwiseBlocks<Pairs> {
+  static constexpr int kTogether = 2;
+  // A tile: the sums between depth passes, W in pairs along its rows (an odd number of cache lines each), and down
+  // them.
+  static constexpr int64_t kRow = (Tile<float>::kBlock + 2 * kLanes<float>) / 2;
+  static constexpr int64_t kAlong = kLd * kLd, kDown = kAlong + Tile<float>::kBlock * kRow;
+  static constexpr int64_t kTileSize = kDown + Tile<float>::kBlock / 2 * kLd;
+
+  PairPanels(const PairwiseBf16Args& q, bool backward) : PairwiseBlocks(q, pairs(q.d), backward) {
+    logit_scale = p.scale[0];
+    pack(
+        backward,
+        [&](int64_t r0, int64_t r1) {
+          if (backward && p.grad_b != nullptr) pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
+          return pack_pairs_by_rows(q.half_a, p.lda, r0, r1, p.d, w.a_panels);
+        },
+        [&](int64_t r0, int64_t r1) {
+          if (backward) pack_pairs_by_columns(q.half_b, p.ldb, r0, r1, p.m, p.d, w.b_columns);
+          return pack_pairs_by_rows(q.half_b, p.ldb, r0, r1, p.d, w.b_panels);
+        });
+    // the weight beside an odd last one is multiplied as well: it must come out as 0
+    const int64_t rows_left = round_up(p.n, 192) - p.n, cols_left = round_up(p.m, 192) - p.m;
+    zero(w.row_shift + p.n, rows_left), zero(w.row_weight + p.n, rows_left);
+    zero(w.col_shift + p.m, cols_left), zero(w.col_weight + p.m, cols_left);
+  }
+
+  static inline __attribute__((always_inline)) void put(float* tile, int64_t i, int64_t j,
+                                                        const Vec<float> (&e)[2][V]) {
+#pragma GCC unroll 2
+    for (int s = 0; s < 2; ++s) {
+      float* along = tile + kAlong + (i + s) * kRow + j / 2;
+#pragma GCC unroll 2
+      for (int v = 0; v + 1 < V; v += 2) {
+        const __m512bh both = _mm512_cvtne2ps_pbh((__m512)e[s][v + 1], (__m512)e[s][v]);
+        std::memcpy(along + v * L / 2, &both, sizeof(both));
+      }
+      if (V % 2 != 0) {
+        const __m256bh last = _mm512_cvtneps_pbh((__m512)e[s][V - 1]);
+        std::memcpy(along + (V - 1) * L / 2, &last, sizeof(last));
+      }
+    }
+    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
+                                                6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    float* down = tile + kDown + i / 2 * kLd + j;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      const __m512bh both = _mm512_cvtne2ps_pbh((__m512)e[1][v], (__m512)e[0][v]);
+      store(down + v * L, (Vec<float>)_mm512_permutexvar_epi16(interleave, (__m512i)both));
+    }
+  }
+
+  void accumulate(const float* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, float* other) const {
+    block_accumulate_by<false, Pairs>(tile + kAlong, kRow, ni, pairs(nj), w.b_columns, pairs(p.m), j0 / 2,
+                                      p.grad_a + i0 * p.d, p.d, p.d);
+    if (other != nullptr)
+      block_accumulate_by<true, Pairs>(tile + kDown, int64_t(kLd), nj, pairs(ni), w.a_columns, pairs(p.n), i0 / 2,
+                                       other + j0 * p.d, p.d, p.d);
+  }
+};
+
+}  // namespace
+
+int64_t pairwise_bf16_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool backward) {
+  return PairwiseBuffers<float>(nullptr, n, m, d, symmetric, backward).size;
+}
+void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, false).forward(); }
+void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, true).backward(); }
+
+}  // namespace sslspec::cpu::avx512bf16

@@ -1,0 +1,225 @@
+// Log-sum-exp statistics of S = diag(scale) A B^T and their gradient, without storing S.
+//
+// A task is a pair of row blocks. Its tile of S is made from packed panels (simd/tile.h), turned into exponentials
+// while it is in registers, and used for the statistics or gradients of both blocks (pair_schedule.h): the symmetric
+// case does half of the products.
+//
+// Shift. With r = max |scale a_i| max |b_j| all logits lie in [-r, r]. While r log2(e) stays well inside the exponent
+// range no shift is needed and one exponential serves row and column ("narrow"); otherwise a running maximum per row
+// and column is kept (forward) and the statistics themselves are the shift (backward, exponents <= 0).
+//
+// Precision policy: everything in T; contributions are added in an order that depends on the shapes alone.
+#pragma once
+#include "pairwise/cpu/panels.h"
+
+namespace sslspec::cpu {
+namespace {
+
+template <typename Panels>
+struct Softmax : Panels {
+  using Base = Panels;
+  using T = typename Panels::T;
+  using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::for_tiles, Base::logit_scale,
+      Base::zero, Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether, Base::kTileSize, Base::put,
+      Base::accumulate;
+  // r log2(e) below this keeps the exponentials, their sums over 2^40 pairs and the weights normal numbers
+  static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;
+  static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf
+
+  bool narrow;
+
+  template <typename Args>
+  Softmax(const Args& args, bool backward) : Base(args, backward) {
+    narrow = limit * kLog2e < kNarrow;  // false for NaN
+  }
+
+  // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
+  void forward() {
+    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? T(0) : kFloor;
+    zero(w.row_weight, p.n);
+    if (!p.symmetric) {
+      for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? T(0) : kFloor;
+      zero(w.col_weight, p.m);
+    }
+    for_pairs([&](int64_t bi, int64_t bj) {
+      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+      const bool use_columns = p.symmetric ? bi != bj : p.columns;
+      if (narrow)
+        sums(i0, ni, j0, nj, use_columns);
+      else
+        running_sums(i0, ni, j0, nj, use_columns);
+    });
+    finish(p.n, w.row_shift, w.row_weight, p.row_lse);
+    if (p.columns) finish(p.m, w.col_shift, w.col_weight, p.col_lse);
+  }
+
+  static void finish(int64_t n, const T* shift, const T* sum, T* lse) {
+    for (int64_t i = 0; i < n; ++i) lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i])));
+  }
+
+  // 2^x in the narrow range: a normal number, but for pairs that are left out (x = -inf), which plain tiles do not hold
+  template <bool kNormal>
+  static inline __attribute__((always_inline)) Vec<T> power(Vec<T> x) {
+    if constexpr (kNormal)
+      return exp2_normal<T>(x);
+    else
+      return exp2<T>(x);
+  }
+
+  void sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+    T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
+    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
+    Vec<T>* col_sum = row_sum + kLd;
+    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
+    for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{};
+    const Vec<T> none{};
+    for_tiles(i0, ni, j0, nj, tile, logit_scale * kScale,
+              [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
+                Vec<T>* cs = col_sum + j / L;
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) {
+                  Vec<T> sum{};
+#pragma GCC unroll 4
+                  for (int v = 0; v < V; ++v) {
+                    const Vec<T> e = power<decltype(plain)::value>(x(r, v, none));
+                    sum += e;
+                    cs[v] += e;
+                  }
+                  row_sum[i + r] += sum;
+                }
+              });
+    for (int64_t i = 0; i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
+    if (use_columns)
+      for (int64_t j = 0; j < nj; j += L) {
+        T* out = w.col_weight + j0 + j;
+        store(out, load(out) + col_sum[j / L]);
+      }
+  }
+
+  // Lane by lane: the largest logit so far and the sum below it, for the rows and for the columns of the block.
+  void running_sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+    T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
+    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
+    Vec<T>*row_top = row_sum + kLd, *col_sum = row_top + kLd, *col_top = col_sum + kLd;
+    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{}, row_top[i] = splat<T>(kFloor);
+    for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{}, col_top[j / L] = splat<T>(kFloor);
+    const Vec<T> none{};
+    for_tiles(i0, ni, j0, nj, tile, logit_scale,
+              [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                for (int r = 0; r < R; ++r) {
+                  Vec<T> top = row_top[i + r];
+#pragma GCC unroll 4
+                  for (int v = 0; v < V; ++v) top = vmax<T>(x(r, v, none), top);  // a NaN logit makes the sum NaN
+                  Vec<T> sum = row_sum[i + r] * exp2<T>((row_top[i + r] - top) * kScale);
+#pragma GCC unroll 4
+                  for (int v = 0; v < V; ++v) sum += exp2<T>(x(r, v, top) * kScale);
+                  row_sum[i + r] = sum, row_top[i + r] = top;
+                }
+                if (!use_columns) return;
+#pragma GCC unroll 4
+                for (int v = 0; v < V; ++v) {
+                  Vec<T>&sum = col_sum[j / L + v], &old = col_top[j / L + v], top = old;
+#pragma GCC unroll 8
+                  for (int r = 0; r < R; ++r) top = vmax<T>(x(r, v, none), top);
+                  sum *= exp2<T>((old - top) * kScale), old = top;
+#pragma GCC unroll 8
+                  for (int r = 0; r < R; ++r) sum += exp2<T>(x(r, v, top) * kScale);
+                }
+              });
+    for (int64_t i = 0; i < ni; i += L) {
+      T top[L], sum[L];
+      for (int64_t l = 0; l < L; ++l) {
+        const Vec<T> lanes = row_top[i + l];
+        top[l] = hmax<T>(lanes);
+        sum[l] = hsum<T>(row_sum[i + l] * exp2<T>((lanes - top[l]) * kScale));
+      }
+      merge(load(top), load(sum), w.row_shift + i0 + i, w.row_weight + i0 + i);
+    }
+    if (use_columns)
+      for (int64_t j = 0; j < nj; j += L)
+        merge(col_top[j / L], col_sum[j / L], w.col_shift + j0 + j, w.col_weight + j0 + j);
+  }
+
+  // shift and sum of L rows take in another pair of them
+  static void merge(Vec<T> top, Vec<T> sum, T* shift, T* total) {
+    const Vec<T> old = load(shift), high = vmax<T>(top, old);
+    store(total, load(total) * exp2<T>((old - high) * kScale) + sum * exp2<T>((top - high) * kScale));
+    store(shift, high);
+  }
+
+  // ---- backward: W_ij = grad_row_i softmax_ij + grad_col_j softmax_ji, then W B and W^T A ------------------
+  void backward() {
+    weights(p.n, p.row_lse, p.grad_row, w.row_shift, w.row_weight);
+    if (!p.symmetric) {
+      if (p.columns) {
+        weights(p.m, p.col_lse, p.grad_col, w.col_shift, w.col_weight);
+      } else {
+        zero(w.col_shift, p.m);
+        zero(w.col_weight, p.m);
+      }
+    }
+    for_pairs([&](int64_t bi, int64_t bj) {
+      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+      T* tile = static_cast<T*>(scratch(0, sizeof(T) * kTileSize));
+      weights_of_tile(i0, ni, j0, nj, tile);
+      accumulate(tile, i0, ni, j0, nj, p.symmetric ? (bi != bj ? p.grad_a : nullptr) : p.grad_b);
+    });
+  }
+
+  void weights(int64_t n, const T* lse, const T* grad, T* shift, T* weight) const {
+    for (int64_t i = 0; i < n; ++i) {
+      const bool empty = lse[i] == kNegInf<T>;  // no pair in this row: no gradient
+      shift[i] = narrow || empty ? T(0) : lse[i];
+      if (empty || grad[i] == 0)
+        weight[i] = 0;
+      else
+        weight[i] = narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(-double(lse[i]))) : grad[i];
+    }
+  }
+
+  // weight(i, j, r, v, x, plain) for every register of the block into tile, kTogether rows at a time
+  template <typename Weight>
+  inline __attribute__((always_inline)) void fill(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
+                                                  const Weight& weight) const {
+    for_tiles(i0, ni, j0, nj, tile, c,
+              [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                for (int r = 0; r < R; r += kTogether) {
+                  Vec<T> e[kTogether][V];
+#pragma GCC unroll 2
+                  for (int s = 0; s < kTogether; ++s)
+#pragma GCC unroll 4
+                    for (int v = 0; v < V; ++v) e[s][v] = weight(i, j, r + s, v, x, plain);
+                  put(tile, i + r, j, e);
+                }
+              });
+  }
+
+  void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
+    const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
+    const T *row_shift = w.row_shift + i0, *col_shift = w.col_shift + j0;
+    const Vec<T> none{};
+    if (narrow)
+      fill(i0, ni, j0, nj, tile, logit_scale * kScale,
+           [&](int64_t i, int64_t j, int r, int v, const auto& x, auto plain) __attribute__((always_inline)) {
+             const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
+             return power<decltype(plain)::value>(x(r, v, none)) * g;
+           });
+    else if (p.symmetric || p.columns)
+      fill(i0, ni, j0, nj, tile, logit_scale,
+           [&](int64_t i, int64_t j, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
+             const Vec<T> column = exp2<T>(x(r, v, load(col_shift + j + v * L)) * kScale);
+             return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r] +
+                    column * load(col_weight + j + v * L);
+           });
+    else
+      fill(i0, ni, j0, nj, tile, logit_scale,
+           [&](int64_t i, int64_t, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
+             return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r];
+           });
+  }
+};
+
+}  // namespace
+}  // namespace sslspec::cpu

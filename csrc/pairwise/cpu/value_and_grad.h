@@ -1,0 +1,20 @@
+// CPU entry points of losses whose rows and gradient are made together; see csrc/pairwise/pairwise.h for the
+// mathematics.
+#pragma once
+#include "pairwise/cpu/pairwise.h"
+
+namespace sslspec::cpu {
+
+template <typename T>
+struct PairwiseRowsArgs {
+  PairwiseArgs<T>
+      pairwise;       // rectangular; grad_row: the weights of the rows; row_lse: the rows, out; grad_b may be null
+  const T* positive;  // [n]
+  T* pull;            // [n] out
+  T* panel;           // pairwise_rows_panel(m) values
+};
+
+SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_rows_panel(int64_t m);
+                 template <typename T> void pairwise_rows(const PairwiseRowsArgs<T>& args);)
+
+}  // namespace sslspec::cpu

@@ -1,0 +1,127 @@
+// Rows of a softmax with one positive and the gradient of their weighted sum, in one visit of every logit: the weights
+// of a row need only its own sum, so a panel of rows keeps its logits until they are known, and no product is made
+// twice
+// (`pairwise` recomputes the logits, because columns have sums too).
+//
+// One panel of rows after the other; the threads share out each of its steps:
+//   1. logits of a column block into its tile of the panel, maximum and sum of its rows,
+//   2. the rows of the loss and the factor of their weights,
+//   3. weights in place of the logits, grad_b += W^T A for one column block,
+//   4. grad_a = W B, by rows and groups of columns of B.
+// Memory: 192 rows of logits. Precision policy: products and tile sums in T, sums over tiles and the loss of a row in
+// fp64; the order of all sums is given by the shapes alone.
+#include "pairwise/cpu/value_and_grad.h"
+
+#include "pairwise/cpu/panels.h"
+#include "simd/row_math.h"
+
+namespace sslspec::cpu::SSLSPEC_ISA {
+namespace {
+
+template <typename T>
+struct Rows : PairwisePanels<T> {
+  using Base = PairwisePanels<T>;
+  using Base::p, Base::w, Base::cols, Base::for_tiles, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
+  static constexpr int64_t kBlock = Tile<T>::kBlock, kTile = kBlock * kLd;
+
+  const PairwiseRowsArgs<T>& q;
+  T *top, *sum;  // [column block][row of the panel]
+
+  explicit Rows(const PairwiseRowsArgs<T>& args) : Base(args.pairwise, true), q(args) {
+    top = q.panel + cols.count * kTile, sum = top + cols.count * kBlock;
+  }
+  static int64_t panel_size(int64_t m) { return Blocks(m).count * (kTile + 2 * kBlock); }
+  T* tile(int64_t bj) const { return q.panel + bj * kTile; }
+
+  void logits(int64_t i0, int64_t ni, int64_t bj) const {
+    const int64_t j0 = cols.begin(bj), nj = cols.size(bj);
+    T* s = tile(bj);
+    const Vec<T> none{};
+    for_tiles(i0, ni, j0, nj, s, T(1), [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < V; ++v) store(s + (i + r) * kLd + j + v * L, x(r, v, none));
+    });
+    for (int64_t i = 0; i < ni; ++i) {
+      const T* row = s + i * kLd;
+      Vec<T> high = load(row), total{};
+      for (int64_t j = L; j < nj; j += L) high = vmax<T>(load(row + j), high);
+      // a block without any pair: any finite shift gives exponentials of 0
+      const T most = hmax<T>(high), shift = most == kNegInf<T> ? T(0) : most;
+      for (int64_t j = 0; j < nj; j += L) total += exp2<T>((load(row + j) - shift) * kScale);
+      top[bj * kBlock + i] = most, sum[bj * kBlock + i] = hsum<T>(total);
+    }
+  }
+
+  // The loss of row i of the panel, softplus(lse - positive); its weights are pull exp(s - shift).
+  void finish_row(int64_t i0, int64_t i) const {
+    double high = -HUGE_VAL, total = 0;
+    for (int64_t b = 0; b < cols.count; ++b)
+      if (!(double(top[b * kBlock + i]) <= high)) high = double(top[b * kBlock + i]);  // keeps NaN
+    for (int64_t b = 0; b < cols.count; ++b)
+      if (sum[b * kBlock + i] != 0) total += double(sum[b * kBlock + i]) * std::exp(double(top[b * kBlock + i]) - high);
+    const bool empty = total == 0;  // no pair in this row: no loss, no gradient
+    const double lse = high + std::log(total), margin = lse - double(q.positive[i0 + i]);
+    p.row_lse[i0 + i] = empty ? T(0) : static_cast<T>(softplus(margin));
+    q.pull[i0 + i] = empty ? T(0) : static_cast<T>(sigmoid(margin) * double(p.grad_row[i0 + i]));
+    w.row_shift[i0 + i] = empty ? T(0) : static_cast<T>(lse);
+  }
+
+  void weights(int64_t i0, int64_t ni, int64_t bj) const {
+    const int64_t j0 = cols.begin(bj), nj = cols.size(bj);
+    T* s = tile(bj);
+    for (int64_t i = 0; i < ni; ++i) {
+      const T shift = w.row_shift[i0 + i], pull = q.pull[i0 + i];
+      for (int64_t j = 0; j < nj; j += L)
+        store(s + i * kLd + j, exp2<T>((load(s + i * kLd + j) - shift) * kScale) * pull);
+    }
+    if (p.grad_b != nullptr)
+      block_accumulate<true>(s, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
+  }
+
+  void left_gradient(int64_t i0, int64_t r0, int64_t count, int64_t c0) const {
+    const int64_t width = min64(Wide<T>::kCols, p.d - c0);
+    for (int64_t bj = 0; bj < cols.count; ++bj)
+      block_accumulate<false>(tile(bj) + r0 * kLd, int64_t(kLd), count, cols.size(bj), w.b_columns + c0 * p.m, p.m,
+                              cols.begin(bj), p.grad_a + (i0 + r0) * p.d + c0, p.d, width);
+  }
+
+  void run() const {
+    const int64_t panels = (p.d + Wide<T>::kCols - 1) / Wide<T>::kCols;
+    // How rows are shared out does not touch the order of any sum.
+    const int64_t step = panels >= 2 * p.threads ? kBlock : Blocks::kUnit;
+    for (int64_t i0 = 0; i0 < p.n; i0 += kBlock) {
+      const int64_t ni = min64(kBlock, p.n - i0), parts = (ni + step - 1) / step;
+      parallel_for(cols.count, p.threads, [&](int64_t bj) { logits(i0, ni, bj); });
+      for (int64_t i = 0; i < ni; ++i) finish_row(i0, i);
+      parallel_for(cols.count, p.threads, [&](int64_t bj) {
+        const FlushSubnormals flush;
+        weights(i0, ni, bj);
+      });
+      parallel_for(parts * panels, p.threads, [&](int64_t t) {
+        const FlushSubnormals flush;
+        const int64_t r0 = t % parts * step;
+        left_gradient(i0, r0, min64(step, ni - r0), t / parts * Wide<T>::kCols);
+      });
+    }
+  }
+};
+
+}  // namespace
+
+template <typename T>
+int64_t pairwise_rows_panel(int64_t m) {
+  return Rows<T>::panel_size(m);
+}
+template <typename T>
+void pairwise_rows(const PairwiseRowsArgs<T>& args) {
+  Rows<T>(args).run();
+}
+
+template int64_t pairwise_rows_panel<float>(int64_t);
+template int64_t pairwise_rows_panel<double>(int64_t);
+template void pairwise_rows<float>(const PairwiseRowsArgs<float>&);
+template void pairwise_rows<double>(const PairwiseRowsArgs<double>&);
+
+}  // namespace sslspec::cpu::SSLSPEC_ISA

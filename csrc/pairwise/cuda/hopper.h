@@ -1,0 +1,67 @@
+// Hopper paths (the *_sm90a.cu files, built where CUTLASS headers are found).
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "pairwise/cuda/kernels.h"
+
+namespace sslspec::cuda {
+
+// W_ij = x_factor_i 2^(c_i s_ij - x_shift_i) + y_factor_j 2^(c_i s_ij - y_shift_j), s = X Y^T, in bfloat16, or
+// x_factor_i sigmoid((c_i s_ij - x_shift_i) ln 2). Left-out pairs are not handled.
+inline constexpr float kOneExponential = 0, kTwoExponentials = 1, kSigmoid = 2;
+struct HopperWeights {
+  const void *x, *y;  // [rows, d], [m, d] bfloat16, 16-byte aligned rows
+  int64_t ldx, ldy;   // in elements
+  int rows, m, d;
+  const float *c, *x_factor, *x_shift;  // [rows]
+  const float *y_factor, *y_shift;      // [m] or null: no column part
+  const float* kind;                    // one of the above: one exponential serves where both shifts are equal
+  void* out;                            // [rows, m], pitch a multiple of 8
+  int64_t pitch;
+  int device;
+  int64_t stream;
+};
+
+void pairwise_weights_sm90a(const HopperWeights& p);
+
+// For comparisons: SSLSPEC_HOPPER in the environment names the one pass that may run, or none of them ("portable").
+inline bool hopper_allowed(const char* pass) {
+  const char* asked = std::getenv("SSLSPEC_HOPPER");
+  return asked == nullptr || *asked == 0 || std::strcmp(asked, pass) == 0 || std::strcmp(asked, "all") == 0;
+}
+
+// Wider rows: over tiles of 128 x 128 (tile_sums.cuh), no scale by column: rows row0 .. row0 + rows
+// against columns col0 .. m.
+struct HopperStatistics {
+  int64_t row0, col0;    // multiples of 128
+  int rows;              // a multiple of 128, or as far as the last row
+  const float* bias;     // sigmoid, rows only
+  Partial* row_sums;     // [tiles of these columns, rows]
+  Partial* column_sums;  // [tiles of these rows, m - col0], or null
+  int64_t col_begin;     // where they begin: those before it are not written
+};
+
+void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                               const HopperStatistics& out);
+
+// Statistics of bfloat16 rows of up to kSumsWidth columns, no scale by column; arguments as of pairwise_statistics.
+inline constexpr int64_t kSumsWidth = 512;
+void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
+                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts);
+
+// The chained backward of bfloat16 rows, d <= 256, softmax, no scale by column; fields as in PairwiseBackward.
+struct HopperChained {
+  const Weight *x_weights, *y_weights;  // either may be null
+  void* grad;
+  float *row_dot, *parts;
+  int64_t splits;
+  int d;
+  bool grad_f32;
+};
+
+void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                            const HopperChained& c);
+
+}  // namespace sslspec::cuda

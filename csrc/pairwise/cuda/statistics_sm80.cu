@@ -1,0 +1,388 @@
+// Forward of `pairwise`: log-sum-exp of rows and columns (softmax), or row sums of softplus (sigmoid), in one pass.
+//
+// Tiling. A block of 256 threads owns a super block of span x span tiles of 128 x 128. It walks over strips of at most
+// kStrip tiles: for every row of tiles the products come from TilePipe (gpu/tile_sm80.cuh), and the exponentials are
+// taken in the accumulator registers. Row sums stay in registers over a row of a strip, column sums in shared memory
+// over a strip; both are then merged into this block's own slot of the partial results in global memory, so that no
+// atomics are needed and the order of every sum is fixed by the shapes.
+// Symmetric case: only tiles i <= j; off the diagonal they serve rows and columns.
+//
+// Memory traffic per tile: 128 rows of Y (and of X when X is not resident) from L2. Work per element: the product,
+// one exponential (two when the range of the logits is wide), two additions.
+// Precision policy: fp32 sums over at most span tiles, merged in fp32, the logarithm in fp64.
+#include <algorithm>
+
+#include "pairwise/cuda/pairs.cuh"
+#include "pairwise/cuda/hopper.h"
+
+namespace sslspec::cuda {
+namespace {
+
+template <typename MathMode, bool kIsSigmoid>
+struct StatisticsTraits {
+  using Math = MathMode;
+  static constexpr bool kSigmoid = kIsSigmoid;
+  static constexpr int kStrip = 8;  // tiles whose column sums fit in shared memory
+  static constexpr int kBlocks = sizeof(typename Math::Operand4) > 16 ? 1 : 2;  // split operands need the registers
+  static constexpr int kColumns = kStrip * TileTraits::kRows;
+};
+
+template <typename Traits>
+struct StatisticsShared {
+  Partial column[2][Traits::kColumns];  // by half of the tile's rows
+  Partial row[4][TileTraits::kRows];    // by quarter of the tile's columns
+  uint32_t mask[TileTraits::kRows * TileTraits::kRows / 32];
+  float row_scale[TileTraits::kRows];
+  float slots[TileTraits::kWarps];
+};
+
+using Accumulator = float[4][4][4];
+
+// acc *= row scale; left-out pairs become `out`. bits: mask of the tile, or null.
+__device__ __forceinline__ void scale_and_mask(Accumulator& acc, const float* row_scale, const uint32_t* bits,
+                                               float out) {
+  const int quarter = threadIdx.x / 32 % 4;  // this warp's 32 columns are one word of the mask
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int r = TilePipe::row_of(m, h);
+      const float c = row_scale[r];
+      const uint32_t word = bits == nullptr ? 0u : bits[r * 4 + quarter] >> threadIdx.x % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& x = acc[m][n][2 * h + e];
+          x = word >> (n * 8 + e) & 1 ? out : x * c;
+        }
+    }
+}
+
+// One exponential serves row and column. The scale is folded into the exponent's multiply-add, unless `scaled`.
+__device__ __forceinline__ void add_narrow(const Accumulator& acc, const float* row_scale, bool scaled, float shift,
+                                           float (&sum)[4][2], Partial* column) {
+  float column_total[4][2] = {};
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float c = scaled ? 1.0f : row_scale[TilePipe::row_of(m, h)];
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const float value = exp2_fast(fmaf(acc[m][n][2 * h + e], c, -shift));
+          sum[m][h] += value;
+          column_total[n][e] += value;
+        }
+    }
+  if (column == nullptr) return;
+#pragma unroll
+  for (int n = 0; n < 4; ++n)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const float total = column_sum(column_total[n][e]);
+      if (threadIdx.x % 32 < 4) column[TilePipe::column_of(n, e)].sum += total;
+    }
+}
+
+// Running maxima, rows in registers and columns in shared memory: two exponentials.
+__device__ __forceinline__ void add_wide(const Accumulator& acc, float (&top)[4][2], float (&sum)[4][2],
+                                         Partial* column) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float highest = top[m][h];
+#pragma unroll
+      for (int n = 0; n < 4; ++n) highest = fmaxf(highest, fmaxf(acc[m][n][2 * h], acc[m][n][2 * h + 1]));
+      highest = quad_max(highest);
+      const float base = highest == negative_infinity() ? 0.0f : highest;
+      sum[m][h] *= exp2_fast(top[m][h] - base);  // top = -inf: the sum is 0 (or NaN, which stays)
+      top[m][h] = highest;
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        sum[m][h] += exp2_fast(acc[m][n][2 * h] - base) + exp2_fast(acc[m][n][2 * h + 1] - base);
+    }
+  if (column == nullptr) return;
+#pragma unroll
+  for (int n = 0; n < 4; ++n)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float highest = negative_infinity(), total = 0;
+#pragma unroll
+      for (int m = 0; m < 4; ++m) highest = fmaxf(highest, fmaxf(acc[m][n][e], acc[m][n][2 + e]));
+      highest = column_max(highest);
+      const float base = highest == negative_infinity() ? 0.0f : highest;
+#pragma unroll
+      for (int m = 0; m < 4; ++m) total += exp2_fast(acc[m][n][e] - base) + exp2_fast(acc[m][n][2 + e] - base);
+      total = column_sum(total);
+      Partial& out = column[TilePipe::column_of(n, e)];
+      if (threadIdx.x % 32 < 4) out = merge(out, {highest, total});
+    }
+}
+
+// Left-out pairs arrive as -inf, whose softplus is 0.
+__device__ __forceinline__ void add_softplus(const Accumulator& acc, float bias, float (&sum)[4][2]) {
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int n = 0; n < 4; ++n)
+        sum[m][h] += softplus(acc[m][n][2 * h] + bias) + softplus(acc[m][n][2 * h + 1] + bias);
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
+    statistics_kernel(const __grid_constant__ Pairs p, const float* bias_pointer, Partial* x_parts, Partial* y_parts,
+                      int64_t span, int64_t y_supers, bool resident) {
+  using Math = typename Traits::Math;
+  constexpr int kTile = TileTraits::kRows;
+  unsigned char* shared = dynamic_shared();
+  const TilePipe pipe(shared, p.x.bytes, resident);
+  StatisticsShared<Traits>& s =
+      *reinterpret_cast<StatisticsShared<Traits>*>(shared + TilePipe::shared_bytes(p.x.bytes, resident));
+
+  const Super super = super_block(blockIdx.x, p.symmetric, y_supers);
+  const int64_t x_tiles = ceil_div(p.x.count, kTile), y_tiles = ceil_div(p.y.count, kTile);
+  const int64_t x_begin = super.x * span, x_end = min(x_begin + span, x_tiles);
+  const int64_t y_begin = super.y * span, y_end = min(y_begin + span, y_tiles);
+  const bool diagonal_super = p.symmetric && super.x == super.y;
+  Partial* rows_out = x_parts + super.y * p.x.count;
+  Partial* cols_out = p.symmetric          ? x_parts + super.x * p.x.count
+                      : y_parts == nullptr ? nullptr
+                                           : y_parts + super.x * p.y.count;
+
+  const float limit = Traits::kSigmoid ? 0.0f : logit_limit<TileTraits::kWarps>(p, s.slots);
+  const bool narrow = Traits::kSigmoid || is_narrow(limit);
+  const float shift = narrow_shift(limit), bias = Traits::kSigmoid ? *bias_pointer : 0.0f;
+  const Partial empty = {narrow ? (Traits::kSigmoid ? 0.0f : shift) : negative_infinity(), 0.0f};
+  for (int64_t i = x_begin * kTile + threadIdx.x; i < min(x_end * kTile, p.x.count); i += blockDim.x)
+    rows_out[i] = empty;
+  if (cols_out != nullptr)
+    for (int64_t j = y_begin * kTile + threadIdx.x; j < min(y_end * kTile, p.y.count); j += blockDim.x)
+      cols_out[j] = empty;
+
+  for (int64_t strip = y_begin; strip < y_end; strip += Traits::kStrip) {
+    const int64_t strip_end = min(strip + Traits::kStrip, y_end);
+    __syncthreads();  // the column sums of the previous strip have been read
+    for (int c = threadIdx.x; c < 2 * Traits::kColumns; c += blockDim.x) (&s.column[0][0])[c] = empty;
+
+    const int64_t rows_end = diagonal_super ? min(x_end, strip_end) : x_end;
+    for (int64_t ti = x_begin; ti < rows_end; ++ti) {
+      const int64_t i0 = ti * kTile, first = diagonal_super ? max(strip, ti) : strip;
+      __syncthreads();  // the row scales of the previous row have been read
+      if (threadIdx.x < kTile) {
+        const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);
+        s.row_scale[threadIdx.x] = p.scale[i * p.scale_row] * (Traits::kSigmoid ? 1.0f : kLog2e);
+      }
+      float top[4][2], sum[4][2];
+#pragma unroll
+      for (int m = 0; m < 4; ++m)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) top[m][h] = empty.top, sum[m][h] = 0;
+
+      pipe.run<Math>(
+          p.x, i0, p.y, first * kTile, static_cast<int>(strip_end - first), [&](int tile, float (&acc)[4][4][4]) {
+            const int64_t j0 = (first + tile) * kTile;
+            const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
+            if (masked) {
+              __syncthreads();
+              fill_mask<kTile, kTile>(p, i0, j0, s.mask);
+              __syncthreads();
+            }
+            const bool scaled = masked || !narrow || Traits::kSigmoid;
+            if (scaled) scale_and_mask(acc, s.row_scale, masked ? s.mask : nullptr, negative_infinity());
+            const bool columns = cols_out != nullptr && !(p.symmetric && i0 == j0);
+            Partial* column = columns ? s.column[threadIdx.x / 128] + (first - strip + tile) * kTile : nullptr;
+            if constexpr (Traits::kSigmoid)
+              add_softplus(acc, bias, sum);
+            else if (narrow)
+              add_narrow(acc, s.row_scale, scaled, shift, sum, column);
+            else
+              add_wide(acc, top, sum, column);
+          });
+
+      // Row sums: quad, then the four warps that share the rows, then this block's slot.
+#pragma unroll
+      for (int m = 0; m < 4; ++m)
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const float total = quad_sum(sum[m][h]);
+          if (threadIdx.x % 4 == 0) s.row[threadIdx.x / 32 % 4][TilePipe::row_of(m, h)] = {top[m][h], total};
+        }
+      __syncthreads();
+      const int64_t i = i0 + threadIdx.x;
+      if (threadIdx.x < kTile && i < p.x.count) {
+        Partial out = rows_out[i];
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+          const Partial part = s.row[w][threadIdx.x];
+          if (narrow)
+            out.sum += part.sum;
+          else
+            out = merge(out, part);
+        }
+        rows_out[i] = out;
+      }
+    }
+    if (cols_out == nullptr) continue;
+    __syncthreads();
+    for (int c = threadIdx.x; c < (strip_end - strip) * kTile; c += blockDim.x) {
+      const int64_t j = strip * kTile + c;
+      if (j >= p.y.count) continue;
+      Partial out = cols_out[j];
+#pragma unroll
+      for (int w = 0; w < 2; ++w) {
+        const Partial part = s.column[w][c];
+        if (narrow)
+          out.sum += part.sum;
+        else
+          out = merge(out, part);
+      }
+      cols_out[j] = out;
+    }
+  }
+}
+
+template <typename Math, bool kSigmoid>
+void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
+                       const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts) {
+  using Traits = StatisticsTraits<Math, kSigmoid>;
+  const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
+  const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
+  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  constexpr size_t kOther = sizeof(StatisticsShared<Traits>);
+  const bool resident = TilePipe::keeps_x(pairs.x.bytes, kOther, shared_limit());
+  launch("pairwise_statistics", statistics_kernel<Traits>, dim3(static_cast<unsigned>(blocks)), TileTraits::kThreads,
+         TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs, bias, x_parts, y_parts, grid.span,
+         grid.y_supers, resident);
+}
+
+#ifdef SSLSPEC_WITH_SM90A
+// Tiles first .. first + tiles (of 128) of the Hopper pass, [tiles, pitch] sums of `count` rows or columns, into
+// partial results of `span` tiles each; block row 0 is the slot of tile `first`. A slot that an earlier chunk has begun
+// goes on from there.
+__global__ void __launch_bounds__(TileTraits::kThreads)
+    gather_kernel(const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, int64_t span,
+                  Partial* parts, int64_t step) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x,
+                slot = first / span + blockIdx.y;
+  if (i >= count) return;
+  Partial& out = parts[slot * step + i];
+  const int64_t begin = max(slot * span, first), end = min((slot + 1) * span, first + tiles);
+  Partial total = begin > slot * span ? out : sums[(begin - first) * pitch + i];
+  for (int64_t tile = begin > slot * span ? begin : begin + 1; tile < end; ++tile)
+    total = merge(total, sums[(tile - first) * pitch + i]);
+  out = total;
+}
+
+#ifndef SSLSPEC_TILE_SUMS  // the emulator's tests use few, so that small problems need several chunks
+#define SSLSPEC_TILE_SUMS (8 << 20)
+#endif
+
+// Rows of a chunk: 64 MiB of sums, so that memory stays linear. Each row takes part in as many row sums as there are
+// tiles of columns, and in 1 / 128 of as many column sums as there are columns. A symmetric problem multiplies the rows
+// of a chunk with each other and with those after them only: eighths do 9 / 16 of the work of the whole, but a small
+// problem is done before the launches of several chunks would be.
+#ifndef SSLSPEC_SYMMETRIC_ROWS  // the emulator's tests use few
+#define SSLSPEC_SYMMETRIC_ROWS 4096
+#endif
+int64_t chunk_rows(int64_t n, int64_t m, bool symmetric) {
+  const int64_t fitting = SSLSPEC_TILE_SUMS / (2 * ceil_div(m, TileTraits::kRows)) / TileTraits::kRows;
+  const bool cut = symmetric && n > 2 * SSLSPEC_SYMMETRIC_ROWS;
+  const int64_t most = ceil_div(cut ? std::max<int64_t>(ceil_div(n, 8), SSLSPEC_SYMMETRIC_ROWS) : n, TileTraits::kRows);
+  return TileTraits::kRows * (fitting < 1 ? 1 : fitting < most ? fitting : most);
+}
+
+// On an H200 32768 rows against as many, 512 columns: 2.3 - 2.8 ms by sums, 1.8 - 2.4 in ping-pong (256 columns: 1.7
+// and 1.4, but small problems lose); with themselves 1.3 and 2.0, since chunks multiply more than the upper triangle.
+bool takes_sums(int64_t d, bool symmetric) {
+  return d <= (symmetric ? kSumsWidth : kSumsWidth / 2) && hopper_allowed("sums");
+}
+
+bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
+  constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
+  return (tile_sums != nullptr || takes_sums(p.x.shape[1], p.symmetric)) && capability_major() == 9 &&
+         p.x.dtype == DType::bf16 && p.scale_col == 0 && p.x.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 &&
+         p.y.shape[0] < kMost && p.x.shape[1] > 0 && p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 &&
+         p.y.stride[0] % 8 == 0;
+}
+
+void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                  Partial* x_parts, Partial* y_parts, Partial* row_sums) {
+  constexpr int64_t kTile = TileTraits::kRows;
+  const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric),
+                span = PairwiseGrid(n, m).span;
+  Partial* columns_of = p.symmetric ? x_parts : y_parts;
+  Partial* column_sums = columns_of == nullptr ? nullptr : row_sums + ceil_div(m, kTile) * step;
+  const auto gather = [&](const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count,
+                          Partial* parts, int64_t stride) {
+    const dim3 grid(static_cast<unsigned>(ceil_div(count, TileTraits::kThreads)),
+                    static_cast<unsigned>(ceil_div(first + tiles, span) - first / span));
+    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count,
+           span, parts, stride);
+  };
+  for (int64_t row0 = 0; row0 < n; row0 += step) {
+    const int64_t rows = n - row0 < step ? n - row0 : step;
+    const int64_t col0 = p.symmetric ? row0 : 0, col_begin = p.symmetric ? row0 + rows : 0;
+    pairwise_statistics_sm90a(p, x_bounds, y_bounds,
+                              {row0, col0, static_cast<int>(rows), bias, row_sums, column_sums, col_begin});
+    gather(row_sums, rows, col0 / kTile, ceil_div(m - col0, kTile), rows, x_parts + row0, n);
+    if (column_sums != nullptr)
+      gather(column_sums + (col_begin - col0), m - col0, row0 / kTile, ceil_div(rows, kTile), m - col_begin,
+             columns_of + col_begin, m);
+  }
+}
+#endif
+
+}  // namespace
+
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns) {
+#ifdef SSLSPEC_WITH_SM90A
+  if (hopper_allowed("statistics") && dtype == DType::bf16 && !takes_sums(d, symmetric)) {
+    const int64_t rows = chunk_rows(n, m, symmetric);
+    return ceil_div(m, TileTraits::kRows) * rows + (symmetric || columns ? ceil_div(rows, TileTraits::kRows) * m : 0);
+  }
+#endif
+  return 0;
+}
+
+#ifndef SSLSPEC_MAX_SUPERS  // the emulator's tests use few, so that small problems reach every path
+#define SSLSPEC_MAX_SUPERS 40
+#endif
+
+// At most this many super blocks a side: enough blocks to balance any GPU, and as many partial results per row.
+PairwiseGrid::PairwiseGrid(int64_t n, int64_t m) {
+  const int64_t x_tiles = ceil_div(n, TileTraits::kRows), y_tiles = ceil_div(m, TileTraits::kRows);
+  const int64_t tiles = x_tiles > y_tiles ? x_tiles : y_tiles;
+  span = tiles <= SSLSPEC_MAX_SUPERS ? 1 : ceil_div(tiles, SSLSPEC_MAX_SUPERS);
+  x_supers = ceil_div(x_tiles, span), y_supers = ceil_div(y_tiles, span);
+}
+
+void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
+                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
+  const DeviceGuard guard(p.device);  // the choice below asks the current device
+#ifdef SSLSPEC_WITH_SM90A
+  if (select_sm90a(p, tile_sums)) {
+    if (takes_sums(p.x.shape[1], p.symmetric))
+      return pairwise_sums_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts);
+    return launch_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts, tile_sums);
+  }
+#endif
+  const bool fast = p.precision == Precision::fast;
+  if (bias != nullptr) {
+    const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, true>
+                     : fast                   ? launch_statistics<Tf32, true>
+                                              : launch_statistics<Tf32x3, true>;
+    return run(p, bias, x_bounds, y_bounds, x_parts, y_parts);
+  }
+  const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, false>
+                   : fast                   ? launch_statistics<Tf32, false>
+                                            : launch_statistics<Tf32x3, false>;
+  run(p, bias, x_bounds, y_bounds, x_parts, y_parts);
+}
+
+}  // namespace sslspec::cuda

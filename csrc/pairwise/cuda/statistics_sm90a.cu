@@ -1,0 +1,130 @@
+// The statistics pass on Hopper for wide rows (fewer columns: sums_sm90a.cu): a CUTLASS GEMM whose
+// epilogue adds up the exponentials (or softplus) of its accumulator and stores only the sums of each tile
+// (tile_sums.cuh).
+//
+// Tiling: 128 x 128 x 64, cluster 2 x 1, ping-pong: two warpgroups own a tile each, and one takes its exponentials
+// while the other multiplies. Their epilogues come one after the other (CUTLASS's order barrier), so they share the
+// memory below. A tile that can hold left-out pairs makes the same mask as the portable kernel. Memory traffic per
+// tile: the operands from L2 and 256 sums. Precision policy: fp32 sums over a tile, which one kernel adds in the order
+// of the tiles (statistics_sm80.cu); no atomics.
+#include <cutlass/cutlass.h>
+
+#include <cutlass/arch/barrier.h>
+#include <cutlass/epilogue/collective/detail.hpp>
+#include <cutlass/epilogue/dispatch_policy.hpp>
+#include <cutlass/gemm/collective/collective_builder.hpp>
+#include <cutlass/gemm/device/gemm_universal_adapter.h>
+#include <cutlass/gemm/kernel/gemm_universal.hpp>
+
+#include "gpu/cutlass_launch.cuh"
+#include "pairwise/cuda/tile_sums.cuh"
+
+namespace sslspec::cuda {
+namespace {
+
+// An epilogue as CUTLASS's kernels call it, after Sm90TmaWarpSpecializedAdapter: with the accumulator of a whole tile.
+class TileSums {
+ public:
+  using ElementC = float;
+  using StrideC = cute::Stride<int64_t, cute::_1, int64_t>;
+  using ElementD = ElementC;
+  using StrideD = StrideC;
+  using DispatchPolicy = cutlass::epilogue::NoSmemWarpSpecialized;
+  struct ThreadEpilogueOp {
+    using ElementOutput = float;
+  };
+
+  using SharedStorage = TileSumsShared;
+  struct Arguments {
+    Pairs pairs;
+    HopperStatistics out;
+  };
+  using Params = Arguments;
+
+  template <typename Shape>
+  static Params to_underlying_arguments(const Shape&, const Arguments& args, void*) {
+    return args;
+  }
+  template <typename Shape>
+  static size_t get_workspace_size(const Shape&, const Arguments&) {
+    return 0;
+  }
+  template <typename Shape>
+  static cutlass::Status initialize_workspace(const Shape&, const Arguments&, void*, cudaStream_t,
+                                              cutlass::CudaHostAdapter* = nullptr) {
+    return cutlass::Status::kSuccess;
+  }
+  template <typename Shape>
+  static bool can_implement(const Shape&, const Arguments&) {
+    return true;
+  }
+
+  CUTLASS_HOST_DEVICE explicit TileSums(const Params& params) : params_(params) {}
+
+  template <typename Problem, typename Tile, typename Coord, typename Accumulator, typename Mma, typename Residue>
+  __device__ __forceinline__ void operator()(const Problem&, const Tile&, const Coord& tile, const Accumulator& acc,
+                                             const Mma&, const Residue&, int thread, char* shared) {
+    using Traits = TileSumsTraits;
+    static_assert(decltype(cute::size(acc))::value == Traits::kTile * Traits::kTile / Traits::kThreads);
+    const auto barrier = [] {
+      cutlass::arch::NamedBarrier::sync(Traits::kThreads, cutlass::arch::ReservedNamedBarriers::EpilogueBarrier);
+    };
+    store_tile_sums(params_.pairs, params_.out, cute::get<0>(tile), cute::get<1>(tile), acc,
+                    *reinterpret_cast<SharedStorage*>(shared), thread, barrier);
+  }
+
+ private:
+  const Params& params_;
+};
+
+struct StatisticsTraits {
+  using Elem = cutlass::bfloat16_t;
+  using Tile = cute::Shape<cute::_128, cute::_128, cute::_64>;
+  using Cluster = cute::Shape<cute::_2, cute::_1, cute::_1>;
+  static constexpr int kAlign = 16 / sizeof(Elem);
+  using Epilogue = cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<TileSums>;
+  using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Elem, cutlass::layout::RowMajor, kAlign, Elem,
+      cutlass::layout::ColumnMajor, kAlign, float, Tile, Cluster,
+      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(sizeof(typename Epilogue::SharedStorage))>,
+      cutlass::gemm::KernelTmaWarpSpecializedPingpong>::CollectiveOp;
+  using Plain = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
+  static_assert(Plain::SharedStorageSize <= cutlass::gemm::collective::detail::sm90_smem_capacity_bytes);
+
+  // The limit of the logits goes to the epilogue through its shared memory; all blocks agree about it.
+  struct Kernel : Plain {
+    __device__ __forceinline__ void operator()(const typename Plain::Params& params, char* shared) {
+      auto& s = reinterpret_cast<typename Plain::SharedStorage*>(shared)->tensors.epilogue;
+      static_assert(sizeof(s.slots) / sizeof(float) == Plain::MaxThreadsPerBlock / 32);
+      const float limit = logit_limit<Plain::MaxThreadsPerBlock / 32>(params.epilogue.pairs, s.slots);
+      if (threadIdx.x == 0) s.limit = limit;
+      __syncthreads();
+      Plain::operator()(params, shared);
+    }
+  };
+  using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
+};
+
+}  // namespace
+
+void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                               const HopperStatistics& out) {
+  using Gemm = StatisticsTraits::Gemm;
+  using Elem = StatisticsTraits::Elem;
+  const DeviceGuard guard(p.device);
+  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  typename Gemm::GemmKernel::StrideA stride_x{};
+  typename Gemm::GemmKernel::StrideB stride_y{};
+  cute::get<0>(stride_x) = p.x.stride[0], cute::get<0>(stride_y) = p.y.stride[0];
+
+  typename Gemm::Arguments arguments{};
+  arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
+  arguments.problem_shape = {out.rows, static_cast<int>(p.y.shape[0] - out.col0), static_cast<int>(p.x.shape[1]), 1};
+  arguments.mainloop.ptr_A = reinterpret_cast<const Elem*>(pairs.x.data + out.row0 * pairs.x.pitch);
+  arguments.mainloop.ptr_B = reinterpret_cast<const Elem*>(pairs.y.data + out.col0 * pairs.y.pitch);
+  arguments.mainloop.dA = stride_x, arguments.mainloop.dB = stride_y;
+  arguments.epilogue = {pairs, out};
+  launch_cutlass<Gemm>("pairwise_statistics_sm90a", arguments, p.device, p.stream);
+}
+
+}  // namespace sslspec::cuda

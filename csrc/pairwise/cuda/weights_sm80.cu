@@ -1,0 +1,258 @@
+// Backward of `pairwise` for large d: the weights W_ij of a chunk of rows as a matrix in the type of the operands, one
+// pass, so that W Y and W^T X can be products of a tuned library. The caller bounds the chunk.
+//
+// Tiling: one block of 256 threads per kSpan tiles of 128 x 128 in a row of tiles; the products come from TilePipe, the
+// exponentials are taken in the accumulator registers and stored from there.
+// Memory traffic: one write of W, the operands from L2. Precision policy: fp32 until W is rounded, or until it is split
+// into three bfloat16 pieces, W = W1 + W2 + W3: 8 bits each make the 24 of fp32, and library products of the pieces
+// (primitives/_matmul.py) have its accuracy. bfloat16 has the exponents of fp32, but its subnormal numbers end at
+// 2^-133: weights below 2^-110 keep fewer than 24 bits.
+#include <type_traits>
+
+#include "pairwise/cuda/pairs.cuh"
+#include "pairwise/cuda/hopper.h"
+
+namespace sslspec::cuda {
+namespace {
+
+template <typename MathMode, int kPieceCount>
+struct WeightsTraits {
+  using Math = MathMode;
+  static constexpr int kPieces = kPieceCount;
+  using Elem = std::conditional_t<kPieces == 1, typename Math::Elem, __nv_bfloat16>;
+  static constexpr int kSpan = 8;
+  static constexpr int kBlocks = sizeof(typename Math::Operand4) > 16 ? 1 : 2;
+};
+
+struct WeightsShared {
+  uint32_t mask[TileTraits::kRows * TileTraits::kRows / 32];
+  Weight row[TileTraits::kRows], column[TileTraits::kRows];
+  float row_scale[TileTraits::kRows], column_scale[TileTraits::kRows];
+  float slots[TileTraits::kWarps];
+};
+
+struct WeightsOut {
+  const Weight *x_weights, *y_weights;
+  const float* bias;
+  void* data;  // [rows, m] per piece
+  int64_t pitch, piece_step, row0;
+  bool resident;  // TilePipe::keeps_x
+};
+
+__device__ __forceinline__ void store_pair(__nv_bfloat16* at, float a, float b, bool both, bool aligned) {
+  if (both && aligned) {
+    *reinterpret_cast<__nv_bfloat162*>(at) = __floats2bfloat162_rn(a, b);
+    return;
+  }
+  at[0] = __float2bfloat16(a);
+  if (both) at[1] = __float2bfloat16(b);
+}
+__device__ __forceinline__ void store_pair(float* at, float a, float b, bool both, bool aligned) {
+  if (both && aligned) {
+    *reinterpret_cast<float2*>(at) = make_float2(a, b);
+    return;
+  }
+  at[0] = a;
+  if (both) at[1] = b;
+}
+
+template <typename Traits>
+__device__ __forceinline__ void store_pieces(typename Traits::Elem* at, int64_t step, float a, float b, bool both,
+                                             bool aligned) {
+  store_pair(at, a, b, both, aligned);
+#pragma unroll
+  for (int piece = 1; piece < Traits::kPieces; ++piece) {
+    a -= __bfloat162float(__float2bfloat16(a)), b -= __bfloat162float(__float2bfloat16(b));  // exact
+    store_pair(at + piece * step, a, b, both, aligned);
+  }
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
+    matrix_kernel(const __grid_constant__ Pairs p, const __grid_constant__ WeightsOut out) {
+  constexpr int kTile = TileTraits::kRows;
+  using Elem = typename Traits::Elem;
+  unsigned char* shared = dynamic_shared();
+  const TilePipe pipe(shared, p.x.bytes, out.resident);
+  WeightsShared& s = *reinterpret_cast<WeightsShared*>(shared + TilePipe::shared_bytes(p.x.bytes, out.resident));
+  const int64_t i0 = out.row0 + static_cast<int64_t>(blockIdx.y) * kTile;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * Traits::kSpan;
+  const int64_t last = min(first + Traits::kSpan, ceil_div(p.y.count, kTile));
+  const bool sigmoid_part = out.bias != nullptr;
+  const float bias = sigmoid_part ? *out.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
+  const float limit = sigmoid_part ? 0.0f : logit_limit<TileTraits::kWarps>(p, s.slots);
+  const bool one_exponential = sigmoid_part || is_narrow(limit);
+  const float shift = narrow_shift(limit);
+  const bool aligned = out.pitch % 2 == 0;
+
+  if (threadIdx.x < kTile) {
+    const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);
+    s.row[threadIdx.x] = out.x_weights != nullptr ? out.x_weights[i] : kNoWeight;
+    s.row_scale[threadIdx.x] = unit * (p.scale_col != 0 ? 1.0f : p.scale[i * p.scale_row]);
+  }
+  pipe.run<typename Traits::Math>(
+      p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float (&acc)[4][4][4]) {
+        const int64_t j0 = (first + tile) * kTile;
+        __syncthreads();  // the columns of the previous tile have been read
+        if (threadIdx.x < kTile) {
+          const int64_t j = min(j0 + threadIdx.x, p.y.count - 1);
+          s.column[threadIdx.x] = out.y_weights != nullptr ? out.y_weights[j] : kNoWeight;
+          s.column_scale[threadIdx.x] = p.scale_col != 0 ? p.scale[j * p.scale_col] : 1.0f;
+        }
+        const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
+        if (masked) fill_mask<kTile, kTile>(p, i0, j0, s.mask);
+        __syncthreads();
+        // weight_of(logit, row, column) is chosen for the whole tile: a branch per pair would leave one exponential in
+        // flight
+        const auto store = [&](const auto& weight_of) {
+#pragma unroll
+          for (int n = 0; n < 4; ++n) {  // the outer loop: what belongs to two columns stays in registers, and no more
+            const int c = TilePipe::column_of(n, 0);
+            const int64_t j = j0 + c;
+            const Weight column[2] = {s.column[c], s.column[c + 1]};
+            const float factor[2] = {s.column_scale[c], s.column_scale[c + 1]};
+#pragma unroll
+            for (int m = 0; m < 4; ++m)
+#pragma unroll
+              for (int h = 0; h < 2; ++h) {
+                const int r = TilePipe::row_of(m, h);
+                const Weight row = s.row[r];
+                const float row_scale = s.row_scale[r];
+                const uint32_t word = masked ? s.mask[r * 4 + threadIdx.x / 32 % 4] : 0u;
+                float value[2];
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                  const float w = weight_of(acc[m][n][2 * h + e] * (row_scale * factor[e]), row, column[e]);
+                  value[e] = word >> (c + e) % 32 & 1 ? 0.0f : w * factor[e];
+                }
+                const int64_t i = i0 + r;
+                if (i < p.x.count && j < p.y.count)
+                  store_pieces<Traits>(static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch + j, out.piece_step,
+                                       value[0], value[1], j + 1 < p.y.count, aligned);
+              }
+          }
+        };
+        if (sigmoid_part)
+          store([&](float x, Weight row, Weight other) { return sigmoid(x + bias) * (row.factor + other.factor); });
+        else if (one_exponential)
+          store([&](float x, Weight row, Weight other) { return exp2_fast(x - shift) * (row.factor + other.factor); });
+        else
+          store([&](float x, Weight row, Weight other) {
+            return fmaf(other.factor, exp2_fast(x - other.shift), row.factor * exp2_fast(x - row.shift));
+          });
+      });
+}
+
+struct Vectors {
+  float *kind, *c, *x_factor, *x_shift, *y_factor, *y_shift;
+};
+
+// The weights as separate arrays and the row scales in powers of two, for the Hopper pass.
+__global__ void __launch_bounds__(TileTraits::kThreads)
+    vectors_kernel(const __grid_constant__ Pairs p, const float* bias, const Weight* x_weights, const Weight* y_weights,
+                   Vectors out) {
+  __shared__ float slots[TileTraits::kWarps];
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x;
+  if (blockIdx.x == 0) {
+    const bool one = y_weights == nullptr || is_narrow(logit_limit<TileTraits::kWarps>(p, slots));
+    if (threadIdx.x == 0) *out.kind = bias != nullptr ? kSigmoid : one ? kOneExponential : kTwoExponentials;
+  }
+  if (i < p.x.count) {
+    out.c[i] = p.scale[i * p.scale_row] * kLog2e, out.x_factor[i] = x_weights[i].factor;
+    out.x_shift[i] = bias != nullptr ? -*bias * kLog2e : x_weights[i].shift;
+  }
+  if (i < p.y.count && y_weights != nullptr) out.y_factor[i] = y_weights[i].factor, out.y_shift[i] = y_weights[i].shift;
+}
+
+// Sets the weights of left-out pairs to 0: a block looks at kClearSpan tiles, most of which hold none.
+constexpr int kClearSpan = 32;
+__global__ void __launch_bounds__(TileTraits::kThreads)
+    clear_kernel(const __grid_constant__ Pairs p, __nv_bfloat16* weights, int64_t pitch, int64_t row0) {
+  constexpr int kTile = TileTraits::kRows;
+  __shared__ uint32_t mask[kTile * kTile / 32];
+  __shared__ bool masked[kClearSpan];
+  const int64_t local = static_cast<int64_t>(blockIdx.y) * kTile, i0 = row0 + local;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kClearSpan * kTile;
+  if (threadIdx.x < kClearSpan) {
+    const int64_t j0 = first + static_cast<int64_t>(threadIdx.x) * kTile;
+    masked[threadIdx.x] = j0 < p.y.count && tile_is_masked(p, i0, kTile, j0, kTile);
+  }
+  __syncthreads();
+  for (int tile = 0; tile < kClearSpan; ++tile) {
+    if (!masked[tile]) continue;
+    const int64_t j0 = first + static_cast<int64_t>(tile) * kTile;
+    fill_mask<kTile, kTile>(p, i0, j0, mask);
+    __syncthreads();
+    for (int at = threadIdx.x; at < kTile * kTile / 32; at += TileTraits::kThreads) {
+      const int r = at * 32 / kTile, c = at * 32 % kTile;
+      for (int k = 0; k < 32; ++k) {
+        const bool inside = i0 + r < p.x.count && j0 + c + k < p.y.count;
+        if (inside && mask[at] >> k & 1) weights[(local + r) * pitch + j0 + c + k] = __float2bfloat16(0.0f);
+      }
+    }
+    __syncthreads();
+  }
+}
+
+template <typename Math, int kPieces>
+void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOut& out, int64_t rows) {
+  using Traits = WeightsTraits<Math, kPieces>;
+  const int64_t strips = ceil_div(ceil_div(pairs.y.count, TileTraits::kRows), Traits::kSpan);
+  launch("pairwise_weights", matrix_kernel<Traits>,
+         dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
+         TileTraits::kThreads, TilePipe::shared_bytes(pairs.x.bytes, out.resident) + sizeof(WeightsShared), p.stream,
+         pairs, out);
+}
+
+#ifdef SSLSPEC_WITH_SM90A
+// Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100,
+// beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
+bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
+  return hopper_allowed("weights") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
+         (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 && pitch % 8 == 0 && p.y.shape[0] >= 1024 &&
+         p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
+}
+
+void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,
+                  void* weights, int64_t pitch) {
+  const int64_t n = p.x.shape[0], m = p.y.shape[0];
+  const int64_t x_step = (n + 3) / 4 * 4, y_step = (m + 3) / 4 * 4;  // pairwise_vectors_size
+  float* arrays = b.vectors + 4;
+  const Vectors v = {
+      b.vectors, arrays, arrays + x_step, arrays + 2 * x_step, arrays + 3 * x_step, arrays + 3 * x_step + y_step};
+  const int64_t length = n > m ? n : m;
+  if (row0 == 0)
+    launch("pairwise_vectors", vectors_kernel, dim3(static_cast<unsigned>(ceil_div(length, TileTraits::kThreads))),
+           TileTraits::kThreads, 0, p.stream, pairs, b.bias, b.x_weights, b.y_weights, v);
+  const bool columns = b.y_weights != nullptr;
+  pairwise_weights_sm90a({static_cast<const unsigned char*>(p.x.data) + row0 * pairs.x.pitch, p.y.data, p.x.stride[0],
+                          p.y.stride[0], static_cast<int>(rows), static_cast<int>(m), static_cast<int>(p.x.shape[1]),
+                          v.c + row0, v.x_factor + row0, v.x_shift + row0, columns ? v.y_factor : nullptr,
+                          columns ? v.y_shift : nullptr, v.kind, weights, pitch, p.device, p.stream});
+  launch("pairwise_clear", clear_kernel,
+         dim3(static_cast<unsigned>(ceil_div(m, kClearSpan * TileTraits::kRows)),
+              static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
+         TileTraits::kThreads, 0, p.stream, pairs, static_cast<__nv_bfloat16*>(weights), pitch, row0);
+}
+#endif
+
+}  // namespace
+
+void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
+                      const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights, int64_t pitch, int pieces) {
+  const DeviceGuard guard(p.device);
+  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+#ifdef SSLSPEC_WITH_SM90A
+  if (select_sm90a(p, b, pitch)) return launch_sm90a(p, pairs, b, row0, rows, weights, pitch);
+#endif
+  const bool resident = TilePipe::keeps_x(pairs.x.bytes, sizeof(WeightsShared), shared_limit());
+  const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, rows * pitch, row0, resident};
+  const bool fast = p.precision == Precision::fast;
+  const auto run = p.x.dtype == DType::bf16 ? launch_matrix<Bf16, 1>
+                   : pieces == 1            ? (fast ? launch_matrix<Tf32, 1> : launch_matrix<Tf32x3, 1>)
+                   : fast                   ? launch_matrix<Tf32, kWeightPieces>
+                                            : launch_matrix<Tf32x3, kWeightPieces>;
+  run(p, pairs, out, rows);
+}
+
+}  // namespace sslspec::cuda

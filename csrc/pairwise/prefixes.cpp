@@ -1,0 +1,102 @@
+#include "pairwise/prefixes.h"
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "pairwise/cpu/prefixes.h"
+
+namespace sslspec {
+namespace {
+
+constexpr const char* kOp = "pairwise_prefixes";
+
+void check_whole(const char* name, const TensorView& t, int64_t rows, int64_t cols, DType dtype) {
+  check_matrix(kOp, name, t, rows, cols, dtype, kCpu);
+  SSLSPEC_CHECK(rows <= 1 || t.stride[0] == cols, kOp, ": ", name, " must be contiguous");
+}
+
+// Checks what both passes share and fills the arguments of the CPU kernels.
+template <typename T>
+cpu::PairwisePrefixesArgs<T> arguments(const TensorView& a, const TensorView& b, const TensorView& dims,
+                                       const TensorView& alpha, const TensorView& beta, const TensorView& ids,
+                                       const TensorView& row_lse, const TensorView& col_lse,
+                                       const TensorView& workspace, int threads, bool backward) {
+  const bool symmetric = !b.present();
+  SSLSPEC_CHECK(a.ndim == 2, kOp, ": a must be (n, d), got ", shape_text(a));
+  const TensorView& right = symmetric ? a : b;
+  SSLSPEC_CHECK(right.ndim == 2, kOp, ": b must be (m, d), got ", shape_text(right));
+  SSLSPEC_CHECK(dims.ndim == 1 && dims.shape[0] >= 1, kOp, ": dims must be (prefixes,), got ", shape_text(dims));
+  const int64_t n = a.shape[0], d = a.shape[1], m = right.shape[0], prefixes = dims.shape[0];
+  check_matrix(kOp, "a", a, n, d, a.dtype, kCpu);
+  check_matrix(kOp, "b", right, m, d, a.dtype, kCpu);
+  check_vector(kOp, "dims", dims, prefixes, DType::i64, kCpu);
+  const int64_t* ends = dims.as<int64_t>();
+  for (int64_t h = 0; h < prefixes; ++h)
+    SSLSPEC_CHECK(ends[h] > (h == 0 ? 0 : ends[h - 1]), kOp, ": dims must ascend from 1 on, got ", ends[h], " at ", h);
+  SSLSPEC_CHECK(ends[prefixes - 1] == d, kOp, ": the last of dims must be d = ", d, ", got ", ends[prefixes - 1]);
+  check_whole("alpha", alpha, prefixes, n, a.dtype);
+  if (!symmetric) check_whole("beta", beta, prefixes, m, a.dtype);
+  SSLSPEC_CHECK(symmetric || !ids.present(), kOp, ": ids are for the symmetric case");
+  if (ids.present()) check_vector(kOp, "ids", ids, n, DType::i32, kCpu);
+  check_whole("row_lse", row_lse, prefixes, n, a.dtype);
+  if (col_lse.present()) check_whole("col_lse", col_lse, prefixes, m, a.dtype);
+  const int64_t size = pairwise_prefixes_workspace_size(n, m, d, prefixes, int(a.dtype), symmetric, backward);
+  check_vector(kOp, "workspace", workspace, size, a.dtype, kCpu);
+  cpu::PairwisePrefixesArgs<T> q{};
+  auto& p = q.pairs;
+  p.a = a.as<T>(), p.lda = a.stride[0], p.n = n;
+  p.b = right.as<T>(), p.ldb = right.stride[0], p.m = m, p.d = d;
+  p.ids_a = p.ids_b = ids.as<int32_t>(), p.skip_self = true;
+  p.symmetric = symmetric, p.columns = col_lse.present();
+  p.row_lse = row_lse.as<T>(), p.col_lse = col_lse.as<T>();
+  p.workspace = workspace.as<T>(), p.threads = threads;
+  q.prefixes = prefixes, q.dims = ends;
+  q.alpha = alpha.as<T>(), q.beta = symmetric ? q.alpha : beta.as<T>();
+  return q;
+}
+
+}  // namespace
+
+int64_t pairwise_prefixes_workspace_size(int64_t n, int64_t m, int64_t d, int64_t prefixes, int dtype, bool symmetric,
+                                         bool backward) {
+  int64_t size = 0;
+  dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
+    using T = typename decltype(t)::type;
+    size = SSLSPEC_CALL(pairwise_prefixes_workspace<T>, n, m, d, prefixes, symmetric, backward);
+  });
+  return size;
+}
+
+void pairwise_prefixes_forward(TensorView a, TensorView b, TensorView dims, TensorView alpha, TensorView beta,
+                               TensorView ids, TensorView row_lse, TensorView col_lse, TensorView workspace,
+                               int threads) {
+  dispatch_float(kOp, a.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    const auto q = arguments<T>(a, b, dims, alpha, beta, ids, row_lse, col_lse, workspace, threads, false);
+    SSLSPEC_CALL(pairwise_prefixes_forward<T>, q);
+  });
+}
+
+void pairwise_prefixes_backward(TensorView a, TensorView b, TensorView dims, TensorView alpha, TensorView beta,
+                                TensorView ids, TensorView row_lse, TensorView col_lse, TensorView grad_row,
+                                TensorView grad_col, TensorView grad_a, TensorView grad_b, TensorView grad_alpha,
+                                TensorView grad_beta, TensorView workspace, int threads) {
+  dispatch_float(kOp, a.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    auto q = arguments<T>(a, b, dims, alpha, beta, ids, row_lse, col_lse, workspace, threads, true);
+    auto& p = q.pairs;
+    check_whole("grad_row", grad_row, q.prefixes, p.n, a.dtype);
+    check_whole("grad_a", grad_a, p.n, p.d, a.dtype);
+    check_whole("grad_alpha", grad_alpha, q.prefixes, p.n, a.dtype);
+    if (p.columns) check_whole("grad_col", grad_col, q.prefixes, p.m, a.dtype);
+    if (!p.symmetric) {
+      check_whole("grad_b", grad_b, p.m, p.d, a.dtype);
+      check_whole("grad_beta", grad_beta, q.prefixes, p.m, a.dtype);
+    }
+    p.grad_row = grad_row.as<T>(), p.grad_col = grad_col.as<T>();
+    p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
+    q.grad_alpha = grad_alpha.as<T>(), q.grad_beta = grad_beta.as<T>();
+    SSLSPEC_CALL(pairwise_prefixes_backward<T>, q);
+  });
+}
+
+}  // namespace sslspec

@@ -1,0 +1,182 @@
+// Column means and sums of squared deviations of x, or of x, y and x - y, in one pass over the rows.
+//
+// Tiling: a block owns kSlab rows and 32 columns (64 of two bytes); its 8 warps take every eighth row (Welford), merge
+// in order, and write one partial (count is known from the slab). A second kernel merges the slabs of a column in
+// order. Memory traffic: one read of x and y, in their own type. Precision policy: float (double for double), Welford
+// updates and Chan merges, in a fixed order, of the distances from the first row, so that a large mean costs no digits.
+#include "gpu/types.cuh"
+#include "rows/cuda/moments.h"
+
+namespace sslspec::cuda {
+namespace {
+
+constexpr int kThreads = 256, kWarps = kThreads / 32, kSlab = 256;
+
+template <typename T>
+struct Moment {
+  T count, mean, m2;
+  __device__ __forceinline__ void add(T value, T inverse) {  // inverse = 1 / (count + 1)
+    count += 1;
+    const T delta = value - mean;
+    mean += delta * inverse;
+    m2 += delta * (value - mean);
+  }
+  __device__ __forceinline__ void merge(const Moment& other) {
+    const T total = count + other.count;
+    if (other.count == 0) return;
+    const T delta = other.mean - mean;
+    mean += delta * (other.count / total);
+    m2 += other.m2 + delta * delta * (count * other.count / total);
+    count = total;
+  }
+};
+
+template <typename In>
+struct MomentsArgs {
+  using T = typename Wide<In>::type;
+  const In *x, *y;  // y may be null
+  int64_t ldx, ldy, n, d, slabs;
+  T* parts;      // [slabs, operands, 2, d], means relative to the first row
+  T *mean, *m2;  // [operands, d]
+};
+
+template <typename In, int kWidth, int kOperands>  // 1, or 3: x, y and x - y
+__global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ MomentsArgs<In> p) {
+  using T = typename Wide<In>::type;
+  __shared__ Moment<T> shared[kOperands][kWarps][32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t strips = ceil_div(p.d, 32 * kWidth), slab = blockIdx.x / strips;
+  const int64_t k = (blockIdx.x % strips * 32 + lane) * kWidth;
+  const int64_t first = slab * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
+  Moment<T> sum[kWidth][kOperands] = {};
+  if (k < p.d) {
+    const Pack<T, kWidth> x0 = load_wide<kWidth>(p.x + k), y0 = load_wide<kWidth>((kOperands == 3 ? p.y : p.x) + k);
+#pragma unroll 2
+    for (int64_t i = first + warp; i < last; i += kWarps) {
+      const T inverse = T(1) / (sum[0][0].count + 1);  // one division for all
+      const Pack<T, kWidth> x = load_wide<kWidth>(p.x + i * p.ldx + k);
+      Pack<T, kWidth> y = x;
+      if (kOperands == 3) y = load_wide<kWidth>(p.y + i * p.ldy + k);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        const T dx = x.v[e] - x0.v[e], dy = y.v[e] - y0.v[e];
+        sum[e][0].add(dx, inverse);
+        if constexpr (kOperands == 3) sum[e][1].add(dy, inverse), sum[e][2].add(dx - dy, inverse);
+      }
+    }
+  }
+  for (int e = 0; e < kWidth; ++e) {
+    if (e > 0) __syncthreads();
+#pragma unroll
+    for (int o = 0; o < kOperands; ++o) shared[o][warp][lane] = sum[e][o];
+    __syncthreads();
+    if (warp >= kOperands || k >= p.d) continue;  // warp o merges operand o
+    Moment<T> total = shared[warp][0][lane];
+    for (int w = 1; w < kWarps; ++w) total.merge(shared[warp][w][lane]);
+    T* out = p.parts + ((slab * kOperands + warp) * 2) * p.d + k + e;
+    out[0] = total.mean, out[p.d] = total.m2;
+  }
+}
+
+template <typename In>
+__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ MomentsArgs<In> p) {
+  using T = typename Wide<In>::type;
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int operands = p.y == nullptr ? 1 : 3, o = blockIdx.y;
+  if (k >= p.d) return;
+  Moment<T> total{};
+  for (int64_t s = 0; s < p.slabs; ++s) {
+    const T* part = p.parts + ((s * operands + o) * 2) * p.d + k;
+    const int64_t rows = p.n - s * kSlab < kSlab ? p.n - s * kSlab : kSlab;
+    total.merge({static_cast<T>(rows), part[0], part[p.d]});
+  }
+  const T x = widened(p.x[k]), y = operands == 3 ? widened(p.y[k]) : T(0);
+  p.mean[o * p.d + k] = (o == 0 ? x : o == 1 ? y : x - y) + total.mean, p.m2[o * p.d + k] = total.m2;
+}
+
+template <typename T>
+struct GradArgs {
+  const T *x, *mean, *grad_mean, *grad_var;
+  T* grad;
+  int64_t ldx, ldg, n, d;
+};
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads) grad_kernel(const __grid_constant__ GradArgs<T> p) {
+  const int64_t strips = ceil_div(p.d, 32), k = blockIdx.x % strips * 32 + threadIdx.x % 32;
+  if (k >= p.d) return;
+  const T slope = 2 * p.grad_var[k] / static_cast<T>(p.n), base = p.grad_mean[k] / static_cast<T>(p.n),
+          mean = p.mean[k];
+  const int64_t first = blockIdx.x / strips * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
+  for (int64_t i = first + threadIdx.x / 32; i < last; i += kWarps)
+    p.grad[i * p.ldg + k] = base + slope * (p.x[i * p.ldx + k] - mean);
+}
+
+constexpr const char* kOp = "moments";
+
+template <typename In, int kWidth>
+void forward(const MomentsArgs<In>& p, int64_t stream) {
+  // one dimension: either factor may pass 65535
+  const dim3 grid(static_cast<unsigned>(p.slabs * ceil_div(p.d, 32 * kWidth)));
+  const auto slabs = p.y == nullptr ? slab_kernel<In, kWidth, 1> : slab_kernel<In, kWidth, 3>;
+  launch("moments", slabs, grid, kThreads, 0, stream, p);
+  const dim3 columns(static_cast<unsigned>(ceil_div(p.d, kThreads)), p.y == nullptr ? 1u : 3u);
+  launch("moments", merge_kernel<In>, columns, kThreads, 0, stream, p);
+}
+
+template <typename T>
+void backward(const TensorView& x, const TensorView& mean, const TensorView& grad_mean, const TensorView& grad_var,
+              const TensorView& grad_x, int64_t stream) {
+  const GradArgs<T> p = {x.as<T>(),   mean.as<T>(),     grad_mean.as<T>(), grad_var.as<T>(), grad_x.as<T>(),
+                         x.stride[0], grad_x.stride[0], x.shape[0],        x.shape[1]};
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.n, kSlab) * ceil_div(p.d, 32)));
+  launch("moments_backward", grad_kernel<T>, grid, kThreads, 0, stream, p);
+}
+
+void check_input(const TensorView& x) {
+  SSLSPEC_CHECK(x.device != kCpu, kOp, ": x must be on a CUDA device");
+  SSLSPEC_CHECK(x.ndim == 2 && x.shape[0] >= 1, kOp, ": x must be (n, d) with n >= 1, got ", shape_text(x));
+  check_matrix(kOp, "x", x, x.shape[0], x.shape[1], x.dtype, x.device);
+}
+
+}  // namespace
+
+int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
+  return ceil_div(n, kSlab) * (operands == 1 ? 1 : 3) * 2 * d;
+}
+
+void moments_forward(TensorView x, TensorView y, TensorView mean, TensorView m2, TensorView workspace, int64_t stream) {
+  check_input(x);
+  const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 3 : 1;
+  const DType type = wide_type(x.dtype);
+  if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, x.device);
+  check_matrix(kOp, "mean", mean, operands, d, type, x.device);
+  check_matrix(kOp, "m2", m2, operands, d, type, x.device);
+  SSLSPEC_CHECK(operands == 1 || (mean.stride[0] == d && m2.stride[0] == d), kOp, ": mean and m2 must be contiguous");
+  check_vector(kOp, "workspace", workspace, moments_workspace_size(n, d, y.present() ? 2 : 1), type, x.device);
+  const DeviceGuard guard(x.device);
+  dispatch_rows(kOp, x.dtype, [&](auto t) {
+    using In = typename decltype(t)::type;
+    using T = typename Wide<In>::type;
+    const MomentsArgs<In> p = {x.as<In>(), y.as<In>(),         x.stride[0],       y.stride[0],  n,
+                               d,          ceil_div(n, kSlab), workspace.as<T>(), mean.as<T>(), m2.as<T>()};
+    constexpr int kWide = sizeof(In) == 2 ? 2 : 1;
+    packs(x, kWide) && packs(y, kWide) ? forward<In, kWide>(p, stream) : forward<In, 1>(p, stream);
+  });
+}
+
+void moments_backward(TensorView x, TensorView mean, TensorView grad_mean, TensorView grad_var, TensorView grad_x,
+                      int64_t stream) {
+  check_input(x);
+  SSLSPEC_CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, kOp, ": x must be float32 or float64, got ", x.dtype);
+  const int64_t d = x.shape[1];
+  check_vector(kOp, "mean", mean, d, x.dtype, x.device);
+  check_vector(kOp, "grad_mean", grad_mean, d, x.dtype, x.device);
+  check_vector(kOp, "grad_var", grad_var, d, x.dtype, x.device);
+  check_matrix(kOp, "grad_x", grad_x, x.shape[0], d, x.dtype, x.device);
+  const DeviceGuard guard(x.device);
+  const auto run = x.dtype == DType::f64 ? backward<double> : backward<float>;
+  run(x, mean, grad_mean, grad_var, grad_x, stream);
+}
+
+}  // namespace sslspec::cuda

@@ -1,0 +1,60 @@
+#include "rows/moments.h"
+
+#include <utility>
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "rows/cpu/moments.h"
+
+namespace sslspec {
+namespace {
+constexpr const char* kOp = "moments";
+}
+
+int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
+  const int64_t chunks = (n + cpu::kMomentsRows - 1) / cpu::kMomentsRows;
+  return chunks <= 1 ? 0 : 2 * chunks * (operands == 2 ? 3 : 1) * d;
+}
+
+void moments_forward(TensorView x, TensorView y, TensorView mean, TensorView m2, TensorView workspace, int threads) {
+  dispatch_float(kOp, x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
+    const int64_t n = x.shape[0], d = x.shape[1];
+    SSLSPEC_CHECK(n > 0, kOp, ": x must have rows, got ", shape_text(x));
+    check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
+    if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, kCpu);
+    const int operands = y.present() ? 2 : 1;
+    const int64_t statistics = operands == 2 ? 3 : 1;
+    for (const auto& [name, out] : {std::pair{"mean", &mean}, std::pair{"m2", &m2}}) {
+      check_matrix(kOp, name, *out, statistics, d, x.dtype, kCpu);
+      SSLSPEC_CHECK(statistics == 1 || out->stride[0] == d, kOp, ": ", name, " must be contiguous");
+    }
+    check_vector(kOp, "workspace", workspace, moments_workspace_size(n, d, operands), x.dtype, kCpu);
+    cpu::MomentsArgs<T> p{};
+    p.operands = operands, p.n = n, p.d = d, p.threads = threads;
+    p.x[0] = x.as<T>(), p.ld[0] = x.stride[0];
+    p.x[1] = y.as<T>(), p.ld[1] = y.stride[0];
+    p.mean = mean.as<T>(), p.m2 = m2.as<T>(), p.workspace = workspace.as<T>();
+    SSLSPEC_CALL(moments_forward<T>, p);
+  });
+}
+
+void moments_backward(TensorView x, TensorView mean, TensorView grad_mean, TensorView grad_var, TensorView grad_x,
+                      int threads) {
+  dispatch_float(kOp, x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
+    const int64_t n = x.shape[0], d = x.shape[1];
+    check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
+    check_vector(kOp, "mean", mean, d, x.dtype, kCpu);
+    check_vector(kOp, "grad_mean", grad_mean, d, x.dtype, kCpu);
+    check_vector(kOp, "grad_var", grad_var, d, x.dtype, kCpu);
+    check_matrix(kOp, "grad_x", grad_x, n, d, x.dtype, kCpu);
+    SSLSPEC_CHECK(n <= 1 || grad_x.stride[0] == d, kOp, ": grad_x must be contiguous");
+    SSLSPEC_CALL(moments_backward<T>, x.as<T>(), x.stride[0], n, d, mean.as<T>(), grad_mean.as<T>(), grad_var.as<T>(),
+                 grad_x.as<T>(), threads);
+  });
+}
+
+}  // namespace sslspec

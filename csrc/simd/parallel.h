@@ -1,0 +1,71 @@
+// The only place that says OpenMP. Work is cut into tasks by the problem size alone, never by the number of threads,
+// and no two tasks of one parallel_for write the same output: results are bitwise equal for any thread count.
+#pragma once
+#include <omp.h>
+
+#include <cstdint>
+#include <new>
+
+namespace sslspec::cpu {
+namespace {
+
+// The tasks that one thread starts with, on a cache line of their own.
+struct alignas(64) Share {
+  int64_t next, end;
+};
+constexpr int kMostThreads = 256;
+
+// Memory for scratch (scratch.h) may run out in any thread. An exception that leaves a parallel region ends the
+// process, so it is caught inside and thrown again behind the region.
+class OutOfMemory {
+ public:
+  template <typename F>
+  void catch_in(const F& f) {
+    try {
+      f();
+    } catch (const std::bad_alloc&) {
+      __atomic_store_n(&happened_, 1, __ATOMIC_RELAXED);
+    }
+  }
+  void rethrow() const {
+    if (happened_) throw std::bad_alloc();
+  }
+
+ private:
+  int happened_ = 0;
+};
+
+// Each thread works through a contiguous share of the tasks, then helps with what the others have left: neighbouring
+// tasks mostly write the same pages, and threads that touch new memory side by side would clear each page twice.
+template <typename F>
+void parallel_for(int64_t tasks, int threads, const F& f) {
+  if (threads > tasks) threads = static_cast<int>(tasks);
+  if (threads > kMostThreads) threads = kMostThreads;
+  if (threads <= 1) {
+    for (int64_t t = 0; t < tasks; ++t) f(t);
+    return;
+  }
+  Share shares[kMostThreads];
+  for (int s = 0; s < threads; ++s) shares[s] = {tasks * s / threads, tasks * (s + 1) / threads};
+  OutOfMemory memory;
+#pragma omp parallel num_threads(threads)
+  memory.catch_in([&] {
+    for (int s = 0, mine = omp_get_thread_num(); s < threads; ++s) {
+      Share& share = shares[(mine + s) % threads];
+      for (int64_t t; (t = __atomic_fetch_add(&share.next, 1, __ATOMIC_RELAXED)) < share.end;) f(t);
+    }
+  });
+  memory.rethrow();
+}
+
+// f() on every thread of a team; the threads share out the work themselves (pairwise/cpu/pair_schedule.h). f throws
+// nothing.
+template <typename F>
+void parallel_team(int threads, const F& f) {
+  if (threads <= 1) return f();
+#pragma omp parallel num_threads(threads)
+  f();
+}
+
+}  // namespace
+}  // namespace sslspec::cpu
