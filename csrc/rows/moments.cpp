@@ -16,7 +16,8 @@ int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
   return chunks <= 1 ? 0 : 2 * chunks * (operands == 2 ? 3 : 1) * d;
 }
 
-void moments_forward(TensorView x, TensorView y, TensorView mean, TensorView m2, TensorView workspace, int threads) {
+void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, TensorView workspace,
+                     int threads) {
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
@@ -24,18 +25,19 @@ void moments_forward(TensorView x, TensorView y, TensorView mean, TensorView m2,
     SSLSPEC_CHECK(n > 0, kOp, ": x must have rows, got ", shape_text(x));
     check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
     if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, kCpu);
+    SSLSPEC_CHECK(y.present() || !product, kOp, ": product needs y");
     const int operands = y.present() ? 2 : 1;
     const int64_t statistics = operands == 2 ? 3 : 1;
-    for (const auto& [name, out] : {std::pair{"mean", &mean}, std::pair{"m2", &m2}}) {
+    for (const auto& [name, out] : {std::pair{"mean", &mean}, std::pair{"var", &var}}) {
       check_matrix(kOp, name, *out, statistics, d, x.dtype, kCpu);
       SSLSPEC_CHECK(statistics == 1 || out->stride[0] == d, kOp, ": ", name, " must be contiguous");
     }
     check_vector(kOp, "workspace", workspace, moments_workspace_size(n, d, operands), x.dtype, kCpu);
     cpu::MomentsArgs<T> p{};
-    p.operands = operands, p.n = n, p.d = d, p.threads = threads;
+    p.operands = operands, p.product = product, p.n = n, p.d = d, p.threads = threads;
     p.x[0] = x.as<T>(), p.ld[0] = x.stride[0];
     p.x[1] = y.as<T>(), p.ld[1] = y.stride[0];
-    p.mean = mean.as<T>(), p.m2 = m2.as<T>(), p.workspace = workspace.as<T>();
+    p.mean = mean.as<T>(), p.var = var.as<T>(), p.workspace = workspace.as<T>();
     SSLSPEC_CALL(moments_forward<T>, p);
   });
 }

@@ -26,7 +26,7 @@ from .._seam import _C, CODE, threads, unit_stride, view
 from . import _gram_cuda as cuda
 from . import _gram_plain as plain
 from . import _made_gradient as made
-from .moments import check_matrix, pair_sums
+from .moments import check_matrix, pair_moments
 
 __all__ = ["barlow_twins", "sqnorm", "vicreg"]
 
@@ -96,14 +96,13 @@ def _sqnorm_body(
     shift = diagonal = None
     dual = _C.gram_uses_dual(n, d, off_diagonal)
     if center or (off_diagonal and dual):
-        mean, m2 = pair_sums(x, y)
+        mean, var = pair_moments(x, y, product=y is not None)
         shift = mean[: 1 if y is None else 2] if center else None
         if off_diagonal and dual:
-            diagonal = m2.double()
-            if not center:
-                diagonal += n * mean.double().square()
-            if y is not None:
-                diagonal = 0.5 * (diagonal[:1] + diagonal[1:2] - diagonal[2:])
+            diagonal = var[-1:].double()
+            if not center:  # 1 of (1, d), or x and y of (3, d)
+                diagonal += mean[0].double() * mean[0 if y is None else 1]
+            diagonal *= n
     alpha, cross = (4.0, False) if y is None else (2.0, True)
     value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal))
     return value[0].to(x.dtype), *grads
@@ -175,10 +174,10 @@ def _vicreg_body(
     grads = made.outputs(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
-    mean, m2 = pair_sums(x, y)
+    mean, var = pair_moments(x, y)
     terms = x.new_empty(3, dtype=torch.float64)
-    terms[0] = (m2[2] + n * mean[2].square()).sum(dtype=torch.float64) / (n * d)
-    deviation = (m2[:2] / (n - 1)).add_(eps).sqrt_()
+    terms[0] = (var[2] + mean[2].square()).sum(dtype=torch.float64) / d
+    deviation = (var[:2] * (n / (n - 1))).add_(eps).sqrt_()
     terms[1] = (1 - deviation).relu_().sum(dtype=torch.float64) / (2 * d)
 
     # d/dx of the first two terms: near (x - y), and a factor of x - mean per column
@@ -186,7 +185,7 @@ def _vicreg_body(
     own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
     form = Form(
         alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
-        shift=mean[:2], diagonal=m2[:2].double(), own=own, near=near,
+        shift=mean[:2], diagonal=var[:2].double().mul_(n), own=own, near=near,
     )  # fmt: skip
     off = _run(x, y, grads, form)
     terms[2] = off.sum() / (d * (n - 1) ** 2)
@@ -253,41 +252,22 @@ def _barlow_shapes(
     return x.new_empty(()), x.new_empty(2), *made.outputs(x, grad_x, y, grad_y)
 
 
-def _normalised_columns(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Means, 1 / sqrt(variance + eps) (2, d) of the columns, and their products n C_kk (d,).
-
-    2 <x, y> = |x|^2 + |y|^2 - |x - y|^2 for centred columns cancels where x and y differ in scale,
-    and overflows for large ones: those are first brought to one scale, by powers of two.
-    """
-    n = x.shape[0]
-    mean, m2 = pair_sums(x, y)
-    least, most = (m2[0] / m2[1]).aminmax()
-    if least >= 0.25 and most <= 4.0 and m2.isfinite().all():
-        scale = (m2[:2] / n).add_(eps).rsqrt_()
-        products = (m2[0] + m2[1] - m2[2]).mul_(0.5).mul_(scale[0]).mul_(scale[1])
-        return mean, scale, products
-    spread = torch.stack([(z - z[0]).abs().amax(0) for z in (x, y)])
-    unit = torch.exp2(spread.frexp().exponent.clamp(-120, 120).to(x.dtype).neg())  # (2, d)
-    mean, m2 = pair_sums(x * unit[0], y * unit[1])
-    mean, m2, unit = mean[:2].double(), m2.double(), unit.double()
-    precise = (m2[:2] / unit.square() / n).add_(eps).rsqrt_()
-    products = (m2[0] + m2[1] - m2[2]) * (0.5 * (precise / unit).prod(0))
-    return (mean / unit).to(x.dtype), precise.to(x.dtype), products.to(x.dtype)
-
-
 def _barlow_body(
     x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grads = made.outputs(x, grad_x, y, grad_y)
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
-    mean, scale, products = _normalised_columns(x, y, eps)
-    from_one = products / n - 1
+    mean, var = pair_moments(x, y, product=True)
+    scale = (var[:2] + eps).rsqrt_()
+    correlation = var[2] * scale[0] * scale[1]  # C_kk
+    from_one = correlation - 1
     terms = x.new_empty(2, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)
     form = Form(
         alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True, shift=mean[:2], scale=scale,
-        diagonal=products.double()[None], other=(from_one * (2 / n)).expand(2, d), project=True,
+        diagonal=correlation.double().mul_(n)[None], other=(from_one * (2 / n)).expand(2, d),
+        project=True,
     )  # fmt: skip
     off = _run(x, y, grads, form)
     terms[1] = off[0] / n**2

@@ -17,7 +17,7 @@ from torch import Tensor
 from .._register import register_op
 from .._seam import _C, stream, threads, unit_stride, view
 
-__all__ = ["column_moments", "pair_sums"]
+__all__ = ["column_moments", "pair_moments"]
 
 
 def check_matrix(op: str, name: str, x: Tensor, *, half: bool = False) -> None:
@@ -32,24 +32,29 @@ def check_matrix(op: str, name: str, x: Tensor, *, half: bool = False) -> None:
         raise TypeError(f"{op}: {name} must be float32 or float64, got {x.dtype}")
 
 
-def pair_sums(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Column means and centred sums of squares, not differentiable: for bodies of operators.
+def pair_moments(
+    x: Tensor, y: Tensor | None = None, *, product: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Column means and biased variances, not differentiable: for bodies of operators.
 
     Returns:
-        mean and m2, (1, d) for x, or (3, d) for x, y and x - y:
-        ``m2[0] + m2[1] - m2[2]`` is then twice the sum of the products of the centred columns.
+        mean and var, (1, d) for x, or (3, d) for x, y and x - y. With `product` the third row of
+        var is the covariance of the columns of x and y, added up as such: no error of the larger
+        operand reaches the smaller one.
     """
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
-    mean, m2 = x.new_empty(2, 1 if y is None else 3, d)
+    mean, var = (x.new_empty(1 if y is None else 3, d) for _ in range(2))
     operands = 1 if y is None else 2
     if x.is_cuda:
         work = x.new_empty(_C.cuda_moments_workspace_size(n, d, operands))
-        _C.cuda_moments_forward(view(x), view(y), view(mean), view(m2), view(work), stream(x))
+        _C.cuda_moments_forward(
+            view(x), view(y), product, view(mean), view(var), view(work), stream(x)
+        )
     else:
         work = x.new_empty(_C.moments_workspace_size(n, d, operands))
-        _C.moments_forward(view(x), view(y), view(mean), view(m2), view(work), threads())
-    return mean, m2
+        _C.moments_forward(view(x), view(y), product, view(mean), view(var), view(work), threads())
+    return mean, var
 
 
 def _shapes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +62,8 @@ def _shapes(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _body(x: Tensor) -> tuple[Tensor, Tensor]:
-    mean, m2 = pair_sums(x)
-    return mean[0], m2[0] / x.shape[0]
+    mean, var = pair_moments(x)
+    return mean[0], var[0]
 
 
 def _bwd_shapes(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> Tensor:

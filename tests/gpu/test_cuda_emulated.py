@@ -361,16 +361,25 @@ def test_sparse(core: ModuleType, monkeypatch: Any, b: int, index: torch.dtype, 
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
-@pytest.mark.parametrize(("n", "d", "two"), [(1, 5, False), (257, 33, True), (600, 7, False)])
-def test_moments(core: ModuleType, n: int, d: int, two: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("n", "d", "form"),
+    [(1, 5, "one"), (600, 7, "one"), (257, 33, "two"), (1, 5, "product"), (600, 33, "product")],
+)
+def test_moments(core: ModuleType, n: int, d: int, form: str, dtype: torch.dtype) -> None:
+    two, product = form != "one", form == "product"
     x = torch.randn(n, d, dtype=dtype) + 5
-    y = torch.randn(n, d, dtype=dtype) if two else None
-    mean, m2 = torch.empty(2, 3 if two else 1, d, dtype=dtype)
+    y = 1e5 * torch.randn(n, d, dtype=dtype) if two else None
+    mean, var = torch.empty(2, 3 if two else 1, d, dtype=dtype)
     work = torch.empty(core.cuda_moments_workspace_size(n, d, 2 if two else 1), dtype=dtype)
-    core.cuda_moments_forward(view(x), view(y), view(mean), view(m2), view(work), 0)
-    columns = torch.stack([x, y, x - y] if y is not None else [x]).double()
-    close(mean, columns.mean(1), ERROR[dtype])
-    close(m2, (columns - columns.mean(1, keepdim=True)).square().sum(1), ERROR[dtype])
+    core.cuda_moments_forward(view(x), view(y), product, view(mean), view(var), view(work), 0)
+    columns = [x] if y is None else [x, y] if product else [x, y, x - y]
+    for s, column in enumerate(columns):
+        close(mean[s], column.double().mean(0), ERROR[dtype])
+        close(var[s], column.double().var(0, unbiased=False), ERROR[dtype])
+    if product and y is not None:
+        a, b = (t.double() - t.double().mean(0) for t in (x, y))
+        assert not mean[2].any()
+        close(var[2], (a * b).mean(0), 10 * ERROR[dtype])
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])

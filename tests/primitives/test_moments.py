@@ -43,14 +43,42 @@ def test_column_moments(n: int, d: int, dtype: torch.dtype) -> None:
         assert (got.double() - want).norm() <= TOLERANCE[dtype] * (1 + want.norm())
 
 
-@pytest.mark.parametrize("n", [1, 3, 64, 1500])
-def test_pair_sums(n: int) -> None:
+def covariance(x: Tensor, y: Tensor) -> Tensor:
+    return ((x - x.mean(0)) * (y - y.mean(0))).mean(0)
+
+
+@pytest.mark.parametrize("n", [1, 3, 64, 1500, 3000])
+def test_pair_moments(n: int) -> None:
     x, y = matrix(n, 33, torch.float64), matrix(n, 33, torch.float64, 1)
-    mean, m2 = moments.pair_sums(x, y)
-    for s, v in enumerate((x, y, x - y)):
-        want_mean, want_var = plain(v)
-        torch.testing.assert_close(mean[s], want_mean)
-        torch.testing.assert_close(m2[s], want_var * n)
+    for product in (False, True):
+        mean, var = moments.pair_moments(x, y, product=product)
+        for s, v in enumerate((x, y, x - y)[: 2 if product else 3]):
+            want_mean, want_var = plain(v)
+            torch.testing.assert_close(mean[s], want_mean)
+            torch.testing.assert_close(var[s], want_var)
+    assert not mean[2].any()
+    torch.testing.assert_close(var[2], covariance(x, y))
+
+
+@pytest.mark.parametrize("ratio", [1e-6, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("n", [40, 700, 2500])
+def test_a_covariance_takes_no_error_from_the_larger_operand(n: int, ratio: float) -> None:
+    ours, torchs, exact = [], [], []
+    for seed in range(6):
+        x = matrix(n, 30, torch.float32, seed)
+        y = ratio * (x + 0.5 * matrix(n, 30, torch.float32, seed + 100))
+        ours.append(moments.pair_moments(x, y, product=True)[1][2])
+        torchs.append(covariance(x, y))
+        exact.append(covariance(x.double(), y.double()))
+    assert_no_worse(ours, torchs, exact, what=f"covariance at ratio {ratio:g}")
+
+
+def test_moments_overflow_only_where_the_variance_does() -> None:
+    x = 1e18 * matrix(5000, 9, torch.float32)
+    mean, var = moments.pair_moments(x, -x, product=True)
+    _, want = plain(x.double())
+    torch.testing.assert_close(var.double(), torch.stack([want, want, -want]), rtol=1e-5, atol=0)
+    assert mean.isfinite().all()
 
 
 def test_a_large_mean_costs_nothing() -> None:

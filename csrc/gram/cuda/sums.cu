@@ -27,7 +27,7 @@ __device__ __forceinline__ double block_sum(double x, double* slots) {
 
 template <typename T>
 struct ColumnArgs {
-  const T *mean, *m2;  // [1 or 3, d]
+  const T *mean, *var;  // [1 or 3, d]; the last of three: of x - y, or the covariance
   T* columns;
   double* sums;  // pairs
   int64_t n, d;
@@ -45,16 +45,16 @@ __global__ void __launch_bounds__(kThreads) columns_kernel(const __grid_constant
     T scale[2] = {1, 1}, own[2] = {}, other = 0;
     if (p.kind == kGramVicreg) {
       const T mean = p.mean[2 * d + k];
-      first = p.m2[2 * d + k] + n * mean * mean;
+      first = static_cast<double>(n) * (p.var[2 * d + k] + mean * mean);
       for (int o = 0; o < 2; ++o) {
-        const T deviation = sqrt(p.m2[o * d + k] / (n - 1) + p.eps);
+        const T deviation = sqrt(p.var[o * d + k] * (n / (n - 1)) + p.eps);
         if (deviation >= 1) continue;  // keeps NaN
         own[o] = p.strength / deviation;
         second += 1 - deviation;
       }
     } else if (p.kind == kGramBarlow) {
-      for (int o = 0; o < 2; ++o) scale[o] = 1 / sqrt(p.m2[o * d + k] / n + p.eps);
-      const T from_one = (p.m2[k] + p.m2[d + k] - p.m2[2 * d + k]) / 2 * scale[0] * scale[1] / n - 1;
+      for (int o = 0; o < 2; ++o) scale[o] = 1 / sqrt(p.var[o * d + k] + p.eps);
+      const T from_one = p.var[2 * d + k] * scale[0] * scale[1] - 1;
       other = from_one * 2 / n;
       first = static_cast<double>(from_one) * from_one;
     }
@@ -214,7 +214,7 @@ void gram_columns(const TensorView& x, const TensorView& y, int kind, double eps
         v.shape[0] = rows > 0 ? rows : size, v.shape[1] = size, v.stride[0] = rows > 0 ? size : 1, v.stride[1] = 1;
         return v;
       };
-      moments_forward(x, y, part(means, operands, d), part(means + 3 * d, operands, d),
+      moments_forward(x, y, kind == kGramBarlow, part(means, operands, d), part(means + 3 * d, operands, d),
                       part(means + 6 * d, 0, moments_workspace_size(n, d, y.present() ? 2 : 1)), stream);
     }
     const int shifted = kind == kGramPlain ? 0 : y.present() ? 2 : 1;

@@ -10,12 +10,13 @@ inline constexpr int64_t kMomentsRows = 1024;  // rows of one partial result
 
 template <typename T>
 struct MomentsArgs {
-  int operands;   // 1: x; 2: x, y and x - y
+  int operands;  // 1: x; 2: x, y and x - y or (product) their covariance
+  bool product;
   const T* x[2];  // [n, d] row stride ld
   int64_t ld[2];
   int64_t n, d;
   T* mean;  // [statistics, d] contiguous, statistics = 1 or 3
-  T* m2;    // [statistics, d] contiguous
+  T* var;   // [statistics, d] contiguous
   T* workspace;
   int threads;
 };

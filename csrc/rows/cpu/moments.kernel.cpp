@@ -1,9 +1,12 @@
-// Column means and centred sums of squares in one pass over memory. Eight rows at a time are reduced exactly (mean,
-// then squares about it) in registers and merged by Chan's update into the result of up to 128 rows, those into the
-// result of up to 1024, and those, in order, into the whole: no running sum is long enough to gather rounding errors.
+// Column means and centred mean squares or products in one pass over memory. Eight rows at a time are reduced exactly
+// (mean, then squares about it) in registers and merged by Chan's update into the result of up to 128 rows, those into
+// the result of up to 1024, and those, in order, into the whole: no running sum is long enough to gather rounding
+// errors.
 //
 // Precision policy: up to 1024 rows in T, less the first row, about local means: nothing cancels however large the mean
-// is beside the spread. The last merge is in fp64. The order of all sums is given by the shape alone.
+// is beside the spread, or one operand beside the other. Sums of squares and products are kept over kMomentsRows, a
+// power of two: no bit is lost, and they overflow only where the variance does. The last merge is in fp64. The order of
+// all sums is given by the shape alone.
 #include "rows/cpu/moments.h"
 
 #include "simd/parallel.h"
@@ -22,13 +25,20 @@ template <typename T>
 struct Merge {
   T part, weight;
   Merge(int64_t seen, int64_t more)
-      : part(static_cast<T>(double(more) / double(seen + more))), weight(static_cast<T>(double(seen) * part)) {}
+      : part(static_cast<T>(double(more) / double(seen + more))),
+        weight(static_cast<T>(double(seen) * part) / T(kMomentsRows)) {}
 
+  // The mean, and how far it was off.
   template <typename V>
-  inline __attribute__((always_inline)) void operator()(V& mean, V& m2, V mean_b, V m2_b) const {
+  inline __attribute__((always_inline)) V operator()(V& mean, V mean_b) const {
     const V delta = mean_b - mean;
     mean += delta * part;
-    m2 += m2_b + delta * delta * weight;
+    return delta;
+  }
+  // The sum of products of two columns (or of squares of one) whose means were off by these.
+  template <typename V>
+  inline __attribute__((always_inline)) void operator()(V& sum, V sum_b, V delta_x, V delta_y) const {
+    sum += sum_b + delta_x * delta_y * weight;
   }
 };
 
@@ -58,26 +68,39 @@ struct Moments {
     }
   }
 
-  static inline __attribute__((always_inline)) void add(const Rows& v, int rows, const Merge<T>& merge, T* mean,
-                                                        T* m2) {
+  static inline __attribute__((always_inline)) Vec<T> mean_of(const Rows& v, int rows) {
     const Vec<T> sum = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
-    const Vec<T> local = rows == kRows ? sum * T(0.125) : sum / T(rows);
-    Vec<T> square{};
+    return rows == kRows ? sum * T(0.125) : sum / T(rows);
+  }
+
+  // sum_r (v_r - v_mean) (w_r - w_mean) / kMomentsRows
+  static inline __attribute__((always_inline)) Vec<T> product_of(const Rows& v, Vec<T> v_mean, const Rows& w,
+                                                                 Vec<T> w_mean, int rows) {
+    Vec<T> sum{};
     if (rows == kRows) {
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) square += (v[r] - local) * (v[r] - local);
+      for (int r = 0; r < kRows; ++r) sum += (v[r] - v_mean) * (w[r] - w_mean);
     } else {
-      for (int r = 0; r < rows; ++r) square += (v[r] - local) * (v[r] - local);
+      for (int r = 0; r < rows; ++r) sum += (v[r] - v_mean) * (w[r] - w_mean);
     }
-    Vec<T> a = load(mean), b = load(m2);
-    merge(a, b, local, square);
-    store(mean, a);
-    store(m2, b);
+    return sum * (T(1) / T(kMomentsRows));
   }
 
   struct Running {
-    T mean[3][kGroup] = {}, m2[3][kGroup] = {};
+    T mean[3][kGroup] = {}, sum[3][kGroup] = {};
   };
+
+  // Rows of one operand into its statistics at k; returns their mean, and how far the one before was off in `delta`.
+  static inline __attribute__((always_inline)) Vec<T> add(const Rows& v, int rows, const Merge<T>& merge, T* mean,
+                                                          T* sum, Vec<T>& delta) {
+    const Vec<T> local = mean_of(v, rows), square = product_of(v, local, v, local, rows);
+    Vec<T> a = load(mean), b = load(sum);
+    delta = merge(a, local);
+    merge(b, square, delta, delta);
+    store(mean, a);
+    store(sum, b);
+    return local;
+  }
 
   // Rows [r0, r1) of columns [c0, c1), eight at a time.
   void gather(int64_t r0, int64_t r1, int64_t c0, int64_t c1, Running& to) const {
@@ -86,33 +109,59 @@ struct Moments {
       const Merge<T> merge(i - r0, rows);
       for (int64_t k = c0; k < c1; k += L) {
         Rows x, y;
+        Vec<T> delta_x, delta_y;
         read(0, i, k, rows, c1 - k, x);
-        add(x, rows, merge, to.mean[0] + k - c0, to.m2[0] + k - c0);
+        const Vec<T> x_mean = add(x, rows, merge, to.mean[0] + k - c0, to.sum[0] + k - c0, delta_x);
         if (statistics == 1) continue;
         read(1, i, k, rows, c1 - k, y);
-        add(y, rows, merge, to.mean[1] + k - c0, to.m2[1] + k - c0);
+        const Vec<T> y_mean = add(y, rows, merge, to.mean[1] + k - c0, to.sum[1] + k - c0, delta_y);
+        if (p.product) {
+          Vec<T> covariance = load(to.sum[2] + k - c0);
+          merge(covariance, product_of(x, x_mean, y, y_mean, rows), delta_x, delta_y);
+          store(to.sum[2] + k - c0, covariance);
+          continue;
+        }
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) x[r] -= y[r];
-        add(x, rows, merge, to.mean[2] + k - c0, to.m2[2] + k - c0);
+        add(x, rows, merge, to.mean[2] + k - c0, to.sum[2] + k - c0, delta_x);
       }
     }
   }
 
-  // Rows [r0, r1) and columns [c0, c1) into mean and m2 (row stride d).
-  void chunk(int64_t r0, int64_t r1, int64_t c0, int64_t c1, T* mean_out, T* m2_out) const {
+  // The statistics of more rows merged into those of one column, or of a register of them.
+  template <typename S, typename V>
+  inline __attribute__((always_inline)) void merge_all(const Merge<S>& merge, V (&mean)[3], V (&sum)[3],
+                                                       const V (&mean_b)[3], const V (&sum_b)[3]) const {
+    V delta[3] = {};
+    for (int s = 0; s < statistics; ++s) {
+      delta[s] = merge(mean[s], mean_b[s]);
+      const bool pair = s == 2 && p.product;
+      merge(sum[s], sum_b[s], delta[pair ? 0 : s], delta[pair ? 1 : s]);
+    }
+  }
+
+  // Rows [r0, r1) and columns [c0, c1) into mean and sum (row stride d).
+  void chunk(int64_t r0, int64_t r1, int64_t c0, int64_t c1, T* mean_out, T* sum_out) const {
     Running all;
     for (int64_t i = r0; i < r1; i += kMerged) {
       Running part;
       const int64_t end = i + kMerged < r1 ? i + kMerged : r1;
       gather(i, end, c0, c1, part);
       const Merge<T> merge(i - r0, end - i);
-      for (int s = 0; s < statistics; ++s)
-        for (int64_t k = 0; k < c1 - c0; ++k) merge(all.mean[s][k], all.m2[s][k], part.mean[s][k], part.m2[s][k]);
+      for (int64_t k = 0; k < c1 - c0; k += L) {
+        Vec<T> mean[3], sum[3], mean_b[3], sum_b[3];
+        for (int s = 0; s < statistics; ++s) {
+          mean[s] = load(all.mean[s] + k), sum[s] = load(all.sum[s] + k);
+          mean_b[s] = load(part.mean[s] + k), sum_b[s] = load(part.sum[s] + k);
+        }
+        merge_all(merge, mean, sum, mean_b, sum_b);
+        for (int s = 0; s < statistics; ++s) store(all.mean[s] + k, mean[s]), store(all.sum[s] + k, sum[s]);
+      }
     }
     for (int s = 0; s < statistics; ++s)
       for (int64_t k = c0; k < c1; ++k) {
         mean_out[s * p.d + k] = all.mean[s][k - c0];
-        m2_out[s * p.d + k] = all.m2[s][k - c0];
+        sum_out[s * p.d + k] = all.sum[s][k - c0];
       }
   }
 
@@ -123,22 +172,27 @@ struct Moments {
       const int64_t c = t / groups, c0 = t % groups * kGroup, r0 = c * kMomentsRows;
       const int64_t c1 = c0 + kGroup < p.d ? c0 + kGroup : p.d, r1 = r0 + kMomentsRows < p.n ? r0 + kMomentsRows : p.n;
       T* mean = chunks == 1 ? p.mean : p.workspace + 2 * c * size;
-      T* m2 = chunks == 1 ? p.m2 : mean + size;
-      chunk(r0, r1, c0, c1, mean, m2);
+      T* sum = chunks == 1 ? p.var : mean + size;
+      chunk(r0, r1, c0, c1, mean, sum);
     });
-    for (int64_t k = 0; k < size; ++k) {
-      if (chunks > 1) {
-        double mean = p.workspace[k], m2 = p.workspace[size + k];
-        for (int64_t c = 1; c < chunks; ++c) {
-          const T* next = p.workspace + 2 * c * size + k;
-          const int64_t seen = c * kMomentsRows, more = p.n - seen < kMomentsRows ? p.n - seen : kMomentsRows;
-          Merge<double>(seen, more)(mean, m2, double(next[0]), double(next[size]));
-        }
-        p.mean[k] = static_cast<T>(mean);
-        p.m2[k] = static_cast<T>(m2);
+    for (int64_t k = 0; k < p.d; ++k) {
+      double mean[3] = {}, sum[3] = {};
+      for (int64_t c = 0; c < chunks; ++c) {
+        const T* means = (chunks == 1 ? p.mean : p.workspace + 2 * c * size) + k;
+        const T* sums = chunks == 1 ? p.var + k : means + size;
+        double mean_b[3] = {}, sum_b[3] = {};
+        for (int s = 0; s < statistics; ++s) mean_b[s] = means[s * p.d], sum_b[s] = sums[s * p.d];
+        const int64_t seen = c * kMomentsRows, more = p.n - seen < kMomentsRows ? p.n - seen : kMomentsRows;
+        merge_all(Merge<double>(seen, more), mean, sum, mean_b, sum_b);
       }
-      const int64_t s = k / p.d, column = k % p.d;
-      p.mean[k] += s < 2 ? p.x[s][column] : p.x[0][column] - p.x[1][column];
+      for (int s = 0; s < statistics; ++s) {
+        p.mean[s * p.d + k] = static_cast<T>(mean[s]);
+        p.var[s * p.d + k] = static_cast<T>(sum[s] * double(kMomentsRows) / double(p.n));
+      }
+      p.mean[k] += p.x[0][k];
+      if (statistics == 1) continue;
+      p.mean[p.d + k] += p.x[1][k];
+      p.mean[2 * p.d + k] += p.product ? T(0) : p.x[0][k] - p.x[1][k];
     }
   }
 };

@@ -1,9 +1,10 @@
-// Column means and sums of squared deviations of x, or of x, y and x - y, in one pass over the rows.
+// Column means and variances of x, or of x, y and x - y or the covariance of x and y, in one pass over the rows.
 //
 // Tiling: a block owns kSlab rows and 32 columns (64 of two bytes); its 8 warps take every eighth row (Welford), merge
 // in order, and write one partial (count is known from the slab). A second kernel merges the slabs of a column in
 // order. Memory traffic: one read of x and y, in their own type. Precision policy: float (double for double), Welford
-// updates and Chan merges, in a fixed order, of the distances from the first row, so that a large mean costs no digits.
+// updates and Chan merges, in a fixed order, of the distances from the first row, so that a large mean costs no digits;
+// mean squares and not sums, which overflow earlier.
 #include "gpu/types.cuh"
 #include "rows/cuda/moments.h"
 
@@ -14,33 +15,49 @@ constexpr int kThreads = 256, kWarps = kThreads / 32, kSlab = 256;
 
 template <typename T>
 struct Moment {
-  T count, mean, m2;
+  T count, mean, var;
   __device__ __forceinline__ void add(T value, T inverse) {  // inverse = 1 / (count + 1)
     count += 1;
     const T delta = value - mean;
     mean += delta * inverse;
-    m2 += delta * (value - mean);
+    var += (delta * (value - mean) - var) * inverse;
   }
   __device__ __forceinline__ void merge(const Moment& other) {
-    const T total = count + other.count;
-    if (other.count == 0) return;
     const T delta = other.mean - mean;
-    mean += delta * (other.count / total);
-    m2 += other.m2 + delta * delta * (count * other.count / total);
-    count = total;
+    merge(other, delta, delta);
+    mean += delta * share(other);
+    count += other.count;
+  }
+  // var alone, of two columns whose means are off by these
+  __device__ __forceinline__ void merge(const Moment& other, T delta_x, T delta_y) {
+    const T part = share(other);
+    var += (other.var - var) * part + delta_x * delta_y * (part * (1 - part));
+  }
+  __device__ __forceinline__ T share(const Moment& other) const {
+    return other.count == 0 ? T(0) : other.count / (count + other.count);
   }
 };
+
+// Operands x, y and their covariance, of more rows, merged into `pair`.
+template <typename T>
+__device__ __forceinline__ void merge_product(Moment<T> (&pair)[3], const Moment<T>& x, const Moment<T>& y,
+                                              const Moment<T>& product) {
+  pair[2].count = pair[0].count;
+  pair[2].merge(product, x.mean - pair[0].mean, y.mean - pair[1].mean);
+  pair[0].merge(x), pair[1].merge(y);
+}
 
 template <typename In>
 struct MomentsArgs {
   using T = typename Wide<In>::type;
   const In *x, *y;  // y may be null
   int64_t ldx, ldy, n, d, slabs;
-  T* parts;      // [slabs, operands, 2, d], means relative to the first row
-  T *mean, *m2;  // [operands, d]
+  T* parts;       // [slabs, operands, 2, d], means relative to the first row
+  T *mean, *var;  // [operands, d]
+  bool product;
 };
 
-template <typename In, int kWidth, int kOperands>  // 1, or 3: x, y and x - y
+template <typename In, int kWidth, int kOperands>  // 1, or 3: x, y and x - y or the product
 __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ MomentsArgs<In> p) {
   using T = typename Wide<In>::type;
   __shared__ Moment<T> shared[kOperands][kWarps][32];
@@ -61,7 +78,15 @@ __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ 
       for (int e = 0; e < kWidth; ++e) {
         const T dx = x.v[e] - x0.v[e], dy = y.v[e] - y0.v[e];
         sum[e][0].add(dx, inverse);
-        if constexpr (kOperands == 3) sum[e][1].add(dy, inverse), sum[e][2].add(dx - dy, inverse);
+        if constexpr (kOperands == 3) {
+          Moment<T>&b = sum[e][1], &third = sum[e][2];
+          const T off = dy - b.mean;  // before the row is added
+          b.add(dy, inverse);
+          if (p.product)
+            third.count += 1, third.var += ((dx - sum[e][0].mean) * off - third.var) * inverse;
+          else
+            third.add(dx - dy, inverse);
+        }
       }
     }
   }
@@ -72,9 +97,16 @@ __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ 
     __syncthreads();
     if (warp >= kOperands || k >= p.d) continue;  // warp o merges operand o
     Moment<T> total = shared[warp][0][lane];
-    for (int w = 1; w < kWarps; ++w) total.merge(shared[warp][w][lane]);
+    if (warp == 2 && p.product) {
+      Moment<T> pair[3] = {shared[0][0][lane], shared[kOperands / 2][0][lane], total};
+      for (int w = 1; w < kWarps; ++w)
+        merge_product(pair, shared[0][w][lane], shared[kOperands / 2][w][lane], shared[warp][w][lane]);
+      total = pair[2];
+    } else {
+      for (int w = 1; w < kWarps; ++w) total.merge(shared[warp][w][lane]);
+    }
     T* out = p.parts + ((slab * kOperands + warp) * 2) * p.d + k + e;
-    out[0] = total.mean, out[p.d] = total.m2;
+    out[0] = total.mean, out[p.d] = total.var;
   }
 }
 
@@ -84,14 +116,22 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__
   const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int operands = p.y == nullptr ? 1 : 3, o = blockIdx.y;
   if (k >= p.d) return;
-  Moment<T> total{};
+  const bool product = o == 2 && p.product;
+  Moment<T> total{}, pair[3] = {};
   for (int64_t s = 0; s < p.slabs; ++s) {
-    const T* part = p.parts + ((s * operands + o) * 2) * p.d + k;
-    const int64_t rows = p.n - s * kSlab < kSlab ? p.n - s * kSlab : kSlab;
-    total.merge({static_cast<T>(rows), part[0], part[p.d]});
+    const auto part = [&](int operand) -> Moment<T> {
+      const T* at = p.parts + ((s * operands + operand) * 2) * p.d + k;
+      return {static_cast<T>(p.n - s * kSlab < kSlab ? p.n - s * kSlab : kSlab), at[0], at[p.d]};
+    };
+    if (product)
+      merge_product(pair, part(0), part(1), part(2));
+    else
+      total.merge(part(o));
   }
+  if (product) total = {pair[0].count, 0, pair[2].var};
   const T x = widened(p.x[k]), y = operands == 3 ? widened(p.y[k]) : T(0);
-  p.mean[o * p.d + k] = (o == 0 ? x : o == 1 ? y : x - y) + total.mean, p.m2[o * p.d + k] = total.m2;
+  const T first = o == 0 ? x : o == 1 ? y : product ? T(0) : x - y;
+  p.mean[o * p.d + k] = first + total.mean, p.var[o * p.d + k] = total.var;
 }
 
 template <typename T>
@@ -145,21 +185,23 @@ int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
   return ceil_div(n, kSlab) * (operands == 1 ? 1 : 3) * 2 * d;
 }
 
-void moments_forward(TensorView x, TensorView y, TensorView mean, TensorView m2, TensorView workspace, int64_t stream) {
+void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, TensorView workspace,
+                     int64_t stream) {
   check_input(x);
   const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 3 : 1;
   const DType type = wide_type(x.dtype);
   if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, x.device);
   check_matrix(kOp, "mean", mean, operands, d, type, x.device);
-  check_matrix(kOp, "m2", m2, operands, d, type, x.device);
-  SSLSPEC_CHECK(operands == 1 || (mean.stride[0] == d && m2.stride[0] == d), kOp, ": mean and m2 must be contiguous");
+  check_matrix(kOp, "var", var, operands, d, type, x.device);
+  SSLSPEC_CHECK(operands == 3 || !product, kOp, ": product needs y");
+  SSLSPEC_CHECK(operands == 1 || (mean.stride[0] == d && var.stride[0] == d), kOp, ": mean and var must be contiguous");
   check_vector(kOp, "workspace", workspace, moments_workspace_size(n, d, y.present() ? 2 : 1), type, x.device);
   const DeviceGuard guard(x.device);
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Wide<In>::type;
-    const MomentsArgs<In> p = {x.as<In>(), y.as<In>(),         x.stride[0],       y.stride[0],  n,
-                               d,          ceil_div(n, kSlab), workspace.as<T>(), mean.as<T>(), m2.as<T>()};
+    const MomentsArgs<In> p = {x.as<In>(),         y.as<In>(),        x.stride[0],  y.stride[0], n,      d,
+                               ceil_div(n, kSlab), workspace.as<T>(), mean.as<T>(), var.as<T>(), product};
     constexpr int kWide = sizeof(In) == 2 ? 2 : 1;
     packs(x, kWide) && packs(y, kWide) ? forward<In, kWide>(p, stream) : forward<In, 1>(p, stream);
   });
