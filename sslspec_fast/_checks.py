@@ -160,7 +160,7 @@ def positive(
             raise ValueError(f"{op}: {name} must be finite and > 0, got {bad[0].item()}")
     if value.numel() == 1:
         value = value.reshape(())
-    return value.to(device=like.device, dtype=computed_dtype(like))
+    return value.to(device=like.device, dtype=computed_dtype(like)).contiguous()
 
 
 def scale(

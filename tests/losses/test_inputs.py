@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import sslspec_fast.functional as F
+from sslspec_fast import _C
 
-from ..cases import CASES, RAGGED, SOFTMAX, pair_rows, unit
+from ..cases import CASES, RAGGED, SOFTMAX, pair_rows, unit, weighted_graph
 
 
 def finite_pair(name, leaves, **hyper):
@@ -49,26 +50,96 @@ def layouts(x):
     every_other[::2] = x
     comb = torch.zeros(n, 3 * d, dtype=x.dtype)
     comb[:, ::3] = x
+    tall = torch.zeros(3 * d, n, dtype=x.dtype)
+    tall[::3] = x.T
     return {
         "columns of a wider matrix": wide[:, 1 : d + 1],
+        "an offset into memory": torch.cat([x.new_zeros(3), x.flatten()])[3:].view(n, d),
         "transposed": x.T.contiguous().T,
+        "transposed, with gaps": tall[::3].T,
         "every other row": every_other[::2],
         "every third column": comb[:, ::3],
+        "stored with the other sign": torch._neg_view(-x),
     }
 
 
-@pytest.mark.parametrize("layout", layouts(torch.zeros(2, 2)))
-@pytest.mark.parametrize("name", CASES)
-def test_strided_rows(name, layout):
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+STRIDED = [(name, dtype, True) for name in CASES for dtype in DTYPES]
+
+
+@pytest.mark.parametrize(("name", "dtype", "half"), [*STRIDED, ("clip", torch.bfloat16, False)])
+def test_strided_rows(name, dtype, half, monkeypatch):
+    """Every layout of every input, alone and with the others, forward and backward."""
+    if not half:  # as on a processor that does not multiply bfloat16
+        monkeypatch.setattr(_C, "bf16_products", lambda: False)
     case = CASES[name]
-    inputs, loss = case.make(max(12, case.min_rows), 5)
-    expected = loss(*(x.requires_grad_() for x in inputs))
-    wanted = torch.autograd.grad(expected.sum(), inputs)
-    strided = [layouts(x.detach())[layout].requires_grad_() for x in inputs]
-    value = loss(*strided)
-    torch.testing.assert_close(value, expected)
-    grads = torch.autograd.grad(value.sum(), strided)
-    torch.testing.assert_close(grads, wanted)
+    for n, d in ((max(12, case.min_rows), 5), (33, 1), (60, 34)):
+        inputs, loss = case.make(n, d)
+        plain = [unit(x).to(dtype).requires_grad_() for x in inputs]
+        expected = loss(*plain)
+        upstream = torch.linspace(-1, 1, expected.numel()).to(expected.dtype).view_as(expected)
+        wanted = torch.autograd.grad(expected, plain, upstream)
+        every = set(range(len(inputs)))
+        for layout in layouts(torch.zeros(2, 2)):
+            for which in {frozenset(every), *(frozenset({i}) for i in every)}:
+                leaves = [
+                    (layouts(x.detach())[layout] if i in which else x.detach()).requires_grad_()
+                    for i, x in enumerate(plain)
+                ]
+                value = loss(*leaves)
+                grads = torch.autograd.grad(value, leaves, layouts_of_gradient(upstream))
+                tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+                torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+                share = 0.02 if dtype in (torch.bfloat16, torch.float16) else tolerance
+                torch.testing.assert_close(grads, wanted, rtol=share, atol=10 * tolerance)
+
+
+def layouts_of_gradient(upstream):
+    """A gradient from above that is not contiguous: column-major, or every other value."""
+    return (
+        upstream.T.contiguous().T
+        if upstream.dim() == 2
+        else torch.stack([upstream] * 2, -1)[..., 0]
+    )
+
+
+def lists(values):
+    """The same numbers in other layouts, as one-dimensional arguments come."""
+    return {
+        "every other": torch.stack([values, values + 1], -1)[:, 0],
+        "an offset": torch.cat([values[:1], values])[1:],
+    }
+
+
+@pytest.mark.parametrize("layout", ["every other", "an offset", "expanded"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_strided_temperatures_weights_labels_and_ids(reduction, layout):
+    n = 12
+    a, b = (unit(x) for x in pair_rows(n, 5))
+    graph, y = weighted_graph(n, isolated=False), torch.arange(n) % 4
+    t = torch.linspace(0.5, 2, n, dtype=torch.float64)
+    how = {"reduction": reduction}
+    functions = (
+        (t, lambda v: F.nt_xent(a, b, temperature=v, **how)),
+        (t, lambda v: F.nt_xent(a, b, sample_weight=v, **how)),
+        (t, lambda v: F.info_nce(a, b, temperature=v, **how)),
+        (t, lambda v: F.info_nce(a, b, sample_weight=v, **how)),
+        (t, lambda v: F.clip(a, b, v, **how)),
+        (t, lambda v: F.clip(a, b, 3.0, sample_weight=v, **how)),
+        (t, lambda v: F.siglip(a, b, v, -1.0, **how)),
+        (t, lambda v: F.siglip(a, b, 3.0, -1.0, sample_weight=v, **how)),
+        (t, lambda v: F.dcl(a, b, temperature=v, **how)),
+        (t, lambda v: F.sup_con(a, y, temperature=v, **how)),
+        (y, lambda v: F.sup_con(a, v, **how)),
+        (t, lambda v: F.graph_info_nce(a, graph, temperature=v, tau_plus=0.1, **how)),
+        (t, lambda v: F.graph_info_nce(a, graph, temperature=v, ids=y, **how)),
+        (y, lambda v: F.graph_info_nce(a, graph, ids=v, **how)),
+        (y.int(), lambda v: F.graph_info_nce(a, graph, ids=v, **how)),
+        (t, lambda v: F.spectral_contrastive(a, b, sample_weight=v, **how)),
+    )
+    for values, function in functions:
+        given = values[:1].expand(n) if layout == "expanded" else lists(values)[layout]
+        torch.testing.assert_close(function(given), function(given.clone().contiguous()))
 
 
 @pytest.mark.parametrize("name", CASES)
