@@ -29,7 +29,8 @@ from sslspec_fast.primitives import (
 )
 
 from ..cases import CASES as LOSSES
-from .agreement import check
+from ..cases import pair_rows
+from .agreement import check, leaves_of, value_and_gradients
 from .emulation import BF16, ERROR, F16, F32, F64, GpuPaths, close, emulated, view
 
 pytestmark = emulated
@@ -423,6 +424,48 @@ def test_batched_gradients_on_the_gpu_path(gpu_paths: GpuPaths) -> None:
     got = torch.autograd.grad(c, z, seeds, retain_graph=True, is_grads_batched=True)[0]
     each = [torch.autograd.grad(c, z, seed, retain_graph=True)[0] for seed in seeds]
     torch.testing.assert_close(got, torch.stack(each))
+
+
+@pytest.mark.parametrize("ratio", [1e-5, 1e3, 1e5])
+@pytest.mark.parametrize(("n", "d"), [(128, 24), (24, 80)])
+def test_views_of_unlike_scale(n: int, d: int, ratio: float, gpu_paths: GpuPaths) -> None:
+    clean, noisy = pair_rows(n, d)
+    rows = [(ratio * clean).float(), noisy.float()]
+    for loss in (functional.barlow_twins, functional.spectral_contrastive, functional.vicreg):
+        value, grads = value_and_gradients(loss, leaves_of(rows))
+        want, wanted = value_and_gradients(loss, leaves_of(rows, dtype=F64), impl="torch")
+        close(value, want, 5e-6)
+        for got, exact in zip(grads, wanted, strict=True):
+            close(got, exact, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e17, 1e18])
+def test_barlow_twins_of_huge_columns(scale: float, gpu_paths: GpuPaths) -> None:
+    rows = [(scale * x).float() for x in pair_rows(700, 9)]
+    value, grads = value_and_gradients(functional.barlow_twins, leaves_of(rows))
+    want, wanted = value_and_gradients(
+        functional.barlow_twins, leaves_of(rows, dtype=F64), impl="torch"
+    )
+    close(value, want, 5e-6)
+    for got, exact in zip(grads, wanted, strict=True):
+        close(got * scale, exact * scale, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32, F64])
+def test_nothing_to_correct_without_negatives(dtype: torch.dtype, gpu_paths: GpuPaths) -> None:
+    x, y = (F.normalize(t).to(dtype).requires_grad_() for t in pair_rows(1, 20))
+    for loss in (
+        functional.nt_xent(x, y, tau_plus=0.1),
+        functional.info_nce(x, y, tau_plus=0.1),
+        functional.clip(x, y, 3.0, tau_plus=0.1),
+    ):
+        grads = torch.autograd.grad(loss, (x, y))
+        assert loss.item() == 0
+        assert not any(g.any() for g in grads)
+    z = pair_rows(6, 20)[0].to(dtype)
+    graph = PairGraph.from_labels([0] * 6)
+    loss = functional.graph_info_nce(z, graph, tau_plus=0.1)
+    close(loss, functional.graph_info_nce(z.double(), graph, tau_plus=0.1, impl="torch"), 1e-5)
 
 
 FORMS: dict[str, Callable[..., Tensor]] = {
