@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .graph.pair_graph import PairGraph
 
 REDUCTIONS = ("mean", "sum", "none")
 IMPLEMENTATIONS = ("fused", "torch")
@@ -304,30 +301,6 @@ def compressed_scipy(op: str, name: str, matrix: Any) -> None:
     if matrix.format == "bsr":
         rows, cols = (size // b for size, b in zip(matrix.shape, matrix.blocksize, strict=True))
     compressed(op, name, matrix.indptr, matrix.indices, rows, cols)
-
-
-def graph(op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True) -> None:
-    """graph: a PairGraph over the rows of z with at least one edge."""
-    from .graph.pair_graph import PairGraph
-
-    if not isinstance(graph, PairGraph):
-        raise TypeError(f"{op}: graph must be a PairGraph, got {type(graph).__name__}")
-    if graph.n != z.shape[0]:
-        raise ValueError(f"{op}: graph.n must match the {z.shape[0]} rows of z, got {graph.n}")
-    if graph.nnz == 0:
-        raise ValueError(
-            f"{op}: graph must have at least one edge, got nnz = 0 over {graph.n} rows"
-        )
-    if symmetric and not graph.is_symmetric:
-        raise ValueError(
-            f"{op}: graph must be symmetric, got a directed one; symmetrise it with "
-            "PairGraph.from_edges(..., symmetrize=True)"
-        )
-    if graph.device != z.device:
-        raise ValueError(
-            f"{op}: graph must be on the device of z, {z.device}, got {graph.device}; "
-            "use graph.to(z.device)"
-        )
 
 
 def refuse_grad(op: str, name: str, required: bool, remedy: str) -> None:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from . import _checks as check
+from .graph._checks import check_graph
 from .graph.pair_graph import PairGraph
 from .losses._common import numbered, widen
 from .primitives import pairwise
-from .primitives.unit_rows import unit_rows
+from .primitives.rows.unit_rows import unit_rows
 
 __all__ = [
     "Alignment",
@@ -109,7 +110,7 @@ def lidar(z: Tensor, graph: PairGraph, delta: float = 1e-4, eps: float = 1e-8) -
     """
     op = "lidar"
     check.matrix(op, "z", z, min_rows=2)
-    check.graph(op, graph, z, symmetric=False)
+    check_graph(op, graph, z, symmetric=False)
     check.finite(op, "z", z)
     eps = check.number(op, "eps", eps, low=0.0)
     delta = check.number(op, "delta", delta, low=0.0, strict=True)

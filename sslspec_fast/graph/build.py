@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives.csr import Csr
+from ..primitives.sparse.csr import Csr
 from .relation import index_dtype
 
 

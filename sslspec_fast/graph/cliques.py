@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..primitives.csr import Csr
-from ..primitives.edges import edge_dot, edge_sqdist
-from ..primitives.graph_cov import graph_cov
-from ..primitives.spmm import spmm
+from ..primitives.sparse.csr import Csr
+from ..primitives.sparse.edges import edge_dot, edge_sqdist
+from ..primitives.sparse.graph_cov import graph_cov
+from ..primitives.sparse.spmm import spmm
 from .relation import HubEdges, Relation, index_dtype
 
 

@@ -13,7 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from ..primitives.csr import Csr
+from ..primitives.sparse.csr import Csr
 from .build import csr_from_scipy, native, to_numpy
 from .distances import times_power
 from .nearest import SPARE, centred, neighbours

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._checks import count
-from ..primitives.csr import Csr
+from ..primitives.sparse.csr import Csr
 from .build import csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr

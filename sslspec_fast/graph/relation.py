@@ -17,7 +17,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from ..primitives.csr import Csr
+from ..primitives.sparse.csr import Csr
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 HubEdges = tuple[np.ndarray, np.ndarray, int]

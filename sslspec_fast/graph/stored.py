@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..primitives.csr import Csr
-from ..primitives.edges import edge_dot, edge_sqdist
-from ..primitives.graph_cov import graph_cov, graph_cov_centred
-from ..primitives.spmm import spmm
+from ..primitives.sparse.csr import Csr
+from ..primitives.sparse.edges import edge_dot, edge_sqdist
+from ..primitives.sparse.graph_cov import graph_cov, graph_cov_centred
+from ..primitives.sparse.spmm import spmm
 from .relation import HubEdges, Relation
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..primitives.csr import Csr
+from ..primitives.sparse.csr import Csr
 from .build import csr_from_scipy
 from .cliques import Cliques
 from .relation import HubEdges, Relation, constant_when_traced

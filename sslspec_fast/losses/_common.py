@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from ..graph._checks import check_graph
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
 
@@ -136,7 +137,7 @@ def prepare_graph(
     """The checks that every graph loss makes; returns the rows to compute with."""
     check.common(op, impl, group)
     check.matrix(op, "z", z, min_rows=min_rows)
-    check.graph(op, graph, z, symmetric=symmetric)
+    check_graph(op, graph, z, symmetric=symmetric)
     if nonnegative and graph.has_negative_weights:
         raise ValueError(f"{op}: graph must have weights >= 0, got a negative one")
     return widen(z)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives.pairwise_prefixes import lse_prefixes
-from ..primitives.pairwise_views import pair_ids
+from ..fused.two_views import pair_ids
+from ..primitives.pairwise.prefixes import lse_prefixes
 from ._common import reduce_rows, widen
 from ._softmax import one_positive_rows
 

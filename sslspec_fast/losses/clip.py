@@ -22,8 +22,8 @@ import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
+from ..fused.two_views import matched_loss
 from ..primitives import pairwise
-from ..primitives.pairwise_views import matched_loss
 from ..reference import clip as reference
 from ._common import (
     Loss,

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives.pairwise_views import pair_ids
-from ..primitives.unit_rows import unit_rows
+from ..fused.two_views import pair_ids
+from ..primitives.rows.unit_rows import unit_rows
 from ..reference import dcl as reference
 from ._common import (
     Loss,

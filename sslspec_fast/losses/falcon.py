@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .. import _checks as check
-from ..primitives.unit_rows import unit_rows
+from ..primitives.rows.unit_rows import unit_rows
 from ..reference import falcon as reference
 from ._common import Loss, LossOrTerms, run_reference, widen, with_terms
 

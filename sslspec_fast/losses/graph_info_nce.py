@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from ..fused.two_views import pair_ids
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
-from ..primitives.edge_lse import edge_lse
-from ..primitives.pairwise_views import pair_ids
-from ..primitives.unit_rows import unit_rows
+from ..primitives.rows.unit_rows import unit_rows
+from ..primitives.sparse.edge_lse import edge_lse
 from ..reference import graph_info_nce as reference
 from ._common import (
     LossOrTerms,

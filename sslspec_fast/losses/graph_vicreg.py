@@ -26,7 +26,8 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..graph.pair_graph import PairGraph
-from ..primitives import gram, moments
+from ..primitives import gram
+from ..primitives.rows import moments
 from ..reference import graph_vicreg as reference
 from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
 

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from ..fused.two_views import matched_loss
 from ..primitives import pairwise
-from ..primitives.pairwise_rows import one_positive_total
-from ..primitives.pairwise_views import matched_loss
-from ..primitives.unit_rows import paired_rows, unit_rows
+from ..primitives.pairwise.value_and_grad import one_positive_total
+from ..primitives.rows.unit_rows import paired_rows, unit_rows
 from ..reference import info_nce as reference
 from ._common import (
     Loss,

@@ -19,7 +19,7 @@ import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives.unit_rows import unit_rows
+from ..primitives.rows.unit_rows import unit_rows
 from ..reference import matryoshka as reference
 from ._common import Loss, LossOrTerms, widen, with_terms
 from ._prefixes import shared_prefixes

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives.pairwise_rows import one_positive_total
-from ..primitives.pairwise_views import pair_ids, two_view_loss
-from ..primitives.unit_rows import paired_rows, unit_rows
+from ..fused.two_views import pair_ids, two_view_loss
+from ..primitives.pairwise.value_and_grad import one_positive_total
+from ..primitives.rows.unit_rows import paired_rows, unit_rows
 from ..reference import nt_xent as reference
 from ._common import (
     Loss,

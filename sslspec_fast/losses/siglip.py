@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
-from ..primitives.pairwise_rows import softplus_total
+from ..primitives.pairwise.value_and_grad import softplus_total
 from ..reference import siglip as reference
 from ._common import (
     Loss,

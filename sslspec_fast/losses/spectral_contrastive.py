@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..primitives import spectral_views
-from ..primitives.unit_rows import paired_rows
+from ..fused import spectral_contrastive as fused_loss
+from ..primitives.rows.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
 from ._common import Loss, LossOrTerms, own_rows, reduce_rows, run_reference, widen, with_terms
 
@@ -84,7 +84,7 @@ def spectral_contrastive(
         loss = reduce_rows(rows, reduction, weight)
         alignment = reduce_rows(-2 / mu * similarity, reduction, weight)
     else:
-        loss, sums = spectral_views.spectral_contrastive(
+        loss, sums = fused_loss.spectral_contrastive(
             x1,
             x2,
             longest=longest,
@@ -94,7 +94,7 @@ def spectral_contrastive(
     if not return_terms:
         return loss
     if fused:
-        attraction, _ = spectral_views.weights(n, 1 / mu, reduction == "mean")
+        attraction, _ = fused_loss.weights(n, 1 / mu, reduction == "mean")
         alignment = attraction * sums[0]
     elif alignment is None:
         similarity = paired_rows(x1, x2, longest)[2]

@@ -19,8 +19,8 @@ from torch import Tensor
 from sslspec_fast._checks import compressed
 from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
 from sslspec_fast.primitives.basis import new_block
-from sslspec_fast.primitives.csr import Csr
-from sslspec_fast.primitives.spmm import spmm_into
+from sslspec_fast.primitives.sparse.csr import Csr
+from sslspec_fast.primitives.sparse.spmm import spmm_into
 
 __all__ = ["CsrOperator"]
 

@@ -1,1 +1,1 @@
-"""The fused primitives, one module per csrc stem; losses and solvers are compositions of them."""
+"""The fused primitives, one folder per family of csrc; losses and solvers are composed of them."""

@@ -30,24 +30,24 @@ from sslspec_fast.operators.convert import (
     as_operator,
     real_array,
 )
-from sslspec_fast.solvers import pencil
 from sslspec_fast.solvers._checks import check_count, check_settings
-from sslspec_fast.solvers._cost import machine
 from sslspec_fast.solvers._threads import at_most_threads, full_products
 from sslspec_fast.solvers.autograd import differentiable
-from sslspec_fast.solvers.certificate import Count, counting
-from sslspec_fast.solvers.dense import dense
-from sslspec_fast.solvers.lobpcg import lobpcg
-from sslspec_fast.solvers.pencil import Back
-from sslspec_fast.solvers.polynomial import chebyshev, lanczos
-from sslspec_fast.solvers.probe import probe
-from sslspec_fast.solvers.reorder import order, renumber
+from sslspec_fast.solvers.completeness.inertia import Count, counting
+from sslspec_fast.solvers.linalg.cost import machine
+from sslspec_fast.solvers.methods.dense import dense
+from sslspec_fast.solvers.methods.lobpcg import lobpcg
+from sslspec_fast.solvers.methods.polynomial import chebyshev, lanczos
+from sslspec_fast.solvers.methods.shift_invert import shift_invert
+from sslspec_fast.solvers.problem import pencil
+from sslspec_fast.solvers.problem.pencil import Back
+from sslspec_fast.solvers.problem.probe import probe
+from sslspec_fast.solvers.problem.reorder import order, renumber
+from sslspec_fast.solvers.problem.scaling import at_unit_norm, unit_of
+from sslspec_fast.solvers.problem.task import Known, Outcome, Task
 from sslspec_fast.solvers.report import report
 from sslspec_fast.solvers.result import EigResult
-from sslspec_fast.solvers.scaling import at_unit_norm, unit_of
 from sslspec_fast.solvers.select import choose, dense_pays, low_dtype, separated
-from sslspec_fast.solvers.shift_invert import shift_invert
-from sslspec_fast.solvers.task import Known, Outcome, Task
 
 __all__ = ["eigsh"]
 

@@ -13,12 +13,12 @@ import math
 import torch
 
 from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.solvers._basis import host_memory
-from sslspec_fast.solvers._cost import FILLED_ROWS, guards, product_cost
-from sslspec_fast.solvers.chebyshev import growth_rate
-from sslspec_fast.solvers.factorization import structure
-from sslspec_fast.solvers.probe import Probe
-from sslspec_fast.solvers.task import Task
+from sslspec_fast.solvers.linalg.basis import host_memory
+from sslspec_fast.solvers.linalg.chebyshev_filter import growth_rate
+from sslspec_fast.solvers.linalg.cost import FILLED_ROWS, guards, product_cost
+from sslspec_fast.solvers.linalg.factorization import structure
+from sslspec_fast.solvers.problem.probe import Probe
+from sslspec_fast.solvers.problem.task import Task
 
 __all__ = ["choose", "dense_pays", "low_dtype", "separated"]
 

@@ -17,9 +17,9 @@ import torch
 
 from sslspec_fast.operators import GroupVectors, SymmetricOperator, centered
 from sslspec_fast.solvers import EigInfo
-from sslspec_fast.spectral._cliques import Cliques, cliques_of
-from sslspec_fast.spectral._relation import Relation, host_array
+from sslspec_fast.spectral._clique_spectrum import Cliques, cliques_of
 from sslspec_fast.spectral._resolve import DEFAULT_TOL, resolved, solve
+from sslspec_fast.spectral._target import Relation, host_array
 
 __all__ = [
     "Modes", "SpectrumInfo", "adjacency_modes", "canonical_signs", "dense_info",

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg as sla
 
 from sslspec_fast.spectral._eigen import SpectrumInfo, canonical_signs, dense_info
-from sslspec_fast.spectral._relation import Relation, to_numpy
+from sslspec_fast.spectral._target import Relation, to_numpy
 
 __all__ = ["Design", "Pencil", "design_of"]
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from sslspec_fast.operators import GroupVectors, SymmetricOperator
 from sslspec_fast.solvers import ConvergenceWarning, EigInfo, EigResult, eigsh
-from sslspec_fast.spectral._relation import host_array
+from sslspec_fast.spectral._target import host_array
 
 __all__ = ["DEFAULT_TOL", "resolved", "solve"]
 

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from sslspec_fast._checks import count
-from sslspec_fast.spectral._barlow_filter import barlow_filter, whitened_filter
 from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
 from sslspec_fast.spectral._eigen import normalized_modes
 from sslspec_fast.spectral._features import design_of
-from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral._target import Relation
 from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
+from sslspec_fast.spectral.filters.barlow_twins import barlow_filter, whitened_filter
 
 __all__ = ["barlow_twins"]
 

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from sslspec_fast.spectral._eigen import SpectrumInfo
-from sslspec_fast.spectral._relation import Relation, to_numpy
+from sslspec_fast.spectral._target import Relation, to_numpy
 
 __all__ = ["ClosedForm", "OutOfSample", "count_active", "package", "pad"]
 

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg as sla
 import torch
 
-from sslspec_fast.spectral._relation import Relation, to_numpy
+from sslspec_fast.spectral._target import Relation, to_numpy
 from sslspec_fast.spectral.closed_form import ClosedForm
 
 __all__ = ["active_span", "alignment", "downstream_error"]

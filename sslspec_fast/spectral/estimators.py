@@ -30,8 +30,8 @@ from sslspec_fast._checks import count
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.spectral._checks import check_positive
 from sslspec_fast.spectral._labels import class_codes
-from sslspec_fast.spectral._relation import host_array
 from sslspec_fast.spectral._samples import check_size, lookup, neighbor_rows, unit_of
+from sslspec_fast.spectral._target import host_array
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.simclr import simclr

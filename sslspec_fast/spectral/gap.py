@@ -18,11 +18,11 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.spectral._relation import Relation, to_numpy
-from sslspec_fast.spectral._vicreg_filter import penalty
+from sslspec_fast.spectral._target import Relation, to_numpy
 from sslspec_fast.spectral.barlow_twins import barlow_twins
 from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.downstream import active_span
+from sslspec_fast.spectral.filters.vicreg import penalty
 from sslspec_fast.spectral.infonce import info_nce
 from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
 from sslspec_fast.spectral.vicreg import vicreg

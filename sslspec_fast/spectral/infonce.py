@@ -24,7 +24,7 @@ import scipy.linalg as sla
 
 from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
 from sslspec_fast.spectral._eigen import SpectrumInfo, dense_info
-from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral._target import Relation
 from sslspec_fast.spectral.closed_form import ClosedForm, package, pad
 
 __all__ = ["entropy_bound", "info_nce"]

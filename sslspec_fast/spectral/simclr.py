@@ -22,7 +22,7 @@ import numpy as np
 from sslspec_fast.spectral._checks import check_rank, check_solver
 from sslspec_fast.spectral._eigen import adjacency_modes, normalized_modes
 from sslspec_fast.spectral._features import design_of
-from sslspec_fast.spectral._relation import Relation
+from sslspec_fast.spectral._target import Relation
 from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
 
 __all__ = ["simclr", "spectral_contrastive"]

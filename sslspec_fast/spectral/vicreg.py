@@ -23,9 +23,9 @@ from sslspec_fast._checks import count
 from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
 from sslspec_fast.spectral._eigen import laplacian_modes, normalized_modes
 from sslspec_fast.spectral._features import Design, design_of
-from sslspec_fast.spectral._relation import Relation
-from sslspec_fast.spectral._vicreg_filter import PENALTIES, Filter, vicreg_filter
+from sslspec_fast.spectral._target import Relation
 from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
+from sslspec_fast.spectral.filters.vicreg import PENALTIES, Filter, vicreg_filter
 
 __all__ = ["vicreg"]
 

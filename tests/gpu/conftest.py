@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from .emulation import core, gpu_paths
+from ..support.emulation import core, gpu_paths
 
 __all__ = ["core", "cuda", "gpu_paths", "portable", "precision"]
 

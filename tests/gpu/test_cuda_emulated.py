@@ -19,28 +19,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslspec_fast import PairGraph, functional
-from sslspec_fast.primitives import (
-    _gram_products,
-    _graph_cov_cuda,
-    _matmul,
-    _pairwise_cuda,
-    gram,
-    spectral_views,
-)
+from sslspec_fast.fused import spectral_contrastive
+from sslspec_fast.primitives import _matmul, gram
+from sslspec_fast.primitives.gram import products
+from sslspec_fast.primitives.pairwise import cuda
+from sslspec_fast.primitives.sparse import graph_cov_cuda
 
-from ..cases import CASES as LOSSES
-from ..cases import pair_rows
-from .agreement import check, leaves_of, value_and_gradients
-from .emulation import BF16, ERROR, F16, F32, F64, GpuPaths, close, emulated, view
+from ..support.agreement import check, leaves_of, value_and_gradients
+from ..support.cases import CASES as LOSSES
+from ..support.cases import pair_rows
+from ..support.emulation import BF16, ERROR, F16, F32, F64, GpuPaths, close, emulated, view
 
 pytestmark = emulated
 
 
 @pytest.fixture
 def pairs(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(_pairwise_cuda, "_C", core)
-    monkeypatch.setattr(_pairwise_cuda, "view", view)
-    return _pairwise_cuda
+    monkeypatch.setattr(cuda, "_C", core)
+    monkeypatch.setattr(cuda, "view", view)
+    return cuda
 
 
 def unit(n: int, d: int, dtype: torch.dtype) -> Tensor:
@@ -260,8 +257,8 @@ def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""
 
     monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
-    monkeypatch.setattr(_pairwise_cuda, "products_with", _matmul.Split)
-    monkeypatch.setattr(_pairwise_cuda, "_WEIGHT_BYTES", 0)  # chunks of 128 rows
+    monkeypatch.setattr(cuda, "products_with", _matmul.Split)
+    monkeypatch.setattr(cuda, "_WEIGHT_BYTES", 0)  # chunks of 128 rows
     monkeypatch.setattr(_matmul, "_BLOCK", 64)
 
 
@@ -355,9 +352,9 @@ def test_sparse(core: ModuleType, monkeypatch: Any, b: int, index: torch.dtype, 
     each = torch.empty(len(indices), dtype=dtype)
     core.cuda_edge_values(*arrays[:2], view(x), view(own), view(each), 0)
     close(each, (x.double() @ own.double().T)[pattern], 10 * ERROR[dtype])
-    monkeypatch.setattr(_graph_cov_cuda, "_C", core)
-    monkeypatch.setattr(_graph_cov_cuda, "view", view)
-    got = _graph_cov_cuda.compute(indptr, indices, values, x, None)
+    monkeypatch.setattr(graph_cov_cuda, "_C", core)
+    monkeypatch.setattr(graph_cov_cuda, "view", view)
+    got = graph_cov_cuda.compute(indptr, indices, values, x, None)
     close(got, x.double().T @ a @ x.double(), 10 * ERROR[dtype])
 
 
@@ -479,7 +476,7 @@ FUSED: dict[str, Callable[..., Tensor]] = {
         x, y, invariance=25.0, variance=25.0, covariance=1.0, eps=1e-4
     )[0],
     "barlow": lambda x, y: gram.barlow_twins(x, y, off_diagonal=5e-3, eps=1e-5)[0],
-    "spectral": lambda x, y: spectral_views.spectral_contrastive(
+    "spectral": lambda x, y: spectral_contrastive.spectral_contrastive(
         x, y, longest=0.9 * x.shape[1] ** 0.5, factor=1.0, mean=True
     )[0],
 }
@@ -499,7 +496,7 @@ def gram_results(form: str, x: Tensor, y: Tensor, *half: bool) -> list[Tensor]:
 def test_gram_in_strips(
     form: str, n: int, d: int, dtype: torch.dtype, gpu_paths: GpuPaths, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(_gram_products, "_STRIP_BYTES", 0)  # strips of 128
+    monkeypatch.setattr(products, "_STRIP_BYTES", 0)  # strips of 128
     x, y = torch.randn(2, n, d, dtype=F64) + 0.3
     with gpu_paths.off():
         want = gram_results(form, x, y)

@@ -11,9 +11,18 @@ from torch import Tensor
 
 import sslspec_fast.functional as F
 
-from ..cases import CASES, pair_rows
-from ..tolerance import relative_error
-from .agreement import BF16, F16, F32, F64, check, inputs_of, leaves_of, value_and_gradients
+from ..support.agreement import (
+    BF16,
+    F16,
+    F32,
+    F64,
+    check,
+    inputs_of,
+    leaves_of,
+    value_and_gradients,
+)
+from ..support.cases import CASES, pair_rows
+from ..support.tolerance import relative_error
 
 pytestmark = pytest.mark.cuda
 

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives import edge_lse, edges, gram, graph_cov, moments, spmm
-from sslspec_fast.primitives.csr import Csr
-from sslspec_fast.primitives.unit_rows import paired_rows
+from sslspec_fast.primitives import gram
+from sslspec_fast.primitives.rows import moments
+from sslspec_fast.primitives.rows.unit_rows import paired_rows
+from sslspec_fast.primitives.sparse import edge_lse, edges, graph_cov, spmm
+from sslspec_fast.primitives.sparse.csr import Csr
 
 pytestmark = pytest.mark.cuda
 

@@ -14,7 +14,7 @@ import sslspec_fast as sf
 from sslspec_fast import operators
 from sslspec_fast.primitives import basis
 
-from .emulation import ERROR, F32, F64, GpuPaths, close, emulated
+from ..support.emulation import ERROR, F32, F64, GpuPaths, close, emulated
 from .test_cuda_eigsh import matrix
 
 pytestmark = emulated

@@ -12,12 +12,12 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 import sslspec_fast.functional as F
-from sslspec_fast.primitives import _pairwise_views_cuda
-from sslspec_fast.primitives.pairwise_views import _losses_cuda, matched_loss, two_view_loss
+from sslspec_fast.fused import two_views_cuda
+from sslspec_fast.fused.two_views import _losses_cuda, matched_loss, two_view_loss
 
-from ..tolerance import relative_error
-from .agreement import BF16, F16, F32, F64, TOLERANCE
-from .emulation import emulated
+from ..support.agreement import BF16, F16, F32, F64, TOLERANCE
+from ..support.emulation import emulated
+from ..support.tolerance import relative_error
 
 pytestmark = [emulated, pytest.mark.usefixtures("gpu_paths")]
 
@@ -156,7 +156,7 @@ def test_gradients_of_one_side_and_none(name: str, d: int) -> None:
 def test_rows_that_fit_are_not_copied() -> None:
     for dtype, d in ((BF16, 24), (F32, 20), (F64, 5)):
         z = views(9, d, dtype)
-        _, u, _ = _pairwise_views_cuda.forward(*z, None, 5.0, "mean", "both", False)
+        _, u, _ = two_views_cuda.forward(*z, None, 5.0, "mean", "both", False)
         assert u.shape == (0, d)
 
 

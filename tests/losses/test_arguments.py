@@ -8,7 +8,7 @@ import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast import losses
 
-from ..cases import CASES, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, pair_rows, unit, weighted_graph
 
 TWO_VIEWS = {
     "nt_xent": ("z1", "z2", F.nt_xent),

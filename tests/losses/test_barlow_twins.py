@@ -6,9 +6,9 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.losses import BarlowTwinsLoss
 
-from ..cases import golden_rows, pair_rows
-from ..golden import assert_golden
-from ..tolerance import assert_no_worse
+from ..support.cases import golden_rows, pair_rows
+from ..support.golden import assert_golden
+from ..support.tolerance import assert_no_worse
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -7,7 +7,7 @@ import torch._dynamo.testing
 import sslspec_fast.functional as F
 from sslspec_fast import PairGraph
 
-from ..cases import CASES, graphs, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, graphs, pair_rows, unit, weighted_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -7,8 +7,8 @@ import torch.nn.functional as nnf
 import sslspec_fast.functional as F
 from sslspec_fast import _C
 
-from ..cases import CASES, SOFTMAX, pair_rows, unit
-from ..tolerance import relative_error
+from ..support.cases import CASES, SOFTMAX, pair_rows, unit
+from ..support.tolerance import relative_error
 
 # relative errors (loss, gradient) of plain torch under autocast in bfloat16, 512 rows of 128
 AUTOCAST_BF16 = {0.5: (2e-6, 2.9e-3), 0.1: (3e-5, 3.0e-3), 0.01: (8e-4, 1.7e-2)}
@@ -27,7 +27,7 @@ def test_half_inputs(name, impl, dtype, monkeypatch):
     wide = [x.detach().float().requires_grad_() for x in half]
     value = loss(*half, impl=impl)
     with monkeypatch.context() as patch:
-        patch.setattr("tests.cases.unit", lambda x: x)
+        patch.setattr("tests.support.cases.unit", lambda x: x)
         expected = loss(*wide, impl=impl)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)

@@ -5,7 +5,7 @@ import torch
 
 import sslspec_fast.functional as F
 
-from ..cases import CASES, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, pair_rows, unit, weighted_graph
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -8,7 +8,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 
-from ..cases import graphs, pair_rows, unit, weighted_graph
+from ..support.cases import graphs, pair_rows, unit, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -9,8 +9,8 @@ import torch.nn.functional as nnf
 import sslspec_fast.functional as F
 from sslspec_fast.losses import InfoNCELoss
 
-from ..cases import pair_rows, unit
-from ..golden import assert_golden
+from ..support.cases import pair_rows, unit
+from ..support.golden import assert_golden
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -10,8 +10,8 @@ import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import NTXentLoss
 
-from ..cases import golden_rows, pair_rows, unit
-from ..golden import assert_golden
+from ..support.cases import golden_rows, pair_rows, unit
+from ..support.golden import assert_golden
 
 IMPLEMENTATIONS = ("fused", "torch")
 

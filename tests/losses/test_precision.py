@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ..cases import CASES, SOFTMAX
-from ..tolerance import assert_no_worse
+from ..support.cases import CASES, SOFTMAX
+from ..support.tolerance import assert_no_worse
 
 TEMPERATURES = (1.0, 0.5, 0.1, 0.07, 0.02, 0.01)
 

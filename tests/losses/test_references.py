@@ -13,8 +13,8 @@ from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses._common import dense
 from sslspec_fast.losses.falcon import random_codes
 
-from ..cases import directed_graph, labels_of, pair_rows, unit, weighted_graph
-from . import by_rows
+from ..support import by_rows
+from ..support.cases import directed_graph, labels_of, pair_rows, unit, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
 REDUCTIONS = ("mean", "sum", "none")

@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sslspec_fast.functional as F
 
-from ..cases import CASES, pair_rows
+from ..support.cases import CASES, pair_rows
 
 
 def evaluated(name):

@@ -6,8 +6,8 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.losses import SpectralContrastiveLoss
 
-from ..cases import pair_rows
-from ..golden import assert_golden
+from ..support.cases import pair_rows
+from ..support.golden import assert_golden
 
 IMPLEMENTATIONS = ("fused", "torch")
 

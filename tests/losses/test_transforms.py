@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ..cases import CASES
+from ..support.cases import CASES
 
 
 @pytest.mark.parametrize("name", CASES)

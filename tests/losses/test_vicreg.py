@@ -7,8 +7,8 @@ import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import VICRegLoss
 
-from ..cases import golden_rows, pair_rows
-from ..golden import assert_golden
+from ..support.cases import golden_rows, pair_rows
+from ..support.golden import assert_golden
 
 IMPLEMENTATIONS = ("fused", "torch")
 

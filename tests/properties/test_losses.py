@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ..cases import CASES
+from ..support.cases import CASES
 
 EXAMPLES = int(os.environ.get("SSLSPEC_FUZZ") or 0)
 fixed_budget = settings(

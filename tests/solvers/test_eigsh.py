@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,14 +14,7 @@ import sslspec_fast.operators as ops
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import ConvergenceWarning, EigResult, eigsh
 
-_spec = importlib.util.spec_from_file_location(
-    "solver_graphs", Path(__file__).with_name("graphs.py")
-)
-assert _spec is not None
-assert _spec.loader is not None
-graphs = importlib.util.module_from_spec(_spec)
-sys.modules["solver_graphs"] = graphs
-_spec.loader.exec_module(graphs)
+from ..support import graphs
 
 ITERATIVE = ("lanczos", "chebyshev", "lobpcg", "shift_invert")
 FAMILIES = {

@@ -1,5 +1,5 @@
 // Products of tall matrices for the eigensolvers, where the blocks are narrow: each row is read once. Wider ones are
-// torch's GEMMs (primitives/_basis_cuda.py).
+// torch's GEMMs (primitives/basis/cuda.py).
 //
 // Tiling: rows of all V_i, side by side, go to shared memory by asynchronous copies. gram: a tile is copied while the
 // one before it is multiplied; a thread owns 4 x 4 elements of G for every kGroups-th row of a tile; a block takes

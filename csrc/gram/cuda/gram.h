@@ -1,5 +1,5 @@
 // CUDA entry points of `gram`: what stands around the library GEMMs; see csrc/gram/gram.h for the mathematics and
-// sslspec_fast/primitives/_gram_cuda.py for the order of the calls. Rows x, y are of any float type; everything else is
+// sslspec_fast/primitives/gram/cuda.py for the order of the calls. Rows x, y are of any float type; everything else is
 // float, or double for double.
 //
 // Ten vectors describe what is done to the columns, `columns` [10, d]: shift, scale, own, other and diagonal of either

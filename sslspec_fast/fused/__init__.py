@@ -1,0 +1,1 @@
+"""Whole losses as one operator, where that is faster than a composition of primitives."""

@@ -1,0 +1,131 @@
+"""CUDA bodies of ``pairwise_views``: outputs and workspaces of one call per pass.
+
+Rows come as they are, bfloat16 and float16 included; everything else is float32 (float64). Small
+batches wait for the host on a GPU, so that nothing here is a torch operation but the allocations.
+Beyond 256 columns the gradient takes the products of ``_pairwise_cuda`` in between.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._checks import computed_dtype
+from .._seam import _C, CODE, stream, unit_stride, view
+from ..primitives.pairwise import cuda
+
+__all__ = ["backward", "forward", "gradient_shapes", "shapes"]
+
+_FORMS = {"stacked": 0, "rows": 1, "both": 2}  # ViewForm of csrc/fused/cuda/two_views.h
+
+
+def shapes(
+    z1: Tensor, z2: Tensor, scale: Tensor | None, number: float, reduction: str, form: str,
+    unit: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """The loss; the multiplied rows, filled up to 16 bytes, empty where they are those of z; and
+    norms, products, statistics and what else the backward pass reads.
+    """
+    n, d = z1.shape
+    kind = computed_dtype(z1)
+    rows = z1.dtype if z1.dtype == torch.bfloat16 else kind
+    step = {torch.bfloat16: 8, torch.float32: 4, torch.float64: 1}[rows]
+    copied = unit or rows != z1.dtype or d % step != 0
+    size = (2, n) if form == "stacked" else (n,)
+    return (
+        z1.new_empty(size if reduction == "none" else (), dtype=kind),
+        z1.new_empty((2 * n if copied else 0, (d + step - 1) // step * step), dtype=rows),
+        z1.new_empty(7 * n + (n + 127) // 128 * 8 + 1, dtype=kind),
+    )
+
+
+def _share(reduction: str, form: str, n: int) -> float:
+    return 1 / (2 * n if form == "stacked" else n) if reduction == "mean" else 1.0
+
+
+def _fast() -> bool:
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def _rows(z1: Tensor, z2: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows as the core reads them: a copy only where they do not fit."""
+    if len(u):
+        return unit_stride(z1), unit_stride(z2)
+    return cuda.aligned_rows(z1), cuda.aligned_rows(z2)
+
+
+def _workspace(u: Tensor, stats: Tensor, n: int, form: str, backward: bool, own: bool) -> Tensor:
+    args = n, u.shape[1], CODE[u.dtype], _FORMS[form], backward, own
+    return stats.new_empty(_C.cuda_pairwise_views_workspace(*args))
+
+
+def forward(
+    z1: Tensor, z2: Tensor, scale: Tensor | None, number: float, reduction: str, form: str,
+    unit: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    n = z1.shape[0]
+    loss, u, stats = shapes(z1, z2, scale, number, reduction, form, unit)
+    z1, z2 = _rows(z1, z2, u)
+    _C.cuda_pairwise_views_forward(
+        view(z1), view(z2), view(u), view(stats), _FORMS[form], unit, view(scale), number,
+        view(loss), _share(reduction, form, n), view(_workspace(u, stats, n, form, False, False)),
+        _fast(), stream(z1),
+    )  # fmt: skip
+    return loss, u, stats
+
+
+def gradient_shapes(
+    z1: Tensor, z2: Tensor, u: Tensor, stats: Tensor, grad: Tensor, reduction: str, form: str,
+    unit: bool, of_z2: bool, of_scale: bool,
+) -> list[Tensor]:  # fmt: skip
+    grads = [z1.new_empty(z1.shape)]
+    if of_z2 or form == "stacked":
+        grads.append(z1.new_empty(z1.shape))
+    return [*grads, stats.new_empty(())] if of_scale else grads
+
+
+def backward(
+    z1: Tensor, z2: Tensor, u: Tensor, stats: Tensor, grad: Tensor, reduction: str, form: str,
+    unit: bool, of_z2: bool, of_scale: bool,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of z1, of z2 and the scale where they are wanted."""
+    n = z1.shape[0]
+    of_z2 = of_z2 or form == "stacked"
+    grads = gradient_shapes(z1, z2, u, stats, grad, reduction, form, unit, of_z2, of_scale)
+    z1, z2 = _rows(z1, z2, u)
+    own = _C.cuda_pairwise_chained(u.shape[1], CODE[u.dtype], u.get_device())
+    work, share = _workspace(u, stats, n, form, True, own), _share(reduction, form, n)
+    products: tuple[Tensor | None, Tensor | None] = (None, None)
+    if not own:
+        _C.cuda_pairwise_views_factors(
+            view(z1), view(z2), view(u), view(stats), _FORMS[form], unit, view(grad), share,
+            view(work), stream(z1),
+        )  # fmt: skip
+        products = _products(z1, z2, u, stats, work[: 2 * n], form, of_z2)
+    _C.cuda_pairwise_views_backward(
+        view(z1), view(z2), view(u), view(stats), _FORMS[form], unit, view(grad), share,
+        view(products[0]), view(products[1]), view(grads[0]), view(grads[1]) if of_z2 else None,
+        view(grads[-1]) if of_scale else None, view(work), _fast(), stream(z1),
+    )  # fmt: skip
+    return grads
+
+
+def _products(
+    z1: Tensor, z2: Tensor, u: Tensor, stats: Tensor, factors: Tensor, form: str, of_z2: bool
+) -> tuple[Tensor, Tensor | None]:
+    """c W y and c W' x for the weights of the gradients `factors` of the statistics."""
+    n, none = len(z1), (None, None)
+    scale, lse, kind = stats[-1], stats[3 * n : 5 * n], stats.dtype
+    if form == "stacked":
+        ids = stats[5 * n : 7 * n].view(torch.int32)
+        product, *_ = cuda.backward(
+            u, None, scale, None, (ids, ids), none, True, lse, None, factors, None, kind,
+            want_scale=False,
+        )  # fmt: skip
+        return product[:n], product[n:]
+    a, b = (u[:n], u[n:]) if len(u) else (z1, z2)
+    columns = (lse[n:], factors[n:]) if form == "both" else none
+    return cuda.backward(
+        a, b, scale, None, none, none, True, lse[:n], columns[0], factors[:n], columns[1], kind,
+        of_z2, want_scale=False,
+    )[:2]  # fmt: skip

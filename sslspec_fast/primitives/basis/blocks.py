@@ -1,0 +1,123 @@
+r"""Primitive ``basis``: products of tall matrices (n rows, few columns) for the eigensolvers.
+
+.. math::
+    G = A^\top \operatorname{diag}(w)\, B, \qquad Y \leftarrow \beta Y + \sum_i V_i C_i .
+
+``gram`` returns float64 sums; ``exact`` also multiplies float32 rows in float64, for CholeskyQR,
+which squares the condition of its block. Results do not depend on the number of threads. Not
+differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._seam import _C, threads, unit_stride, view
+from . import cuda
+
+__all__ = [
+    "gram", "multiply", "multiply_into", "new_block", "new_blocks", "project_out", "random_block",
+]  # fmt: skip
+
+_TERMS = 32  # kBasisTerms of csrc/basis/cpu/basis.h
+_LINE = 64  # bytes of a cache line
+
+
+def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, b) uninitialised, rows of whole cache lines on cache lines."""
+    return _new((n, b), dtype, device)
+
+
+def new_blocks(count: int, n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(count, n, b), as many of them in one piece of memory."""
+    return _new((count, n, b), dtype, device)
+
+
+def _new(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """NumPy asks for huge pages: the first touch of a large block of memory costs a quarter of what
+    it does with torch's own. But it aligns to 16 bytes, and a gathered row would cross two lines:
+    the sparse product would take up to 1.5 times as long.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    size, line = math.prod(shape), _LINE // dtype.itemsize
+    store = np.empty(size + line, np.float32 if dtype == torch.float32 else np.float64)
+    first = -store.ctypes.data % _LINE // dtype.itemsize
+    return torch.from_numpy(store[first : first + size].reshape(shape))
+
+
+def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(n, b) uniform on 2^16 values in [-1, 1): a function of seed and position alone, so the same
+    on every device and for any number of threads.
+    """
+    out = new_block(n, b, dtype, device)
+    if out.is_cuda:
+        return cuda.random_into(out, seed % 2**64)
+    _C.basis_random(view(out), seed % 2**64, threads())
+    return out
+
+
+def gram(
+    a: Tensor | Sequence[Tensor], b: Tensor, exact: bool = False, weights: Tensor | None = None
+) -> Tensor:
+    """A^T diag(w) B as float64 on the host, (p, q) for a (n, p) and b (n, q) of one dtype.
+
+    a: one matrix, or several side by side; each row of b is then read once for up to 32 of them.
+    exact: no rounding of products. Otherwise float32 rows are multiplied and, 96 at a time, summed
+    in float32. weights: (n,) of that dtype, or None for ones.
+    """
+    blocks = [a] if isinstance(a, Tensor) else list(a)
+    if b.is_cuda:
+        return cuda.gram(blocks, b, exact, weights).cpu()
+    n, q = b.shape
+    sizes = [block.shape[1] for block in blocks]
+    out = torch.empty(sum(sizes), q, dtype=torch.float64)
+    at = 0
+    for first in range(0, len(blocks), _TERMS):
+        some = slice(first, first + _TERMS)
+        rows = sum(sizes[some])
+        work = torch.empty(_C.basis_gram_workspace_size(n, rows, q), dtype=torch.float64)
+        _C.basis_gram(
+            [view(unit_stride(block)) for block in blocks[some]], view(unit_stride(b)),
+            view(weights), view(out if len(blocks) <= _TERMS else out[at : at + rows]), view(work),
+            exact, threads(),
+        )  # fmt: skip
+        at += rows
+    return out
+
+
+def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float = 0.0) -> Tensor:
+    """out = beta out + [V_1 V_2 ..] C in place; one pass over the rows per 32 blocks.
+
+    out (n, q) may be a V_i (n, m_i) of the first 32, or its first columns; C (sum of m_i, q)
+    float64 on the host, best in the dtype of out already.
+    """
+    if out.is_cuda:
+        return cuda.multiply_into(out, blocks, c, beta)
+    factors = c.to(out.dtype).contiguous().split([v.shape[1] for v in blocks])
+    for first in range(0, len(blocks), _TERMS):
+        some = slice(first, first + _TERMS)
+        _C.basis_combine(
+            view(out), [view(unit_stride(v)) for v in blocks[some]],
+            [view(factor) for factor in factors[some]], beta, threads(),
+        )  # fmt: skip
+        beta = 1.0
+    return out
+
+
+def multiply(blocks: Sequence[Tensor], c: Tensor) -> Tensor:
+    """[V_1 V_2 ..] C as a new matrix, see `multiply_into`."""
+    v = blocks[0]
+    return multiply_into(new_block(v.shape[0], c.shape[1], v.dtype, v.device), blocks, c)
+
+
+def project_out(v: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    """X <- X - V V^T diag(w) X in place, V (n, m) of X's dtype. Without the host on a GPU."""
+    if x.is_cuda:
+        return x.addmm_(v, cuda.gram([v], x, False, weights).to(x.dtype), alpha=-1)
+    return multiply_into(x, [v], -gram(v, x, weights=weights), beta=1.0)

@@ -1,0 +1,332 @@
+r"""Primitive ``gram``: squared norms of X^T Y and their gradients, no (d, d) or (n, n) matrix.
+
+.. math::
+    q = \|X^\top Y\|_F^2 = \langle X X^\top, Y Y^\top \rangle, \qquad
+    \bar X = 2 \bar q\, Y Y^\top X, \quad \bar Y = 2 \bar q\, X X^\top Y,
+
+without the terms k = l if ``off_diagonal``. The work is done on the n x n side while n <= d
+(n <= d / 2 without the diagonal, which is subtracted there), on the d x d side otherwise:
+3 n d min(n, d) flops for value and gradient when Y is X, 6 otherwise. The gradient is made together
+with the value, because it needs nothing but a factor from above.
+
+The fused losses are the same computation with everything else that VICReg and Barlow Twins do to X
+and Y folded into it: centring and scaling while the rows are packed, the other terms of the
+gradient while it is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._register import register_op
+from ..._seam import _C, CODE, threads, unit_stride, view
+from .. import _value_and_grad
+from ..rows.moments import check_matrix, pair_moments
+from . import composed, cuda
+
+__all__ = ["barlow_twins", "sqnorm", "vicreg"]
+
+
+def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0, *, half: bool = False) -> None:
+    check_matrix(op, "x", x, half=half)
+    if x.shape[0] < min_rows:
+        raise ValueError(f"{op}: x must have at least {min_rows} rows, got shape {tuple(x.shape)}")
+    if y is None:
+        return
+    check_matrix(op, "y", y, half=half)
+    if y.shape != x.shape:
+        raise ValueError(f"{op}: y must match x {tuple(x.shape)}, got {tuple(y.shape)}")
+    if y.dtype != x.dtype:
+        raise TypeError(f"{op}: y must match x ({x.dtype}), got {y.dtype}")
+    if y.device != x.device:
+        raise ValueError(f"{op}: y must be on x's device {x.device}, got {y.device}")
+
+
+class Form(NamedTuple):
+    """The arguments of csrc/gram/gram.h under their names there; vectors are (1 or 2, d)."""
+
+    alpha: float
+    cross: bool
+    off_diagonal: bool
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    diagonal: Tensor | None = None
+    own: Tensor | None = None
+    other: Tensor | None = None
+    near: float = 0.0
+    project: bool = False
+
+
+def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
+    """(1 or 2,) float64: one call of the kernel, csrc/gram/gram.h. Empty gradients are skipped."""
+    n, d = x.shape
+    operands = 1 if y is None else 2
+    value = x.new_empty(1 if form.cross else operands, dtype=torch.float64)
+    size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, form.off_diagonal)
+    gx, gy = (view(g) if g.numel() else None for g in grads)
+    _C.gram(
+        view(x), view(y), form.cross, form.off_diagonal, form.project, view(form.shift),
+        view(form.scale), view(form.diagonal), form.alpha, view(form.own), view(form.other),
+        form.near, view(value), gx, gy, view(x.new_empty(size)), threads(),
+    )  # fmt: skip
+    return value
+
+
+# ---- sqnorm ----
+
+
+def _sqnorm_shapes(
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(()), *_value_and_grad.outputs(x, grad_x, y, grad_y)
+
+
+def _sqnorm_body(
+    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grads = _value_and_grad.outputs(x, grad_x, y, grad_y)
+    if x.numel() == 0:
+        return x.new_zeros(()), *grads
+    x, y = unit_stride(x), None if y is None else unit_stride(y)
+    n, d = x.shape
+    shift = diagonal = None
+    dual = _C.gram_uses_dual(n, d, off_diagonal)
+    if center or (off_diagonal and dual):
+        mean, var = pair_moments(x, y, product=y is not None)
+        shift = mean[: 1 if y is None else 2] if center else None
+        if off_diagonal and dual:
+            diagonal = var[-1:].double()
+            if not center:  # 1 of (1, d), or x and y of (3, d)
+                diagonal += mean[0].double() * mean[0 if y is None else 1]
+            diagonal *= n
+    alpha, cross = (4.0, False) if y is None else (2.0, True)
+    value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal))
+    return value[0].to(x.dtype), *grads
+
+
+def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _value_and_grad.save(
+        ctx, inputs[:2], output, output[-2:], off_diagonal=inputs[2], center=inputs[3]
+    )
+
+
+def _sqnorm_backward(
+    ctx: Any, factor: Tensor | None, *unused: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    return *_value_and_grad.gradient(ctx, factor, composed.sqnorm), None, None, None, None
+
+
+_sqnorm = register_op(
+    "gram_sqnorm(Tensor x, Tensor? y, bool off_diagonal, bool center, bool grad_x, bool grad_y)"
+    " -> (Tensor, Tensor, Tensor)",
+    body=_sqnorm_body,
+    fake=_sqnorm_shapes,
+    backward=_sqnorm_backward,
+    setup=_sqnorm_setup,
+)
+
+
+def sqnorm(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    off_diagonal: bool = False,
+    center: bool = False,
+    half: bool = False,
+) -> Tensor:
+    """``|| X^T Y ||_F^2``, Y = X when absent; differentiable in x and y.
+
+    Args:
+        x: (n, d) float32 or float64, any row stride.
+        y: (n, d), same dtype and device.
+        off_diagonal: leave out the terms k == l.
+        center: subtract the column means first, without a centred copy.
+        half: the rows were bfloat16 before they were widened: a GPU multiplies in bfloat16 and
+            keeps the sums in float32.
+
+    Returns:
+        () of x's dtype, 0 for an empty matrix.
+    """
+    _check("sqnorm", x, y)
+    if x.is_cuda:
+        kind = cuda.SQNORM_CENTERED if center else cuda.SQNORM
+        return cuda.fused(x, y, kind, [], off_diagonal=off_diagonal, half=half)[0]
+    out: Tensor = _sqnorm(
+        x, y, off_diagonal, center, _value_and_grad.wanted(x), _value_and_grad.wanted(y)
+    )[0]
+    return out
+
+
+# ---- VICReg: all three terms and the whole gradient ----
+
+
+def _vicreg_shapes(
+    x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
+    grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return x.new_empty(()), x.new_empty(3), *_value_and_grad.outputs(x, grad_x, y, grad_y)
+
+
+def _vicreg_body(
+    x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
+    grad_x: bool, grad_y: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    grads = _value_and_grad.outputs(x, grad_x, y, grad_y)
+    x, y = unit_stride(x), unit_stride(y)
+    n, d = x.shape
+    mean, var = pair_moments(x, y)
+    terms = x.new_empty(3, dtype=torch.float64)
+    terms[0] = (var[2] + mean[2].square()).sum(dtype=torch.float64) / d
+    deviation = (var[:2] * (n / (n - 1))).add_(eps).sqrt_()
+    terms[1] = (1 - deviation).relu_().sum(dtype=torch.float64) / (2 * d)
+
+    # d/dx of the first two terms: near (x - y), and a factor of x - mean per column
+    near, inverse = 2 * invariance / (n * d), deviation.reciprocal()
+    own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
+    form = Form(
+        alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
+        shift=mean[:2], diagonal=var[:2].double().mul_(n), own=own, near=near,
+    )  # fmt: skip
+    off = _run(x, y, grads, form)
+    terms[2] = off.sum() / (d * (n - 1) ** 2)
+    loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
+    return loss.to(x.dtype), terms.to(x.dtype), *grads
+
+
+def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    names = ("invariance", "variance", "covariance", "eps")
+    _value_and_grad.save(
+        ctx, inputs[:2], output, output[-2:], **dict(zip(names, inputs[2:6], strict=True))
+    )
+
+
+def _vicreg_backward(
+    ctx: Any, factor: Tensor | None, *unused: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    return (
+        *_value_and_grad.gradient(ctx, factor, composed.vicreg),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
+
+
+_vicreg = register_op(
+    "gram_vicreg(Tensor x, Tensor y, float invariance, float variance, float covariance,"
+    " float eps, bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_vicreg_body,
+    fake=_vicreg_shapes,
+    backward=_vicreg_backward,
+    setup=_vicreg_setup,
+)
+
+
+def vicreg(
+    x: Tensor,
+    y: Tensor,
+    *,
+    invariance: float,
+    variance: float,
+    covariance: float,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    r"""VICReg with its whole gradient in three passes over x and y; formula: losses/vicreg.py.
+
+    Args:
+        x, y: (n, d) float32 or float64, n >= 2; differentiable. On a GPU also bfloat16 (products of
+            bfloat16 factors with float32 sums) or float16; values are then float32.
+        invariance, variance, covariance: coefficients of the terms.
+        eps: added to the unbiased variances inside the root, > 0.
+
+    Returns:
+        loss (), and the unweighted terms (3,) in the order of the coefficients, without gradient.
+    """
+    _check("gram.vicreg", x, y, min_rows=2, half=True)
+    options = [float(invariance), float(variance), float(covariance), float(eps)]
+    if x.is_cuda:
+        half = x.dtype == torch.bfloat16
+        return cuda.fused(x, y, cuda.VICREG, options, off_diagonal=True, half=half)
+    loss, terms, *_ = _vicreg(x, y, *options, _value_and_grad.wanted(x), _value_and_grad.wanted(y))
+    return loss, terms
+
+
+# ---- Barlow Twins: both terms and the whole gradient ----
+
+
+def _barlow_shapes(
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return x.new_empty(()), x.new_empty(2), *_value_and_grad.outputs(x, grad_x, y, grad_y)
+
+
+def _barlow_body(
+    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grads = _value_and_grad.outputs(x, grad_x, y, grad_y)
+    x, y = unit_stride(x), unit_stride(y)
+    n, d = x.shape
+    mean, var = pair_moments(x, y, product=True)
+    scale = (var[:2] + eps).rsqrt_()
+    correlation = var[2] * scale[0] * scale[1]  # C_kk
+    from_one = correlation - 1
+    terms = x.new_empty(2, dtype=torch.float64)
+    terms[0] = from_one.square().sum(dtype=torch.float64)
+    form = Form(
+        alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True, shift=mean[:2], scale=scale,
+        diagonal=correlation.double().mul_(n)[None], other=(from_one * (2 / n)).expand(2, d),
+        project=True,
+    )  # fmt: skip
+    off = _run(x, y, grads, form)
+    terms[1] = off[0] / n**2
+    loss = terms[0] + off_diagonal * terms[1]
+    return loss.to(x.dtype), terms.to(x.dtype), *grads
+
+
+def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _value_and_grad.save(
+        ctx, inputs[:2], output, output[-2:], off_diagonal=inputs[2], eps=inputs[3]
+    )
+
+
+def _barlow_backward(
+    ctx: Any, factor: Tensor | None, *unused: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    return *_value_and_grad.gradient(ctx, factor, composed.barlow_twins), None, None, None, None
+
+
+_barlow = register_op(
+    "gram_barlow_twins(Tensor x, Tensor y, float off_diagonal, float eps, bool grad_x,"
+    " bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_barlow_body,
+    fake=_barlow_shapes,
+    backward=_barlow_backward,
+    setup=_barlow_setup,
+)
+
+
+def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tuple[Tensor, Tensor]:
+    r"""Barlow Twins and its whole gradient in three passes; formula: losses/barlow_twins.py.
+
+    Args:
+        x, y: (n, d) float32 or float64, n >= 2; differentiable. On a GPU also bfloat16 (products of
+            bfloat16 factors with float32 sums) or float16; values are then float32.
+        off_diagonal: weight of the redundancy term.
+        eps: added to the biased variances inside the root, > 0.
+
+    Returns:
+        loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
+    """
+    _check("gram.barlow_twins", x, y, min_rows=2, half=True)
+    options = [float(off_diagonal), float(eps)]
+    if x.is_cuda:
+        half = x.dtype == torch.bfloat16
+        loss, terms = cuda.fused(x, y, cuda.BARLOW_TWINS, options, off_diagonal=True, half=half)
+        return loss, terms[::2]
+    loss, terms, *_ = _barlow(x, y, *options, _value_and_grad.wanted(x), _value_and_grad.wanted(y))
+    return loss, terms

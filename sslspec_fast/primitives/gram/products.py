@@ -1,0 +1,147 @@
+"""The products of ``gram`` and ``spectral_views`` on a GPU: library GEMMs on the cheaper side.
+
+Neither the (d, d) nor the (n, n) matrices are kept: a strip of at most 64 MiB is made, reduced, and
+multiplied at once for the gradient. A strip of a few hundred columns keeps a tuned GEMM busy, so a
+kernel of our own would only repeat it. The matrices of two operands are one batch. Values are added
+up in float64, products follow ``torch.get_float32_matmul_precision()``, or are those of bfloat16
+factors with float32 sums.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..._checks import computed_dtype
+from ..._seam import _C, stream, view
+from .._matmul import add_mm_float32, mm_float32, mm_float32_into
+
+__all__ = ["BLOCK", "ROWS", "Products", "blocks"]
+
+BLOCK, ROWS = 256, 8  # kGramBlock, kGramRows of csrc/gram/cuda/gram.h
+_STRIP_BYTES = 64 << 20
+_TILES = 256  # what keeps a GPU busy
+
+
+def blocks(size: int, block: int) -> int:
+    return -(-size // block)
+
+
+class Products:
+    """The two GEMMs around a strip of the matrices of F (and G), (n, d) each.
+
+    Args:
+        columns: the matrices are (d, d), of the columns: F^T F and G^T G; otherwise (n, n), of the
+            rows: F F^T and G G^T.
+        mixed: one matrix instead, F^T G or F G^T.
+        cross: value = the product of both matrices; each gradient is that of the other operand's
+            matrix. Otherwise, and if mixed: the squared norm of every matrix.
+        masked: without the diagonal.
+    """
+
+    def __init__(
+        self, n: int, d: int, operands: int, *, columns: bool, mixed: bool, cross: bool,
+        masked: bool,
+    ) -> None:  # fmt: skip
+        self.n, self.operands = n, operands
+        self.columns, self.mixed, self.cross, self.masked = columns, mixed, cross, masked
+        self.rows, self.chunks = n, 1  # rows of the factors, those from n on are zero
+        batch = 1 if mixed else operands
+        tiles = batch * blocks(d, 128) ** 2
+        if columns and tiles < _TILES and n >= 2048:
+            # a few tiles of long sums would leave the GPU idle: the sums are cut and added later
+            self.chunks = min(_TILES // tiles, n // 1024, 16)
+            self.rows = self.chunks * blocks(n, 64 * self.chunks) * 64
+        side = d if columns else n
+        width = max(128, _STRIP_BYTES // (4 * side) // 128 * 128)
+        self.strips = [slice(i, min(i + width, side)) for i in range(0, side, width)]
+        upright = columns or mixed  # strips of columns of the matrix, otherwise of its rows
+        sizes = [side if upright else strip.stop - strip.start for strip in self.strips]
+        self.slots = [blocks(size, ROWS) * (1 if cross else batch) for size in sizes]
+
+    def run(self, factors: Tensor, sums: Tensor, wants: tuple[bool, bool]) -> Tensor:
+        """Values in the last slots of `sums`; (wanted, n, d): what the gradients need, F F^T F of
+        either operand, or if it is crossed or mixed G G^T F and F F^T G; without what is masked.
+        """
+        wanted = [o for o in range(self.operands) if wants[o]]
+        slot = sums.shape[0] - sum(self.slots)
+        if wanted and not self.mixed and len(self.strips) == 1:  # as the GEMM returns it
+            return self._gradients(
+                factors, self._matrix(factors, self.strips[0], sums, slot), wanted
+            )
+        shape, kind = (len(wanted), self.n, factors.shape[2]), computed_dtype(factors)
+        made = factors.new_empty(shape, dtype=kind)
+        for strip, slots in zip(self.strips, self.slots, strict=True):
+            matrix = self._matrix(factors, strip, sums, slot)
+            slot += slots
+            if wanted and self.mixed:
+                self._mixed_gradients(factors, matrix[0], strip, made, wanted)
+            elif wanted:
+                part = (..., strip) if self.columns else (slice(None), strip)
+                made[part] = self._gradients(factors, matrix, wanted)
+        return made
+
+    def _matrix(self, factors: Tensor, strip: slice, sums: Tensor, slot: int) -> Tensor:
+        """A strip of the matrices for the next GEMM; its values go to `sums`."""
+        exchanged = self.cross and not self.mixed
+        product = self._product(factors, strip)
+        return _square(product, factors.dtype, exchanged, self.masked, -strip.start, sums, slot)
+
+    def _gradients(self, factors: Tensor, matrix: Tensor, wanted: list[int]) -> Tensor:
+        if len(wanted) < self.operands:
+            only = slice(wanted[0], wanted[0] + 1)
+            matrix, factors = matrix[only], factors[only]
+        if not self.columns:
+            return mm_float32(matrix, factors)
+        return mm_float32(factors if self.rows == self.n else factors[:, : self.n], matrix)
+
+    def _product(self, factors: Tensor, strip: slice) -> Tensor:
+        """(matrices, chunks, r, c): columns of the matrices, or rows of F F^T."""
+        whole = len(self.strips) == 1
+        left, right = (factors[:1], factors[1:]) if self.mixed else (factors, factors)
+        if self.columns:
+            if self.chunks > 1:
+                left, right = (
+                    t.unflatten(1, (self.chunks, -1)).flatten(0, 1) for t in (left, right)
+                )
+            out = mm_float32(left.mT, right if whole else right[:, :, strip])
+            return out.unflatten(0, (-1, self.chunks))
+        if self.mixed:
+            return mm_float32(left, (right if whole else right[:, strip]).mT)[:, None]
+        return mm_float32(left if whole else left[:, strip], right.mT)[:, None]
+
+    def _mixed_gradients(
+        self, factors: Tensor, c: Tensor, strip: slice, made: Tensor, wanted: list[int]
+    ) -> None:
+        f, g = factors[:, : self.n]
+        part = g[:, strip] if self.columns else g[strip]
+        if 0 in wanted:
+            a, b = (part, c.mT) if self.columns else (c, part)
+            if strip.start == 0:
+                mm_float32_into(a, b, made[0])
+            else:
+                add_mm_float32(made[0], a, b)
+        if 1 not in wanted:
+            return
+        if not self.columns:
+            mm_float32_into(c.mT, f, made[-1, strip])
+        elif len(self.strips) == 1:
+            mm_float32_into(f, c, made[-1])
+        else:
+            made[-1][:, strip] = mm_float32(f, c)
+
+
+def _square(
+    product: Tensor, dtype: torch.dtype, cross: bool, masked: bool, offset: int, sums: Tensor,
+    slot: int,
+) -> Tensor:  # fmt: skip
+    """The sums of csrc/gram/cuda/gram.h; the matrices for the next GEMM, in place if it can be."""
+    m, chunks, r, c = product.shape
+    if dtype == product.dtype and chunks == 1:
+        out = product[:, 0]
+    else:
+        out = product.new_empty((m, r, c), dtype=dtype)
+    _C.cuda_gram_square(
+        view(product), cross, masked, offset, view(out), view(sums), slot, stream(product)
+    )
+    return out

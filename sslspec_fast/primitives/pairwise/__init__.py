@@ -1,0 +1,15 @@
+"""Sums over all pairs of rows (i, j) without the n x m matrix of logits."""
+
+from .prefixes import lse_prefixes
+from .sigmoid import softplus
+from .softmax import lse, lse_self
+from .value_and_grad import one_positive_total, softplus_total
+
+__all__ = [
+    "lse",
+    "lse_prefixes",
+    "lse_self",
+    "one_positive_total",
+    "softplus",
+    "softplus_total",
+]

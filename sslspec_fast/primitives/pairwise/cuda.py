@@ -1,0 +1,283 @@
+"""CUDA bodies of the ``pairwise`` operators: padding, precision, workspaces, wide rows.
+
+Rows reach the kernels at multiples of 16 bytes, zero padded. bfloat16 rows are multiplied as they
+are. float16 rows are widened and multiplied in TF32, which holds every float16 exactly and has the
+exponents that the weights need. float32 rows follow ``torch.get_float32_matmul_precision()``:
+"highest" is fp32 accuracy by split products, "high" and "medium" are TF32. float64 rows run on a
+plain kernel that exists for checking. Statistics are float32 (float64).
+
+Backward. Up to 256 columns one kernel chains both products. Beyond, a chunk of the weight matrix is
+written once to a workspace of at most 256 MiB, in the type of the rows or split into bfloat16
+pieces, and the library's GEMM does the products (_matmul.py).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..._checks import computed_dtype
+from ..._seam import _C, CODE, Descriptor, stream, unit_stride, view
+from .._matmul import products_with
+
+__all__ = ["backward", "forward", "gradients"]
+
+_Maybe = Descriptor | None
+_WEIGHT_BYTES = 256 << 20
+_WEIGHT_ROWS = 65535 * 128  # blocks in the second dimension of a grid
+_FORWARD, _CHAINED, _MATRIX = 0, 1, 2  # passes of cuda_pairwise_workspace
+
+
+def aligned_rows(x: Tensor) -> Tensor:
+    """The rows as the kernels take them; a copy only where x does not fit."""
+    if x.dtype == torch.float16:
+        x = x.float()
+    if x.dtype == torch.float64:
+        return unit_stride(x)
+    step = 16 // x.element_size()
+    pad = -x.shape[1] % step
+    if pad:
+        return F.pad(x, (0, pad))
+    pitch = x.stride(0) if x.shape[0] > 1 else x.shape[1]
+    # rows that repeat (stride 0) would need another descriptor of the asynchronous copies
+    fits = x.stride(1) == 1 and pitch % step == 0 and pitch >= x.shape[1]
+    if fits and x.data_ptr() % 16 == 0:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+class _Problem:
+    """Arguments that every entry point shares, converted once."""
+
+    def __init__(
+        self,
+        a: Tensor,
+        b: Tensor | None,
+        scale: Tensor,
+        bias: Tensor | None,
+        ids: tuple[Tensor | None, Tensor | None],
+        skip: tuple[Tensor | None, Tensor | None],
+        skip_self: bool,
+    ) -> None:
+        self.kind = computed_dtype(a)
+        self.fast = a.dtype == torch.float16 or torch.get_float32_matmul_precision() != "highest"
+        self.a = aligned_rows(a)
+        self.b = None if b is None else aligned_rows(b)
+        self.scale = scale.to(self.kind).contiguous()
+        self.bias = None if bias is None else bias.to(self.kind)
+        self.ids, self.skip, self.skip_self = ids, skip, skip_self
+        self.n, self.d = self.a.shape
+        self.m = self.n if self.b is None else self.b.shape[0]
+
+    def views(
+        self,
+    ) -> tuple[Descriptor, _Maybe, Descriptor, _Maybe, _Maybe, _Maybe, _Maybe, _Maybe, bool]:
+        ids, skip = self.ids, self.skip
+        return (
+            view(self.a),
+            view(self.b),
+            view(self.scale),
+            view(self.bias),
+            view(ids[0]),
+            view(ids[1]),
+            view(skip[0]),
+            view(skip[1]),
+            self.skip_self,
+        )
+
+    def workspace(self, cols: bool, part: int) -> Tensor:
+        size = _C.cuda_pairwise_workspace(
+            self.n, self.m, self.d, CODE[self.a.dtype], self.b is None, cols, part
+        )
+        return self.statistics(size)
+
+    def statistics(self, *size: int) -> Tensor:
+        return self.a.new_empty(size, dtype=self.kind)
+
+
+class _Above(NamedTuple):
+    """Statistics and their gradients, as the kernels take them, and which gradients are wanted."""
+
+    row: Tensor | None
+    col: Tensor | None
+    grad_row: Tensor
+    grad_col: Tensor | None
+    b: bool
+    bias: bool
+    dot: bool
+    dtype: torch.dtype  # of the gradients of a and b
+
+    def views(self) -> tuple[_Maybe, _Maybe, Descriptor, _Maybe]:
+        return view(self.row), view(self.col), view(self.grad_row), view(self.grad_col)
+
+
+def forward(
+    a: Tensor,
+    b: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    ids: tuple[Tensor | None, Tensor | None] = (None, None),
+    skip: tuple[Tensor | None, Tensor | None] = (None, None),
+    skip_self: bool = False,
+    cols: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Row and column statistics (softmax), or row sums of softplus when bias is given."""
+    p = _Problem(a, b, scale, bias, ids, skip, skip_self)
+    row, col = p.statistics(p.n), p.statistics(p.m if cols else 0)
+    work = p.workspace(cols, _FORWARD)
+    _C.cuda_pairwise_forward(
+        *p.views(), view(row), view(col) if cols else None, view(work), p.fast, stream(a)
+    )
+    return row, col
+
+
+def backward(
+    a: Tensor,
+    b: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: tuple[Tensor | None, Tensor | None],
+    skip: tuple[Tensor | None, Tensor | None],
+    skip_self: bool,
+    row: Tensor | None,
+    col: Tensor | None,
+    grad_row: Tensor,
+    grad_col: Tensor | None,
+    grad_dtype: torch.dtype | None = None,
+    want_b: bool = True,
+    want_bias: bool = True,
+    want_scale: bool = True,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Gradients of a and b (None when b is, or it is not wanted), and per row of a those of scale_i
+    and of the bias (any numbers where they are not wanted).
+
+    grad_dtype: type of the gradients of a and b, by default that of a. float32 for bfloat16 rows
+    keeps what the projection off the rows of a normalisation would lose to rounding.
+    """
+    p = _Problem(a, b, scale, bias, ids, skip, skip_self)
+    grad_row = grad_row.to(p.kind).contiguous()
+    grad_col = None if col is None or grad_col is None else grad_col.to(p.kind).contiguous()
+    col = None if grad_col is None else col
+    chained = _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device())
+    wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
+    make = _chained if chained else _chunked
+    wants = b is not None and want_b, bias is not None and want_bias, want_scale
+    above = _Above(row, col, grad_row, grad_col, *wants, wide)
+    grad_a, grad_b, row_dot, row_total = make(p, above)
+    dtype = grad_dtype or a.dtype
+    grad_a = _trimmed(grad_a, a.shape[1], dtype)
+    grad_b = None if grad_b is None else _trimmed(grad_b, a.shape[1], dtype)
+    return grad_a, grad_b, row_dot, row_total
+
+
+def gradients(
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    ids: tuple[Tensor | None, Tensor | None],
+    skip: tuple[Tensor | None, Tensor | None],
+    skip_self: bool,
+    row: Tensor | None,
+    col: Tensor | None,
+    grad_row: Tensor,
+    grad_col: Tensor | None,
+    want_b: bool = True,
+    want_bias: bool = True,
+    want_scale: bool = True,
+) -> tuple[Tensor, ...]:
+    """Gradients of a, b (empty unless wanted), scale and, where there is one, bias (0 unless
+    wanted), each in the type of its input.
+    """
+    grad_a, made_b, row_dot, row_total = backward(
+        a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col,
+        want_b=want_b, want_bias=want_bias, want_scale=want_scale,
+    )  # fmt: skip
+    grad_b = b.new_empty(0) if made_b is None else made_b
+    if want_scale:
+        grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
+    else:
+        grad_scale = torch.zeros_like(scale)
+    if bias is None:
+        return grad_a, grad_b, grad_scale
+    grad_bias = row_total.sum().to(bias.dtype) if want_bias else bias.new_zeros(())
+    return grad_a, grad_b, grad_scale, grad_bias
+
+
+def _trimmed(grad: Tensor, d: int, dtype: torch.dtype) -> Tensor:
+    """Without padding, contiguous."""
+    grad = grad if grad.shape[1] == d else grad[:, :d]
+    return grad.to(dtype).contiguous()
+
+
+def _chained(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    grad_a = p.a.new_empty(p.a.shape, dtype=above.dtype)
+    wanted = p.b if above.b else None
+    grad_b = None if wanted is None else wanted.new_empty(wanted.shape, dtype=above.dtype)
+    row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
+    work = p.workspace(above.col is not None, _CHAINED)
+    _C.cuda_pairwise_backward(
+        *p.views(),
+        *above.views(),
+        view(grad_a),
+        view(grad_b),
+        view(row_dot),
+        view(row_total),
+        view(work),
+        p.fast,
+        stream(p.a),
+    )
+    return grad_a, grad_b, row_dot, row_total
+
+
+def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    a = p.a
+    right = a if p.b is None else p.b
+    products = products_with(right)
+    fitting = _WEIGHT_BYTES // max(1, products.row_bytes) // 128 * 128
+    rows = min(p.n, products.most_rows, _WEIGHT_ROWS, max(128, fitting))
+    pieces = products.pieces
+    pitch = -(-p.m // 8) * 8  # rows at multiples of 16 bytes
+    weights = a.new_empty(pieces * rows, pitch, dtype=products.dtype)[:, : p.m]
+    work = p.workspace(above.col is not None, _MATRIX)
+    # With the scale in W, nothing has to be multiplied by it afterwards. Rows that were float16 may
+    # come with a loss scale, and the factors of W have no room for both.
+    folded = p.scale.ndim == 0 and a.dtype == torch.bfloat16 and not (above.dot or above.bias)
+    if folded:
+        col = None if above.grad_col is None else above.grad_col * p.scale
+        above = above._replace(grad_row=above.grad_row * p.scale, grad_col=col)
+    wide = p.statistics(*a.shape)  # W right
+    row_total = p.statistics(p.n if above.bias else 0)
+    grad_b = None
+    with torch.autocast(a.device.type, enabled=False):
+        for start in range(0, p.n, max(rows, 1)):
+            chunk = slice(start, min(start + rows, p.n))
+            w = weights[: pieces * (chunk.stop - start)]
+            _C.cuda_pairwise_weights(
+                *p.views(),
+                *above.views(),
+                start,
+                view(w),
+                view(work),
+                p.fast,
+                stream(a),
+            )
+            products.times(w, out=wide[chunk])
+            if above.bias:
+                row_total[chunk] = products.row_sums(w, p.kind)
+            if above.b:
+                left = a[chunk]
+                if p.scale.ndim == 1:
+                    left = (left.to(p.kind) * p.scale[chunk, None]).to(a.dtype)
+                # chunks add up in float32, in the order of the rows
+                grad_b = products.transposed_times(w, left, grad_b)
+        row_dot = (a * wide).sum(1) if above.dot else p.statistics(0)
+        if not folded:
+            wide.mul_(p.scale[:, None] if p.scale.ndim == 1 else p.scale)
+    if above.b:
+        grad_b = p.statistics(*right.shape).zero_() if grad_b is None else grad_b
+        grad_b = grad_b.mul_(p.scale) if p.scale.ndim == 0 and not folded else grad_b
+    return wide, grad_b, row_dot, row_total

@@ -1,0 +1,185 @@
+r"""Primitive ``pairwise_prefixes``: statistics of `pairwise` for nested prefixes.
+
+For :math:`s^h_{ij} = \alpha^h_i \beta^h_j \sum_{k < d_h} a_{ik} b_{jk}` over the pairs i != j that
+have different ids,
+
+.. math::
+    r^h_i = \log \sum_j e^{s^h_{ij}}, \qquad q^h_j = \log \sum_i e^{s^h_{ij}},
+
+and with :math:`W^h` the gradient of the logits of prefix h,
+:math:`\bar a_{ik} = \sum_j \bigl(\sum_{h: d_h > k} \alpha^h_i W^h_{ij} \beta^h_j\bigr) b_{jk}`,
+:math:`\bar\alpha^h_i = \sum_j W^h_{ij} s^h_{ij} / \alpha^h_i`. Products of a prefix are those of
+the one before plus its own columns: one pass over the columns for all prefixes, forward and
+backward, where separate calls of `pairwise` cost the sum of the prefix lengths. CPU only: a GPU
+computes prefix by prefix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._register import register_op
+from ..._seam import _C, CODE, threads, unit_stride, view
+from .. import pairwise
+from .._double_backward import through_composition
+
+__all__ = ["lse_prefixes"]
+
+_ARGS = "Tensor a, Tensor? b, Tensor alpha, Tensor? beta, int[] dims, Tensor? ids, bool cols"
+
+
+def _workspace(a: Tensor, b: Tensor | None, prefixes: int, backward: bool) -> Tensor:
+    n, d = a.shape
+    m, symmetric = (n, True) if b is None else (b.shape[0], False)
+    size = _C.pairwise_prefixes_workspace_size(
+        n, m, d, prefixes, CODE[a.dtype], symmetric, backward
+    )
+    return a.new_empty(size)
+
+
+def _shapes(
+    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
+    ids: Tensor | None, cols: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    row = alpha.new_empty(alpha.shape)
+    return row, row.new_empty((0,) if beta is None or not cols else beta.shape)
+
+
+def _body(
+    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
+    ids: Tensor | None, cols: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    row, col = _shapes(a, b, alpha, beta, dims, ids, cols)
+    a, b = unit_stride(a), None if b is None else unit_stride(b)
+    alpha, beta = alpha.contiguous(), None if beta is None else beta.contiguous()
+    work = _workspace(a, b, len(dims), backward=False)
+    _C.pairwise_prefixes_forward(
+        view(a), view(b), view(torch.tensor(dims)), view(alpha), view(beta), view(ids),
+        view(row), view(col) if cols else None, view(work), threads(),
+    )  # fmt: skip
+    return row, col
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    a, b, alpha, beta, ctx.dims, ids, ctx.cols = inputs
+    ctx.save_for_backward(a, b, alpha, beta, ids, *output)
+
+
+def _backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Any, ...]:
+    a, b, alpha, beta, ids, row, col = ctx.saved_tensors
+    if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
+        inputs = (a, b, alpha, beta)
+        used = 2 if ctx.cols else 1
+        grads = list(
+            through_composition(
+                lambda a, b, alpha, beta: _compose(a, b, alpha, beta, ctx.dims, ids, ctx.cols)[
+                    :used
+                ],
+                inputs,
+                (grad_row, grad_col),
+            )
+        )
+    else:
+        made = _lse_prefixes_bwd(
+            a, b, alpha, beta, ctx.dims, ids, ctx.cols, row, col, grad_row, grad_col
+        )
+        grads = [
+            t if x is not None else None for t, x in zip(made, (a, b, alpha, beta), strict=True)
+        ]
+    return *grads, None, None, None
+
+
+def _bwd_shapes(
+    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
+    ids: Tensor | None, cols: bool,
+    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    def like(t: Tensor | None) -> Tensor:
+        return a.new_empty((0,) if t is None else t.shape)
+
+    return like(a), like(b), like(alpha), like(beta)
+
+
+def _bwd_body(
+    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
+    ids: Tensor | None, cols: bool,
+    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    out = _bwd_shapes(a, b, alpha, beta, dims, ids, cols, row, col, grad_row, grad_col)
+    grad_a, grad_b, grad_alpha, grad_beta = out
+    a, b = unit_stride(a), None if b is None else unit_stride(b)
+    alpha, beta = alpha.contiguous(), None if beta is None else beta.contiguous()
+    grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
+    work = _workspace(a, b, len(dims), backward=True)
+    _C.pairwise_prefixes_backward(
+        view(a), view(b), view(torch.tensor(dims)), view(alpha), view(beta), view(ids),
+        view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
+        view(grad_a), None if b is None else view(grad_b),
+        view(grad_alpha), None if b is None else view(grad_beta), view(work), threads(),
+    )  # fmt: skip
+    return out
+
+
+def _compose(
+    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
+    ids: Tensor | None, cols: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The same, prefix by prefix."""
+    one = a.new_ones(())
+    rows, columns = [], []
+    for h, m in enumerate(dims):
+        x = a[:, :m] * alpha[h, :, None]
+        if b is None or beta is None:
+            rows.append(pairwise.lse_self(x, one, ids))
+            continue
+        y = b[:, :m] * beta[h, :, None]
+        row, col = pairwise.lse(x, y, one, skip_self=True, cols=cols)
+        rows.append(row)
+        columns.append(col)
+    return torch.stack(rows), torch.stack(columns) if cols else a.new_empty(0)
+
+
+_lse_prefixes_bwd = register_op(
+    f"pairwise_prefixes_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_bwd_body,
+    fake=_bwd_shapes,
+)
+_lse_prefixes = register_op(
+    f"pairwise_prefixes({_ARGS}) -> (Tensor, Tensor)",
+    body=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)
+
+
+def lse_prefixes(
+    a: Tensor,
+    b: Tensor | None,
+    alpha: Tensor,
+    beta: Tensor | None,
+    dims: list[int],
+    *,
+    ids: Tensor | None = None,
+    cols: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""Row and column log-sum-exp of ``s^h_ij = alpha^h_i beta^h_j a_i[:d_h] . b_j[:d_h]``, i != j.
+
+    Args:
+        a: (n, d) float32 or float64, any row stride, on the CPU.
+        b: (m, d), same dtype; None: a itself (then beta is alpha).
+        alpha: (prefixes, n), beta: (prefixes, m): factors of the rows, none of them 0.
+        dims: ascending prefix lengths, the last one d.
+        ids: (n,) int32, with b=None only; pairs with equal ids are left out.
+        cols: also return the column statistics, with b only.
+
+    Returns:
+        (prefixes, n) and (prefixes, m), the latter empty without ``cols``; differentiable in a, b,
+        alpha and beta. A row without any pair gives ``-inf`` and no gradient.
+    """
+    row, col = _lse_prefixes(a, b, alpha, beta, dims, ids, cols)
+    return row, col

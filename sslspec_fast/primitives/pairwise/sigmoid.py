@@ -1,0 +1,151 @@
+r"""Sigmoid part of ``pairwise``: row sums of softplus over all pairwise logits, never stored.
+
+.. math::
+    r_i = \sum_j \log(1 + e^{s_{ij}}), \qquad s_{ij} = c_i\, a_i \cdot b_j + t,
+
+with :math:`W_{ij} = \bar r_i\, \sigma(s_{ij})` the gradient of the logits:
+:math:`\bar a_i = c_i \sum_j W_{ij} b_j`, :math:`\bar b_j = \sum_i W_{ij} c_i a_i`,
+:math:`\bar c_i = a_i \cdot \sum_j W_{ij} b_j`, :math:`\bar t = \sum_{ij} W_{ij}`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._checks import computed_dtype
+from ..._register import register_op
+from ..._seam import _C, threads, unit_stride, view
+from .._double_backward import left_out_pairs, row_blocks_vjp
+from . import cuda
+from .common import through_scale, workspace
+
+__all__ = ["softplus"]
+
+
+def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
+    return a.new_empty(a.shape[0], dtype=computed_dtype(a))
+
+
+def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
+    if a.is_cuda:
+        return cuda.forward(a, b, scale, bias, skip_self=skip_self)[0]
+    a, b, out = unit_stride(a), unit_stride(b), _softplus_shapes(a, b, scale, bias, skip_self)
+    work = workspace(a, b, backward=False)
+    _C.pairwise_sigmoid_forward(
+        view(a), view(b), view(scale), view(bias), skip_self, view(out), view(work), threads()
+    )  # fmt: skip
+    return out
+
+
+def _softplus_bwd_shapes(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool,
+    want_bias: bool, want_scale: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return (
+        a.new_empty(a.shape),
+        b.new_empty(b.shape if want_b else (0,)),
+        scale.new_empty(scale.shape),
+        bias.new_empty(()),
+    )
+
+
+def _softplus_bwd_body(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool,
+    want_bias: bool, want_scale: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    if a.is_cuda:
+        none = (None, None)
+        return cuda.gradients(
+            a, b, scale, bias, none, none, skip_self, None, None, grad, None, want_b,
+            want_bias, want_scale,
+        )  # fmt: skip
+    a, b, grad = unit_stride(a), unit_stride(b), grad.contiguous()
+    grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
+    grad_b = b.new_empty(b.shape if want_b else (0,))
+    work = workspace(a, b, backward=True)
+    _C.pairwise_sigmoid_backward(
+        view(a), view(b), view(scale), view(bias), skip_self, view(grad),
+        view(grad_bias), None, view(grad_a), view(grad_b) if want_b else None, view(work),
+        threads(),
+    )  # fmt: skip
+    grad_a, grad_scale = through_scale(a, grad_a, scale)
+    return grad_a, grad_b, grad_scale, grad_bias.sum()
+
+
+def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.skip_self = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    want_b, want_scale, want_bias = ctx.needs_input_grad[1:4]
+    wants = want_b, want_bias, want_scale
+    g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad, *wants)
+    return (g_a, g_b if want_b else None, *rest, None)
+
+
+def _softplus_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    a, b, scale, bias, ctx.skip_self, grad, ctx.want_b, *_ = inputs
+    ctx.save_for_backward(a, b, scale, bias, grad)
+
+
+def _softplus_bwd_backward(
+    ctx: Any, v_a: Tensor, v_b: Tensor, v_scale: Tensor, v_bias: Tensor
+) -> tuple[Tensor | None, ...]:
+    a, b, scale, bias, grad = ctx.saved_tensors
+    v_b = v_b if ctx.want_b else torch.zeros_like(b)
+
+    def block(
+        rows: slice, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, grad: Tensor
+    ) -> Tensor:
+        c = scale if scale.ndim == 0 else scale[rows, None]
+        v_c = v_scale if scale.ndim == 0 else v_scale[rows, None]
+        w = torch.sigmoid(c * (a[rows] @ b.T) + bias) * grad[rows, None]
+        if ctx.skip_self:
+            w = w.masked_fill(left_out_pairs(rows, a, b.shape[0], None, None, None, True), 0.0)
+        grad_a = w @ b
+        first = (v_a[rows] * c * grad_a).sum() + (v_b * (w.T @ (c * a[rows]))).sum()
+        return first + (v_c * a[rows] * grad_a).sum() + v_bias * w.sum()
+
+    g_a, g_b, g_scale, g_bias, g_grad = row_blocks_vjp(
+        block, a.shape[0], b.shape[0], a, b, scale, bias, grad
+    )
+    return g_a, g_b, g_scale, g_bias, None, g_grad, None, None, None
+
+
+_softplus_bwd = register_op(
+    "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self,"
+    " Tensor grad, bool want_b, bool want_bias,"
+    " bool want_scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    body=_softplus_bwd_body,
+    fake=_softplus_bwd_shapes,
+    backward=_softplus_bwd_backward,
+    setup=_softplus_bwd_setup,
+)
+_softplus = register_op(
+    "pairwise_softplus(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self) -> Tensor",
+    body=_softplus_body,
+    fake=_softplus_shapes,
+    backward=_softplus_backward,
+    setup=_softplus_setup,
+)
+
+
+def softplus(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, *, skip_self: bool = False
+) -> Tensor:
+    r"""``sum_j softplus(scale_i a_i . b_j + bias)``, the dense part of the sigmoid loss.
+
+    Args:
+        a, b: (n, d) and (m, d) float32 or float64, any row stride.
+        scale, bias: tensors of the same dtype, 0-dim (scale also (n,)); both receive gradients.
+        skip_self: leave out i == j.
+
+    Returns:
+        (n,)
+    """
+    out: Tensor = _softplus(a, b, scale, bias, skip_self)
+    return out

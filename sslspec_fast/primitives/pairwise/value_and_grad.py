@@ -1,0 +1,161 @@
+r"""Weighted sums of rows of `pairwise`, with the gradient made in the same visit of the logits.
+
+.. math::
+    L = \sum_i w_i \log(1 + e^{a_i - p_i}), \quad a_i = \log \sum_j e^{s_{ij}}
+    \qquad\text{or}\qquad L = \sum_i w_i \sum_j \log(1 + e^{s_{ij}}),
+
+:math:`s_{ij} = c_i\, a_i \cdot b_j` (+ t in the second form). What a row pulls,
+:math:`W_{ij} = w_i \sigma(a_i - p_i) e^{s_{ij} - a_i}` or :math:`w_i \sigma(s_{ij})`, depends on
+that row alone, so nothing has to be computed twice: three products of n m d instead of the four of
+`pairwise.lse` or `softplus` with their backward, and two where nobody wants the gradient of b (a
+queue of negatives). Memory: 192 rows of logits in the first form, none in the second.
+
+On a GPU, and where no gradient is wanted, it is the composition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..._register import register_op
+from ..._seam import _C, CODE, threads, unit_stride, view
+from .. import _value_and_grad
+from . import lse
+from .common import through_scale, workspace
+from .sigmoid import softplus
+
+__all__ = ["one_positive_total", "softplus_total"]
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # total, rows, four gradients
+
+
+def _shapes(
+    a: Tensor, b: Tensor, scale: Tensor, other: Tensor, weight: Tensor, skip_self: bool,
+    grad_b: bool,
+) -> Outputs:  # fmt: skip
+    rows, g_a = a.new_empty(a.shape[0]), a.new_empty(a.shape)
+    g_b = b.new_empty(b.shape if grad_b else (0,))
+    return (
+        a.new_empty(()),
+        rows,
+        g_a,
+        g_b,
+        scale.new_empty(scale.shape),
+        other.new_empty(other.shape),
+    )
+
+
+def _total(rows: Tensor, weight: Tensor) -> Tensor:
+    return torch.dot(rows.double(), weight.double()).to(rows.dtype)
+
+
+def _one_positive_body(
+    a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, skip_self: bool,
+    grad_b: bool,
+) -> Outputs:  # fmt: skip
+    a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
+    _, rows, g_a, g_b, _, pull = _shapes(a, b, scale, positive, weight, skip_self, grad_b)
+    panel = a.new_empty(_C.pairwise_rows_panel_size(b.shape[0], CODE[a.dtype]))
+    _C.pairwise_rows(
+        view(a), view(b), view(scale), skip_self, view(positive.contiguous()), view(weight),
+        view(rows), view(pull), view(g_a), view(g_b) if grad_b else None,
+        view(workspace(a, b, backward=True)), view(panel), threads(),
+    )  # fmt: skip
+    g_a, g_scale = through_scale(a, g_a, scale)
+    return _total(rows, weight), rows, g_a, g_b, g_scale, pull.neg_()
+
+
+def _softplus_body(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, skip_self: bool,
+    grad_b: bool,
+) -> Outputs:  # fmt: skip
+    a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
+    _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, skip_self, grad_b)
+    of_bias = torch.empty_like(rows)
+    _C.pairwise_sigmoid_backward(
+        view(a), view(b), view(scale), view(bias), skip_self, view(weight), view(of_bias),
+        view(rows), view(g_a), view(g_b) if grad_b else None,
+        view(workspace(a, b, backward=True)), threads(),
+    )  # fmt: skip
+    g_a, g_scale = through_scale(a, g_a, scale)
+    return _total(rows, weight), rows, g_a, g_b, g_scale, of_bias.sum()
+
+
+def _one_positive_expression(
+    a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, skip_self: bool
+) -> Tensor:
+    rows = -F.logsigmoid(positive - lse(a, b, scale, skip_self=skip_self)[0])
+    return (rows * weight).sum()
+
+
+def _softplus_expression(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, skip_self: bool
+) -> Tensor:
+    return (softplus(a, b, scale, bias, skip_self=skip_self) * weight).sum()
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, skip_self, _ = inputs
+    _, rows, *grads = output  # the rows are the gradient of the weights
+    _value_and_grad.save(ctx, tensors, output, (*grads, rows), skip_self=skip_self)
+
+
+def _backward(expression: Callable[..., Tensor]) -> Callable[..., tuple[Tensor | None, ...]]:
+    def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+        return *_value_and_grad.gradient(ctx, factor, expression), None, None
+
+    return backward
+
+
+_one_positive = register_op(
+    "pairwise_one_positive_total(Tensor a, Tensor b, Tensor scale, Tensor positive, Tensor weight,"
+    " bool skip_self, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    body=_one_positive_body,
+    fake=_shapes,
+    backward=_backward(_one_positive_expression),
+    setup=_setup,
+)
+_softplus = register_op(
+    "pairwise_softplus_total(Tensor a, Tensor b, Tensor scale, Tensor bias, Tensor weight,"
+    " bool skip_self, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    body=_softplus_body,
+    fake=_shapes,
+    backward=_backward(_softplus_expression),
+    setup=_setup,
+)
+
+
+def one_positive_total(
+    a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, *, skip_self: bool
+) -> Tensor:
+    r"""``sum_i weight_i softplus(log sum_j exp(scale_i a_i . b_j) - positive_i)``.
+
+    Args:
+        a, b: (n, d) and (m, d) float32 or float64, any row stride.
+        scale: 0-dim or (n,) tensor of the same dtype.
+        positive, weight: (n,); the positive logit of a row is not among those of b, or left out.
+        skip_self: leave out i == j.
+
+    All tensors receive gradients. Rows without any pair add 0.
+    """
+    if a.is_cuda or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b)):
+        return _one_positive_expression(a, b, scale, positive, weight, skip_self)
+    out: Tensor = _one_positive(
+        a, b, scale, positive, weight, skip_self, _value_and_grad.wanted(b)
+    )[0]
+    return out
+
+
+def softplus_total(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *, skip_self: bool
+) -> Tensor:
+    r"""``sum_ij weight_i softplus(scale_i a_i . b_j + bias)``; arguments as above, bias 0-dim."""
+    if a.is_cuda or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b)):
+        return _softplus_expression(a, b, scale, bias, weight, skip_self)
+    out: Tensor = _softplus(a, b, scale, bias, weight, skip_self, _value_and_grad.wanted(b))[0]
+    return out

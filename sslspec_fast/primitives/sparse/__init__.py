@@ -1,0 +1,1 @@
+"""Products of a sparse matrix with dense rows, and sums over its entries."""

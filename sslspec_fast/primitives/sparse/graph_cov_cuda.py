@@ -1,0 +1,95 @@
+"""csrc/sparse/graph_cov.h on a GPU: strips of A Y by the gather kernel, products by GEMM.
+
+A strip of at most 32 MiB stays in the L2 cache of a data-centre GPU between the kernel that makes
+it and the product that reads it; A Y as a whole is not stored. A symmetric A with Y = X gathers
+only the entries j >= i, the diagonal half: S = X^T U X, C = S + S^T. When a gradient will be asked
+for, A X is kept instead, since it is what the gradient multiplies: gathering is what costs, and one
+whole gather is less than a half and a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..._seam import _C, stream, view
+
+__all__ = ["apply", "compute", "compute_and_keep", "multiplied"]
+
+_STRIP_BYTES = 32 << 20
+_GEMM_ROWS = 1 << 16
+
+
+def compute(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor | None
+) -> Tensor:
+    """X^T A Y, (d, e)."""
+    right = x if y is None else y
+    out = x.new_zeros(x.shape[1], right.shape[1])
+    with torch.autocast(x.device.type, enabled=False):
+        for rows, strip in _products(indptr, indices, values, right, upper=y is None):
+            out.addmm_(x[rows].mT, strip)
+    return out + out.mT if y is None else out
+
+
+def compute_and_keep(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor
+) -> tuple[Tensor, Tensor]:
+    """X^T A X, (d, d), and A X, (n, d)."""
+    product = x.new_empty(x.shape)
+    _gather(indptr, indices, values, x, product)
+    with torch.autocast(x.device.type, enabled=False):
+        return x.mT @ product, product
+
+
+def multiplied(product: Tensor, mat: Tensor) -> Tensor:
+    """(A X) M by blocks of rows: libraries choose poor tiles for a million rows of a hundred."""
+    if torch._C._functorch.is_legacy_batchedtensor(mat):
+        return product @ mat  # is_grads_batched, of which out= has no form
+    out = product.new_empty(product.shape[0], mat.shape[1])
+    with torch.autocast(product.device.type, enabled=False):
+        for rows, into in zip(product.split(_GEMM_ROWS), out.split(_GEMM_ROWS), strict=True):
+            torch.mm(rows, mat, out=into)
+    return out
+
+
+def apply(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, mat: Tensor,
+    u: Tensor | None, v: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """(A Y) M + u v^T, (n, d)."""
+    out = y.new_empty(indptr.shape[0] - 1, mat.shape[1])
+    with torch.autocast(y.device.type, enabled=False):
+        for rows, strip in _products(indptr, indices, values, y, upper=False):
+            torch.mm(strip, mat, out=out[rows])
+        if u is not None and v is not None:
+            out.addr_(u, v)
+    return out
+
+
+def _products(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, upper: bool
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of A Y in a buffer that the next strip takes again."""
+    n, e = indptr.shape[0] - 1, y.shape[1]
+    height = min(n, max(1024, _STRIP_BYTES // (max(e, 1) * y.element_size())))
+    buffer = y.new_empty(height, e)
+    for start in range(0, n, max(height, 1)):
+        stop = min(start + height, n)
+        strip = buffer[: stop - start]
+        _gather(indptr[start : stop + 1], indices, values, y, strip, start if upper else -1)
+        yield slice(start, stop), strip
+
+
+def _gather(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, out: Tensor,
+    upper_from: int = -1,
+) -> None:  # fmt: skip
+    """out = A Y, rows of indptr; upper_from: number of the first one, to read only j >= i."""
+    none = None
+    _C.cuda_spmm(
+        view(indptr), view(indices), view(values), view(y), none, none, none, none, none, view(out),
+        False, 1.0, 0.0, 0.0, 0.0, upper_from, stream(y),
+    )  # fmt: skip

@@ -1,0 +1,231 @@
+r"""Primitive ``spmm``: products of a sparse matrix and a tall dense one.
+
+.. math::
+    Y = \alpha\, r \odot (A\, (c \odot X)), \qquad
+    \bar X = \alpha\, c \odot (A^\top (r \odot \bar Y)),
+
+with optional row and column factors r and c, which stand for every normalisation of a graph
+(:math:`D^{-1/2} A D^{-1/2}`, :math:`D^{-1} A`) without a second matrix. Two variations serve the
+gradients of ``edges``: with ``own`` the sum runs over differences :math:`o_i - x_j`, with
+``add_scales`` an entry counts :math:`a_{ij} (r_i + c_j)`. The gradient is the same operator on
+:math:`A^\top`, so derivatives of any order exist.
+
+Cost: one row of X per entry of A. Results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._register import register_op
+from ..._seam import _C, stream, threads, unit_stride, view
+from .csr import Csr
+
+__all__ = ["SPARSE_ARGS", "sparse_arguments", "spmm", "spmm_into", "spmm_op"]
+
+# A and its transpose travel together; `t_indptr` is None when A is symmetric.
+SPARSE_ARGS = (
+    "Tensor indptr, Tensor indices, Tensor? values, "
+    "Tensor? t_indptr, Tensor? t_indices, Tensor? t_values"
+)
+Sparse = tuple[Tensor, Tensor, "Tensor | None", "Tensor | None", "Tensor | None", "Tensor | None"]
+
+
+def sparse_arguments(a: Csr) -> Sparse:
+    """The six leading arguments of an operator on A."""
+    if a.symmetric:
+        return a.indptr, a.indices, a.values, None, None, None
+    t = a.t()
+    return a.indptr, a.indices, a.values, t.indptr, t.indices, t.values
+
+
+def swapped(sparse: Sparse) -> Sparse:
+    """The arguments of Aᵀ."""
+    indptr, indices, values, t_indptr, t_indices, t_values = sparse
+    if t_indptr is None or t_indices is None:
+        return sparse
+    return t_indptr, t_indices, t_values, indptr, indices, values
+
+
+def _flat(scale: Tensor | None) -> Tensor | None:
+    return None if scale is None else scale.contiguous()
+
+
+def _run(*arguments: Any, like: Tensor) -> None:
+    if like.is_cuda:
+        _C.cuda_spmm(*(*arguments, -1, stream(like)))
+    else:
+        _C.spmm(*(*arguments, threads()))
+
+
+def _shapes(
+    indptr: Tensor, indices: Tensor, values: Tensor | None,
+    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None,
+    x: Tensor, own: Tensor | None, row_scale: Tensor | None, col_scale: Tensor | None,
+    add_scales: bool, alpha: float,
+) -> Tensor:  # fmt: skip
+    return x.new_empty(indptr.shape[0] - 1, x.shape[1])
+
+
+def _body(
+    indptr: Tensor, indices: Tensor, values: Tensor | None,
+    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None,
+    x: Tensor, own: Tensor | None, row_scale: Tensor | None, col_scale: Tensor | None,
+    add_scales: bool, alpha: float,
+) -> Tensor:  # fmt: skip
+    y = x.new_empty(indptr.shape[0] - 1, x.shape[1])
+    x, own = unit_stride(x), None if own is None else unit_stride(own)
+    row_scale, col_scale = _flat(row_scale), _flat(col_scale)
+    _run(
+        view(indptr), view(indices), view(values), view(x), view(own), view(row_scale),
+        view(col_scale), None, None, view(y), add_scales, alpha, 0.0, 0.0, 0.0, like=x,
+    )  # fmt: skip
+    return y
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.add_scales, ctx.alpha = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    *sparse, x, own, r, c = ctx.saved_tensors
+    add, alpha, needs = ctx.add_scales, ctx.alpha, ctx.needs_input_grad[6:10]
+    here: Sparse = tuple(sparse)
+    there = swapped(here)
+    grad_x = grad_own = grad_r = grad_c = None
+    if needs[0]:
+        grad_x = spmm_op(*there, grad, None, c, r, add, alpha if own is None else -alpha)
+    if needs[1]:
+        weights = spmm_op(*here, x.new_ones(x.shape[0], 1), None, r, c, add, alpha)
+        grad_own = grad * weights
+    if needs[2]:
+        inner = spmm_op(*here, x, own, None, None if add else c, False, alpha)
+        grad_r = (grad * inner).sum(1)
+    if needs[3]:
+        outer = None if add else r
+        grad_c = (x * spmm_op(*there, grad, None, None, outer, False, alpha)).sum(1)
+        if own is not None:
+            dots = (grad * own).sum(1, keepdim=True)
+            grad_c = spmm_op(*there, dots, None, None, outer, False, alpha)[:, 0] - grad_c
+    return (None,) * 6 + (grad_x, grad_own, grad_r, grad_c, None, None)
+
+
+spmm_op = register_op(
+    f"spmm({SPARSE_ARGS}, Tensor x, Tensor? own, Tensor? row_scale, Tensor? col_scale, "
+    "bool add_scales, float alpha) -> Tensor",
+    body=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)
+
+
+def spmm(
+    a: Csr,
+    x: Tensor,
+    *,
+    alpha: float = 1.0,
+    row_scale: Tensor | None = None,
+    col_scale: Tensor | None = None,
+) -> Tensor:
+    """alpha * row_scale ⊙ (A (col_scale ⊙ X)).
+
+    Args:
+        a: (n, m) sparse, values of any dtype.
+        x: (m, b) float32 or float64, any row stride.
+        alpha: a number.
+        row_scale: (n,) of x's dtype.
+        col_scale: (m,) of x's dtype.
+
+    Returns:
+        (n, b) of x's dtype, differentiable in x and in the scales.
+    """
+    _check("spmm", a, x, row_scale, col_scale)
+    out: Tensor = spmm_op(*sparse_arguments(a), x, None, row_scale, col_scale, False, alpha)
+    return out
+
+
+@torch.no_grad()
+def spmm_into(
+    a: Csr,
+    x: Tensor,
+    out: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    gamma: float = 0.0,
+    delta: float = 0.0,
+    w: Tensor | None = None,
+    diagonal: Tensor | None = None,
+    row_scale: Tensor | None = None,
+    col_scale: Tensor | None = None,
+) -> Tensor:
+    """out = alpha row_scale ⊙ (A (col_scale ⊙ X)) + beta out + (gamma + delta diagonal) ⊙ W.
+
+    In place and without autograd. One step of a three-term recurrence, Y₊ = a (M − s) Y − b Y₋, is
+    one call with x = w = Y, beta = −b, gamma = −a s: out holds Y₋ on entry and Y₊ on return. For
+    M = A: alpha = a; for the Laplacian M = D − A: alpha = −a, delta = a, diagonal = degrees (n,).
+    `out` may be any view with contiguous rows that does not overlap x; w may be x or out. beta = 0
+    never reads out.
+    """
+    _check("spmm_into", a, x, row_scale, col_scale)
+    shape = (a.n_rows, x.shape[1])
+    for name, t in (("out", out), ("w", w)):
+        if t is not None and (tuple(t.shape) != shape or t.dtype != x.dtype):
+            raise ValueError(
+                f"spmm_into: {name} must be {shape} {x.dtype}, got {tuple(t.shape)} {t.dtype}"
+            )
+    if diagonal is not None and (tuple(diagonal.shape) != shape[:1] or diagonal.dtype != x.dtype):
+        raise ValueError(
+            f"spmm_into: diagonal must be {shape[:1]} {x.dtype}, got {tuple(diagonal.shape)} "
+            f"{diagonal.dtype}"
+        )
+    if out.shape[1] > 1 and out.stride(1) != 1:
+        raise ValueError(f"spmm_into: out must have contiguous rows, got strides {out.stride()}")
+    if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() and _overlap(out, x):
+        raise ValueError("spmm_into: out must not overlap x, which is read while out is written")
+    x, w = unit_stride(x), None if w is None else unit_stride(w)
+    row_scale, col_scale = _flat(row_scale), _flat(col_scale)
+    _run(
+        view(a.indptr), view(a.indices), view(a.values), view(x), None, view(row_scale),
+        view(col_scale), view(w), view(_flat(diagonal)), view(out), False, alpha, beta, gamma,
+        delta, like=x,
+    )  # fmt: skip
+    return out
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    def span(t: Tensor) -> tuple[int, int]:
+        last = sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
+        return int(t.storage_offset()), int(t.storage_offset() + last)
+
+    if a.numel() == 0 or b.numel() == 0:
+        return False
+    (a0, a1), (b0, b1) = span(a), span(b)
+    if a1 < b0 or b1 < a0:
+        return False
+    # column blocks of one matrix interleave in memory without sharing an element
+    same_rows = a.stride(0) == b.stride(0) and a.stride(0) >= max(a.shape[1], b.shape[1])
+    if not same_rows:
+        return True
+    first, second = a0 % a.stride(0), b0 % a.stride(0)
+    fits = first + a.shape[1] <= a.stride(0) and second + b.shape[1] <= a.stride(0)
+    return not fits or (first < second + b.shape[1] and second < first + a.shape[1])
+
+
+def _check(op: str, a: Csr, x: Tensor, row_scale: Tensor | None, col_scale: Tensor | None) -> None:
+    if x.dim() != 2 or x.shape[0] != a.n_cols:
+        raise ValueError(f"{op}: x must be ({a.n_cols}, b), got {tuple(x.shape)}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{op}: x must be float32 or float64, got {x.dtype}")
+    for name, scale, n in (("row_scale", row_scale, a.n_rows), ("col_scale", col_scale, a.n_cols)):
+        if scale is not None and (tuple(scale.shape) != (n,) or scale.dtype != x.dtype):
+            raise ValueError(
+                f"{op}: {name} must be ({n},) {x.dtype}, got {tuple(scale.shape)} {scale.dtype}"
+            )
+    if x.device != a.device:
+        raise ValueError(f"{op}: x must be on the matrix's device {a.device}, got {x.device}")

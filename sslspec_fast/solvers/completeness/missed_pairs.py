@@ -1,0 +1,220 @@
+"""A look for what a run may have missed: random directions outside the basis, filtered.
+
+A Krylov or filter method holds only what its start sees. A given start (`x0`) may lack any pair; b
+random columns hold b directions of each eigenspace, fewer where they came out parallel; and a
+method that follows single residuals (Lanczos with restarts, LOBPCG) may drop copies it once saw.
+
+Often the filtered columns need not even be searched: what is left of them outside the pairs that
+were found bounds how far the filter can have lifted anything else (`Witness`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sslspec_fast.operators.base import Deflated, DenseVectors, Removable
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.solvers.linalg.basis import Basis, column_norms, orthonormalize
+from sslspec_fast.solvers.linalg.chebyshev_filter import Clean, filter_block, growth_rate
+from sslspec_fast.solvers.linalg.cost import LINE
+from sslspec_fast.solvers.problem.task import Task
+
+__all__ = ["FilteredLook", "Witness"]
+
+# A short run tells no closer values apart: this share of the spectrum, or 5 tol.
+_TOGETHER = 1e-3
+_MOST = 200.0  # degrees of a filter
+_TOTAL = 1000.0  # of all filters of a look
+_LEAD = 1e3  # by which what is known may outgrow what is looked for
+_LOG_GROWTH = 60.0  # what float32 can hold of a growth, and `filter_block` takes out in advance
+_LOG_ODDS = math.log(1e6)  # against a random block that shows an eigenvector too weakly
+_LEAK = 0.2  # squared, of what is looked for, that may lie in Ritz vectors behind the wanted ones
+
+
+@dataclass
+class Witness:
+    """Random columns behind a filter, y = C_degree(A) X for X (n, b) with entries of rms `size`.
+
+    An eigenvector v that is not among those found kept its share p(v) v^T X, p(v) = C_degree at its
+    eigenvalue, and |v^T X|^2 > size^2 b / (e odds^(2 / b)) for all but one in `odds` blocks
+    (Chernoff's bound for chi^2). So it shows in the norm of what is left, or p(v) was small; what
+    crowds behind it, or rounds, only adds to that norm.
+    """
+
+    y: Tensor
+    lo: float
+    cut: float
+    degree: int
+    size: float  # with the factor that `filter_block` takes out
+
+    def growth(self, found: list[Removable], leak: float = 0.0) -> float:
+        """Log of the most that the filter can have lifted what lies outside `found`, but for a
+        squared share `leak`; inf: it tells nothing.
+        """
+        y, b = self.y.clone(), self.y.shape[1]
+        for known in found:
+            known.remove_(y)
+        left = float(column_norms(y).norm()) / math.sqrt(b)
+        if not left < math.inf:
+            return math.inf
+        log = math.log(max(left / self.size, 1.0))
+        return log + 0.5 + _LOG_ODDS / b - 0.5 * math.log1p(-leak)
+
+    def level(self, growth: float) -> float:
+        return _level(self.lo, self.cut, self.degree, growth)
+
+    def hidden(
+        self, task: Task, width: int, basis: Basis, values: Tensor, q: Tensor
+    ) -> float:  # fmt: skip
+        """Above this value there is nothing but the k wanted pairs of a run that started from
+        `width` columns, these among them; inf: nobody knows.
+        """
+        k, spare = task.k, width - task.k
+        found: list[Removable] = [DenseVectors(basis.vectors(q[:, :k]))]
+        growth = self.growth(found if task.deflated is None else [*found, task.deflated])
+        # of copies of a wanted value, the one missing may be what these columns show worst of all
+        worst = growth + (1 / spare - 1 / self.y.shape[1]) * _LOG_ODDS
+        worst += 0.5 * math.log((k + 1) * width / spare)
+        last = float(values[k - 1])
+        return self.level(growth) if self.level(worst) < last else math.inf
+
+
+def _level(lo: float, cut: float, degree: int, growth: float) -> float:
+    """Where C_degree = exp(growth)."""
+    log = growth + math.log1p(math.sqrt(-math.expm1(-2.0 * growth))) if growth > 0.0 else 0.0
+    return ((cut + lo) + (cut - lo) * math.cosh(log / degree)) / 2 if log < 700.0 else math.inf
+
+
+@dataclass
+class FilteredLook:
+    """lo, hi: bounds of the spectrum; low: dtype of the products; copies: of an eigenvalue, that
+    the start sees, or None for a start or a method that is doubted as such.
+    """
+
+    task: Task
+    lo: float
+    hi: float
+    low: torch.dtype
+    copies: int | None = None
+
+    def doubts(self, values: Tensor) -> bool:
+        """Whether a copy may be hidden: as many of the wanted values as it sees lie together."""
+        if self.copies is None:
+            return True
+        wanted, b = values[: self.task.k], self.copies
+        if len(wanted) < b:
+            return False
+        widths = wanted[: len(wanted) - b + 1] - wanted[b - 1 :]
+        spread = float(values[0] - min(self.lo, float(values[-1])))
+        return float(widths.min()) < max(_TOGETHER * spread, 5.0 * self.task.tol)
+
+    def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
+        """b <= 16 columns; the basis keeps room for what is wanted.
+
+        An eigenvalue that was missed has its share sqrt(b / n) of the block, and the filter must
+        lift it above all that lies below the cut, where |C_d| <= 1. What is known, and would grow
+        fastest, is taken out on the way: it may only get so far ahead.
+        """
+        task, n = self.task, self.task.op.n
+        room = basis.capacity - task.k - task.guard
+        width = max(min(LINE, task.free - basis.size, room), 1)
+        # not all of the basis: that may hold a part of what is looked for, and what would be left
+        # of it is no eigenvector
+        q = basis.ritz()[1]
+        known = basis.vectors(q[:, : task.k])
+        x = random_block(n, width, seed, task.dtype, task.op.device)
+        x = orthonormalize(x, [known], task.deflated)
+        lo = min(self.lo, float(values[-1]))
+        top = max(self.hi, float(values[0]))
+        last, behind = float(values[task.k - 1]), float(values[min(task.k, len(values) - 1)])
+        cut = max(behind, lo + 1e-6 * task.norm)
+        if x.shape[1] == 0 or top - lo <= 1e-12 * task.norm:
+            return x, -math.inf
+        # from halfway up the gap on, everything is to be seen, and to be lifted by 1e4
+        half = (behind + last) / 2
+        rate = max(growth_rate(half, lo, cut), 1e-9)
+        visible = math.log(10.0 * math.sqrt(n / x.shape[1]))
+        need = max(visible, math.log(1e4))
+        most = min(_MOST, _LOG_GROWTH / max(growth_rate(top, lo, cut), 1e-9))
+        degree = int(max(1.0, min(math.ceil((need + math.log(2.0)) / rate), most)))
+        passes = math.ceil(need / max(_log_cosh(degree * rate), 1e-12))  # no gap: it may be 0
+        passes = max(min(passes, int(_TOTAL / degree)), 1)
+        sight = self._glance(basis, values, q, x, known, lo, top, degree * passes)
+        if sight <= half:
+            return x[:, :0], sight
+        every = self._every(top, last, lo, cut)
+        clean = Clean(_Both(DenseVectors(known), task.deflated), every)
+        task.columns += degree * passes * x.shape[1]
+        for step in range(passes):
+            if step:
+                x = orthonormalize(x.to(task.dtype), [known], task.deflated)
+            if x.shape[1] == 0:  # it was all known
+                break
+            x = filter_block(task.op, x.to(self.low), lo, cut, degree, max(top, cut), clean)
+        # where the passes lift as much as it takes to be visible
+        return x, _level(lo, cut, degree, visible / passes)
+
+    def _every(self, top: float, last: float, lo: float, cut: float) -> int:
+        lead = growth_rate(top, lo, cut) - growth_rate(last, lo, cut)
+        return int(max(min(math.log(_LEAD) / max(lead, 1e-9), 1e9), 1.0))
+
+    def _glance(
+        self, basis: Basis, values: Tensor, q: Tensor, x: Tensor, known: Tensor, lo: float,
+        top: float, most: int,
+    ) -> float:  # fmt: skip
+        """Above this value there is nothing but what was found, by a filter of fewer degrees than
+        `most`; inf where that does not tell.
+
+        Ritz vectors behind the wanted ones, as far as they are good, are taken out of what is left.
+        So the filter may cut below them: where the next gap is wider, it has to be much shorter.
+        """
+        task, k, n, b = self.task, self.task.k, self.task.op.n, x.shape[1]
+        stop = min(k + b, len(values))
+        if stop == k:
+            return math.inf
+        half = float(values[k - 1] + values[k]) / 2
+        norms = column_norms(basis.residual(values[k:stop], q[:, k:stop]))
+        # |v^T u| <= r / (t - u) for a unit vector u with residual r and v at t
+        leaks = (norms / (half - values[k:stop]).clamp_min(1e-300)).square().cumsum(0)
+        good = int((leaks <= _LEAK).sum())
+        cut = max(float((values[k:stop] + norms)[: good + 1].min()), lo + 1e-6 * task.norm)
+        rate = growth_rate(half, lo, cut)
+        need = math.log(4.0 * math.sqrt(n / 2)) + 0.5 + _LOG_ODDS / b
+        if not good or need >= most * rate:
+            return math.inf
+        degree = int((need + math.log(2.0)) / rate) + 1
+        if degree * growth_rate(top, lo, cut) > _LOG_GROWTH:
+            return math.inf
+        found: list[Removable] = [
+            DenseVectors(known), DenseVectors(basis.vectors(q[:, k : k + good]))
+        ]  # fmt: skip
+        found += [] if task.deflated is None else [task.deflated]
+        clean = Clean(_Both(DenseVectors(known), task.deflated), self._every(top, half, lo, cut))
+        task.columns += degree * b
+        x = x.to(self.low, copy=True)
+        y = filter_block(task.op, x, lo, cut, degree, max(top, cut), clean)
+        size = math.exp(-degree * growth_rate(max(top, cut), lo, cut)) / math.sqrt(n)
+        seen = Witness(y, lo, cut, degree, size)
+        return seen.level(seen.growth(found, float(leaks[good - 1])))
+
+
+def _log_cosh(x: float) -> float:
+    return x + math.log1p(math.exp(-2.0 * x)) - math.log(2.0)
+
+
+class _Both:
+    """What is known and what is deflated, taken out together."""
+
+    def __init__(self, known: DenseVectors, deflated: Deflated | None) -> None:
+        self.known, self.deflated = known, deflated
+
+    def remove_(self, x: Tensor) -> Tensor:
+        x = self.known.remove_(x)
+        return x if self.deflated is None else self.deflated.remove_(x)
+
+    def block(self, dtype: torch.dtype) -> Tensor | None:
+        return None

@@ -1,0 +1,1 @@
+"""Dense and sparse linear algebra of the methods, and what it costs."""

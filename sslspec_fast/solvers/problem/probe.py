@@ -1,0 +1,153 @@
+"""A block Lanczos run that says where the spectrum ends and how dense it is near the top.
+
+The Ritz values of s steps from b random vectors, weighted by their share of the start block, are a
+Gauss quadrature of the density of states (Lin, Saad and Yang 2016): n * (sum of weights above t)
+estimates how many eigenvalues lie above t. ChASE and EVSL start in the same way.
+
+Where the solver can start from Ritz vectors, the blocks are kept, and the run goes on for as long
+as that is cheaper than a filter of the wanted ones: a block of one cache line per row has the
+convergence of a filter for any number of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sslspec_fast.primitives.basis import multiply
+from sslspec_fast.solvers.linalg.basis import host_memory
+from sslspec_fast.solvers.linalg.chebyshev_filter import growth_rate
+from sslspec_fast.solvers.linalg.cost import FILLED_ROWS, LINE, padded, product_cost, start_width
+from sslspec_fast.solvers.problem.recurrence import Recurrence
+from sslspec_fast.solvers.problem.task import Task
+
+__all__ = ["Probe", "probe"]
+
+_STEPS, _BLOCK = 8, 4
+_KEPT_BYTES = 1 << 30
+
+
+@dataclass
+class Probe:
+    """values (m,) Ritz values, largest first; counts (m,) eigenvalues estimated at or above each;
+    lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
+    residuals (m,) of the Ritz pairs. block: columns of the start, so copies of an eigenvalue that
+    it sees. basis: the Krylov blocks, one after the other, when they were kept, with rows to be
+    multiplied by `scale` (n, 1); coefficients (m, m) are those of the Ritz vectors in it.
+    """
+
+    values: Tensor
+    counts: Tensor
+    lo: float
+    hi: float
+    residuals: Tensor
+    block: int
+    basis: list[Tensor] = field(default_factory=list)
+    coefficients: Tensor | None = None
+    scale: Tensor | None = None
+
+    def vectors(self, width: int) -> Tensor | None:
+        """(n, width) the first Ritz vectors, or None when the basis was not kept."""
+        if not self.basis or self.coefficients is None or width > len(self.values):
+            return None
+        x = multiply(self.basis, self.coefficients[:, :width])
+        return x if self.scale is None else x.mul_(self.scale)
+
+    def split(self, wanted: int) -> tuple[float, float | None]:
+        """(cut, last): damp below `cut`; `last` estimates eigenvalue number `wanted` above it.
+
+        The counts are noisy, so a wide hole in the spectrum near the wanted count beats them.
+        `last` is None where the wanted end is not resolved.
+        """
+        values, counts, spread = self.values, self.counts, self.hi - self.lo
+        near = torch.nonzero((counts[:-1] > wanted / 2) & (counts[:-1] < 2.0 * wanted))[:, 0]
+        if len(near):
+            holes = values[near] - values[near + 1]
+            widest = int(near[holes.argmax()])
+            if float(holes.max()) > 0.08 * spread:
+                return float(values[widest + 1]), float(values[widest])
+        above = torch.nonzero(counts > wanted)[:, 0]
+        first = int(above[0]) if len(above) else len(values) - 1
+        if first == 0:  # the top itself holds more than that: cut below it
+            lower = torch.nonzero(values < values[0] - 1e-3 * spread)[:, 0]
+            first = int(lower[0]) if len(lower) else 0
+            return float(values[first]), None
+        return float(values[first]), float(values[first - 1])
+
+
+def _line(k: int, dtype: torch.dtype) -> int:
+    """Columns whose gathered rows are a cache line each: a product with fewer costs as much.
+
+    Narrower blocks get further per column, but see fewer copies of an eigenvalue: where many values
+    are wanted and some lie together, the look for what they missed would cost more.
+    """
+    return LINE // 2 if dtype == torch.float64 and k <= 2 * LINE else LINE
+
+
+def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
+    """Columns of the shortest run that leaves Ritz vectors to start from, and of the longest.
+
+    The projected problem (m^3) must stay a minor share of the products (m), and the basis of the
+    memory.
+    """
+    n = task.op.n
+    kept = min(_KEPT_BYTES, host_memory() / 8) / (n * dtype.itemsize)
+    most = max(math.sqrt(0.6 * product_cost(task.op, n)), 16.0 * LINE)
+    return padded(max(15 * (task.k + 1) // 2, _STEPS * LINE)), int(min(most, n / LINE, kept))
+
+
+def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
+    """Steps after which the wanted Ritz pairs should be good enough; 0 when they are.
+
+    Also 0 when the first ones are so good that rounding makes copies of them, or where a filter of
+    the wanted ones does the same for less.
+    """
+    k, n, values, slack = task.k, task.op.n, found.values, found.residuals
+    norm = max(abs(float(values[0])), abs(float(values[-1])))
+    floor, lost = (2e-6, 1e-5) if dtype == torch.float32 else (1e-12, 1e-11)
+    target = 0.5 * max(task.tol, floor) * norm
+    worst = float(slack[:k].max())
+    if worst <= target or float(slack[:k].min()) < lost * norm:
+        return 0
+    at = min(k + 3, len(values) - 1)
+    cut = float(values[at] + slack[at])
+    rate = growth_rate(float(values[k - 1] + slack[k - 1] / 3), found.lo, cut)
+    more = math.ceil(min(math.log(worst / target) / max(rate, 1e-3), 1e4))
+    # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
+    cost, b = product_cost(task.op, n) * dtype.itemsize / 4, found.block
+    lanczos = more * b * (cost + 1.5 * dtype.itemsize * n) + 0.35 * (len(values) + b * more) ** 3
+    width = padded(start_width(k, task.free))
+    return more if lanczos < more * width * cost else 0
+
+
+def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
+    """keep: the solver can start from Ritz vectors, so a run that makes good ones pays."""
+    op, nnz = task.op, task.op.nnz()
+    least, most = _limits(task, dtype)
+    # grids and trees (few entries a row) end in a factorisation or a long filter: look briefly
+    keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
+    b = _line(task.k, dtype) if keep else min(_BLOCK, max(task.free // 2, 1))
+    run = Recurrence(task, b, dtype, keep)
+    run.run(least // b if keep else min(_STEPS, max(task.free // b, 1)))
+    found = _read(task, run)
+    while keep and len(set(run.sizes)) == 1:
+        more = min(_more(task, found, dtype), run.steps // 2)
+        if more == 0 or b * (run.steps + more) > most:
+            break
+        run.run(run.steps + more)
+        found = _read(task, run)
+    return found
+
+
+def _read(task: Task, run: Recurrence) -> Probe:
+    values, vectors, slack = run.ritz()
+    bounds = task.op.bounds()
+    lo = max(bounds[0], float(values[-1] - slack[-1]) - 1e-6 * abs(float(values[-1])))
+    hi = min(bounds[1], float(values[0] + slack[0]) + 1e-6 * abs(float(values[0])))
+    first = run.sizes[0]
+    counts = task.free * (vectors[:first] ** 2).sum(0).cumsum(0) / max(first, 1)
+    kept = vectors if run.keep else None
+    return Probe(values, counts, lo, hi, slack, first, run.basis, kept, run.inner.t)

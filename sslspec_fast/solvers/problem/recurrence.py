@@ -1,0 +1,139 @@
+"""Block Lanczos without looking back: each block is made orthogonal to the last two alone.
+
+    A [V_0 .. V_s-1] = [V_0 .. V_s-1] T + V_s beta_s e_s^T,      T block tridiagonal
+
+Golub and Underwood 1977. A product and two passes over the rows per step, in the coordinates where
+products are cheapest. Orthogonality is lost once Ritz pairs converge to rounding level, so this is
+for the way there. Rounding also brings deflated vectors back, and each step multiplies what there
+is of them: few of them are one more block to be orthogonal to, many are projected out.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslspec_fast.primitives.basis import multiply_into, new_block, new_blocks, random_block
+from sslspec_fast.solvers.linalg.basis import cholesky, columns, orthonormalize, remaining, stacked
+from sslspec_fast.solvers.linalg.coordinates import Coordinates
+from sslspec_fast.solvers.problem.task import Task
+
+__all__ = ["Recurrence"]
+
+_CLEAN = 2  # steps between projections of many deflated vectors
+_LEFT = 0.2  # of a squared column behind the projection, from which that is exact enough
+_CONDITION = 30.0  # of the new block, up to which its Gram matrix is all it takes
+
+
+class Recurrence:
+    """From b random vectors; `run` goes on from where it stopped. keep: store all blocks."""
+
+    def __init__(self, task: Task, b: int, dtype: torch.dtype, keep: bool) -> None:
+        self.task, self.keep = task, keep
+        self.inner = Coordinates(task.op, task.deflated, dtype)
+        self.basis: list[Tensor] = []  # V_0 .. V_s-1, when they are kept
+        self._room: list[Tensor] = []  # for the products of the next steps
+        self._old: Tensor | None = None  # V_j-1
+        self._v: Tensor | None = None  # V_j
+        self._rest: Tensor  # V_j+1, or the room for it while it is to be made of these:
+        self._made: tuple[list[Tensor], Tensor] | None  # blocks, and coefficients one below another
+        self._alphas: list[np.ndarray] = []  # diagonal blocks of T, to be made symmetric
+        x = random_block(task.op.n, b, task.seed + 1, dtype, task.op.device)
+        self._next(self.inner.enter(x))
+        # those below it; the first has no columns
+        self._betas = [np.zeros((self._rest.shape[1], 0))]
+
+    @property
+    def steps(self) -> int:
+        return len(self._alphas)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Columns of the blocks: all alike until the Krylov space stops growing."""
+        return [a.shape[0] for a in self._alphas]
+
+    def run(self, steps: int) -> None:
+        """Go on until there have been that many steps, or nothing new comes."""
+        if self.keep:  # one piece of memory: blocks of their own would share few huge pages
+            (n, b), like = self._rest.shape, self._rest
+            self._room = list(new_blocks(steps - self.steps, n, b, like.dtype, like.device))
+        while self.steps < steps and self._rest.shape[1] > 0:
+            self._step()
+
+    def _step(self) -> None:
+        """A V_j - V_j alpha - V_j-1 beta^T = V_j+1 beta_next."""
+        v = self._rest
+        if self._made is not None:  # one pass over the rows, once somebody needs the block
+            multiply_into(v, *self._made)
+        self._old, self._v = self._v, v
+        fits = self._room and self._room[-1].shape == v.shape
+        w = self._room.pop() if fits else new_block(v.shape[0], v.shape[1], v.dtype, v.device)
+        self.task.columns += v.shape[1]
+        w = self.inner.op.matmat(v, w).contiguous()
+        if self.keep:
+            self.basis.append(v)
+        self._next(w)
+
+    def _next(self, w: Tensor) -> None:
+        """Make w orthogonal to V_j, V_j-1 and the few deflated vectors N, and orthonormal.
+
+        They are orthonormal themselves: the Gram matrix of what is left comes from that of w.
+        """
+        v, old, inner, b = self._v, self._old, self.inner, w.shape[1]
+        if inner.block is None and self.steps % _CLEAN == 0:
+            inner.remove_(w)
+        known = [block for block in (v, inner.block) if block is not None]
+        products = inner.gram([w, *known], w).numpy()
+        square, parts = products[:b], products[b:]
+        if v is not None:
+            self._alphas.append(parts[: v.shape[1]])
+        if old is not None:
+            known, parts = [*known, old], np.concatenate([parts, self._betas[-1].T])
+        g = remaining(square, parts)
+        following, inverse, norm = cholesky(g)
+        whole = (g.diagonal() > _LEFT * square.diagonal()).all()
+        if whole and norm * math.sqrt(g.diagonal().max()) < _CONDITION:
+            self._made = [w, *known], stacked(w.dtype, inverse, -parts @ inverse)
+        else:
+            self._remove(w, known, parts)
+            self._remove(w, known)  # of what cancelled, the rounding is left
+            before = w.clone()
+            noise = 1e-5 if w.dtype == torch.float32 else 1e-12  # cancellation leaves no direction
+            alive = inner.gram(w, w).numpy().diagonal() > noise**2 * square.diagonal()
+            w = columns(w, alive).contiguous()
+            for _ in range(2):
+                self._remove(w, known)
+                w = inner.enter(orthonormalize(inner.leave(w), deflated=self.task.deflated))
+            self._made, following = None, inner.gram(w, before).numpy()
+        self._rest = w
+        if v is not None:
+            self._betas.append(following)
+
+    def _remove(self, w: Tensor, known: list[Tensor], parts: np.ndarray | None = None) -> None:
+        """Take the known blocks out of w; parts: their components in it, measured unless given."""
+        if known and w.shape[1] > 0:
+            parts = self.inner.gram(known, w).numpy() if parts is None else parts
+            multiply_into(w, known, torch.from_numpy(-parts), beta=1.0)
+
+    def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values, largest first, their coefficients (m, m), and norms of their residuals."""
+        sizes = self.sizes
+        total, at = sum(sizes), 0
+        t = np.zeros((total, total))
+        for i, m in enumerate(sizes):
+            t[at : at + m, at : at + m] = self._alphas[i]
+            if i + 1 < len(sizes):
+                below = slice(at + m, at + m + sizes[i + 1])
+                t[below, at : at + m] = self._betas[i + 1]
+                t[at : at + m, below] = self._betas[i + 1].T
+            at += m
+        if not np.isfinite(t).all():
+            single = self._rest.dtype == torch.float32
+            hint = " in float32; try precision='float64'" if single else ""
+            raise ValueError(f"eigsh: A must have finite products, got NaN or infinity{hint}")
+        values, vectors = torch.linalg.eigh(torch.from_numpy((t + t.T) / 2))
+        slack = (torch.from_numpy(self._betas[-1]) @ vectors[total - sizes[-1] :]).norm(dim=0)
+        return values.flip(0), vectors.flip(1), slack.flip(0)

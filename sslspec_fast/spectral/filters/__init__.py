@@ -1,0 +1,1 @@
+"""Optimal spectra of the losses: from eigenvalues of a graph to the spectrum of an embedding."""

@@ -1,0 +1,104 @@
+"""Rows that are exact in bfloat16, multiplied as that where the CPU does, against fp64 logits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslspec_fast import _C
+from sslspec_fast._seam import CODE, view
+from sslspec_fast.primitives import pairwise
+
+from ...support.row_cases import doubles, leaves, rows, weights
+
+# logits lose nothing; weights are rounded to bfloat16
+VALUE, GRADIENT = 3e-5, 2**-8
+SHAPES = [(1, 1, 1), (3, 5, 2), (47, 48, 31), (97, 33, 64), (200, 201, 130), (257, 511, 257)]
+SCALES = (1.0, 20.0, 200.0)  # the last needs a running maximum
+
+
+def close(ours: tuple[Tensor, ...], exact: tuple[Tensor, ...], limit: float) -> None:
+    for a, e in zip(ours, exact, strict=True):
+        assert torch.isfinite(a).all()
+        assert (a.double() - e).norm() <= limit * e.norm() + 1e-6
+
+
+def half(n: int, d: int, seed: int = 0) -> Tensor:
+    return rows(n, d, torch.float32, seed).bfloat16().float()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("cols", [False, True])
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_lse(n: int, m: int, d: int, cols: bool, scale: float) -> None:
+    a, b, c = leaves(half(n, d), half(m, d, 1), torch.tensor(scale))
+    row, col = pairwise.lse(a, b, c, cols=cols, half=True)
+    ae, be, ce = doubles(a, b, c)
+    logits = ce * (ae @ be.T)
+    exact = (logits.logsumexp(1), logits.logsumexp(0))[: 1 + cols]
+    ours = (row, col)[: 1 + cols]
+    close(ours, exact, VALUE)
+    g = [weights(len(e), dtype=torch.float32) for e in exact]
+    grads = torch.autograd.grad(ours, (a, b, c), g)
+    close(grads, torch.autograd.grad(exact, (ae, be, ce), [x.double() for x in g]), GRADIENT)
+    # one side alone, and one scale for each row
+    (alone,) = torch.autograd.grad(pairwise.lse(a, b.detach(), c, cols=cols, half=True)[0].sum(), a)
+    (whole,) = torch.autograd.grad(pairwise.lse(a, b, c, cols=cols, half=True)[0].sum(), a)
+    assert torch.equal(alone, whole)
+    if not cols:
+        each = torch.full((n,), scale)
+        close((pairwise.lse(a, b, each, half=True)[0],), exact, VALUE)
+
+
+def test_pairs_that_are_left_out() -> None:
+    n, m = 61, 75
+    a, b, c = leaves(half(n, 33), half(m, 33, 1), torch.tensor(9.0))
+    skip = torch.rand(n, m, generator=torch.Generator().manual_seed(2)) < 0.2
+    skip[5] = True
+    indptr = torch.nn.functional.pad(skip.sum(1).cumsum(0), (1, 0))
+    row, col = pairwise.lse(
+        a, b, c, skip=(indptr, skip.nonzero()[:, 1].contiguous()), cols=True, half=True
+    )
+    logits = (c.double() * (a.double() @ b.double().T)).masked_fill(skip, -math.inf)
+    assert row[5] == -math.inf
+    keep = torch.arange(n) != 5
+    close((row[keep], col), (logits.logsumexp(1)[keep], logits.logsumexp(0)), VALUE)
+    row, _ = pairwise.lse(a, a, c, skip_self=True, half=True)
+    logits = c.double() * (a.double() @ a.double().T)
+    close((row,), (logits.fill_diagonal_(-math.inf).logsumexp(1),), VALUE)
+
+
+def test_strides_nan_and_threads() -> None:
+    wide = half(120, 90)
+    a, b, c = wide[:, 3:50], wide[::2, 40:87], torch.tensor(5.0)
+    row, col = pairwise.lse(a, b, c, cols=True, half=True)
+    threads, bits = torch.get_num_threads(), []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            x, y = leaves(a.contiguous(), b.contiguous())
+            values = pairwise.lse(x, y, c, cols=True, half=True)
+            bits.append((*values, *torch.autograd.grad(values, (x, y), [v + 1 for v in values])))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, *bits))
+    assert torch.equal(row, bits[0][0])
+    assert torch.equal(col, bits[0][1])
+    bad = a.clone()
+    bad[7, 3] = torch.nan
+    row = pairwise.lse(bad, b, c, half=True)[0]
+    assert torch.equal(row.isnan(), torch.arange(120) == 7)
+
+
+def test_the_core_checks_what_it_takes() -> None:
+    a, out = half(4, 8).bfloat16(), torch.empty(4)
+    for b, scale in ((a, torch.ones(4)), (None, torch.tensor(1.0))):
+        work = torch.empty(_C.pairwise_workspace_size(4, 4, 8, CODE[a.dtype], b is None, False))
+        with pytest.raises(ValueError, match=r"need b and a scalar scale|take float32 or float64"):
+            _C.pairwise_forward(
+                view(a), view(b), view(scale), None, None, None, None, False, view(out), None,
+                view(work), 1,
+            )  # fmt: skip

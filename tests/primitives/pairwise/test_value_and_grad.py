@@ -1,0 +1,189 @@
+"""Totals of softmax and sigmoid rows with the gradient made on the way, against torch in fp64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from sslspec_fast import _C
+from sslspec_fast._seam import view
+from sslspec_fast.primitives.pairwise.value_and_grad import one_positive_total, softplus_total
+
+from ...support.row_cases import SCALES, assert_same, doubles, leaves, rows, weights
+
+DTYPES = [torch.float64, torch.float32]
+# one panel and several, ragged edges of blocks and columns, rows with no pair at all
+SHAPES = [(1, 1, 3), (5, 5, 4), (60, 60, 20), (97, 210, 33), (400, 130, 130), (210, 500, 70)]
+
+
+def masked(n: int, m: int, skip_self: bool) -> Tensor:
+    return torch.eye(n, m, dtype=torch.bool) if skip_self else torch.zeros(n, m, dtype=torch.bool)
+
+
+def dense_one_positive(
+    a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, skip_self: bool
+) -> Tensor:
+    logits = (scale.reshape(-1, 1) * (a @ b.T)).masked_fill(
+        masked(len(a), len(b), skip_self), -math.inf
+    )
+    every = torch.cat([positive[:, None], logits], 1)
+    return (weight * (torch.logsumexp(every, 1) - positive)).sum()
+
+
+def dense_softplus(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, skip_self: bool
+) -> Tensor:
+    terms = nnf.softplus(scale.reshape(-1, 1) * (a @ b.T) + bias)
+    return (weight * terms.masked_fill(masked(len(a), len(b), skip_self), 0).sum(1)).sum()
+
+
+def problem(
+    n: int, m: int, d: int, scale: float, per_row: bool, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    c = torch.full((n,) if per_row else (), scale, dtype=dtype)
+    if per_row:
+        c *= torch.linspace(0.5, 1, n, dtype=dtype)
+    positive = scale * weights(n, dtype=dtype) * 0.7
+    return rows(n, d, dtype), rows(m, d, dtype, 1), c, positive, weights(n, dtype=dtype)
+
+
+def compare(ours: Tensor, theirs: Tensor, here: list[Tensor], there: list[Tensor]) -> None:
+    dtype = ours.dtype
+    assert_same((ours,), (theirs,), dtype)
+    expected = torch.autograd.grad(1.5 * theirs, there, allow_unused=True)
+    for g, e in zip(torch.autograd.grad(1.5 * ours, here), expected, strict=True):
+        assert e is not None
+        # softplus(-inf) has no gradient, and torch's may be nan there
+        assert_same((g,), (e.nan_to_num(0.0),), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("skip_self", [False, True])
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_one_positive(
+    n: int, m: int, d: int, per_row: bool, skip_self: bool, scale: float, dtype: torch.dtype
+) -> None:
+    if n < 60 and scale > 1:
+        pytest.skip("a handful of rows: nothing averages the rounding of logits near 200")
+    here = leaves(*problem(n, m, d, scale, per_row, dtype))
+    there = doubles(*here)
+    ours = one_positive_total(*here, skip_self=skip_self)
+    if n == m == 1 and skip_self:  # no pair: no loss, no gradient
+        assert ours == 0
+        assert all(not g.any() for g in torch.autograd.grad(ours, here))
+        return
+    compare(ours, dense_one_positive(*there, skip_self), here, there)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("skip_self", [False, True])
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES[1:])
+def test_softplus(
+    n: int, m: int, d: int, per_row: bool, skip_self: bool, dtype: torch.dtype
+) -> None:
+    a, b, c, _, weight = problem(n, m, d, 6.0, per_row, dtype)
+    here = leaves(a, b, c, torch.tensor(-4.0, dtype=dtype), weight)
+    there = doubles(*here)
+    compare(
+        softplus_total(*here, skip_self=skip_self),
+        dense_softplus(*there, skip_self),
+        here,
+        there,
+    )
+
+
+def test_a_queue_wants_no_gradient() -> None:
+    a, b, c, positive, weight = problem(50, 300, 24, 10.0, False, torch.float64)
+    (leaf,) = leaves(a)
+    other = torch.tensor(-3.0, dtype=torch.float64)
+    for ours, theirs in (
+        (
+            one_positive_total(leaf, b, c, positive, weight, skip_self=False),
+            dense_one_positive(leaf, b, c, positive, weight, False),
+        ),
+        (
+            softplus_total(leaf, b, c, other, weight, skip_self=False),
+            dense_softplus(leaf, b, c, other, weight, False),
+        ),
+    ):
+        assert_same(torch.autograd.grad(ours, leaf), torch.autograd.grad(theirs, leaf), a.dtype)
+
+
+def test_without_gradients_the_value_is_the_same() -> None:
+    args = problem(70, 90, 12, 8.0, False, torch.float64)
+    expected = one_positive_total(*leaves(*args), skip_self=True)
+    torch.testing.assert_close(one_positive_total(*args, skip_self=True), expected.detach())
+    with torch.no_grad():
+        inside = one_positive_total(*leaves(*args), skip_self=True)
+    torch.testing.assert_close(inside, expected.detach())
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    here = leaves(*problem(400, 330, 90, 20.0, False, torch.float32))
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            total = one_positive_total(*here, skip_self=True)
+            results.append([total, *torch.autograd.grad(total, here)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
+
+
+def test_nan_is_kept() -> None:
+    a, b, c, positive, weight = problem(8, 8, 4, 2.0, False, torch.float32)
+    a[3, 1] = math.nan
+    a, b = leaves(a, b)
+    total = one_positive_total(a, b, c, positive, weight, skip_self=True)
+    assert total.isnan()
+    grad_a, grad_b = torch.autograd.grad(total, (a, b))
+    assert grad_a[3].isnan().all()
+    assert not grad_a[2].isnan().any()
+    assert grad_b.isnan().any()
+
+
+def test_derivatives() -> None:
+    args = leaves(*problem(5, 6, 4, 2.0, True, torch.float64))
+    assert torch.autograd.gradcheck(lambda *t: one_positive_total(*t, skip_self=True), args)
+    assert torch.autograd.gradgradcheck(lambda *t: one_positive_total(*t, skip_self=True), args)
+    args[3] = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *t: softplus_total(*t, skip_self=True), args)
+    assert torch.autograd.gradgradcheck(lambda *t: softplus_total(*t, skip_self=True), args)
+
+
+def test_opcheck() -> None:
+    a, b, c, positive, weight = leaves(*problem(9, 7, 4, 2.0, False, torch.float32))
+    bias = torch.tensor(-1.0, requires_grad=True)
+    ops = torch.ops.sslspec_fast
+    torch.library.opcheck(
+        ops.pairwise_one_positive_total.default, (a, b, c, positive, weight, True, True)
+    )
+    torch.library.opcheck(ops.pairwise_softplus_total.default, (a, b, c, bias, weight, True, True))
+
+
+def test_the_core_names_what_is_wrong() -> None:
+    a, row, scale = torch.zeros(4, 3), torch.zeros(4), torch.ones(())
+    work = torch.zeros(_C.pairwise_workspace_size(4, 4, 3, 0, False, True))
+    panel = torch.zeros(_C.pairwise_rows_panel_size(4, 0))
+
+    def call(positive: Tensor, pull: Tensor, panel: Tensor) -> None:
+        _C.pairwise_rows(
+            view(a), view(a), view(scale), False, view(positive), view(row), view(row), view(pull),
+            view(a.clone()), None, view(work), view(panel), 1,
+        )  # fmt: skip
+
+    with pytest.raises(ValueError, match=r"positive must have size 4 .* got shape \(5,\)"):
+        call(torch.zeros(5), row, panel)
+    with pytest.raises(ValueError, match="pull must have size 4"):
+        call(row, torch.zeros(3), panel)
+    with pytest.raises(ValueError, match="panel must have size"):
+        call(row, row, panel[1:])
