@@ -142,9 +142,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("graph_cov_apply_workspace_size", &graph_cov_apply_workspace_size);
   m.def("graph_cov_apply", &graph_cov_apply, no_gil);
 
-  // spectral_views, unit_rows
-  m.def("spectral_views_workspace_size", &spectral_views_workspace_size);
-  m.def("spectral_views", &spectral_views, no_gil);
+  // spectral_contrastive, unit_rows
+  m.def("spectral_contrastive_workspace_size", &spectral_contrastive_workspace_size);
+  m.def("spectral_contrastive", &spectral_contrastive, no_gil);
   m.def("unit_rows_forward", &unit_rows_forward, no_gil);
   m.def("unit_rows_backward", &unit_rows_backward, no_gil);
 }

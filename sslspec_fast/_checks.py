@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._dtypes import computed_dtype
+
 REDUCTIONS = ("mean", "sum", "none")
 IMPLEMENTATIONS = ("fused", "torch")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -120,11 +122,6 @@ def columns(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> No
             f"{tuple(other.shape)}, got {tuple(x.shape)}"
         )
     same_kind(op, name, x, other_name, other)
-
-
-def computed_dtype(x: Tensor) -> torch.dtype:
-    """What is computed with rows of x, statistics included: float64 for float64, else float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def positive(

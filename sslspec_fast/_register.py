@@ -4,9 +4,9 @@
 with a higher cost per call. Operators are functional: they return fresh tensors and never write to
 their arguments.
 
-The dispatcher is for those who look at operators: ``torch.compile``, modes, tensor subclasses,
-``torch.func``. It costs more than a small batch, several times what ``torch.autograd.Function``
-does, so that plain tensors in eager mode go straight to the body.
+``torch.compile``, modes, tensor subclasses and ``torch.func`` need the dispatcher. It costs several
+times what ``torch.autograd.Function`` does, and more than the loss of a small batch: plain tensors
+in eager mode go straight to the body.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _PLAIN_VALUES = {type(None), bool, int, float, str}
 def register_op(
     schema: str,
     *,
-    body: Callable[..., Any],
+    cpu: Callable[..., Any] | None,
+    cuda: Callable[..., Any] | None,
     fake: Callable[..., Any],
     backward: Callable[..., Any] | None = None,
     setup: Callable[..., None] | None = None,
@@ -42,15 +43,17 @@ def register_op(
     """Registers one operator, ``torch.ops.sslspec_fast.<name>``, and returns a callable for it.
 
     Args:
-        schema: operator schema, e.g. ``"rows(Tensor x, float eps) -> Tensor"``.
-        body: implementation for CPU and CUDA tensors; the device switch is in the compiled core.
-            Autocast does not reach into it.
+        schema: operator schema, e.g. ``"rows(Tensor x, float eps) -> Tensor"``. The first argument
+            is a tensor: the operator runs on its device.
+        cpu, cuda: the bodies. They may be one function, and one is None where the operator is for
+            the other device alone. Autocast does not reach into them.
         fake: output shapes and dtypes only; used under ``torch.compile`` and by meta tensors.
         backward: ``backward(ctx, *grads)``; without it a gradient through the operator raises.
         setup: ``setup(ctx, inputs, output)`` saves what the backward needs.
     """
     name = schema.split("(", 1)[0].strip()
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    body = _body_of_device(name, cpu, cuda)
     for key in ("CPU", "CUDA"):
         _LIBRARY.impl(name, body, key)
     qualified = f"{_NAMESPACE}::{name}"
@@ -83,6 +86,29 @@ def register_op(
     return call
 
 
+def _body_of_device(
+    name: str, cpu: Callable[..., Any] | None, cuda: Callable[..., Any] | None
+) -> Callable[..., Any]:
+    """The device switch of all operators. Both dispatch keys get it, and it asks the tensor: the
+    tests run the CUDA bodies on host tensors that say that they are on a GPU.
+    """
+    on_gpu, on_cpu = cuda or _absent(name), cpu or _absent(name)
+    if on_gpu is on_cpu:
+        return on_cpu
+
+    def body(x: Tensor, *args: Any) -> Any:
+        return on_gpu(x, *args) if x.is_cuda else on_cpu(x, *args)
+
+    return body
+
+
+def _absent(name: str) -> Callable[..., Any]:
+    def body(x: Tensor, *args: Any) -> Any:
+        raise NotImplementedError(f"{name} is not made for tensors on {x.device}")
+
+    return body
+
+
 def is_plain(x: Any) -> bool:
     """A tensor with data and without any wrapper: its body may be called, and its values read."""
     return isinstance(x, Tensor) and dispatch_bits(x) in PLAIN_TENSORS
@@ -93,7 +119,7 @@ def _plain_list(x: Any) -> bool:
 
 
 def _watched() -> bool:
-    """Does anybody want to see operators?"""
+    """True while tracing or under a dispatch mode, a function mode or a functional transform."""
     return bool(
         torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
@@ -182,7 +208,7 @@ def _without_autocast(op: Callable[..., Any], key: str) -> Callable[..., Any]:
 
 
 def _without_any_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for the torch operations of a backward that somebody runs inside autocast."""
+    """The same for the torch operations of a backward that runs inside autocast."""
 
     def run(ctx: Any, *grads: torch.Tensor) -> Any:
         with _without(_AUTOCAST):

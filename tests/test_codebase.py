@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
@@ -89,27 +90,29 @@ ALLOWED = {
     "_torch_private": set(),
     "_register": {"_seam", "_torch_private"},
     "_config": {"_C", "_seam"},
-    "_checks": set(),
+    "_dtypes": set(),
+    "_checks": {"_dtypes"},
     "_outputs": set(),
     "reference": set(),
-    "primitives": {"_seam", "_register", "_torch_private", "_checks"},
-    "fused": {"primitives", "_seam", "_register", "_torch_private", "_checks"},
-    "graph": {"primitives", "_checks", "_seam"},
-    "losses": {"primitives", "fused", "graph", "reference", "_checks"},
+    "primitives": {"_seam", "_register", "_torch_private", "_checks", "_dtypes"},
+    "fused": {"primitives", "_seam", "_register", "_torch_private", "_checks", "_dtypes"},
+    "graph": {"primitives", "_checks", "_dtypes", "_seam"},
+    "losses": {"primitives", "fused", "graph", "reference", "_checks", "_dtypes"},
     "functional": {"losses"},
-    "metrics": {"primitives", "fused", "graph", "losses", "functional", "_checks"},
-    "operators": {"graph", "primitives", "_checks"},
-    "solvers": {"operators", "graph", "primitives", "_checks"},
+    "metrics": {"primitives", "fused", "graph", "losses", "functional", "_checks", "_dtypes"},
+    "operators": {"graph", "primitives", "_checks", "_dtypes"},
+    "solvers": {"operators", "graph", "primitives", "_checks", "_dtypes"},
     "spectral": {
         "graph",
         "operators",
         "solvers",
         "primitives",
         "_checks",
+        "_dtypes",
         "functional",
         "_outputs",
     },
-    "cupy": {"_seam", "_C", "_checks", "primitives", "functional", "losses"},
+    "cupy": {"_seam", "_C", "_checks", "_dtypes", "primitives", "functional", "losses"},
 }
 
 
@@ -146,6 +149,28 @@ def test_imports_go_one_way(layer: str) -> None:
 def test_losses_and_closed_forms_meet_in_one_module() -> None:
     meeting = {p.name for p in sources(PACKAGE / "spectral", ".py") if "functional" in imports(p)}
     assert meeting <= {"gap.py"}
+
+
+def test_the_device_is_chosen_below_the_losses() -> None:
+    # One switch for all operators (_register.py); primitives and fused losses know their devices.
+    above = [
+        path
+        for path in sources(PACKAGE, ".py")
+        if path.relative_to(PACKAGE).parts[0]
+        not in ("_register.py", "_seam.py", "_dtypes.py", "primitives", "fused")
+    ]
+    assert offences(above, r"\bis_cuda\b") == []
+
+
+def test_one_operator_per_concept() -> None:
+    # A schema is the same on every device, and belongs to one module.
+    import sslspec_fast  # noqa: F401
+
+    schemas = [s for s in torch._C._jit_get_all_schemas() if s.name.startswith("sslspec_fast::")]
+    assert len(schemas) > 20
+    assert [s.name for s in schemas if re.search("cuda|cpu", str(s))] == []
+    names = [s.name for s in schemas]
+    assert len(names) == len(set(names))
 
 
 # ---- siblings ------------------------------------------------------------------------

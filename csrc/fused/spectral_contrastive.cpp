@@ -6,30 +6,31 @@
 
 namespace sslspec {
 namespace {
-constexpr const char* kOp = "spectral_views";
+constexpr const char* kOp = "spectral_contrastive";
 }
 
-int64_t spectral_views_workspace_size(int64_t n, int64_t d, int dtype) {
+int64_t spectral_contrastive_workspace_size(int64_t n, int64_t d, int dtype) {
   int64_t size = 0;
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    size = SSLSPEC_CALL(spectral_views_workspace<T>, n, d);
+    size = SSLSPEC_CALL(spectral_contrastive_workspace<T>, n, d);
   });
   return size;
 }
 
-void spectral_views(TensorView z1, TensorView z2, double longest, double attraction, double repulsion, TensorView value,
-                    TensorView grad_1, TensorView grad_2, TensorView workspace, int threads) {
+void spectral_contrastive(TensorView z1, TensorView z2, double longest, double attraction, double repulsion,
+                          TensorView value, TensorView grad_1, TensorView grad_2, TensorView workspace, int threads) {
   dispatch_float(kOp, z1.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(z1));
     SSLSPEC_CHECK(longest > 0, kOp, ": longest must be > 0, got ", longest);
-    cpu::SpectralViewsArgs<T> p{};
+    cpu::SpectralContrastiveArgs<T> p{};
     p.n = z1.shape[0], p.d = z1.shape[1];
     check_matrix(kOp, "z1", z1, p.n, p.d, z1.dtype, kCpu);
     check_matrix(kOp, "z2", z2, p.n, p.d, z1.dtype, kCpu);
     check_vector(kOp, "value", value, 2, DType::f64, kCpu);
-    check_vector(kOp, "workspace", workspace, spectral_views_workspace_size(p.n, p.d, int(z1.dtype)), z1.dtype, kCpu);
+    check_vector(kOp, "workspace", workspace, spectral_contrastive_workspace_size(p.n, p.d, int(z1.dtype)), z1.dtype,
+                 kCpu);
     const TensorView* grads[2] = {&grad_1, &grad_2};
     for (int view = 0; view < 2; ++view) {
       if (!grads[view]->present()) continue;
@@ -41,7 +42,7 @@ void spectral_views(TensorView z1, TensorView z2, double longest, double attract
     p.z[1] = z2.as<T>(), p.ldz[1] = z2.stride[0];
     p.longest = longest, p.attraction = attraction, p.repulsion = repulsion;
     p.value = value.as<double>(), p.workspace = workspace.as<T>(), p.threads = threads;
-    SSLSPEC_CALL(spectral_views<T>, p);
+    SSLSPEC_CALL(spectral_contrastive<T>, p);
   });
 }
 

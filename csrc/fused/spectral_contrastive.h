@@ -8,13 +8,13 @@
 
 namespace sslspec {
 
-int64_t spectral_views_workspace_size(int64_t n, int64_t d, int dtype);
+int64_t spectral_contrastive_workspace_size(int64_t n, int64_t d, int dtype);
 
-void spectral_views(TensorView z1, TensorView z2,  // [n, d]
-                    double longest,                // > 0
-                    double attraction, double repulsion,
-                    TensorView value,                      // [2] float64 out
-                    TensorView grad_1, TensorView grad_2,  // [n, d] out, or absent
-                    TensorView workspace, int threads);
+void spectral_contrastive(TensorView z1, TensorView z2,  // [n, d]
+                          double longest,                // > 0
+                          double attraction, double repulsion,
+                          TensorView value,                      // [2] float64 out
+                          TensorView grad_1, TensorView grad_2,  // [n, d] out, or absent
+                          TensorView workspace, int threads);
 
 }  // namespace sslspec

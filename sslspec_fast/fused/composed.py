@@ -1,4 +1,4 @@
-"""``spectral_views`` composed of other primitives: for few rows on the CPU, and what a double
+"""``spectral_contrastive`` composed of other primitives: for few rows on the CPU, and what a double
 backward differentiates.
 """
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._checks import computed_dtype
+from .._dtypes import computed_dtype
 from ..primitives import gram
 from ..primitives.rows.unit_rows import paired_rows
 

@@ -13,62 +13,47 @@ matrices (no larger than a view) and no shortened row. With fewer rows it is the
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from ..primitives import _value_and_grad
-from . import composed, spectral_contrastive_cuda
+from . import composed
+from . import spectral_contrastive_cuda as cuda
 from .composed import weights
 
 __all__ = ["spectral_contrastive", "weights"]
 
 
-def _shapes(
-    z1: Tensor, z2: Tensor, longest: float, factor: float, mean: bool, grad_1: bool, grad_2: bool
+def _cpu(
+    z1: Tensor, z2: Tensor, options: tuple[float, float, bool], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return z1.new_empty(()), z1.new_empty(2), *_value_and_grad.outputs(z1, grad_1, z2, grad_2)
-
-
-def _body(
-    z1: Tensor, z2: Tensor, longest: float, factor: float, mean: bool, grad_1: bool, grad_2: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = _value_and_grad.outputs(z1, grad_1, z2, grad_2)
+    longest, factor, mean = options
+    grads = _value_and_grad.outputs(z1, wanted[0], z2, wanted[1])
     z1, z2 = unit_stride(z1), unit_stride(z2)
-    sums = z1.new_empty(2, dtype=torch.float64)
+    sums = z1.new_empty(2, dtype=torch.float64)  # over pairs, over i != j
     n, d = z1.shape
     attraction, repulsion = weights(n, factor, mean)
-    work = z1.new_empty(_C.spectral_views_workspace_size(n, d, CODE[z1.dtype]))
-    g1, g2 = grads
-    _C.spectral_views(
-        view(z1), view(z2), longest, attraction, repulsion, view(sums),
-        view(g1) if grad_1 else None, view(g2) if grad_2 else None, view(work), threads(),
+    work = z1.new_empty(_C.spectral_contrastive_workspace_size(n, d, CODE[z1.dtype]))
+    g1, g2 = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
+    _C.spectral_contrastive(
+        view(z1), view(z2), longest, attraction, repulsion, view(sums), g1, g2, view(work),
+        threads(),
     )  # fmt: skip
     loss = attraction * sums[0] + repulsion * sums[1]
-    return loss.to(z1.dtype), sums.to(z1.dtype), *grads
+    terms = z1.new_zeros(3)
+    terms[::2] = sums
+    return loss.to(z1.dtype), terms, *grads
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    names = ("longest", "factor", "mean")
-    _value_and_grad.save(
-        ctx, inputs[:2], output, output[-2:], **dict(zip(names, inputs[2:5], strict=True))
-    )
-
-
-def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_value_and_grad.gradient(ctx, factor, composed.loss), None, None, None, None, None
-
-
-_spectral = register_op(
-    "spectral_views(Tensor z1, Tensor z2, float longest, float factor, bool mean,"
-    " bool grad_1, bool grad_2) -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_body,
-    fake=_shapes,
-    backward=_backward,
-    setup=_setup,
+_spectral = _value_and_grad.register_loss(
+    "spectral_contrastive",
+    "float longest, float factor, bool mean",
+    cpu=_cpu,
+    cuda=cuda.value,
+    finish=cuda.finish,
+    extra=-cuda.ROW_NUMBERS,
+    expression=composed.loss,
 )
 
 
@@ -84,13 +69,7 @@ def spectral_contrastive(
         factor, mean: a = -2 w and r = w / (n - 1) with w = factor / n for the mean, factor for the
             sum. They are made from n inside the operator: a traced program takes any n.
     """
-    if z1.is_cuda:
-        loss, sums = spectral_contrastive_cuda.spectral_contrastive(
-            z1, z2, longest=longest, factor=factor, mean=mean
-        )
-        return loss, sums[::2]
-    if z1.shape[0] < z1.shape[1]:
+    if not z1.is_cuda and z1.shape[0] < z1.shape[1]:
         return composed.composed(z1, z2, longest=longest, factor=factor, mean=mean)
-    wanted = _value_and_grad.wanted(z1), _value_and_grad.wanted(z2)
-    loss, sums, *_ = _spectral(z1, z2, float(longest), float(factor), mean, *wanted)
-    return loss, sums
+    loss, sums = _spectral(z1, z2, (float(longest), float(factor), mean))
+    return loss, sums[::2]

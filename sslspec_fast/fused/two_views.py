@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import computed_dtype
+from .._dtypes import computed_dtype
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from ..primitives._double_backward import through_composition
@@ -101,14 +101,16 @@ def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
 
 
 _two_view_bwd = register_op(
-    "pairwise_two_view_bwd(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad)"
+    "two_views_stacked_backward(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad)"
     " -> (Tensor, Tensor)",
-    body=_bwd_body,
+    cpu=_bwd_body,
+    cuda=None,
     fake=_bwd_shapes,
 )
 _two_view = register_op(
-    "pairwise_two_view(Tensor z1, Tensor z2, Tensor scale) -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_body,
+    "two_views_stacked(Tensor z1, Tensor z2, Tensor scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    cpu=_body,
+    cuda=None,
     fake=_shapes,
     backward=_backward,
     setup=_setup,
@@ -170,19 +172,28 @@ def _reduced(losses: Tensor, reduction: str) -> Tensor:
 
 
 _losses_cuda_bwd = register_op(
-    "pairwise_views_cuda_bwd(Tensor z1, Tensor z2, Tensor u, Tensor stats, Tensor grad,"
+    "two_views_backward(Tensor z1, Tensor z2, Tensor u, Tensor stats, Tensor grad,"
     " str reduction, str form, bool unit, bool of_z2, bool of_scale) -> Tensor[]",
-    body=two_views_cuda.backward,
+    cpu=None,
+    cuda=two_views_cuda.backward,
     fake=two_views_cuda.gradient_shapes,
 )
 _losses_cuda = register_op(
-    "pairwise_views_cuda(Tensor z1, Tensor z2, Tensor? scale, float number, str reduction,"
+    "two_views(Tensor z1, Tensor z2, Tensor? scale, float number, str reduction,"
     " str form, bool unit) -> (Tensor, Tensor, Tensor)",
-    body=two_views_cuda.forward,
+    cpu=None,
+    cuda=two_views_cuda.forward,
     fake=two_views_cuda.shapes,
     backward=_cuda_backward,
     setup=_cuda_setup,
 )
+
+
+def has_matched_loss(z: Tensor) -> bool:
+    """Whether `matched_loss` is one operator for these rows. On a CPU it is a composition, and
+    InfoNCE has a faster one of its own.
+    """
+    return z.is_cuda
 
 
 def two_view_loss(z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str = "none") -> Tensor:

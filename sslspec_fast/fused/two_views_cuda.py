@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._checks import computed_dtype
+from .._dtypes import computed_dtype
 from .._seam import _C, CODE, stream, unit_stride, view
 from ..primitives.pairwise import cuda
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..graph._checks import check_graph
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
@@ -26,28 +27,6 @@ class Loss(torch.nn.Module):
         names = inspect.signature(type(self).__init__).parameters
         shown = [name for name in names if name in vars(self)]
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
-
-
-def widen(x: Tensor) -> Tensor:
-    """bfloat16 and float16 rows in float32; the gradient comes back in the dtype of x."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def own_rows(z: Tensor) -> Tensor:
-    """Rows for a primitive that reads half precision itself on a GPU."""
-    return z if z.is_cuda else widen(z)
-
-
-def is_half(z: Tensor) -> bool:
-    """Whether a GPU multiplies in bfloat16 (on tensor cores, added up in float32): the input z is
-    bfloat16. Everything around the products stays in float32.
-    """
-    return z.dtype == torch.bfloat16
-
-
-def products(x: Tensor, z: Tensor) -> Tensor:
-    """The rows x of the input z as a dense part multiplies them."""
-    return x.bfloat16() if x.is_cuda and is_half(z) else x
 
 
 def row_ids(ids: Tensor) -> Tensor:

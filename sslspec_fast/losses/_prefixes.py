@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..fused.two_views import pair_ids
-from ..primitives.pairwise.prefixes import lse_prefixes
-from ._common import reduce_rows, widen
+from ..primitives.pairwise.prefixes import has_prefixes, lse_prefixes
+from ._common import reduce_rows
 from ._softmax import one_positive_rows
 
 # the keyword of the scale, and what it is when nobody says
@@ -50,7 +51,7 @@ def shared_prefixes(
         loss == "info_nce" and negatives.shape[1:] == z1.shape[1:] and negatives.dtype == z1.dtype
     )
     if (
-        z1.is_cuda
+        not has_prefixes(z1)
         or len(dims) < 2
         or z1.shape[0] < MIN_ROWS
         or not (known and fused and scalar and alike)

@@ -22,7 +22,8 @@ import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
-from ..fused.two_views import matched_loss
+from .._dtypes import is_half, products, widen
+from ..fused.two_views import has_matched_loss, matched_loss
 from ..primitives import pairwise
 from ..reference import clip as reference
 from ._common import (
@@ -30,13 +31,10 @@ from ._common import (
     LossOrTerms,
     add_terms,
     dot_with_sum,
-    is_half,
     is_scalar,
-    products,
     reduce_rows,
     reduced_inside,
     run_reference,
-    widen,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 
@@ -86,7 +84,7 @@ def clip(
     bias = None if logit_bias is None else check.real(op, "logit_bias", logit_bias, image)
     weight = check.sample_weight(op, sample_weight, image, n, reduction)
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
-    if plain and image.is_cuda:
+    if plain and has_matched_loss(image):
         c = check.scale(op, "logit_scale", logit_scale, image, rows=(n,))
         if is_scalar(c):
             loss = reduced_inside(

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..fused.two_views import pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import dcl as reference
@@ -35,7 +36,6 @@ from ._common import (
     run_reference,
     self_lse,
     two_view_scale,
-    widen,
 )
 
 WeightFn = Callable[[Tensor, Tensor], Tensor]

@@ -27,9 +27,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import falcon as reference
-from ._common import Loss, LossOrTerms, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, run_reference, with_terms
 
 _BLOCK = 1 << 21  # entries of a block of probabilities: 8 MiB in float32
 

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import graph_barlow_twins as reference
-from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
 
 
 def graph_barlow_twins(

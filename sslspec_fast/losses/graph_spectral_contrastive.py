@@ -20,10 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import graph_spectral_contrastive as reference
-from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
 
 
 def graph_spectral_contrastive(

@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..primitives.rows import moments
 from ..reference import graph_vicreg as reference
-from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
 
 PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")
 MEASURES = ("uniform", "degree")

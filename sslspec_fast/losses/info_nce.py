@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from ..fused.two_views import matched_loss
+from .._dtypes import products, widen
+from ..fused.two_views import has_matched_loss, matched_loss
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
@@ -33,12 +34,10 @@ from ._common import (
     add_terms,
     dot_with_sum,
     is_scalar,
-    products,
     reduce_rows,
     reduced_inside,
     row_weights,
     run_reference,
-    widen,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 
@@ -85,7 +84,7 @@ def info_nce(
     n = query.shape[0]
     weight = check.sample_weight(op, sample_weight, query, n, reduction)
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
-    if plain and negatives is None and query.is_cuda:
+    if plain and negatives is None and has_matched_loss(query):
         c = check.scale(op, "temperature", temperature, query, rows=(n,), inverse=True)
         if is_scalar(c):
             return reduced_inside(

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import ls_simclr as reference
-from ._common import LossOrTerms, dense, is_half, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
 
 
 def ls_simclr(

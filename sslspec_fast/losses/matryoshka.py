@@ -19,9 +19,10 @@ import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import matryoshka as reference
-from ._common import Loss, LossOrTerms, widen, with_terms
+from ._common import Loss, LossOrTerms, with_terms
 from ._prefixes import shared_prefixes
 from .barlow_twins import barlow_twins
 from .clip import clip

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..fused.two_views import pair_ids, two_view_loss
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
@@ -40,7 +41,6 @@ from ._common import (
     run_reference,
     self_lse,
     two_view_scale,
-    widen,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 

@@ -23,19 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import products, widen
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import softplus_total
 from ..reference import siglip as reference
-from ._common import (
-    Loss,
-    LossOrTerms,
-    products,
-    reduce_rows,
-    row_weights,
-    run_reference,
-    widen,
-    with_terms,
-)
+from ._common import Loss, LossOrTerms, reduce_rows, row_weights, run_reference, with_terms
 
 DIST_IMPLS = ("bidir", "shift", "reduce", "gather")  # of open_clip's constructor
 

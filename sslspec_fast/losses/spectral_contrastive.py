@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import own_rows, widen
 from ..fused import spectral_contrastive as fused_loss
 from ..primitives.rows.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
-from ._common import Loss, LossOrTerms, own_rows, reduce_rows, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, reduce_rows, run_reference, with_terms
 
 
 def spectral_contrastive(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..primitives import pairwise
 from ..reference import sup_con as reference
 from ._common import (
@@ -30,7 +31,6 @@ from ._common import (
     reduce_rows,
     run_reference,
     self_lse,
-    widen,
 )
 from ._softmax import smoothing
 

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import own_rows, widen
 from ..primitives import gram
 from ..reference import vicreg as reference
-from ._common import Loss, LossOrTerms, own_rows, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, run_reference, with_terms
 
 
 def vicreg(

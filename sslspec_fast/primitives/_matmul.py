@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._checks import computed_dtype
+from .._dtypes import computed_dtype
 
 __all__ = ["Plain", "Split", "add_mm_float32", "mm_float32", "mm_float32_into", "products_with"]
 

@@ -1,7 +1,7 @@
-"""Gradients made together with the value, because they need nothing from above but a factor.
+"""Operators that return a value and its gradient: the gradient needs only a factor from above.
 
-Such an operator takes flags (is a gradient wanted?), returns the value first and the gradients
-among the rest, and is differentiated by multiplying them with the incoming factor.
+Such an operator takes flags (which gradients are requested), returns the value first and the
+gradients among the rest, and is differentiated by multiplying them with the incoming factor.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._dtypes import computed_dtype
 from .._register import is_plain, register_op
 from .._torch_private import graph_is_kept
 from ._double_backward import through_composition
 
 
 def wanted(x: Tensor | None) -> bool:
-    """Is the gradient to be made in the forward pass?"""
+    """Whether the gradient is requested, and made in the forward pass."""
     return x is not None and x.requires_grad and torch.is_grad_enabled()
 
 
@@ -79,24 +80,123 @@ def gradient(
     return tuple(_scaled(grad, factor) if need else None for grad, need in pairs)
 
 
-def _scaled(made: Tensor, factor: Tensor) -> Tensor:
-    # loss.backward() asks for exactly 1 times the gradient, and the saved tensor is freed behind
-    # it: it is returned without a pass over memory. A graph that is kept keeps its saved tensors.
-    readable = not torch.compiler.is_compiling() and is_plain(factor) and not factor.is_cuda
-    if readable and not graph_is_kept() and factor.item() == 1.0:
-        return made
-    out: Tensor = _times(made, factor)
+def _is_one(factor: Tensor | None) -> bool:
+    """Whether a saved gradient may be returned as it is, without a pass over memory.
+
+    ``loss.backward()`` asks for exactly 1 times the gradient, and frees the saved tensor. A graph
+    that is kept keeps its saved tensors.
+    """
+    if factor is None or torch.compiler.is_compiling() or not is_plain(factor) or factor.is_cuda:
+        return False
+    return not graph_is_kept() and factor.item() == 1.0
+
+
+def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
+    if _is_one(factor):
+        return gradient
+    out: Tensor = _times(gradient, factor)
     return out
 
 
-def _times_shapes(made: Tensor, factor: Tensor) -> Tensor:
-    return made.new_empty(made.shape)
+def _times_shapes(gradient: Tensor, factor: Tensor) -> Tensor:
+    return gradient.new_empty(gradient.shape)
 
 
-def _times_body(made: Tensor, factor: Tensor) -> Tensor:
-    return made * factor
+def _times_body(gradient: Tensor, factor: Tensor) -> Tensor:
+    return gradient * factor
 
 
 _times = register_op(
-    "gram_times(Tensor made, Tensor factor) -> Tensor", body=_times_body, fake=_times_shapes
+    "times(Tensor gradient, Tensor factor) -> Tensor",
+    cpu=_times_body,
+    cuda=_times_body,
+    fake=_times_shapes,
 )
+
+
+def register_loss(
+    name: str,
+    numbers: str,
+    *,
+    cpu: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]],
+    cuda: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]],
+    finish: Callable[..., tuple[Tensor, Tensor]],
+    extra: int,
+    expression: Callable[..., Tensor],
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    """One operator, and one for its backward, of a loss of x and y with three terms.
+
+    On the CPU the forward pass makes the gradients, and the backward pass multiplies them. On a GPU
+    the forward pass makes what the gradients need of the products, and the backward pass completes
+    them, in the dtype of the rows.
+
+    Args:
+        numbers: the options in the schema, e.g. ``"float eps, bool mean"``.
+        cpu: ``(x, y, options, (grad_x, grad_y)) -> loss (), terms (3,), gradient of x, of y``.
+        cuda: the same, ``-> loss, terms, products (grad_x + grad_y, n, d), extra``.
+        finish: ``(x, y, products, extra, factor, options, wanted) -> gradient of x, of y``.
+        extra: the last output of `cuda` is (extra, d), or (-extra, n) where it is negative.
+        expression: ``(x, y, **options)``, the loss in differentiable torch operators.
+
+    Returns:
+        ``(x, y, options) -> loss, terms``.
+    """
+    names = tuple(number.split()[-1] for number in numbers.split(","))
+
+    def shapes(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+        grad_x, grad_y = rest[-2:]
+        kind, (n, d) = computed_dtype(x), x.shape
+        loss, terms = x.new_empty((), dtype=kind), x.new_empty(3, dtype=kind)
+        if not x.is_cuda:
+            return loss, terms, *outputs(x, grad_x, y, grad_y)
+        kept = (extra, d) if extra > 0 else (-extra, n)
+        products = x.new_empty((grad_x + grad_y, n, d), dtype=kind)
+        return loss, terms, products, x.new_empty(kept, dtype=kind)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, y, *options, grad_x, grad_y = inputs
+        ctx.wanted, ctx.on_gpu = (grad_x, grad_y), x.is_cuda
+        save(ctx, (x, y), output, output[2:], **dict(zip(names, options, strict=True)))
+
+    def backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> Any:
+        def complete(x: Tensor, y: Tensor | None, first: Tensor, second: Tensor) -> Any:
+            if not ctx.on_gpu and _is_one(factor):
+                return first, second
+            return multiply(x, y, first, second, factor, *ctx.options.values(), *ctx.wanted)
+
+        def widened(x: Tensor, y: Tensor | None, **options: Any) -> Tensor:
+            kind = computed_dtype(x)
+            return expression(x.to(kind), None if y is None else y.to(kind), **options)
+
+        return *gradient(ctx, factor, widened, complete), *(None,) * (len(names) + 2)
+
+    def multiplied_shapes(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+        return outputs(x, rest[-2], y, rest[-1])
+
+    def multiplied(
+        x: Tensor, y: Tensor | None, first: Tensor, second: Tensor, factor: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor]:
+        return first * factor, second * factor
+
+    multiply = register_op(
+        f"{name}_backward(Tensor x, Tensor? y, Tensor first, Tensor second, Tensor factor,"
+        f" {numbers}, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
+        cpu=multiplied,
+        cuda=lambda x, y, a, b, factor, *rest: finish(x, y, a, b, factor, rest[:-2], rest[-2:]),
+        fake=multiplied_shapes,
+    )
+    operator = register_op(
+        f"{name}(Tensor x, Tensor? y, {numbers}, bool grad_x, bool grad_y)"
+        " -> (Tensor, Tensor, Tensor, Tensor)",
+        cpu=lambda x, y, *rest: cpu(x, y, rest[:-2], rest[-2:]),
+        cuda=lambda x, y, *rest: cuda(x, y, rest[:-2], rest[-2:]),
+        fake=shapes,
+        setup=setup,
+        backward=backward,
+    )
+
+    def call(x: Tensor, y: Tensor | None, options: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+        loss, terms, *_ = operator(x, y, *options, wanted(x), wanted(y))
+        return loss, terms
+
+    return call

@@ -109,16 +109,16 @@ def test_derivatives() -> None:
 
 def test_opcheck() -> None:
     a, b = leaves(matrix(9, 4, torch.float32), matrix(9, 4, torch.float32, 1))
-    op = torch.ops.sslspec_fast.spectral_views.default
+    op = torch.ops.sslspec_fast.spectral_contrastive.default
     torch.library.opcheck(op, (a, b, 1.0, 0.5, True, True, True))
 
 
 def test_the_core_names_what_is_wrong() -> None:
     z, value = torch.zeros(5, 4), torch.zeros(2, dtype=torch.float64)
-    work = torch.zeros(_C.spectral_views_workspace_size(5, 4, 0))
+    work = torch.zeros(_C.spectral_contrastive_workspace_size(5, 4, 0))
 
     def call(b: Tensor, longest: float, grad: Tensor, work: Tensor) -> None:
-        _C.spectral_views(
+        _C.spectral_contrastive(
             view(z), view(b), longest, 1.0, 1.0, view(value), view(grad), None, view(work), 1
         )
 

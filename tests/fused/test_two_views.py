@@ -90,7 +90,7 @@ def test_derivatives() -> None:
 def test_opcheck() -> None:
     a, b = leaves(rows(9, 4, torch.float32), rows(9, 4, torch.float32, 1))
     c = torch.tensor(2.0, requires_grad=True)
-    torch.library.opcheck(torch.ops.sslspec_fast.pairwise_two_view.default, (a, b, c))
+    torch.library.opcheck(torch.ops.sslspec_fast.two_views_stacked.default, (a, b, c))
 
 
 def test_the_core_names_what_is_wrong() -> None:

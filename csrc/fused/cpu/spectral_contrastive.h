@@ -8,7 +8,7 @@
 namespace sslspec::cpu {
 
 template <typename T>
-struct SpectralViewsArgs {
+struct SpectralContrastiveArgs {
   const T* z[2];  // [n, d] row stride ldz
   int64_t ldz[2];
   int64_t n, d;
@@ -20,7 +20,7 @@ struct SpectralViewsArgs {
   int threads;
 };
 
-SSLSPEC_EACH_ISA(template <typename T> int64_t spectral_views_workspace(int64_t n, int64_t d);
-                 template <typename T> void spectral_views(const SpectralViewsArgs<T>& args);)
+SSLSPEC_EACH_ISA(template <typename T> int64_t spectral_contrastive_workspace(int64_t n, int64_t d);
+                 template <typename T> void spectral_contrastive(const SpectralContrastiveArgs<T>& args);)
 
 }  // namespace sslspec::cpu

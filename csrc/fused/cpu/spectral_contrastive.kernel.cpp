@@ -25,13 +25,13 @@ struct Spectral {
   static constexpr int64_t kSlices = 8;         // most slices of the rows
   static_assert(kChunk % P::kRows == 0);
 
-  const SpectralViewsArgs<T>& p;
+  const SpectralContrastiveArgs<T>& p;
   RowLength<T> length;
   int64_t panels, width, slices;  // width: columns of whole panels and of whole register tiles
   T *norm[2], *similarity, *partial, *gram;
   int64_t size = 0;
 
-  explicit Spectral(const SpectralViewsArgs<T>& args) : p(args), length(RowLength<T>::at_most(args.longest)) {
+  explicit Spectral(const SpectralContrastiveArgs<T>& args) : p(args), length(RowLength<T>::at_most(args.longest)) {
     panels = (p.d + P::kCols - 1) / P::kCols;
     width = round_up(max64(panels * P::kCols, round_up(p.d, P::kRows)), L);
     slices = max64(1, min64(kSlices, p.n / max64(1, 4 * p.d)));
@@ -179,19 +179,19 @@ struct Spectral {
 }  // namespace
 
 template <typename T>
-int64_t spectral_views_workspace(int64_t n, int64_t d) {
-  SpectralViewsArgs<T> args{};
+int64_t spectral_contrastive_workspace(int64_t n, int64_t d) {
+  SpectralContrastiveArgs<T> args{};
   args.n = n, args.d = d, args.longest = 1;
   return Spectral<T>(args).size;
 }
 template <typename T>
-void spectral_views(const SpectralViewsArgs<T>& args) {
+void spectral_contrastive(const SpectralContrastiveArgs<T>& args) {
   Spectral<T>(args).run();
 }
 
-template int64_t spectral_views_workspace<float>(int64_t, int64_t);
-template int64_t spectral_views_workspace<double>(int64_t, int64_t);
-template void spectral_views<float>(const SpectralViewsArgs<float>&);
-template void spectral_views<double>(const SpectralViewsArgs<double>&);
+template int64_t spectral_contrastive_workspace<float>(int64_t, int64_t);
+template int64_t spectral_contrastive_workspace<double>(int64_t, int64_t);
+template void spectral_contrastive<float>(const SpectralContrastiveArgs<float>&);
+template void spectral_contrastive<double>(const SpectralContrastiveArgs<double>&);
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -1,4 +1,4 @@
-// What `spectral_views` does on a GPU besides products of matrices: rows cut and rounded before, the gradient after.
+// What `spectral_contrastive` does on a GPU besides products of matrices: rows cut and rounded before, the gradient after.
 //
 // Tiling: a warp per row of both views, lanes over the columns in packs. Memory traffic: the rows are read in their own
 // type, again from a cache where they are cut, and written once.
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads) spectral_finish_kernel(const __grid_
   }
 }
 
-constexpr const char* kOp = "spectral_views";
+constexpr const char* kOp = "spectral_contrastive";
 
 template <typename In>
 constexpr int kWidest = sizeof(In) == 8 ? 2 : 4;

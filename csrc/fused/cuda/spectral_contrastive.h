@@ -1,4 +1,4 @@
-// CUDA entry points of `spectral_views`: what stands around the library GEMMs; see csrc/fused/spectral_contrastive.h
+// CUDA entry points of `spectral_contrastive`: what stands around the library GEMMs; see csrc/fused/spectral_contrastive.h
 // for the mathematics and sslspec_fast/fused/spectral_contrastive_cuda.py for the order of the calls. Rows z1, z2 are of any
 // float type.
 #pragma once

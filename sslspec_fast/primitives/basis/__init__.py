@@ -1,6 +1,7 @@
 """Blocks of eigenvector candidates: memory, products and projections."""
 
 from .blocks import (
+    column_norms,
     gram,
     multiply,
     multiply_into,
@@ -11,6 +12,7 @@ from .blocks import (
 )
 
 __all__ = [
+    "column_norms",
     "gram",
     "multiply",
     "multiply_into",

@@ -13,7 +13,10 @@ from ..._seam import _C
 __all__ = ["barlow_twins", "sqnorm", "vicreg"]
 
 
-def sqnorm(x: Tensor, y: Tensor | None, *, off_diagonal: bool, center: bool) -> Tensor:
+def sqnorm(
+    x: Tensor, y: Tensor | None, *, off_diagonal: bool, center: bool, half: bool = False
+) -> Tensor:
+    # half: products of bfloat16 factors are for the fused kernels alone
     y = x if y is None else y
     if center:
         x, y = x - x.mean(0), y - y.mean(0)

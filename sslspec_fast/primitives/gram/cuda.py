@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._checks import computed_dtype
-from ..._register import register_op
+from ..._dtypes import computed_dtype
 from ..._seam import _C, stream, unit_stride, view
 from .. import _value_and_grad
-from . import composed
 from .products import BLOCK, Products, blocks
 
-__all__ = ["BARLOW_TWINS", "SQNORM", "SQNORM_CENTERED", "VICREG", "fused"]
+__all__ = ["BARLOW_TWINS", "COLUMNS", "SQNORM", "VICREG", "finish", "value"]
 
-SQNORM, SQNORM_CENTERED, VICREG, BARLOW_TWINS = range(4)  # GramKind of csrc/gram/cuda/gram.h
+SQNORM, _SQNORM_CENTERED, VICREG, BARLOW_TWINS = range(4)  # GramKind of csrc/gram/cuda/gram.h
+COLUMNS = 10  # numbers per column that the backward pass reads
 
 
 class _Form(NamedTuple):
@@ -36,7 +35,7 @@ class _Form(NamedTuple):
     near: float = 0.0
 
 
-def _form(kind: int, cross: bool, n: int, d: int, options: list[float]) -> _Form:
+def _form(kind: int, cross: bool, n: int, d: int, options: tuple[Any, ...]) -> _Form:
     if kind == VICREG:
         invariance, variance, covariance, eps = options
         share = 1 / (d * (n - 1) ** 2)
@@ -55,27 +54,34 @@ def _is_cross(kind: int, y: Tensor | None) -> bool:
     return y is not None and kind != VICREG
 
 
-def _shapes(
-    x: Tensor, y: Tensor | None, kind: int, off_diagonal: bool, half: bool, options: list[float],
-    grad_x: bool, grad_y: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    n, d = x.shape
-    shapes: tuple[tuple[int, ...], ...] = ((), (3,), (grad_x + grad_y, n, d), (10, d))
-    loss, terms, gradients, columns = (x.new_empty(s, dtype=computed_dtype(x)) for s in shapes)
-    return loss, terms, gradients, columns
+def _flags(kind: int, x: Tensor, options: tuple[Any, ...]) -> tuple[int, bool, bool]:
+    """GramKind, whether the diagonal is left out, and whether factors are bfloat16."""
+    if kind == SQNORM:
+        off_diagonal, center, half = options
+        return _SQNORM_CENTERED if center else SQNORM, off_diagonal, half
+    return kind, True, x.dtype == torch.bfloat16
 
 
-def _body(
-    x: Tensor, y: Tensor | None, kind: int, off_diagonal: bool, half: bool, options: list[float],
-    grad_x: bool, grad_y: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def value(
+    loss: int, x: Tensor, y: Tensor | None, options: tuple[Any, ...], wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Value (), three terms (3,), products (operands, n, d) and columns (COLUMNS, d).
+
+    Args:
+        loss: SQNORM, VICREG or BARLOW_TWINS.
+        x, y: (n, d) of any float type.
+        options: of that loss, in the order of its function in `composed`.
+    """
     n, d = x.shape
     wide = computed_dtype(x)
+    kind, off_diagonal, half = _flags(loss, x, options)
+    columns = x.new_empty((COLUMNS, d), dtype=wide)
     if x.numel() == 0:
-        loss, terms, gradients, columns = _shapes(
-            x, y, kind, off_diagonal, half, options, grad_x, grad_y
+        zero, gradients = (
+            x.new_zeros((4,), dtype=wide),
+            x.new_empty((sum(wanted), n, d), dtype=wide),
         )
-        return loss.zero_(), terms.zero_(), gradients, columns
+        return zero[0].clone(), zero[1:].clone(), gradients, columns
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     operands, cross = 1 if y is None else 2, _is_cross(kind, y)
     form = _form(kind, cross, n, d, options)
@@ -86,7 +92,7 @@ def _body(
     )  # fmt: skip
     # the dual side subtracts the diagonal, as it was multiplied
     subtracted = dual and off_diagonal
-    pairs, columns = blocks(d, BLOCK), x.new_empty((10, d), dtype=wide)
+    pairs = blocks(d, BLOCK)
     diagonals = pairs * (1 if cross else operands) if subtracted else 0
     sums = x.new_empty(2 * pairs + diagonals + sum(products.slots), dtype=torch.float64)
     work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=wide)
@@ -97,35 +103,28 @@ def _body(
         view(x), view(y), kind, form.eps, form.strength, cross, subtracted, view(columns),
         view(factors), view(sums), view(work), queue,
     )  # fmt: skip
-    gradients = products.run(factors, sums, (grad_x, grad_y))
-    loss, terms = x.new_empty((), dtype=wide), x.new_empty(3, dtype=wide)
+    gradients = products.run(factors, sums, wanted)
+    total, terms = x.new_empty((), dtype=wide), x.new_empty(3, dtype=wide)
     _C.cuda_gram_loss(
-        view(sums), pairs, diagonals, form.shares, form.weights, view(loss), view(terms), queue
+        view(sums), pairs, diagonals, form.shares, form.weights, view(total), view(terms), queue
     )
-    return loss, terms, gradients, columns
+    return total, terms, gradients, columns
 
 
-def _backward_shapes(
-    x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor, factor: Tensor, kind: int,
-    half: bool, options: list[float], grad_x: bool, grad_y: bool,
+def finish(
+    loss: int, x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor, factor: Tensor,
+    options: tuple[Any, ...], wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return _value_and_grad.outputs(x, grad_x, y, grad_y)
-
-
-def _backward_body(
-    x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor, factor: Tensor, kind: int,
-    half: bool, options: list[float], grad_x: bool, grad_y: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    grads = _value_and_grad.outputs(x, grad_x, y, grad_y)
+    """The gradients of x and y, in their dtype, of what `value` left."""
+    kind, _, half = _flags(loss, x, options)
+    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
     if x.numel() == 0:
         return grads
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
     cross = _is_cross(kind, y)
     form = _form(kind, cross, n, d, options)
-    gx, gy = (
-        view(g) if wanted else None for g, wanted in zip(grads, (grad_x, grad_y), strict=True)
-    )
+    gx, gy = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
     project, work = kind == BARLOW_TWINS, None
     if project:
         work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=columns.dtype)
@@ -134,63 +133,3 @@ def _backward_body(
         cross, half, project, gx, gy, view(work), stream(x),
     )  # fmt: skip
     return grads
-
-
-def _plain(x: Tensor, y: Tensor | None, **how: Any) -> Tensor:
-    """The same in plain torch, at the precision of the value."""
-    kind, options = how["kind"], how["options"]
-    x, y = x.to(computed_dtype(x)), None if y is None else y.to(computed_dtype(y))
-    if y is not None and kind == VICREG:
-        names = ("invariance", "variance", "covariance", "eps")
-        return composed.vicreg(x, y, **dict(zip(names, options, strict=True)))
-    if y is not None and kind == BARLOW_TWINS:
-        return composed.barlow_twins(x, y, off_diagonal=options[0], eps=options[1])
-    center = kind == SQNORM_CENTERED
-    return composed.sqnorm(x, y, off_diagonal=how["off_diagonal"], center=center)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, y, kind, off_diagonal, half, options, *ctx.wanted = inputs
-    how = {"kind": kind, "off_diagonal": off_diagonal, "half": half, "options": options}
-    _value_and_grad.save(ctx, (x, y), output, output[2:], **how)
-
-
-def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    def complete(x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor) -> Any:
-        how = (ctx.options[name] for name in ("kind", "half", "options"))
-        return _finish(x, y, gradients, columns, factor, *how, *ctx.wanted)
-
-    return *_value_and_grad.gradient(ctx, factor, _plain, complete), *(None,) * 6
-
-
-_fused = register_op(
-    "gram_cuda(Tensor x, Tensor? y, int kind, bool off_diagonal, bool half, float[] options,"
-    " bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_body,
-    fake=_shapes,
-    backward=_backward,
-    setup=_setup,
-)
-_finish = register_op(
-    "gram_cuda_backward(Tensor x, Tensor? y, Tensor gradients, Tensor columns, Tensor factor,"
-    " int kind, bool half, float[] options, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
-    body=_backward_body,
-    fake=_backward_shapes,
-)
-
-
-def fused(
-    x: Tensor, y: Tensor | None, kind: int, options: list[float], *, off_diagonal: bool, half: bool
-) -> tuple[Tensor, Tensor]:
-    """Value () and three terms (3,) of one of the losses of `gram`.
-
-    Args:
-        x, y: (n, d) of any float type.
-        kind: SQNORM, ...
-        options: of that loss, in the order of its function in `_gram_plain`.
-        off_diagonal: as there.
-        half: products of bfloat16 factors.
-    """
-    wanted = _value_and_grad.wanted(x), _value_and_grad.wanted(y)
-    loss, terms, *_ = _fused(x, y, kind, off_diagonal, half, options, *wanted)
-    return loss, terms

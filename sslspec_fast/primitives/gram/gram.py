@@ -16,12 +16,12 @@ gradient while it is written.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._register import register_op
 from ..._seam import _C, CODE, threads, unit_stride, view
 from .. import _value_and_grad
 from ..rows.moments import check_matrix, pair_moments
@@ -78,18 +78,14 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
 # ---- sqnorm ----
 
 
-def _sqnorm_shapes(
-    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(()), *_value_and_grad.outputs(x, grad_x, y, grad_y)
-
-
-def _sqnorm_body(
-    x: Tensor, y: Tensor | None, off_diagonal: bool, center: bool, grad_x: bool, grad_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    grads = _value_and_grad.outputs(x, grad_x, y, grad_y)
+def _sqnorm_cpu(
+    x: Tensor, y: Tensor | None, options: tuple[bool, bool, bool], wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    off_diagonal, center, _ = options
+    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
+    terms = x.new_zeros(3)
     if x.numel() == 0:
-        return x.new_zeros(()), *grads
+        return x.new_zeros(()), terms, *grads
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
     shift = diagonal = None
@@ -104,28 +100,17 @@ def _sqnorm_body(
             diagonal *= n
     alpha, cross = (4.0, False) if y is None else (2.0, True)
     value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal))
-    return value[0].to(x.dtype), *grads
+    return value[0].to(x.dtype), terms, *grads
 
 
-def _sqnorm_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _value_and_grad.save(
-        ctx, inputs[:2], output, output[-2:], off_diagonal=inputs[2], center=inputs[3]
-    )
-
-
-def _sqnorm_backward(
-    ctx: Any, factor: Tensor | None, *unused: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    return *_value_and_grad.gradient(ctx, factor, composed.sqnorm), None, None, None, None
-
-
-_sqnorm = register_op(
-    "gram_sqnorm(Tensor x, Tensor? y, bool off_diagonal, bool center, bool grad_x, bool grad_y)"
-    " -> (Tensor, Tensor, Tensor)",
-    body=_sqnorm_body,
-    fake=_sqnorm_shapes,
-    backward=_sqnorm_backward,
-    setup=_sqnorm_setup,
+_sqnorm = _value_and_grad.register_loss(
+    "gram_sqnorm",
+    "bool off_diagonal, bool center, bool half",
+    cpu=_sqnorm_cpu,
+    cuda=partial(cuda.value, cuda.SQNORM),
+    finish=partial(cuda.finish, cuda.SQNORM),
+    extra=cuda.COLUMNS,
+    expression=composed.sqnorm,
 )
 
 
@@ -151,30 +136,17 @@ def sqnorm(
         () of x's dtype, 0 for an empty matrix.
     """
     _check("sqnorm", x, y)
-    if x.is_cuda:
-        kind = cuda.SQNORM_CENTERED if center else cuda.SQNORM
-        return cuda.fused(x, y, kind, [], off_diagonal=off_diagonal, half=half)[0]
-    out: Tensor = _sqnorm(
-        x, y, off_diagonal, center, _value_and_grad.wanted(x), _value_and_grad.wanted(y)
-    )[0]
-    return out
+    return _sqnorm(x, y, (off_diagonal, center, half))[0]
 
 
 # ---- VICReg: all three terms and the whole gradient ----
 
 
-def _vicreg_shapes(
-    x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
-    grad_x: bool, grad_y: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return x.new_empty(()), x.new_empty(3), *_value_and_grad.outputs(x, grad_x, y, grad_y)
-
-
-def _vicreg_body(
-    x: Tensor, y: Tensor, invariance: float, variance: float, covariance: float, eps: float,
-    grad_x: bool, grad_y: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    grads = _value_and_grad.outputs(x, grad_x, y, grad_y)
+def _vicreg_cpu(
+    x: Tensor, y: Tensor, options: tuple[float, float, float, float], wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    invariance, variance, covariance, eps = options
+    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, var = pair_moments(x, y)
@@ -196,34 +168,14 @@ def _vicreg_body(
     return loss.to(x.dtype), terms.to(x.dtype), *grads
 
 
-def _vicreg_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    names = ("invariance", "variance", "covariance", "eps")
-    _value_and_grad.save(
-        ctx, inputs[:2], output, output[-2:], **dict(zip(names, inputs[2:6], strict=True))
-    )
-
-
-def _vicreg_backward(
-    ctx: Any, factor: Tensor | None, *unused: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    return (
-        *_value_and_grad.gradient(ctx, factor, composed.vicreg),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    )
-
-
-_vicreg = register_op(
-    "gram_vicreg(Tensor x, Tensor y, float invariance, float variance, float covariance,"
-    " float eps, bool grad_x, bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_vicreg_body,
-    fake=_vicreg_shapes,
-    backward=_vicreg_backward,
-    setup=_vicreg_setup,
+_vicreg = _value_and_grad.register_loss(
+    "gram_vicreg",
+    "float invariance, float variance, float covariance, float eps",
+    cpu=_vicreg_cpu,
+    cuda=partial(cuda.value, cuda.VICREG),
+    finish=partial(cuda.finish, cuda.VICREG),
+    extra=cuda.COLUMNS,
+    expression=composed.vicreg,
 )
 
 
@@ -248,34 +200,24 @@ def vicreg(
         loss (), and the unweighted terms (3,) in the order of the coefficients, without gradient.
     """
     _check("gram.vicreg", x, y, min_rows=2, half=True)
-    options = [float(invariance), float(variance), float(covariance), float(eps)]
-    if x.is_cuda:
-        half = x.dtype == torch.bfloat16
-        return cuda.fused(x, y, cuda.VICREG, options, off_diagonal=True, half=half)
-    loss, terms, *_ = _vicreg(x, y, *options, _value_and_grad.wanted(x), _value_and_grad.wanted(y))
-    return loss, terms
+    return _vicreg(x, y, (float(invariance), float(variance), float(covariance), float(eps)))
 
 
 # ---- Barlow Twins: both terms and the whole gradient ----
 
 
-def _barlow_shapes(
-    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
+def _barlow_twins_cpu(
+    x: Tensor, y: Tensor, options: tuple[float, float], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return x.new_empty(()), x.new_empty(2), *_value_and_grad.outputs(x, grad_x, y, grad_y)
-
-
-def _barlow_body(
-    x: Tensor, y: Tensor, off_diagonal: float, eps: float, grad_x: bool, grad_y: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grads = _value_and_grad.outputs(x, grad_x, y, grad_y)
+    off_diagonal, eps = options
+    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, var = pair_moments(x, y, product=True)
     scale = (var[:2] + eps).rsqrt_()
     correlation = var[2] * scale[0] * scale[1]  # C_kk
     from_one = correlation - 1
-    terms = x.new_empty(2, dtype=torch.float64)
+    terms = x.new_zeros(3, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)
     form = Form(
         alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True, shift=mean[:2], scale=scale,
@@ -283,30 +225,19 @@ def _barlow_body(
         project=True,
     )  # fmt: skip
     off = _run(x, y, grads, form)
-    terms[1] = off[0] / n**2
-    loss = terms[0] + off_diagonal * terms[1]
+    terms[2] = off[0] / n**2
+    loss = terms[0] + off_diagonal * terms[2]
     return loss.to(x.dtype), terms.to(x.dtype), *grads
 
 
-def _barlow_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _value_and_grad.save(
-        ctx, inputs[:2], output, output[-2:], off_diagonal=inputs[2], eps=inputs[3]
-    )
-
-
-def _barlow_backward(
-    ctx: Any, factor: Tensor | None, *unused: Tensor | None
-) -> tuple[Tensor | None, ...]:
-    return *_value_and_grad.gradient(ctx, factor, composed.barlow_twins), None, None, None, None
-
-
-_barlow = register_op(
-    "gram_barlow_twins(Tensor x, Tensor y, float off_diagonal, float eps, bool grad_x,"
-    " bool grad_y) -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_barlow_body,
-    fake=_barlow_shapes,
-    backward=_barlow_backward,
-    setup=_barlow_setup,
+_barlow_twins = _value_and_grad.register_loss(
+    "gram_barlow_twins",
+    "float off_diagonal, float eps",
+    cpu=_barlow_twins_cpu,
+    cuda=partial(cuda.value, cuda.BARLOW_TWINS),
+    finish=partial(cuda.finish, cuda.BARLOW_TWINS),
+    extra=cuda.COLUMNS,
+    expression=composed.barlow_twins,
 )
 
 
@@ -323,10 +254,5 @@ def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tu
         loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
     """
     _check("gram.barlow_twins", x, y, min_rows=2, half=True)
-    options = [float(off_diagonal), float(eps)]
-    if x.is_cuda:
-        half = x.dtype == torch.bfloat16
-        loss, terms = cuda.fused(x, y, cuda.BARLOW_TWINS, options, off_diagonal=True, half=half)
-        return loss, terms[::2]
-    loss, terms, *_ = _barlow(x, y, *options, _value_and_grad.wanted(x), _value_and_grad.wanted(y))
-    return loss, terms
+    loss, terms = _barlow_twins(x, y, (float(off_diagonal), float(eps)))
+    return loss, terms[::2]

@@ -1,4 +1,4 @@
-"""The products of ``gram`` and ``spectral_views`` on a GPU: library GEMMs on the cheaper side.
+"""Library GEMMs of ``gram`` and ``spectral_contrastive`` on a GPU, on the cheaper side.
 
 Neither the (d, d) nor the (n, n) matrices are kept: a strip of at most 64 MiB is made, reduced, and
 multiplied at once for the gradient. A strip of a few hundred columns keeps a tuned GEMM busy, so a
@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._checks import computed_dtype
+from ..._dtypes import computed_dtype
 from ..._seam import _C, stream, view
 from .._matmul import add_mm_float32, mm_float32, mm_float32_into
 

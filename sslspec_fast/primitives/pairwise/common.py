@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._checks import computed_dtype
+from ..._dtypes import computed_dtype
 from ..._seam import _C, CODE, unit_stride
 
 __all__ = ["multiplied", "pair_ids", "through_scale", "workspace"]

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..._checks import computed_dtype
+from ..._dtypes import computed_dtype
 from ..._seam import _C, CODE, Descriptor, stream, unit_stride, view
 from .._matmul import products_with
 

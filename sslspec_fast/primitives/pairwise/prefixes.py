@@ -26,7 +26,7 @@ from ..._seam import _C, CODE, threads, unit_stride, view
 from .. import pairwise
 from .._double_backward import through_composition
 
-__all__ = ["lse_prefixes"]
+__all__ = ["has_prefixes", "lse_prefixes"]
 
 _ARGS = "Tensor a, Tensor? b, Tensor alpha, Tensor? beta, int[] dims, Tensor? ids, bool cols"
 
@@ -145,16 +145,23 @@ def _compose(
 _lse_prefixes_bwd = register_op(
     f"pairwise_prefixes_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col)"
     " -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_bwd_body,
+    cpu=_bwd_body,
+    cuda=None,
     fake=_bwd_shapes,
 )
 _lse_prefixes = register_op(
     f"pairwise_prefixes({_ARGS}) -> (Tensor, Tensor)",
-    body=_body,
+    cpu=_body,
+    cuda=None,
     fake=_shapes,
     backward=_backward,
     setup=_setup,
 )
+
+
+def has_prefixes(x: Tensor) -> bool:
+    """Whether `lse_prefixes` runs on the device of x: on the CPU alone."""
+    return not x.is_cuda
 
 
 def lse_prefixes(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._checks import computed_dtype
+from ..._dtypes import computed_dtype
 from ..._register import register_op
 from ..._seam import _C, threads, unit_stride, view
 from .._double_backward import left_out_pairs, row_blocks_vjp
@@ -120,14 +120,16 @@ _softplus_bwd = register_op(
     "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self,"
     " Tensor grad, bool want_b, bool want_bias,"
     " bool want_scale) -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_softplus_bwd_body,
+    cpu=_softplus_bwd_body,
+    cuda=_softplus_bwd_body,
     fake=_softplus_bwd_shapes,
     backward=_softplus_bwd_backward,
     setup=_softplus_bwd_setup,
 )
 _softplus = register_op(
     "pairwise_softplus(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self) -> Tensor",
-    body=_softplus_body,
+    cpu=_softplus_body,
+    cuda=_softplus_body,
     fake=_softplus_shapes,
     backward=_softplus_backward,
     setup=_softplus_setup,

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._checks import computed_dtype
+from ..._dtypes import computed_dtype
 from ..._register import register_op
 from ..._seam import _C, threads, unit_stride, view
 from .._double_backward import left_out_pairs, row_blocks_vjp, softmax_weights
@@ -109,14 +109,16 @@ def _self_bwd_backward(ctx: Any, v_u: Tensor, v_scale: Tensor) -> tuple[Tensor |
 _lse_self_bwd = register_op(
     "pairwise_lse_self_bwd(Tensor u, Tensor scale, Tensor? ids, Tensor lse, Tensor grad)"
     " -> (Tensor, Tensor)",
-    body=_self_bwd_body,
+    cpu=_self_bwd_body,
+    cuda=_self_bwd_body,
     fake=_self_bwd_shapes,
     backward=_self_bwd_backward,
     setup=_self_bwd_setup,
 )
 _lse_self = register_op(
     "pairwise_lse_self(Tensor u, Tensor scale, Tensor? ids) -> Tensor",
-    body=_self_body,
+    cpu=_self_body,
+    cuda=_self_body,
     fake=_self_shapes,
     backward=_self_backward,
     setup=_self_setup,
@@ -283,14 +285,16 @@ def _lse_bwd_backward(
 _lse_bwd = register_op(
     f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col,"
     " bool want_b) -> (Tensor, Tensor, Tensor)",
-    body=_lse_bwd_body,
+    cpu=_lse_bwd_body,
+    cuda=_lse_bwd_body,
     fake=_lse_bwd_shapes,
     backward=_lse_bwd_backward,
     setup=_lse_bwd_setup,
 )
 _lse = register_op(
     f"pairwise_lse({_ARGS}) -> (Tensor, Tensor)",
-    body=_lse_body,
+    cpu=_lse_body,
+    cuda=_lse_body,
     fake=_lse_shapes,
     backward=_lse_backward,
     setup=_lse_setup,

@@ -115,7 +115,8 @@ def _backward(expression: Callable[..., Tensor]) -> Callable[..., tuple[Tensor |
 _one_positive = register_op(
     "pairwise_one_positive_total(Tensor a, Tensor b, Tensor scale, Tensor positive, Tensor weight,"
     " bool skip_self, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    body=_one_positive_body,
+    cpu=_one_positive_body,
+    cuda=None,
     fake=_shapes,
     backward=_backward(_one_positive_expression),
     setup=_setup,
@@ -123,7 +124,8 @@ _one_positive = register_op(
 _softplus = register_op(
     "pairwise_softplus_total(Tensor a, Tensor b, Tensor scale, Tensor bias, Tensor weight,"
     " bool skip_self, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    body=_softplus_body,
+    cpu=_softplus_body,
+    cuda=None,
     fake=_shapes,
     backward=_backward(_softplus_expression),
     setup=_setup,

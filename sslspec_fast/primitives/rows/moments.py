@@ -96,12 +96,14 @@ def _backward(ctx: Any, grad_mean: Tensor, grad_var: Tensor) -> Tensor:
 
 _moments_bwd = register_op(
     "moments_column_bwd(Tensor x, Tensor mean, Tensor grad_mean, Tensor grad_var) -> Tensor",
-    body=_bwd_body,
+    cpu=_bwd_body,
+    cuda=_bwd_body,
     fake=_bwd_shapes,
 )
 _moments = register_op(
     "moments_column(Tensor x) -> (Tensor, Tensor)",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

@@ -131,12 +131,14 @@ def _lengths(z: Tensor, longest: float) -> Tensor:
 _unit_rows_bwd = register_op(
     "unit_rows_bwd(Tensor x, Tensor y, Tensor norm, float longest, Tensor grad_x, Tensor grad_y,"
     " Tensor grad_dot) -> (Tensor, Tensor)",
-    body=_bwd_body,
+    cpu=_bwd_body,
+    cuda=_bwd_body,
     fake=_bwd_shapes,
 )
 _unit_rows = register_op(
     "unit_rows(Tensor z1, Tensor? z2, float longest) -> (Tensor, Tensor, Tensor, Tensor)",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

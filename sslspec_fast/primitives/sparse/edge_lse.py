@@ -133,14 +133,16 @@ def _bwd_backward(ctx: Any, v_x: Tensor, v_y: Tensor) -> tuple[Tensor | None, ..
 
 _edge_lse_bwd = register_op(
     f"edge_lse_bwd({_ARGS}, Tensor lse, Tensor grad) -> (Tensor, Tensor)",
-    body=_bwd_body,
+    cpu=_bwd_body,
+    cuda=_bwd_body,
     fake=_bwd_shapes,
     backward=_bwd_backward,
     setup=_bwd_setup,
 )
 _edge_lse = register_op(
     f"edge_lse({_ARGS}) -> Tensor",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

@@ -77,7 +77,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 _edges = register_op(
     f"edges({SPARSE_ARGS}, Tensor x, Tensor y, bool squared) -> Tensor",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,
@@ -109,7 +110,8 @@ def _self_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 _edges_self = register_op(
     "edges_self(Tensor indptr, Tensor indices, Tensor? values, Tensor x, bool squared) -> Tensor",
-    body=_self_body,
+    cpu=_self_body,
+    cuda=_self_body,
     fake=_self_shapes,
     backward=_self_backward,
     setup=_setup,

@@ -197,21 +197,24 @@ def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 _apply = register_op(
     f"graph_cov_apply({SPARSE_ARGS}, Tensor y, Tensor mat, Tensor? u, Tensor? v) -> Tensor",
-    body=_apply_body,
+    cpu=_apply_body,
+    cuda=_apply_body,
     fake=_apply_shapes,
     backward=_apply_backward,
     setup=_setup,
 )
 _graph_cov = register_op(
     f"graph_cov({SPARSE_ARGS}, Tensor x, Tensor y) -> Tensor",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,
 )
 _graph_cov_self = register_op(
     "graph_cov_self(Tensor indptr, Tensor indices, Tensor? values, Tensor x) -> Tensor",
-    body=_self_body,
+    cpu=_self_body,
+    cuda=_self_body,
     fake=_self_shapes,
     backward=_self_backward,
     setup=_setup,
@@ -220,7 +223,8 @@ _graph_cov_self = register_op(
 _graph_cov_centred = register_op(
     "graph_cov_centred(Tensor indptr, Tensor indices, Tensor? values, Tensor x, Tensor degree)"
     " -> Tensor",
-    body=_centred_body,
+    cpu=_centred_body,
+    cuda=_centred_body,
     fake=_centred_shapes,
     backward=_centred_backward,
     setup=_setup,
@@ -229,7 +233,8 @@ _graph_cov_centred = register_op(
 _graph_cov_kept = register_op(
     "graph_cov_kept(Tensor indptr, Tensor indices, Tensor? values, Tensor x, Tensor? degree)"
     " -> (Tensor, Tensor)",
-    body=_kept_body,
+    cpu=_kept_body,
+    cuda=_kept_body,
     fake=_kept_shapes,
     backward=_kept_backward,
     setup=_kept_setup,

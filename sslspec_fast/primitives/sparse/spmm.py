@@ -117,7 +117,8 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 spmm_op = register_op(
     f"spmm({SPARSE_ARGS}, Tensor x, Tensor? own, Tensor? row_scale, Tensor? col_scale, "
     "bool add_scales, float alpha) -> Tensor",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

@@ -23,7 +23,7 @@ from sslspec_fast.operators.base import Deflated
 from sslspec_fast.primitives.basis import gram, multiply, multiply_into
 
 __all__ = [
-    "Basis", "cholesky", "column_norms", "columns", "host_memory", "orthonormalize",
+    "Basis", "cholesky", "columns", "host_memory", "orthonormalize",
     "physical_memory", "remaining",
     "stacked",
 ]  # fmt: skip
@@ -35,7 +35,6 @@ _ORTHOGONAL = {torch.float64: 1e-13, torch.float32: 1e-6}
 _DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
 # Squared lengths below this are sums of numbers that are not normal.
 _SMALL = {torch.float64: 1e-290, torch.float32: 1e-30}
-_PIECE = 1 << 16  # entries
 
 
 def physical_memory() -> int | None:
@@ -49,18 +48,6 @@ def physical_memory() -> int | None:
 def host_memory() -> float:
     """Bytes of memory of this machine; a modest guess where the system does not tell."""
     return float(physical_memory() or 8e9)
-
-
-def column_norms(t: Tensor) -> Tensor:
-    """(b,) float64 on the host. By pieces that fit in the cache: torch's norm down a matrix of
-    short rows takes up to ten times as long.
-    """
-    if t.is_cuda:
-        return torch.linalg.vector_norm(t, dim=0, dtype=torch.float64).cpu()
-    total = torch.zeros(t.shape[1], dtype=torch.float64)
-    for part in t.split(max(_PIECE // max(t.shape[1], 1), 1)):
-        total += part.double().square().sum(0)  # squares of small float32 numbers are 0
-    return total.sqrt()
 
 
 def stacked(dtype: torch.dtype, *parts: np.ndarray) -> Tensor:

@@ -15,9 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.primitives.basis import column_norms, random_block
 from sslspec_fast.solvers.completeness.missed_pairs import FilteredLook, Witness
-from sslspec_fast.solvers.linalg.basis import Basis, column_norms, host_memory
+from sslspec_fast.solvers.linalg.basis import Basis, host_memory
 from sslspec_fast.solvers.linalg.chebyshev_filter import (
     cleaner,
     filter_block,

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.primitives.basis import column_norms, random_block
 from sslspec_fast.solvers.completeness.inertia import counting
-from sslspec_fast.solvers.linalg.basis import Basis, column_norms, orthonormalize
+from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
 from sslspec_fast.solvers.linalg.factorization import symmetric_factor
 from sslspec_fast.solvers.methods._davidson import davidson
 from sslspec_fast.solvers.problem.probe import Probe

@@ -178,12 +178,12 @@ def test_opcheck(n: int, d: int) -> None:
     x = matrix(n, d, torch.float32).requires_grad_()
     y = matrix(n, d, torch.float32, 1).requires_grad_()
     ops = torch.ops.sslspec_fast
-    torch.library.opcheck(ops.gram_sqnorm, (x, None, True, False, True, False))
-    torch.library.opcheck(ops.gram_sqnorm, (x, y, False, True, True, True))
+    torch.library.opcheck(ops.gram_sqnorm, (x, None, True, False, False, True, False))
+    torch.library.opcheck(ops.gram_sqnorm, (x, y, False, True, False, True, True))
     torch.library.opcheck(ops.gram_vicreg, (x, y, 25.0, 25.0, 1.0, 1e-4, True, True))
     torch.library.opcheck(ops.gram_barlow_twins, (x, y, 5e-3, 1e-5, True, True))
     plain = x.detach()
-    torch.library.opcheck(ops.gram_times, (plain, plain.sum()))
+    torch.library.opcheck(ops.times, (plain, plain.sum()))
 
 
 def test_compiles_in_one_graph() -> None:

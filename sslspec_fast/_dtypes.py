@@ -1,0 +1,33 @@
+"""The dtype of what is computed, and of what is multiplied, with rows of a given dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def computed_dtype(x: Tensor) -> torch.dtype:
+    """What is computed with rows of x, statistics included: float64 for float64, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def widen(x: Tensor) -> Tensor:
+    """bfloat16 and float16 rows in float32; the gradient comes back in the dtype of x."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def own_rows(z: Tensor) -> Tensor:
+    """Rows for a primitive that reads half precision itself on a GPU."""
+    return z if z.is_cuda else widen(z)
+
+
+def is_half(z: Tensor) -> bool:
+    """Whether a GPU multiplies in bfloat16 (on tensor cores, added up in float32): the input z is
+    bfloat16. Everything around the products stays in float32.
+    """
+    return z.dtype == torch.bfloat16
+
+
+def products(x: Tensor, z: Tensor) -> Tensor:
+    """The rows x of the input z as a dense part multiplies them."""
+    return x.bfloat16() if x.is_cuda and is_half(z) else x
