@@ -41,14 +41,13 @@ def _cpu(
         threads(),
     )  # fmt: skip
     loss = attraction * sums[0] + repulsion * sums[1]
-    terms = z1.new_zeros(3)
-    terms[::2] = sums
-    return loss.to(z1.dtype), terms, *grads
+    return loss.to(z1.dtype), sums.to(z1.dtype), *grads
 
 
 _spectral = _value_and_grad.register_loss(
     "spectral_contrastive",
     "float longest, float factor, bool mean",
+    terms=2,
     cpu=_cpu,
     cuda=cuda.value,
     finish=cuda.finish,
@@ -71,5 +70,4 @@ def spectral_contrastive(
     """
     if not z1.is_cuda and z1.shape[0] < z1.shape[1]:
         return composed.composed(z1, z2, longest=longest, factor=factor, mean=mean)
-    loss, sums = _spectral(z1, z2, (float(longest), float(factor), mean))
-    return loss, sums[::2]
+    return _spectral(z1, z2, (float(longest), float(factor), mean))

@@ -118,13 +118,14 @@ def register_loss(
     name: str,
     numbers: str,
     *,
+    terms: int,
     cpu: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]],
     cuda: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]],
     finish: Callable[..., tuple[Tensor, Tensor]],
     extra: int,
     expression: Callable[..., Tensor],
 ) -> Callable[..., tuple[Tensor, Tensor]]:
-    """One operator, and one for its backward, of a loss of x and y with three terms.
+    """One operator, and one for its backward, of a loss of x and y.
 
     On the CPU the forward pass makes the gradients, and the backward pass multiplies them. On a GPU
     the forward pass makes what the gradients need of the products, and the backward pass completes
@@ -132,8 +133,10 @@ def register_loss(
 
     Args:
         numbers: the options in the schema, e.g. ``"float eps, bool mean"``.
-        cpu: ``(x, y, options, (grad_x, grad_y)) -> loss (), terms (3,), gradient of x, of y``.
-        cuda: the same, ``-> loss, terms, products (grad_x + grad_y, n, d), extra``.
+        terms: how many unweighted terms are returned beside the loss.
+        cpu: ``(x, y, options, (grad_x, grad_y)) -> loss (), terms, gradient of x, of y``.
+        cuda: the same, ``-> loss, three terms, products (grad_x + grad_y, n, d), extra``; of fewer
+            `terms` the second is left out.
         finish: ``(x, y, products, extra, factor, options, wanted) -> gradient of x, of y``.
         extra: the last output of `cuda` is (extra, d), or (-extra, n) where it is negative.
         expression: ``(x, y, **options)``, the loss in differentiable torch operators.
@@ -141,17 +144,19 @@ def register_loss(
     Returns:
         ``(x, y, options) -> loss, terms``.
     """
+    returned = {3: slice(None), 2: slice(None, None, 2), 0: slice(0)}[terms]
     names = tuple(number.split()[-1] for number in numbers.split(","))
 
     def shapes(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         grad_x, grad_y = rest[-2:]
         kind, (n, d) = computed_dtype(x), x.shape
-        loss, terms = x.new_empty((), dtype=kind), x.new_empty(3, dtype=kind)
+        loss = x.new_empty((), dtype=kind)
         if not x.is_cuda:
-            return loss, terms, *outputs(x, grad_x, y, grad_y)
+            return loss, x.new_empty(terms, dtype=kind), *outputs(x, grad_x, y, grad_y)
         kept = (extra, d) if extra > 0 else (-extra, n)
         products = x.new_empty((grad_x + grad_y, n, d), dtype=kind)
-        return loss, terms, products, x.new_empty(kept, dtype=kind)
+        three = x.new_empty(3, dtype=kind)
+        return loss, three[returned], products, x.new_empty(kept, dtype=kind)
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         x, y, *options, grad_x, grad_y = inputs
@@ -178,6 +183,10 @@ def register_loss(
     ) -> tuple[Tensor, Tensor]:
         return first * factor, second * factor
 
+    def on_gpu(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
+        loss, three, *kept = cuda(x, y, rest[:-2], rest[-2:])
+        return loss, three[returned], *kept
+
     multiply = register_op(
         f"{name}_backward(Tensor x, Tensor? y, Tensor first, Tensor second, Tensor factor,"
         f" {numbers}, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
@@ -189,14 +198,14 @@ def register_loss(
         f"{name}(Tensor x, Tensor? y, {numbers}, bool grad_x, bool grad_y)"
         " -> (Tensor, Tensor, Tensor, Tensor)",
         cpu=lambda x, y, *rest: cpu(x, y, rest[:-2], rest[-2:]),
-        cuda=lambda x, y, *rest: cuda(x, y, rest[:-2], rest[-2:]),
+        cuda=on_gpu,
         fake=shapes,
         setup=setup,
         backward=backward,
     )
 
     def call(x: Tensor, y: Tensor | None, options: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-        loss, terms, *_ = operator(x, y, *options, wanted(x), wanted(y))
-        return loss, terms
+        loss, values, _, _ = operator(x, y, *options, wanted(x), wanted(y))
+        return loss, values
 
     return call

@@ -83,7 +83,7 @@ def _sqnorm_cpu(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     off_diagonal, center, _ = options
     grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
-    terms = x.new_zeros(3)
+    terms = x.new_empty(0)
     if x.numel() == 0:
         return x.new_zeros(()), terms, *grads
     x, y = unit_stride(x), None if y is None else unit_stride(y)
@@ -106,6 +106,7 @@ def _sqnorm_cpu(
 _sqnorm = _value_and_grad.register_loss(
     "gram_sqnorm",
     "bool off_diagonal, bool center, bool half",
+    terms=0,
     cpu=_sqnorm_cpu,
     cuda=partial(cuda.value, cuda.SQNORM),
     finish=partial(cuda.finish, cuda.SQNORM),
@@ -171,6 +172,7 @@ def _vicreg_cpu(
 _vicreg = _value_and_grad.register_loss(
     "gram_vicreg",
     "float invariance, float variance, float covariance, float eps",
+    terms=3,
     cpu=_vicreg_cpu,
     cuda=partial(cuda.value, cuda.VICREG),
     finish=partial(cuda.finish, cuda.VICREG),
@@ -217,7 +219,7 @@ def _barlow_twins_cpu(
     scale = (var[:2] + eps).rsqrt_()
     correlation = var[2] * scale[0] * scale[1]  # C_kk
     from_one = correlation - 1
-    terms = x.new_zeros(3, dtype=torch.float64)
+    terms = x.new_empty(2, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)
     form = Form(
         alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True, shift=mean[:2], scale=scale,
@@ -225,14 +227,15 @@ def _barlow_twins_cpu(
         project=True,
     )  # fmt: skip
     off = _run(x, y, grads, form)
-    terms[2] = off[0] / n**2
-    loss = terms[0] + off_diagonal * terms[2]
+    terms[1] = off[0] / n**2
+    loss = terms[0] + off_diagonal * terms[1]
     return loss.to(x.dtype), terms.to(x.dtype), *grads
 
 
 _barlow_twins = _value_and_grad.register_loss(
     "gram_barlow_twins",
     "float off_diagonal, float eps",
+    terms=2,
     cpu=_barlow_twins_cpu,
     cuda=partial(cuda.value, cuda.BARLOW_TWINS),
     finish=partial(cuda.finish, cuda.BARLOW_TWINS),
@@ -254,5 +257,4 @@ def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tu
         loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
     """
     _check("gram.barlow_twins", x, y, min_rows=2, half=True)
-    loss, terms = _barlow_twins(x, y, (float(off_diagonal), float(eps)))
-    return loss, terms[::2]
+    return _barlow_twins(x, y, (float(off_diagonal), float(eps)))
