@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sslspec_fast import _register, _torch_private
-from sslspec_fast.primitives import _made_gradient
+from sslspec_fast.primitives import _value_and_grad as _made_gradient
 
-from .cases import CASES
+from .support.cases import CASES
 
 PRIVATE = {
     "2.7": [(torch._C, "_any_requires_grad")],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.operators.convert import to_array
-from sslspec_fast.primitives.basis import column_norms
+from sslspec_fast.primitives.basis.blocks import column_norms
 from sslspec_fast.solvers.completeness.inertia import Count, Proof
 from sslspec_fast.solvers.problem.task import Known, Outcome, Task
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated, DenseVectors, Removable
-from sslspec_fast.primitives.basis import column_norms, random_block
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.primitives.basis.blocks import column_norms
 from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
 from sslspec_fast.solvers.linalg.chebyshev_filter import Clean, filter_block, growth_rate
 from sslspec_fast.solvers.linalg.cost import LINE

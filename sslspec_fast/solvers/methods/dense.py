@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from sslspec_fast.primitives.basis import column_norms
+from sslspec_fast.primitives.basis.blocks import column_norms
 from sslspec_fast.solvers.problem.task import Outcome, Task, rounded
 
 __all__ = ["dense"]

@@ -15,7 +15,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import column_norms, random_block
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.primitives.basis.blocks import column_norms
 from sslspec_fast.solvers.completeness.missed_pairs import FilteredLook, Witness
 from sslspec_fast.solvers.linalg.basis import Basis, host_memory
 from sslspec_fast.solvers.linalg.chebyshev_filter import (

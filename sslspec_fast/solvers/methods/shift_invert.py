@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import column_norms, random_block
+from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.primitives.basis.blocks import column_norms
 from sslspec_fast.solvers.completeness.inertia import counting
 from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
 from sslspec_fast.solvers.linalg.factorization import symmetric_factor

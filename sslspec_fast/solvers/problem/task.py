@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated, SymmetricOperator
-from sslspec_fast.primitives.basis import column_norms
+from sslspec_fast.primitives.basis.blocks import column_norms
 
 __all__ = ["Known", "Outcome", "Task", "rounded"]
 
