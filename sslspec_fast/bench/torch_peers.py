@@ -56,6 +56,13 @@ def info_nce_eager(query: Tensor, key: Tensor, temperature: float = 0.05) -> Ten
     return nnf.cross_entropy(logits, torch.arange(query.shape[0], device=query.device))
 
 
+def moco_eager(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
+    """MoCo as solo-learn and the authors write it; the queue has unit rows."""
+    u, v = nnf.normalize(query, dim=1), nnf.normalize(key, dim=1)
+    logits = torch.cat([(u * v).sum(1, keepdim=True), u @ queue.T], dim=1) / temperature
+    return nnf.cross_entropy(logits, torch.zeros(len(u), dtype=torch.int64, device=u.device))
+
+
 def info_nce_chunked(query: Tensor, key: Tensor, temperature: float = 0.05) -> Tensor:
     """The same through torch's chunked linear cross-entropy (torch >= 2.13)."""
     target = torch.arange(query.shape[0], device=query.device)
@@ -140,3 +147,14 @@ def spectral_smart(z1: Tensor, z2: Tensor) -> Tensor:
     positive = (a * b).sum(1)
     pairs = ((a.T @ a) * (b.T @ b)).sum() - positive.square().sum()
     return -2 * positive.sum() / n + pairs / (n * (n - 1))
+
+
+def sigreg_eager(z: Tensor, directions: Tensor, knots: int = 17, t_max: float = 3.0) -> Tensor:
+    """SIGReg of each view along given directions, with the (views, n, S, knots) angles."""
+    t = torch.linspace(0, t_max, knots, device=z.device, dtype=z.dtype)
+    phi = torch.exp(-t.square() / 2)
+    weight = torch.full_like(t, 2 * t_max / (knots - 1)) * phi
+    weight[[0, -1]] = weight[[0, -1]] / 2
+    angle = (z @ directions)[..., None] * t
+    gap = (angle.cos().mean(-3) - phi).square() + angle.sin().mean(-3).square()
+    return z.shape[-2] * (gap @ weight).mean()

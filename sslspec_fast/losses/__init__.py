@@ -1,14 +1,18 @@
 """Losses as modules, drop-in for the libraries that people already use; one file per loss."""
 
+from ._memory_bank import MemoryBank
 from .barlow_twins import BarlowTwinsLoss
 from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .falcon import FalconLoss
 from .info_nce import InfoNCELoss
+from .koleo import KoLeoLoss
+from .lejepa import LeJEPALoss
 from .matryoshka import MatryoshkaLoss
 from .modules import GraphLoss
 from .nt_xent import NTXentLoss
 from .siglip import SigLIPLoss
+from .sigreg import SIGReg
 from .spectral_contrastive import SpectralContrastiveLoss
 from .sup_con import SupConLoss
 from .vicreg import VICRegLoss
@@ -21,8 +25,12 @@ __all__ = [
     "FalconLoss",
     "GraphLoss",
     "InfoNCELoss",
+    "KoLeoLoss",
+    "LeJEPALoss",
     "MatryoshkaLoss",
+    "MemoryBank",
     "NTXentLoss",
+    "SIGReg",
     "SigLIPLoss",
     "SpectralContrastiveLoss",
     "SupConLoss",

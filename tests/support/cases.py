@@ -101,6 +101,7 @@ class LossCase:
     min_rows: int = 1
     softmax: bool = False
     hyper: dict[str, Any] = field(default_factory=dict)
+    largest: float = float("inf")  # scale of the rows that the plain form in float32 is right for
 
     def make(self, n: int, d: int, seed: int = 0) -> tuple[list[Tensor], Callable[..., Any]]:
         """Inputs, and a function of inputs of any dtype with keywords impl, temperature, ..."""
@@ -170,6 +171,32 @@ def _with_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[.
     return [*pair_rows(n, d, seed), extra], lambda q, k, m, **w: F.info_nce(q, k, negatives=m, **w)
 
 
+def _without_false_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Ids, and a threshold in the widest gap among the larger cosines of a row: no rounding of
+    theirs crosses it.
+    """
+    (q, k), extra, ids = pair_rows(n, d, seed), pair_rows(n + 3, d, seed + 1)[0], _ids(n)
+    cosines = (unit(q) @ unit(torch.cat([k, extra])).T).sort(1).values[:, n // 2 :]
+    widest = cosines.diff(dim=1).argmax(1, keepdim=True)
+    threshold = (cosines.gather(1, widest) + cosines.gather(1, widest + 1))[:, 0] / 2
+
+    def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
+        options = {"ids": ids.to(q.device), "threshold": threshold.to(q.device), "margin": 0.1}
+        return F.info_nce(q, k, negatives=m, **options, **keywords)
+
+    return [q, k, extra], call
+
+
+def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    queue = unit(pair_rows(2 * n + 3, d, seed + 1)[0])
+
+    def call(q: Tensor, k: Tensor, **keywords: Any) -> Any:
+        kind = q.dtype if q.dtype == torch.float64 else torch.float32
+        return F.moco(q, k, queue.to(q.device, kind), **keywords)
+
+    return list(pair_rows(n, d, seed)), call
+
+
 def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     codes = random_codes(d, 4 * d, 1)
 
@@ -177,6 +204,38 @@ def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]
         return F.falcon(a, b, codes=codes.to(a.device), **keywords)
 
     return list(pair_rows(n, d, seed)), call
+
+
+def _normality(**options: Any) -> Callable[..., Any]:
+    """SIGReg along the same few directions, or with options that say otherwise."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        hyper = options or {"slices": 19, "seed": 3}
+        return [pair_rows(n, d, seed)[0]], lambda z, **k: F.sigreg(z, **hyper, **k)
+
+    return build
+
+
+def _koleo(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    ids = _ids(n)
+
+    def call(z: Tensor, **keywords: Any) -> Any:
+        return F.koleo(z, k=2, ids=ids.to(z.device), **keywords)
+
+    return [pair_rows(n, d, seed)[0]], call
+
+
+def _lejepa(slices: int | None) -> Callable[..., Any]:
+    """Two global views and a local one."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        hyper = {"slices": slices, "seed": None if slices is None else 3, "weight": 0.4}
+        third = pair_rows(n, d, seed + 1)[0]
+        return [*pair_rows(n, d, seed), third], lambda a, b, c, **k: F.lejepa(
+            [a, b], [c], **hyper, **k
+        )
+
+    return build
 
 
 def _ids(n: int) -> Tensor:
@@ -198,6 +257,8 @@ CASES = {
         LossCase("nt_xent", _pairs(F.nt_xent), softmax=True),
         LossCase("info_nce", _pairs(F.info_nce), softmax=True),
         LossCase("info_nce_negatives", _with_negatives, softmax=True),
+        LossCase("info_nce_filtered", _without_false_negatives, softmax=True),
+        LossCase("moco", _moco, softmax=True),
         LossCase("clip", _scaled(F.clip), softmax=True),
         LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True),
         LossCase("sup_con", _sup_con, 7, softmax=True),
@@ -250,6 +311,13 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("falcon", _falcon, 2),
+        LossCase("koleo", _koleo, 3),
+        LossCase("sigreg", _normality(), largest=1e3),
+        LossCase("sigreg_exact", _normality(slices=None), largest=3.0),
+        LossCase("sigreg_gaussian", _normality(slices=None, kernel=("gaussian", 2.0))),
+        LossCase("sigreg_imq", _normality(slices=None, kernel=("imq", 0.7)), largest=30.0),
+        LossCase("lejepa", _lejepa(19), largest=1e3),
+        LossCase("lejepa_exact", _lejepa(None), largest=3.0),
     )
 }
 SOFTMAX = [name for name, case in CASES.items() if case.softmax]
