@@ -25,7 +25,7 @@ demo: $(VENV)/.package $(VENV)/.mnist     ## train on MNIST-5k with the fused lo
 # Warnings are errors, and the suite never imports the source folder: pytest (not `python -m pytest`) keeps the
 # current directory off sys.path, so that the tests see the installed wheel.
 test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the installed wheel
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
 test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
 	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/losses || exit 1; done

@@ -128,9 +128,11 @@ def pair(op: str, names: tuple[str, str], a: Tensor, b: Tensor, *, min_rows: int
     same_kind(op, names[1], b, names[0], a)
 
 
-def columns(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+def columns(
+    op: str, name: str, x: Tensor, other_name: str, other: Tensor, *, min_rows: int = 1
+) -> None:
     """x: (m, d) extra columns beside an (n, d) tensor."""
-    matrix(op, name, x)
+    matrix(op, name, x, min_rows=min_rows)
     if x.shape[1] != other.shape[1]:
         raise ValueError(
             f"{op}: {name} must have the {other.shape[1]} features of {other_name} "
@@ -353,36 +355,24 @@ def finite(op: str, name: str, x: Tensor) -> None:
         raise ValueError(f"{op}: {name} must be finite, got {bad} bad values")
 
 
-def single_process(op: str, group: Any) -> None:
-    """group: None or a process group of one rank; global-batch losses are not there yet."""
+def one_rank(op: str, group: Any) -> None:
+    """group: None or a process group of one rank."""
     if group is None:
         return
     if not hasattr(group, "size"):
         raise TypeError(
             f"{op}: group must be a torch.distributed.ProcessGroup, got {type(group).__name__}"
         )
-    world = torch.distributed.get_world_size(group)
-    if world != 1:
-        raise NotImplementedError(f"{op}: group must have world size 1 for now, got {world}")
-
-
-def one_rank(op: str, world_size: int) -> None:
-    if world_size != 1:
-        raise NotImplementedError(f"{op}: world_size must be 1 for now, got {world_size}")
+    size = torch.distributed.get_world_size(group)
+    if size != 1:
+        raise ValueError(
+            f"{op}: group must have 1 rank, the loss takes all rows of its graph in one process; "
+            f"got {size} ranks"
+        )
 
 
 def common(op: str, impl: str, group: Any, reduction: str = "mean") -> None:
     """The keywords that every loss takes."""
     choice(op, "impl", impl, IMPLEMENTATIONS)
     choice(op, "reduction", reduction, REDUCTIONS)
-    single_process(op, group)
-
-
-def not_gathered(op: str, gather_distributed: bool) -> None:
-    """gather_distributed=True: a process group of one rank, or none at all."""
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if gather_distributed and ready and torch.distributed.get_world_size() != 1:
-        world = torch.distributed.get_world_size()
-        raise NotImplementedError(
-            f"{op}: gather_distributed must have world size 1 for now, got {world}"
-        )
+    one_rank(op, group)

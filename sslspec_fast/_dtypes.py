@@ -31,3 +31,15 @@ def is_half(z: Tensor) -> bool:
 def products(x: Tensor, z: Tensor) -> Tensor:
     """The rows x of the input z as a dense part multiplies them."""
     return x.bfloat16() if x.is_cuda and is_half(z) else x
+
+
+def multiplies_half(x: Tensor, half: bool) -> bool:
+    """Whether the device of x multiplies rows in bfloat16 that came as bfloat16 (half)."""
+    return half and x.is_cuda
+
+
+def as_multiplied(x: Tensor, half: bool) -> Tensor:
+    """x as kernels take it: bfloat16 on a GPU if half; wide on a CPU, which rounds rows itself."""
+    if x.is_cuda:
+        return x.bfloat16() if half else x
+    return widen(x)

@@ -14,6 +14,7 @@ from .._dtypes import widen
 from ..graph._checks import check_graph
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
+from ..ranks.group import Held, world
 
 Terms = dict[str, Tensor]
 # Tensor, or (Tensor, Terms) with return_terms=True. A union would make every caller narrow it.
@@ -21,12 +22,34 @@ LossOrTerms: TypeAlias = Any
 
 
 class Loss(torch.nn.Module):
-    """A functional as a module; its repr shows the hyperparameters of the constructor."""
+    """A functional as a module; its repr shows the hyperparameters of the constructor.
+
+    group: the process group or 1-D DeviceMesh over whose ranks the rows are spread. Without one,
+    ``gather_distributed=True`` stands for all processes, once torch.distributed is initialised.
+    """
+
+    _held: Held | None = None
+    gather_distributed = False
+
+    def __init__(self, group: Any = None) -> None:
+        super().__init__()
+        if group is not None:
+            self._held = Held(type(self).__name__, group)
+
+    @property
+    def group(self) -> Any:
+        """What the functional gets as its ``group``."""
+        if self._held is not None:
+            return self._held.group
+        return world() if self.gather_distributed else None
 
     def extra_repr(self) -> str:
         names = inspect.signature(type(self).__init__).parameters
         shown = [name for name in names if name in vars(self)]
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        each = [f"{name}={getattr(self, name)!r}" for name in shown]
+        if self._held is not None:
+            each.append(f"group of {self._held.size}")
+        return ", ".join(each)
 
 
 def row_ids(ids: Tensor) -> Tensor:

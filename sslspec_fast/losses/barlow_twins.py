@@ -25,8 +25,11 @@ from .._dtypes import own_rows, widen
 from ..primitives import gram
 from ..reference import barlow_twins as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
+from .over_ranks import over_ranks
+from .over_ranks.columns import BARLOW_TWINS
 
 
+@over_ranks(BARLOW_TWINS)
 def barlow_twins(
     z1: Tensor,
     z2: Tensor,
@@ -45,7 +48,8 @@ def barlow_twins(
         eps: added to the variances inside the root, > 0; a constant column has C_kk = 0.
         return_terms: also return the unweighted {"on_diagonal", "off_diagonal"}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; rows have
     no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
@@ -79,11 +83,11 @@ def barlow_twins(
 class BarlowTwinsLoss(Loss):
     """`barlow_twins` with lightly's constructor and ``forward(z0, z1)``."""
 
-    def __init__(self, lambda_param: float = 5e-3, gather_distributed: bool = False) -> None:
-        super().__init__()
-        check.not_gathered("BarlowTwinsLoss", gather_distributed)
+    def __init__(
+        self, lambda_param: float = 5e-3, gather_distributed: bool = False, *, group: Any = None
+    ) -> None:
+        super().__init__(group)
         self.lambda_param, self.gather_distributed = lambda_param, gather_distributed
 
     def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
-        check.not_gathered("BarlowTwinsLoss", self.gather_distributed)
-        return barlow_twins(z0, z1, off_diagonal=self.lambda_param)
+        return barlow_twins(z0, z1, off_diagonal=self.lambda_param, group=self.group)

@@ -25,6 +25,7 @@ from .. import _checks as check
 from .._dtypes import is_half, products, widen
 from ..fused.two_views import has_matched_loss, matched_loss
 from ..primitives import pairwise
+from ..ranks import world_of
 from ..reference import clip as reference
 from ._common import (
     Loss,
@@ -37,8 +38,11 @@ from ._common import (
     run_reference,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+from .over_ranks import over_ranks
+from .over_ranks.softmax import CLIP
 
 
+@over_ranks(CLIP)
 def clip(
     image: Tensor,
     text: Tensor,
@@ -68,7 +72,8 @@ def clip(
         tau_plus: class prior of the debiased loss (arXiv 2007.00224), for unit rows.
         return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exps}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -130,10 +135,12 @@ def clip(
 
 
 class CLIPLoss(Loss):
-    """`clip` with the call of open_clip's ClipLoss on one process.
+    """`clip` with the call of open_clip's ClipLoss.
 
     ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``. The
-    constructor takes what open_clip's does; its settings mean something for several ranks only.
+    constructor takes what open_clip's does. world_size > 1 stands for all processes of
+    torch.distributed (or for `group`), whose global batch is exact whatever local_loss,
+    gather_with_grad and cache_labels say.
     """
 
     def __init__(
@@ -144,9 +151,15 @@ class CLIPLoss(Loss):
         rank: int = 0,
         world_size: int = 1,
         use_horovod: bool = False,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__()
-        check.one_rank("CLIPLoss", world_size)
+        op = "CLIPLoss"
+        rank = check.count(op, "rank", rank, 0)
+        world_size = check.count(op, "world_size", world_size, 1)
+        if use_horovod and world_size > 1:
+            raise ValueError(f"{op}: use_horovod must be False for {world_size} ranks, got True")
+        super().__init__(world_of(op, rank, world_size, group))
 
     def forward(
         self,
@@ -156,5 +169,7 @@ class CLIPLoss(Loss):
         logit_bias: float | Tensor | None = None,
         output_dict: bool = False,
     ) -> Any:
-        loss = clip(image_features, text_features, logit_scale, logit_bias=logit_bias)
+        loss = clip(
+            image_features, text_features, logit_scale, logit_bias=logit_bias, group=self.group
+        )
         return {"contrastive_loss": loss} if output_dict else loss

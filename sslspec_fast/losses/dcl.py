@@ -37,10 +37,13 @@ from ._common import (
     self_lse,
     two_view_scale,
 )
+from .over_ranks import over_ranks
+from .over_ranks.softmax import DCL
 
 WeightFn = Callable[[Tensor, Tensor], Tensor]
 
 
+@over_ranks(DCL)
 def dcl(
     z1: Tensor,
     z2: Tensor,
@@ -65,7 +68,8 @@ def dcl(
         sample_weight: (n,) per pair, applied to both views; mean = sum of w l / sum of w.
         return_terms: also return {"alignment": of -w s_pos, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -129,25 +133,27 @@ class DCLLoss(Loss):
         temperature: float = 0.1,
         weight_fn: WeightFn | None = None,
         gather_distributed: bool = False,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__()
-        check.not_gathered("DCLLoss", gather_distributed)
+        super().__init__(group)
         self.temperature, self.weight_fn = temperature, weight_fn
         self.gather_distributed = gather_distributed
 
     def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
-        check.not_gathered("DCLLoss", self.gather_distributed)
-        return dcl(z0, z1, temperature=self.temperature, weight_fn=self.weight_fn)
+        return dcl(z0, z1, temperature=self.temperature, weight_fn=self.weight_fn, group=self.group)
 
 
 class DCLWLoss(DCLLoss):
     """DCL with von Mises-Fisher weights, as lightly's DCLWLoss."""
 
     def __init__(
-        self, temperature: float = 0.1, sigma: float = 0.5, gather_distributed: bool = False
+        self,
+        temperature: float = 0.1,
+        sigma: float = 0.5,
+        gather_distributed: bool = False,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__(
-            temperature,
-            partial(negative_mises_fisher_weights, sigma=sigma),
-            gather_distributed,
-        )
+        weight_fn = partial(negative_mises_fisher_weights, sigma=sigma)
+        super().__init__(temperature, weight_fn, gather_distributed, group=group)

@@ -32,7 +32,7 @@ def dirichlet_energy(
         z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
         graph: symmetric, at least one edge; weights of any sign; the diagonal has no effect.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: None or a process group of one rank (ValueError otherwise).
 
     Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
     graph.

@@ -22,19 +22,19 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from .. import _checks as check
 from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import falcon as reference
+from ._codes import code_sums, divergence, given_codes, random_codes
 from ._common import Loss, LossOrTerms, run_reference, with_terms
+from .over_ranks import over_ranks
+from .over_ranks.codes import FALCON
 
-_BLOCK = 1 << 21  # entries of a block of probabilities: 8 MiB in float32
 
-
+@over_ranks(FALCON)
 def falcon(
     h1: Tensor,
     h2: Tensor,
@@ -61,7 +61,8 @@ def falcon(
         seed: of the drawn codes.
         return_terms: also return the unweighted {"prior", "consistency"}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -76,18 +77,8 @@ def falcon(
     eps = check.number(op, "eps", eps, low=0.0, strict=True)
     x1, x2 = widen(h1), widen(h2)
     n, f = x1.shape
-    if codes is None:
-        codes = random_codes(f, 8 * f if n_codes is None else n_codes, seed).to(x1.device)
-    check.matrix(op, "codes", codes)
-    codes = codes.to(x1.dtype)
-    check.same_kind(op, "codes", codes, "h1", x1)
-    if codes.shape[0] != f:
-        raise ValueError(
-            f"{op}: codes must have a row per feature of h1 ({f}), got {tuple(codes.shape)}"
-        )
+    codes = given_codes(codes, n_codes, seed, eps, x1)
     c = codes.shape[1]
-    if eps * c >= 1:
-        raise ValueError(f"{op}: eps must be < 1 / c = {1 / c:g} for c = {c} codes, got {eps}")
 
     if impl == "torch":
         loss = run_reference(reference.falcon, x1, x2, codes, beta=beta, eps=eps)
@@ -101,43 +92,13 @@ def falcon(
     tau = f / (math.sqrt(n) * math.log((1 - eps * (c - 1)) / eps))
     logit_scale = math.sqrt(f / n) / tau
     u1, u2 = unit_rows(x1) * logit_scale, unit_rows(x2) * logit_scale
-    rows = max(1, _BLOCK // c)
-    if n <= rows:
-        mean_1, mean_2, cross = _block(u1, u2, codes)
-    else:
-        parts = [
-            checkpoint(_block, a, b, codes, use_reentrant=False)
-            for a, b in zip(u1.split(rows), u2.split(rows), strict=True)
-        ]
-        mean_1, mean_2, cross = (torch.stack(x).sum(0) for x in zip(*parts, strict=True))
+    mean_1, mean_2, cross = code_sums(u1, u2, codes)
     terms = {
-        "prior": 0.5 * (_divergence(mean_1 / n) + _divergence(mean_2 / n)),
+        "prior": 0.5 * (divergence(mean_1 / n) + divergence(mean_2 / n)),
         "consistency": 0.5 * cross / n,
     }
     loss = terms["prior"] + beta * terms["consistency"]
     return with_terms(loss, terms if return_terms else None)
-
-
-def random_codes(f: int, n_codes: int, seed: int = 0) -> Tensor:
-    """(f, n_codes) random signs in float32; the same for the same arguments."""
-    f = check.count("random_codes", "f", f, 1)
-    n_codes = check.count("random_codes", "n_codes", n_codes, 1)
-    seed = check.count("random_codes", "seed", seed, 0)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 2, (f, n_codes), generator=generator).float() * 2 - 1
-
-
-def _block(u1: Tensor, u2: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over a block of rows: the probabilities of both views (c,), and both cross-entropies."""
-    with torch.autocast(u1.device.type, enabled=False):
-        log_p, log_q = F.log_softmax(u1 @ codes, dim=1), F.log_softmax(u2 @ codes, dim=1)
-    p, q = log_p.exp(), log_q.exp()
-    return p.sum(0), q.sum(0), -(p * log_q + q * log_p).sum()
-
-
-def _divergence(p: Tensor) -> Tensor:
-    """KL(p || uniform), with a finite slope at a probability that underflowed."""
-    return (p * torch.log(p.clamp_min(torch.finfo(p.dtype).tiny) * p.shape[0])).sum()
 
 
 class FalconLoss(Loss):
@@ -155,13 +116,15 @@ class FalconLoss(Loss):
         beta: float = 0.05,
         eps: float = 1e-8,
         seed: int = 0,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(group)
         self.beta, self.eps = beta, eps
         size = 8 * n_features if n_codes is None else n_codes
         self.register_buffer("codes", random_codes(n_features, size, seed))
 
     def forward(self, h1: Tensor, h2: Tensor) -> Tensor:
-        loss = falcon(h1, h2, codes=self.codes, beta=self.beta, eps=self.eps)
+        loss = falcon(h1, h2, codes=self.codes, beta=self.beta, eps=self.eps, group=self.group)
         assert isinstance(loss, Tensor)
         return loss

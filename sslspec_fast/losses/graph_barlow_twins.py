@@ -51,7 +51,7 @@ def graph_barlow_twins(
         eps: norms are max(p_k, eps), > 0; a zero column has C_kk = 0 and no gradient.
         return_terms: also return the unweighted {"on_diagonal", "off_diagonal"}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: None or a process group of one rank (ValueError otherwise).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit, or a
     directed graph.

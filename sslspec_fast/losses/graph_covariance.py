@@ -39,7 +39,7 @@ def graph_covariance(
         graph: at least one edge; symmetric if center; any weights with a volume other than 0.
         center: take out the degree-weighted mean.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: None or a process group of one rank (ValueError otherwise).
 
     Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
     graph with center=True.

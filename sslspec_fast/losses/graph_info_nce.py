@@ -82,7 +82,7 @@ def graph_info_nce(
         tau_plus: class prior of the debiased loss (arXiv 2007.00224), with "others" only.
         return_terms: also return {"alignment": of the positive logits, "uniformity": of a_i}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: None or a process group of one rank (ValueError otherwise).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; ValueError
     if "non_positive" leaves a row with positives without any negative.

@@ -42,7 +42,7 @@ def graph_spectral_contrastive(
         graph: symmetric, weights >= 0, at least one edge. Isolated rows have no effect.
         return_terms: also return {"alignment": the edge sum, "uniformity": the squared Gram sum}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: None or a process group of one rank (ValueError otherwise).
 
     Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
     graph.

@@ -63,7 +63,7 @@ def graph_vicreg(
             gradient of the root is taken as 0.
         return_terms: also return the unweighted {"variance", "covariance", "invariance"}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: None or a process group of one rank (ValueError otherwise).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit, or a
     directed graph.

@@ -40,8 +40,11 @@ from ._common import (
     run_reference,
 )
 from ._softmax import FalseNegatives, check_softmax, debiased, one_positive_rows, smoothing
+from .over_ranks import over_ranks
+from .over_ranks.softmax import INFO_NCE
 
 
+@over_ranks(INFO_NCE)
 def info_nce(
     query: Tensor,
     key: Tensor,
@@ -80,7 +83,8 @@ def info_nce(
             ``cos(q, k).detach() + 0.1`` leaves out what is closer than the positive by 0.1.
         return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -184,9 +188,11 @@ def false_negatives(
 class InfoNCELoss(Loss):
     """`info_nce` as a module: ``forward(query, key, negatives=None)``."""
 
-    def __init__(self, temperature: float | Tensor = 0.1) -> None:
-        super().__init__()
+    def __init__(self, temperature: float | Tensor = 0.1, *, group: Any = None) -> None:
+        super().__init__(group)
         self.temperature = temperature
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> LossOrTerms:
-        return info_nce(query, key, temperature=self.temperature, negatives=negatives)
+        return info_nce(
+            query, key, temperature=self.temperature, negatives=negatives, group=self.group
+        )

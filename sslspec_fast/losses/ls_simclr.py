@@ -44,7 +44,7 @@ def ls_simclr(
         return_terms: also return {"alignment": -2 <Z, G Z>, "uniformity": ||Z^T Z||^2,
             "constant": the squared norm of the target}; they add up to the loss.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: None or a process group of one rank (ValueError otherwise).
 
     Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
     graph.

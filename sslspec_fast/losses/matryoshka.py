@@ -15,12 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch  # noqa: F401  the docstring example
+import torch
 from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
+from ..ranks import agree, several, told_to_all
 from ..reference import matryoshka as reference
 from ._common import Loss, LossOrTerms, with_terms
 from ._prefixes import shared_prefixes
@@ -67,7 +68,7 @@ def matryoshka(
         weights: one number >= 0 per prefix; None: all 1.
         return_terms: also return {"dim_64": the unweighted loss of z[:, :64], ...}.
         hyper: keywords of the functional, for example temperature=0.1, reduction="none",
-            impl="torch". Extra negatives of info_nce are cut to the same prefix.
+            impl="torch", group. Extra negatives of info_nce are cut to the same prefix.
 
     Every prefix is divided by its row norms, except for vicreg and barlow_twins, which standardise
     columns and know no row norm.
@@ -79,28 +80,20 @@ def matryoshka(
     1.1889
     """
     op = "matryoshka"
-    check.choice(op, "loss", loss, tuple(LOSSES))
-    check.pair(op, ("z1", "z2"), z1, z2)
-    d = z1.shape[1]
-    sizes = [check.count(op, "dims", m) for m in _several(op, "dims", dims)]
-    if not sizes:
-        raise ValueError(f"{op}: dims needs at least one prefix length, got none")
-    for m in sizes:
-        if not 1 <= m <= d:
-            raise ValueError(f"{op}: dims must be in 1 ... {d}, the features of z1, got {m}")
-    each = [1.0] * len(sizes) if weights is None else _several(op, "weights", weights)
-    shares = [check.number(op, "weights", w, low=0.0) for w in each]
-    if len(shares) != len(sizes):
-        raise ValueError(
-            f"{op}: weights must have one number per prefix ({len(sizes)}), got {len(shares)}"
-        )
+    group = several(op, hyper.get("group"))
+    with told_to_all(op, group):
+        sizes, shares = _checked(loss, z1, z2, dims, weights, hyper, 1 if group is None else 0)
+    if group is not None and not torch.compiler.is_compiling():
+        alike = {
+            "loss": loss,
+            "dims": sizes,
+            "weights": shares,
+            "keywords": sorted(k for k, v in hyper.items() if v is not None),
+        }
+        agree(op, group, alike, z1.shape[0])
 
     function = LOSSES[loss]
     negatives = hyper.pop("negatives", None)
-    if negatives is not None:
-        if loss != "info_nce":
-            raise TypeError(f"{op}: negatives are for loss='info_nce', got loss={loss!r}")
-        check.columns(op, "negatives", negatives, "z1", z1)
     renormalize = loss in NEED_UNIT_ROWS
     if hyper.get("impl") == "torch" and not return_terms and negatives is None:
         return reference.matryoshka(
@@ -133,6 +126,34 @@ def matryoshka(
     return with_terms(total, terms if return_terms else None)
 
 
+def _checked(
+    loss: str, z1: Tensor, z2: Tensor, dims: Sequence[int], weights: Sequence[float] | None,
+    hyper: dict[str, Any], min_rows: int,
+) -> tuple[list[int], list[float]]:  # fmt: skip
+    """The prefix lengths and their weights."""
+    op = "matryoshka"
+    check.choice(op, "loss", loss, tuple(LOSSES))
+    check.pair(op, ("z1", "z2"), z1, z2, min_rows=min_rows)
+    d = z1.shape[1]
+    sizes = [check.count(op, "dims", m) for m in _several(op, "dims", dims)]
+    if not sizes:
+        raise ValueError(f"{op}: dims needs at least one prefix length, got none")
+    for m in sizes:
+        if not 1 <= m <= d:
+            raise ValueError(f"{op}: dims must be in 1 ... {d}, the features of z1, got {m}")
+    each = [1.0] * len(sizes) if weights is None else _several(op, "weights", weights)
+    shares = [check.number(op, "weights", w, low=0.0) for w in each]
+    if len(shares) != len(sizes):
+        raise ValueError(
+            f"{op}: weights must have one number per prefix ({len(sizes)}), got {len(shares)}"
+        )
+    if hyper.get("negatives") is not None:
+        if loss != "info_nce":
+            raise TypeError(f"{op}: negatives are for loss='info_nce', got loss={loss!r}")
+        check.columns(op, "negatives", hyper["negatives"], "z1", z1, min_rows=min_rows)
+    return sizes, shares
+
+
 def _several(op: str, name: str, values: Any) -> list[Any]:
     flat = isinstance(values, Iterable) and getattr(values, "ndim", 1) == 1
     if isinstance(values, str) or not flat:
@@ -148,11 +169,13 @@ class MatryoshkaLoss(Loss):
         loss: str,
         dims: Sequence[int],
         weights: Sequence[float] | None = None,
+        group: Any = None,
         **hyper: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(group)
         check.choice("MatryoshkaLoss", "loss", loss, tuple(LOSSES))
         self.loss, self.dims, self.weights, self.hyper = loss, dims, weights, hyper
 
     def forward(self, z1: Tensor, z2: Tensor) -> LossOrTerms:
-        return matryoshka(self.loss, z1, z2, dims=self.dims, weights=self.weights, **self.hyper)
+        hyper = self.hyper if self.group is None else {**self.hyper, "group": self.group}
+        return matryoshka(self.loss, z1, z2, dims=self.dims, weights=self.weights, **hyper)

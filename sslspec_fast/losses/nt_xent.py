@@ -28,6 +28,8 @@ from .._dtypes import widen
 from ..fused.two_views import pair_ids, two_view_loss
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
+from ..ranks import Ranks, agree, gather_rows, several, sum_to_value, told_to_all
+from ..ranks.traffic import broadcast
 from ..reference import nt_xent as reference
 from ._common import (
     Loss,
@@ -37,14 +39,16 @@ from ._common import (
     is_scalar,
     reduce_rows,
     reduced_inside,
-    row_weights,
     run_reference,
     self_lse,
     two_view_scale,
 )
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+from .over_ranks import over_ranks
+from .over_ranks.softmax import NT_XENT
 
 
+@over_ranks(NT_XENT)
 def nt_xent(
     z1: Tensor,
     z2: Tensor,
@@ -70,7 +74,8 @@ def nt_xent(
         tau_plus: class prior of the debiased loss (arXiv 2007.00224).
         return_terms: also return {"alignment": of -s_pos, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -126,21 +131,24 @@ class NTXentLoss(Loss):
 
     With a memory bank the loss has one direction, as in lightly: out0 against its partner in out1
     and the bank, a first-in first-out store of the out1 of earlier calls, updated when out0
-    requires a gradient. memory_bank_size: rows, or (rows, features) to allocate at once.
+    requires a gradient. memory_bank_size: rows, or (rows, features) to allocate at once. Over ranks
+    the loss is the mean over the rows of all, and every rank stores the out1 of all.
     """
 
     bank: Tensor
     next: Tensor  # () the row of the bank that the next step writes first
+    _shared = False  # whether all ranks of the group have the same bank
 
     def __init__(
         self,
         temperature: float = 0.5,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(group)
         op = "NTXentLoss"
-        check.not_gathered(op, gather_distributed)
         several = isinstance(memory_bank_size, (tuple, list))
         given: list[Any] = list(memory_bank_size) if several else [memory_bank_size]  # type: ignore
         sizes = [check.count(op, "memory_bank_size", size, 0) for size in given]
@@ -157,30 +165,52 @@ class NTXentLoss(Loss):
             self.register_buffer("next", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, out0: Tensor, out1: Tensor) -> LossOrTerms:
-        check.not_gathered("NTXentLoss", self.gather_distributed)
+        group = self.group
         if self.memory_bank_size == 0:
-            return nt_xent(out0, out1, temperature=self.temperature)
-        return self._against_bank(out0, out1)
+            return nt_xent(out0, out1, temperature=self.temperature, group=group)
+        return self._against_bank(out0, out1, several("NTXentLoss", group))
 
-    def _against_bank(self, out0: Tensor, out1: Tensor) -> Tensor:
+    def _against_bank(self, out0: Tensor, out1: Tensor, group: Any) -> Tensor:
         op = "NTXentLoss"
-        check.pair(op, ("out0", "out1"), out0, out1)
-        x, y = widen(out0), widen(out1)
-        if self.bank.shape[1] == 0:
-            shape = self.memory_bank_size, x.shape[1]
-            with torch.inference_mode(False):
-                self.bank = unit_rows(torch.randn(shape, dtype=x.dtype, device=x.device))
+        with told_to_all(op, group):
+            check.pair(op, ("out0", "out1"), out0, out1, min_rows=1 if group is None else 0)
+            x, y = widen(out0), widen(out1)
+            if self.bank.shape[1] == 0:
+                shape = self.memory_bank_size, x.shape[1]
+                with torch.inference_mode(False):
+                    self.bank = unit_rows(torch.randn(shape, dtype=x.dtype, device=x.device))
+            check.columns(op, "bank", self.bank.to(x), "out0", x)
+            scale = check.positive(op, "temperature", self.temperature, x, rows=()).reciprocal()
+        ranks = None if group is None else self._agree(out0, group)
         bank = self.bank.to(x)
-        check.columns(op, "bank", bank, "out0", x)
-        scale = check.positive(op, "temperature", self.temperature, x, rows=()).reciprocal()
         u, v, similarity = paired_rows(x, y)
-        share = row_weights(similarity.detach(), "mean", None)
-        loss = one_positive_total(
-            u, bank.clone(), scale, similarity * scale, share, skip_self=False
-        )
+        positive, n = similarity * scale, x.shape[0] if ranks is None else ranks.n
+        share = torch.ones_like(similarity.detach()) / n
+        if x.shape[0]:
+            loss = one_positive_total(u, bank.clone(), scale, positive, share, skip_self=False)
+        else:
+            loss = positive.sum()
         if out0.requires_grad:
-            self._store(v.detach())
-        return loss
+            self._store(v.detach() if ranks is None else gather_rows(v.detach(), ranks))
+        return loss if ranks is None else sum_to_value(loss, ranks)
+
+    def _agree(self, out0: Tensor, group: Any) -> Ranks:
+        """The ranks of a call; in the first one, all get the bank of rank 0."""
+        facts = {
+            "the bank": tuple(self.bank.shape),
+            "temperature": self.temperature,
+            "dtype": out0.dtype,
+            "requires_grad of out0": out0.requires_grad,
+            "whether the bank is shared": self._shared,
+        }
+        ranks, _ = agree("NTXentLoss", group, facts, out0.shape[0])
+        if ranks.n == 0:
+            raise ValueError("NTXentLoss: out0 needs at least 1 row over all ranks, got 0")
+        if not self._shared:
+            self.bank.copy_(broadcast(self.bank, group))
+            self.next.copy_(broadcast(self.next, group))
+            self._shared = True
+        return ranks
 
     @torch.no_grad()
     def _store(self, rows: Tensor) -> None:

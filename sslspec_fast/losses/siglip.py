@@ -26,12 +26,16 @@ from .. import _checks as check
 from .._dtypes import products, widen
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import softplus_total
+from ..ranks import world_of
 from ..reference import siglip as reference
 from ._common import Loss, LossOrTerms, reduce_rows, row_weights, run_reference, with_terms
+from .over_ranks import over_ranks
+from .over_ranks.sigmoid import SIGLIP
 
 DIST_IMPLS = ("bidir", "shift", "reduce", "gather")  # of open_clip's constructor
 
 
+@over_ranks(SIGLIP)
 def siglip(
     image: Tensor,
     text: Tensor,
@@ -54,7 +58,8 @@ def siglip(
         sample_weight: (n,) per row; mean = sum of w l / sum of w.
         return_terms: also return {"positive": of the diagonal, "negative": of the rest}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -92,12 +97,13 @@ def siglip(
 
 
 class SigLIPLoss(Loss):
-    """`siglip` with the call of open_clip's SigLipLoss on one process.
+    """`siglip` with the call of open_clip's SigLipLoss.
 
     ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``. The
-    constructor takes what open_clip's does. dist_impl (None, "bidir", "shift", "reduce" or
-    "gather") means something for several ranks only; chunk_size, how many rows of logits open_clip
-    stores at once, changes nothing where none are stored.
+    constructor takes what open_clip's does. world_size > 1 stands for all processes of
+    torch.distributed (or for `group`), whose global batch is exact whatever dist_impl (None,
+    "bidir", "shift", "reduce" or "gather") and cache_labels say; chunk_size, how many rows of
+    logits open_clip stores at once, changes nothing where none are stored.
     """
 
     def __init__(
@@ -107,10 +113,13 @@ class SigLIPLoss(Loss):
         world_size: int = 1,
         dist_impl: str | None = None,
         chunk_size: int | None = None,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__()
         op = "SigLIPLoss"
-        check.one_rank(op, world_size)
+        rank = check.count(op, "rank", rank, 0)
+        world_size = check.count(op, "world_size", world_size, 1)
+        super().__init__(world_of(op, rank, world_size, group))
         if dist_impl is not None:
             check.choice(op, "dist_impl", dist_impl, DIST_IMPLS)
         if chunk_size is not None:
@@ -125,5 +134,5 @@ class SigLIPLoss(Loss):
         output_dict: bool = False,
     ) -> Any:
         bias = 0.0 if logit_bias is None else logit_bias
-        loss = siglip(image_features, text_features, logit_scale, bias)
+        loss = siglip(image_features, text_features, logit_scale, bias, group=self.group)
         return {"contrastive_loss": loss} if output_dict else loss

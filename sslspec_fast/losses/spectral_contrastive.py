@@ -27,8 +27,11 @@ from ..fused import spectral_contrastive as fused_loss
 from ..primitives.rows.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
 from ._common import Loss, LossOrTerms, reduce_rows, run_reference, with_terms
+from .over_ranks import over_ranks
+from .over_ranks.columns import SPECTRAL_CONTRASTIVE
 
 
+@over_ranks(SPECTRAL_CONTRASTIVE)
 def spectral_contrastive(
     z1: Tensor,
     z2: Tensor,
@@ -50,7 +53,8 @@ def spectral_contrastive(
         sample_weight: (n,) per row of z1; mean = sum of w l / sum of w.
         return_terms: also return {"alignment", "uniformity"}, the two sums over mu.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -106,9 +110,9 @@ def spectral_contrastive(
 class SpectralContrastiveLoss(Loss):
     """`spectral_contrastive` as a module: ``forward(z1, z2)``."""
 
-    def __init__(self, mu: float = 1.0) -> None:
-        super().__init__()
+    def __init__(self, mu: float = 1.0, *, group: Any = None) -> None:
+        super().__init__(group)
         self.mu = mu
 
     def forward(self, z1: Tensor, z2: Tensor) -> LossOrTerms:
-        return spectral_contrastive(z1, z2, mu=self.mu)
+        return spectral_contrastive(z1, z2, mu=self.mu, group=self.group)

@@ -21,6 +21,7 @@ from torch import Tensor
 from .. import _checks as check
 from .._dtypes import widen
 from ..primitives import pairwise
+from ..ranks import agree, gather_rows, several, told_to_all
 from ..reference import sup_con as reference
 from ._common import (
     Loss,
@@ -33,8 +34,11 @@ from ._common import (
     self_lse,
 )
 from ._softmax import smoothing
+from .over_ranks import over_ranks
+from .over_ranks.softmax import SUP_CON
 
 
+@over_ranks(SUP_CON)
 def sup_con(
     z: Tensor,
     labels: Tensor,
@@ -61,7 +65,8 @@ def sup_con(
             positives.
         return_terms: also return {"alignment": of the mean positive logits, "uniformity"}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
 
@@ -126,7 +131,8 @@ class SupConLoss(Loss):
     (n, views, d) and not normalised. labels (n,) or (n, 1), of any real dtype, say which samples
     are positives: those with an equal label, a negative one means unlabelled; mask (n, n) says it
     directly and may be asymmetric or weighted; with neither, the views of a sample are positives of
-    each other (SimCLR). contrast_mode "all": every view is an anchor; "one": the first one.
+    each other (SimCLR). contrast_mode "all": every view is an anchor; "one": the first one. Over
+    ranks, features and labels are those of a rank's own samples, and mask must be None.
     """
 
     def __init__(
@@ -134,8 +140,10 @@ class SupConLoss(Loss):
         temperature: float = 0.07,
         contrast_mode: str = "all",
         base_temperature: float | None = 0.07,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(group)
         if base_temperature is not None:
             check.number("SupConLoss", "base_temperature", base_temperature, low=0.0, strict=True)
         check.choice("SupConLoss", "contrast_mode", contrast_mode, ("all", "one"))
@@ -147,38 +155,82 @@ class SupConLoss(Loss):
         self, features: Tensor, labels: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         op = "SupConLoss"
+        group = several(op, self.group)
+        with told_to_all(op, group):
+            stack, y, views = self._checked(features, labels, mask, group)
+        if group is not None:
+            return self._over_ranks(stack, labels is not None, y, views, group)
+        n = y.shape[0]
+        if y.is_floating_point():
+            y = torch.where(y < 0, -1, numbered(y))
+        if mask is None and self.contrast_mode == "all":
+            return self._plain(stack, y.repeat(views))
+        if mask is None:
+            itself = torch.eye(n, dtype=torch.bool, device=y.device)
+            mask = (y[:, None] == y) & ((y >= 0)[:, None] | itself)
+        return self._masked(stack, mask.to(stack), views)
+
+    def _checked(
+        self, features: Tensor, labels: Tensor | None, mask: Tensor | None, group: Any
+    ) -> tuple[Tensor, Tensor, int]:
+        """View-major rows, a label for each sample, and the number of views."""
+        op = "SupConLoss"
         if not isinstance(features, Tensor) or features.dim() < 3:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"{op}: features must have shape (n, views, ...), got {got}")
         if labels is not None and mask is not None:
             raise ValueError(f"{op}: give labels or mask, not both")
+        if group is not None and mask is not None:
+            raise ValueError(f"{op}: mask must be None over several ranks; say it by labels")
         n, views = features.shape[:2]
-        if features.numel() == 0:
+        if features.shape[1:].numel() == 0 or (n == 0 and group is None):
             raise ValueError(f"{op}: features must not be empty, got {tuple(features.shape)}")
-        stack = widen(features).reshape(n, views, -1).transpose(0, 1).reshape(n * views, -1)
+        d = features.shape[2:].numel()
+        stack = widen(features).reshape(n, views, d).transpose(0, 1).reshape(n * views, d)
         y = torch.arange(n, device=stack.device)
         if labels is not None:
             y = check.labels(op, labels, stack, n)
-            if y.is_floating_point():
-                y = torch.where(y < 0, -1, numbered(y))
-        check.matrix(op, "features", stack, min_rows=2)
-        if mask is None and self.contrast_mode == "all":
-            loss = sup_con(
-                stack,
-                y.repeat(views),
-                temperature=self.temperature,
-                base_temperature=self.base_temperature,
-            )
-            assert isinstance(loss, Tensor)
-            return loss
-        if mask is None:
-            itself = torch.eye(n, dtype=torch.bool, device=y.device)
-            mask = (y[:, None] == y) & ((y >= 0)[:, None] | itself)
-        if not isinstance(mask, Tensor):
-            raise TypeError(f"{op}: mask must be a torch.Tensor, got {type(mask).__name__}")
-        if mask.shape != (n, n):
-            raise ValueError(f"{op}: mask must have shape ({n}, {n}), got {tuple(mask.shape)}")
-        return self._masked(stack, mask.to(stack), views)
+        check.matrix(op, "features", stack, min_rows=2 if group is None else 0)
+        if mask is not None:
+            if not isinstance(mask, Tensor):
+                raise TypeError(f"{op}: mask must be a torch.Tensor, got {type(mask).__name__}")
+            if mask.shape != (n, n):
+                raise ValueError(f"{op}: mask must have shape ({n}, {n}), got {tuple(mask.shape)}")
+        return stack, y, views
+
+    def _plain(self, stack: Tensor, y: Tensor, **keywords: Any) -> Tensor:
+        loss = sup_con(
+            stack,
+            y,
+            temperature=self.temperature,
+            base_temperature=self.base_temperature,
+            **keywords,
+        )
+        assert isinstance(loss, Tensor)
+        return loss
+
+    def _over_ranks(
+        self, stack: Tensor, labelled: bool, y: Tensor, views: int, group: Any
+    ) -> Tensor:
+        """Labels are numbered over all ranks; without any, a sample has its global number."""
+        n = y.shape[0]
+        facts = {
+            "views": views,
+            "contrast_mode": self.contrast_mode,
+            "labels": y.dtype if labelled else None,
+        }
+        ranks, _ = agree("SupConLoss", group, facts, n)
+        every = torch.arange(ranks.n, device=y.device)
+        if labelled:
+            given = gather_rows(y, ranks)
+            alone = every + ranks.n if self.contrast_mode == "one" else -1
+            every = torch.where(given < 0, alone, numbered(given))
+        weight = None
+        if self.contrast_mode == "one":  # the other views are columns only
+            weight = torch.ones_like(stack[:, 0])
+            weight[n:] = 0
+        labels = every[ranks.here].repeat(views)
+        return self._plain(stack, labels, sample_weight=weight, group=group)
 
     def _masked(self, stack: Tensor, mask: Tensor, views: int) -> Tensor:
         """The mask is dense anyway: positive sums are one product with the sum of the views."""

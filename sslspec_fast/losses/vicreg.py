@@ -27,8 +27,11 @@ from .._dtypes import own_rows, widen
 from ..primitives import gram
 from ..reference import vicreg as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
+from .over_ranks import over_ranks
+from .over_ranks.columns import VICREG
 
 
+@over_ranks(VICREG)
 def vicreg(
     z1: Tensor,
     z2: Tensor,
@@ -50,7 +53,8 @@ def vicreg(
         return_terms: also return the unweighted {"invariance", "variance", "covariance"}:
             loss = 25 invariance + 25 variance + 1 covariance with the default coefficients.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; rows have
     no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
@@ -99,14 +103,14 @@ class VICRegLoss(Loss):
         nu_param: float = 1.0,
         gather_distributed: bool = False,
         eps: float = 1e-4,
+        *,
+        group: Any = None,
     ) -> None:
-        super().__init__()
-        check.not_gathered("VICRegLoss", gather_distributed)
+        super().__init__(group)
         self.lambda_param, self.mu_param, self.nu_param = lambda_param, mu_param, nu_param
         self.gather_distributed, self.eps = gather_distributed, eps
 
     def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
-        check.not_gathered("VICRegLoss", self.gather_distributed)
         return vicreg(
             z0,
             z1,
@@ -114,4 +118,5 @@ class VICRegLoss(Loss):
             variance=self.mu_param,
             covariance=self.nu_param,
             eps=self.eps,
+            group=self.group,
         )

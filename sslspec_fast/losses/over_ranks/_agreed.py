@@ -1,0 +1,119 @@
+"""The agreement at the start of a loss over ranks: what its arguments must have in common."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ... import _checks as check
+from ...ranks import Ranks, agree
+from ...ranks.pieces import budget
+from ._form import COPY, MORE, SCALE, Form
+
+# what a SCALE can be: a copy on every rank, or one per row, of one or of all views of a sample
+ONE, PER_ROW, PER_ANCHOR = 1, 2, 4
+_LAYOUTS = {ONE: "one value", PER_ROW: "one per row", PER_ANCHOR: "one per anchor"}
+
+
+def wanted(x: Tensor | None) -> bool:
+    """Whether autograd asks for the gradient of x."""
+    return x is not None and x.requires_grad and torch.is_grad_enabled()
+
+
+def scale_given(op: str, name: str, value: float | Tensor, like: Tensor, views: int = 1) -> Tensor:
+    """A checked temperature or scale. The shape (1,) beside one row can mean a copy or one per row,
+    and is kept until the other ranks have told what theirs is.
+    """
+    n = like.shape[0]
+    scale = check.positive(op, name, value, like, rows=(n, views * n))
+    ambiguous = isinstance(value, Tensor) and value.shape == (1,) and n == 1
+    return scale.reshape(1) if ambiguous else scale
+
+
+def _layouts(x: Tensor, n: int) -> int:
+    if x.dim() == 0:
+        return ONE
+    if x.shape[0] == 0:
+        return PER_ROW | PER_ANCHOR
+    if x.shape[0] > n:
+        return PER_ANCHOR
+    return PER_ROW | ONE if n == 1 else PER_ROW
+
+
+class Agreed(NamedTuple):
+    ranks: Ranks
+    more: Ranks
+    layout: int  # of the scale
+    tensors: dict[str, Tensor | None]  # the scale in that layout
+
+
+def agreed(
+    form: Form, group: Any, tensors: dict[str, Tensor | None], numbers: Sequence[float],
+    reduction: str, wants: Sequence[bool], impl: str,
+) -> Agreed:  # fmt: skip
+    first = next(iter(tensors.values()))
+    assert first is not None
+    facts: dict[str, object] = {
+        "the number of features": first.shape[1],
+        "dtype": first.dtype,
+        "impl": impl,
+        "reduction": reduction,
+        "the buffer budget": budget(),
+        **dict(zip(form.numbers, numbers, strict=True)),
+    }
+    scale = next((name for name, kind in form.tensors.items() if kind == SCALE), None)
+    extra, layouts, bits = 0, ONE, 0
+    for (name, x), want in zip(tensors.items(), wants, strict=True):
+        kind = form.tensors[name]
+        facts[f"requires_grad of {name}"] = want
+        facts[name] = "None" if x is None else "a tensor"
+        if x is None:
+            continue
+        if kind == MORE:
+            extra = x.shape[0]
+        elif kind == COPY:
+            facts[name] = f"shape {tuple(x.shape)}"
+        elif name == scale:
+            layouts = _layouts(x, first.shape[0])
+            if x.numel() == 1 and x.device.type == "cpu":  # on a GPU, it would have to wait
+                bits = struct.unpack("q", struct.pack("d", x.item()))[0]
+        elif kind == SCALE and x.device.type == "cpu":
+            facts[name] = x.item()
+    held = first.shape[0], extra, layouts, bits
+    ranks, (more, flags, values) = agree(form.op, group, facts, *held)
+    if ranks.n < form.min_rows:
+        rows = "row" if form.min_rows == 1 else "rows"
+        raise ValueError(
+            f"{form.op}: {next(iter(tensors))} needs at least {form.min_rows} {rows} over all "
+            f"ranks of the group, got {ranks.n}"
+        )
+    layout = _common_layout(form.op, scale, flags)
+    if scale is not None and layout == ONE:
+        for rank, value in enumerate(values):
+            if value != values[0]:
+                a, b = (struct.unpack("d", struct.pack("q", v))[0] for v in (values[0], value))
+                raise ValueError(
+                    f"{form.op}: {scale} must be the same on all ranks of the group, rank 0 has "
+                    f"{a}, rank {rank} has {b}"
+                )
+        one = tensors[scale]
+        assert one is not None
+        tensors = {**tensors, scale: one.reshape(())}
+    return Agreed(ranks, ranks.with_counts(more), layout, tensors)
+
+
+def _common_layout(op: str, scale: str | None, flags: Sequence[int]) -> int:
+    common = functools.reduce(operator.and_, flags)
+    if common == 0:
+        each = ", ".join(
+            f"rank {rank} has {' or '.join(t for bit, t in _LAYOUTS.items() if bit & flag)}"
+            for rank, flag in enumerate(flags)
+        )
+        raise ValueError(f"{op}: {scale} must be alike on all ranks of the group, {each}")
+    return common & -common

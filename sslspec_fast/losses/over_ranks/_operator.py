@@ -1,0 +1,220 @@
+"""The operator that runs a loss over ranks, and the reference on gathered rows beside it.
+
+The ranks agree, then one operator gathers, computes, and makes the gradient (`value_and_grad`). It
+is opaque to torch.compile, a single node, and its arguments are tensors, strings and numbers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._dtypes import computed_dtype
+from ..._register import register_op
+from ...ranks import gather_rows, replicated, value_and_grad
+from ...ranks.group import by_name
+from .._common import LossOrTerms
+from ._agreed import PER_ANCHOR, agreed, wanted
+from ._form import COPY, FORMS, MORE, SCALE, SLOTS, Form, Given, Problem
+
+
+def call(
+    form: Form, group: str, given: Given, reduction: str, impl: str, return_terms: bool,
+    single: Callable[..., Any],
+) -> LossOrTerms:  # fmt: skip
+    """The loss of checked arguments over the ranks of a group that is given by its name."""
+    tensors = list(given.tensors.values())
+    numbers = [float(x) for x in given.numbers.values()]
+    if impl == "torch":
+        return _reference(form, group, given, reduction, return_terms, single)
+    wants = [wanted(x) for x in tensors]
+    padding: list[None] = [None] * (SLOTS - len(tensors))
+    loss, terms, *_ = _over_ranks(
+        *tensors, *padding, form.op, group, reduction, numbers, wants, return_terms
+    )
+    if not return_terms:
+        return loss
+    return loss, dict(zip(form.terms, terms.unbind(), strict=True))
+
+
+def _named(form: Form, tensors: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
+    return dict(zip(form.tensors, tensors, strict=False))
+
+
+# ---- impl="torch": the reference on gathered rows ----
+
+
+def _reference(
+    form: Form, name: str, given: Given, reduction: str, return_terms: bool,
+    single: Callable[..., Any],
+) -> LossOrTerms:  # fmt: skip
+    """The plain-torch loss of all rows on every rank: the oracle, with derivatives of any order."""
+    wants = [wanted(x) for x in given.tensors.values()]
+    numbers = list(given.numbers.values())
+    ranks, more, layout, tensors = agreed(
+        form, by_name(name), given.tensors, numbers, reduction, wants, "torch"
+    )
+    every: dict[str, Any] = {}
+    for key, x in tensors.items():
+        kind = form.tensors[key]
+        if x is None:
+            every[key] = None
+        elif kind == MORE:
+            every[key] = gather_rows(x, more) if more.n else None
+        elif kind == COPY or x.dim() == 0:
+            (every[key],) = replicated(ranks, x)
+        elif kind == SCALE and layout == PER_ANCHOR:
+            every[key] = gather_rows(
+                x.view(form.views, x.shape[0] // form.views).T, ranks
+            ).T.reshape(-1)
+        else:
+            every[key] = gather_rows(x, ranks)
+    keywords = {"reduction": reduction} if form.reduces else {}
+    arguments = form.restore({**every, **given.numbers})
+    out = single(**arguments, **keywords, impl="torch", return_terms=return_terms)
+    if reduction != "none":
+        return out
+    loss, terms = out if return_terms else (out, {})
+
+    def own(x: Tensor) -> Tensor:
+        return x.view(-1, ranks.n)[:, ranks.here].reshape(-1)
+
+    return (own(loss), {k: own(v) for k, v in terms.items()}) if return_terms else own(loss)
+
+
+# ---- the operator ----
+
+_ARGS = (
+    "Tensor a, Tensor? b, Tensor? c, Tensor? d, Tensor? e, Tensor? f, str op, str group,"
+    " str reduction, float[] numbers, bool[] wants"
+)
+_GRADS = "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
+
+
+def _loss_shape(form: Form, a: Tensor, reduction: str) -> tuple[int, ...]:
+    return (form.views * a.shape[0],) if reduction == "none" else ()
+
+
+def _gradient_shapes(
+    tensors: Sequence[Tensor | None], wants: Sequence[bool], like: Tensor
+) -> list[Tensor]:
+    kind = computed_dtype(like)
+    return [
+        like.new_empty(
+            x.shape if x is not None and k < len(wants) and wants[k] else (0,), dtype=kind
+        )
+        for k, x in enumerate(tensors)
+    ]
+
+
+def _shapes(*args: Any) -> tuple[Tensor, ...]:
+    tensors, (op, _, reduction, _, wants, terms) = args[:SLOTS], args[SLOTS:]
+    form, a = FORMS[op], args[0]
+    kind, shape = computed_dtype(a), _loss_shape(form, a, reduction)
+    made = wants if reduction != "none" else []
+    loss = a.new_empty(shape, dtype=kind)
+    of_terms = a.new_empty((len(form.terms) if terms else 0, *shape), dtype=kind)
+    return loss, of_terms, *_gradient_shapes(tensors, made, a)
+
+
+def _run(
+    args: Sequence[Any], terms: bool, wants: Sequence[bool], factor: Tensor | None
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Agree, then the value and what `wants` asks of its gradient."""
+    op, name, reduction, numbers, asked = args[SLOTS:]
+    form = FORMS[op]
+    tensors = _named(form, args[:SLOTS])
+    ranks, more, _, tensors = agreed(
+        form, by_name(name), tensors, numbers, reduction, asked, "fused"
+    )
+    first = args[0]
+
+    def function(*leaves: Tensor | None) -> tuple[Tensor, Tensor]:
+        problem = Problem(
+            op, ranks, more, reduction, terms, dict(zip(tensors, leaves, strict=True)),
+            dict(zip(form.numbers, numbers, strict=True)), first.dtype == torch.bfloat16,
+        )  # fmt: skip
+        loss, found = form.compute(problem)
+        return loss, torch.stack([t.detach() for t in found]) if terms else loss.new_empty(0)
+
+    wide = [_widened(x, first) for x in tensors.values()]
+    return value_and_grad(function, wide, wants, factor)
+
+
+def _widened(x: Tensor | None, like: Tensor) -> Tensor | None:
+    return x.to(computed_dtype(like)) if x is not None and x.is_floating_point() else x
+
+
+def _made(grads: Sequence[Tensor | None], args: Sequence[Any]) -> list[Tensor]:
+    """A tensor per slot: gradients, zeros where nothing depends on a tensor, or nothing."""
+    empty = _gradient_shapes(args[:SLOTS], args[-1], args[0])
+    asked = [*args[-1], *[False] * (SLOTS - len(args[-1]))]
+    given = [*grads, *[None] * (SLOTS - len(grads))]
+    return [
+        room if not want else room.zero_() if grad is None else grad.reshape(room.shape)
+        for room, want, grad in zip(empty, asked, given, strict=True)
+    ]
+
+
+def _body(*args: Any) -> tuple[Tensor, ...]:
+    args, terms = args[:-1], args[-1]
+    reduced = args[SLOTS + 2] != "none"
+    wants = args[-1] if reduced else [False] * len(args[-1])
+    loss, found, grads = _run(args, terms, wants, None)
+    found = found if terms else loss.new_empty(0, *loss.shape)
+    return loss, found, *_made(grads, (*args[:-1], wants))
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    ctx.options = inputs[SLOTS:-1]
+    ctx.save_for_backward(*inputs[:SLOTS], *output[2:])
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    rest = (None,) * (len(ctx.options) + 1)
+    if grad is None:
+        return (*(None,) * SLOTS, *rest)
+    inputs, grads = ctx.saved_tensors[:SLOTS], ctx.saved_tensors[SLOTS:]
+    op, _, reduction, _, wants = ctx.options
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            f"{op}: second derivatives of a loss over ranks exist with impl='torch' only"
+        )
+    if reduction == "none":
+        grads, grad = _over_ranks_bwd(*inputs, *ctx.options, grad), None
+    wants = [*wants, *[False] * (SLOTS - len(wants))]
+    out = []
+    for x, want, made in zip(inputs, wants, grads, strict=True):
+        scaled = made if grad is None else made * grad
+        out.append(scaled.to(x.dtype) if want else None)
+    return (*out, *rest)
+
+
+def _bwd_shapes(*args: Any) -> tuple[Tensor, ...]:
+    return tuple(_gradient_shapes(args[:SLOTS], args[SLOTS + 4], args[0]))
+
+
+def _bwd_body(*args: Any) -> tuple[Tensor, ...]:
+    args, grad = args[:-1], args[-1]
+    return tuple(_made(_run(args, False, args[-1], grad)[2], args))
+
+
+_over_ranks_bwd = register_op(
+    f"over_ranks_bwd({_ARGS}, Tensor grad) -> ({_GRADS})",
+    cpu=_bwd_body,
+    cuda=_bwd_body,
+    fake=_bwd_shapes,
+)
+_over_ranks = register_op(
+    f"over_ranks({_ARGS}, bool terms) -> (Tensor, Tensor, {_GRADS})",
+    cpu=_body,
+    cuda=_body,
+    fake=_shapes,
+    backward=_backward,
+    setup=_setup,
+)

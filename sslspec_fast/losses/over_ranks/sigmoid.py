@@ -1,0 +1,173 @@
+r"""SigLIP of rows that are spread over ranks.
+
+The columns of all ranks are gathered, a piece at a time. For a mean or a sum the weight of a row is
+known beforehand, so that one visit of a piece makes its share of the value and of every gradient;
+the gradient of the columns is sent to their owners: 6 (8) n_r N d operations on rank r.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ... import _checks as check
+from ..._dtypes import as_multiplied
+from ...primitives.pairwise.blocks import softplus_block
+from ...ranks import Ranks, replicated, sum_to_rows, sum_to_value
+from ...ranks.differentiable import scatter_sum
+from ...ranks.pieces import Piece, gathered_pieces, pieces_of
+from ...ranks.value_and_grad import refuse_second_derivative
+from ._agreed import scale_given
+from ._form import ROWS, SCALE, Form, Given, Problem, Result
+from ._reduce import check_weight, reduce_rows
+
+
+def _blocks(piece: Piece) -> Iterator[tuple[slice, slice, bool]]:
+    """Rows of this rank, columns of the piece, and whether they are the same rows."""
+    everything = slice(None)
+    start, stop = piece.ranks.here.start, piece.ranks.here.stop
+    yield everything, slice(0, start), False
+    yield piece.own, slice(start, stop), True
+    yield slice(0, piece.own.start), slice(start, stop), False
+    yield slice(piece.own.stop, None), slice(start, stop), False
+    yield everything, slice(stop, None), False
+
+
+class _Softplus(torch.autograd.Function):
+    """(n_r,) sums over the columns j != i of all ranks of softplus(scale_i a_i . b_j + bias), and
+    with it the gradients of the sum of weight_i of them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, ranks: Ranks,
+        half: bool,
+    ) -> Tensor:  # fmt: skip
+        ctx.arguments = ranks, half
+        ctx.save_for_backward(a, b, scale, bias)
+        return _visit(a, b, scale, bias, weight, ranks, half, False)[0]
+
+    @staticmethod
+    @refuse_second_derivative
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, scale, bias = ctx.saved_tensors
+        ranks, half = ctx.arguments
+        want_b = ctx.needs_input_grad[1]
+        _, grads = _visit(a, b, scale, bias, grad.contiguous(), ranks, half, want_b)
+        return (*grads, None, None, None)
+
+
+class _SoftplusTotal(torch.autograd.Function):
+    """The weighted sum of this rank's rows, with its gradient made in the same visit. Its factor
+    from above is the same on all ranks, as that of a sum to a replicated value.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, ranks: Ranks,
+        half: bool,
+    ) -> Tensor:  # fmt: skip
+        want_b = ctx.needs_input_grad[1]
+        rows, grads = _visit(a, b, scale, bias, weight, ranks, half, want_b)
+        ctx.save_for_backward(*grads, rows)
+        return torch.dot(rows.double(), weight.double()).to(rows.dtype)
+
+    @staticmethod
+    @refuse_second_derivative
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(None if x is None else x * grad for x in ctx.saved_tensors), None, None)
+
+
+def _visit(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, ranks: Ranks, half: bool,
+    want_b: bool,
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:  # fmt: skip
+    """The rows, and the gradients of a, b, scale and bias for the given weights of the rows."""
+    sent = b.bfloat16() if half else b
+    rows, grad_a = a.new_zeros(a.shape[0]), torch.zeros_like(a)
+    grad_b = torch.empty_like(b) if want_b else None
+    grad_scale, grad_bias = torch.zeros_like(scale), torch.zeros_like(bias)
+    left = as_multiplied(a, half)
+    for piece, every in gathered_pieces(sent, pieces_of(ranks, b.shape[1] * 8)):
+        right = as_multiplied(every, half)
+        of_columns = torch.zeros_like(right, dtype=b.dtype) if want_b else None
+        for here, there, same in _blocks(piece):
+            c = scale[here] if scale.dim() else scale
+            found, grads, of_bias = softplus_block(
+                left[here], right[there], c, bias, weight[here], skip_self=same, want_b=want_b
+            )
+            rows[here] += found
+            grad_a[here] += grads.a
+            if scale.dim():
+                grad_scale[here] += grads.scale
+            else:
+                grad_scale += grads.scale
+            grad_bias += of_bias
+            if of_columns is not None:
+                of_columns[there] += grads.b
+        if grad_b is not None and of_columns is not None:
+            grad_b[piece.own] = scatter_sum(of_columns, piece.ranks)
+    return rows, (grad_a, grad_b, grad_scale, grad_bias)
+
+
+def _check_siglip(
+    image: Tensor, text: Tensor, logit_scale: float | Tensor, logit_bias: float | Tensor,
+    reduction: str, sample_weight: Tensor | None,
+) -> Given:  # fmt: skip
+    op = "siglip"
+    check.pair(op, ("image", "text"), image, text, min_rows=0)
+    n = image.shape[0]
+    tensors = {
+        "image": image,
+        "text": text,
+        "logit_scale": scale_given(op, "logit_scale", logit_scale, image),
+        "logit_bias": check.real(op, "logit_bias", logit_bias, image),
+        "sample_weight": check.sample_weight(op, sample_weight, image, n, "sum"),
+    }
+    return Given(tensors, {})
+
+
+def _siglip(p: Problem) -> Result:
+    weight, ranks = p.tensors["sample_weight"], p.ranks
+    check_weight(p, weight)
+    x, y, scale, bias = (p.rows(k) for k in ("image", "text", "logit_scale", "logit_bias"))
+    if scale.dim():
+        (bias,) = replicated(ranks, bias)
+    else:
+        scale, bias = replicated(ranks, scale, bias)
+    positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
+    if p.reduction == "none":
+        negative = _Softplus.apply(x, y, scale, bias, torch.ones_like(positive), ranks, p.half)
+        loss = reduce_rows(p, negative + positive, weight)
+    else:
+        share = torch.ones_like(positive) if weight is None else weight
+        if p.reduction == "mean":
+            of_all = ranks.n if weight is None else sum_to_rows(share.sum(), ranks)
+            share = share / of_all
+        part = _SoftplusTotal.apply(x, y, scale, bias, share, ranks, p.half)
+        loss = sum_to_value(part, ranks) + reduce_rows(p, positive, weight)
+    if not p.wants_terms:
+        return loss, ()
+    with torch.no_grad():
+        on = reduce_rows(p, positive.detach(), weight)
+    return loss, (on, loss.detach() - on)
+
+
+SIGLIP = Form(
+    "siglip",
+    {
+        "image": ROWS,
+        "text": ROWS,
+        "logit_scale": SCALE,
+        "logit_bias": SCALE,
+        "sample_weight": ROWS,
+    },
+    (),
+    _check_siglip,
+    _siglip,
+    terms=("positive", "negative"),
+)

@@ -1,0 +1,119 @@
+r"""Blocks of a larger matrix of logits: statistics of a block, gradients under those of the whole.
+
+For rows a and columns b of the block, :math:`s_{ij} = c_i\, a_i \cdot b_j`, and statistics r, q of
+whole rows and columns of which the block is a part,
+
+.. math::
+    W_{ij} = \bar r_i e^{s_{ij} - r_i} + \bar q_j e^{s_{ij} - q_j},
+
+and the block's share of the gradients is :math:`\bar a_i = c_i \sum_j W_{ij} b_j`,
+:math:`\bar b_j = \sum_i W_{ij} c_i a_i`, :math:`\bar c_i = a_i \cdot \sum_j W_{ij} b_j`. Nothing
+here is differentiable: these are the steps of an operator that sees one block after the other.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..._dtypes import computed_dtype
+from . import cuda, sigmoid, softmax, value_and_grad
+
+__all__ = ["Gradients", "lse_block", "lse_block_gradients", "softplus_block"]
+
+
+class Gradients(NamedTuple):
+    """Gradients of a and b in float32 (float64), b's empty where it is not wanted; of the scale."""
+
+    a: Tensor
+    b: Tensor
+    scale: Tensor
+
+
+def lse_block(
+    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor, ids_b: Tensor, *, cols: bool, half: bool
+) -> tuple[Tensor, Tensor]:
+    """(n,) and (m,) log-sum-exps of the rows and, if asked, of the columns of a block.
+
+    Args:
+        a, b: (n, d) and (m, d), of any length, 0 included.
+        scale: 0-dim or, without cols, (n,).
+        ids_a, ids_b: (n,) and (m,) int32; pairs with equal ids are left out.
+        half: as in `pairwise.lse`.
+    """
+    if a.shape[0] and b.shape[0]:
+        return softmax.lse(
+            a, b, scale, ids_a=ids_a, ids_b=ids_b, cols=cols, half=half and not a.is_cuda
+        )
+    kind = computed_dtype(a)
+    row = a.new_full(a.shape[:1], -torch.inf, dtype=kind)
+    return row, a.new_full((b.shape[0] if cols else 0,), -torch.inf, dtype=kind)
+
+
+def lse_block_gradients(
+    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor, ids_b: Tensor,
+    row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor] | None, *, want_b: bool, half: bool,
+) -> Gradients:  # fmt: skip
+    """The block's share of the gradients.
+
+    Args:
+        row, col: (statistics, their gradients) of the whole rows and columns; None for no columns.
+        The others: as in `lse_block`.
+    """
+    kind = computed_dtype(a)
+    if not (a.shape[0] and b.shape[0]):
+        grad_b = b.new_zeros(b.shape if want_b else (0,), dtype=kind)
+        return Gradients(torch.zeros_like(a, dtype=kind), grad_b, torch.zeros_like(scale))
+    if a.is_cuda:
+        q, grad_q = (None, None) if col is None else col
+        g_a, g_b, by_row, _ = cuda.backward(
+            a, b, scale, None, (ids_a, ids_b), (None, None), False, row[0], q, row[1], grad_q,
+            grad_dtype=kind, want_b=want_b,
+        )  # fmt: skip
+        g_scale = by_row if scale.ndim else by_row.sum()
+        return Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale.to(scale.dtype))
+    none = a.new_empty(0)
+    q, grad_q = (none, none) if col is None else col
+    return Gradients(
+        *softmax._lse_bwd(
+            a, b, scale, ids_a, ids_b, None, None, False, col is not None, half,
+            row[0], q, row[1], grad_q, want_b,
+        )
+    )  # fmt: skip
+
+
+def softplus_block(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *, skip_self: bool,
+    want_b: bool,
+) -> tuple[Tensor, Gradients, Tensor]:  # fmt: skip
+    """``r_i = sum_j softplus(scale_i a_i . b_j + bias)``, and the gradients of sum_i weight_i r_i.
+
+    Args:
+        a, b: (n, d) and (m, d), of any length, 0 included.
+        scale: 0-dim or (n,); bias: 0-dim; weight: (n,).
+        skip_self: leave out i == j.
+
+    Returns:
+        r (n,); the gradients of a, b and scale; that of the bias.
+    """
+    kind = computed_dtype(a)
+    if not (a.shape[0] and b.shape[0]):
+        grad_b = b.new_zeros(b.shape if want_b else (0,), dtype=kind)
+        grads = Gradients(torch.zeros_like(a, dtype=kind), grad_b, torch.zeros_like(scale))
+        return a.new_zeros(a.shape[:1], dtype=kind), grads, torch.zeros_like(bias)
+    if a.is_cuda:
+        rows = sigmoid.softplus(a, b, scale, bias, skip_self=skip_self)
+        none = (None, None)
+        g_a, g_b, by_row, of_bias = cuda.backward(
+            a, b, scale, bias, none, none, skip_self, None, None, weight, None,
+            grad_dtype=kind, want_b=want_b,
+        )  # fmt: skip
+        g_scale = (by_row if scale.ndim else by_row.sum()).to(scale.dtype)
+        grads = Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale)
+        return rows, grads, of_bias.sum().to(bias.dtype)
+    _, rows, g_a, g_b, g_scale, g_bias = value_and_grad._softplus(
+        a, b, scale, bias, weight, skip_self, want_b
+    )
+    return rows, Gradients(g_a, g_b, g_scale), g_bias

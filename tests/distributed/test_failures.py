@@ -1,0 +1,90 @@
+"""A mismatch or an error on one rank is an error on all of them, soon, and says both values."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..support.ranks import failures
+from ..support.ranks.pool import Pool
+
+ALIKE = "must be the same on all ranks of the group, rank 0 has"
+SEEN = {
+    "features": f"nt_xent: the number of features {ALIKE} 5, rank 1 has 4",
+    "dtype": f"vicreg: dtype {ALIKE} torch.float64, rank 1 has torch.float32",
+    "option": f"clip: label_smoothing {ALIKE} 0.0, rank 1 has 0.1",
+    "reduction": f"clip: reduction {ALIKE} mean, rank 1 has sum",
+    "impl": f"clip: impl {ALIKE} fused, rank 1 has torch",
+    "loss": f": operator {ALIKE} nt_xent, rank 1 has dcl",
+    "requires_grad": f"siglip: requires_grad of image {ALIKE} True, rank 1 has False",
+    "no_grad": f"barlow_twins: requires_grad of z1 {ALIKE} True, rank 1 has False",
+    "scale": f"clip: logit_scale {ALIKE} 2.0, rank 1 has 3.0",
+    "bias": f"siglip: logit_bias {ALIKE} -3.0, rank 1 has -1.0",
+    "layout": "temperature must be alike on all ranks of the group, rank 0 has one value, rank 1",
+    "weights": f"nt_xent: sample_weight {ALIKE} None, rank 1 has a tensor",
+    "weight_fn": f"dcl: weight_fn {ALIKE} None, rank 1 has a tensor",
+    "weight_fn elsewhere": f"dcl: weight_fn {ALIKE} a tensor, rank 1 has None",
+    "codes": f"falcon: codes {ALIKE} shape (5, 12), rank 1 has shape (5, 8)",
+    "budget": f"nt_xent: the buffer budget {ALIKE} 1073741824, rank 1 has 1000",
+    "prefixes": f"matryoshka: dims {ALIKE} [2, 4, 5], rank 1 has [2, 5]",
+    "views": f"SupConLoss: views {ALIKE} 2, rank 1 has 3",
+    "bank": f"NTXentLoss: the bank {ALIKE} (9, 5), rank 1 has (8, 5)",
+}
+# what rank 1 says about its own arguments
+OWN = {
+    "error": "ValueError: nt_xent: temperature must be finite and > 0, got -1.0",
+    "shapes": "ValueError: info_nce: key must match query (4, 5), got (3, 5)",
+    "keyword": "TypeError: got an unexpected keyword argument 'nonsense'",
+    "error in weight_fn": "ValueError: dcl: weight_fn must return one weight per pair (12,)",
+    "prefix": "ValueError: matryoshka: dims must be in 1 ... 5, the features of z1, got 9",
+    "labels": "ValueError: SupConLoss: labels must have",
+    "rows of the bank": "ValueError: NTXentLoss: out1 must match out0 (4, 5), got (3, 5)",
+}
+TOGETHER = {
+    "no rows anywhere": "nt_xent: z1 needs at least 1 row over all ranks of the group, got 0",
+    "one row for a covariance": "vicreg: z1 needs at least 2 rows over all ranks of the group, got",
+    "weights without a mean": "clip: sample_weight must have a positive sum over all ranks",
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_what_differs_is_named_on_all_ranks(pool: Pool, name: str) -> None:
+    for kind, text, seconds in pool.run(failures.told, name, ranks=3):
+        assert kind == "ValueError"
+        assert SEEN[name] in text
+        assert seconds < pool.seconds / 2  # nobody waited for a timeout
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_error_of_one_rank_is_raised_on_all(pool: Pool, name: str) -> None:
+    answers = pool.run(failures.told, name, ranks=3)
+    assert f"{answers[1][0]}: {answers[1][1]}".startswith(OWN[name])
+    for kind, text, _ in (answers[0], answers[2]):
+        assert kind == "RuntimeError"
+        assert f"rank 1 of 3 failed with {OWN[name]}" in text
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_all_ranks_refuse_what_does_not_fit_together(pool: Pool, name: str) -> None:
+    for kind, text, _ in pool.run(failures.told, name, ranks=3):
+        assert kind == "ValueError"
+        assert TOGETHER[name] in text
+
+
+def test_what_is_no_group_of_this_process(pool: Pool) -> None:
+    for number, outsider in pool.run(failures.not_a_group):
+        assert number.startswith("TypeError: nt_xent: group must be a torch.distributed.ProcessGro")
+        assert outsider.startswith("ValueError: nt_xent: group must contain this process")
+
+
+@pytest.mark.parametrize("where", ["before", "between"])
+def test_a_rank_that_dies_ends_the_others_within_the_timeout(
+    where: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    ranks = Pool(tmp_path_factory.mktemp("dying"), size=3, seconds=5)
+    try:
+        answers = ranks.run(failures.dies, where, lost=(1,))
+    finally:
+        ranks.stop()
+    for seconds, error in answers:
+        assert error == "RuntimeError"
+        assert seconds < 15

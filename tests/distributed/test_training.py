@@ -1,0 +1,70 @@
+"""Training steps over ranks: factors, accumulation, sharded weights, pieces, dtypes, compile."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed.fsdp
+
+from ..support.ranks import training
+from ..support.ranks.pool import Pool
+
+SOFTMAX = ["nt_xent", "dcl", "info_nce", "clip", "siglip", "sup_con"]
+
+
+@pytest.mark.parametrize("name", training.LOSSES)
+def test_gradients_of_a_rank_and_factors_from_above(pool: Pool, name: str) -> None:
+    for errors in pool.run(training.factors, name, ranks=3):
+        assert max(errors.values()) < 1e-12, errors
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "barlow_twins"])
+def test_the_reference_has_second_derivatives(pool: Pool, name: str) -> None:
+    assert max(pool.run(training.second_derivative, name, ranks=3)) < 1e-11
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_rows_in_pieces_give_the_same_loss(pool: Pool, name: str) -> None:
+    for error, more in pool.run(training.pieces, name, 300, ranks=3):
+        assert error < 1e-13
+        assert more or name == "siglip"  # gathered again for the gradient, of what has rows
+
+
+@pytest.mark.parametrize("name", training.LOSSES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_errors_are_those_of_one_process(pool: Pool, name: str, dtype: torch.dtype) -> None:
+    """At most twice the error of the fused loss of one process, and the rounding of its result."""
+    unit = torch.finfo(dtype).eps
+    for found in pool.run(training.rounding, name, dtype, ranks=3):
+        assert found["over"] <= 2 * found["one"] + unit, found
+        assert found["dtype"] == 1.0
+
+
+def test_a_rank_may_skip_its_backward(pool: Pool) -> None:
+    assert all(pool.run(training.skipped_backward, ranks=3))
+
+
+def test_accumulation_under_no_sync(pool: Pool) -> None:
+    assert max(pool.run(training.accumulated, ranks=3)) < 1e-12
+
+
+def test_cached_gradients(pool: Pool) -> None:
+    assert max(pool.run(training.cached, ranks=3)) < 1e-12
+
+
+def test_a_mesh_is_a_group(pool: Pool) -> None:
+    for error, refused in pool.run(training.meshes):
+        assert error < 1e-12
+        assert "group must be a process group or a mesh of 1 dimension, got a mesh of 2" in refused
+
+
+@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch < 2.6")
+def test_sharded_weights_and_scale(pool: Pool) -> None:
+    for errors in pool.run(training.sharded):
+        assert max(errors.values()) < 1e-12, errors
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "vicreg"])
+def test_one_compiled_graph(pool: Pool, name: str) -> None:
+    for errors in pool.run(training.compiled, name, ranks=2):
+        assert max(errors.values()) < 1e-12, errors

@@ -1,0 +1,65 @@
+"""Blocks of logits, as losses over ranks see them, on the emulated GPU path (conftest.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslspec_fast.primitives.pairwise.blocks import lse_block, lse_block_gradients, softplus_block
+
+from ..support.emulation import BF16, ERROR, F32, F64, GpuPaths, close, emulated
+
+pytestmark = emulated
+
+
+def rows(n: int, d: int, seed: int, dtype: torch.dtype) -> Tensor:
+    torch.manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(n, d, dtype=F64), dim=1).to(dtype)
+
+
+@pytest.mark.parametrize("cols", [True, False])
+@pytest.mark.parametrize("m", [29, 0])
+@pytest.mark.parametrize("dtype", [F64, F32, BF16])
+def test_log_sum_exps(gpu_paths: GpuPaths, dtype: Any, m: int, cols: bool) -> None:
+    a, b = rows(37, 20, 0, dtype), rows(m, 20, 1, dtype)
+    ids_a, ids_b = torch.arange(37, dtype=torch.int32), torch.arange(m, dtype=torch.int32) + 30
+    kind = F64 if dtype == F64 else F32
+    scale = torch.tensor(3.0, dtype=kind) if cols else torch.rand(37).to(kind) + 2
+    grad_row, grad_col = torch.randn(37).to(kind), torch.randn(m).to(kind)
+
+    def run(x: Tensor, y: Tensor, c: Tensor, wide: torch.dtype) -> list[Tensor]:
+        row, col = lse_block(x, y, c, ids_a, ids_b, cols=cols, half=False)
+        whole = (row.logaddexp(torch.ones_like(row)), grad_row.to(wide))  # of more columns
+        of_columns = (col, grad_col.to(wide)) if cols else None
+        grads = lse_block_gradients(
+            x, y, c, ids_a, ids_b, whole, of_columns, want_b=True, half=False
+        )
+        assert grads.a.dtype == wide
+        return [row, col, *grads]
+
+    got = run(a, b, scale, kind)
+    with gpu_paths.off():
+        want = run(a.double(), b.double(), scale.double(), F64)
+    for x, y in zip(got, want, strict=True):
+        close(x, y, ERROR[dtype])
+
+
+@pytest.mark.parametrize("dtype", [F64, F32, BF16])
+def test_softplus(gpu_paths: GpuPaths, dtype: Any) -> None:
+    a, b = rows(37, 20, 0, dtype), rows(37, 20, 1, dtype)
+    kind = F64 if dtype == F64 else F32
+    weight, scale, bias = torch.rand(37).to(kind), *torch.tensor([3.0, -1.0]).to(kind)
+
+    def run(x: Tensor, y: Tensor, to: torch.dtype) -> list[Tensor]:
+        numbers = (scale.to(to), bias.to(to), weight.to(to))
+        found, grads, of_bias = softplus_block(x, y, *numbers, skip_self=True, want_b=True)
+        return [found, *grads, of_bias]
+
+    got = run(a, b, kind)
+    with gpu_paths.off():
+        want = run(a.double(), b.double(), F64)
+    for x, y in zip(got, want, strict=True):
+        close(x, y, ERROR[dtype])

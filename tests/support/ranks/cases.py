@@ -1,0 +1,165 @@
+"""Losses of a batch, in one process or with its rows spread over ranks, by the same expression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+import sslspec_fast.functional as F
+from sslspec_fast.losses.falcon import random_codes
+
+N = 13
+# rows of each rank: even, uneven, with an empty rank
+SPLITS = {
+    2: ((7, 6), (11, 2), (13, 0)),
+    3: ((5, 4, 4), (1, 10, 2), (0, 6, 7)),
+    4: ((4, 3, 3, 3), (2, 9, 1, 1), (6, 1, 0, 6)),
+}
+
+
+def batch(d: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """The global batch: the same on every rank."""
+    g = torch.Generator().manual_seed(7)
+    out = {
+        "x1": torch.randn(N, 6, generator=g, dtype=torch.float64),
+        "x2": torch.randn(N, 6, generator=g, dtype=torch.float64),
+        "weight": torch.rand(N, generator=g, dtype=torch.float64) + 0.1,
+        "temperature": torch.rand(N, generator=g, dtype=torch.float64) + 0.3,
+        "temperatures": torch.rand(2, N, generator=g, dtype=torch.float64) + 0.3,
+        "cotangent": torch.randn(2, N, generator=g, dtype=torch.float64),
+        "queue": torch.randn(2 * N + 1, d, generator=g, dtype=torch.float64),
+    }
+    labels = torch.randint(-1, 4, (N,), generator=g)
+    return {**{k: v.to(dtype) for k, v in out.items()}, "labels": labels}
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a rank holds of the batch."""
+
+    data: dict[str, Tensor]
+    rows: slice = field(default_factory=lambda: slice(None))
+    rank: int = 0
+    size: int = 1
+
+    def __getitem__(self, name: str) -> Tensor:
+        x = self.data[name]
+        return x[:, self.rows] if x.shape[0] == 2 else x[self.rows]
+
+    def share(self, name: str) -> Tensor:
+        return self.data[name][self.rank :: self.size]
+
+
+@dataclass(frozen=True)
+class Case:
+    """call(z1, z2, scale, bias, own, **keywords): the loss; rows: it has reduction="none"."""
+
+    call: Callable[..., Any]
+    rows: int = 1
+    d: int = 5
+
+
+def unit(z: Tensor) -> Tensor:
+    return nnf.normalize(z, dim=1)
+
+
+def first_weights(u1: Tensor, u2: Tensor) -> Tensor:
+    return 1 + (u1 * u2).sum(1).square()
+
+
+CASES = {
+    "nt_xent": Case(lambda a, b, c, t, o, **k: F.nt_xent(a, b, temperature=1 / c, **k), 2),
+    "nt_xent weights, smoothing": Case(
+        lambda a, b, c, t, o, **k: F.nt_xent(
+            a, b, temperature=1 / c, sample_weight=o["weight"], label_smoothing=0.1, **k
+        ),
+        2,
+    ),
+    "nt_xent debiased": Case(
+        lambda a, b, c, t, o, **k: F.nt_xent(a, b, temperature=1 / c, tau_plus=0.05, **k), 2
+    ),
+    "nt_xent, a temperature per sample": Case(
+        lambda a, b, c, t, o, **k: F.nt_xent(a, b, temperature=o["temperature"] / c, **k), 2
+    ),
+    "nt_xent, a temperature per anchor": Case(
+        lambda a, b, c, t, o, **k: F.nt_xent(
+            a, b, temperature=o["temperatures"].flatten() / c, tau_plus=0.05, **k
+        ),
+        2,
+    ),
+    "dcl": Case(lambda a, b, c, t, o, **k: F.dcl(a, b, temperature=1 / c, **k), 2),
+    "dcl with weights": Case(
+        lambda a, b, c, t, o, **k: F.dcl(
+            a, b, temperature=1 / c, weight_fn=first_weights, sample_weight=o["weight"], **k
+        ),
+        2,
+    ),
+    "info_nce": Case(lambda a, b, c, t, o, **k: F.info_nce(a, b, temperature=1 / c, **k)),
+    "info_nce, queue by shares": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=1 / c, negatives=o.share("queue"), label_smoothing=0.1, **k
+        )
+    ),
+    "info_nce, a temperature per query": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=o["temperature"] / c, tau_plus=0.05, sample_weight=o["weight"], **k
+        )
+    ),
+    "clip": Case(lambda a, b, c, t, o, **k: F.clip(unit(a), unit(b), c, logit_bias=t, **k)),
+    "clip weights, smoothing": Case(
+        lambda a, b, c, t, o, **k: F.clip(
+            unit(a), unit(b), c, sample_weight=o["weight"], label_smoothing=0.1, **k
+        )
+    ),
+    "clip, a scale per pair": Case(
+        lambda a, b, c, t, o, **k: F.clip(
+            unit(a), unit(b), c * o["temperature"], tau_plus=0.05, **k
+        )
+    ),
+    "siglip": Case(lambda a, b, c, t, o, **k: F.siglip(unit(a), unit(b), c, t, **k)),
+    "siglip weights, a scale per image": Case(
+        lambda a, b, c, t, o, **k: F.siglip(
+            unit(a), unit(b), c * o["temperature"], t, sample_weight=t.exp() * o["weight"], **k
+        )
+    ),
+    "sup_con": Case(
+        lambda a, b, c, t, o, **k: F.sup_con(unit(a), o["labels"], temperature=1 / c, **k)
+    ),
+    "sup_con weights, smoothing, base": Case(
+        lambda a, b, c, t, o, **k: F.sup_con(
+            unit(a),
+            o["labels"],
+            temperature=o["temperature"] / c,
+            base_temperature=0.2,
+            sample_weight=o["weight"],
+            label_smoothing=0.1,
+            **k,
+        )
+    ),
+    "vicreg, columns": Case(lambda a, b, c, t, o, **k: F.vicreg(a, b, **k), 0, 2),
+    "vicreg, rows": Case(lambda a, b, c, t, o, **k: F.vicreg(a, b, **k), 0, 24),
+    "barlow_twins, columns": Case(lambda a, b, c, t, o, **k: F.barlow_twins(a, b, **k), 0, 2),
+    "barlow_twins, rows": Case(
+        lambda a, b, c, t, o, **k: F.barlow_twins(a, b, off_diagonal=0.3, **k), 0, 24
+    ),
+    "spectral, columns": Case(
+        lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, mu=0.1, **k), 1, 2
+    ),
+    "spectral, rows": Case(lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, **k), 1, 24),
+    "spectral weights": Case(
+        lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, sample_weight=o["weight"], **k)
+    ),
+    "falcon": Case(
+        lambda a, b, c, t, o, **k: F.falcon(a, b, codes=random_codes(5, 12).to(a), **k), 0
+    ),
+    "matryoshka": Case(
+        lambda a, b, c, t, o, **k: F.matryoshka(
+            "clip", a, b, dims=[2, 5], weights=[1.0, 0.5], logit_scale=c, **k
+        )
+    ),
+}

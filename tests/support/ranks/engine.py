@@ -1,0 +1,113 @@
+"""What the ranks do for test_engine.py. Every function takes the group first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import sslspec_fast.functional as F
+from sslspec_fast.ranks import (
+    Ranks,
+    agree,
+    bytes_sent,
+    gather_rows,
+    reduce_scatter_rows,
+    replicated,
+    sum_to_rows,
+    sum_to_value,
+)
+
+from .training import COUNTS, Batch
+
+D = torch.float64
+
+
+def agreed(group: Any, counts: tuple[int, ...]) -> tuple[Any, ...]:
+    """What `agree` tells of rows that differ."""
+    rank = dist.get_rank(group)
+    ranks, (more,) = agree("op", group, {"x": 1}, counts[rank], 10 * rank)
+    return ranks.counts, ranks.n, ranks.here, ranks.offsets, more, ranks.rank == rank
+
+
+def vector_jacobian(group: Any) -> dict[str, float]:
+    """Every collective against its definition: the gradient of the sum of all ranks' objectives."""
+    size, rank = group.size(), dist.get_rank(group)
+    counts = COUNTS[:size]
+    ranks = Ranks(group, rank, tuple(counts))
+    g = torch.Generator().manual_seed(1)
+    own = [torch.randn(n, 3, generator=g, dtype=D) for n in counts]  # of each rank
+    wide = [torch.randn(sum(counts), 3, generator=g, dtype=D) for _ in counts]
+    factors = [torch.randn(sum(counts), 3, generator=g, dtype=D) for _ in counts]
+    parts = [slice(sum(counts[:r]), sum(counts[: r + 1])) for r in range(size)]
+    small = [torch.randn(3, generator=g, dtype=D) for _ in counts]
+
+    def of_one(f: Callable[..., Tensor], xs: list[Tensor]) -> Tensor:
+        """The gradient of this rank's input where one process plays all ranks."""
+        leaves = [x.clone().requires_grad_() for x in xs]
+        out: Tensor = torch.autograd.grad(f(leaves), leaves[rank])[0]
+        return out
+
+    def of_rank(x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        out: Tensor = torch.autograd.grad(f(leaf), leaf)[0]
+        return out
+
+    def apart(got: Tensor, want: Tensor) -> float:
+        return float((got - want).abs().sum()) if got.shape == want.shape else float("inf")
+
+    same = small[0]  # a gradient from above that all ranks have
+    return {
+        "gather_rows": apart(
+            of_rank(own[rank], lambda x: (gather_rows(x, ranks) * factors[rank]).sum()),
+            of_one(lambda xs: sum((torch.cat(xs) * f).sum() for f in factors), own),
+        ),
+        "reduce_scatter_rows": apart(
+            of_rank(
+                wide[rank],
+                lambda x: (reduce_scatter_rows(x, ranks) * factors[0][parts[rank]]).sum(),
+            ),
+            of_one(lambda xs: (sum(xs) * factors[0]).sum(), wide),
+        ),
+        "sum_to_rows": apart(
+            of_rank(small[rank], lambda x: (sum_to_rows(x, ranks) * factors[rank][0]).sum()),
+            of_one(lambda xs: sum((sum(xs) * f[0]).sum() for f in factors), small),
+        ),
+        "sum_to_value": apart(
+            of_rank(small[rank], lambda x: (sum_to_value(x, ranks) * same).sum()),
+            of_one(lambda xs: size * (sum(xs) * same).sum(), small),
+        ),
+        "replicated": apart(
+            of_rank(same[0], lambda x: replicated(ranks, x)[0] * small[rank][0]),
+            sum(x[0] for x in small) / size,
+        ),
+        "a large sum": apart(
+            sum_to_value(torch.full((200_000,), float(rank), dtype=D), ranks)[:1],
+            torch.tensor([float(sum(range(size)))], dtype=D),
+        ),
+    }
+
+
+def sent(group: Any, name: str, d: int) -> tuple[int, int]:
+    """Bytes that a rank sends in the forward pass of even batches, and in the backward pass."""
+    loss = getattr(F, name)
+    n = 64
+    torch.manual_seed(dist.get_rank(group))
+    x, y = (torch.randn(n, d, requires_grad=True) for _ in "ab")
+    extra = (2.0,) if name == "clip" else (2.0, -1.0) if name == "siglip" else ()
+    before = bytes_sent()
+    value = loss(x, y, *extra, group=group)
+    middle = bytes_sent()
+    value.backward()
+    return middle - before, bytes_sent() - middle
+
+
+def none_sends_in_backward(group: Any) -> bool:
+    batch = Batch(group)
+    rows = F.clip(*batch.own, 2.0, reduction="none", group=group)
+    before = bytes_sent()
+    rows.sum().backward()
+    return bytes_sent() > before

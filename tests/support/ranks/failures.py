@@ -1,0 +1,190 @@
+"""What the ranks do for test_failures.py. Every function takes the group first."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+import sslspec_fast as sf
+import sslspec_fast.functional as F
+
+D = torch.float64
+
+
+def pair(n: int = 4, d: int = 5, dtype: torch.dtype = D, grad: bool = True) -> list[torch.Tensor]:
+    torch.manual_seed(n)
+    return [torch.randn(n, d).to(dtype).requires_grad_(grad) for _ in "ab"]
+
+
+def _weights(n: float) -> Any:
+    return lambda u, v: torch.ones(int(n) if n > 1 else len(u), dtype=D)
+
+
+# name -> (what rank 1 does, what the others do)
+CALLS: dict[str, Any] = {
+    "features": (lambda g: F.nt_xent(*pair(d=4), group=g), lambda g: F.nt_xent(*pair(), group=g)),
+    "dtype": (
+        lambda g: F.vicreg(*pair(dtype=torch.float32), group=g),
+        lambda g: F.vicreg(*pair(), group=g),
+    ),
+    "option": (
+        lambda g: F.clip(*pair(), 2.0, label_smoothing=0.1, group=g),
+        lambda g: F.clip(*pair(), 2.0, group=g),
+    ),
+    "reduction": (
+        lambda g: F.clip(*pair(), 2.0, reduction="sum", group=g),
+        lambda g: F.clip(*pair(), 2.0, group=g),
+    ),
+    "impl": (
+        lambda g: F.clip(*pair(), 2.0, impl="torch", group=g),
+        lambda g: F.clip(*pair(), 2.0, group=g),
+    ),
+    "loss": (lambda g: F.dcl(*pair(), group=g), lambda g: F.nt_xent(*pair(), group=g)),
+    "requires_grad": (
+        lambda g: F.siglip(*pair(grad=False), 2.0, -3.0, group=g),
+        lambda g: F.siglip(*pair(), 2.0, -3.0, group=g),
+    ),
+    "no_grad": (
+        lambda g: torch.no_grad()(F.barlow_twins)(*pair(), group=g),
+        lambda g: F.barlow_twins(*pair(), group=g),
+    ),
+    "scale": (
+        lambda g: F.clip(*pair(), torch.tensor(3.0, dtype=D), group=g),
+        lambda g: F.clip(*pair(), torch.tensor(2.0, dtype=D), group=g),
+    ),
+    "bias": (
+        lambda g: F.siglip(*pair(), 2.0, -1.0, group=g),
+        lambda g: F.siglip(*pair(), 2.0, -3.0, group=g),
+    ),
+    "layout": (
+        lambda g: F.nt_xent(*pair(), temperature=torch.full((4,), 0.5, dtype=D), group=g),
+        lambda g: F.nt_xent(*pair(), group=g),
+    ),
+    "weights": (
+        lambda g: F.nt_xent(*pair(), sample_weight=torch.ones(4, dtype=D), group=g),
+        lambda g: F.nt_xent(*pair(), group=g),
+    ),
+    "weight_fn": (
+        lambda g: F.dcl(*pair(), weight_fn=_weights(0), group=g),
+        lambda g: F.dcl(*pair(), group=g),
+    ),
+    "weight_fn elsewhere": (
+        lambda g: F.dcl(*pair(), group=g),
+        lambda g: F.dcl(*pair(), weight_fn=_weights(0), group=g),
+    ),
+    "codes": (
+        lambda g: F.falcon(*pair(), n_codes=8, group=g),
+        lambda g: F.falcon(*pair(), n_codes=12, group=g),
+    ),
+    "budget": (
+        lambda g: _with_budget(lambda: F.nt_xent(*pair(), group=g)),
+        lambda g: F.nt_xent(*pair(), group=g),
+    ),
+    "prefixes": (
+        lambda g: F.matryoshka("nt_xent", *pair(), dims=[2, 5], group=g),
+        lambda g: F.matryoshka("nt_xent", *pair(), dims=[2, 4, 5], group=g),
+    ),
+    "views": (
+        lambda g: sf.SupConLoss(group=g)(pair(6)[0].view(2, 3, 5)),
+        lambda g: sf.SupConLoss(group=g)(pair(6)[0].view(3, 2, 5)),
+    ),
+    "bank": (
+        lambda g: sf.NTXentLoss(memory_bank_size=8, group=g)(*pair()),
+        lambda g: sf.NTXentLoss(memory_bank_size=9, group=g)(*pair()),
+    ),
+    "error": (
+        lambda g: F.nt_xent(*pair(), temperature=-1.0, group=g),
+        lambda g: F.nt_xent(*pair(), group=g),
+    ),
+    "shapes": (
+        lambda g: F.info_nce(pair(4)[0], pair(3)[0], group=g),
+        lambda g: F.info_nce(*pair(), group=g),
+    ),
+    "keyword": (
+        lambda g: F.vicreg(*pair(), nonsense=1, group=g),
+        lambda g: F.vicreg(*pair(), group=g),
+    ),
+    "error in weight_fn": (
+        lambda g: F.dcl(*pair(), weight_fn=_weights(2), group=g),
+        lambda g: F.dcl(*pair(), weight_fn=_weights(0), group=g),
+    ),
+    "prefix": (
+        lambda g: F.matryoshka("nt_xent", *pair(), dims=[9], group=g),
+        lambda g: F.matryoshka("nt_xent", *pair(), dims=[5], group=g),
+    ),
+    "labels": (
+        lambda g: sf.SupConLoss(group=g)(pair(6)[0].view(3, 2, 5), torch.zeros(2)),
+        lambda g: sf.SupConLoss(group=g)(pair(6)[0].view(3, 2, 5), torch.zeros(3)),
+    ),
+    "rows of the bank": (
+        lambda g: sf.NTXentLoss(memory_bank_size=8, group=g)(pair()[0], pair(3)[0]),
+        lambda g: sf.NTXentLoss(memory_bank_size=8, group=g)(*pair()),
+    ),
+    "no rows anywhere": (
+        lambda g: F.nt_xent(*pair(0), group=g),
+        lambda g: F.nt_xent(*pair(0), group=g),
+    ),
+    "one row for a covariance": (
+        lambda g: F.vicreg(*pair(1), group=g),
+        lambda g: F.vicreg(*pair(0), group=g),
+    ),
+    "weights without a mean": (
+        lambda g: F.clip(*pair(), 2.0, sample_weight=torch.zeros(4, dtype=D), group=g),
+        lambda g: F.clip(*pair(), 2.0, sample_weight=torch.zeros(4, dtype=D), group=g),
+    ),
+}  # fmt: skip
+
+
+def _with_budget(call: Any) -> Any:
+    from sslspec_fast.ranks import buffer_bytes
+
+    with buffer_bytes(1000):
+        return call()
+
+
+def told(group: Any, name: str) -> tuple[str, str, float]:
+    """Type, text and seconds of the error of a call, after which the ranks still work together."""
+    odd, others = CALLS[name]
+    kind, text, begin = "", "", time.monotonic()
+    try:
+        (odd if dist.get_rank(group) == 1 else others)(group)
+    except Exception as error:
+        kind, text = type(error).__name__, str(error)
+    seconds = time.monotonic() - begin
+    F.nt_xent(*pair(), group=group).backward()
+    return kind, text, seconds
+
+
+def not_a_group(group: Any) -> list[str]:
+    """What is refused before anything is sent."""
+    # every process must make the group; one of them alone is in it
+    alone = dist.new_group([0])
+    found = []
+    for given in (3, alone if dist.get_rank() else dist.GroupMember.NON_GROUP_MEMBER):
+        try:
+            F.nt_xent(*pair(), group=given)
+            found.append("")
+        except (TypeError, ValueError) as error:
+            found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def dies(group: Any, where: str) -> tuple[float, str]:
+    """Rank 1 ends; what the others see, and when."""
+    begin = time.monotonic()
+    loss = None
+    if where == "between":
+        loss = F.nt_xent(*pair(), group=group)
+    if dist.get_rank(group) == 1:
+        os._exit(3)
+    try:
+        if loss is not None:
+            loss.backward()
+        F.nt_xent(*pair(), group=group)
+    except Exception as error:
+        return time.monotonic() - begin, type(error).__name__
+    return time.monotonic() - begin, ""

@@ -1,0 +1,135 @@
+"""What the ranks do for test_modules.py. Every function takes the group first."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import sslspec_fast as sf
+
+from .training import Batch
+from .work import relative
+
+Module = torch.nn.Module
+
+# name -> (the module over a group, the module of one process)
+PAIRS: dict[str, tuple[Callable[..., Module], Callable[[], Module]]] = {
+    "NTXentLoss": (lambda **k: sf.NTXentLoss(0.3, **k), lambda: sf.NTXentLoss(0.3)),
+    "DCLLoss": (lambda **k: sf.DCLLoss(**k), sf.DCLLoss),
+    "DCLWLoss": (lambda **k: sf.DCLWLoss(0.2, 0.7, **k), lambda: sf.DCLWLoss(0.2, 0.7)),
+    "VICRegLoss": (lambda **k: sf.VICRegLoss(**k), sf.VICRegLoss),
+    "BarlowTwinsLoss": (lambda **k: sf.BarlowTwinsLoss(**k), sf.BarlowTwinsLoss),
+    "InfoNCELoss": (lambda **k: sf.InfoNCELoss(**k), sf.InfoNCELoss),
+    "SpectralContrastiveLoss": (
+        lambda **k: sf.SpectralContrastiveLoss(0.5, **k),
+        lambda: sf.SpectralContrastiveLoss(0.5),
+    ),
+    "FalconLoss": (lambda **k: sf.FalconLoss(5, 16, **k), lambda: sf.FalconLoss(5, 16)),
+    "MatryoshkaLoss": (
+        lambda **k: sf.MatryoshkaLoss("dcl", [2, 5], **k),
+        lambda: sf.MatryoshkaLoss("dcl", [2, 5]),
+    ),
+    "CLIPLoss": (lambda **k: sf.CLIPLoss(**k), sf.CLIPLoss),
+    "SigLIPLoss": (lambda **k: sf.SigLIPLoss(**k), sf.SigLIPLoss),
+}
+GATHERED = ("NTXentLoss", "DCLLoss", "DCLWLoss", "VICRegLoss", "BarlowTwinsLoss")
+
+
+def module(group: Any, name: str, how: str) -> dict[str, float]:
+    """A module over ranks against the module of one process with all rows."""
+    over, single = PAIRS[name]
+    keywords: dict[str, Any] = {"group": group}
+    if how == "gather_distributed":
+        keywords = {"gather_distributed": True}
+    elif how == "open_clip":
+        keywords = {"rank": dist.get_rank(group), "world_size": group.size()}
+    loss, one, batch = copy.deepcopy(over(**keywords)), single(), Batch(group)
+    scales: tuple[Any, Any] = ((), ())
+    if name in ("CLIPLoss", "SigLIPLoss"):
+        scales = (batch.own_scale,), (batch.scale,)
+    got, want = loss(*batch.own, *scales[0]), one(*batch.whole, *scales[1])
+    got.backward()
+    want.backward()
+    mine = [
+        float((x.grad - batch.size * y.grad[batch.here]).abs().sum())
+        for x, y in zip(batch.own, batch.whole, strict=True)
+    ]
+    scale = float((batch.own_scale.grad - batch.scale.grad).abs()) if scales[0] else 0.0
+    return {"value": relative(got.detach(), want.detach()), "rows": max(mine), "scale": scale}
+
+
+def bank(group: Any) -> float:
+    """Two steps against a memory bank: the rows of all ranks are stored on all, in rank order."""
+    torch.manual_seed(dist.get_rank(group))  # other ranks begin with another bank
+    loss = sf.NTXentLoss(0.3, (20, 5), group=group)
+    first = loss.bank.clone()
+    dist.broadcast(first, dist.get_global_rank(group, 0), group=group)
+    one, worst = sf.NTXentLoss(0.3, (20, 5)), 0.0
+    one.bank.copy_(first)
+    for k in range(3):
+        batch = Batch(group, seed=k)
+        got, want = loss(*batch.own), one(*batch.whole)
+        got.backward()
+        want.backward()
+        worst = max(
+            worst,
+            relative(got.detach(), want.detach()),
+            float((loss.bank - one.bank).abs().max()),
+            float((loss.next - one.next).abs()),
+            float((batch.own[0].grad - batch.size * batch.whole[0].grad[batch.here]).abs().sum()),
+        )
+    return worst
+
+
+def _labels(n: int) -> dict[str, Tensor | None]:
+    of = torch.arange(n)
+    return {
+        "none": None,
+        "integers": of % 3 - 1,
+        "floats": torch.tensor([0.5, -1.0, 2.25, 0.5])[of % 4],
+    }
+
+
+def sup_con(group: Any, labels: str, mode: str, empty: bool) -> float:
+    """SupContrast's call with the labels of a rank's own samples."""
+    batch = Batch(group)
+    n = batch.whole[0].shape[0]
+    if not empty:  # the first rows of every rank; none of them has 0
+        rank, n = dist.get_rank(group), 3 * group.size()
+        batch.here = slice(3 * rank, 3 * rank + 3)
+    every = torch.stack([x.detach()[:n] for x in batch.whole], 1).requires_grad_()
+    own = every.detach()[batch.here].clone().requires_grad_()
+    y = _labels(n)[labels]
+    over = sf.SupConLoss(0.3, mode, 0.1, group=group)
+    got = over(own, None if y is None else y[batch.here])
+    want = sf.SupConLoss(0.3, mode, 0.1)(every, y)
+    got.backward()
+    want.backward()
+    return max(
+        relative(got.detach(), want.detach()),
+        float((own.grad - batch.size * every.grad[batch.here]).abs().sum()),
+    )
+
+
+def held(group: Any) -> dict[str, Any]:
+    """What a module does with its group."""
+    loss = sf.CLIPLoss(group=group)
+    found: dict[str, Any] = {"repr": repr(loss), "state": len(loss.state_dict())}
+    found["copy"] = copy.deepcopy(loss).group is group
+    for key, call in {
+        "pickle": lambda: pickle.dumps(loss),
+        "mask": lambda: sf.SupConLoss(group=group)(torch.ones(2, 2, 3), mask=torch.ones(2, 2)),
+        "rank": lambda: sf.CLIPLoss(rank=dist.get_rank() + 1, world_size=dist.get_world_size()),
+        "size": lambda: sf.SigLIPLoss(rank=0, world_size=17),
+    }.items():
+        try:
+            call()
+        except (TypeError, ValueError) as error:
+            found[key] = f"{type(error).__name__}: {error}"
+    return found

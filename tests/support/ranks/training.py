@@ -1,0 +1,253 @@
+"""What the ranks do for test_training.py. Every function takes the group first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+import sslspec_fast.functional as F
+from sslspec_fast.ranks import buffer_bytes, bytes_sent
+
+from .work import relative
+
+COUNTS = (4, 0, 7, 2)
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "nt_xent": lambda a, b, c, **k: F.nt_xent(a, b, temperature=1 / c, **k),
+    "dcl": lambda a, b, c, **k: F.dcl(a, b, temperature=1 / c, **k),
+    "info_nce": lambda a, b, c, **k: F.info_nce(a, b, temperature=1 / c, **k),
+    "clip": lambda a, b, c, **k: F.clip(a, b, c, **k),
+    "siglip": lambda a, b, c, **k: F.siglip(a, b, c, c.detach() - 3, **k),
+    "sup_con": lambda a, b, c, **k: F.sup_con(
+        a, torch.zeros(len(a), dtype=torch.int64), temperature=1 / c, **k
+    ),
+    "vicreg": lambda a, b, c, **k: F.vicreg(a, b, **k) + 0 * c,
+    "barlow_twins": lambda a, b, c, **k: F.barlow_twins(a, b, **k) + 0 * c,
+    "spectral_contrastive": lambda a, b, c, **k: F.spectral_contrastive(a, b, **k) + 0 * c,
+    "falcon": lambda a, b, c, **k: F.falcon(a, b, n_codes=12, **k) + 0 * c,
+}
+
+
+class Batch:
+    """All rows as leaves, and the leaves of this rank."""
+
+    def __init__(self, group: Any, d: int = 5, dtype: Any = torch.float64, seed: int = 5) -> None:
+        g = torch.Generator().manual_seed(seed)
+        counts = COUNTS[: group.size()]
+        start = sum(counts[: dist.get_rank(group)])
+        self.size, self.here = group.size(), slice(start, start + counts[dist.get_rank(group)])
+        wide = [torch.randn(sum(counts), d, generator=g, dtype=torch.float64) for _ in "ab"]
+        self.whole = [x.to(dtype).requires_grad_() for x in wide]
+        self.own = [x.detach()[self.here].clone().requires_grad_() for x in self.whole]
+        self.scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+        self.own_scale = self.scale.detach().clone().requires_grad_()
+
+
+def factors(group: Any, name: str) -> dict[str, float]:
+    """Gradients before any averaging, after two backward passes with the factors 1 and 3."""
+    loss, batch = LOSSES[name], Batch(group)
+    one = loss(*batch.whole, batch.scale, impl="torch")
+    one.backward()
+    over = loss(*batch.own, batch.own_scale, group=group)
+    sent = bytes_sent()
+    over.backward(retain_graph=True)
+    (3 * over).backward()
+    quiet = bytes_sent() == sent
+    with torch.no_grad():
+        value = loss(*batch.own, batch.own_scale, group=group)
+    rows = [
+        relative(own.grad, 4 * batch.size * x.grad[batch.here]) if own.shape[0] else 0.0
+        for own, x in zip(batch.own, batch.whole, strict=True)
+        if x.grad is not None
+    ]
+    errors = {
+        "value": relative(over.detach(), one.detach()),
+        "no_grad": relative(value, one.detach()),
+        "rows": max(rows),
+        "scale": float((batch.own_scale.grad - 4 * batch.scale.grad).abs()),
+        "backward is silent": 0.0 if quiet else 1.0,
+    }
+    try:
+        torch.autograd.grad(
+            loss(*batch.own, batch.own_scale, group=group), batch.own[0], create_graph=True
+        )
+        errors["second derivative is refused"] = 1.0
+    except NotImplementedError as error:
+        errors["second derivative is refused"] = float("impl='torch'" not in str(error))
+    return errors
+
+
+def second_derivative(group: Any, name: str) -> float:
+    """impl="torch" over ranks: a penalty of the gradient, against one process."""
+    loss, batch = LOSSES[name], Batch(group)
+    (ours,) = torch.autograd.grad(
+        loss(*batch.own, batch.own_scale, group=group, impl="torch"),
+        batch.own[0],
+        create_graph=True,
+    )
+    (theirs,) = torch.autograd.grad(
+        loss(*batch.whole, batch.scale, impl="torch"), batch.whole[0], create_graph=True
+    )
+    ours.square().sum().backward()
+    (batch.size**2 * theirs.square().sum()).backward()
+    got, want = batch.own[0].grad, batch.whole[0].grad[batch.here]
+    return max(
+        float((ours - batch.size * theirs[batch.here]).abs().sum()),
+        float((got - want).abs().sum() / batch.whole[0].grad.abs().max()),
+    )
+
+
+def pieces(group: Any, name: str, budget: int) -> tuple[float, float]:
+    """Rows gathered a piece at a time: the error, and how many more bytes were sent."""
+    loss, found = LOSSES[name], []
+    for size in (1 << 30, budget):
+        batch, before = Batch(group), bytes_sent()
+        with buffer_bytes(size):
+            value = loss(*batch.own, batch.own_scale, group=group)
+        value.backward()
+        grads = [x.grad for x in (*batch.own, batch.own_scale) if x.grad is not None]
+        sent = bytes_sent() - before
+        found.append((torch.cat([value.detach()[None], *(x.flatten() for x in grads)]), sent))
+    return relative(found[1][0], found[0][0]), float(found[1][1] > found[0][1])
+
+
+def rounding(group: Any, name: str, dtype: torch.dtype) -> dict[str, float]:
+    """Errors over ranks and of one process against float64, for rows of another dtype."""
+    loss, exact = LOSSES[name], Batch(group, 16)
+    batch = Batch(group, 16, dtype)
+    for one in (exact, batch):
+        for x in (*one.whole, *one.own):
+            x.data = x.data / x.data.double().norm(dim=1, keepdim=True).to(x.dtype)
+    want = Batch(group, 16)
+    for x, rows in zip(want.whole, batch.whole, strict=True):
+        x.data = rows.data.double()
+    scale = [torch.tensor(2.0, requires_grad=True) for _ in "ab"]
+    for x in (*batch.whole, *batch.own):
+        x.grad = None
+    loss(*want.whole, want.scale, impl="torch").backward()
+    loss(*batch.whole, scale[0]).backward()
+    value = loss(*batch.own, scale[1], group=group)
+    value.backward()
+    one, over = 0.0, 0.0
+    for exact_rows, whole, own in zip(want.whole, batch.whole, batch.own, strict=True):
+        if exact_rows.grad is None:
+            continue
+        top = exact_rows.grad.abs().max()
+        one = max(one, float((whole.grad.double() - exact_rows.grad).abs().max() / top))
+        if own.shape[0]:
+            mine = own.grad.double() / batch.size - exact_rows.grad[batch.here]
+            over = max(over, float(mine.abs().max() / top))
+    return {"one": one, "over": over, "dtype": float(value.dtype == torch.float32)}
+
+
+def skipped_backward(group: Any) -> bool:
+    """A rank that does not go backward keeps nobody waiting."""
+    batch = Batch(group)
+    loss = F.nt_xent(*batch.own, group=group)
+    if dist.get_rank(group) == 0:
+        loss.backward()
+    return bool(F.clip(*batch.own, 2.0, group=group).isfinite())
+
+
+def accumulated(group: Any) -> float:
+    """Two micro-batches under no_sync: the mean of both single-process gradients."""
+    torch.manual_seed(0)
+    net, one = (torch.nn.Linear(5, 4, dtype=torch.float64) for _ in "ab")
+    one.load_state_dict(net.state_dict())
+    ddp = DistributedDataParallel(net, process_group=group)
+    for k in (0, 1):
+        batch = Batch(group, seed=k)
+        own, whole = (torch.stack(x).detach() for x in (batch.own, batch.whole))
+        with ddp.no_sync() if k == 0 else torch.enable_grad():
+            (F.nt_xent(*ddp(own), group=group) / 2).backward()
+        (F.nt_xent(*one(whole), impl="torch") / 2).backward()
+    return relative(net.weight.grad, one.weight.grad)
+
+
+def mean_gradient(parameter: Tensor, group: Any) -> Tensor:
+    total = parameter.grad.clone()
+    dist.all_reduce(total, group=group)
+    return total / group.size()
+
+
+def cached(group: Any) -> float:
+    """GradCache: the loss of detached features; their gradients replayed through the encoder."""
+    torch.manual_seed(0)
+    net, one = (torch.nn.Linear(5, 4, dtype=torch.float64) for _ in "ab")
+    one.load_state_dict(net.state_dict())
+    batch = Batch(group)
+    with torch.no_grad():
+        features = [net(x) for x in batch.own]
+    leaves = [x.requires_grad_() for x in features]
+    F.clip(*leaves, 2.0, group=group).backward()
+    for x, leaf in zip(batch.own, leaves, strict=True):
+        for rows, grads in zip(x.detach().split(2), leaf.grad.split(2), strict=True):
+            (net(rows) * grads).sum().backward()
+    F.clip(*(one(x) for x in batch.whole), 2.0, impl="torch").backward()
+    if net.weight.grad is None:  # a rank without rows
+        net.weight.grad = torch.zeros_like(net.weight)
+    return relative(mean_gradient(net.weight, group), one.weight.grad)
+
+
+def meshes(group: Any) -> tuple[float, str]:
+    """A mesh of one dimension as the group, of two refused."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    size = group.size()
+    batch, mesh = Batch(group), init_device_mesh("cpu", (size,))
+    value = F.nt_xent(*batch.own, group=mesh).detach()
+    error = relative(value, F.nt_xent(*batch.whole, impl="torch").detach())
+    try:
+        F.nt_xent(*batch.own, group=init_device_mesh("cpu", (2, size // 2)))
+    except ValueError as refused:
+        return error, str(refused)
+    return error, ""
+
+
+def sharded(group: Any) -> dict[str, float]:
+    """FSDP2: weights that are sharded, and a scale that is a DTensor."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    mesh, batch = init_device_mesh("cpu", (group.size(),)), Batch(group)
+    torch.manual_seed(0)
+    net, one = (torch.nn.Linear(5, 4, dtype=torch.float64) for _ in "ab")
+    one.load_state_dict(net.state_dict())
+    fully_shard(net, mesh=mesh)
+    scale = torch.nn.Parameter(
+        distribute_tensor(torch.tensor([2.0], dtype=torch.float64), mesh, [Shard(0)])
+    )
+    z = net(torch.cat(batch.own))
+    n = len(batch.own[0])
+    F.clip(z[:n], z[n:], scale.full_tensor()[0], group=mesh).backward()
+    F.clip(*(one(x) for x in batch.whole), batch.scale, impl="torch").backward()
+    return {
+        "weight": relative(net.weight.grad.full_tensor(), one.weight.grad),
+        "scale": relative(scale.grad.full_tensor()[0], batch.scale.grad),
+    }
+
+
+def compiled(group: Any, name: str) -> dict[str, float]:
+    """One graph, whatever this rank's number of rows; equal to eager."""
+    loss, batch = LOSSES[name], Batch(group)
+
+    def step(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        return loss(a * 1.5, b, c, group=group)
+
+    run = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    value = run(*batch.own, batch.own_scale)
+    value.backward()
+    one = loss(batch.whole[0] * 1.5, batch.whole[1], batch.scale, impl="torch")
+    one.backward()
+    rows = [
+        float((own.grad - batch.size * x.grad[batch.here]).abs().sum())
+        for own, x in zip(batch.own, batch.whole, strict=True)
+        if x.grad is not None
+    ]
+    return {"value": relative(value.detach(), one.detach()), "rows": max(rows)}
