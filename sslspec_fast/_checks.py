@@ -113,9 +113,11 @@ def pair(op: str, names: tuple[str, str], a: Tensor, b: Tensor, *, min_rows: int
     same_kind(op, names[1], b, names[0], a)
 
 
-def columns(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+def columns(
+    op: str, name: str, x: Tensor, other_name: str, other: Tensor, *, min_rows: int = 1
+) -> None:
     """x: (m, d) extra columns beside an (n, d) tensor."""
-    matrix(op, name, x)
+    matrix(op, name, x, min_rows=min_rows)
     if x.shape[1] != other.shape[1]:
         raise ValueError(
             f"{op}: {name} must have the {other.shape[1]} features of {other_name} "
