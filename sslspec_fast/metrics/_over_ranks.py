@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,25 +9,13 @@ import torch
 from torch import Tensor
 
 from ..primitives import pairwise
-from ..ranks import Ranks, agree, gathered_pieces, process_group, sum_to_value
+from ..ranks import Ranks, agree, gathered_pieces, sum_to_value
 from ..ranks.differentiable import start_gather, sum_over_ranks
-from ..ranks.errors import told_to_all
 from ..ranks.pieces import pieces_of
 from ..ranks.traffic import all_gather, broadcast, host_device
 from ..ranks.value_and_grad import refuse_second_derivative
 from ._neighbours import Others
 from ._scatter import Scatter
-
-
-def several(op: str, group: Any) -> Any:
-    """The process group where it has several ranks, else None."""
-    group = None if group is None else process_group(op, group)
-    return None if group is None or group.size() == 1 else group
-
-
-def given(op: str, group: Any) -> contextlib.AbstractContextManager[None]:
-    """Around what looks at this rank's arguments: its errors are raised on all ranks."""
-    return told_to_all(op, group)
 
 
 def _meet(

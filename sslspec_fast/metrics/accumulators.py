@@ -16,11 +16,11 @@ from torch import Tensor
 from .. import _checks as check
 from ..graph.pair_graph import PairGraph
 from ..losses._common import widen
-from ..ranks import Ranks, agree
+from ..ranks import Ranks, agree, several
 from ..ranks.differentiable import sum_over_ranks
 from ..ranks.traffic import all_gather, host_device
 from . import batch
-from ._over_ranks import of_first, several, summed
+from ._over_ranks import of_first, summed
 from ._scatter import Scatter, perplexity
 
 __all__ = ["Alignment", "EffectiveRank", "Lidar", "NeighborhoodAccuracy", "Uniformity"]

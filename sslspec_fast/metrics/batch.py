@@ -15,9 +15,9 @@ from ..graph.pair_graph import PairGraph
 from ..losses._common import widen
 from ..primitives import pairwise
 from ..primitives.rows.unit_rows import unit_rows
+from ..ranks import several, told_to_all
 from . import _over_ranks as over_ranks
 from ._neighbours import Others, right
-from ._over_ranks import given, several
 from ._scatter import Scatter, perplexity
 
 __all__ = ["alignment", "effective_rank", "lidar", "neighborhood_accuracy", "uniformity"]
@@ -35,7 +35,7 @@ def alignment(z1: Tensor, z2: Tensor, alpha: float = 2.0, *, group: Any = None) 
     0.0
     """
     op, group = "alignment", several("alignment", group)
-    with given(op, group):
+    with told_to_all(op, group):
         check.pair(op, ("z1", "z2"), z1, z2, min_rows=1 if group is None else 0)
         alpha = check.number(op, "alpha", alpha, low=0.0, strict=True)
         squared = (unit_rows(widen(z1)) - unit_rows(widen(z2))).square().sum(1)
@@ -61,7 +61,7 @@ def uniformity(z: Tensor, t: float = 2.0, *, group: Any = None) -> Tensor:
     -4.0
     """
     op, group = "uniformity", several("uniformity", group)
-    with given(op, group):
+    with told_to_all(op, group):
         check.matrix(op, "z", z, min_rows=2 if group is None else 0)
         t = check.number(op, "t", t, low=0.0, strict=True)
         u = unit_rows(widen(z))
@@ -86,7 +86,7 @@ def effective_rank(z: Tensor, eps: float = 1e-7, *, group: Any = None) -> Tensor
     4.0
     """
     op, group = "effective_rank", several("effective_rank", group)
-    with given(op, group):
+    with told_to_all(op, group):
         check.matrix(op, "z", z, min_rows=1 if group is None else 0)
         check.finite(op, "z", z)
         eps = check.number(op, "eps", eps, low=0.0)
@@ -126,7 +126,7 @@ def lidar(
     3.0
     """
     op, group = "lidar", several("lidar", group)
-    with given(op, group):
+    with told_to_all(op, group):
         label, size = _classes(op, z, graph, delta, eps, group)
         count = len(size)
         if group is None and count < 2:
@@ -190,7 +190,7 @@ def neighborhood_accuracy(
     """
     op, group = "neighborhood_accuracy", several("neighborhood_accuracy", group)
     least = 1 if group is None else 0
-    with given(op, group):
+    with told_to_all(op, group):
         check.matrix(op, "z", z, min_rows=least)
         check.finite(op, "z", z)
         y = check.integers(op, "labels", labels, z, z.shape[0])

@@ -6,9 +6,10 @@ its arguments are wrong. Texts follow only if something differs; then every rank
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NoReturn
@@ -90,6 +91,25 @@ def fail(op: str, group: Any, error: Exception) -> NoReturn:
     raise error
 
 
+def told_to_all(op: str, group: Any) -> contextlib.AbstractContextManager[None]:
+    """Around the checks before `agree`: an exception reaches the other ranks, which wait there.
+
+    group: a ProcessGroup, or None, where nobody waits. Under torch.compile arguments are checked
+    while the graph is traced, and every rank raises on its own.
+    """
+    if group is None or torch.compiler.is_compiling():
+        return contextlib.nullcontext()
+    return _telling(op, group)
+
+
+@contextlib.contextmanager
+def _telling(op: str, group: Any) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        fail(op, group, error)
+
+
 def _exchange(
     op: str, group: Any, text: str, failed: bool, held: tuple[int, ...]
 ) -> list[list[int]]:
@@ -122,10 +142,10 @@ def _raise(op: str, texts: list[str], failed: list[bool]) -> NoReturn:
     first, *others = (dict(line.split("\t", 1) for line in text.split("\n")) for text in texts)
     for rank, other in enumerate(others, 1):
         for name, value in first.items():
-            if other.get(name) != value:
+            if other.get(name, value) != value:
                 raise ValueError(
                     f"{op}: {name} must be the same on all ranks of the group, rank 0 has {value}, "
-                    f"rank {rank} has {other.get(name)}"
+                    f"rank {rank} has {other[name]}"
                 )
     raise ValueError(f"{op}: ranks of the group made different calls")
 

@@ -45,6 +45,14 @@ def size_of(op: str, group: Any) -> int:
     return size
 
 
+def several(op: str, group: Any) -> Any:
+    """The ProcessGroup of what a user passed, or None where that is None or has one rank."""
+    if group is None:
+        return None
+    checked = process_group(op, group)
+    return checked if checked.size() > 1 else None
+
+
 def world() -> Any:
     """The group of all processes, or None where torch.distributed was not initialised."""
     dist = torch.distributed
@@ -64,3 +72,38 @@ def by_name(name: str) -> Any:
 
     resolve: Any = distributed_c10d._resolve_process_group
     return resolve(name)
+
+
+def world_of(op: str, rank: int, world_size: int, group: Any) -> Any:
+    """The group of a module that is told its rank and the number of ranks, as open_clip's are."""
+    if world_size == 1:
+        return group
+    every = world() if group is None else process_group(op, group)
+    if every is None:
+        raise ValueError(
+            f"{op}: world_size must be 1 before torch.distributed.init_process_group, "
+            f"got {world_size}"
+        )
+    here = torch.distributed.get_rank(every), every.size()
+    if here != (rank, world_size):
+        raise ValueError(
+            f"{op}: rank and world_size must be those of the group, {here[0]} and {here[1]}, "
+            f"got {rank} and {world_size}"
+        )
+    return every
+
+
+class Held:
+    """The group of a module: a copy of the module has the same one, and no file contains it."""
+
+    def __init__(self, op: str, group: Any) -> None:
+        self.size = size_of(op, group)
+        self.op, self.group = op, group
+
+    def __deepcopy__(self, memo: Any) -> Held:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f"{self.op}: a module with a process group cannot be pickled; save its state_dict"
+        )

@@ -53,14 +53,16 @@ def _new(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Te
     return torch.from_numpy(store[first : first + size].reshape(shape))
 
 
-def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def random_block(
+    n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device, first: int = 0
+) -> Tensor:
     """(n, b) uniform on 2^16 values in [-1, 1): a function of seed and position alone, so the same
-    on every device and for any number of threads.
+    on every device and for any number of threads. first: of the rows, in a larger block.
     """
     out = new_block(n, b, dtype, device)
     if out.is_cuda:
-        return cuda.random_into(out, seed % 2**64)
-    _C.basis_random(view(out), seed % 2**64, threads())
+        return cuda.random_into(out, first, seed % 2**64)
+    _C.basis_random(view(out), first, seed % 2**64, threads())
     return out
 
 
