@@ -25,9 +25,9 @@ from sslspec_fast.primitives.basis import gram, new_block
 from sslspec_fast.primitives.sparse.csr import Csr
 from sslspec_fast.primitives.sparse.spmm import spmm_into
 from sslspec_fast.primitives.spread import over_ranks
-from sslspec_fast.ranks import Ranks, agree, told_to_all
+from sslspec_fast.ranks import Ranks, agree, process_group, told_to_all
 from sslspec_fast.ranks.halo import Halo
-from sslspec_fast.ranks.lockstep import Lockstep
+from sslspec_fast.ranks.lockstep import Lockstep, ends, ordered_sum
 
 __all__ = ["PartitionedOperator", "partitioned"]
 
@@ -45,9 +45,9 @@ class PartitionedOperator(SymmetricOperator):
     ) -> None:  # fmt: skip
         super().__init__(ranks.n, dtype, indices.device, ranks)
         self.indptr, self.indices, self.values = indptr.long(), indices.long(), values
-        self.lockstep = Lockstep("eigsh", ranks)
         self._known, self._bounds, self._attained = known, bounds, False
-        self._nnz = int(self.lockstep.gather(torch.tensor(float(len(indices)))).sum())
+        stored = torch.tensor(float(len(indices)), dtype=torch.float64)
+        self._nnz = int(ordered_sum(stored, ranks.group))
         here = ranks.here
         near = (self.indices >= here.start) & (self.indices < here.stop)
         columns, place = torch.unique(self.indices[~near], return_inverse=True)
@@ -126,8 +126,8 @@ class PartitionedOperator(SymmetricOperator):
 
     def _within(self, low: float, high: float) -> tuple[float, float]:
         """The least and the largest of all ranks."""
-        table = self.lockstep.gather(torch.tensor([low, high], dtype=torch.float64))
-        return float(table[:, 0].min()), float(table[:, 1].max())
+        assert self.ranks is not None
+        return ends(low, high, self.ranks.group)
 
     def _gershgorin(self) -> tuple[float, float]:
         """Disc centres a_ii and radii sum |a_ij|."""
@@ -137,12 +137,13 @@ class PartitionedOperator(SymmetricOperator):
         loop = rows + self.ranks.here.start == self.indices
         values = torch.ones_like(rows, dtype=torch.float64)
         values = values if self.values is None else self.values.double()
-        center = torch.zeros_like(counts, dtype=torch.float64)
-        center.index_add_(0, rows[loop], values[loop])
-        radius = torch.zeros_like(center)
-        radius.index_add_(0, rows, values.abs().masked_fill_(loop, 0.0))
         if not self.rows:
             return self._within(math.inf, -math.inf)
+        center = torch.zeros_like(counts, dtype=torch.float64)
+        center.index_add_(0, rows[loop], values[loop])
+        radius = torch.segment_reduce(
+            values.abs().masked_fill_(loop, 0.0), "sum", lengths=counts, initial=0.0
+        )
         return self._within(float((center - radius).min()), float((center + radius).max()))
 
     def _perron(self) -> None:
@@ -167,7 +168,8 @@ class PartitionedOperator(SymmetricOperator):
     def check_symmetric(self, name: str) -> None:
         """x^T A y = y^T A x on random x, y; raises on all ranks."""
         x = self.random_block(2, 0, torch.float64)
-        with over_ranks(self.lockstep):
+        assert self.ranks is not None
+        with over_ranks(Lockstep(name, self.ranks)):
             y = self.matmat(x)
             products = gram([x, y], torch.cat([x, y], 1)).numpy()
         a, b = products[0, 3], products[1, 2]
@@ -187,13 +189,14 @@ def partitioned(
 
     A: (n_r, n) scipy or torch sparse, real: this rank's rows, in rank order those of the whole, and
         global columns; n_r may be 0. Entries are taken in float32 or float64.
-    group: a ProcessGroup. To be called on all of its ranks.
+    group: a ProcessGroup or a 1-D DeviceMesh. To be called on all of its ranks.
     bounds: of the spectrum, if they are known; Gershgorin's discs otherwise.
     known: eigenpairs that are known exactly, with ``GroupVectors(..., group=group)``.
 
     Errors, on all ranks: TypeError for what is not sparse or not real; ValueError for columns that
     are not as many as rows in all, for A not symmetric or not finite.
     """
+    group = process_group(name, group)
     with told_to_all(name, group):
         matrix, dtype, device = _rows(A, name)
         facts = {"columns of A": matrix.shape[1], "dtype of A": dtype, "device of A": device.type}
@@ -206,8 +209,8 @@ def partitioned(
     values = torch.from_numpy(matrix.data).to(device)
     indptr, indices = (torch.from_numpy(t).to(device) for t in (matrix.indptr, matrix.indices))
     # values that are all one need not be read by a product, and have no dtype
-    other = torch.tensor(float(bool((values != 1).any())))
-    ones = ranks.n > 0 and not bool(Lockstep(name, ranks).gather(other).any())
+    other = float(bool((values != 1).any()))
+    ones = ranks.n > 0 and ends(0.0, other, group)[1] == 0.0
     op = PartitionedOperator(
         indptr, indices, None if ones else values, ranks, dtype=dtype, bounds=bounds, known=known
     )

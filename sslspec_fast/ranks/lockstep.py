@@ -19,7 +19,7 @@ from torch import Tensor
 from .agreement import Ranks
 from .traffic import all_gather, all_reduce, broadcast, host_device
 
-__all__ = ["Lockstep", "OtherRankError", "ordered_sum"]
+__all__ = ["Lockstep", "OtherRankError", "ends", "ordered_sum"]
 
 _HEAD, _MESSAGE = 4, 1024  # float64 numbers of the header, and of the first message
 _MANY = 1 << 17  # numbers, of which W copies would cost more than their fixed order gives
@@ -130,6 +130,13 @@ class Lockstep:
 def ordered_sum(x: Tensor, group: Any) -> Tensor:
     """The sum over ranks, in rank order."""
     return _added(all_gather(_flat(x).to(host_device(group)), group).cpu()).view(x.shape).to(x)
+
+
+def ends(low: float, high: float, group: Any) -> tuple[float, float]:
+    """The least `low` and the largest `high` of all ranks."""
+    mine = torch.tensor([low, high], dtype=torch.float64, device=host_device(group))
+    table = all_gather(mine, group).cpu()
+    return float(table[:, 0].min()), float(table[:, 1].max())
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ from sslspec_fast.solvers.methods.polynomial import chebyshev, lanczos
 from sslspec_fast.solvers.methods.shift_invert import shift_invert
 from sslspec_fast.solvers.problem import pencil
 from sslspec_fast.solvers.problem.over_ranks import (
+    group_of,
     independent,
     of_first_rank,
     run_on_all,
@@ -112,7 +113,7 @@ def eigsh(
         "deflate": deflate, "precision": precision, "max_iter": max_iter, "seed": seed,
         "callback": callback, "progress": progress, "certify": certify,
     }  # fmt: skip
-    group = several("eigsh", group)
+    group = several("eigsh", group_of(A) if group is None else group)
     if group is not None:
         with run_on_all(A, k, B, settings, group) as spread_op:
             kind = array_kind(A)

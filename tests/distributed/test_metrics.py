@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from .metrics_work import accumulated, batch_metrics, error, gradients, second_derivative
-from .pool import Pool
+from ..support.ranks.metrics import accumulated, batch_metrics, error, gradients, second_derivative
+from ..support.ranks.pool import Pool
 
 SPLITS = [(14, 12), (26, 0), (4, 0, 22), (8, 6, 0, 12)]
 

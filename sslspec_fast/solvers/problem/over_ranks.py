@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import GroupVectors
+from sslspec_fast.operators.base import GroupVectors, SymmetricOperator
 from sslspec_fast.operators.convert import from_array, real_array, to_array
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.operators.partitioned import PartitionedOperator, partitioned
@@ -28,16 +28,24 @@ from sslspec_fast.solvers._checks import check_count, check_settings
 from sslspec_fast.solvers.result import EigResult
 from sslspec_fast.solvers.select import lapack_pays
 
-__all__ = ["independent", "run_on_all", "solve_small"]
+__all__ = [
+    "group_of", "independent", "of_first_rank", "run_on_all", "solve_small", "unit_groups",
+]  # fmt: skip
 
 _METHODS = ("auto", "chebyshev", "lanczos", "dense")
 _ALIKE = ("which", "method", "tol", "angle_tol", "precision", "max_iter", "seed")
 
 
+def group_of(A: Any) -> Any:
+    """The process group of an operator whose rows are spread over one, else None."""
+    ranks = A.ranks if isinstance(A, SymmetricOperator) else None
+    return None if ranks is None else ranks.group
+
+
 @contextlib.contextmanager
 def run_on_all(
     A: Any, k: int, B: Any, settings: dict[str, Any], group: Any
-) -> Iterator[PartitionedOperator]:
+) -> Iterator[SymmetricOperator]:
     """The operator of which A is this rank's part, for a run over the ranks of the group.
 
     What one rank raises within it is raised on all. Of `settings`, progress is left to the first.
@@ -46,11 +54,11 @@ def run_on_all(
         check_settings(settings)
         _check_scope(A, B, settings)
         facts = {name: settings[name] for name in _ALIKE}
-        facts |= {"k": k, "A": "an operator" if isinstance(A, PartitionedOperator) else "rows"}
+        given = A if isinstance(A, SymmetricOperator) else None
+        facts |= {"k": k, "A": "rows" if given is None else f"an operator of n = {given.n}"}
         facts |= {name: _columns(settings[name]) for name in ("x0", "deflate")}
         facts["callback"] = "None" if settings["callback"] is None else "given"
-        given = A if isinstance(A, PartitionedOperator) else None
-        if given is not None and given.ranks is not None and given.ranks.group is not group:
+        if given is not None and group_of(given) is not group:
             raise ValueError("eigsh: group must be that of the operator A, got another one")
     agree("eigsh", group, facts, 0)
     op = partitioned(A, group, name="eigsh") if given is None else given
@@ -126,7 +134,7 @@ def unit_groups(deflate: GroupVectors) -> bool:
 
 
 def solve_small(
-    op: PartitionedOperator, k: int, settings: dict[str, Any], kind: str,
+    op: SymmetricOperator, k: int, settings: dict[str, Any], kind: str,
     solve: Callable[..., EigResult],
 ) -> EigResult | None:  # fmt: skip
     """This rank's rows of the result where LAPACK is the right method, else None."""
@@ -136,6 +144,12 @@ def solve_small(
     asked = settings["method"]
     if asked != "dense" and not (asked == "auto" and lapack_pays(op.n, k)):
         return None
+    if not isinstance(op, PartitionedOperator):
+        if asked == "auto":
+            return None
+        raise NotImplementedError(
+            f"eigsh: A must be rows or `partitioned` for 'dense' with a group, got {type(op)}"
+        )
     A = _gathered(op, ranks)
     given = dict(settings)
     for name in ("x0", "deflate"):
