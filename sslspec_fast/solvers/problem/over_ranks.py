@@ -23,8 +23,8 @@ from sslspec_fast.primitives.spread import current, over_ranks, total
 from sslspec_fast.ranks import Ranks, agree, told_to_all
 from sslspec_fast.ranks.differentiable import start_gather
 from sslspec_fast.ranks.lockstep import Lockstep
-from sslspec_fast.solvers.linalg.basis import host_memory, orthonormalize
 from sslspec_fast.solvers._checks import check_count, check_settings
+from sslspec_fast.solvers.linalg.basis import host_memory, orthonormalize
 from sslspec_fast.solvers.result import EigResult
 from sslspec_fast.solvers.select import lapack_pays
 
