@@ -10,10 +10,12 @@ are not empty.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.sparse
+import scipy.sparse.csgraph
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ from sslspec_fast.primitives.sparse.csr import Csr
 from sslspec_fast.primitives.sparse.spmm import spmm_into
 from sslspec_fast.primitives.spread import over_ranks
 from sslspec_fast.ranks import Ranks, agree, process_group, told_to_all
+from sslspec_fast.ranks.differentiable import start_gather
 from sslspec_fast.ranks.halo import Halo
 from sslspec_fast.ranks.lockstep import Lockstep, ends, ordered_sum
 
@@ -35,32 +38,23 @@ __all__ = ["PartitionedOperator", "partitioned"]
 class PartitionedOperator(SymmetricOperator):
     """This rank's rows of A; see `partitioned`.
 
-    indptr (n_r + 1,), indices (nnz_r,) global, sorted; values (nnz_r,) or None for ones.
+    near: (n_r, n_r) the columns of this rank; far: (n_r, h) those that `halo` fetches; nnz: stored
+    entries of all ranks.
     """
 
     def __init__(
-        self, indptr: Tensor, indices: Tensor, values: Tensor | None, ranks: Ranks, *,
-        dtype: torch.dtype, bounds: tuple[float, float] | None = None,
-        known: tuple[KnownPairs, ...] = (),
+        self, near: Csr, far: Csr, halo: Halo, dtype: torch.dtype, nnz: int, *,
+        bounds: tuple[float, float] | None = None, known: tuple[KnownPairs, ...] = (),
     ) -> None:  # fmt: skip
-        super().__init__(ranks.n, dtype, indices.device, ranks)
-        self.indptr, self.indices, self.values = indptr.long(), indices.long(), values
+        super().__init__(halo.ranks.n, dtype, near.device, halo.ranks)
+        self._near, self._far, self._halo, self._nnz = near, far, halo, nnz
         self._known, self._bounds, self._attained = known, bounds, False
-        stored = torch.tensor(float(len(indices)), dtype=torch.float64)
-        self._nnz = int(ordered_sum(stored, ranks.group))
-        here = ranks.here
-        near = (self.indices >= here.start) & (self.indices < here.stop)
-        columns, place = torch.unique(self.indices[~near], return_inverse=True)
-        self._halo = Halo(columns, ranks)
-        self._near = self._part(near, self.indices[near] - here.start, self.rows)
-        self._far = self._part(~near, place, len(columns))
         self._cast: dict[torch.dtype, tuple[Csr, Csr]] = {}
 
-    def _part(self, which: Tensor, columns: Tensor, n: int) -> Csr:
-        """The entries that `which` says, with other columns."""
-        before = torch.cat([which.new_zeros(1, dtype=torch.int64), which.cumsum(0)])
-        values = None if self.values is None else self.values[which]
-        return Csr(before[self.indptr], columns.to(torch.int32), values, n)
+    @property
+    def group(self) -> Any:
+        """The process group."""
+        return self._halo.ranks.group
 
     @property
     def halo(self) -> int:
@@ -69,16 +63,21 @@ class PartitionedOperator(SymmetricOperator):
 
     def _parts(self, dtype: torch.dtype) -> tuple[Csr, Csr]:
         """A_rr and the rest, for products in `dtype`."""
-        if self.values is None or self.values.dtype == dtype:
+        if self._near.values is None or self._near.values.dtype == dtype:
             return self._near, self._far
         if dtype not in self._cast:
-            near, far = (
-                Csr(a.indptr, a.indices, a.values.to(dtype), a.n_cols)
-                for a in (self._near, self._far)
-                if a.values is not None
-            )
-            self._cast[dtype] = near, far
+            self._cast[dtype] = self._map(lambda values, *_: values.to(dtype))
         return self._cast[dtype]
+
+    def _map(self, function: Callable[..., Tensor]) -> tuple[Csr, Csr]:
+        """Both parts with values = function(values, rows, columns, whether they are far)."""
+        out = []
+        for a, far in ((self._near, False), (self._far, True)):
+            values = torch.ones_like(a.indices, dtype=torch.float64)
+            values = values if a.values is None else a.values
+            new = function(values, a.rows(), a.indices.long(), far)
+            out.append(Csr(a.indptr, a.indices, new, a.n_cols))
+        return out[0], out[1]
 
     def matmat(
         self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
@@ -97,16 +96,75 @@ class PartitionedOperator(SymmetricOperator):
 
     def scaled(self, factor: float) -> PartitionedOperator:
         """factor * A, rounded once."""
-        values = torch.ones_like(self.indices, dtype=torch.float64)
-        values = values if self.values is None else self.values.double()
         low, high = (bound * factor for bound in self.bounds())
         known = tuple(KnownPairs(pair.value * factor, pair.vectors) for pair in self._known)
-        assert self.ranks is not None
         return PartitionedOperator(
-            self.indptr, self.indices, (values * factor).to(self.dtype), self.ranks,
-            dtype=self.dtype, bounds=(low, high) if math.isfinite(high - low) else None,
-            known=known,
+            *self._map(lambda values, *_: (values.double() * factor).to(self.dtype)), self._halo,
+            self.dtype, self._nnz, known=known,
+            bounds=(low, high) if math.isfinite(high - low) else None,
         )  # fmt: skip
+
+    def derived(
+        self, *, scale: Tensor | None = None, diagonal: Tensor | None = None, sign: float = 1.0,
+        bounds: tuple[float, float] | None = None,
+    ) -> PartitionedOperator:  # fmt: skip
+        """diag(d) + sign * diag(s) A diag(s) in float64; s, d: (n_r,) float64 or None."""
+        near, far = self._near, self._far
+        if scale is not None or sign != 1.0:
+            s = torch.ones(self.rows, dtype=torch.float64) if scale is None else scale
+            s = s.to(self.device)
+            others = self._halo.start(s[:, None]).wait()[:, 0]
+
+            def entries(values: Tensor, rows: Tensor, columns: Tensor, far: bool) -> Tensor:
+                return values.double() * s[rows] * (others if far else s)[columns] * sign
+
+            near, far = self._map(entries)
+        if diagonal is not None:
+            matrix = near.to_scipy() + scipy.sparse.diags_array(diagonal.cpu().numpy())
+            matrix = scipy.sparse.csr_array(matrix)
+            indptr, indices = torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices)
+            entries_of = torch.from_numpy(matrix.data)
+            near = Csr(indptr.long(), indices, entries_of, self.rows).to(self.device)
+        return PartitionedOperator(near, far, self._halo, torch.float64, self._nnz, bounds=bounds)
+
+    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Global rows and columns, and values in float64, of what this rank stores."""
+        first = self._halo.ranks.here.start
+        rows = torch.cat([self._near.rows(), self._far.rows()]) + first
+        columns = torch.cat(
+            [self._near.indices.long() + first, self._halo.columns[self._far.indices.long()]]
+        )
+        parts = self._map(lambda values, *_: values.double())
+        values = [part.values for part in parts if part.values is not None]
+        return rows, columns, torch.cat(values)
+
+    def row_sums(self) -> Tensor:
+        """(n_r,) float64: A 1."""
+        return _row_sums(self._near) + _row_sums(self._far)
+
+    def components(self) -> tuple[int, Tensor]:
+        """(count, labels (n_r,) int64) of the connected components, numbered by their first row.
+
+        Components of A_rr first; what joins them is gathered, a spanning forest from every rank.
+        """
+        count, label = scipy.sparse.csgraph.connected_components(
+            self._near.to_scipy(), directed=False
+        )
+        ranks, _ = agree("components", self.group, {}, int(count))
+        own = torch.from_numpy(label.astype(np.int64)).to(self.device) + ranks.here.start
+        others = self._halo.start(own[:, None]).wait()[:, 0]
+        ends_of = torch.stack([own[self._far.rows()], others[self._far.indices.long()]])
+        pairs = ends_of.cpu().numpy()
+        nodes, place = np.unique(pairs, return_inverse=True)
+        place = place.reshape(pairs.shape)
+        joined = scipy.sparse.coo_array((np.ones(place.shape[1]), place), shape=(len(nodes),) * 2)
+        forest = scipy.sparse.csgraph.minimum_spanning_tree(joined.tocsr()).tocoo()
+        edges = torch.from_numpy(np.stack([nodes[forest.row], nodes[forest.col]], 1)).to(own)
+        every = start_gather(edges, agree("components", self.group, {}, len(edges))[0])()
+        i, j = every.cpu().numpy()[:, 0], every.cpu().numpy()[:, 1]
+        whole = scipy.sparse.coo_array((np.ones(len(i)), (i, j)), shape=(ranks.n, ranks.n))
+        total, labels = scipy.sparse.csgraph.connected_components(whole.tocsr(), directed=False)
+        return int(total), torch.from_numpy(labels.astype(np.int64)).to(self.device)[own]
 
     def nnz(self) -> int:
         return self._nnz
@@ -124,41 +182,27 @@ class PartitionedOperator(SymmetricOperator):
         self.bounds()
         return self._attained or super().top_attained()
 
-    def _within(self, low: float, high: float) -> tuple[float, float]:
-        """The least and the largest of all ranks."""
-        assert self.ranks is not None
-        return ends(low, high, self.ranks.group)
-
     def _gershgorin(self) -> tuple[float, float]:
         """Disc centres a_ii and radii sum |a_ij|."""
-        assert self.ranks is not None
-        counts = self.indptr.diff()
-        rows = torch.arange(self.rows, device=self.device).repeat_interleave(counts)
-        loop = rows + self.ranks.here.start == self.indices
-        values = torch.ones_like(rows, dtype=torch.float64)
-        values = values if self.values is None else self.values.double()
         if not self.rows:
-            return self._within(math.inf, -math.inf)
-        center = torch.zeros_like(counts, dtype=torch.float64)
-        center.index_add_(0, rows[loop], values[loop])
-        radius = torch.segment_reduce(
-            values.abs().masked_fill_(loop, 0.0), "sum", lengths=counts, initial=0.0
-        )
-        return self._within(float((center - radius).min()), float((center + radius).max()))
+            return ends(math.inf, -math.inf, self.group)
+        center = self._near.diagonal()
+        sums = [_row_sums(part) for part in self._map(lambda values, *_: values.double().abs())]
+        radius = sums[0] + sums[1] - center.abs()
+        return ends(float((center - radius).min()), float((center + radius).max()), self.group)
 
     def _perron(self) -> None:
         """As in `CsrOperator`: entries >= 0 bound the top by ratios of a product (Collatz 1942)."""
         assert self._bounds is not None
-        least = 0.0
-        if self.values is not None and len(self.values):
-            least = float(self.values.min())
-        if self._within(least, 0.0)[0] < 0.0 or self._nnz == 0:
+        values = [a.values for a in (self._near, self._far) if a.values is not None]
+        least = min((float(v.min()) for v in values if len(v)), default=0.0)
+        if ends(least, 0.0, self.group)[0] < 0.0 or self._nnz == 0:
             return
-        counts = self.indptr.diff().double()
+        counts = (self._near.indptr.diff() + self._far.indptr.diff()).double()
         live, x = counts > 0, counts.sqrt()
         ratio = (self @ x)[live] / x[live]
-        ends = (float(ratio.min()), float(ratio.max())) if len(ratio) else (math.inf, -math.inf)
-        low, high = self._within(*ends)
+        own = (float(ratio.min()), float(ratio.max())) if len(ratio) else (math.inf, -math.inf)
+        low, high = ends(*own, self.group)
         if high < self._bounds[1]:
             self._bounds = (max(self._bounds[0], -high), high)
         if high - low <= 1e-13 * high and high >= self._bounds[1]:
@@ -168,8 +212,7 @@ class PartitionedOperator(SymmetricOperator):
     def check_symmetric(self, name: str) -> None:
         """x^T A y = y^T A x on random x, y; raises on all ranks."""
         x = self.random_block(2, 0, torch.float64)
-        assert self.ranks is not None
-        with over_ranks(Lockstep(name, self.ranks)):
+        with over_ranks(Lockstep(name, self._halo.ranks)):
             y = self.matmat(x)
             products = gram([x, y], torch.cat([x, y], 1)).numpy()
         a, b = products[0, 3], products[1, 2]
@@ -211,12 +254,36 @@ def partitioned(
     # values that are all one need not be read by a product, and have no dtype
     other = float(bool((values != 1).any()))
     ones = ranks.n > 0 and ends(0.0, other, group)[1] == 0.0
-    op = PartitionedOperator(
-        indptr, indices, None if ones else values, ranks, dtype=dtype, bounds=bounds, known=known
-    )
+    op = _split(indptr.long(), indices.long(), None if ones else values, ranks, dtype)
+    op._bounds, op._known = bounds, known
     if op.n:
         op.check_symmetric(name)
     return op
+
+
+def _split(
+    indptr: Tensor, indices: Tensor, values: Tensor | None, ranks: Ranks, dtype: torch.dtype
+) -> PartitionedOperator:
+    """Of compressed rows with global columns: the columns of this rank, and the others."""
+    here = ranks.here
+    near = (indices >= here.start) & (indices < here.stop)
+    columns, place = torch.unique(indices[~near], return_inverse=True)
+
+    def part(which: Tensor, numbers: Tensor, n: int) -> Csr:
+        before = torch.cat([indptr.new_zeros(1), which.cumsum(0)])
+        entries = None if values is None else values[which]
+        return Csr(before[indptr], numbers.to(torch.int32), entries, n)
+
+    own = part(near, indices[near] - here.start, here.stop - here.start)
+    stored = torch.tensor(float(len(indices)), dtype=torch.float64)
+    return PartitionedOperator(
+        own, part(~near, place, len(columns)), Halo(columns, ranks), dtype,
+        int(ordered_sum(stored, ranks.group)),
+    )  # fmt: skip
+
+
+def _row_sums(a: Csr) -> Tensor:
+    return a.row_sums() if a.n_rows else torch.zeros(0, dtype=torch.float64, device=a.device)
 
 
 def _rows(A: Any, name: str) -> tuple[Any, torch.dtype, torch.device]:

@@ -15,8 +15,7 @@ class Halo:
     """columns: global numbers of other ranks' rows, ascending and each once."""
 
     def __init__(self, columns: Tensor, ranks: Ranks) -> None:
-        self.ranks = ranks
-        self.size = len(columns)
+        self.ranks, self.columns, self.size = ranks, columns, len(columns)
         ends = torch.tensor([*ranks.offsets[1:], ranks.n], device=columns.device)
         reached = torch.searchsorted(columns, ends)
         wanted = torch.diff(reached, prepend=reached.new_zeros(1))

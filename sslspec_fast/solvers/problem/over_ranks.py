@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -168,14 +169,13 @@ def solve_small(
 
 def _gathered(op: PartitionedOperator, ranks: Ranks) -> CsrOperator:
     """A on every rank."""
-    sizes = agree("eigsh", ranks.group, {}, len(op.indices))[0]
-    counts = start_gather(op.indptr.diff(), ranks)()
-    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    indices = start_gather(op.indices, sizes)()
-    values = None if op.values is None else start_gather(op.values, sizes)()
-    whole = CsrOperator(indptr, indices, values, n=op.n, bounds=op.bounds(), known=(), trusted=True)
-    whole.dtype = op.dtype
-    return whole
+    parts = op.entries()
+    stored = agree("eigsh", ranks.group, {}, len(parts[0]))[0]
+    rows, columns, values = (start_gather(t, stored)().cpu().numpy() for t in parts)
+    matrix = scipy.sparse.csr_array((values, (rows, columns)), shape=op.shape)
+    indptr, indices = (torch.from_numpy(t).to(op.device) for t in (matrix.indptr, matrix.indices))
+    entries = torch.from_numpy(matrix.data).to(op.device, op.dtype)
+    return CsrOperator(indptr, indices, entries, n=op.n, bounds=op.bounds(), trusted=True)
 
 
 def _whole(name: str, x: Any, ranks: Ranks) -> Any:
