@@ -142,6 +142,13 @@ class PartitionedOperator(SymmetricOperator):
         """(n_r,) float64: A 1."""
         return _row_sums(self._near) + _row_sums(self._far)
 
+    def top_of_pairs(self, v: Tensor) -> float:
+        """The largest v_i + v_j over the stored entries of all ranks; v: (n_r,)."""
+        others = self._halo.start(v[:, None]).wait()[:, 0]
+        pairs = self._map(lambda _, i, j, far: v[i] + (others if far else v)[j])
+        tops = [float(a.values.max()) for a in pairs if a.values is not None and len(a.values)]
+        return ends(0.0, max(tops, default=-math.inf), self.group)[1]
+
     def components(self) -> tuple[int, Tensor]:
         """(count, labels (n_r,) int64) of the connected components, numbered by their first row.
 
@@ -156,8 +163,8 @@ class PartitionedOperator(SymmetricOperator):
         ends_of = torch.stack([own[self._far.rows()], others[self._far.indices.long()]])
         pairs = ends_of.cpu().numpy()
         nodes, place = np.unique(pairs, return_inverse=True)
-        place = place.reshape(pairs.shape)
-        joined = scipy.sparse.coo_array((np.ones(place.shape[1]), place), shape=(len(nodes),) * 2)
+        i, j = place.reshape(2, -1)
+        joined = scipy.sparse.coo_array((np.ones(len(i)), (i, j)), shape=(len(nodes),) * 2)
         forest = scipy.sparse.csgraph.minimum_spanning_tree(joined.tocsr()).tocoo()
         edges = torch.from_numpy(np.stack([nodes[forest.row], nodes[forest.col]], 1)).to(own)
         every = start_gather(edges, agree("components", self.group, {}, len(edges))[0])()
