@@ -100,7 +100,16 @@ ALLOWED = {
     "graph": {"primitives", "_checks", "_dtypes", "_seam"},
     "losses": {"primitives", "fused", "graph", "reference", "_checks", "_dtypes"},
     "functional": {"losses"},
-    "metrics": {"primitives", "fused", "graph", "losses", "functional", "_checks", "_dtypes", "ranks"},
+    "metrics": {
+        "primitives",
+        "fused",
+        "graph",
+        "losses",
+        "functional",
+        "_checks",
+        "_dtypes",
+        "ranks",
+    },
     "operators": {"graph", "primitives", "_checks", "_dtypes", "ranks"},
     "solvers": {"operators", "graph", "primitives", "_checks", "_dtypes", "ranks"},
     "spectral": {

@@ -16,8 +16,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     ranks.stop()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker of pytest-xdist runs them: it has the processes."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--dist loadgroup`` one worker of pytest-xdist runs them: it has the processes."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
     for item in items:
         if "tests/distributed" in item.path.as_posix():
             item.add_marker(pytest.mark.xdist_group("distributed"))
