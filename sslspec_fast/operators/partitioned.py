@@ -261,16 +261,17 @@ def partitioned(
     # values that are all one need not be read by a product, and have no dtype
     other = float(bool((values != 1).any()))
     ones = ranks.n > 0 and ends(0.0, other, group)[1] == 0.0
-    op = _split(indptr.long(), indices.long(), None if ones else values, ranks, dtype)
-    op._bounds, op._known = bounds, known
+    arrays = indptr.long(), indices.long(), None if ones else values
+    op = _split(*arrays, ranks, dtype=dtype, bounds=bounds, known=known)
     if op.n:
         op.check_symmetric(name)
     return op
 
 
 def _split(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, ranks: Ranks, dtype: torch.dtype
-) -> PartitionedOperator:
+    indptr: Tensor, indices: Tensor, values: Tensor | None, ranks: Ranks, *, dtype: torch.dtype,
+    bounds: tuple[float, float] | None, known: tuple[KnownPairs, ...],
+) -> PartitionedOperator:  # fmt: skip
     """Of compressed rows with global columns: the columns of this rank, and the others."""
     here = ranks.here
     near = (indices >= here.start) & (indices < here.stop)
@@ -285,7 +286,7 @@ def _split(
     stored = torch.tensor(float(len(indices)), dtype=torch.float64)
     return PartitionedOperator(
         own, part(~near, place, len(columns)), Halo(columns, ranks), dtype,
-        int(ordered_sum(stored, ranks.group)),
+        int(ordered_sum(stored, ranks.group)), bounds=bounds, known=known,
     )  # fmt: skip
 
 
