@@ -55,5 +55,9 @@ def threads() -> int:
 
 
 def unit_stride(x: torch.Tensor) -> torch.Tensor:
-    """The kernels take any row stride but need contiguous rows."""
-    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()
+    """The kernels take any row stride but need contiguous rows. A tensor without rows counts as
+    contiguous whatever its strides, so it is cloned too.
+    """
+    if x.stride(-1) == 1 or x.shape[-1] <= 1:
+        return x
+    return x.clone(memory_format=torch.contiguous_format)

@@ -99,7 +99,7 @@ def test_neighborhood_accuracy_in_blocks(monkeypatch):
     z, _ = pair_rows(60, 5)
     y = torch.arange(60) % 4
     whole = metrics.neighborhood_accuracy(z, y, k=7)
-    monkeypatch.setattr("sslspec_fast.metrics._BLOCK", 60 * 11)
+    monkeypatch.setattr("sslspec_fast.metrics._neighbours._BLOCK", 60 * 11)
     torch.testing.assert_close(metrics.neighborhood_accuracy(z, y, k=7), whole)
     clusters = torch.eye(4)[y] + 0.01 * z[:, :4].float()
     assert metrics.neighborhood_accuracy(clusters, y).item() == 1.0
@@ -142,6 +142,25 @@ def test_accumulators_agree_with_one_batch():
     u, v = unit(a), unit(b[:7])
     potentials = torch.cat([torch.pdist(u), torch.pdist(v)]).square().mul(-2).exp()
     assert uniform.compute() == pytest.approx(potentials.mean().log().item())
+
+
+def test_lidar_of_batches():
+    """Classes of several batches are those of one batch that holds them all."""
+    z = pair_rows(36, 5)[0] + 3.0
+    whole = metrics.lidar(z, PairGraph.from_labels(torch.arange(36) // 3)).item()
+    metric = metrics.Lidar()
+    for start, stop in ((0, 3), (3, 18), (18, 36)):
+        rows = z[start:stop]
+        metric.update(rows, PairGraph.from_labels(torch.arange(stop - start) // 3))
+    assert metric.compute() == pytest.approx(whole, rel=1e-9)
+    metric.reset()
+    with pytest.raises(RuntimeError, match=r"Lidar: compute\(\) before the first update"):
+        metric.compute()
+    metric.update(z[:3], PairGraph.from_labels([0, 0, 0]))
+    with pytest.raises(ValueError, match="at least 2 components, got 1"):
+        metric.compute()
+    with pytest.raises(ValueError, match="z must keep its 5 features, got 4"):
+        metric.update(z[:3, :4], PairGraph.from_labels([0, 0, 0]))
 
 
 def test_accumulators_reset():

@@ -59,7 +59,7 @@ void basis_combine(TensorView y, const std::vector<TensorView>& v, const std::ve
   });
 }
 
-void basis_random(TensorView y, uint64_t seed, int threads) {
+void basis_random(TensorView y, int64_t first, uint64_t seed, int threads) {
   constexpr const char* kOp = "basis_random";
   dispatch_float(kOp, y.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
@@ -67,7 +67,8 @@ void basis_random(TensorView y, uint64_t seed, int threads) {
     check_matrix(kOp, "y", y, y.shape[0], y.shape[1], y.dtype, kCpu);
     SSLSPEC_CHECK(y.shape[0] <= 1 || y.shape[1] == 0 || y.stride[0] == y.shape[1], kOp,
                   ": y must be contiguous, got row stride ", y.stride[0]);
-    SSLSPEC_CALL(basis_random<T>, y.as<T>(), y.shape[0] * y.shape[1], seed, threads);
+    SSLSPEC_CHECK(first >= 0, kOp, ": first must be >= 0, got ", first);
+    SSLSPEC_CALL(basis_random<T>, y.as<T>(), y.shape[0] * y.shape[1], first * y.shape[1], seed, threads);
   });
 }
 

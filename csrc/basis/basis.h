@@ -26,7 +26,8 @@ void basis_combine(TensorView y,                      // [n, q] in and out; beta
                    const std::vector<TensorView>& c,  // [m_i, q]
                    double beta, int threads);
 
-void basis_random(TensorView y,  // [n, q] contiguous, out: uniform on 2^16 values in [-1, 1)
+void basis_random(TensorView y,   // [n, q] contiguous, out: uniform on 2^16 values in [-1, 1)
+                  int64_t first,  // row of the whole block that y begins with
                   uint64_t seed, int threads);
 
 }  // namespace sslspec

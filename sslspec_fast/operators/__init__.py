@@ -16,9 +16,10 @@ from sslspec_fast.operators.composite import (
 from sslspec_fast.operators.convert import as_operator, centered, low_rank, shift
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.operators.graph import adjacency, laplacian
+from sslspec_fast.operators.partitioned import PartitionedOperator, partitioned
 
 __all__ = [
     "CallableOperator", "CsrOperator", "DenseOperator", "GroupVectors", "KnownPairs",
-    "LowRankOperator", "ScaledOperator", "SumOperator", "SymmetricOperator", "adjacency",
-    "as_operator", "centered", "laplacian", "low_rank", "shift",
+    "LowRankOperator", "PartitionedOperator", "ScaledOperator", "SumOperator", "SymmetricOperator",
+    "adjacency", "as_operator", "centered", "laplacian", "low_rank", "partitioned", "shift",
 ]  # fmt: skip

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.primitives import basis
+from sslspec_fast.primitives.spread import total
+from sslspec_fast.ranks import Ranks, several
+from sslspec_fast.ranks.lockstep import ordered_sum
 
 __all__ = [
     "Deflated", "DenseVectors", "GroupVectors", "KnownPairs", "Removable", "ShiftOperator",
@@ -85,13 +88,20 @@ class GroupVectors:
 
     labels: (n,) int64 in [0, count), or -1 for rows outside every group; weights: (n,) or None
     for ones. Null vectors of graphs look like this (one per connected component), thousands of
-    them cost O(n) instead of O(n * count).
+    them cost O(n) instead of O(n * count). group: of ranks that hold the rows together; labels and
+    weights are then those of this rank's rows, and count, of all, is needed.
     """
 
-    def __init__(self, labels: Tensor, weights: Tensor | None = None, count: int | None = None):
+    def __init__(
+        self, labels: Tensor, weights: Tensor | None = None, count: int | None = None, *,
+        group: Any = None,
+    ) -> None:  # fmt: skip
         if labels.dim() != 1:
             raise ValueError(f"GroupVectors: labels must be (n,), got {tuple(labels.shape)}")
         self.n = labels.shape[0]
+        group = several("GroupVectors", group)
+        if group is not None and count is None:
+            raise ValueError("GroupVectors: count must be given with a group, got None")
         self.count = int(count if count is not None else (int(labels.max()) + 1 if self.n else 0))
         member = labels >= 0
         self.labels = torch.where(member, labels, 0).long()
@@ -99,6 +109,8 @@ class GroupVectors:
         w = (w if weights is None else weights.to(w)) * member
         square = torch.zeros(self.count, dtype=torch.float64, device=labels.device)
         square.index_add_(0, self.labels, w * w)
+        if group is not None:
+            square = ordered_sum(square, group)
         if self.count and float(square.min()) == 0.0:
             raise ValueError("GroupVectors: every group needs a row of non-zero weight")
         self.norms = square.sqrt()
@@ -108,7 +120,7 @@ class GroupVectors:
     def coefficients(self, x: Tensor) -> Tensor:
         """V^T X, (count, b)."""
         out = torch.zeros(self.count, x.shape[1], dtype=x.dtype, device=x.device)
-        return out.index_add_(0, self.labels, x * self.weights.to(x.dtype)[:, None])
+        return total(out.index_add_(0, self.labels, x * self.weights.to(x.dtype)[:, None]))
 
     def remove_(self, x: Tensor) -> Tensor:
         """X <- X - V V^T X, in place."""
@@ -150,10 +162,16 @@ class SymmetricOperator:
 
     dtype is the dtype of the data behind it; products run in the dtype of X (float32 or float64).
     op @ X multiplies; A + B, A - B, 2 * A, A / 2 and -A are operators too.
+
+    ranks: who holds which of the n rows, of A and of the blocks that it multiplies; None where this
+    process has all of them, so that `rows` is n.
     """
 
-    def __init__(self, n: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, n: int, dtype: torch.dtype, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
         self.shape = (n, n)
+        self.ranks = ranks
         self.dtype = dtype
         self.device = device
 
@@ -161,13 +179,28 @@ class SymmetricOperator:
     def n(self) -> int:
         return self.shape[0]
 
+    @property
+    def rows(self) -> int:
+        """Rows of A, and of blocks, that this process holds."""
+        return self.n if self.ranks is None else self.ranks.counts[self.ranks.rank]
+
+    @property
+    def most_rows(self) -> int:
+        """Rows that any process holds."""
+        return self.n if self.ranks is None else max(self.ranks.counts)
+
+    def random_block(self, b: int, seed: int, dtype: torch.dtype) -> Tensor:
+        """(rows, b): this process's rows of a random (n, b)."""
+        first = 0 if self.ranks is None else self.ranks.here.start
+        return basis.random_block(self.rows, b, seed, dtype, self.device, first)
+
     def matmat(
         self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
         gamma: float = 0.0, w: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """alpha * A X + beta * out + gamma * W, written into `out` when it is given.
 
-        x, out, w: (n, b); `out` must not be `x`, and `w` may be `x`.
+        x, out, w: (rows, b); `out` must not be `x`, and `w` may be `x`.
         """
         return combine(self._apply(x), out, alpha, beta, gamma, w)
 
@@ -175,8 +208,8 @@ class SymmetricOperator:
         if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(f"operator @ x: x must be a float32 or float64 tensor, got {got}")
-        if x.dim() not in (1, 2) or x.shape[0] != self.n:
-            rule = f"x must be (n = {self.n},) or ({self.n}, b)"
+        if x.dim() not in (1, 2) or x.shape[0] != self.rows:
+            rule = f"x must be (n = {self.rows},) or ({self.rows}, b)"
             raise ValueError(f"operator @ x: {rule}, got {tuple(x.shape)}")
         y = self.matmat(x[:, None])[:, 0] if x.dim() == 1 else self.matmat(x)
         if x.requires_grad and torch.is_grad_enabled() and not y.requires_grad:
@@ -269,7 +302,7 @@ class ShiftOperator(SymmetricOperator):
     """a * A + b * I."""
 
     def __init__(self, op: SymmetricOperator, a: float, b: float) -> None:
-        super().__init__(op.n, op.dtype, op.device)
+        super().__init__(op.n, op.dtype, op.device, op.ranks)
         self.op, self.a, self.b = op, float(a), float(b)
 
     def matmat(
@@ -322,7 +355,9 @@ class SumOperator(SymmetricOperator):
                     f"sum: operators must share shape and device, got {first.shape} on "
                     f"{first.device} and {part.shape} on {part.device}"
                 )
-        super().__init__(first.n, first.dtype, first.device)
+            if part.ranks != first.ranks:
+                raise ValueError("sum: operators must have the same rows on the same ranks")
+        super().__init__(first.n, first.dtype, first.device, first.ranks)
         self.parts = parts
 
     def matmat(

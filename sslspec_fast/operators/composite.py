@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import KnownPairs, SymmetricOperator, combine
+from sslspec_fast.ranks.lockstep import ordered_sum
 
 __all__ = [
     "CallableOperator", "CenteredOperator", "DenseOperator", "LowRankOperator", "ScaledOperator",
@@ -22,12 +23,17 @@ class CenteredOperator(SymmetricOperator):
     """H A H with H = I - 1 1^T / n: two column means around one product."""
 
     def __init__(self, op: SymmetricOperator) -> None:
-        super().__init__(op.n, op.dtype, op.device)
+        super().__init__(op.n, op.dtype, op.device, op.ranks)
         self.op = op
 
     def _apply(self, x: Tensor) -> Tensor:
-        y = self.op.matmat(x - x.mean(0, keepdim=True))
-        return y.sub_(y.mean(0, keepdim=True))
+        y = self.op.matmat(x - self._mean(x))
+        return y.sub_(self._mean(y))
+
+    def _mean(self, x: Tensor) -> Tensor:
+        if self.ranks is None:
+            return x.mean(0, keepdim=True)
+        return ordered_sum(x.sum(0, keepdim=True), self.ranks.group) / self.n
 
     def bounds(self) -> tuple[float, float]:
         # Cauchy interlacing on the complement of 1, plus the eigenvalue 0 of 1 itself
@@ -76,6 +82,8 @@ class ScaledOperator(SymmetricOperator):
     """diag(s) A diag(s), s: (n,)."""
 
     def __init__(self, op: SymmetricOperator, scale: Tensor) -> None:
+        if op.ranks is not None:
+            raise NotImplementedError("ScaledOperator: op must have all its rows in one process")
         super().__init__(op.n, op.dtype, op.device)
         self.op, self.scale = op, scale
 

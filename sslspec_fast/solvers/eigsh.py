@@ -30,6 +30,7 @@ from sslspec_fast.operators.convert import (
     as_operator,
     real_array,
 )
+from sslspec_fast.ranks import several
 from sslspec_fast.solvers._checks import check_count, check_settings
 from sslspec_fast.solvers._threads import at_most_threads, full_products
 from sslspec_fast.solvers.autograd import differentiable
@@ -40,6 +41,14 @@ from sslspec_fast.solvers.methods.lobpcg import lobpcg
 from sslspec_fast.solvers.methods.polynomial import chebyshev, lanczos
 from sslspec_fast.solvers.methods.shift_invert import shift_invert
 from sslspec_fast.solvers.problem import pencil
+from sslspec_fast.solvers.problem.over_ranks import (
+    group_of,
+    independent,
+    of_first_rank,
+    run_on_all,
+    solve_small,
+    unit_groups,
+)
 from sslspec_fast.solvers.problem.pencil import Back
 from sslspec_fast.solvers.problem.probe import probe
 from sslspec_fast.solvers.problem.reorder import order, renumber
@@ -57,7 +66,7 @@ def eigsh(
     angle_tol: float | None = None, x0: Any = None, deflate: Any = None, precision: str = "mixed",
     max_iter: int | None = None, seed: int = 0,
     callback: Callable[[dict[str, Any]], Any] | None = None, progress: bool = False,
-    certify: bool = False,
+    certify: bool = False, group: Any = None,
 ) -> EigResult:  # fmt: skip
     """The k largest ("LA") or smallest ("SA") eigenpairs of a symmetric A, with proof of accuracy.
 
@@ -79,6 +88,11 @@ def eigsh(
     certify: prove that no eigenvalue was missed: count those beyond the cut by the inertia of a
         factor of A - sigma I (Sylvester; ``info.complete``). Needs the entries of A and room for
         the factor; the gap is then proven too. The count disagrees: not converged.
+    group: a process group or 1-D DeviceMesh of ranks that hold the rows together. A is then the
+        (n_r, n) rows of this rank, scipy or torch sparse with global columns, or an
+        `operators.partitioned`; x0, deflate and the vectors are this rank's rows, 0 allowed. All
+        ranks call with the same settings and get the same values and info, to rounding those of
+        one process. Methods chebyshev, lanczos and dense (docs/distributed_eigensolver.md).
 
     Returns `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did
     not reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
@@ -99,6 +113,14 @@ def eigsh(
         "deflate": deflate, "precision": precision, "max_iter": max_iter, "seed": seed,
         "callback": callback, "progress": progress, "certify": certify,
     }  # fmt: skip
+    group = several("eigsh", group_of(A) if group is None else group)
+    if group is not None:
+        with run_on_all(A, k, B, settings, group) as spread_op:
+            kind = array_kind(A)
+            small = solve_small(spread_op, k, settings, kind, eigsh)
+            if small is not None:
+                return small
+            return _at_its_norm(spread_op, k, None, 1.0, kind, start, settings)
     check_settings(settings)
     if isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled():
         if B is not None:
@@ -113,6 +135,14 @@ def eigsh(
         if deflate is not None:
             raise NotImplementedError("eigsh: deflate together with B is not supported")
         op, back, over = pencil.reduce(op, B)
+    return _at_its_norm(op, k, back, over, kind, start, settings)
+
+
+def _at_its_norm(
+    op: SymmetricOperator, k: int, back: Back | None, over: float, kind: str, start: float,
+    settings: dict[str, Any],
+) -> EigResult:  # fmt: skip
+    """`eigsh` of an operator of any norm. over: what a pencil's values have been divided by."""
     unit = unit_of(op)
 
     def solve(op: SymmetricOperator, settings: dict[str, Any], kind: str = "torch") -> EigResult:
@@ -146,7 +176,7 @@ def _solve(
         solve_op, k - have, free, 0.0, tol, angle_tol, max_iter if max_iter is not None else 1000,
         int(seed), deflated, basis_dtype, _watch(callback, progress, which),
     )  # fmt: skip
-    warm = _warm_start(x0, n, task, back is not None)
+    warm = _warm_start(x0, task, back is not None)
     facts: dict[str, Any] = {}
     count: Count | None = None
     if certify:
@@ -171,15 +201,19 @@ def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Known, Deflated
     """((values, vectors) known at the wanted end or None, what the problem is to be rid of)."""
     if deflate is not None:
         if isinstance(deflate, GroupVectors):
-            if deflate.n != op.n:
-                raise ValueError(f"eigsh: deflate must have n = {op.n} rows, got {deflate.n}")
+            if deflate.n != op.rows:
+                raise ValueError(f"eigsh: deflate must have n = {op.rows} rows, got {deflate.n}")
+            if op.ranks is not None and not unit_groups(deflate):
+                raise ValueError(
+                    "eigsh: deflate must be GroupVectors(..., group=group), got lengths that are "
+                    "not 1 over all ranks"
+                )
             return None, deflate if deflate.count else None
         block = real_array("eigsh", "deflate", deflate).to(device=op.device, dtype=torch.float64)
-        if block.dim() != 2 or block.shape[0] != op.n:
-            raise ValueError(f"eigsh: deflate must be (n = {op.n}, c), got {tuple(block.shape)}")
-        q, r = torch.linalg.qr(block)
-        diagonal = r.diagonal().abs()
-        if block.shape[1] and float(diagonal.min()) <= 1e-12 * float(diagonal.max()):
+        if block.dim() != 2 or block.shape[0] != op.rows:
+            raise ValueError(f"eigsh: deflate must be (n = {op.rows}, c), got {tuple(block.shape)}")
+        q = _orthonormal(block) if op.ranks is None else independent(block)
+        if q is None:
             raise ValueError("eigsh: deflate must have linearly independent columns")
         return None, DenseVectors(q.contiguous()) if block.shape[1] else None
     top = op.bounds()[1]
@@ -192,7 +226,17 @@ def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Known, Deflated
     return None, None
 
 
-def _warm_start(x0: Any, n: int, task: Task, pencil_given: bool) -> Tensor | None:
+def _orthonormal(block: Tensor) -> Tensor | None:
+    """An orthonormal basis of the columns; None if they are dependent."""
+    q, r = torch.linalg.qr(block)
+    diagonal = r.diagonal().abs()
+    if block.shape[1] and float(diagonal.min()) <= 1e-12 * float(diagonal.max()):
+        return None
+    return q
+
+
+def _warm_start(x0: Any, task: Task, pencil_given: bool) -> Tensor | None:
+    n = task.op.rows
     if x0 is None:
         return None
     if pencil_given:
@@ -207,6 +251,7 @@ def _warm_start(x0: Any, n: int, task: Task, pencil_given: bool) -> Tensor | Non
 def _watch(
     callback: Callable[[dict[str, Any]], Any] | None, progress: bool, which: str
 ) -> Callable[[dict[str, Any]], Any] | None:
+    callback = of_first_rank(callback)
     if not progress and callback is None:
         return None
 
@@ -233,7 +278,7 @@ def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
     """Everything wanted was known; the cut is clean when no further known vector was left out."""
     empty = torch.zeros(0, dtype=torch.float64)
     inside = removed > have
-    vectors = torch.zeros(task.op.n, 0, dtype=torch.float64, device=task.op.device)
+    vectors = torch.zeros(task.op.rows, 0, dtype=torch.float64, device=task.op.device)
     if free == 0 and not inside:
         gap = math.inf
     elif inside:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sslspec_fast.operators.base import SymmetricOperator
 from sslspec_fast.operators.convert import to_array
-from sslspec_fast.primitives.basis.blocks import column_norms
+from sslspec_fast.primitives.basis import column_norms, lengths
+from sslspec_fast.primitives.spread import current, first_found, highest
 from sslspec_fast.solvers.completeness.inertia import Count, Proof
 from sslspec_fast.solvers.problem.task import Known, Outcome, Task
 from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
@@ -40,7 +41,7 @@ def report(
         extra = op.matmat(known[1])
         sign = 1.0 if which == "LA" else -1.0
         extra -= known[1] * (sign * known[0]).to(extra)
-        residuals = torch.cat([extra.norm(dim=0).cpu(), residuals])
+        residuals = torch.cat([lengths(extra).cpu(), residuals])
         values = torch.cat([known[0], values])
         vectors = torch.cat([known[1].to(vectors), vectors], 1)
     wanted = values
@@ -110,7 +111,7 @@ def report(
 def _signs(vectors: Tensor) -> Tensor:
     """Entry of largest magnitude positive; the lowest row within a tie of 1e-6. In place."""
     n, k = vectors.shape
-    if vectors.numel() == 0:
+    if k == 0 or (n == 0 and current() is None):
         return vectors
     # largest entries of blocks of rows first: one pass over the vectors, then one block a column
     whole = n // _SIGN_ROWS * _SIGN_ROWS
@@ -119,12 +120,19 @@ def _signs(vectors: Tensor) -> Tensor:
         blocks = torch.maximum(*blocks.chunk(2, 1))
     if whole < n:
         blocks = torch.cat([blocks, vectors[whole:].abs().amax(0, keepdim=True)])
-    tie = blocks.amax(0) * (1 - 1e-6)
-    first = (blocks >= tie).to(torch.int8).argmax(0)
-    rows = first * _SIGN_ROWS + torch.arange(_SIGN_ROWS, device=vectors.device)[:, None]
-    entries = vectors.gather(0, rows.clamp_max(n - 1))
-    pivot = (entries.abs() >= tie).to(torch.int8).argmax(0, keepdim=True)
-    sign = torch.sign(entries.gather(0, pivot)[0])
+    if n == 0:
+        blocks = vectors.new_zeros(1, k)
+    tie = highest(blocks.amax(0)) * (1 - 1e-6)
+    large = blocks >= tie
+    if n == 0:
+        entry = vectors.new_zeros(k)
+    else:
+        first = large.to(torch.int8).argmax(0)
+        rows = first * _SIGN_ROWS + torch.arange(_SIGN_ROWS, device=vectors.device)[:, None]
+        entries = vectors.gather(0, rows.clamp_max(n - 1))
+        pivot = (entries.abs() >= tie).to(torch.int8).argmax(0, keepdim=True)
+        entry = entries.gather(0, pivot)[0]
+    sign = torch.sign(first_found(large.any(0), entry))
     return vectors.mul_(torch.where(sign == 0, torch.ones_like(sign), sign))
 
 

@@ -20,7 +20,7 @@ from sslspec_fast.solvers.linalg.factorization import structure
 from sslspec_fast.solvers.problem.probe import Probe
 from sslspec_fast.solvers.problem.task import Task
 
-__all__ = ["choose", "dense_pays", "low_dtype", "separated"]
+__all__ = ["choose", "dense_pays", "lapack_pays", "low_dtype", "separated"]
 
 _DENSE_ROWS = 600  # LAPACK beats any iteration below this
 _DENSE_LIMIT = 20_000  # 3.2 GB of float64 per copy
@@ -29,7 +29,11 @@ _LEVELS_TO_DEGREE = 5.0
 
 def dense_pays(op: SymmetricOperator, k: int) -> str | None:
     """Why dense is the right choice, or None. Needs no product with A."""
-    n = op.n
+    return None if op.ranks is not None else lapack_pays(op.n, k)  # gathered, if it did
+
+
+def lapack_pays(n: int, k: int) -> str | None:
+    """`dense_pays` of a matrix of n rows that is at hand."""
     if n <= _DENSE_ROWS:
         return f"n = {n} <= {_DENSE_ROWS}"
     if k > n // 5 and n <= _DENSE_LIMIT:

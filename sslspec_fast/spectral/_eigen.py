@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from sslspec_fast.operators import GroupVectors, SymmetricOperator, centered
 from sslspec_fast.solvers import EigInfo
@@ -95,7 +94,7 @@ def laplacian_modes(rel: Relation, k: int, solver: dict[str, Any]) -> Modes:
     count, labels = rel.components
     if rel.is_signed:  # negative eigenvalues may come before the components' zeros
         count, labels = 1, np.zeros_like(labels)
-    groups = _groups(rel, labels, None, count)
+    groups = rel.groups(labels, None, count)
     front = _inside(groups, np.ones(count, dtype=bool), k)
     known = cliques_of(rel)
     if known is not None:
@@ -118,15 +117,15 @@ def normalized_modes(rel: Relation, k: int, solver: dict[str, Any], *, trivial: 
     if rel.is_signed or (degree < 0).any():
         raise ValueError("graph must have non-negative weights for a degree-normalised closed form")
     alive = degree > 0
-    if not alive.any():
+    nodes = int(rel.total(alive.sum()))
+    if not nodes:
         raise ValueError(f"graph must have at least one edge, got none among {rel.n} nodes")
     count, labels = rel.components
     # Nodes without degree are groups of their own: removed from the problem with the components.
     weights = np.sqrt(np.where(alive, degree, 1.0))
-    groups = _groups(rel, labels, weights, count)
-    connected = np.zeros(count, dtype=bool)
-    connected[labels[alive]] = True
-    k = min(k, int(alive.sum()) - (0 if trivial else 1))
+    groups = rel.groups(labels, weights, count)
+    connected = rel.total(np.bincount(labels[alive], minlength=count)) > 0
+    k = min(k, nodes - (0 if trivial else 1))
     front = _own(groups, connected, k) if trivial else _inside(groups, connected, k)
     exact = int(connected.sum()) - (0 if trivial else 1)
     known = cliques_of(rel)
@@ -150,18 +149,11 @@ def adjacency_modes(rel: Relation, k: int, solver: dict[str, Any], *, center: bo
     op = rel.adjacency()
     if not center:
         return _solve(rel, op, k, "LA", None, solver, rel.usual_row)
-    constant = _groups(rel, np.zeros(rel.n, dtype=np.int64), None, 1)
+    constant = rel.groups(np.zeros(rel.rows, dtype=np.int64), None, 1)
     return _solve(rel, centered(op), min(k, rel.n - 1), "LA", constant, solver, rel.usual_row)
 
 
 # ------------------------------------------------------------------ exact modes
-def _groups(rel: Relation, labels: Array, weights: Array | None, count: int) -> GroupVectors:
-    """One null vector per label, on the device of the graph."""
-    device = rel.graph.device if rel.graph is not None else torch.device("cpu")
-    scale = None if weights is None else torch.from_numpy(weights).to(device)
-    return GroupVectors(torch.from_numpy(labels).to(device), scale, count)
-
-
 def _inside(groups: GroupVectors, use: Array, k: int) -> Array:
     """(n, min(k, c-1)) orthonormal in the span of the c groups in `use`, orthogonal to their sum.
 
@@ -192,7 +184,7 @@ def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array,
     is one, so that a gap can be told. None when H G H mixes too many different cliques.
     """
     count, labels = rel.components
-    groups = _groups(rel, labels, None, count)
+    groups = rel.groups(labels, None, count)
     first = np.unique(labels, return_index=True)[1]
     degree = rel.degree[first]
     if not center:
@@ -244,7 +236,7 @@ def _behind(
     if have < k:
         rest = _solve(rel, op, k - have, which, groups, solver, usual)
     elif have < exact or groups.count == rel.n:  # the cut lies between exact modes, or behind all
-        rest = Modes(np.zeros(0), np.zeros((rel.n, 0)), _exact_info(rel, have < exact))
+        rest = Modes(np.zeros(0), np.zeros((rel.rows, 0)), _exact_info(rel, have < exact))
     else:  # one loose pair measures the gap behind the exact modes
         for tol in (1e-4, DEFAULT_TOL):  # loose where that tells it from them
             loose = {**solver, "tol": tol, "angle_tol": None}
@@ -254,7 +246,7 @@ def _behind(
             if not rest.info.cluster_cut:
                 break
         rest.info.residuals, rest.info.angle_bound = np.zeros(0), 0.0
-        rest.values, rest.vectors = np.zeros(0), np.zeros((rel.n, 0))
+        rest.values, rest.vectors = np.zeros(0), np.zeros((rel.rows, 0))
     rest.info.residuals = np.concatenate([np.zeros(have), rest.info.residuals])
     values = np.concatenate([np.full(have, value), rest.values])
     return Modes(values, np.concatenate([front, rest.vectors], axis=1), rest.info)
@@ -266,7 +258,7 @@ def _exact_info(rel: Relation, cut: bool) -> SpectrumInfo:
         converged=True, residuals=np.zeros(0), norm=0.0, gap=gap,
         angle_bound=math.inf if cut else 0.0, cluster_cut=cut, method="exact",
         reason="all wanted modes are known: one per connected component", n_iter=0, n_matvec=0,
-        seconds=0.0, components=rel.components[0], isolated=int(rel.isolated.size),
+        seconds=0.0, components=rel.components[0], isolated=int(rel.total(rel.isolated.size)),
     )  # fmt: skip
 
 
@@ -276,5 +268,7 @@ def _solve(
 ) -> Modes:  # fmt: skip
     found = solve(op, k, which, groups, solver, usual)
     facts = {f.name: getattr(found.info, f.name) for f in dataclasses.fields(found.info)}
-    info = SpectrumInfo(**facts, components=rel.components[0], isolated=int(rel.isolated.size))
+    info = SpectrumInfo(
+        **facts, components=rel.components[0], isolated=int(rel.total(rel.isolated.size))
+    )
     return Modes(host_array(found.values), host_array(found.vectors), info)

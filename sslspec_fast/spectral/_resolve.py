@@ -104,7 +104,7 @@ def _finer(
         finer["max_iter"] = _STEPS
     if settings.get("method", "auto") != "auto":
         return finer
-    if op.n <= _DENSE_ROWS:
+    if op.n <= _DENSE_ROWS and op.ranks is None:
         return {**finer, "method": "dense"}
     host = op.device.type == "cpu" and op.nnz() is not None
     if which == "SA" and host and op.assemble() is not None:

@@ -15,7 +15,7 @@ import torch
 
 from sslspec_fast import operators
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.operators import SymmetricOperator
+from sslspec_fast.operators import GroupVectors, SymmetricOperator
 from sslspec_fast.solvers.problem.scaling import usual_row
 
 __all__ = ["Relation", "to_numpy"]
@@ -81,7 +81,7 @@ class Relation:
                 "graph must be a PairGraph, a scipy sparse matrix or a dense symmetric array, "
                 f"got {type(graph).__name__}"
             )
-        self.n = int(self.graph.n if self.graph is not None else len(graph))
+        self.n = self.rows = int(self.graph.n if self.graph is not None else len(graph))
         if self.n == 0:
             raise ValueError("graph must have at least one node, got n = 0")
         if self.graph is not None and not self.graph.is_symmetric:
@@ -89,6 +89,27 @@ class Relation:
                 "graph must be symmetric for a closed form, got a directed graph of "
                 f"{self.n} nodes; build it with symmetrize=True"
             )
+
+    # ------------------------------------------------------------------ sums over the nodes
+    group: Any = None  # of the ranks that hold the nodes together, `rows` of them here
+
+    def total(self, x: Any) -> Array:
+        """A sum over the nodes at hand, as that over all nodes."""
+        return np.asarray(x)
+
+    def least(self, x: Array) -> float:
+        """The smallest of one value per node."""
+        return float(x.min())
+
+    def alike(self, fit: Any) -> Any:
+        """A `Filter`, the same on all ranks."""
+        return fit
+
+    def groups(self, labels: Array, weights: Array | None, count: int) -> GroupVectors:
+        """One null vector per label, on the device of the graph."""
+        device = self.graph.device if self.graph is not None else torch.device("cpu")
+        scale = None if weights is None else torch.from_numpy(weights).to(device)
+        return GroupVectors(torch.from_numpy(labels).to(device), scale, count)
 
     # ------------------------------------------------------------------ products and sums
     def matmul(self, x: Array) -> Array:
@@ -122,7 +143,7 @@ class Relation:
 
     @property
     def volume(self) -> float:
-        return float(self.degree.sum())
+        return float(self.total(self.degree.sum()))
 
     @cached_property
     def frobenius_sq(self) -> float:

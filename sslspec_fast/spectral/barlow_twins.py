@@ -23,7 +23,7 @@ from sslspec_fast._checks import count
 from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
 from sslspec_fast.spectral._eigen import normalized_modes
 from sslspec_fast.spectral._features import design_of
-from sslspec_fast.spectral._target import Relation
+from sslspec_fast.spectral._rows_target import relation
 from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
 from sslspec_fast.spectral.filters.barlow_twins import barlow_filter, whitened_filter
 
@@ -42,6 +42,7 @@ def barlow_twins(
     features: Any = None,
     kernel: Any = None,
     starts: int | None = None,
+    group: Any = None,
     **solver: Any,
 ) -> ClosedForm:
     """Optimum of ``F.graph_barlow_twins(z, graph, off_diagonal=..., center=...)``.
@@ -55,9 +56,16 @@ def barlow_twins(
     (1 when whitened). The loss ignores column scales; columns come out with p_k = 1. Nodes without
     edges do not enter the loss; their rows are zero. k beyond the number of modes: whitened, the
     surplus columns are zero and cost 1 each.
+    group: a process group or 1-D DeviceMesh of ranks that hold the nodes together. graph is then
+    the (n_r, n) rows of this rank, scipy or torch sparse with global columns, and so are the rows
+    of the embedding; no features or kernel, no ``transform`` (docs/distributed_eigensolver.md).
     Errors: ValueError for a directed or edgeless graph, k out of range, negative off_diagonal.
     """
-    rel = Relation(graph)
+    facts = {
+        "k": k, "off_diagonal": off_diagonal, "whitened": whitened, "center": center,
+        "features": features, "kernel": kernel, "starts": starts,
+    }  # fmt: skip
+    rel = relation("barlow_twins", graph, group, facts)
     k = check_rank(k, rel.n)
     alpha = check_positive(off_diagonal, "off_diagonal")
     solver = check_solver(solver)
@@ -65,17 +73,19 @@ def barlow_twins(
     starts = None if starts is None else count("barlow_twins", "starts", starts, 0)
     design = design_of(rel, features, kernel)
     degree, volume = rel.degree, rel.volume
-    if volume <= 0 or degree.min() < 0:
+    least = rel.least(degree)
+    if volume <= 0 or least < 0:
         raise ValueError(
             f"graph must have an edge and non-negative degrees, got volume {volume:.3g} and "
-            f"smallest degree {float(degree.min()):.3g}"
+            f"smallest degree {least:.3g}"
         )
 
     def best(lam: Array) -> Any:
         # Correlations cannot exceed 1; rounding can, and 1 - lam would turn into a loss of -1e-16.
         lam = np.minimum(lam, 1.0)
-        return whitened_filter(lam, k, alpha) if whitened else \
-            barlow_filter(lam, k, alpha, seed, starts)  # fmt: skip
+        if whitened:
+            return rel.alike(whitened_filter(lam, k, alpha))
+        return rel.alike(barlow_filter(lam, k, alpha, seed, starts))
 
     more: dict[str, Any]
     if design is None:

@@ -92,7 +92,10 @@ class ClosedForm:
         else:
             as_tensor = isinstance(self.embedding, torch.Tensor)
             if self.out_of_sample is None:
-                raise ValueError("transform: this closed form has no out-of-sample extension")
+                raise ValueError(
+                    "transform: this closed form has no out-of-sample extension: its rows are "
+                    "spread over ranks"
+                )
             out = self.out_of_sample(_check_rows(rows, width))
         if not as_tensor:
             return out
@@ -139,7 +142,8 @@ def package(
     result = ClosedForm(
         embedding=rel.wrap(embedding), eigenvalues=rel.wrap(eigenvalues),
         filter=rel.wrap(filter_), loss=float(loss), rank=count_active(active, floor),
-        weights=None, info=info, out_of_sample=out_of_sample,
+        weights=None, info=info,
+        out_of_sample=out_of_sample if rel.group is None else None,  # its rows are elsewhere
     )  # fmt: skip
     if weights is not None:
         like = features.device if isinstance(features, torch.Tensor) else None

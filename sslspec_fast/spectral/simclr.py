@@ -22,6 +22,7 @@ import numpy as np
 from sslspec_fast.spectral._checks import check_rank, check_solver
 from sslspec_fast.spectral._eigen import adjacency_modes, normalized_modes
 from sslspec_fast.spectral._features import design_of
+from sslspec_fast.spectral._rows_target import relation
 from sslspec_fast.spectral._target import Relation
 from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
 
@@ -43,6 +44,7 @@ def simclr(
     center: bool = False,
     features: Any = None,
     kernel: Any = None,
+    group: Any = None,
     **solver: Any,
 ) -> ClosedForm:
     """Optimum of ``F.ls_simclr(z, graph, center=center)`` over all z (n, k) or z = features @ W.
@@ -50,22 +52,28 @@ def simclr(
     graph: symmetric, possibly signed when given as a matrix (MDS, Isomap). center: fit H G H
     instead of G (drops the constant direction that is the top eigenvector of a regular graph).
     ``eigenvalues`` are those of G, H G H or the pencil; ``filter`` their positive part.
+    group: a process group or 1-D DeviceMesh of ranks that hold the nodes together. graph is then
+    the (n_r, n) rows of this rank, scipy or torch sparse with global columns, and so are the rows
+    of the embedding; no features or kernel, no ``transform`` (docs/distributed_eigensolver.md).
     Errors: ValueError for a directed graph or k out of range, TypeError for wrong types.
     """
-    rel = Relation(graph)
+    facts = {"k": k, "center": center, "features": features, "kernel": kernel}
+    rel = relation("simclr", graph, group, facts)
     k = check_rank(k, rel.n)
     solver = check_solver(solver)
     design = design_of(rel, features, kernel)
     target = rel.frobenius_sq
     if center:  # |H G H|^2 from the row sums; G itself is not touched
-        target += -2.0 * float(rel.degree @ rel.degree) / rel.n + (rel.volume / rel.n) ** 2
+        target += (
+            -2.0 * float(rel.total(rel.degree @ rel.degree)) / rel.n + (rel.volume / rel.n) ** 2
+        )
     if design is None:
         modes = adjacency_modes(rel, k, solver, center=center)
         lam, info, vectors = modes.values, modes.info, modes.vectors
         s = _positive(lam)
         mix = np.diag(np.sqrt(s))
         mix = np.concatenate([mix, np.zeros((len(s), k - len(s)))], axis=1)
-        shift = rel.degree @ vectors / rel.n if center else 0.0
+        shift = rel.total(rel.degree @ vectors) / rel.n if center else 0.0
         more: dict[str, Any] = {
             "embedding": vectors @ mix,
             "out_of_sample": OutOfSample(vectors, mix, offset=lam, shift=shift),
@@ -83,14 +91,16 @@ def simclr(
 
 
 def spectral_contrastive(
-    graph: Any, k: int, *, features: Any = None, kernel: Any = None, **solver: Any
-) -> ClosedForm:
+    graph: Any, k: int, *, features: Any = None, kernel: Any = None, group: Any = None,
+    **solver: Any,
+) -> ClosedForm:  # fmt: skip
     """Optimum of ``F.graph_spectral_contrastive(z, graph)`` over all z (n, k) or z = features @ W.
 
     The constant feature (eigenvalue 1) is part of this optimum. Nodes without edges do not enter
-    the loss; their rows are zero.
+    the loss; their rows are zero. group: as in `simclr`.
     """
-    rel = Relation(graph)
+    facts = {"k": k, "features": features, "kernel": kernel}
+    rel = relation("spectral_contrastive", graph, group, facts)
     k = check_rank(k, rel.n)
     solver = check_solver(solver)
     design = design_of(rel, features, kernel)

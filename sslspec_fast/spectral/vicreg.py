@@ -23,6 +23,7 @@ from sslspec_fast._checks import count
 from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
 from sslspec_fast.spectral._eigen import laplacian_modes, normalized_modes
 from sslspec_fast.spectral._features import Design, design_of
+from sslspec_fast.spectral._rows_target import relation
 from sslspec_fast.spectral._target import Relation
 from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
 from sslspec_fast.spectral.filters.vicreg import PENALTIES, Filter, vicreg_filter
@@ -46,6 +47,7 @@ def vicreg(
     kernel: Any = None,
     ridge: float = 0.0,
     starts: int | None = None,
+    group: Any = None,
     **solver: Any,
 ) -> ClosedForm:
     """Optimum of ``F.graph_vicreg(z, graph, ...)`` over all z (n, k), or over z = features @ W.
@@ -57,6 +59,9 @@ def vicreg(
     starts: random starts of the K x K problem, where it has no closed form.
     solver: ``method``, ``tol``, ``angle_tol``, ``x0``, ``precision``, ``max_iter``, ``seed``,
     ``callback``, ``progress`` of `sslspec_fast.eigsh`.
+    group: a process group or 1-D DeviceMesh of ranks that hold the nodes together. graph is then
+    the (n_r, n) rows of this rank, scipy or torch sparse with global columns, and so are the rows
+    of the embedding; no features or kernel, no ``transform`` (docs/distributed_eigensolver.md).
 
     ``filter`` holds the eigenvalues s_k of the covariance; ``eigenvalues`` those of L (uniform),
     of I - A (degree) or of the pencil. ``info.regime`` names the formula used and
@@ -65,7 +70,12 @@ def vicreg(
     Errors: ValueError for a directed graph, k out of range, negative weights of a term, a signed
     graph under a hinge (unbounded below); TypeError for wrong types.
     """
-    rel = Relation(graph)
+    facts = {
+        "k": k, "variance": variance, "covariance": covariance, "invariance": invariance,
+        "penalty": penalty, "measure": measure, "eps": eps, "features": features,
+        "kernel": kernel, "ridge": ridge, "starts": starts,
+    }  # fmt: skip
+    rel = relation("vicreg", graph, group, facts)
     k = check_rank(k, rel.n)
     alpha = check_positive(variance, "variance", strict=True)
     beta = alpha if covariance is None else check_positive(covariance, "covariance")
@@ -89,7 +99,7 @@ def vicreg(
         raise ValueError(f"ridge needs features= or kernel=, got ridge={ridge:g} without either")
 
     def best(x: Array) -> Filter:
-        return vicreg_filter(x, k, alpha, beta, penalty, eps, seed, starts)
+        return rel.alike(vicreg_filter(x, k, alpha, beta, penalty, eps, seed, starts))
 
     if design is not None:
         return _parametric(rel, k, design, gamma, measure, ridge, solver, best)

@@ -56,6 +56,8 @@ def test_basis(
     small = basis.multiply_into(blocks[0][:, :m], blocks, c[:, :m])
     close(small, want[:, :m], ERROR[dtype])
     rows = basis.random_block(n, q, 5, dtype, torch.device("cpu"))
+    part = basis.random_block(n - n // 3, q, 5, dtype, torch.device("cpu"), n // 3)
+    assert torch.equal(rows[n // 3 :], part)
     with gpu_paths.off():
         assert torch.equal(rows, basis.random_block(n, q, 5, dtype, torch.device("cpu")))
 

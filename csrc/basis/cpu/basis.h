@@ -45,7 +45,7 @@ struct BasisCombineArgs {
 };
 
 SSLSPEC_EACH_ISA(template <typename T> void basis_gram(const BasisGramArgs<T>& args);
-                 template <typename T> void basis_combine(const BasisCombineArgs<T>& args);
-                 template <typename T> void basis_random(T* y, int64_t size, uint64_t seed, int threads);)
+                 template <typename T> void basis_combine(const BasisCombineArgs<T>& args); template <typename T>
+                 void basis_random(T* y, int64_t size, int64_t first, uint64_t seed, int threads);)
 
 }  // namespace sslspec::cpu

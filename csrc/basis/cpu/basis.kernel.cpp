@@ -273,22 +273,25 @@ inline uint64_t mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-// Four values from each 64-bit word. The sequences of two seeds start at unrelated counters.
+// Four values from each 64-bit word. The sequences of two seeds start at unrelated counters. `first` may lie inside a
+// word: `at` counts from the beginning of that one.
 template <typename T>
-void basis_random(T* y, int64_t size, uint64_t seed, int threads) {
+void basis_random(T* y, int64_t size, int64_t first, uint64_t seed, int threads) {
   constexpr int64_t kTask = 1 << 14;
-  const uint64_t start = mix(seed + 0x9e3779b97f4a7c15u);
-  parallel_for((size + kTask - 1) / kTask, threads, [&](int64_t task) {
-    for (int64_t at = task * kTask; at < min64((task + 1) * kTask, size); at += 4) {
-      const uint64_t word = mix(start + static_cast<uint64_t>(at / 4) * 0x9e3779b97f4a7c15u);
-      for (int64_t k = 0; k < min64(4, size - at); ++k)
-        y[at + k] = static_cast<T>(static_cast<int16_t>(word >> (16 * k))) * static_cast<T>(1.0 / 32768);
+  constexpr uint64_t kStep = 0x9e3779b97f4a7c15u;
+  const int64_t lead = first % 4, end = lead + size;
+  const uint64_t start = mix(seed + kStep) + static_cast<uint64_t>(first / 4) * kStep;
+  parallel_for((end + kTask - 1) / kTask, threads, [&](int64_t task) {
+    for (int64_t at = task * kTask; at < min64((task + 1) * kTask, end); at += 4) {
+      const uint64_t word = mix(start + static_cast<uint64_t>(at / 4) * kStep);
+      for (int64_t k = at == 0 ? lead : 0; k < min64(4, end - at); ++k)
+        y[at + k - lead] = static_cast<T>(static_cast<int16_t>(word >> (16 * k))) * static_cast<T>(1.0 / 32768);
     }
   });
 }
 
-template void basis_random<float>(float*, int64_t, uint64_t, int);
-template void basis_random<double>(double*, int64_t, uint64_t, int);
+template void basis_random<float>(float*, int64_t, int64_t, uint64_t, int);
+template void basis_random<double>(double*, int64_t, int64_t, uint64_t, int);
 template void basis_gram<float>(const BasisGramArgs<float>&);
 template void basis_gram<double>(const BasisGramArgs<double>&);
 template void basis_combine<float>(const BasisCombineArgs<float>&);

@@ -236,13 +236,14 @@ __host__ __device__ inline uint64_t mix(uint64_t z) {
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads) random_kernel(T* y, int64_t size, uint64_t start) {
+__global__ void __launch_bounds__(kThreads) random_kernel(T* y, int64_t size, int lead, uint64_t start) {
   const int64_t at = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 4;
-  if (at >= size) return;
+  if (at >= lead + size) return;
   const uint64_t word = mix(start + static_cast<uint64_t>(at / 4) * 0x9e3779b97f4a7c15u);
 #pragma unroll
   for (int k = 0; k < 4; ++k)
-    if (at + k < size) y[at + k] = static_cast<T>(static_cast<int16_t>(word >> (16 * k))) * static_cast<T>(1.0 / 32768);
+    if (at + k >= lead && at + k < lead + size)
+      y[at + k - lead] = static_cast<T>(static_cast<int16_t>(word >> (16 * k))) * static_cast<T>(1.0 / 32768);
 }
 
 template <typename T>
@@ -345,21 +346,24 @@ void basis_combine(TensorView y, const std::vector<TensorView>& v, TensorView c,
   (y.dtype == DType::f64 ? run_combine<double> : run_combine<float>)(y, v, c, beta, stream);
 }
 
-void basis_random(TensorView y, uint64_t seed, int64_t stream) {
+void basis_random(TensorView y, int64_t first, uint64_t seed, int64_t stream) {
   constexpr const char* kOp = "basis_random";
   SSLSPEC_CHECK(y.device != kCpu && y.ndim == 2, kOp, ": y must be (n, q) on a CUDA device");
   SSLSPEC_CHECK(y.dtype == DType::f32 || y.dtype == DType::f64, kOp, ": y must be float32 or float64, got ", y.dtype);
   check_matrix(kOp, "y", y, y.shape[0], y.shape[1], y.dtype, y.device);
   SSLSPEC_CHECK(y.shape[0] <= 1 || y.shape[1] == 0 || y.stride[0] == y.shape[1], kOp,
                 ": y must be contiguous, got row stride ", y.stride[0]);
+  SSLSPEC_CHECK(first >= 0, kOp, ": first must be >= 0, got ", first);
   const DeviceGuard guard(y.device);
-  const int64_t size = y.shape[0] * y.shape[1];
-  const uint64_t start = mix(seed + 0x9e3779b97f4a7c15u);
-  const dim3 grid(static_cast<unsigned>(ceil_div(size, 4 * kThreads)));
+  constexpr uint64_t kStep = 0x9e3779b97f4a7c15u;
+  const int64_t size = y.shape[0] * y.shape[1], before = first * y.shape[1];
+  const int lead = static_cast<int>(before % 4);
+  const uint64_t start = mix(seed + kStep) + static_cast<uint64_t>(before / 4) * kStep;
+  const dim3 grid(static_cast<unsigned>(ceil_div(lead + size, 4 * kThreads)));
   if (y.dtype == DType::f64)
-    launch(kOp, random_kernel<double>, grid, kThreads, 0, stream, y.as<double>(), size, start);
+    launch(kOp, random_kernel<double>, grid, kThreads, 0, stream, y.as<double>(), size, lead, start);
   else
-    launch(kOp, random_kernel<float>, grid, kThreads, 0, stream, y.as<float>(), size, start);
+    launch(kOp, random_kernel<float>, grid, kThreads, 0, stream, y.as<float>(), size, lead, start);
 }
 
 }  // namespace sslspec::cuda

@@ -17,6 +17,6 @@ void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, Te
 void basis_combine(TensorView y, const std::vector<TensorView>& v, TensorView c, double beta,
                    int64_t stream);  // c: [sum of m_i, q]
 
-void basis_random(TensorView y, uint64_t seed, int64_t stream);
+void basis_random(TensorView y, int64_t first, uint64_t seed, int64_t stream);
 
 }  // namespace sslspec::cuda

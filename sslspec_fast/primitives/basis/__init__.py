@@ -3,6 +3,7 @@
 from .blocks import (
     column_norms,
     gram,
+    lengths,
     multiply,
     multiply_into,
     new_block,
@@ -14,6 +15,7 @@ from .blocks import (
 __all__ = [
     "column_norms",
     "gram",
+    "lengths",
     "multiply",
     "multiply_into",
     "new_block",

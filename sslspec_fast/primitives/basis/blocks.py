@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from ..._seam import _C, threads, unit_stride, view
+from ..spread import current, total
 from . import cuda
 
 __all__ = [
-    "column_norms", "gram", "multiply", "multiply_into", "new_block", "new_blocks", "project_out",
-    "random_block",
+    "column_norms", "gram", "lengths", "multiply", "multiply_into", "new_block", "new_blocks",
+    "project_out", "random_block",
 ]  # fmt: skip
 
 _TERMS = 32  # kBasisTerms of csrc/basis/cpu/basis.h
@@ -53,14 +54,16 @@ def _new(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Te
     return torch.from_numpy(store[first : first + size].reshape(shape))
 
 
-def random_block(n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def random_block(
+    n: int, b: int, seed: int, dtype: torch.dtype, device: torch.device, first: int = 0
+) -> Tensor:
     """(n, b) uniform on 2^16 values in [-1, 1): a function of seed and position alone, so the same
-    on every device and for any number of threads.
+    on every device and for any number of threads. first: of the rows, in a larger block.
     """
     out = new_block(n, b, dtype, device)
     if out.is_cuda:
-        return cuda.random_into(out, seed % 2**64)
-    _C.basis_random(view(out), seed % 2**64, threads())
+        return cuda.random_into(out, first, seed % 2**64)
+    _C.basis_random(view(out), first, seed % 2**64, threads())
     return out
 
 
@@ -71,11 +74,11 @@ def gram(
 
     a: one matrix, or several side by side; each row of b is then read once for up to 32 of them.
     exact: no rounding of products. Otherwise float32 rows are multiplied and, 96 at a time, summed
-    in float32. weights: (n,) of that dtype, or None for ones.
+    in float32. weights: (n,) of that dtype, or None for ones. Over ranks: of all rows (`spread`).
     """
     blocks = [a] if isinstance(a, Tensor) else list(a)
     if b.is_cuda:
-        return cuda.gram(blocks, b, exact, weights).cpu()
+        return total(cuda.gram(blocks, b, exact, weights).cpu())
     n, q = b.shape
     sizes = [block.shape[1] for block in blocks]
     out = torch.empty(sum(sizes), q, dtype=torch.float64)
@@ -90,7 +93,7 @@ def gram(
             exact, threads(),
         )  # fmt: skip
         at += rows
-    return out
+    return total(out)
 
 
 def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float = 0.0) -> Tensor:
@@ -120,7 +123,7 @@ def multiply(blocks: Sequence[Tensor], c: Tensor) -> Tensor:
 
 def project_out(v: Tensor, x: Tensor, weights: Tensor | None = None) -> Tensor:
     """X <- X - V V^T diag(w) X in place, V (n, m) of X's dtype. Without the host on a GPU."""
-    if x.is_cuda:
+    if x.is_cuda and current() is None:
         return x.addmm_(v, cuda.gram([v], x, False, weights).to(x.dtype), alpha=-1)
     return multiply_into(x, [v], -gram(v, x, weights=weights), beta=1.0)
 
@@ -130,8 +133,14 @@ def column_norms(t: Tensor) -> Tensor:
     short rows takes up to ten times as long.
     """
     if t.is_cuda:
-        return torch.linalg.vector_norm(t, dim=0, dtype=torch.float64).cpu()
-    total = torch.zeros(t.shape[1], dtype=torch.float64)
+        norms = torch.linalg.vector_norm(t, dim=0, dtype=torch.float64).cpu()
+        return norms if current() is None else total(norms.square()).sqrt()
+    squares = torch.zeros(t.shape[1], dtype=torch.float64)
     for part in t.split(max(_PIECE // max(t.shape[1], 1), 1)):
-        total += part.double().square().sum(0)  # squares of small float32 numbers are 0
-    return total.sqrt()
+        squares += part.double().square().sum(0)  # squares of small float32 numbers are 0
+    return total(squares).sqrt()
+
+
+def lengths(t: Tensor) -> Tensor:
+    """(b,) in the dtype and on the device of t, as torch adds up: for scales and known vectors."""
+    return t.norm(dim=0) if current() is None else column_norms(t).to(t)

@@ -23,8 +23,8 @@ _TERMS, _TALL, _NARROW = 4, 128, 32
 _PARTS = 512  # of the rows in a wide product
 
 
-def random_into(out: Tensor, seed: int) -> Tensor:
-    _C.cuda_basis_random(view(out), seed, stream(out))
+def random_into(out: Tensor, first: int, seed: int) -> Tensor:
+    _C.cuda_basis_random(view(out), first, seed, stream(out))
     return out
 
 

@@ -77,7 +77,7 @@ def lse_block_gradients(
     none = a.new_empty(0)
     q, grad_q = (none, none) if col is None else col
     return Gradients(
-        *softmax._lse_bwd(
+        *softmax.lse_bwd(
             a, b, scale, ids_a, ids_b, None, None, False, col is not None, half,
             row[0], q, row[1], grad_q, want_b,
         )

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated, DenseVectors, Removable
-from sslspec_fast.primitives.basis import random_block
-from sslspec_fast.primitives.basis.blocks import column_norms
+from sslspec_fast.primitives.basis import column_norms
 from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
 from sslspec_fast.solvers.linalg.chebyshev_filter import Clean, filter_block, growth_rate
 from sslspec_fast.solvers.linalg.cost import LINE
@@ -127,7 +126,7 @@ class FilteredLook:
         # of it is no eigenvector
         q = basis.ritz()[1]
         known = basis.vectors(q[:, : task.k])
-        x = random_block(n, width, seed, task.dtype, task.op.device)
+        x = task.op.random_block(width, seed, task.dtype)
         x = orthonormalize(x, [known], task.deflated)
         lo = min(self.lo, float(values[-1]))
         top = max(self.hi, float(values[0]))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated
 from sslspec_fast.primitives.basis import gram, multiply, multiply_into
+from sslspec_fast.primitives.spread import current, decided
 
 __all__ = [
     "Basis", "cholesky", "columns", "host_memory", "orthonormalize",
@@ -46,8 +47,11 @@ def physical_memory() -> int | None:
 
 
 def host_memory() -> float:
-    """Bytes of memory of this machine; a modest guess where the system does not tell."""
-    return float(physical_memory() or 8e9)
+    """Bytes of memory of this machine; a modest guess where the system does not tell. Over ranks,
+    of the smallest of theirs.
+    """
+    exchange = current()
+    return float(physical_memory() or 8e9) if exchange is None else exchange.memory
 
 
 def stacked(dtype: torch.dtype, *parts: np.ndarray) -> Tensor:
@@ -72,10 +76,15 @@ def cholesky(g: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """
     factor, failed = dpotrf(g, lower=0, clean=1)
     if failed:
-        return factor, factor, math.inf
-    inverse, _ = dtrtri(factor, lower=0)
-    norm = math.sqrt(dsyrk(1.0, inverse).diagonal().max())
-    return factor, inverse, norm if norm < math.inf else math.inf  # not a number: the same
+        inverse, norm = factor, math.inf
+    else:
+        inverse, _ = dtrtri(factor, lower=0)
+        norm = math.sqrt(dsyrk(1.0, inverse).diagonal().max())
+        norm = norm if norm < math.inf else math.inf  # not a number: the same
+    if current() is None:
+        return factor, inverse, norm
+    first = decided(*(torch.from_numpy(np.asarray(x)) for x in (factor, inverse, norm)))
+    return first[0].numpy(), first[1].numpy(), float(first[2])
 
 
 def _lengths(g: np.ndarray) -> np.ndarray:
@@ -111,7 +120,7 @@ def _cholesky_qr(t: Tensor, g: np.ndarray) -> tuple[Tensor, float]:
     if condition < (1e6 if t.dtype == torch.float64 else 1e4):
         return multiply_into(t, [t], stacked(t.dtype, inverse)), condition
     scaled, norms = _scaled(g)
-    values, vectors = (x.numpy() for x in torch.linalg.eigh(torch.from_numpy(scaled)))
+    values, vectors = (x.numpy() for x in decided(*torch.linalg.eigh(torch.from_numpy(scaled))))
     keep = values > (1e-14 if t.dtype == torch.float64 else 1e-11) * values[-1]
     inverse = vectors[:, keep] / np.sqrt(values[keep]) / norms
     return multiply([t], stacked(t.dtype, inverse)), math.sqrt(values[-1] / values[keep][0])
@@ -212,7 +221,7 @@ class Basis:
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """All Ritz values, largest first, and their coefficients (j, j)."""
-        values, vectors = torch.linalg.eigh(self.h[: self.size, : self.size])
+        values, vectors = decided(*torch.linalg.eigh(self.h[: self.size, : self.size]))
         return values.flip(0), vectors.flip(1)
 
     def vectors(self, coefficients: Tensor) -> Tensor:

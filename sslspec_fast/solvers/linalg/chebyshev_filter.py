@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.operators.base import Deflated, Removable, SymmetricOperator
+from sslspec_fast.primitives.spread import meet
 from sslspec_fast.solvers.linalg.coordinates import Coordinates
 
 __all__ = ["Clean", "cleaner", "filter_block", "filter_residual", "growth_rate"]
@@ -72,6 +73,7 @@ def filter_block(
     clean: Clean | None = None,
 ) -> Tensor:  # fmt: skip
     """C_degree(Â) X / C_degree(top); x (n, b) is overwritten."""
+    meet(degree, lo, cut, top)
     middle, half = (cut + lo) / 2, (cut - lo) / 2
     inner = _inside(op, clean, degree, x)
     # 1 / C_d(top), kept in range: float32 overflows at 1e38
@@ -94,6 +96,7 @@ def filter_residual(
 
     degree - 1 products. Values below the cut (guards) keep |t| <= 1, where C_k stays bounded.
     """
+    meet(degree, lo, cut)
     middle, half = (cut + lo) / 2, (cut - lo) / 2
     t = (values - middle) / half
     growth = torch.ones(degree + 1, len(values), dtype=torch.float64)

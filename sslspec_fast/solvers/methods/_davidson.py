@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import random_block
+from sslspec_fast.primitives.spread import decided
 from sslspec_fast.solvers.completeness.convergence import Hidden, Monitor
 from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
 from sslspec_fast.solvers.linalg.cost import LINE, guards
@@ -55,10 +55,10 @@ def davidson(
     believed once such directions have been added and the wanted values stay, and not before.
     hidden: what the start itself tells of the gap, asked before its end is searched for.
     """
-    n = task.op.n
     capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
     # what a look brings completes what the basis has of it: nothing may be dropped for it
-    basis = Basis(n, capacity + (0 if look is None else LINE), task.dtype, task.op.device)
+    most = capacity + (0 if look is None else LINE)
+    basis = Basis(task.op.rows, most, task.dtype, task.op.device)
     steps = krylov_steps if expand is None else 1
     _grow(task, basis, start.to(task.dtype), capacity, steps)
     lost = basis.size < min(start.shape[1], capacity, task.k + guards(task.k))
@@ -136,7 +136,7 @@ def davidson(
                 break
             seed = task.seed + 7919 * (basis.size + refills + 1)
             width = min(max(block, 1), capacity - basis.size)
-            more = random_block(n, width, seed, task.dtype, task.op.device)
+            more = task.op.random_block(width, seed, task.dtype)
             # while there are fewer than what is wanted, only a block that adds nothing counts
             wanting = basis.size < needed
             refills += not (_grow(task, basis, more, capacity) and wanting)
@@ -188,7 +188,7 @@ def _restart(basis: Basis, q: Tensor, previous: Tensor, keep: int, k: int) -> No
             u, s, _ = torch.linalg.svd(old, full_matrices=False)
             coefficients = torch.cat([coefficients, u[:, s > 1e-6 * s[0]]], 1)
             coefficients = torch.linalg.qr(coefficients)[0]
-    basis.rotate(coefficients)
+    basis.rotate(*decided(coefficients))
 
 
 def _same_residual(basis: Basis, values: Tensor, q: Tensor, index: Tensor, r: Tensor) -> Tensor:

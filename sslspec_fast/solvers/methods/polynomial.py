@@ -15,8 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import random_block
-from sslspec_fast.primitives.basis.blocks import column_norms
+from sslspec_fast.primitives.basis import column_norms, lengths
 from sslspec_fast.solvers.completeness.missed_pairs import FilteredLook, Witness
 from sslspec_fast.solvers.linalg.basis import Basis, host_memory
 from sslspec_fast.solvers.linalg.chebyshev_filter import (
@@ -92,7 +91,7 @@ def chebyshev(
     task: Task, x0: Tensor | None, low: torch.dtype, found: Probe
 ) -> tuple[Outcome, dict]:
     """Filtered start block, then block Chebyshev-Davidson. `low`: dtype of the filter products."""
-    k, n = task.k, task.op.n
+    k = task.k
     width = start_width(k, task.free)
     guard = max(width - k, 1)
     facts: dict = {"bounds": (found.lo, found.hi), "guard": guard, "filter_dtype": str(low)[6:]}
@@ -102,17 +101,17 @@ def chebyshev(
         start = _continue(task, found, width, facts)
         copies = width if start is None else found.block
         if start is None:
-            start = random_block(n, width, task.seed, low, task.op.device)
+            start = task.op.random_block(width, task.seed, low)
             start, witness = _first_filter(task, start, found, width, facts)
     else:
-        fill = random_block(n, max(width - x0.shape[1], 0), task.seed, task.dtype, task.op.device)
-        start = torch.cat([x0.to(task.dtype), fill * float(x0.norm(dim=0).mean()) * 1e-3], 1)
+        fill = task.op.random_block(max(width - x0.shape[1], 0), task.seed, task.dtype)
+        start = torch.cat([x0.to(task.dtype), fill * float(lengths(x0).mean()) * 1e-3], 1)
         width = start.shape[1]
     expand = Filter(task, found.lo, low, max(min(guard, k // 8) // 2, 1))
     block = min(width, max(16, min(32, k // 2)))
     keep = width + max(width // 2, 4)
     capacity = keep + max(2 * block, width // 2)
-    if 2 * capacity * n * task.dtype.itemsize > 0.25 * host_memory():
+    if 2 * capacity * task.op.most_rows * task.dtype.itemsize > 0.25 * host_memory():
         # V and A V would crowd out the filter's blocks: restart after each step
         keep, capacity = width + 4, width + 4 + block
     outcome = davidson(
@@ -192,13 +191,13 @@ def _first_filter(
 
 def lanczos(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:
     """Block thick-restart Lanczos with full reorthogonalisation, in the dtype of the basis."""
-    k, n = task.k, task.op.n
+    k = task.k
     block = min(max(4, min(16, k // 4)), task.free)
     # as many random directions as wanted, or multiplicities larger than the block go unseen
     width = min(k + block, task.free)
-    start = random_block(n, width, task.seed, task.dtype, task.op.device)
+    start = task.op.random_block(width, task.seed, task.dtype)
     if x0 is not None:
-        start = torch.cat([x0.to(task.dtype), start * float(x0.norm(dim=0).mean()) * 1e-3], 1)
+        start = torch.cat([x0.to(task.dtype), start * float(lengths(x0).mean()) * 1e-3], 1)
     keep = width + max(k // 4, block)
     capacity = keep + max(k, 10 * block)
     steps = max(-(-(capacity - keep) // block), 1)

@@ -94,7 +94,7 @@ def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
     memory.
     """
     n = task.op.n
-    kept = min(_KEPT_BYTES, host_memory() / 8) / (n * dtype.itemsize)
+    kept = min(_KEPT_BYTES, host_memory() / 8) / (task.op.most_rows * dtype.itemsize)
     most = max(math.sqrt(0.6 * product_cost(task.op, n)), 16.0 * LINE)
     return padded(max(15 * (task.k + 1) // 2, _STEPS * LINE)), int(min(most, n / LINE, kept))
 

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import multiply_into, new_block, new_blocks, random_block
+from sslspec_fast.primitives.basis import multiply_into, new_block, new_blocks
+from sslspec_fast.primitives.spread import decided, meet
 from sslspec_fast.solvers.linalg.basis import cholesky, columns, orthonormalize, remaining, stacked
 from sslspec_fast.solvers.linalg.coordinates import Coordinates
 from sslspec_fast.solvers.problem.task import Task
@@ -41,7 +42,7 @@ class Recurrence:
         self._rest: Tensor  # V_j+1, or the room for it while it is to be made of these:
         self._made: tuple[list[Tensor], Tensor] | None  # blocks, and coefficients one below another
         self._alphas: list[np.ndarray] = []  # diagonal blocks of T, to be made symmetric
-        x = random_block(task.op.n, b, task.seed + 1, dtype, task.op.device)
+        x = task.op.random_block(b, task.seed + 1, dtype)
         self._next(self.inner.enter(x))
         # those below it; the first has no columns
         self._betas = [np.zeros((self._rest.shape[1], 0))]
@@ -57,6 +58,7 @@ class Recurrence:
 
     def run(self, steps: int) -> None:
         """Go on until there have been that many steps, or nothing new comes."""
+        meet(self.steps, steps)
         if self.keep:  # one piece of memory: blocks of their own would share few huge pages
             (n, b), like = self._rest.shape, self._rest
             self._room = list(new_blocks(steps - self.steps, n, b, like.dtype, like.device))
@@ -136,4 +138,5 @@ class Recurrence:
             raise ValueError(f"eigsh: A must have finite products, got NaN or infinity{hint}")
         values, vectors = torch.linalg.eigh(torch.from_numpy((t + t.T) / 2))
         slack = (torch.from_numpy(self._betas[-1]) @ vectors[total - sizes[-1] :]).norm(dim=0)
+        values, vectors, slack = decided(values, vectors, slack)
         return values.flip(0), vectors.flip(1), slack.flip(0)

@@ -20,6 +20,7 @@ from sslspec_fast.operators.base import KnownPairs, ShiftOperator, SymmetricOper
 from sslspec_fast.operators.composite import DenseOperator, ScaledOperator
 from sslspec_fast.operators.convert import to_array, trial
 from sslspec_fast.operators.csr import CsrOperator
+from sslspec_fast.operators.partitioned import PartitionedOperator
 from sslspec_fast.solvers.result import EigResult
 
 __all__ = ["at_unit_norm", "power_near", "unit_of", "usual_row"]
@@ -89,6 +90,8 @@ class _Wide(ShiftOperator):
 
 def _divided(op: SymmetricOperator, unit: float) -> SymmetricOperator:
     factor = 1.0 / unit
+    if isinstance(op, PartitionedOperator):
+        return op.scaled(factor)
     if isinstance(op, DenseOperator):
         return DenseOperator((op.matrix.double() * factor).to(op.dtype))
     if isinstance(op, CsrOperator) and op.values is not None:

@@ -102,6 +102,11 @@ def test_random_blocks(dtype: torch.dtype) -> None:
     assert random_block(0, 3, 1, dtype, cpu).shape == (0, 3)
     assert random_block(9, 0, 1, dtype, cpu).shape == (9, 0)
     assert random_block(3, 1, 1, dtype, cpu).shape == (3, 1)
+    # rows of a larger block, whose first value may lie inside a word of the generator
+    for first, rows in ((0, 7), (1, 1), (3, 20_000), (30_000, 1), (29, 0)):
+        assert torch.equal(random_block(rows, 5, 7, dtype, cpu, first), x[first : first + rows])
+    with pytest.raises(ValueError, match="first must be >= 0, got -1"):
+        random_block(1, 1, 0, dtype, cpu, -1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

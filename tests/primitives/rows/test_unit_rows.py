@@ -165,3 +165,10 @@ def test_the_core_names_what_is_wrong() -> None:
         call(z, z.clone(), row, row.clone())
     with pytest.raises(ValueError, match="rows must be float32 or float64, got int64"):
         call(z.long(), z.clone(), row, None)
+
+
+def test_no_rows() -> None:
+    # the gradient of a sum has stride 0, and a tensor without rows counts as contiguous
+    z = torch.zeros(0, 4, requires_grad=True)
+    (grad,) = torch.autograd.grad(unit_rows(z).sum(), z)
+    assert grad.shape == (0, 4)

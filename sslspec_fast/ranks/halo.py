@@ -1,0 +1,41 @@
+"""The rows of other ranks that a rank's rows of a sparse matrix point to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .agreement import Ranks
+from .traffic import _SENT, Pending, _staged, all_to_all
+
+__all__ = ["Halo"]
+
+
+class Halo:
+    """columns: global numbers of other ranks' rows, ascending and each once."""
+
+    def __init__(self, columns: Tensor, ranks: Ranks) -> None:
+        self.ranks, self.columns, self.size = ranks, columns, len(columns)
+        ends = torch.tensor([*ranks.offsets[1:], ranks.n], device=columns.device)
+        reached = torch.searchsorted(columns, ends)
+        wanted = torch.diff(reached, prepend=reached.new_zeros(1))
+        every = all_to_all(wanted, [1] * ranks.size, [1] * ranks.size, ranks.group)
+        self._receive: list[int] = wanted.tolist()
+        self._send: list[int] = every.tolist()
+        asked = all_to_all(columns, self._receive, self._send, ranks.group)
+        self._rows = asked - ranks.here.start
+
+    def start(self, x: Tensor) -> Pending:
+        """A pending (size, b): the rows at `columns` of the block of which x (n_r, b) is this
+        rank's part.
+        """
+        import torch.distributed as dist
+
+        sent, b = _staged(x[self._rows], self.ranks.group), x.shape[1]
+        out = sent.new_empty(self.size, b)
+        work = dist.all_to_all_single(
+            out.view(-1), sent.view(-1), [b * rows for rows in self._receive],
+            [b * rows for rows in self._send], group=self.ranks.group, async_op=True,
+        )  # fmt: skip
+        _SENT["bytes"] += sent.numel() * sent.element_size()
+        return Pending(out, work, x.device)
