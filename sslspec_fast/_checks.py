@@ -366,7 +366,7 @@ def one_rank(op: str, group: Any) -> None:
     size = torch.distributed.get_world_size(group)
     if size != 1:
         raise ValueError(
-            f"{op}: group must have 1 rank, the loss takes all rows of its graph in one process; "
+            f"{op}: group must have 1 rank, the loss takes all rows in one process; "
             f"got {size} ranks"
         )
 

@@ -96,7 +96,6 @@ ALLOWED = {
     "reference": set(),
     "ranks": set(),
     "primitives": {"_seam", "_register", "_torch_private", "_checks", "_dtypes"},
-    "ranks": set(),
     "fused": {"primitives", "_seam", "_register", "_torch_private", "_checks", "_dtypes"},
     "graph": {"primitives", "_checks", "_dtypes", "_seam"},
     "losses": {
