@@ -43,6 +43,9 @@ def _lightly(case: Case) -> dict[str, Variant]:
         "vicreg": loss.VICRegLoss,
         "barlow": lambda: loss.BarlowTwinsLoss(lambda_param=5e-3),
     }
+    if case.family == "sigreg" and importlib.util.find_spec("lightly.loss.lejepa_loss"):
+        module = importlib.import_module("lightly.loss.lejepa_loss")
+        return {"lightly": module.SIGReg()}  # draws its 1024 directions
     return {"lightly": losses[case.family]()} if case.family in losses else {}
 
 

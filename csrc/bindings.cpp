@@ -16,6 +16,9 @@
 #include "sparse/edges.h"
 #include "gram/gram.h"
 #include "sparse/graph_cov.h"
+#include "normality/cuda/normality.h"
+#include "normality/pairwise_kernel.h"
+#include "normality/sliced_ecf.h"
 #include "rows/moments.h"
 #include "pairwise/pairwise.h"
 #include "pairwise/prefixes.h"
@@ -53,6 +56,14 @@ PYBIND11_MODULE(_C, m) {
   m.def("moments_forward", &moments_forward, no_gil);
   m.def("moments_backward", &moments_backward, no_gil);
 
+  // normality
+  m.def("pairwise_kernel_workspace_size", &pairwise_kernel_workspace_size);
+  m.def("pairwise_kernel_lengths", &pairwise_kernel_lengths, no_gil);
+  m.def("pairwise_kernel_series", &pairwise_kernel_series, no_gil);
+  m.def("pairwise_kernel", &pairwise_kernel, no_gil);
+  m.def("sliced_ecf_workspace_size", &sliced_ecf_workspace_size);
+  m.def("sliced_ecf", &sliced_ecf, no_gil);
+
   // pairwise
   m.def("pairwise_workspace_size", &pairwise_workspace_size);
   m.def("pairwise_forward", &pairwise_forward, no_gil);
@@ -73,6 +84,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("cuda_basis_gram", &cuda::basis_gram, no_gil);
   m.def("cuda_basis_combine", &cuda::basis_combine, no_gil);
   m.def("cuda_basis_random", &cuda::basis_random, no_gil);
+  m.def("cuda_sliced_ecf_slabs", &cuda::sliced_ecf_slabs);
+  m.def("cuda_sliced_ecf_sums", &cuda::sliced_ecf_sums, no_gil);
+  m.def("cuda_sliced_ecf_gradient", &cuda::sliced_ecf_gradient, no_gil);
+  m.def("cuda_pairwise_kernel_weights", &cuda::pairwise_kernel_weights, no_gil);
   m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
   m.def("cuda_pairwise_chained", &cuda::pairwise_op_chained);
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
@@ -102,6 +117,10 @@ PYBIND11_MODULE(_C, m) {
                            "cuda_basis_gram",
                            "cuda_basis_combine",
                            "cuda_basis_random",
+                           "cuda_sliced_ecf_slabs",
+                           "cuda_sliced_ecf_sums",
+                           "cuda_sliced_ecf_gradient",
+                           "cuda_pairwise_kernel_weights",
                            "cuda_pairwise_workspace",
                            "cuda_pairwise_chained",
                            "cuda_pairwise_forward",

@@ -24,7 +24,7 @@ IMPLEMENTATIONS = ("fused", "torch")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def _readable(x: Tensor) -> bool:
+def readable(x: Tensor) -> bool:
     """Whether looking at the data of x is free: on the CPU and outside torch.compile."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
@@ -66,8 +66,8 @@ def fraction(op: str, name: str, value: float) -> float:
     return value
 
 
-def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
-    """x: (n, d) floating-point tensor with at least min_rows rows and one column."""
+def dense(op: str, name: str, x: Tensor) -> None:
+    """x: a dense tensor of one of FLOATS."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -78,6 +78,11 @@ def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
         )
     if x.layout != torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor, got layout {x.layout}")
+
+
+def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
+    """x: (n, d) floating-point tensor with at least min_rows rows and one column."""
+    dense(op, name, x)
     if x.dim() != 2:
         raise ValueError(
             f"{op}: {name} must have 2 dimensions (rows, features), got shape {tuple(x.shape)}"
@@ -86,6 +91,16 @@ def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
         rows = "row" if min_rows == 1 else "rows"
         raise ValueError(
             f"{op}: {name} needs at least {min_rows} {rows} and 1 column, got {tuple(x.shape)}"
+        )
+
+
+def views(op: str, name: str, x: Tensor) -> None:
+    """x: (n, d), or (views, n, d), with at least one view, row and column."""
+    dense(op, name, x)
+    if x.dim() not in (2, 3) or 0 in x.shape:
+        raise ValueError(
+            f"{op}: {name} must be (rows, features) or (views, rows, features), at least one of "
+            f"each, got shape {tuple(x.shape)}"
         )
 
 
@@ -148,7 +163,7 @@ def positive(
             f"{op}: {name} must be a number, a 0-dim tensor or one value per anchor row "
             f"{allowed}, got shape {tuple(value.shape)}"
         )
-    if _readable(value):
+    if readable(value):
         bad = value.detach()[~((value > 0) & value.isfinite())]
         if bad.numel():
             raise ValueError(f"{op}: {name} must be finite and > 0, got {bad[0].item()}")
@@ -178,7 +193,7 @@ def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {value.dtype}")
     if value.numel() != 1:
         raise ValueError(f"{op}: {name} must be one value, got shape {tuple(value.shape)}")
-    if _readable(value) and not bool(value.detach().isfinite().all()):
+    if readable(value) and not bool(value.detach().isfinite().all()):
         raise ValueError(f"{op}: {name} must be finite, got {value.item()}")
     return value.reshape(()).to(device=like.device, dtype=computed_dtype(like))
 
@@ -204,7 +219,7 @@ def sample_weight(
             f"{op}: sample_weight must be on the device of the rows, {like.device}, "
             f"got {weight.device}"
         )
-    if _readable(weight):
+    if readable(weight):
         bad = weight.detach()[~((weight >= 0) & weight.isfinite())]
         if bad.numel():
             raise ValueError(f"{op}: sample_weight must be finite and >= 0, got {bad[0].item()}")
@@ -220,7 +235,7 @@ def sample_weight(
 def ids(op: str, values: Any, like: Tensor, n: int) -> Tensor:
     """Ids that the pairwise kernels compare: (n,) integers of 32 bits, as int64."""
     out = integers(op, "ids", values, like, n)
-    if out.dtype == torch.int64 and _readable(out):
+    if out.dtype == torch.int64 and readable(out):
         wide = out[out != out.to(torch.int32)]
         if wide.numel():
             raise ValueError(f"{op}: ids must fit in 32 bits, got {wide[0].item()}")
@@ -268,7 +283,7 @@ def labels(op: str, values: Any, like: Tensor, n: int) -> Tensor:
         raise ValueError(
             f"{op}: labels must be on the device of the rows, {like.device}, got {out.device}"
         )
-    if _readable(out):
+    if readable(out):
         finite(op, "labels", out)
     return out.to(like.device)
 

@@ -56,4 +56,4 @@ def threads() -> int:
 
 def unit_stride(x: torch.Tensor) -> torch.Tensor:
     """The kernels take any row stride but need contiguous rows."""
-    return x if x.stride(1) == 1 or x.shape[1] <= 1 else x.contiguous()
+    return x if x.stride(-1) == 1 or x.shape[-1] <= 1 else x.contiguous()

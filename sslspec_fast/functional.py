@@ -1,7 +1,8 @@
 """Every loss as a function: the fused form by default, the plain-torch reference on request.
 
 Two-view losses take two (n, d) tensors of paired rows, graph losses one (n, d) tensor and a
-`PairGraph`. All return a scalar unless ``reduction="none"``; see each function for its formula.
+`PairGraph`, `sigreg` and `lejepa` any number of views. All return a scalar unless
+``reduction="none"``; see each function for its formula.
 """
 
 from .losses.barlow_twins import barlow_twins
@@ -15,10 +16,12 @@ from .losses.graph_info_nce import graph_info_nce
 from .losses.graph_spectral_contrastive import graph_spectral_contrastive
 from .losses.graph_vicreg import graph_vicreg
 from .losses.info_nce import info_nce
+from .losses.lejepa import lejepa
 from .losses.ls_simclr import ls_simclr
 from .losses.matryoshka import matryoshka
 from .losses.nt_xent import nt_xent
 from .losses.siglip import siglip
+from .losses.sigreg import sigreg
 from .losses.spectral_contrastive import spectral_contrastive
 from .losses.sup_con import sup_con
 from .losses.vicreg import vicreg
@@ -35,11 +38,13 @@ __all__ = [
     "graph_spectral_contrastive",
     "graph_vicreg",
     "info_nce",
+    "lejepa",
     "ls_simclr",
     "matryoshka",
     "negative_mises_fisher_weights",
     "nt_xent",
     "siglip",
+    "sigreg",
     "spectral_contrastive",
     "sup_con",
     "vicreg",

@@ -24,8 +24,8 @@ def test_variants_of_a_case_agree(case: Case) -> None:
     leaves = case.inputs("cpu", torch.float64)
     gradients = {}
     for name, variant in case.variants.items():
-        if name == "sparse.mm + mm":
-            continue  # its stored graph is fp32
+        if name in ("sparse.mm + mm", "exact"):
+            continue  # its stored graph is fp32; the mean over all directions is another number
         gradients[name] = torch.cat(
             [g.flatten() for g in measure.forward_backward(variant, leaves)]
         )

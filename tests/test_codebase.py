@@ -198,7 +198,7 @@ def test_every_loss_names_its_source_and_shows_an_example(name: str) -> None:
     assert ">>>" in text, "a loss shows a runnable example"
 
 
-FAMILIES = ("basis", "fused", "gram", "pairwise", "rows", "sparse")
+FAMILIES = ("basis", "fused", "gram", "normality", "pairwise", "rows", "sparse")
 OTHER_NAMES = {  # of the Python side of an entry point of the core
     "pairwise/pairwise": "pairwise/softmax",
     "basis/basis": "basis/blocks",
@@ -270,7 +270,8 @@ def test_no_two_modules_import_each_other() -> None:
 def test_folders_of_the_core_show_their_design() -> None:
     # What more than one family needs has a home of its own, and a reader can see a folder at once.
     for family in FAMILIES:
-        allowed = {"common", "simd", "gpu", family} | {"gram": {"rows"}}.get(family, set())
+        others = {"gram": {"rows"}, "normality": {"pairwise"}}.get(family, set())
+        allowed = {"common", "simd", "gpu", family} | others
         if family == "fused":
             allowed |= set(FAMILIES)
         for path in sources(CSRC / family, *CPP):

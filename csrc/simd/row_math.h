@@ -35,14 +35,18 @@ T row_dot(const T* x, const T* y, int64_t d, T fx = 1, T fy = 1) {
 }
 
 template <typename T>
-double row_norm(const T* x, int64_t d) {
+double row_square(const T* x, int64_t d) {
   double lane[8] = {}, total = 0;
   int64_t k = 0;
   for (; k + 8 <= d; k += 8)
     for (int l = 0; l < 8; ++l) lane[l] += double(x[k + l]) * double(x[k + l]);
   for (; k < d; ++k) total += double(x[k]) * double(x[k]);
   for (const double sum : lane) total += sum;
-  return std::sqrt(total);
+  return total;
+}
+template <typename T>
+double row_norm(const T* x, int64_t d) {
+  return std::sqrt(row_square(x, d));
 }
 
 // The loss of a row, by how much its negatives exceed its positive, and the probability of a mistake.

@@ -75,6 +75,7 @@ template <>
 struct Exp2Constants<float> {
   static constexpr float kRound = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   static constexpr float kLowest = -126.f;
+  static constexpr float kLn2[2] = {0.693359375f, -2.12194440e-4f};  // products of the first with n are exact
   static constexpr int kMantissa = 23, kTerms = 7;
   static constexpr float c[kTerms] = {1.f,           0.693147182f,  0.240226477f, 0.0555033237f, 0.00961843692f,
                                       0.0013398875f, 0.00015353362f};
@@ -83,6 +84,7 @@ template <>
 struct Exp2Constants<double> {
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLowest = -1022.0;
+  static constexpr double kLn2[2] = {6.93147180369123816490e-01, 1.90821492927058770002e-10};
   static constexpr int kMantissa = 52, kTerms = 14;
   static constexpr double c[kTerms] = {1.0,
                                        0.69314718055994530942,
@@ -100,12 +102,10 @@ struct Exp2Constants<double> {
                                        1.3691488853904128881e-12};
 };
 
-// -126 <= x < 128 (-1022 <= x < 1024 for double); relative error below 2 ulp; NaN stays NaN.
+// 2^(n + f) for f in [-1/2, 1/2] and the integer n = shifted - kRound.
 template <typename T>
-inline __attribute__((always_inline)) Vec<T> exp2_normal(Vec<T> x) {
+inline __attribute__((always_inline)) Vec<T> exp2_parts(Vec<T> shifted, Vec<T> f) {
   using C = Exp2Constants<T>;
-  const Vec<T> shifted = x + C::kRound;
-  const Vec<T> f = x - (shifted - C::kRound);
   Vec<T> p = splat<T>(C::c[C::kTerms - 1]);
 #pragma GCC unroll 16
   for (int i = C::kTerms - 2; i >= 0; --i) p = p * f + C::c[i];
@@ -117,12 +117,33 @@ inline __attribute__((always_inline)) Vec<T> exp2_normal(Vec<T> x) {
   return p;
 }
 
+// -126 <= x < 128 (-1022 <= x < 1024 for double); relative error below 2 ulp; NaN stays NaN.
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> exp2_normal(Vec<T> x) {
+  using C = Exp2Constants<T>;
+  const Vec<T> shifted = x + C::kRound;
+  return exp2_parts<T>(shifted, x - (shifted - C::kRound));
+}
+
 // As exp2_normal; x below the normal range, -inf included, gives 0.
 template <typename T>
 inline __attribute__((always_inline)) Vec<T> exp2(Vec<T> x) {
   const Vec<T> lowest = splat<T>(Exp2Constants<T>::kLowest);
   const auto below = x < lowest;  // false for NaN
   const Vec<T> p = exp2_normal<T>(below ? lowest : x);
+  return below ? Vec<T>{} : p;
+}
+
+// e^x for x <= 0, to 2 ulp whatever the size of x: x log2(e) would round away digits of its fraction. Below the normal
+// range 0; NaN stays NaN.
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> exp_negative(Vec<T> x) {
+  using C = Exp2Constants<T>;
+  constexpr T kLog2e = static_cast<T>(1.44269504088896340736);
+  const auto below = x < C::kLowest / kLog2e;  // false for NaN
+  x = below ? Vec<T>{} : x;
+  const Vec<T> shifted = x * kLog2e + C::kRound, n = shifted - C::kRound;
+  const Vec<T> p = exp2_parts<T>(shifted, ((x - n * C::kLn2[0]) - n * C::kLn2[1]) * kLog2e);
   return below ? Vec<T>{} : p;
 }
 

@@ -133,6 +133,32 @@ def spectral(rows: int, width: int) -> Case:
     )  # fmt: skip
 
 
+def sigreg(views: int, rows: int, width: int, slices: int = 1024) -> Case:
+    """SIGReg of `views` views of `rows` rows, along the same directions in all variants but
+    "exact", which takes the mean over all directions instead.
+    """
+    stored: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(rows)
+        a = torch.randn(width, slices, generator=generator, dtype=torch.float64)
+        stored[device, dtype] = (a / a.norm(dim=0)).to(device, dtype)
+        z = torch.randn(views, rows, width, generator=generator)
+        return (z.to(device, dtype).requires_grad_(),)
+
+    def directions(z: Tensor) -> Tensor:
+        return stored[z.device.type, z.dtype]
+
+    return Case(
+        "sigreg", views * rows, width, 6.0 * views * rows * slices * width, inputs,
+        {
+            "fused": lambda z: F.sigreg(z, directions=directions(z)),
+            "eager": lambda z: peers.sigreg_eager(z, directions(z)),
+            "exact": lambda z: F.sigreg(z, slices=None),
+        },
+    )  # fmt: skip
+
+
 def neighbor_graph(rows: int, neighbors: int = 15, seed: int = 0) -> sf.PairGraph:
     """A symmetric graph with about ``neighbors`` edges a row, partners anywhere, stored both ways.
 
@@ -198,6 +224,9 @@ def all_cases() -> list[Case]:
         barlow(256, 8192),
         barlow(1024, 4096),
         spectral(8192, 128),
+        sigreg(8, 256, 128),
+        sigreg(1, 2048, 128),
+        sigreg(8, 256, 512),
         graph_covariance(300_000, 128),
         graph_covariance(1_000_000, 128),
     ]
@@ -208,6 +237,7 @@ def smoke_cases() -> list[Case]:
     return [
         nt_xent(128, 32), nt_xent(256, 32), matryoshka(128, 32), clip(128, 32), info_nce(64, 32),
         siglip(64, 32), vicreg(64, 128), barlow(64, 128), spectral(128, 16),
+        sigreg(2, 32, 16, 48),
         graph_covariance(2_000, 16),
     ]  # fmt: skip
 

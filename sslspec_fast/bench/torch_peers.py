@@ -140,3 +140,14 @@ def spectral_smart(z1: Tensor, z2: Tensor) -> Tensor:
     positive = (a * b).sum(1)
     pairs = ((a.T @ a) * (b.T @ b)).sum() - positive.square().sum()
     return -2 * positive.sum() / n + pairs / (n * (n - 1))
+
+
+def sigreg_eager(z: Tensor, directions: Tensor, knots: int = 17, t_max: float = 3.0) -> Tensor:
+    """SIGReg of each view along given directions, with the (views, n, S, knots) angles."""
+    t = torch.linspace(0, t_max, knots, device=z.device, dtype=z.dtype)
+    phi = torch.exp(-t.square() / 2)
+    weight = torch.full_like(t, 2 * t_max / (knots - 1)) * phi
+    weight[[0, -1]] = weight[[0, -1]] / 2
+    angle = (z @ directions)[..., None] * t
+    gap = (angle.cos().mean(-3) - phi).square() + angle.sin().mean(-3).square()
+    return z.shape[-2] * (gap @ weight).mean()

@@ -5,10 +5,12 @@ from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .falcon import FalconLoss
 from .info_nce import InfoNCELoss
+from .lejepa import LeJEPALoss
 from .matryoshka import MatryoshkaLoss
 from .modules import GraphLoss
 from .nt_xent import NTXentLoss
 from .siglip import SigLIPLoss
+from .sigreg import SIGReg
 from .spectral_contrastive import SpectralContrastiveLoss
 from .sup_con import SupConLoss
 from .vicreg import VICRegLoss
@@ -21,8 +23,10 @@ __all__ = [
     "FalconLoss",
     "GraphLoss",
     "InfoNCELoss",
+    "LeJEPALoss",
     "MatryoshkaLoss",
     "NTXentLoss",
+    "SIGReg",
     "SigLIPLoss",
     "SpectralContrastiveLoss",
     "SupConLoss",

@@ -9,6 +9,7 @@
 #include "fused/cuda/two_views.h"
 #include "sparse/cuda/sparse.h"
 #include "fused/cuda/spectral_contrastive.h"
+#include "normality/cuda/normality.h"
 #include "tensor_caster.h"
 #include "rows/unit_rows.h"
 
@@ -20,6 +21,10 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("cuda_basis_gram", &cuda::basis_gram);
   m.def("cuda_basis_combine", &cuda::basis_combine);
   m.def("cuda_basis_random", &cuda::basis_random);
+  m.def("cuda_sliced_ecf_slabs", &cuda::sliced_ecf_slabs);
+  m.def("cuda_sliced_ecf_sums", &cuda::sliced_ecf_sums);
+  m.def("cuda_sliced_ecf_gradient", &cuda::sliced_ecf_gradient);
+  m.def("cuda_pairwise_kernel_weights", &cuda::pairwise_kernel_weights);
   m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
   m.def("cuda_pairwise_chained", &cuda::pairwise_op_chained);
   m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward);

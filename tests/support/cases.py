@@ -101,6 +101,7 @@ class LossCase:
     min_rows: int = 1
     softmax: bool = False
     hyper: dict[str, Any] = field(default_factory=dict)
+    scales: tuple[float, ...] = (1e-3, 1.0, 30.0)  # of the rows, that the plain form is right for
 
     def make(self, n: int, d: int, seed: int = 0) -> tuple[list[Tensor], Callable[..., Any]]:
         """Inputs, and a function of inputs of any dtype with keywords impl, temperature, ..."""
@@ -179,6 +180,29 @@ def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]
     return list(pair_rows(n, d, seed)), call
 
 
+def _normality(**options: Any) -> Callable[..., Any]:
+    """SIGReg along the same few directions, or with options that say otherwise."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        hyper = options or {"slices": 19, "seed": 3}
+        return [pair_rows(n, d, seed)[0]], lambda z, **k: F.sigreg(z, **hyper, **k)
+
+    return build
+
+
+def _lejepa(slices: int | None) -> Callable[..., Any]:
+    """Two global views and a local one."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        hyper = {"slices": slices, "seed": None if slices is None else 3, "weight": 0.4}
+        third = pair_rows(n, d, seed + 1)[0]
+        return [*pair_rows(n, d, seed), third], lambda a, b, c, **k: F.lejepa(
+            [a, b], [c], **hyper, **k
+        )
+
+    return build
+
+
 def _ids(n: int) -> Tensor:
     return torch.arange(n) % max(n // 3, 1)
 
@@ -250,6 +274,12 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("falcon", _falcon, 2),
+        LossCase("sigreg", _normality()),
+        LossCase("sigreg_exact", _normality(slices=None), scales=(1e-3, 1.0, 3.0)),
+        LossCase("sigreg_gaussian", _normality(slices=None, kernel=("gaussian", 2.0))),
+        LossCase("sigreg_imq", _normality(slices=None, kernel=("imq", 0.7))),
+        LossCase("lejepa", _lejepa(19)),
+        LossCase("lejepa_exact", _lejepa(None), scales=(1e-3, 1.0, 3.0)),
     )
 }
 SOFTMAX = [name for name, case in CASES.items() if case.softmax]

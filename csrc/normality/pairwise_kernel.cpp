@@ -1,0 +1,92 @@
+#include "normality/pairwise_kernel.h"
+
+#include "common/check.h"
+#include "common/dispatch.h"
+#include "normality/check.h"
+#include "normality/cpu/pairwise_kernel.h"
+
+namespace sslspec {
+namespace {
+
+constexpr const char* kOp = "pairwise_kernel";
+constexpr int kRadials = 3;
+
+}  // namespace
+
+int64_t pairwise_kernel_workspace_size(int64_t views, int64_t n, int64_t d, int dtype, bool backward) {
+  int64_t size = 0;
+  dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
+    using T = typename decltype(t)::type;
+    size = SSLSPEC_CALL(pairwise_kernel_workspace<T>, views, n, d, backward);
+  });
+  return size;
+}
+
+void pairwise_kernel_lengths(TensorView z, TensorView out, int threads) {
+  check_views(kOp, z);
+  check_contiguous(kOp, "out", out, 2, z.shape, DType::f64);
+  dispatch_float(kOp, z.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    SSLSPEC_CALL(pairwise_kernel_lengths<T>, z.as<T>(), z.stride[0], z.stride[1], z.shape[0], z.shape[1], z.shape[2],
+                 out.as<double>(), threads);
+  });
+}
+
+void pairwise_kernel_series(TensorView r, TensorView table, double top, TensorView values) {
+  SSLSPEC_CHECK(r.ndim == 1 && table.ndim == 2 && table.shape[1] >= 1, kOp,
+                ": r must be (n,) and table (k, terms), got ", shape_text(r), " and ", shape_text(table));
+  const int64_t n = r.shape[0], rows = table.shape[0], terms = table.shape[1], shape[2] = {rows, n};
+  check_vector(kOp, "r", r, n, DType::f64, kCpu);
+  check_contiguous(kOp, "table", table, 2, table.shape, DType::f64);
+  check_contiguous(kOp, "values", values, 2, shape, DType::f64);
+  const double* squared = r.as<double>();
+  for (int64_t i = 0; i < rows; ++i) {
+    const double* c = table.as<double>() + i * terms;
+    double* out = values.as<double>() + i * n;
+    constexpr int64_t kLanes = 8;
+    for (int64_t j0 = 0; j0 < n; j0 += kLanes) {  // Clenshaw's sum, kLanes values together
+      double x[kLanes] = {}, b1[kLanes] = {}, b2[kLanes] = {};
+      const int64_t count = n - j0 < kLanes ? n - j0 : kLanes;
+      for (int64_t l = 0; l < count; ++l) x[l] = 1 - 2 * squared[j0 + l] / top;
+      for (int64_t m = terms - 1; m > 0; --m)
+        for (int64_t l = 0; l < kLanes; ++l) {
+          const double b = 2 * x[l] * b1[l] + (c[m] - b2[l]);
+          b2[l] = b1[l], b1[l] = b;
+        }
+      for (int64_t l = 0; l < count; ++l) out[j0 + l] = x[l] * b1[l] + (c[0] - b2[l]);
+    }
+  }
+}
+
+void pairwise_kernel(TensorView z, TensorView lengths, TensorView offsets, TensorView slopes, int radial,
+                     double parameter, TensorView table, double at_zero, double factor, TensorView values,
+                     TensorView grad, TensorView workspace, int threads) {
+  check_views(kOp, z);
+  const int64_t views = z.shape[0], n = z.shape[1], d = z.shape[2];
+  check_contiguous(kOp, "lengths", lengths, 2, z.shape, DType::f64);
+  check_contiguous(kOp, "offsets", offsets, 2, z.shape, DType::f64);
+  check_contiguous(kOp, "slopes", slopes, 2, z.shape, DType::f64);
+  check_vector(kOp, "values", values, views, DType::f64, kCpu);
+  SSLSPEC_CHECK(0 <= radial && radial < kRadials, kOp, ": radial must be 0, 1 or 2, got ", radial);
+  const auto kind = static_cast<cpu::RadialKind>(radial);
+  if (kind == cpu::RadialKind::series) {
+    SSLSPEC_CHECK(table.ndim == 2 && table.shape[0] == 2 && table.shape[1] >= 1, kOp,
+                  ": table must be (2, terms), got ", shape_text(table));
+    check_contiguous(kOp, "table", table, 2, table.shape, DType::f64);
+  }
+  if (grad.present()) check_contiguous(kOp, "grad", grad, 3, z.shape, z.dtype);
+  check_vector(kOp, "workspace", workspace, pairwise_kernel_workspace_size(views, n, d, int(z.dtype), grad.present()),
+               z.dtype, kCpu);
+  dispatch_float(kOp, z.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    cpu::PairwiseKernelArgs<T> p{};
+    p.z = z.as<T>(), p.ldv = z.stride[0], p.ldz = z.stride[1], p.views = views, p.n = n, p.d = d;
+    p.lengths = lengths.as<double>(), p.offsets = offsets.as<double>(), p.slopes = slopes.as<double>();
+    p.radial = kind, p.parameter = parameter, p.at_zero = at_zero, p.factor = factor;
+    p.table = table.as<double>(), p.terms = table.present() ? table.shape[1] : 0;
+    p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = workspace.as<T>(), p.threads = threads;
+    SSLSPEC_CALL(pairwise_kernel<T>, p);
+  });
+}
+
+}  // namespace sslspec

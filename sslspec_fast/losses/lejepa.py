@@ -1,0 +1,152 @@
+r"""LeJEPA: views of a sample near the mean of its global views, every view near N(0, I).
+
+.. math::
+    L = \lambda\, \frac1V \sum_v \mathrm{SIGReg}(Z_v) + (1 - \lambda)\,
+        \frac{1}{V n d} \sum_{v, i} \Bigl\| z_{vi} - \frac1G \sum_{g \le G} z_{gi} \Bigr\|^2,
+
+the first G of the V views being global ones. Gradient of the second term:
+:math:`\frac{2}{V n d} (z_{vi} - m_i)`, minus :math:`\frac{2}{G n d} (\bar z_i - m_i)` for global
+views, m the mean of the global ones and :math:`\bar z` that of all. As a Dirichlet energy its view
+graph is signed: docs/math/lejepa.md.
+
+Balestriero, LeCun, "LeJEPA: Provable and Scalable Self-Supervised Learning Without the Heuristics"
+(arXiv 2511.08544), section 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from ..reference import lejepa as reference
+from ._common import Loss, LossOrTerms, run_reference, widen, with_terms
+from .sigreg import Kernel, check_options, check_reference, draw, normality
+
+Views = Tensor | Sequence[Tensor]
+
+
+def lejepa(
+    global_views: Views,
+    local_views: Views | None = None,
+    *,
+    weight: float = 0.05,
+    slices: int | None = 1024,
+    directions: Tensor | None = None,
+    knots: int = 17,
+    t_max: float = 3.0,
+    seed: int | None = None,
+    kernel: Kernel | None = None,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """LeJEPA of n samples in several views; rows are not normalised. Equal to lightly's LeJEPALoss.
+
+    Args:
+        global_views: (G, n, d), or a list of G tensors (n, d): the views whose mean is the target;
+            float64, float32, bfloat16 or float16 (computed in float32).
+        local_views: further views of the same samples in either form, or None.
+        weight: lambda in [0, 1].
+        slices, directions, knots, t_max, seed, kernel: of `sigreg`; the same directions serve all
+            views. slices=None takes the mean over all directions.
+        return_terms: also return the unweighted {"sigreg", "invariance"}.
+        impl: "fused", or "torch" for the plain reference; see `sigreg`.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> z = torch.tensor([[[1.0]], [[3.0]]])  # two global views of one sample, 1 from their mean
+    >>> float(lejepa(z, weight=0.0))
+    1.0
+    """
+    op = "lejepa"
+    check.common(op, impl, group)
+    first = _views(op, "global_views", global_views)
+    further = [] if local_views is None else _views(op, "local_views", local_views)
+    for view in (*first, *further):
+        name = "global_views" if any(view is x for x in first) else "local_views"
+        if view.shape != first[0].shape:
+            raise ValueError(
+                f"{op}: {name} must match the first of global_views {tuple(first[0].shape)}, "
+                f"got {tuple(view.shape)}"
+            )
+        check.same_kind(op, name, view, "the first of global_views", first[0])
+    weight = check.number(op, "weight", weight, low=0.0)
+    if weight > 1:
+        raise ValueError(f"{op}: weight must be in [0, 1], got {weight}")
+    options = check_options(op, first[0], slices, directions, knots, t_max, seed, kernel)
+
+    z = widen(torch.stack([*first, *further]))
+    count = len(first)
+    along = draw(z, slices, directions, seed)
+    if impl == "torch":
+        check_reference(op, z, along, **options)
+        loss = run_reference(reference.lejepa, z, count, along, weight=weight, **options)
+        if not return_terms:
+            return loss
+        with torch.no_grad():  # the loss is linear in its weights: one at a time gives a term
+            terms = {
+                name: run_reference(reference.lejepa, z, count, along, weight=w, **options)
+                for name, w in (("sigreg", 1.0), ("invariance", 0.0))
+            }
+        return with_terms(loss, terms)
+    terms = {
+        "sigreg": normality(z, along, **options),
+        "invariance": (z - z[:count].mean(0)).square().mean(),
+    }
+    loss = weight * terms["sigreg"] + (1 - weight) * terms["invariance"]
+    return with_terms(loss, terms if return_terms else None)
+
+
+def _views(op: str, name: str, views: Views) -> list[Tensor]:
+    """Views as a list of (n, d)."""
+    if isinstance(views, Tensor):
+        check.views(op, name, views)
+        if views.dim() != 3:
+            raise ValueError(
+                f"{op}: {name} must be (views, rows, features) or a list of (rows, features), "
+                f"got shape {tuple(views.shape)}"
+            )
+        return list(views.unbind(0))
+    if not isinstance(views, (list, tuple)) or not views:
+        got = "an empty one" if isinstance(views, (list, tuple)) else type(views).__name__
+        raise TypeError(f"{op}: {name} must be a tensor or a list of tensors, got {got}")
+    for view in views:
+        check.matrix(op, name, view)
+    return list(views)
+
+
+class LeJEPALoss(Loss):
+    """`lejepa` with lightly's constructor and ``forward(*, local_proj, global_proj)``.
+
+    ``sigreg_num_vectors=None`` takes the mean over all directions.
+    """
+
+    def __init__(
+        self,
+        lambda_param: float = 0.05,
+        gather_distributed: bool = False,
+        sigreg_knots: int = 17,
+        sigreg_t_max: float = 3.0,
+        sigreg_num_vectors: int | None = 1024,
+    ) -> None:
+        super().__init__()
+        check.not_gathered("LeJEPALoss", gather_distributed)
+        self.lambda_param, self.gather_distributed = lambda_param, gather_distributed
+        self.sigreg_knots, self.sigreg_t_max = sigreg_knots, sigreg_t_max
+        self.sigreg_num_vectors = sigreg_num_vectors
+
+    def forward(self, *, local_proj: Views | None = None, global_proj: Views) -> LossOrTerms:
+        check.not_gathered("LeJEPALoss", self.gather_distributed)
+        return lejepa(
+            global_proj,
+            local_proj,
+            weight=self.lambda_param,
+            slices=self.sigreg_num_vectors,
+            knots=self.sigreg_knots,
+            t_max=self.sigreg_t_max,
+        )
