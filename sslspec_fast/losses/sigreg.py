@@ -69,7 +69,8 @@ def sigreg(
         group: torch.distributed group; world size 1 only for now.
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; with
-    slices=None and no kernel, on rows longer than 1024 / t_max (110 / t_max with impl="torch").
+    slices=None, on rows longer than 1024 / t_max (110 / t_max with impl="torch"), or than 512 with
+    kernel "imq".
 
     >>> round(float(sigreg(torch.zeros(4, 3), seed=0)), 4)  # 4 sum_k w_k (1 - phi_k)^2
     1.6082

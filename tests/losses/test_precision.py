@@ -67,6 +67,7 @@ SCALED = [
     for scale in (1e-6, 1.0, 1e6)
     for ratio in (1e-5, 1e-2, 1.0, 1e2, 1e3, 1e5)
     if (ratio == 1.0 or len(case.make(12, 3)[0]) > 1) and (ratio, scale) != (1.0, 1.0)
+    if scale * max(ratio, 1.0) <= case.largest
 ]
 
 

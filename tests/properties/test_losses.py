@@ -49,7 +49,8 @@ def test_fused_equals_plain_in_float64(name: str, data: st.DataObject) -> None:
     n = data.draw(st.integers(max(case.min_rows, 2), 40), "n")
     d = data.draw(st.integers(1, 40), "d")
     inputs, loss = case.make(n, d, data.draw(st.integers(0, 99), "seed"))
-    scale = data.draw(st.sampled_from(case.scales), "scale")
+    scales = [scale for scale in (1e-3, 1.0, 30.0) if scale <= case.largest]
+    scale = data.draw(st.sampled_from(scales), "scale")
     leaves = [LAYOUTS[data.draw(st.sampled_from(list(LAYOUTS)))](x * scale) for x in inputs]
     if len(leaves) > 1 and leaves[0].shape == leaves[1].shape and data.draw(st.booleans(), "alias"):
         leaves[1] = leaves[0]

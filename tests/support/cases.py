@@ -101,7 +101,7 @@ class LossCase:
     min_rows: int = 1
     softmax: bool = False
     hyper: dict[str, Any] = field(default_factory=dict)
-    scales: tuple[float, ...] = (1e-3, 1.0, 30.0)  # of the rows, that the plain form is right for
+    largest: float = float("inf")  # scale of the rows that the plain form in float32 is right for
 
     def make(self, n: int, d: int, seed: int = 0) -> tuple[list[Tensor], Callable[..., Any]]:
         """Inputs, and a function of inputs of any dtype with keywords impl, temperature, ..."""
@@ -274,12 +274,12 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("falcon", _falcon, 2),
-        LossCase("sigreg", _normality()),
-        LossCase("sigreg_exact", _normality(slices=None), scales=(1e-3, 1.0, 3.0)),
+        LossCase("sigreg", _normality(), largest=1e3),
+        LossCase("sigreg_exact", _normality(slices=None), largest=3.0),
         LossCase("sigreg_gaussian", _normality(slices=None, kernel=("gaussian", 2.0))),
-        LossCase("sigreg_imq", _normality(slices=None, kernel=("imq", 0.7))),
-        LossCase("lejepa", _lejepa(19)),
-        LossCase("lejepa_exact", _lejepa(None), scales=(1e-3, 1.0, 3.0)),
+        LossCase("sigreg_imq", _normality(slices=None, kernel=("imq", 0.7)), largest=30.0),
+        LossCase("lejepa", _lejepa(19), largest=1e3),
+        LossCase("lejepa_exact", _lejepa(None), largest=3.0),
     )
 }
 SOFTMAX = [name for name, case in CASES.items() if case.softmax]

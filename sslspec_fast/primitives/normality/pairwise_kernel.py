@@ -44,9 +44,11 @@ def _radial_of(
     z: Tensor, largest: float, kernel: str, parameter: float, knots: int, t_max: float
 ) -> Radial:
     """The tables for rows of squared length up to `largest`."""
-    if kernel == "slices" and largest > longest_row(t_max) ** 2:
+    limit = longest_row(kernel, t_max)
+    if largest > limit**2:
+        rule = f"{limit:g} (1024 / t_max)" if kernel == "slices" else f"{limit:g} with {kernel!r}"
         raise ValueError(
-            f"sigreg: slices=None takes rows no longer than {longest_row(t_max):g} (1024 / t_max), "
+            f"sigreg: slices=None takes rows no longer than {rule}, "
             f"got a row of length {math.sqrt(largest):g}"
         )
     octave = max(-40, math.ceil(2 * math.log2(max(largest, 1e-30) * (1 + 1e-6))))
@@ -160,7 +162,8 @@ def pairwise_kernel(
         knots, t_max: the quadrature of "slices"; see `sliced_ecf`.
 
     Returns:
-        () of z's dtype. Errors: ValueError where a row is longer than 1024 / t_max with "slices".
+        () of z's dtype. Errors: ValueError where a row is longer than 1024 / t_max with "slices",
+        or than 512 with "imq".
     """
     check_views("pairwise_kernel", z)
     if kernel not in KINDS:

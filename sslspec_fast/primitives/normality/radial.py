@@ -31,6 +31,7 @@ __all__ = ["KINDS", "Radial", "epps_pulley", "longest_row", "radial"]
 
 KINDS = {"slices": 0, "gaussian": 1, "imq": 2}
 _WIDEST = 2048.0  # t_max times the largest distance: the number of terms is half of it and more
+_LONGEST_IMQ = 512.0  # its means have a series of 2 * 10^3 points there
 
 _DIGITS = 1e-15
 Array = Any  # np.ndarray of float64
@@ -67,9 +68,11 @@ class Radial(NamedTuple):
     row_gaussian: tuple[float, float] = (0.0, 0.0)  # (m, b): mu(r) = m exp(-b r)
 
 
-def longest_row(t_max: float) -> float:
-    """Rows up to this length have a series for "slices"."""
-    return _WIDEST / (2 * t_max)
+def longest_row(kernel: str, t_max: float) -> float:
+    """Rows up to this length have the series that the kernel takes."""
+    if kernel == "slices":
+        return _WIDEST / (2 * t_max)
+    return _LONGEST_IMQ if kernel == "imq" else math.inf
 
 
 @functools.lru_cache(maxsize=128)

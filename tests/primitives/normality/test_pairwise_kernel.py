@@ -153,6 +153,9 @@ def test_rows_that_are_too_long_for_a_series():
     with pytest.raises(ValueError, match=r"rows no longer than 341\.333 .*got a row of length 400"):
         pairwise_kernel(z, "slices")
     assert torch.isfinite(pairwise_kernel(z, "slices", t_max=2.0))
+    with pytest.raises(ValueError, match=r"no longer than 512 with 'imq', got a row of length 600"):
+        pairwise_kernel(1.5 * z, "imq", parameter=1.0)
+    assert torch.isfinite(pairwise_kernel(1e6 * z, "gaussian", parameter=1.0))
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k[0])
