@@ -198,6 +198,29 @@ def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
     return value.reshape(()).to(device=like.device, dtype=computed_dtype(like))
 
 
+def threshold(op: str, value: float | Tensor, like: Tensor, n: int) -> Tensor:
+    """A bound of similarities, a number or one value per row, without a gradient."""
+    if not isinstance(value, Tensor):
+        value = number(op, "threshold", value)
+        return torch.full((), float(value), dtype=computed_dtype(like), device=like.device)
+    if not value.is_floating_point():
+        raise TypeError(f"{op}: threshold must be a floating-point tensor, got {value.dtype}")
+    if value.shape not in ((), (1,), (n,)):
+        raise ValueError(
+            f"{op}: threshold must be a number, a 0-dim tensor or one value per row ({n},), "
+            f"got shape {tuple(value.shape)}"
+        )
+    if value.device != like.device:
+        raise ValueError(
+            f"{op}: threshold must be on the device of the rows, {like.device}, got {value.device}"
+        )
+    refuse_grad(op, "threshold", value.requires_grad, "detach it")
+    if readable(value) and bool(value.isnan().any()):
+        raise ValueError(f"{op}: threshold must be a number, got nan")
+    value = value.reshape(()) if value.numel() == 1 else value
+    return value.detach().to(computed_dtype(like))
+
+
 def sample_weight(
     op: str, weight: Tensor | None, like: Tensor, n: int, reduction: str,
     anchor: Tensor | None = None,
@@ -232,13 +255,13 @@ def sample_weight(
     return weight.to(computed_dtype(like))
 
 
-def ids(op: str, values: Any, like: Tensor, n: int) -> Tensor:
+def ids(op: str, values: Any, like: Tensor, n: int, name: str = "ids") -> Tensor:
     """Ids that the pairwise kernels compare: (n,) integers of 32 bits, as int64."""
-    out = integers(op, "ids", values, like, n)
+    out = integers(op, name, values, like, n)
     if out.dtype == torch.int64 and readable(out):
         wide = out[out != out.to(torch.int32)]
         if wide.numel():
-            raise ValueError(f"{op}: ids must fit in 32 bits, got {wide[0].item()}")
+            raise ValueError(f"{op}: {name} must fit in 32 bits, got {wide[0].item()}")
     return out
 
 

@@ -19,6 +19,7 @@ from .losses.info_nce import info_nce
 from .losses.lejepa import lejepa
 from .losses.ls_simclr import ls_simclr
 from .losses.matryoshka import matryoshka
+from .losses.moco import moco
 from .losses.nt_xent import nt_xent
 from .losses.siglip import siglip
 from .losses.sigreg import sigreg
@@ -41,6 +42,7 @@ __all__ = [
     "lejepa",
     "ls_simclr",
     "matryoshka",
+    "moco",
     "negative_mises_fisher_weights",
     "nt_xent",
     "siglip",

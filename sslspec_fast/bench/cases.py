@@ -98,6 +98,23 @@ def info_nce(rows: int, width: int) -> Case:
     return Case("info_nce", rows, width, 6.0 * rows**2 * width, _pair(rows, width), variants)
 
 
+def moco(rows: int, width: int, size: int) -> Case:
+    """MoCo against a queue of `size` rows; only the queries require a gradient."""
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(rows)
+        query, key, queue = (
+            nnf.normalize(torch.randn(n, width, generator=generator), dim=1).to(device, dtype)
+            for n in (rows, rows, size)
+        )
+        return query.requires_grad_(), key, queue
+
+    return Case(
+        "moco", rows, width, 4.0 * rows * size * width, inputs,
+        {"fused": F.moco, "eager": peers.moco_eager},
+    )  # fmt: skip
+
+
 def siglip(rows: int, width: int) -> Case:
     return Case(
         "siglip", rows, width, 6.0 * rows**2 * width, _pair(rows, width, unit=True),
@@ -224,6 +241,7 @@ def all_cases() -> list[Case]:
         barlow(256, 8192),
         barlow(1024, 4096),
         spectral(8192, 128),
+        moco(256, 128, 65_536),
         sigreg(8, 256, 128),
         sigreg(1, 2048, 128),
         sigreg(8, 256, 512),
@@ -237,7 +255,7 @@ def smoke_cases() -> list[Case]:
     return [
         nt_xent(128, 32), nt_xent(256, 32), matryoshka(128, 32), clip(128, 32), info_nce(64, 32),
         siglip(64, 32), vicreg(64, 128), barlow(64, 128), spectral(128, 16),
-        sigreg(2, 32, 16, 48),
+        moco(32, 16, 100), sigreg(2, 32, 16, 48),
         graph_covariance(2_000, 16),
     ]  # fmt: skip
 

@@ -56,6 +56,13 @@ def info_nce_eager(query: Tensor, key: Tensor, temperature: float = 0.05) -> Ten
     return nnf.cross_entropy(logits, torch.arange(query.shape[0], device=query.device))
 
 
+def moco_eager(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
+    """MoCo as solo-learn and the authors write it; the queue has unit rows."""
+    u, v = nnf.normalize(query, dim=1), nnf.normalize(key, dim=1)
+    logits = torch.cat([(u * v).sum(1, keepdim=True), u @ queue.T], dim=1) / temperature
+    return nnf.cross_entropy(logits, torch.zeros(len(u), dtype=torch.int64, device=u.device))
+
+
 def info_nce_chunked(query: Tensor, key: Tensor, temperature: float = 0.05) -> Tensor:
     """The same through torch's chunked linear cross-entropy (torch >= 2.13)."""
     target = torch.arange(query.shape[0], device=query.device)

@@ -1,5 +1,6 @@
 """Losses as modules, drop-in for the libraries that people already use; one file per loss."""
 
+from ._memory_bank import MemoryBank
 from .barlow_twins import BarlowTwinsLoss
 from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
@@ -25,6 +26,7 @@ __all__ = [
     "InfoNCELoss",
     "LeJEPALoss",
     "MatryoshkaLoss",
+    "MemoryBank",
     "NTXentLoss",
     "SIGReg",
     "SigLIPLoss",

@@ -8,12 +8,15 @@ nearly equal numbers is never amplified, however small the temperature.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from ..primitives import pairwise
+from ._common import row_ids
 
 
 def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[float, float]:
@@ -26,6 +29,29 @@ def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[flo
             f"got {label_smoothing} and {tau_plus}"
         )
     return label_smoothing, tau_plus
+
+
+class FalseNegatives(NamedTuple):
+    """Columns that are no negatives of a row: those with its id, or a cosine above its bound."""
+
+    ids: Tensor | None  # (n,) int64
+    column_ids: Tensor | None  # (m,) int64
+    threshold: Tensor | None  # () or (n,)
+
+    def __bool__(self) -> bool:
+        return self.ids is not None or self.threshold is not None
+
+    def lse(self, rows: Tensor, columns: Tensor, scale: Tensor, skip_self: bool) -> Tensor:
+        """(n,) log sum of exp(scale_i rows_i . columns_j) over the negatives of a row."""
+        ids_a = None if self.ids is None else row_ids(self.ids)
+        ids_b = None if self.column_ids is None else row_ids(self.column_ids)
+        if self.threshold is None:
+            return pairwise.lse(
+                rows, columns, scale, ids_a=ids_a, ids_b=ids_b, skip_self=skip_self
+            )[0]
+        return pairwise.lse_below(
+            rows, columns, scale, self.threshold, ids_a=ids_a, ids_b=ids_b, skip_self=skip_self
+        )
 
 
 def one_positive_rows(negatives: Tensor, positive: Tensor) -> Tensor:

@@ -24,7 +24,6 @@ from torch import Tensor
 from .. import _checks as check
 from .._dtypes import products, widen
 from ..fused.two_views import has_matched_loss, matched_loss
-from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
 from ..reference import info_nce as reference
@@ -34,12 +33,13 @@ from ._common import (
     add_terms,
     dot_with_sum,
     is_scalar,
+    numbered,
     reduce_rows,
     reduced_inside,
     row_weights,
     run_reference,
 )
-from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+from ._softmax import FalseNegatives, check_softmax, debiased, one_positive_rows, smoothing
 
 
 def info_nce(
@@ -52,6 +52,10 @@ def info_nce(
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     tau_plus: float = 0.0,
+    margin: float = 0.0,
+    ids: Any = None,
+    negative_ids: Any = None,
+    threshold: float | Tensor | None = None,
     return_terms: bool = False,
     impl: str = "fused",
     group: Any = None,
@@ -67,6 +71,13 @@ def info_nce(
         sample_weight: (n,); mean = sum of w l / sum of w.
         label_smoothing: share of the target spread over the n + m columns.
         tau_plus: class prior of the debiased loss (arXiv 2007.00224).
+        margin: >= 0, taken off the cosine of the positive pair (additive margin softmax, arXiv
+            1801.05599); in numerator and denominator.
+        ids: (n,) integers of 32 bits; a key with the id of a query is none of its negatives.
+        negative_ids: (m,) the same for `negatives`; needs ids. Without them, those have other ids.
+        threshold: a number, or (n,) without a gradient: columns with a larger cosine are taken to
+            be false negatives and left out. The positive stays.
+            ``cos(q, k).detach() + 0.1`` leaves out what is closer than the positive by 0.1.
         return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
@@ -83,7 +94,17 @@ def info_nce(
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     n = query.shape[0]
     weight = check.sample_weight(op, sample_weight, query, n, reduction)
-    plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
+    if negatives is not None:
+        check.columns(op, "negatives", negatives, "query", query)
+    margin = check.number(op, "margin", margin, low=0.0)
+    false = false_negatives(op, query, ids, negatives, negative_ids, threshold)
+    if (margin or false) and (label_smoothing or tau_plus):
+        raise ValueError(
+            f"{op}: margin, ids and threshold go without label_smoothing and tau_plus, "
+            f"got label_smoothing={label_smoothing}, tau_plus={tau_plus}"
+        )
+    changed = margin or false
+    plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms or changed)
     if plain and negatives is None and has_matched_loss(query):
         c = check.scale(op, "temperature", temperature, query, rows=(n,), inverse=True)
         if is_scalar(c):
@@ -93,15 +114,12 @@ def info_nce(
                 weight,
             )
     q, k = widen(query), widen(key)
-    extra = None
-    if negatives is not None:
-        check.columns(op, "negatives", negatives, "query", query)
-        extra = widen(negatives)
+    extra = None if negatives is None else widen(negatives)
     t = check.positive(op, "temperature", temperature, q, rows=(n,))
 
     scale = t.reciprocal()
     if impl == "torch":
-        positive = (F.normalize(q) * F.normalize(k)).sum(1) * scale
+        positive = ((F.normalize(q) * F.normalize(k)).sum(1) - margin) * scale
         loss = run_reference(
             reference.info_nce,
             q,
@@ -112,14 +130,16 @@ def info_nce(
             sample_weight=weight,
             label_smoothing=label_smoothing,
             tau_plus=tau_plus,
+            margin=margin,
+            **false._asdict(),
         )
     else:
         u, v, similarity = paired_rows(q, k)
-        positive = similarity * scale
+        positive = (similarity - margin if margin else similarity) * scale
         columns = v if extra is None else torch.cat([v, unit_rows(extra)])
         a, b = products(u, query), products(columns, query)
-        if reduction == "none" or tau_plus:
-            lse, _ = pairwise.lse(a, b, scale, skip_self=True)
+        if reduction == "none" or tau_plus or false:
+            lse = false.lse(a, b, scale, skip_self=True)
             if tau_plus:
                 lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
             loss = reduce_rows(one_positive_rows(lse, positive), reduction, weight)
@@ -131,6 +151,34 @@ def info_nce(
             rows = smoothing(positive, total, columns.shape[0], label_smoothing)
             loss = loss + reduce_rows(rows, reduction, weight)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
+
+
+def false_negatives(
+    op: str,
+    query: Tensor,
+    ids: Any,
+    negatives: Tensor | None,
+    negative_ids: Any,
+    threshold: float | Tensor | None,
+) -> FalseNegatives:
+    """The columns that are left out of the n keys and the negatives."""
+    n, columns = query.shape[0], None
+    if negative_ids is not None and (ids is None or negatives is None):
+        missing = "ids" if ids is None else "negatives"
+        raise ValueError(f"{op}: negative_ids need {missing}, got None")
+    if ids is not None:
+        ids = columns = check.ids(op, ids, query, n)
+    if ids is not None and negatives is not None:
+        m = negatives.shape[0]
+        if negative_ids is None:
+            ids = numbered(ids)  # 0 ... n - 1, so that -1 is none of them
+            own = ids.new_full((m,), -1)
+        else:
+            own = check.ids(op, negative_ids, query, m, "negative_ids")
+        columns = torch.cat([ids, own])
+    if threshold is not None:
+        threshold = check.threshold(op, threshold, query, n)
+    return FalseNegatives(ids, columns, threshold)
 
 
 class InfoNCELoss(Loss):

@@ -17,13 +17,27 @@ def info_nce(
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     tau_plus: float = 0.0,
+    margin: float = 0.0,
+    ids: Tensor | None = None,
+    column_ids: Tensor | None = None,
+    threshold: Tensor | None = None,
 ) -> Tensor:
+    """column_ids: of keys and negatives."""
     n = query.shape[0]
     columns = key if negatives is None else torch.cat([key, negatives])
     scale = torch.as_tensor(1.0 / temperature, dtype=query.dtype, device=query.device)
     scale = scale.reshape(-1, 1)  # a column: one for all rows, or one per row
-    logits = F.normalize(query, dim=1) @ F.normalize(columns, dim=1).T * scale
+    cosines = F.normalize(query, dim=1) @ F.normalize(columns, dim=1).T
     target = torch.arange(n, device=query.device)
+    positive = torch.zeros_like(cosines, dtype=torch.bool).scatter(1, target[:, None], True)
+    false = torch.zeros_like(positive)
+    if ids is not None and column_ids is not None:
+        false |= ids[:, None] == column_ids
+    if threshold is not None:
+        false |= cosines > threshold.reshape(-1, 1)
+    logits = ((cosines - margin * positive.to(cosines)) * scale).masked_fill(
+        false & ~positive, -math.inf
+    )
     rows = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
 
     if tau_plus:  # debiased estimate of the negatives, Chuang et al. 2020

@@ -17,6 +17,7 @@ TWO_VIEWS = {
     "barlow_twins": ("z1", "z2", F.barlow_twins),
     "spectral_contrastive": ("z1", "z2", F.spectral_contrastive),
     "info_nce": ("query", "key", F.info_nce),
+    "moco": ("query", "key", lambda a, b, **k: F.moco(a, b, torch.eye(3, 4), **k)),
     "clip": ("image", "text", lambda a, b, **k: F.clip(a, b, 10.0, **k)),
     "siglip": ("image", "text", lambda a, b, **k: F.siglip(a, b, 10.0, -10.0, **k)),
     "falcon": ("h1", "h2", F.falcon),

@@ -114,3 +114,61 @@ def test_bad_negatives():
         F.info_nce(q, k, negatives=torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"negatives needs at least 1 row and 1 column, got \(0"):
         F.info_nce(q, k, negatives=torch.zeros(0, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_false_negatives_are_left_out_and_the_positive_stays(impl, reduction):
+    q, k = (z.requires_grad_() for z in pair_rows(9, 4))
+    extra = pair_rows(12, 4, seed=3)[0]
+    ids, others = torch.arange(9) % 4, torch.arange(12) % 5
+    unlike = torch.cat([ids, torch.full((12,), 9)])
+    for options, columns in (
+        ({"ids": ids, "negative_ids": others}, torch.cat([ids, others])),
+        ({"ids": ids - 1}, unlike),  # -1 is an id like another
+        ({"threshold": 0.3}, None),
+        ({"ids": ids, "threshold": torch.linspace(-1, 1, 9)}, unlike),
+    ):
+        cosines = unit(q) @ unit(torch.cat([k, extra])).T
+        false = cosines > torch.as_tensor(options.get("threshold", 2.0)).double().reshape(-1, 1)
+        if columns is not None:
+            false |= ids[:, None] == columns
+        false.fill_diagonal_(False)
+        margin = 0.2 * torch.eye(9, 21, dtype=torch.float64)
+        logits = ((cosines - margin) / 0.3).masked_fill(false, -math.inf)
+        expected = nnf.cross_entropy(logits, torch.arange(9), reduction=reduction)
+        loss = F.info_nce(
+            q, k, temperature=0.3, negatives=extra, margin=0.2, reduction=reduction, impl=impl,
+            **options,
+        )  # fmt: skip
+        torch.testing.assert_close(loss, expected)
+        ours, wanted = (torch.autograd.grad(x.sum(), (q, k)) for x in (loss, expected))
+        torch.testing.assert_close(ours, wanted)
+
+
+def test_a_threshold_relative_to_the_positive():
+    """Columns closer than the positive by more than 0.1 are left out."""
+    q, k = pair_rows(9, 4)
+    cosines = unit(q) @ unit(k).T
+    logits = cosines.masked_fill(cosines > cosines.diagonal()[:, None] + 0.1, -math.inf) / 0.1
+    loss = F.info_nce(q, k, threshold=cosines.diagonal() + 0.1)
+    torch.testing.assert_close(loss, nnf.cross_entropy(logits, torch.arange(9)))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"margin": -1.0}, ValueError, "margin must be finite and >= 0, got -1.0"),
+        ({"margin": 0.1, "tau_plus": 0.1}, ValueError, "go without label_smoothing and tau_plus"),
+        ({"threshold": 0.1, "label_smoothing": 0.1}, ValueError, "got label_smoothing=0.1, tau_p"),
+        ({"negative_ids": [1]}, ValueError, "negative_ids need ids, got None"),
+        ({"ids": range(4), "negative_ids": [1]}, ValueError, "negative_ids need negatives, got No"),
+        ({"ids": [2**40] * 4}, ValueError, "ids must fit in 32 bits, got 1099511627776"),
+        ({"ids": [1, 2]}, ValueError, r"ids must have one value per row \(4,\), got \(2,\)"),
+        ({"ids": [0.5] * 4}, TypeError, "ids must be integers, got list of dtype float64"),
+    ],
+)
+def test_bad_false_negative_options(options, error, message):
+    q, k = pair_rows(4, 3)
+    with pytest.raises(error, match=f"info_nce: .*{message}|info_nce: {message}"):
+        F.info_nce(q, k, **options)

@@ -171,6 +171,27 @@ def _with_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[.
     return [*pair_rows(n, d, seed), extra], lambda q, k, m, **w: F.info_nce(q, k, negatives=m, **w)
 
 
+def _without_false_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Ids, and a threshold that about a third of the columns exceed."""
+    extra, ids = pair_rows(n + 3, d, seed + 1)[0], _ids(n)
+
+    def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
+        options = {"ids": ids.to(q.device), "threshold": 0.4 / d**0.5, "margin": 0.1}
+        return F.info_nce(q, k, negatives=m, **options, **keywords)
+
+    return [*pair_rows(n, d, seed), extra], call
+
+
+def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    queue = unit(pair_rows(2 * n + 3, d, seed + 1)[0])
+
+    def call(q: Tensor, k: Tensor, **keywords: Any) -> Any:
+        kind = q.dtype if q.dtype == torch.float64 else torch.float32
+        return F.moco(q, k, queue.to(q.device, kind), **keywords)
+
+    return list(pair_rows(n, d, seed)), call
+
+
 def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     codes = random_codes(d, 4 * d, 1)
 
@@ -222,6 +243,8 @@ CASES = {
         LossCase("nt_xent", _pairs(F.nt_xent), softmax=True),
         LossCase("info_nce", _pairs(F.info_nce), softmax=True),
         LossCase("info_nce_negatives", _with_negatives, softmax=True),
+        LossCase("info_nce_filtered", _without_false_negatives, softmax=True),
+        LossCase("moco", _moco, softmax=True),
         LossCase("clip", _scaled(F.clip), softmax=True),
         LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True),
         LossCase("sup_con", _sup_con, 7, softmax=True),

@@ -1,5 +1,6 @@
 """Sums over all pairs of rows (i, j) without the n x m matrix of logits."""
 
+from .filtered import lse_below
 from .prefixes import lse_prefixes
 from .sigmoid import softplus
 from .softmax import lse, lse_self
@@ -7,6 +8,7 @@ from .value_and_grad import one_positive_total, softplus_total
 
 __all__ = [
     "lse",
+    "lse_below",
     "lse_prefixes",
     "lse_self",
     "one_positive_total",

@@ -238,7 +238,7 @@ def _lse_backward(
         grad_col = torch.zeros_like(col) if ctx.cols else col.detach()
     want_b = ctx.needs_input_grad[1]
     flags = ctx.skip_self, ctx.cols, ctx.half
-    g_a, g_b, g_scale = _lse_bwd(*inputs, *flags, row, col, grad_row, grad_col, want_b)
+    g_a, g_b, g_scale = lse_bwd(*inputs, *flags, row, col, grad_row, grad_col, want_b)
     return (g_a, g_b if want_b else None, g_scale, *(None,) * 7)
 
 
@@ -282,7 +282,7 @@ def _lse_bwd_backward(
     return (g_a, g_b, g_scale, *(None,) * 7, *rest, None)
 
 
-_lse_bwd = register_op(
+lse_bwd = register_op(
     f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col,"
     " bool want_b) -> (Tensor, Tensor, Tensor)",
     cpu=_lse_bwd_body,

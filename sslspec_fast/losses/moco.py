@@ -1,0 +1,155 @@
+r"""MoCo: each query against its own key and a queue of earlier keys.
+
+.. math::
+    L = \frac{1}{n} \sum_i -\log \frac{e^{s_i}}{e^{s_i} + \sum_k e^{s_{ik}}}, \qquad
+    s_i = (\cos(q_i, k_i) - m) / \tau, \quad s_{ik} = u_i \cdot b_k / \tau,
+
+u the unit queries, b the rows of the queue; the other keys of the batch are no columns, unlike in
+`info_nce`. Gradient: with :math:`P_{ik}` the softmax of a row and :math:`P_i` that of its
+positive, :math:`\partial L / \partial u_i = (\sum_k P_{ik} b_k - (1 - P_i) v_i) / (n \tau)`. It
+replaces ``F.cross_entropy(torch.cat([positive, u @ queue.T], 1) / tau, zeros(n))`` and its
+(n, m + 1) logits.
+
+He, Fan, Wu, Xie, Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning"
+(arXiv 1911.05722), section 3.1; additive margin: Wang, Cheng, Liu, Liu (arXiv 1801.05599).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives.pairwise.value_and_grad import one_positive_total
+from ..primitives.rows.unit_rows import paired_rows
+from ..reference import moco as reference
+from ._common import (
+    LossOrTerms,
+    add_terms,
+    products,
+    reduce_rows,
+    row_weights,
+    run_reference,
+    widen,
+)
+from ._softmax import FalseNegatives, one_positive_rows
+
+
+def moco(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    *,
+    temperature: float | Tensor = 0.2,
+    margin: float = 0.0,
+    ids: Any = None,
+    queue_ids: Any = None,
+    threshold: float | Tensor | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """MoCo's loss of n queries; queries and keys are normalised inside, the queue is not.
+
+    Args:
+        query, key: (n, d) float64, float32, bfloat16 or float16 (computed in float32); key i is the
+            positive of query i. Detach keys of a momentum encoder.
+        queue: (m, d) rows of unit length, m >= 0, in the dtype of the query or the one it is
+            computed in; no gradient, and no copy where it is the latter. Write new keys into it
+            after ``backward()``, as autograd asks; `MemoryBank` is such a queue.
+        temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
+        margin: >= 0, taken off the cosine of the positive pair.
+        ids, queue_ids: (n,) and (m,) integers of 32 bits, both or neither: a row of the queue with
+            the id of a query is none of its negatives.
+        threshold: a number, or (n,) without a gradient: rows of the queue with a larger cosine are
+            taken to be false negatives and left out.
+        reduction: "mean", "sum" or "none" over the n queries.
+        sample_weight: (n,); mean = sum of w l / sum of w.
+        return_terms: also return {"alignment": of -s_i, "uniformity": of the log-sum-exp}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; on a CPU
+    also where one of 64 rows of the queue is not of unit length.
+
+    >>> z = torch.eye(4, 8)
+    >>> round(float(moco(z[:2], z[:2], z[2:], temperature=0.5)), 4)
+    0.2395
+    """
+    op = "moco"
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("query", "key"), query, key)
+    n, q, k = query.shape[0], widen(query), widen(key)
+    bank = _unit_queue(op, queue, query, q)
+    t = check.positive(op, "temperature", temperature, q, rows=(n,))
+    margin = check.number(op, "margin", margin, low=0.0)
+    weight = check.sample_weight(op, sample_weight, query, n, reduction)
+    if (ids is None) != (queue_ids is None):
+        given, missing = ("ids", "queue_ids") if queue_ids is None else ("queue_ids", "ids")
+        raise ValueError(f"{op}: {given} need {missing}, got None")
+    false = FalseNegatives(
+        None if ids is None else check.ids(op, ids, query, n),
+        None if ids is None else check.ids(op, queue_ids, query, bank.shape[0], "queue_ids"),
+        None if threshold is None else check.threshold(op, threshold, query, n),
+    )
+
+    scale = t.reciprocal()
+    if impl == "torch":
+        positive = ((F.normalize(q) * F.normalize(k)).sum(1) - margin) * scale
+        loss = run_reference(
+            reference.moco,
+            q,
+            k,
+            bank,
+            temperature=t,
+            margin=margin,
+            reduction=reduction,
+            sample_weight=weight,
+            **false._asdict(),
+        )
+    else:
+        u, _, similarity = paired_rows(q, k)
+        positive = (similarity - margin if margin else similarity) * scale
+        a, b = products(u, query), products(bank, query)
+        if bank.shape[0] == 0:
+            rows = one_positive_rows(torch.full_like(positive, -torch.inf), positive)
+            loss = reduce_rows(rows, reduction, weight)
+        elif reduction == "none" or false:
+            rows = one_positive_rows(false.lse(a, b, scale, skip_self=False), positive)
+            loss = reduce_rows(rows, reduction, weight)
+        else:
+            share = row_weights(positive.detach(), reduction, weight)
+            loss = one_positive_total(a, b, scale, positive, share, skip_self=False)
+    return add_terms(loss, positive, reduction, weight) if return_terms else loss
+
+
+def _unit_queue(op: str, queue: Tensor, query: Tensor, like: Tensor) -> Tensor:
+    """The queue in the dtype of `like`, the widened query."""
+    check.dense(op, "queue", queue)
+    if queue.dim() != 2 or queue.shape[1] != query.shape[1]:
+        raise ValueError(
+            f"{op}: queue must be (rows, {query.shape[1]}), the features of query "
+            f"{tuple(query.shape)}, got {tuple(queue.shape)}"
+        )
+    if queue.dtype not in (query.dtype, like.dtype):
+        raise TypeError(
+            f"{op}: queue must have the dtype of query, {query.dtype}, or {like.dtype}, "
+            f"got {queue.dtype}"
+        )
+    if queue.device != query.device:
+        raise ValueError(
+            f"{op}: queue must be on the device of query, {query.device}, got {queue.device}"
+        )
+    check.refuse_grad(op, "queue", queue.requires_grad, "detach it")
+    if check.readable(queue) and queue.shape[0]:
+        some = queue.detach()[:: -(-queue.shape[0] // 64)].to(like.dtype)
+        length = torch.linalg.vector_norm(some, dim=1)
+        wrong = length[~((length - 1).abs() <= 0.01)]
+        if wrong.numel():
+            raise ValueError(f"{op}: queue must have rows of unit length, got {wrong[0]:g}")
+    return queue.to(like.dtype)

@@ -1,0 +1,42 @@
+"""MoCo in plain torch: cross-entropy over the positive and the rows of the queue."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def moco(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    *,
+    temperature: float | Tensor = 0.2,
+    margin: float = 0.0,
+    ids: Tensor | None = None,
+    column_ids: Tensor | None = None,
+    threshold: Tensor | None = None,
+    reduction: str = "mean",
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """queue: (m, d) unit rows, m >= 0."""
+    u, v = F.normalize(query, dim=1), F.normalize(key, dim=1)
+    cosines = u @ queue.T
+    false = torch.zeros_like(cosines, dtype=torch.bool)
+    if ids is not None and column_ids is not None:
+        false |= ids[:, None] == column_ids
+    if threshold is not None:
+        false |= cosines > threshold.reshape(-1, 1)
+    positive = (u * v).sum(1, keepdim=True) - margin
+    logits = torch.cat([positive, cosines.masked_fill(false, -math.inf)], 1)
+    scale = torch.as_tensor(1.0 / temperature, dtype=u.dtype, device=u.device).reshape(-1, 1)
+    first = torch.zeros(len(u), dtype=torch.int64, device=u.device)
+    rows = F.cross_entropy(logits * scale, first, reduction="none")
+    if sample_weight is not None:
+        rows = rows * sample_weight
+    if reduction == "none":
+        return rows
+    if reduction == "sum":
+        return rows.sum()
+    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()

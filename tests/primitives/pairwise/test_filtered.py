@@ -1,0 +1,74 @@
+"""Log-sum-exp over pairs below a threshold, against dense torch."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslspec_fast.primitives import pairwise
+from sslspec_fast.primitives.pairwise import filtered
+
+from ...support.row_cases import leaves, rows
+
+F64 = torch.float64
+SHAPES = [(1, 1, 3), (5, 9, 4), (130, 70, 33), (60, 300, 20)]
+
+
+def dense(a: Tensor, b: Tensor, scale: Tensor, threshold: Tensor, out: Tensor) -> Tensor:
+    dots = a @ b.T
+    left_out = out | (dots.detach() > threshold.reshape(-1, 1))
+    return (scale.reshape(-1, 1) * dots).masked_fill(left_out, -math.inf).logsumexp(1)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("block", [7, 1 << 22])
+def test_dense(
+    monkeypatch: pytest.MonkeyPatch, n: int, m: int, d: int, per_row: bool, block: int
+) -> None:
+    monkeypatch.setattr(filtered, "_BLOCK_ELEMENTS", block)
+    a, b = leaves(rows(n, d, F64), rows(m, d, F64, 1))
+    scale = torch.linspace(0.5, 2, n, dtype=F64) if per_row else torch.tensor(1.5, dtype=F64)
+    bound = torch.linspace(-1, 2, n, dtype=F64) if per_row else torch.tensor(0.2, dtype=F64)
+    scale.requires_grad_()
+    ids = [torch.arange(k, dtype=torch.int32) % 3 for k in (n, m)]
+    out = (ids[0][:, None] == ids[1]) | torch.eye(n, m, dtype=torch.bool)
+    ours = pairwise.lse_below(a, b, scale, bound, ids_a=ids[0], ids_b=ids[1], skip_self=True)
+    expected = dense(a, b, scale, bound, out)
+    some = expected.isfinite()
+    assert torch.equal(ours.isneginf(), ~some)
+    if some.any():
+        torch.testing.assert_close(ours[some], expected[some])
+        grads, wanted = (
+            torch.autograd.grad(x[some].sum(), (a, b, scale)) for x in (ours, expected)
+        )
+        torch.testing.assert_close(grads, wanted)
+
+
+def test_both_passes_agree_on_pairs_at_the_threshold() -> None:
+    """A bound that is the similarity of some pair of every row, in float32."""
+    a = torch.nn.functional.normalize(rows(40, 16, torch.float32), dim=1).requires_grad_()
+    b = torch.nn.functional.normalize(rows(501, 16, torch.float32, 1), dim=1)
+    bound, scale = (a.detach() @ b.T).median(1).values, torch.tensor(10.0)
+    r = pairwise.lse_below(a, b, scale, bound)
+    expected = dense(a, b, scale, bound, torch.zeros(40, 501, dtype=torch.bool))
+    torch.testing.assert_close(r, expected, rtol=1e-5, atol=1e-5)
+    (got,), (want,) = (torch.autograd.grad(x.sum(), a) for x in (r, expected))
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_operator_and_second_derivatives() -> None:
+    a, b = leaves(rows(7, 4, F64), rows(9, 4, F64, 1))
+    scale = torch.tensor(1.5, dtype=F64, requires_grad=True)
+    bound = torch.linspace(-1, 2, 7, dtype=F64)
+    op = torch.ops.sslspec_fast.pairwise_lse_below.default
+    torch.library.opcheck(op, (a, b, scale, bound, None, None, False))
+
+    def loss(*x: Tensor) -> Tensor:
+        return pairwise.lse_below(*x, bound)[1:]  # of row 0 nothing is left
+
+    assert torch.autograd.gradcheck(loss, (a, b, scale))
+    assert torch.autograd.gradgradcheck(loss, (a, b, scale))
