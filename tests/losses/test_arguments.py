@@ -10,6 +10,7 @@ from sslspec_fast import losses
 
 from ..support.cases import CASES, pair_rows, unit, weighted_graph
 
+QUEUE = {None: torch.eye(3, 4), torch.float64: torch.eye(3, 4, dtype=torch.float64)}
 TWO_VIEWS = {
     "nt_xent": ("z1", "z2", F.nt_xent),
     "dcl": ("z1", "z2", F.dcl),
@@ -17,7 +18,7 @@ TWO_VIEWS = {
     "barlow_twins": ("z1", "z2", F.barlow_twins),
     "spectral_contrastive": ("z1", "z2", F.spectral_contrastive),
     "info_nce": ("query", "key", F.info_nce),
-    "moco": ("query", "key", lambda a, b, **k: F.moco(a, b, torch.eye(3, 4), **k)),
+    "moco": ("query", "key", lambda a, b, **k: F.moco(a, b, QUEUE.get(a.dtype, QUEUE[None]), **k)),
     "clip": ("image", "text", lambda a, b, **k: F.clip(a, b, 10.0, **k)),
     "siglip": ("image", "text", lambda a, b, **k: F.siglip(a, b, 10.0, -10.0, **k)),
     "falcon": ("h1", "h2", F.falcon),

@@ -172,14 +172,19 @@ def _with_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[.
 
 
 def _without_false_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
-    """Ids, and a threshold that about a third of the columns exceed."""
-    extra, ids = pair_rows(n + 3, d, seed + 1)[0], _ids(n)
+    """Ids, and a threshold in the widest gap among the larger cosines of a row: no rounding of
+    theirs crosses it.
+    """
+    (q, k), extra, ids = pair_rows(n, d, seed), pair_rows(n + 3, d, seed + 1)[0], _ids(n)
+    cosines = (unit(q) @ unit(torch.cat([k, extra])).T).sort(1).values[:, n // 2 :]
+    widest = cosines.diff(dim=1).argmax(1, keepdim=True)
+    threshold = (cosines.gather(1, widest) + cosines.gather(1, widest + 1))[:, 0] / 2
 
     def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
-        options = {"ids": ids.to(q.device), "threshold": 0.4 / d**0.5, "margin": 0.1}
+        options = {"ids": ids.to(q.device), "threshold": threshold.to(q.device), "margin": 0.1}
         return F.info_nce(q, k, negatives=m, **options, **keywords)
 
-    return [*pair_rows(n, d, seed), extra], call
+    return [q, k, extra], call
 
 
 def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
