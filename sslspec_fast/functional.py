@@ -16,6 +16,7 @@ from .losses.graph_info_nce import graph_info_nce
 from .losses.graph_spectral_contrastive import graph_spectral_contrastive
 from .losses.graph_vicreg import graph_vicreg
 from .losses.info_nce import info_nce
+from .losses.koleo import koleo
 from .losses.lejepa import lejepa
 from .losses.ls_simclr import ls_simclr
 from .losses.matryoshka import matryoshka
@@ -39,6 +40,7 @@ __all__ = [
     "graph_spectral_contrastive",
     "graph_vicreg",
     "info_nce",
+    "koleo",
     "lejepa",
     "ls_simclr",
     "matryoshka",

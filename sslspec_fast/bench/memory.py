@@ -96,7 +96,9 @@ def _measure(case: Case, name: str) -> float:
     if "compiled" in name:
         forward_backward(variant, leaves)
     elif case.family != "graph_covariance":
-        tiny = tuple(leaf.detach()[:8].clone().requires_grad_() for leaf in leaves)
+        tiny = tuple(
+            leaf.detach()[:8].clone().requires_grad_(leaf.requires_grad) for leaf in leaves
+        )
         forward_backward(variant, tiny)
     gc.collect()
     before = _resident("VmRSS")

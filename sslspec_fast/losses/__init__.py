@@ -6,6 +6,7 @@ from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .falcon import FalconLoss
 from .info_nce import InfoNCELoss
+from .koleo import KoLeoLoss
 from .lejepa import LeJEPALoss
 from .matryoshka import MatryoshkaLoss
 from .modules import GraphLoss
@@ -24,6 +25,7 @@ __all__ = [
     "FalconLoss",
     "GraphLoss",
     "InfoNCELoss",
+    "KoLeoLoss",
     "LeJEPALoss",
     "MatryoshkaLoss",
     "MemoryBank",

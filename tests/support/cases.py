@@ -216,6 +216,15 @@ def _normality(**options: Any) -> Callable[..., Any]:
     return build
 
 
+def _koleo(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    ids = _ids(n)
+
+    def call(z: Tensor, **keywords: Any) -> Any:
+        return F.koleo(z, k=2, ids=ids.to(z.device), **keywords)
+
+    return [pair_rows(n, d, seed)[0]], call
+
+
 def _lejepa(slices: int | None) -> Callable[..., Any]:
     """Two global views and a local one."""
 
@@ -302,6 +311,7 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("falcon", _falcon, 2),
+        LossCase("koleo", _koleo, 3),
         LossCase("sigreg", _normality(), largest=1e3),
         LossCase("sigreg_exact", _normality(slices=None), largest=3.0),
         LossCase("sigreg_gaussian", _normality(slices=None, kernel=("gaussian", 2.0))),

@@ -1,0 +1,99 @@
+r"""KoLeo: rows spread over the sphere, each away from its nearest neighbours.
+
+.. math::
+    L = -\frac{1}{n k} \sum_i \sum_{l \le k}
+        \log\bigl(\|u_i - u_{j_l(i)} + \varepsilon \mathbf 1\| + \varepsilon\bigr),
+
+u the unit rows and :math:`j_l(i)` the l-th other row of largest cosine. The neighbours have no
+gradient, both ends of a pair do: with :math:`\delta` the difference and r its length,
+:math:`g = -\delta / (n k\, r (r + \varepsilon))` is added to row i and taken off row j. It replaces
+the (n, n) cosines.
+
+Sablayrolles, Douze, Schmid, Jegou, "Spreading vectors for similarity search" (arXiv 1806.03198),
+section 3.2; in DINOv2 (arXiv 2304.07193), with k > 1 and groups in DINOv3 (arXiv 2508.10104).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import _checks as check
+from ..primitives.pairwise.nearest import nearest
+from ..reference import koleo as reference
+from ._common import Loss, run_reference, widen
+
+
+def koleo(
+    z: Tensor,
+    *,
+    k: int = 1,
+    ids: Any = None,
+    group_size: int | None = None,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+    impl: str = "fused",
+    group: Any = None,
+) -> Tensor:
+    """KoLeo of n rows, which are normalised inside. Equal to lightly's and DINOv2's KoLeoLoss.
+
+    Args:
+        z: (n, d) float64, float32, bfloat16 or float16 (computed in float32), n >= 2.
+        k: nearest neighbours of a row, >= 1 and less than the rows of a group.
+        ids: (n,) integers: rows with the same id, such as crops of one image, are no neighbours.
+        group_size: a divisor of n: neighbours are looked for among consecutive groups of so many
+            rows. None: among all.
+        eps: > 0, as in the formula; rows shorter than eps are not brought to unit length.
+        reduction: "mean" or "sum" over rows that have a neighbour, or "none": (n,), 0 for rows
+            that have none. A row with fewer than k neighbours takes the mean of what it has.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> round(float(koleo(torch.eye(4))), 4)  # all rows are sqrt(2) apart
+    -0.3466
+    """
+    op = "koleo"
+    check.common(op, impl, group, reduction)
+    check.matrix(op, "z", z, min_rows=2)
+    n = z.shape[0]
+    rows = n if group_size is None else check.count(op, "group_size", group_size, 2)
+    if n % rows:
+        raise ValueError(f"{op}: group_size must divide the {n} rows of z, got {group_size}")
+    k = check.count(op, "k", k, 1)
+    if k >= rows:
+        raise ValueError(f"{op}: k must be less than the {rows} rows of a group, got {k}")
+    if ids is not None:
+        ids = check.integers(op, "ids", ids, z, n)
+    eps = check.number(op, "eps", eps, low=0.0, strict=True)
+    x = widen(z)
+    if impl == "torch":
+        return run_reference(
+            reference.koleo, x, k=k, ids=ids, group_size=group_size, eps=eps, reduction=reduction
+        )
+    u = F.normalize(x, dim=1, eps=eps)
+    index = nearest(u, k, ids=ids, group=rows)
+    found = index >= 0
+    difference = u[:, None] - u[index.clamp(min=0)] + eps
+    logs = (torch.linalg.vector_norm(difference, dim=2) + eps).log()
+    values = -torch.where(found, logs, 0.0).sum(1) / found.sum(1).clamp(min=1)
+    if reduction == "mean":
+        return values.sum() / found[:, 0].sum().clamp(min=1)
+    return values.sum() if reduction == "sum" else values
+
+
+class KoLeoLoss(Loss):
+    """`koleo` with lightly's constructor and ``forward(x)``; p must be 2."""
+
+    def __init__(self, p: float = 2, eps: float = 1e-8) -> None:
+        super().__init__()
+        if p != 2:
+            raise ValueError(f"KoLeoLoss: p must be 2, the Euclidean distance, got {p}")
+        self.p, self.eps = p, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return koleo(x, eps=self.eps)
