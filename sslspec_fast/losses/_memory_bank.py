@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
-from ._common import widen
 
 _BLOCK_ELEMENTS = 1 << 22  # similarities at once
 

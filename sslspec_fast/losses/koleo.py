@@ -22,9 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..primitives.pairwise.nearest import nearest
 from ..reference import koleo as reference
-from ._common import Loss, run_reference, widen
+from ._common import Loss, run_reference
 
 
 def koleo(

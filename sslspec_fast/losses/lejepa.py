@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..reference import lejepa as reference
-from ._common import Loss, LossOrTerms, run_reference, widen, with_terms
+from ._common import Loss, LossOrTerms, run_reference, with_terms
 from .sigreg import Kernel, check_options, check_reference, draw, normality
 
 Views = Tensor | Sequence[Tensor]

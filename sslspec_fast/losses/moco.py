@@ -23,18 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import products, widen
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows
 from ..reference import moco as reference
-from ._common import (
-    LossOrTerms,
-    add_terms,
-    products,
-    reduce_rows,
-    row_weights,
-    run_reference,
-    widen,
-)
+from ._common import LossOrTerms, add_terms, reduce_rows, row_weights, run_reference
 from ._softmax import FalseNegatives, one_positive_rows
 
 

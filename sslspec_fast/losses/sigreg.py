@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..primitives.normality import sliced_ecf as sliced
 from ..primitives.normality.pairwise_kernel import pairwise_kernel
 from ..reference import sigreg as reference
-from ._common import Loss, run_reference, widen
+from ._common import Loss, run_reference
 
 Kernel = tuple[str, float]
 KERNELS = ("gaussian", "imq")

@@ -49,8 +49,6 @@ def _shapes(
 def _body(
     z: Tensor, directions: Tensor, knots: int, t_max: float, grad_z: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if z.is_cuda:
-        return _cuda_body(z, directions, knots, t_max, grad_z)
     _, grad, none = _shapes(z, directions, knots, t_max, grad_z)
     z, directions = unit_stride(z), unit_stride(directions)
     d, count = directions.shape
@@ -105,7 +103,8 @@ def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[
 _sliced_ecf = register_op(
     "sliced_ecf(Tensor z, Tensor directions, int knots, float t_max, bool grad_z)"
     " -> (Tensor, Tensor, Tensor)",
-    body=_body,
+    cpu=_body,
+    cuda=_cuda_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,
@@ -149,7 +148,8 @@ def _seeded_body(z: Tensor, count: int, seed: int) -> Tensor:
 # An operator, because torch.compile does not trace generators.
 _seeded_normal = register_op(
     "sliced_ecf_normal(Tensor z, int count, int seed) -> Tensor",
-    body=_seeded_body,
+    cpu=_seeded_body,
+    cuda=_seeded_body,
     fake=_seeded_shapes,
 )
 

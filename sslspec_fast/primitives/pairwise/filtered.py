@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._checks import computed_dtype
+from ..._dtypes import computed_dtype
 from ..._register import register_op
 from . import softmax
 
@@ -96,12 +96,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _lse_below_bwd = register_op(
     f"pairwise_lse_below_bwd({_ARGS}, Tensor row, Tensor grad, bool want_b)"
     " -> (Tensor, Tensor, Tensor)",
-    body=_bwd_body,
+    cpu=_bwd_body,
+    cuda=_bwd_body,
     fake=_bwd_shapes,
 )
 _lse_below = register_op(
     f"pairwise_lse_below({_ARGS}) -> Tensor",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

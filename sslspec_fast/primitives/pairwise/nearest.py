@@ -45,7 +45,8 @@ def _body(u: Tensor, ids: Tensor | None, k: int, group: int) -> Tensor:
 
 _nearest = register_op(
     "pairwise_nearest(Tensor u, Tensor? ids, int k, int group) -> Tensor",
-    body=_body,
+    cpu=_body,
+    cuda=_body,
     fake=_shapes,
 )
 
