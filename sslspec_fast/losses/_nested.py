@@ -18,8 +18,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ._common import run_reference
-
 Nested = bool | Sequence[float]
 
 
@@ -49,15 +47,6 @@ def tails(weights: list[float], x: Tensor) -> Tensor:
     """(d,) t_k in the dtype of x."""
     c = torch.tensor(weights, dtype=torch.float64, device=x.device)
     return c.flip(0).cumsum(0).flip(0).to(x.dtype)
-
-
-def nested_square(x: Tensor, tail: Tensor) -> Tensor:
-    """sum over m of c_m ||X_m^T X_m||^2; the (d, d) product is stored."""
-
-    def square(x: Tensor) -> Tensor:
-        return (torch.minimum(tail[:, None], tail) * (x.T @ x).square()).sum()
-
-    return run_reference(square, x)
 
 
 def over_prefixes(

@@ -23,9 +23,10 @@ from torch import Tensor
 from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
+from ..primitives.gram.nested import nested_sqnorm
 from ..reference import graph_spectral_contrastive as reference
 from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
-from ._nested import Nested, nested_square, over_prefixes, prefix_weights, tails
+from ._nested import Nested, over_prefixes, prefix_weights, tails
 
 
 def graph_spectral_contrastive(
@@ -43,8 +44,8 @@ def graph_spectral_contrastive(
         z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
         graph: symmetric, weights >= 0, at least one edge. Isolated rows have no effect.
         nested: True for the mean of the losses of all prefixes of the columns, or a weight >= 0
-            for each of the d prefixes: their weighted sum. Its optimum is the eigenvectors in order,
-            not only their span (arXiv 2510.24672). The (d, d) product is then stored.
+            for each of the d prefixes: their weighted sum. Its optimum is the eigenvectors in
+            order, not only their span (arXiv 2510.24672). The (d, d) product is then stored.
         return_terms: also return {"alignment": the edge sum, "uniformity": the squared Gram sum}.
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
@@ -76,7 +77,7 @@ def graph_spectral_contrastive(
         positive, uniformity = graph.edge_dot(x, x), gram.sqnorm(rows, half=is_half(z))
     else:
         tail = tails(weights, x)
-        positive, uniformity = graph.edge_dot(x * tail, x), nested_square(rows, tail)
+        positive, uniformity = graph.edge_dot(x * tail, x), nested_sqnorm(rows, tail)
     alignment = positive.sum() * (-2 / graph.volume)
     terms = {"alignment": alignment, "uniformity": uniformity}
     return with_terms(alignment + uniformity, terms if return_terms else None)

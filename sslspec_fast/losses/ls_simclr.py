@@ -22,9 +22,10 @@ from torch import Tensor
 from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
+from ..primitives.gram.nested import nested_sqnorm
 from ..reference import ls_simclr as reference
 from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
-from ._nested import Nested, nested_square, over_prefixes, prefix_weights, tails
+from ._nested import Nested, over_prefixes, prefix_weights, tails
 
 
 def ls_simclr(
@@ -44,8 +45,8 @@ def ls_simclr(
         graph: symmetric, at least one edge; weights of any sign.
         center: fit H G H instead of G (classical scaling).
         nested: True for the mean of the losses of all prefixes of the columns, or a weight >= 0
-            for each of the d prefixes: their weighted sum. Its optimum is the eigenvectors in order,
-            not only their span (arXiv 2510.24672). The (d, d) product is then stored.
+            for each of the d prefixes: their weighted sum. Its optimum is the eigenvectors in
+            order, not only their span (arXiv 2510.24672). The (d, d) product is then stored.
         return_terms: also return {"alignment": -2 <Z, G Z>, "uniformity": ||Z^T Z||^2,
             "constant": the squared norm of the target}; they add up to the loss.
         impl: "fused", or "torch" for the plain reference.
@@ -86,7 +87,7 @@ def ls_simclr(
         positive, uniformity = graph.edge_dot(y, y), gram.sqnorm(x, half=is_half(z))
     else:
         tail = tails(weights, x)
-        positive, uniformity = graph.edge_dot(y * tail, y), nested_square(x, tail)
+        positive, uniformity = graph.edge_dot(y * tail, y), nested_sqnorm(x, tail)
     alignment = -2 * positive.sum()
     norm = torch.full((), graph.frobenius_sq(), dtype=torch.float64, device=x.device)
     if center:  # || H G H ||^2 of a symmetric G
