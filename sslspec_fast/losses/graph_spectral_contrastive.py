@@ -23,14 +23,17 @@ from torch import Tensor
 from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
+from ..primitives.gram.nested import nested_sqnorm
 from ..reference import graph_spectral_contrastive as reference
 from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._nested import Nested, over_prefixes, prefix_weights, tails
 
 
 def graph_spectral_contrastive(
     z: Tensor,
     graph: PairGraph,
     *,
+    nested: Nested = False,
     return_terms: bool = False,
     impl: str = "fused",
     group: Any = None,
@@ -40,6 +43,9 @@ def graph_spectral_contrastive(
     Args:
         z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
         graph: symmetric, weights >= 0, at least one edge. Isolated rows have no effect.
+        nested: True for the mean of the losses of all prefixes of the columns, or a weight >= 0
+            for each of the d prefixes: their weighted sum. Its optimum is the eigenvectors in
+            order, not only their span (arXiv 2510.24672). The (d, d) product is then stored.
         return_terms: also return {"alignment": the edge sum, "uniformity": the squared Gram sum}.
         impl: "fused", or "torch" for the plain reference.
         group: None or a process group of one rank (ValueError otherwise).
@@ -51,18 +57,27 @@ def graph_spectral_contrastive(
     >>> round(float(graph_spectral_contrastive(torch.ones(2, 1), g)), 4)
     -1.0
     """
-    x = prepare_graph("graph_spectral_contrastive", z, graph, impl, group, nonnegative=True)
+    op = "graph_spectral_contrastive"
+    x = prepare_graph(op, z, graph, impl, group, nonnegative=True)
+    weights = prefix_weights(op, nested, x)
     if impl == "torch":
         g = dense(graph, x)
-        loss = run_reference(reference.graph_spectral_contrastive, x, g)
+        plain = reference.graph_spectral_contrastive
+        loss = over_prefixes(lambda part: run_reference(plain, part, g), x, weights)
         if not return_terms:
             return loss
         with torch.no_grad():
-            alignment = -2 / g.sum() * (x * (g @ x)).sum()
+            alignment = over_prefixes(
+                lambda part: -2 / g.sum() * (part * (g @ part)).sum(), x, weights
+            )
         return with_terms(loss, {"alignment": alignment, "uniformity": loss - alignment})
 
-    alignment = graph.edge_dot(x, x).sum() * (-2 / graph.volume)
-    share = (graph.degree / graph.volume).to(x.dtype)[:, None]
-    uniformity = gram.sqnorm(share.sqrt() * x, half=is_half(z))
+    rows = (graph.degree / graph.volume).to(x.dtype)[:, None].sqrt() * x
+    if weights is None:
+        positive, uniformity = graph.edge_dot(x, x), gram.sqnorm(rows, half=is_half(z))
+    else:
+        tail = tails(weights, x)
+        positive, uniformity = graph.edge_dot(x * tail, x), nested_sqnorm(rows, tail)
+    alignment = positive.sum() * (-2 / graph.volume)
     terms = {"alignment": alignment, "uniformity": uniformity}
     return with_terms(alignment + uniformity, terms if return_terms else None)

@@ -22,8 +22,10 @@ from torch import Tensor
 from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
+from ..primitives.gram.nested import nested_sqnorm
 from ..reference import ls_simclr as reference
 from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._nested import Nested, over_prefixes, prefix_weights, tails
 
 
 def ls_simclr(
@@ -31,6 +33,7 @@ def ls_simclr(
     graph: PairGraph,
     *,
     center: bool = False,
+    nested: Nested = False,
     return_terms: bool = False,
     impl: str = "fused",
     group: Any = None,
@@ -41,6 +44,9 @@ def ls_simclr(
         z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
         graph: symmetric, at least one edge; weights of any sign.
         center: fit H G H instead of G (classical scaling).
+        nested: True for the mean of the losses of all prefixes of the columns, or a weight >= 0
+            for each of the d prefixes: their weighted sum. Its optimum is the eigenvectors in
+            order, not only their span (arXiv 2510.24672). The (d, d) product is then stored.
         return_terms: also return {"alignment": -2 <Z, G Z>, "uniformity": ||Z^T Z||^2,
             "constant": the squared norm of the target}; they add up to the loss.
         impl: "fused", or "torch" for the plain reference.
@@ -54,15 +60,21 @@ def ls_simclr(
     2.0
     """
     x = prepare_graph("ls_simclr", z, graph, impl, group)
+    weights = prefix_weights("ls_simclr", nested, x)
     if impl == "torch":
         g = dense(graph, x)
-        loss = run_reference(reference.ls_simclr, x, g, center=center)
+
+        def plain(x: Tensor, g: Tensor, center: bool) -> Tensor:
+            return over_prefixes(
+                lambda part: run_reference(reference.ls_simclr, part, g, center=center), x, weights
+            )
+
+        loss = plain(x, g, center)
         if not return_terms:
             return loss
         with torch.no_grad():
-            nothing = torch.zeros_like(x)
-            constant = run_reference(reference.ls_simclr, nothing, g, center=center)
-            uniformity = run_reference(reference.ls_simclr, x, torch.zeros_like(g))
+            constant = plain(torch.zeros_like(x), g, center)
+            uniformity = plain(x, torch.zeros_like(g), False)
         terms = {
             "alignment": loss - uniformity - constant,
             "uniformity": uniformity,
@@ -71,11 +83,15 @@ def ls_simclr(
         return with_terms(loss, terms)
 
     y = x - x.mean(0) if center else x
-    alignment = -2 * graph.edge_dot(y, y).sum()
-    uniformity = gram.sqnorm(x, half=is_half(z))
+    if weights is None:
+        positive, uniformity = graph.edge_dot(y, y), gram.sqnorm(x, half=is_half(z))
+    else:
+        tail = tails(weights, x)
+        positive, uniformity = graph.edge_dot(y * tail, y), nested_sqnorm(x, tail)
+    alignment = -2 * positive.sum()
     norm = torch.full((), graph.frobenius_sq(), dtype=torch.float64, device=x.device)
     if center:  # || H G H ||^2 of a symmetric G
         norm = norm + (graph.volume / graph.n) ** 2 - 2 / graph.n * graph.degree.square().sum()
-    constant = norm.to(x.dtype)
+    constant = (norm if weights is None else sum(weights) * norm).to(x.dtype)
     terms = {"alignment": alignment, "uniformity": uniformity, "constant": constant}
     return with_terms(uniformity + alignment + constant, terms if return_terms else None)

@@ -53,8 +53,8 @@ def moco(
         query, key: (n, d) float64, float32, bfloat16 or float16 (computed in float32); key i is the
             positive of query i. Detach keys of a momentum encoder.
         queue: (m, d) rows of unit length, m >= 0, in the dtype of the query or the one it is
-            computed in; no gradient, and no copy where it is the latter. Write new keys into it
-            after ``backward()``, as autograd asks; `MemoryBank` is such a queue.
+            computed in; no gradient, and read in place where it is the latter. Write new keys into
+            it after ``backward()``, as autograd asks; `MemoryBank` is such a queue.
         temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
         margin: >= 0, taken off the cosine of the positive pair.
         ids, queue_ids: (n,) and (m,) integers of 32 bits, both or neither: a row of the queue with

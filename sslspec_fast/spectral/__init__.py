@@ -9,6 +9,7 @@ from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.downstream import alignment, downstream_error
 from sslspec_fast.spectral.gap import Gap, optimality_gap
 from sslspec_fast.spectral.infonce import entropy_bound, info_nce
+from sslspec_fast.spectral.lejepa import lejepa
 from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
 from sslspec_fast.spectral.vicreg import vicreg
 
@@ -21,6 +22,7 @@ __all__ = [
     "downstream_error",
     "entropy_bound",
     "info_nce",
+    "lejepa",
     "optimality_gap",
     "simclr",
     "spectral_contrastive",

@@ -24,6 +24,7 @@ from sslspec_fast.spectral.closed_form import ClosedForm
 from sslspec_fast.spectral.downstream import active_span
 from sslspec_fast.spectral.filters.vicreg import penalty
 from sslspec_fast.spectral.infonce import info_nce
+from sslspec_fast.spectral.lejepa import gaussian_loss, lejepa
 from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
 from sslspec_fast.spectral.vicreg import vicreg
 
@@ -31,7 +32,8 @@ __all__ = ["Gap", "optimality_gap"]
 
 Array = np.ndarray
 
-# The loss functional, the closed form, and the hyper-parameters that they share.
+# The loss functional, the closed form, and the hyper-parameters that they share. LeJEPA's loss
+# depends on the law of z beyond its covariance: both sides are those of a Gaussian law.
 _LOSSES = {
     "vicreg": (
         "graph_vicreg", vicreg,
@@ -40,6 +42,7 @@ _LOSSES = {
     "simclr": ("ls_simclr", simclr, ("center",)),
     "barlow_twins": ("graph_barlow_twins", barlow_twins, ("off_diagonal", "center")),
     "spectral_contrastive": ("graph_spectral_contrastive", spectral_contrastive, ()),
+    "lejepa": (None, lejepa, ("weight", "rows", "knots", "t_max")),
     "info_nce": (
         "graph_info_nce", info_nce, ("temperature", "normalize", "negatives", "reduction"),
     ),
@@ -72,7 +75,8 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     """Compare z (n, k) with the optimum of ``loss`` on ``graph``.
 
     loss: "vicreg" | "simclr" | "barlow_twins" | "spectral_contrastive", or "info_nce" on the graphs
-    where that has a closed form (`spectral.info_nce`). hyper: the keywords of the
+    where that has a closed form (`spectral.info_nce`), or "lejepa": the loss of z is then that of
+    the Gaussian with its mean and covariance (`spectral.lejepa`). hyper: the keywords of the
     ``F.graph_*`` loss with that loss's defaults, and of the closed form (``features=``,
     ``kernel=``, ``whitened=``, solver options); with features the optimum is that of the linear
     regime. ``whitened=True`` compares with the optimum under a constraint that z may violate: the
@@ -105,10 +109,12 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
             f"z must have at most as many columns as the graph has nodes, {n}, got shape "
             f"{array.shape}"
         )
-    evaluate = getattr(functional, name)
     terms = {key: hyper[key] for key in shared if key in hyper}
 
     def value(x: Array) -> float:
+        if name is None:
+            return gaussian_loss(x, relation, **terms)
+        evaluate = getattr(functional, name)
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(graph.device)
         return float(evaluate(tensor, graph, **terms))
 
@@ -139,7 +145,7 @@ def _spans(
     if loss == "barlow_twins" or (loss == "vicreg" and hyper.get("measure") == "degree"):
         share = degree / degree.sum() if hyper.get("center", True) else np.zeros(len(z))
         pair = [np.sqrt(degree)[:, None] * (x - share @ x) for x in (z, optimum)]
-    elif loss in ("vicreg", "info_nce"):
+    elif loss in ("vicreg", "info_nce", "lejepa"):
         pair = [x - x.mean(axis=0) for x in (z, optimum)]
     elif loss == "spectral_contrastive":
         pair = [np.sqrt(degree)[:, None] * x for x in (z, optimum)]
@@ -166,7 +172,7 @@ def _along_the_ray(
     """t -> loss(t z) from a few numbers instead of a pass over the data; None: scale-invariant."""
     if loss == "barlow_twins" or (loss == "info_nce" and hyper.get("normalize", True)):
         return None
-    if loss == "info_nce":
+    if loss in ("info_nce", "lejepa"):
         return lambda t: value(t * z)
     if loss in ("simclr", "spectral_contrastive"):  # c + p t^2 + q t^4, from its values at 0, 1, 2
         at = [value(s * z) for s in (0.0, 1.0, 2.0)]

@@ -7,8 +7,8 @@ import torch
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast.primitives.pairwise import nearest as module
 from sslspec_fast.primitives.pairwise.nearest import nearest
-from sslspec_fast.primitives.pairwise.softmax import nearest as module
 
 from ..support.cases import golden_rows, pair_rows, unit
 

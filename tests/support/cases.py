@@ -298,6 +298,18 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("graph_spectral", _graph(F.graph_spectral_contrastive, weighted_graph), 7),
+        LossCase(
+            "graph_spectral_nested",
+            _graph(F.graph_spectral_contrastive, weighted_graph),
+            7,
+            hyper={"nested": True},
+        ),
+        LossCase(
+            "ls_simclr_nested",
+            _graph(F.ls_simclr, weighted_graph),
+            7,
+            hyper={"nested": True, "center": True},
+        ),
         LossCase("ls_simclr", _graph(F.ls_simclr, weighted_graph), 7),
         LossCase(
             "ls_simclr_centred", _graph(F.ls_simclr, weighted_graph), 7, hyper={"center": True}

@@ -69,8 +69,6 @@ def _row_means(lengths: Tensor, r: Radial) -> Tensor:
 def _body(
     z: Tensor, kernel: str, parameter: float, knots: int, t_max: float, grad_z: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if z.is_cuda:
-        return _cuda_body(z, kernel, parameter, knots, t_max, grad_z)
     total, grad, none = _shapes(z, kernel, parameter, knots, t_max, grad_z)
     z = unit_stride(z)
     views, n, d = z.shape
@@ -144,7 +142,7 @@ _pairwise_kernel = register_op(
     "pairwise_kernel(Tensor z, str kernel, float parameter, int knots, float t_max, bool grad_z)"
     " -> (Tensor, Tensor, Tensor)",
     cpu=_body,
-    cuda=_body,
+    cuda=_cuda_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

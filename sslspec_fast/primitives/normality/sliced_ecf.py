@@ -49,8 +49,6 @@ def _shapes(
 def _body(
     z: Tensor, directions: Tensor, knots: int, t_max: float, grad_z: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if z.is_cuda:
-        return _cuda_body(z, directions, knots, t_max, grad_z)
     _, grad, none = _shapes(z, directions, knots, t_max, grad_z)
     z, directions = unit_stride(z), unit_stride(directions)
     d, count = directions.shape
@@ -106,7 +104,7 @@ _sliced_ecf = register_op(
     "sliced_ecf(Tensor z, Tensor directions, int knots, float t_max, bool grad_z)"
     " -> (Tensor, Tensor, Tensor)",
     cpu=_body,
-    cuda=_body,
+    cuda=_cuda_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.primitives import pairwise
-from sslspec_fast.primitives.pairwise.softmax import filtered
+from sslspec_fast.primitives.pairwise import filtered
 
 from ...support.row_cases import leaves, rows
 

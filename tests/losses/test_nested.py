@@ -1,0 +1,81 @@
+"""Nested spectral losses: sums over prefixes, ordered eigenvectors as the optimum, arguments."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+
+import sslspec_fast as sf
+import sslspec_fast.functional as F
+
+from ..support.cases import pair_rows, weighted_graph
+
+IMPLEMENTATIONS = ("fused", "torch")
+LOSSES = [(F.graph_spectral_contrastive, {}), (F.ls_simclr, {}), (F.ls_simclr, {"center": True})]
+WEIGHTS = [0.5, 0.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("loss", "options"), LOSSES)
+@pytest.mark.parametrize("nested", [True, WEIGHTS])
+def test_is_the_sum_over_prefixes(loss, options, nested, impl):
+    z, graph = pair_rows(20, 4)[0].requires_grad_(), weighted_graph(20)
+    c = [0.25] * 4 if nested is True else nested
+    parts = [loss(z[:, : m + 1], graph, return_terms=True, **options) for m in range(4)]
+    want = sum(weight * part[0] for weight, part in zip(c, parts, strict=True))
+    got, terms = loss(z, graph, nested=nested, return_terms=True, impl=impl, **options)
+    torch.testing.assert_close(got, want)
+    for name, value in terms.items():
+        expected = sum(weight * part[1][name] for weight, part in zip(c, parts, strict=True))
+        torch.testing.assert_close(value, expected)
+    ours, wanted = (torch.autograd.grad(x, z, retain_graph=True)[0] for x in (got, want))
+    torch.testing.assert_close(ours, wanted)
+
+
+@pytest.mark.parametrize(
+    ("loss", "form"),
+    [
+        (F.graph_spectral_contrastive, sf.spectral.spectral_contrastive),
+        (F.ls_simclr, sf.spectral.simclr),
+    ],
+)
+def test_descent_finds_the_eigenvectors_in_order(loss, form):
+    """The value and, up to signs, every column of the closed form; the plain loss fixes a span."""
+    n, k = 18, 3
+    graph = weighted_graph(n, isolated=False) + sf.PairGraph.from_edges(
+        torch.arange(n), torch.arange(n), torch.linspace(1, 4, n, dtype=torch.float64), n=n
+    )  # with a heavy diagonal, the first eigenvalues are positive and apart
+    best = form(graph, k)
+    optimum = np.mean([form(graph, m).loss for m in (1, 2, 3)])
+
+    def cost(flat):
+        z = torch.from_numpy(flat.reshape(n, k)).requires_grad_()
+        value = loss(z, graph, nested=True)
+        return value.item(), torch.autograd.grad(value, z)[0].numpy().ravel()
+
+    for seed in range(4):
+        start = np.random.default_rng(seed).standard_normal(n * k)
+        options = {"maxiter": 3000, "ftol": 1e-16, "gtol": 1e-11}
+        run = minimize(cost, start, jac=True, method="L-BFGS-B", options=options)
+        assert abs(run.fun - optimum) <= 1e-8 * abs(optimum)
+        found, wanted = run.x.reshape(n, k), np.asarray(best.embedding)
+        cosine = (found * wanted).sum(0) / np.linalg.norm(found, axis=0)
+        np.testing.assert_allclose(np.abs(cosine) / np.linalg.norm(wanted, axis=0), 1, atol=1e-6)
+
+
+def test_bad_weights():
+    z, graph = torch.zeros(6, 2), weighted_graph(6)
+    for loss, _ in LOSSES[:2]:
+        for nested, error, message in (
+            (
+                [1.0],
+                ValueError,
+                "nested must have one weight for each of the 2 columns of z, got 1",
+            ),
+            ([1.0, -1.0], ValueError, "nested must be finite and >= 0, not all 0, got -1.0"),
+            ([0.0, 0.0], ValueError, "not all 0, got only zeros"),
+            ("ab", TypeError, "nested must be True, False or a sequence of numbers, got str"),
+            (None, TypeError, "a sequence of numbers, got NoneType"),
+        ):
+            with pytest.raises(error, match=f"{loss.__name__}: .*{message}"):
+                loss(z, graph, nested=nested)
