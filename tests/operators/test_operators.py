@@ -16,7 +16,7 @@ from sslspec_fast.graph import PairGraph
 
 def _random(n: int, seed: int = 0, negative: bool = False) -> sp.csr_array:
     rng = np.random.default_rng(seed)
-    a = sp.random_array((n, n), density=0.15, rng=rng, format="csr")
+    a = sp.random_array((n, n), density=0.15, random_state=rng, format="csr")
     a = a + a.T
     if negative:
         a.data -= 0.5

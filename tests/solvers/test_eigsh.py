@@ -187,7 +187,7 @@ def test_repeatable_and_signed() -> None:
 
 
 def test_warm_start_saves_work() -> None:
-    half = sp.triu(sp.random_array((3000, 3000), density=4 / 3000, rng=np.random.default_rng(0)), 1)
+    half = sp.triu(sp.random_array((3000, 3000), density=4 / 3000, random_state=np.random.default_rng(0)), 1)
     half.data[:] = 1.0
     matrix = sp.csr_array(half + half.T)
     cold = eigsh(matrix, 8, method="chebyshev", tol=1e-9)

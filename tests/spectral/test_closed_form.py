@@ -361,7 +361,7 @@ def test_a_row_that_the_equation_leaves_open_is_nan_even_alone():
 
 
 def test_sparse_rows_stay_sparse():
-    w = sp.random_array((60, 60), density=0.2, rng=np.random.default_rng(0))
+    w = sp.random_array((60, 60), density=0.2, random_state=np.random.default_rng(0))
     w = sp.csr_array(w + w.T)
     form = spectral.spectral_contrastive(w, 3)
     np.testing.assert_allclose(form.transform(w), form.transform(w.toarray()))
@@ -369,7 +369,7 @@ def test_sparse_rows_stay_sparse():
 
 
 def test_gap_takes_what_the_closed_forms_take():
-    w = sp.random_array((40, 40), density=0.2, rng=np.random.default_rng(0))
+    w = sp.random_array((40, 40), density=0.2, random_state=np.random.default_rng(0))
     w = sp.csr_array(w + w.T)
     for graph in (w, w.toarray(), PairGraph.from_sparse(w)):
         z = spectral.simclr(graph, 3).embedding

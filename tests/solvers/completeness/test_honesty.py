@@ -69,7 +69,7 @@ def test_the_gap_behind_more_copies_than_wanted(method: str) -> None:
     matrix = (q * values) @ q.T
     matrix = sp.csr_array((matrix + matrix.T) / 2)
     right_or_honest(solve(matrix, 20, method=method, tol=1e-9), values)
-    part = sp.random_array((40, 40), density=0.1, rng=rng)
+    part = sp.random_array((40, 40), density=0.1, random_state=rng)
     blocks = sp.csr_array(sp.block_diag([part + part.T] * 16))
     exact = np.repeat(np.linalg.eigvalsh((part + part.T).toarray()), 16)
     for k in (1, 2, 5):
@@ -173,7 +173,7 @@ def test_torch_operators_may_return_what_they_got() -> None:
 def test_matrices_far_from_norm_one(scale: float, method: str) -> None:
     """Squares that underflow once made rubbish orthonormal, and residuals 0."""
     rng = np.random.default_rng(0)
-    upper = sp.random_array((700, 700), density=0.02, rng=rng)
+    upper = sp.random_array((700, 700), density=0.02, random_state=rng)
     plain = sp.csr_array((upper + upper.T) / 6)
     exact = np.linalg.eigvalsh(plain.toarray())
     seen: list[dict[str, Any]] = []
@@ -258,7 +258,7 @@ def test_a_start_from_one_component(method: str, precision: str) -> None:
     rng = np.random.default_rng(0)
     parts = []
     for m, density in ((600, 0.03), (300, 0.06)):
-        half = sp.triu(sp.random_array((m, m), density=density, rng=rng), 1)
+        half = sp.triu(sp.random_array((m, m), density=density, random_state=rng), 1)
         half.data[:] = 1.0
         parts.append(sp.csr_array(half + half.T))
     matrix = sp.csr_array(sp.block_diag(parts))
