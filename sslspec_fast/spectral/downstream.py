@@ -36,6 +36,8 @@ def _targets(y: Any, n: int) -> Array:
 
 def active_span(z: Array, relative: float = 1e-12) -> Array:
     """(n, r) orthonormal basis of the columns of z; singular values count by their squares."""
+    if z.shape[1] == 0:  # scipy before 1.14 has no SVD of an empty matrix
+        return z
     u, s, _ = sla.svd(z, full_matrices=False)
     return u[:, s**2 > relative * s.max(initial=0.0) ** 2] if s.size and s[0] > 0 else u[:, :0]
 

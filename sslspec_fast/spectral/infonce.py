@@ -75,7 +75,7 @@ def entropy_bound(graph: Any, *, reduction: str = "mean") -> float:
 
 def _entropy(rel: Relation, reduction: str) -> float:
     matrix = rel.sparse()
-    matrix.setdiag(0.0)
+    matrix.data[np.repeat(np.arange(rel.n), np.diff(matrix.indptr)) == matrix.indices] = 0.0
     matrix.eliminate_zeros()
     degree = np.asarray(matrix.sum(axis=1)).ravel()
     rows = np.repeat(np.arange(rel.n), np.diff(matrix.indptr))

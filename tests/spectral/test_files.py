@@ -194,7 +194,7 @@ def test_label_files(tmp_path):
 # ---- arrays and matrices -----------------------------------------------------------------
 
 
-W = sp.random_array((12, 12), density=0.3, rng=np.random.default_rng(1)).tocsr()
+W = sp.random_array((12, 12), density=0.3, random_state=np.random.default_rng(1)).tocsr()
 W = (W + W.T).tocsr()
 
 

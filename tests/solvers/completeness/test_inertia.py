@@ -22,7 +22,9 @@ LINE = sp.csr_array(sp.diags_array(np.linspace(0, 1, 1000)))
 
 
 def random_matrix(n: int, seed: int) -> sp.csr_array:
-    half = sp.random_array((n, n), density=min(1.0, 3 / n), random_state=np.random.default_rng(seed))
+    half = sp.random_array(
+        (n, n), density=min(1.0, 3 / n), random_state=np.random.default_rng(seed)
+    )
     return sp.csr_array(half + half.T)
 
 
