@@ -16,6 +16,7 @@ import torch
 from sslspec_fast import operators
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.operators import SymmetricOperator
+from sslspec_fast.solvers.problem.scaling import usual_row
 
 __all__ = ["Relation", "to_numpy"]
 
@@ -140,11 +141,8 @@ class Relation:
     def usual_row(self) -> float:
         """Median of sum_j |G_ij| over the rows that are not empty; 0 without any."""
         if not self.is_signed:
-            size = self.degree
-        else:
-            whole = self.sparse() if self.dense_matrix is None else self.dense_matrix
-            size = np.asarray(abs(whole).sum(axis=1)).ravel()
-        return float(np.median(size[size > 0])) if (size > 0).any() else 0.0
+            return usual_row(self.degree)
+        return usual_row(self.sparse() if self.dense_matrix is None else self.dense_matrix)
 
     def sparse(self) -> sp.csr_array:
         """A CSR copy of G (materialises implicit cliques)."""

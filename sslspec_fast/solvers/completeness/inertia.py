@@ -26,6 +26,7 @@ import scipy.linalg
 from sslspec_fast.operators.base import Deflated, SymmetricOperator
 from sslspec_fast.solvers.linalg.basis import host_memory
 from sslspec_fast.solvers.linalg.factorization import SingularFactor, structure, symmetric_factor
+from sslspec_fast.solvers.problem.scaling import usual_row
 from sslspec_fast.solvers.problem.task import Known
 
 __all__ = ["Count", "Proof", "counting"]
@@ -144,7 +145,8 @@ def _prove(
     else:
         shifts = [last + place * max(tol, _NEAR * norm) for place in _ABOVE]
         # what is known to tol is known only where tol is small beside the values, or a usual row
-        if shifts[-1] - last > _SMALL * max(float(np.abs(values).max()), _usual_row(matrix)):
+        size = max(float(np.abs(values).max()), usual_row(matrix) or math.inf)
+        if shifts[-1] - last > _SMALL * size:
             return Proof(0, 0, 0, shifts[0], math.inf)
     best: Proof | None = None
     for shift in shifts:
@@ -160,12 +162,6 @@ def _prove(
             return found
         best = best or found
     return best or Proof(0, 0, 0, shifts[0], math.inf)
-
-
-def _usual_row(matrix: Any) -> float:
-    """Median of sum_j |a_ij| over the rows that are not empty."""
-    size = np.asarray(abs(matrix).sum(axis=1)).ravel()
-    return float(np.median(size[size > 0])) if (size > 0).any() else math.inf
 
 
 def _count(

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from sslspec_fast.operators.convert import to_array, trial
 from sslspec_fast.operators.csr import CsrOperator
 from sslspec_fast.solvers.result import EigResult
 
-__all__ = ["at_unit_norm", "power_near", "unit_of"]
+__all__ = ["at_unit_norm", "power_near", "unit_of", "usual_row"]
 
 _NEAR = 40  # norms from 2^-40 to 2^40 are left alone
 _WIDE = 40  # likewise scales of rows that are so far from each other
@@ -36,6 +37,15 @@ def power_near(size: float, exponent: int = 0) -> float:
     if abs(exponent) <= _NEAR:
         return 1.0
     return 4.0 ** (min(max(exponent, -1000), 1000) // 2)
+
+
+def usual_row(matrix: Any) -> float:
+    """Median of sum_j |a_ij| over the rows that are not empty; 0 without any.
+
+    matrix: dense or sparse (n, n), or these sums (n,).
+    """
+    size = np.asarray(abs(matrix).sum(axis=1) if matrix.ndim == 2 else matrix).ravel()
+    return float(np.median(size[size > 0])) if (size > 0).any() else 0.0
 
 
 def unit_of(op: SymmetricOperator) -> float | None:
