@@ -41,16 +41,20 @@ template <typename... Parts>
     if (!(condition)) ::sslspec::fail(__VA_ARGS__); \
   } while (0)
 
-// A dense matrix or vector of the expected shape, dtype and device whose last dimension is contiguous.
+// A dense matrix or vector of the expected shape, dtype and device whose last dimension is contiguous. The strides of
+// an empty one mean nothing: those of numpy are 0, and torch calls any contiguous.
 inline void check_dense(const char* op, const char* name, const TensorView& t, int ndim, const int64_t* shape,
                         DType dtype, int device) {
   SSLSPEC_CHECK(t.ndim == ndim, op, ": ", name, " must have ", ndim, " dimensions, got ", t.ndim);
-  for (int i = 0; i < ndim; ++i)
+  bool empty = false;
+  for (int i = 0; i < ndim; ++i) {
+    empty = empty || shape[i] == 0;
     SSLSPEC_CHECK(t.shape[i] == shape[i], op, ": ", name, " must have size ", shape[i], " in dimension ", i,
                   ", got shape ", shape_text(t));
+  }
   SSLSPEC_CHECK(t.dtype == dtype, op, ": ", name, " must be ", dtype, ", got ", t.dtype);
   SSLSPEC_CHECK(t.device == device, op, ": ", name, " must be on device ", device, ", got ", t.device);
-  SSLSPEC_CHECK(ndim == 0 || t.shape[ndim - 1] <= 1 || t.stride[ndim - 1] == 1, op, ": ", name,
+  SSLSPEC_CHECK(ndim == 0 || empty || t.shape[ndim - 1] <= 1 || t.stride[ndim - 1] == 1, op, ": ", name,
                 " must be contiguous in its last dimension, got stride ", t.stride[ndim ? ndim - 1 : 0]);
 }
 inline void check_matrix(const char* op, const char* name, const TensorView& t, int64_t rows, int64_t cols, DType dtype,

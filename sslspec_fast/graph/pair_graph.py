@@ -16,7 +16,7 @@ from ..primitives.sparse.csr import Csr
 from .build import csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
-from .relation import Relation, components, constant_when_traced
+from .relation import Relation, components, constant_when_traced, cuthill_mckee
 from .stored import Stored
 from .total import add
 
@@ -391,8 +391,8 @@ class PairGraph:
         the graph has a geometry; compute with Z[order] and undo with out[order] = Z'.
         """
         a = self.to_scipy()
-        perm = scipy.sparse.csgraph.reverse_cuthill_mckee(a, symmetric_mode=self.is_symmetric)
-        order = torch.from_numpy(perm.astype(np.int64)).to(self.device)
+        perm = cuthill_mckee(a, self.is_symmetric)
+        order = torch.from_numpy(perm).to(self.device)
         return PairGraph.from_sparse(a[perm][:, perm]).to(self.device), order
 
     def __repr__(self) -> str:

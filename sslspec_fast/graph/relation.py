@@ -136,6 +136,14 @@ def index_dtype(n: int) -> torch.dtype:
     return torch.int32 if n < 2**31 else torch.int64
 
 
+def cuthill_mckee(a: Any, symmetric: bool) -> np.ndarray:
+    """(n,) int64: the order of reverse Cuthill and McKee of a scipy CSR matrix with n >= 0 rows."""
+    if a.shape[0] == 0:  # scipy asks for a row
+        return np.zeros(0, dtype=np.int64)
+    order = scipy.sparse.csgraph.reverse_cuthill_mckee(a, symmetric_mode=symmetric)
+    return order.astype(np.int64)
+
+
 def components(relation: Relation) -> tuple[int, np.ndarray]:
     """(count, labels (n,) int64), numbered by their first row, from the bipartite hub graph."""
     nodes, hubs, n_hubs = relation.hub_edges()

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from sslspec_fast.graph import PairGraph
 
+from ..versions import traces_graphs
+
 LABELS = [2, 5, 2, -1, 5, 5, 9, -3, 2, 2, 5, 7]
 RNG = np.random.default_rng(0)
 ROWS, COLS = RNG.integers(0, 12, 40), RNG.integers(0, 12, 40)
@@ -129,6 +131,16 @@ def test_cupy_matrices_are_told_by_their_module() -> None:
         PairGraph.from_sparse(Matrix())
 
 
+def test_graphs_without_rows_take_tensors_of_any_stride() -> None:
+    g = PairGraph.from_edges([], [], n=0)
+    x = torch.from_numpy(np.empty((0, 3)))  # numpy's strides are 0 where a length is
+    assert g.matmul(x).shape == (0, 3)
+    assert g.edge_dot(x, x).shape == g.edge_sqdist(x).shape == (0,)
+    assert torch.equal(g.covariance(x), torch.zeros(3, 3, dtype=torch.float64))
+    h, order = g.reorder()
+    assert (h.n, order.shape) == (0, (0,))
+
+
 def test_later_changes_of_the_input_do_not_reach_the_graph() -> None:
     a = scipy.sparse.csr_array(np.array([[0.0, 2.0], [2.0, 0.0]]))
     g = PairGraph.from_sparse(a)
@@ -194,6 +206,7 @@ def test_gradients(graph: PairGraph) -> None:
     assert check(graph.covariance, (x, y))
 
 
+@traces_graphs
 @pytest.mark.parametrize("name", ["two views", "labels, 1/n_c", "directed edges", "three parts"])
 def test_products_and_gradients_compile_in_one_graph(name: str) -> None:
     graph = GRAPHS[name]()
@@ -210,6 +223,7 @@ def test_products_and_gradients_compile_in_one_graph(name: str) -> None:
     assert torch.allclose(torch.autograd.grad(compiled(x), x)[0], eager)
 
 
+@traces_graphs
 def test_a_compiled_product_that_torch_shows_in_no_order_is_an_error() -> None:
     # torch.compile hands `G @ X` and `X @ G` over as the same call
     graph = GRAPHS["directed edges"]()
