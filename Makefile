@@ -14,7 +14,7 @@ export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),nat
 TEST_NEEDS := pytest pytest-xdist hypothesis pandas scikit-build-core scikit-learn matplotlib tqdm
 LINT_NEEDS := ruff mypy codespell clang-format
 
-.PHONY: demo test test-isa fuzz lint bench check clean help
+.PHONY: demo test test-isa test-lowest sanitize fuzz lint bench check clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -31,8 +31,27 @@ test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, ca
 	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/losses || exit 1; done
 
 FUZZ ?= 300
-fuzz: $(VENV)/.package $(VENV)/.test      ## the property tests of the losses on FUZZ new examples per loss
-	SSLSPEC_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/properties
+fuzz: $(VENV)/.package $(VENV)/.test      ## the property tests on FUZZ new examples each
+	SSLSPEC_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/properties tests/spectral/test_damaged_files.py
+
+# Each build has a folder of its own; nothing of it is installed in the environment.
+sanitize: $(VENV)/.package $(VENV)/.test .sanitize/address/.built .sanitize/thread/.built  ## the core under sanitizers
+	tests/sanitize/run .sanitize $(BIN)
+
+.sanitize/address/.built: CHECKS := address,undefined
+.sanitize/thread/.built: CHECKS := thread
+.sanitize/%/.built: $(SOURCES) tests/sanitize/threads.cpp | $(VENV)/.created
+	SSLSPEC_CUDA=OFF SSLSPEC_SANITIZE=$(CHECKS) $(PIP) --no-deps --upgrade --target .sanitize/$* \
+	  --config-settings=build-dir=.sanitize/build-$* --config-settings=install.strip=false .
+	touch $@
+
+# The lowest versions that pyproject.toml allows, in an environment of their own (CONTRIBUTING.md).
+LOWEST := .venv-lowest
+test-lowest: $(SOURCES) constraints-lowest.txt  ## the whole test suite with the lowest versions that are supported
+	test -d $(LOWEST) || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
+	  --constraint constraints-lowest.txt '.[demo,sklearn]' $(TEST_NEEDS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n auto
 
 lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	$(BIN)/ruff check .
@@ -49,7 +68,7 @@ check: $(VENV)/.package                   ## versions, instruction set, CUDA arc
 	$(BIN)/python -I -m sslspec_fast
 
 clean:                                    ## remove the environment, build outputs and demo outputs
-	rm -rf $(VENV) build dist demo bench_results .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(LOWEST) .sanitize build dist demo bench_results .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "simd/memory.h"
 #include "simd/parallel.h"
 #include "simd/scratch.h"
 #include "simd/tail.h"
@@ -91,7 +92,7 @@ template <bool kWeighted, typename T>
 void gram_direct(const BasisGramArgs<T>& args, int64_t begin, int64_t end, double* sums) {
   constexpr int L = kLanes<T>;
   const int64_t q = args.q;
-  std::memset(sums, 0, sizeof(double) * args.p * q);
+  zero(sums, args.p * q);
   for (int64_t r = begin; r < end; r += Wide<T>::kDepth) {
     const int64_t rows = min64(Wide<T>::kDepth, end - r);
     double* out = sums;
@@ -121,7 +122,7 @@ void gram_chunk(const BasisGramArgs<T>& args, int64_t begin, int64_t end, double
   P* left = room<P>(kLeft, W::kDepth * lda);
   P* right = room<P>(kRight, W::kDepth * round_up(q, W::kCols));
   P* part = room<P>(kOut, p * q);
-  std::memset(sums, 0, sizeof(double) * p * q);
+  zero(sums, p * q);
   for (int64_t r = begin; r < end; r += W::kDepth) {
     const int64_t rows = min64(W::kDepth, end - r);
     int64_t at = 0;
@@ -136,7 +137,7 @@ void gram_chunk(const BasisGramArgs<T>& args, int64_t begin, int64_t end, double
       convert(args.b + r * args.ldb + c, args.ldb, args.w == nullptr ? nullptr : args.w + r, rows, cols,
               round_up(cols, kLanes<P>), right + c * rows, W::kCols);
     }
-    std::memset(part, 0, sizeof(P) * p * q);
+    zero(part, p * q);
     block_accumulate<true>(left, lda, p, rows, right, rows, 0, part, q, q);
     for (int64_t k = 0; k < p * q; ++k) sums[k] += part[k];
   }
@@ -211,7 +212,7 @@ struct Combination {
     for (int64_t i = 0; i < count; ++i, y += args.ldy) {
       const T* sum = out + i * args.q;
       if (args.beta == T(0))
-        std::memcpy(y, sum, sizeof(T) * args.q);
+        copy_all(y, sum, args.q);
       else
         for (int64_t k = 0; k < args.q; ++k) y[k] = args.beta * y[k] + sum[k];
     }
@@ -240,7 +241,7 @@ void basis_gram(const BasisGramArgs<T>& args) {
     else
       gram_chunk<T>(args, begin, end, sums);
   });
-  std::memset(args.g, 0, sizeof(double) * size);
+  zero(args.g, size);
   for (int64_t chunk = 0; chunk < chunks; ++chunk)
     for (int64_t k = 0; k < size; ++k) args.g[k] += args.workspace[chunk * size + k];
 }

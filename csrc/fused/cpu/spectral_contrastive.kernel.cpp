@@ -10,6 +10,7 @@
 // is given by the shapes alone.
 #include "fused/cpu/spectral_contrastive.h"
 
+#include "simd/memory.h"
 #include "simd/row_math.h"
 #include "simd/scratch.h"
 #include "simd/tile.h"
@@ -132,7 +133,7 @@ struct Spectral {
     for (int view = 0; view < 2; ++view) {
       if (p.grad[view] == nullptr) continue;
       T* grad = p.grad[view] + r * p.d;
-      std::memset(grad, 0, sizeof(T) * static_cast<size_t>(rows * p.d));
+      zero(grad, rows * p.d);
       block_accumulate<false>(row[view], width, rows, p.d, panel(1 - view, 0), p.d, int64_t(0), grad, p.d, p.d);
       for (int64_t k = 0; k < rows; ++k)
         finish(view, r + k, row[view] + k * width, row[1 - view] + k * width, grad + k * p.d);

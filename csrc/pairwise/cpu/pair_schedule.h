@@ -13,9 +13,7 @@
 #pragma once
 #include <sched.h>
 
-#include <cstdlib>
-#include <cstring>
-
+#include "simd/memory.h"
 #include "simd/parallel.h"
 #include "simd/scratch.h"
 #include "simd/subnormal.h"
@@ -58,7 +56,7 @@ void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int
   if (count == 0) return;
   const size_t bytes = static_cast<size_t>(ids) * sizeof(int64_t);
   int64_t* been = static_cast<int64_t*>(scratch(3, bytes));  // pairs that each block has been through
-  std::memset(been, 0, bytes);
+  zero(been, ids);
   const auto wait = [&](int64_t block, int64_t turn) {
     for (int spins = 0; __atomic_load_n(been + block, __ATOMIC_ACQUIRE) != turn; ++spins)
       if (spins >= 100) sched_yield();

@@ -5,6 +5,7 @@
 
 #include "pairwise/cpu/pair_schedule.h"
 #include "pairwise/cpu/pairwise.h"
+#include "simd/memory.h"
 #include "simd/scratch.h"
 #include "simd/tile.h"
 
@@ -159,7 +160,6 @@ struct PairwiseBlocks {
     limit = __builtin_sqrt(a2) * __builtin_sqrt(b2) * __builtin_fabs(double(logit_scale));
   }
 
-  static void zero(T* x, int64_t count) { __builtin_memset(x, 0, sizeof(T) * static_cast<size_t>(count)); }
   static double largest(const T* x, int64_t count) {
     double m = 0;
     for (int64_t i = 0; i < count; ++i)
@@ -209,7 +209,7 @@ struct PairwiseBlocks {
 template <typename T>
 struct PairwisePanels : PairwiseBlocks<Exact<T>> {
   using Base = PairwiseBlocks<Exact<T>>;
-  using Base::p, Base::w, Base::zero, Base::V, Base::L, Base::kLd;
+  using Base::p, Base::w, Base::V, Base::L, Base::kLd;
   static constexpr int kTogether = 1;  // rows of weights that are stored together
   static constexpr int64_t kTileSize = kLd * kLd;
 

@@ -126,7 +126,7 @@ struct Prefixes : PrefixPanels<T> {
     if (!p.symmetric) divide(p.m, w.m_pad, w.col, q.beta, q.grad_beta);
   }
   void weights(int64_t n, int64_t pad, const Side& side, const T* lse, const T* grad, T* out) const {
-    __builtin_memset(out, 0, sizeof(T) * static_cast<size_t>(n * p.d));
+    zero(out, n * p.d);
     for (int64_t h = 0; h < q.prefixes; ++h)
       for (int64_t i = 0, k = h * pad, at = h * n; i < pad; ++i, ++k, ++at) {
         side.shift[k] = -kFloor, side.weight[k] = side.dot[k] = 0;  // that shift makes every exponential 0

@@ -56,7 +56,7 @@ struct Sigmoid : PairwisePanels<T> {
   }
 
   void forward() {
-    Base::zero(p.row_lse, p.n);
+    zero(p.row_lse, p.n);
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
@@ -70,8 +70,8 @@ struct Sigmoid : PairwisePanels<T> {
   // the row sums if they are wanted too.
   template <bool kValue>
   void backward() {
-    Base::zero(p.row_lse, p.n);
-    if (kValue) Base::zero(p.row_sum, p.n);
+    zero(p.row_lse, p.n);
+    if (kValue) zero(p.row_sum, p.n);
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));

@@ -20,8 +20,7 @@ struct Softmax : Panels {
   using Base = Panels;
   using T = typename Panels::T;
   using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::for_tiles, Base::logit_scale,
-      Base::zero, Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether, Base::kTileSize, Base::put,
-      Base::accumulate;
+      Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether, Base::kTileSize, Base::put, Base::accumulate;
   // r log2(e) below this keeps the exponentials, their sums over 2^40 pairs and the weights normal numbers
   static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;
   static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf

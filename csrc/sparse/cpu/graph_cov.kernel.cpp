@@ -10,6 +10,7 @@
 #include "sparse/cpu/graph_cov.h"
 
 #include "sparse/cpu/gather.h"
+#include "simd/memory.h"
 #include "simd/parallel.h"
 #include "simd/scratch.h"
 #include "simd/tile.h"
@@ -120,16 +121,16 @@ void multiply_rows(const T* p, int64_t ldp, int64_t rows, int64_t e, const T* pa
 
 // Rows [begin, end) of x as they are, or in a padded copy when a register tile would read past their end.
 template <typename T>
-const T* padded_rows(const T* x, int64_t& ldx, int64_t begin, int64_t rows, int64_t d, T* copy) {
+const T* padded_rows(const T* x, int64_t& ldx, int64_t begin, int64_t rows, int64_t d, T* padded) {
   const T* block = x + begin * ldx;
   if (d % Tile<T>::kRows == 0) return block;
   const int64_t ld = round_up(d, Tile<T>::kRows);
   for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(copy + r * ld, block + r * ldx, d * sizeof(T));
-    for (int64_t k = d; k < ld; ++k) copy[r * ld + k] = 0;
+    copy_all(padded + r * ld, block + r * ldx, d);
+    for (int64_t k = d; k < ld; ++k) padded[r * ld + k] = 0;
   }
   ldx = ld;
-  return copy;
+  return padded;
 }
 
 }  // namespace
@@ -145,17 +146,17 @@ void graph_cov(const GraphCovArgs<T>& p) {
   const int64_t size = p.d * p.e, slots = graph_cov_slots<T>(p.a.n, p.d, p.e);
   parallel_for(slots, p.threads, [&](int64_t s) {
     T* slot = p.slots + s * size;
-    std::memset(slot, 0, size * sizeof(T));
+    zero(slot, size);
     const int64_t begin = split_rows(p.a.indptr, p.a.n, s, slots), end = split_rows(p.a.indptr, p.a.n, s + 1, slots);
     T* carry = static_cast<T*>(scratch(kCarry, p.e * sizeof(T)));
     T* panels = static_cast<T*>(scratch(kProduct, kBlock * round_up(p.e, Tile<T>::kCols) * sizeof(T)));
-    T* copy = static_cast<T*>(scratch(kRows, kBlock * round_up(p.d, Tile<T>::kRows) * sizeof(T)));
+    T* padded = static_cast<T*>(scratch(kRows, kBlock * round_up(p.d, Tile<T>::kRows) * sizeof(T)));
     for (int64_t i = begin; i < end; i += kBlock) {
       const int64_t rows = min64(kBlock, end - i);
       PanelRows<T> sink{panels, i};
       gather_rows<Term::neighbours, T>(p.a, i, i + rows, nullptr, 0, p.y, p.ldy, p.e, carry, sink);
       int64_t ldx = p.ldx;
-      const T* x = padded_rows(p.x, ldx, i, rows, p.d, copy);
+      const T* x = padded_rows(p.x, ldx, i, rows, p.d, padded);
       add_outer(x, ldx, rows, p.d, panels, p.e, slot);
     }
   });
@@ -163,7 +164,7 @@ void graph_cov(const GraphCovArgs<T>& p) {
     T* sum = p.slots + k * p.e;
     for (int64_t s = 1; s < slots; ++s)
       for (int64_t l = 0; l < p.e; ++l) sum[l] += sum[s * size + l];
-    if (!p.a.upper) std::memcpy(p.out + k * p.e, sum, p.e * sizeof(T));
+    if (!p.a.upper) copy_all(p.out + k * p.e, sum, p.e);
   });
   if (p.a.upper)
     for (int64_t k = 0; k < p.d; ++k)

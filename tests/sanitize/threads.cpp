@@ -1,0 +1,356 @@
+// Every kernel of the core on several threads, for ThreadSanitizer. GCC's ThreadSanitizer does not see how libgomp
+// joins its threads and would report what is no race, so the three functions that the kernels need of OpenMP are here,
+// made of std::thread.
+//
+//   sslspec_threads        runs each kernel on 1 and on 4 threads, and twice at once; the results must have equal bits
+//   sslspec_threads sum    a race planted in tasks of parallel_for: ThreadSanitizer must report it
+//   sslspec_threads pairs  one planted in the schedule of block pairs
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <initializer_list>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include "basis/basis.h"
+#include "fused/spectral_contrastive.h"
+#include "fused/two_views.h"
+#include "gram/gram.h"
+#include "pairwise/cpu/pair_schedule.h"
+#include "pairwise/pairwise.h"
+#include "pairwise/prefixes.h"
+#include "rows/moments.h"
+#include "rows/unit_rows.h"
+#include "simd/isa.h"
+#include "sparse/edges.h"
+#include "sparse/graph_cov.h"
+#include "sparse/spmm.h"
+
+namespace {
+thread_local int thread_number = 0;
+}
+
+extern "C" int omp_get_thread_num() { return thread_number; }
+
+extern "C" void GOMP_parallel(void (*region)(void*), void* shared, unsigned threads, unsigned) {
+  // All begin at once, or the first would be done before the last is there. Relaxed: this orders nothing else.
+  std::atomic<unsigned> here{0};
+  const auto run = [&](unsigned number) {
+    thread_number = static_cast<int>(number);
+    here.fetch_add(1, std::memory_order_relaxed);
+    while (here.load(std::memory_order_relaxed) < threads) std::this_thread::yield();
+    region(shared);
+  };
+  std::vector<std::thread> team;
+  for (unsigned t = 1; t < threads; ++t) team.emplace_back(run, t);
+  run(0);
+  for (std::thread& t : team) t.join();
+}
+
+namespace sslspec {
+namespace {
+
+template <typename T>
+constexpr DType dtype_of() {
+  return std::is_same_v<T, float>      ? DType::f32
+         : std::is_same_v<T, double>   ? DType::f64
+         : std::is_same_v<T, uint16_t> ? DType::bf16
+         : std::is_same_v<T, int32_t>  ? DType::i32
+                                       : DType::i64;
+}
+
+// A contiguous array that owns its memory.
+template <typename T>
+struct Array {
+  std::vector<T> data;
+  TensorView view;
+
+  Array(std::initializer_list<int64_t> shape, T value = T(0)) {
+    int64_t size = 1;
+    for (const int64_t length : shape) view.shape[view.ndim++] = length, size *= length;
+    for (int64_t i = view.ndim - 1, step = 1; i >= 0; step *= view.shape[i--]) view.stride[i] = step;
+    data.assign(static_cast<size_t>(std::max<int64_t>(size, 1)), value);
+    view.data = data.data(), view.dtype = dtype_of<T>();
+  }
+  Array(const Array&) = delete;
+  operator TensorView() const { return view; }
+};
+
+template <typename T>
+void fill(Array<T>& a, unsigned seed) {
+  for (T& x : a.data) {
+    seed = seed * 1664525u + 1013904223u;
+    x = static_cast<T>(static_cast<double>(seed >> 8) / (1 << 23) - 1.0);
+  }
+}
+
+template <typename T>
+struct Filled : Array<T> {
+  Filled(std::initializer_list<int64_t> shape, unsigned seed) : Array<T>(shape) { fill(*this, seed); }
+};
+
+// The threads of a run, and the bytes of all results.
+struct Run {
+  int threads;
+  std::vector<unsigned char> bytes;
+
+  template <typename T>
+  void keep(const Array<T>& a) {
+    const auto* first = reinterpret_cast<const unsigned char*>(a.data.data());
+    bytes.insert(bytes.end(), first, first + a.data.size() * sizeof(T));
+  }
+  template <typename... A>
+  void keep(const A&... arrays) {
+    (keep(arrays), ...);
+  }
+};
+
+constexpr TensorView kNone{};
+
+template <typename T>
+void softmax(Run& run, int64_t n, int64_t m, int64_t d, bool symmetric, bool ids) {
+  const int kind = static_cast<int>(dtype_of<T>());
+  const Filled<T> a({n, d}, 1), b({m, d}, 2), grad_row({n}, 3), grad_col({m}, 4);
+  Array<T> scale({}, T(0.7)), row({n}), col({m}), grad_a({n, d}), grad_b({m, d});
+  Array<int32_t> ids_a({n}), ids_b({m});
+  for (int64_t i = 0; i < n; ++i) ids_a.data[i] = static_cast<int32_t>(i % 50);
+  for (int64_t j = 0; j < m; ++j) ids_b.data[j] = static_cast<int32_t>(j % 50);
+  const TensorView right = symmetric ? kNone : b.view, left_ids = ids ? ids_a.view : kNone,
+                   right_ids = ids && !symmetric ? ids_b.view : kNone;
+  const TensorView columns = symmetric ? kNone : col.view, gradient = symmetric ? kNone : grad_col.view;
+  Array<T> work({pairwise_workspace_size(n, m, d, kind, symmetric, false)});
+  pairwise_forward(a, right, scale, left_ids, right_ids, kNone, kNone, true, row, columns, work, run.threads);
+  Array<T> more({pairwise_workspace_size(n, m, d, kind, symmetric, true)});
+  pairwise_backward(a, right, scale, left_ids, right_ids, kNone, kNone, true, row, columns, grad_row, gradient, grad_a,
+                    symmetric ? kNone : grad_b.view, more, run.threads);
+  run.keep(row, col, grad_a, grad_b);
+}
+
+void softmax_of_bf16(Run& run, int64_t n, int64_t m, int64_t d) {
+  if (!cpu::bf16_products()) return;
+  const auto rounded = [](Array<uint16_t>& out, unsigned seed) {
+    Filled<float> x({static_cast<int64_t>(out.data.size())}, seed);
+    for (size_t i = 0; i < out.data.size(); ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &x.data[i], sizeof bits);
+      out.data[i] = static_cast<uint16_t>(bits >> 16);
+    }
+  };
+  Array<uint16_t> a({n, d}), b({m, d});
+  rounded(a, 1), rounded(b, 2);
+  const Filled<float> grad_row({n}, 3), grad_col({m}, 4);
+  Array<float> scale({}, 0.7f), row({n}), col({m}), grad_a({n, d}), grad_b({m, d});
+  const int kind = static_cast<int>(DType::bf16);
+  Array<float> work({pairwise_workspace_size(n, m, d, kind, false, false)});
+  pairwise_forward(a, b, scale, kNone, kNone, kNone, kNone, false, row, col, work, run.threads);
+  Array<float> more({pairwise_workspace_size(n, m, d, kind, false, true)});
+  pairwise_backward(a, b, scale, kNone, kNone, kNone, kNone, false, row, col, grad_row, grad_col, grad_a, grad_b, more,
+                    run.threads);
+  run.keep(row, col, grad_a, grad_b);
+}
+
+template <typename T>
+void sigmoid_and_rows(Run& run, int64_t n, int64_t m, int64_t d) {
+  const int kind = static_cast<int>(dtype_of<T>());
+  const Filled<T> a({n, d}, 1), b({m, d}, 2), weight({n}, 3), positive({n}, 4);
+  Array<T> scale({}, T(0.7)), bias({}, T(-1)), row({n}), again({n}), by_bias({n}), grad_a({n, d}), grad_b({m, d});
+  Array<T> work({pairwise_workspace_size(n, m, d, kind, false, false)});
+  pairwise_sigmoid_forward(a, b, scale, bias, true, row, work, run.threads);
+  Array<T> more({pairwise_workspace_size(n, m, d, kind, false, true)});
+  pairwise_sigmoid_backward(a, b, scale, bias, true, weight, by_bias, again, grad_a, grad_b, more, run.threads);
+  run.keep(row, again, by_bias, grad_a, grad_b);
+  Array<T> panel({pairwise_rows_panel_size(m, kind)}), pull({n});
+  pairwise_rows(a, b, scale, true, positive, weight, row, pull, grad_a, grad_b, more, panel, run.threads);
+  run.keep(row, pull, grad_a, grad_b);
+}
+
+template <typename T>
+void prefixes(Run& run, int64_t n, int64_t m, int64_t d, bool symmetric) {
+  const int kind = static_cast<int>(dtype_of<T>());
+  const Filled<T> a({n, d}, 1), b({m, d}, 2), grad_row({2, n}, 3), grad_col({2, m}, 4);
+  Array<int64_t> dims({2});
+  dims.data = {d / 2, d};
+  Array<T> alpha({2, n}, T(0.6)), beta({2, m}, T(0.8)), row({2, n}), col({2, m}), grad_a({n, d}), grad_b({m, d}),
+      grad_alpha({2, n}), grad_beta({2, m});
+  dims.view.data = dims.data.data();
+  const auto other = [&](const Array<T>& x) { return symmetric ? kNone : x.view; };
+  Array<T> work({pairwise_prefixes_workspace_size(n, m, d, 2, kind, symmetric, false)});
+  pairwise_prefixes_forward(a, other(b), dims, alpha, other(beta), kNone, row, other(col), work, run.threads);
+  Array<T> more({pairwise_prefixes_workspace_size(n, m, d, 2, kind, symmetric, true)});
+  pairwise_prefixes_backward(a, other(b), dims, alpha, other(beta), kNone, row, other(col), grad_row, other(grad_col),
+                             grad_a, other(grad_b), grad_alpha, other(grad_beta), more, run.threads);
+  run.keep(row, col, grad_a, grad_b, grad_alpha, grad_beta);
+}
+
+template <typename T>
+void two_views(Run& run, int64_t n, int64_t d) {
+  const int kind = static_cast<int>(dtype_of<T>());
+  const Filled<T> z1({n, d}, 1), z2({n, d}, 2), grad({2, n}, 3);
+  Array<T> scale({}, T(5)), u({2, n, d}), norm({2, n}), negatives({2, n}), rows({2, n}), grad_z({2, n, d}),
+      grad_scale({});
+  Array<T> work({pairwise_views_workspace_size(n, d, kind, false)});
+  pairwise_views_forward(z1, z2, scale, u, norm, negatives, rows, work, run.threads);
+  Array<T> more({pairwise_views_workspace_size(n, d, kind, true)});
+  pairwise_views_backward(scale, u, norm, negatives, grad, grad_z, grad_scale, more, run.threads);
+  run.keep(rows, negatives, grad_z, grad_scale);
+}
+
+template <typename T>
+void spectral(Run& run, int64_t n, int64_t d) {
+  const Filled<T> z1({n, d}, 1), z2({n, d}, 2);
+  Array<double> value({2});
+  Array<T> grad_1({n, d}), grad_2({n, d});
+  Array<T> work({spectral_views_workspace_size(n, d, static_cast<int>(dtype_of<T>()))});
+  spectral_views(z1, z2, 1.0, -1.0, 0.5, value, grad_1, grad_2, work, run.threads);
+  run.keep(value, grad_1, grad_2);
+}
+
+template <typename T>
+void squares(Run& run, int64_t n, int64_t d, bool cross, bool off_diagonal) {
+  const Filled<T> x({n, d}, 1), y({n, d}, 2), shift({2, d}, 3);
+  Array<T> scale({2, d}, T(0.9)), grad_x({n, d}), grad_y({n, d});
+  const int64_t values = cross ? 1 : 2;
+  Array<double> value({values}), diagonal({values, d}, 0.5);
+  Array<T> work({gram_workspace_size(n, d, static_cast<int>(dtype_of<T>()), 2, cross, off_diagonal)});
+  gram(x, y, cross, off_diagonal, true, shift, scale, diagonal, 2.0, kNone, kNone, 0.0, value, grad_x, grad_y, work,
+       run.threads);
+  run.keep(value, grad_x, grad_y);
+}
+
+template <typename T>
+void rows_and_columns(Run& run, int64_t n, int64_t d) {
+  const Filled<T> x({n, d}, 1), y({n, d}, 2), by_mean({d}, 3), by_var({d}, 4), grad_x({n, d}, 5), by_dot({n}, 6);
+  Array<T> mean({3, d}), m2({3, d}), out({n, d}), center({d}, T(0.1));
+  Array<T> work({moments_workspace_size(n, d, 2)});
+  moments_forward(x, y, mean, m2, work, run.threads);
+  moments_backward(x, center, by_mean, by_var, out, run.threads);
+  run.keep(mean, m2, out);
+  Array<T> u({n, d}), v({n, d}), norm_u({n}), norm_v({n}), dot({n}), grad_u({n, d}), grad_v({n, d});
+  unit_rows_forward({x, y}, 0.0, {u, v}, {norm_u, norm_v}, dot, run.threads);
+  unit_rows_backward({u, v}, {norm_u, norm_v}, 0.0, {grad_x, grad_x}, by_dot, {grad_u, grad_v}, run.threads);
+  run.keep(u, v, dot, grad_u, grad_v);
+}
+
+template <typename T>
+void sparse(Run& run, int64_t n, int64_t d) {
+  constexpr int64_t kEntries = 6;  // of a row: the two before it, itself and the three behind
+  Array<int64_t> indptr({n + 1});
+  Array<int32_t> indices({n * kEntries});
+  for (int64_t i = 0; i < n; ++i) {
+    int32_t* row = indices.data.data() + i * kEntries;
+    for (int64_t e = 0; e < kEntries; ++e) row[e] = static_cast<int32_t>((i + e - 2 + n) % n);
+    std::sort(row, row + kEntries);
+    indptr.data[i + 1] = (i + 1) * kEntries;
+  }
+  const Filled<double> values({n * kEntries}, 1);
+  const Filled<T> x({n, d}, 2), y({n, d}, 3), w({n, d}, 4), u({n}, 5), v({d}, 6), mat({d, d}, 7);
+  Array<T> out({n, d}, T(1)), dots({n}), distances({n}), each({n * kEntries}), cov({d, d}), half({d, d});
+  spmm(indptr, indices, values, x, kNone, u, u, w, u, out, false, 0.5, 2.0, 0.3, 0.1, run.threads);
+  run.keep(out);
+  edges(indptr, indices, values, x, y, dots, false, run.threads);
+  edges(indptr, indices, values, x, y, distances, true, run.threads);
+  edge_values(indptr, indices, x, y, each, run.threads);
+  const int kind = static_cast<int>(dtype_of<T>());
+  Array<T> work({graph_cov_workspace_size(n, d, d, kind)}), more({graph_cov_apply_workspace_size(d, d, kind)});
+  graph_cov(indptr, indices, values, x, y, cov, work, run.threads);
+  graph_cov(indptr, indices, values, x, kNone, half, work, run.threads);
+  graph_cov_apply(indptr, indices, values, y, mat, u, v, out, more, run.threads);
+  run.keep(dots, distances, each, cov, half, out);
+}
+
+template <typename T>
+void bases(Run& run, int64_t n, int64_t p, int64_t q) {
+  const Filled<T> a({n, p}, 1), b({n, q}, 2), w({n}, 3), c({p, q}, 4), own({q, q}, 5);
+  Array<double> g({p + q, q}), work({basis_gram_workspace_size(n, p + q, q)});
+  for (const bool exact : {false, true}) {
+    basis_gram({a, b}, b, w, g, work, exact, run.threads);
+    run.keep(g);
+  }
+  Array<T> y({n, q});
+  basis_random(y, 7, run.threads);
+  run.keep(y);
+  basis_combine(y, {a, y}, {c, own}, 0.5, run.threads);
+  run.keep(y);
+}
+
+template <typename T>
+void every_kernel(Run& run) {
+  softmax<T>(run, 700, 700, 20, true, false);
+  softmax<T>(run, 450, 450, 20, true, true);
+  softmax<T>(run, 450, 700, 20, false, true);
+  softmax<T>(run, 3300, 3300, 2, true, false);  // as many blocks as are paired by groups
+  sigmoid_and_rows<T>(run, 450, 500, 20);
+  prefixes<T>(run, 500, 500, 16, true);
+  prefixes<T>(run, 450, 500, 16, false);
+  two_views<T>(run, 330, 20);
+  spectral<T>(run, 900, 40);
+  for (const bool cross : {false, true})
+    for (const bool off_diagonal : {false, true}) {
+      squares<T>(run, 900, 40, cross, off_diagonal);
+      squares<T>(run, 40, 900, cross, off_diagonal);
+      squares<T>(run, 450, 420, cross, off_diagonal);
+    }
+  rows_and_columns<T>(run, 3000, 20);
+  sparse<T>(run, 3000, 20);
+  bases<T>(run, 9000, 3, 5);
+}
+
+std::vector<unsigned char> results(int threads) {
+  Run run{threads, {}};
+  every_kernel<float>(run);
+  every_kernel<double>(run);
+  softmax_of_bf16(run, 450, 500, 40);
+  return run.bytes;
+}
+
+int check() {
+  const auto expected = results(1);
+  std::vector<unsigned char> first, second;  // two callers at once, as two threads of Python are
+  std::thread caller([&] { first = results(4); });
+  second = results(4);
+  caller.join();
+  const bool equal = first == expected && second == expected;
+  std::printf("%s: %zu bytes of results, %s for 1 and 4 threads\n", cpu::isa_name(), expected.size(),
+              equal ? "equal" : "DIFFERENT");
+  return equal ? 0 : 1;
+}
+
+// Long enough for every thread to get a share of the tasks.
+void pause() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
+
+// Nothing keeps two tasks from adding at once.
+void planted_sum() {
+  double sum = 0;
+  cpu::parallel_for(100, 4, [&](int64_t t) {
+    pause();
+    sum += static_cast<double>(t);
+  });
+  std::printf("planted: %g\n", sum);
+}
+
+// A pair (i, j) owns the blocks i and j, and writes to the one behind j as well.
+void planted_pairs() {
+  constexpr int64_t kBlocks = 64;
+  std::vector<double> block(kBlocks + 1);
+  cpu::for_symmetric_pairs(kBlocks, 4, [&](int64_t i, int64_t j) {
+    pause();
+    block[i] += 1, block[j] += 1, block[j + 1] += 1;
+  });
+  std::printf("planted: %g\n", block[0]);
+}
+
+}  // namespace
+}  // namespace sslspec
+
+int main(int argc, char** argv) {
+  const std::string what = argc > 1 ? argv[1] : "";
+  if (what == "sum") return sslspec::planted_sum(), 0;
+  if (what == "pairs") return sslspec::planted_pairs(), 0;
+  return sslspec::check();
+}
