@@ -76,10 +76,15 @@ def graph_barlow_twins(
         return with_terms(loss, {"on_diagonal": on, "off_diagonal": both - on})
 
     degree = graph.degree.to(x.dtype)[:, None]
+    # a column whose squares do not fit is taken in units of a power of two, which rounds nothing
+    room = 100 if x.dtype == torch.float32 else 900
+    exponent = x.detach().abs().amax(0).frexp().exponent.clamp(0, room)
+    unit = torch.exp2(exponent.neg().to(x.dtype))
+    x = x * unit
     if center:  # a row of Z^T (G - d d^T / vol) Z is then one of Z^T G Z
         x = x - (degree * x).sum(0) / graph.volume
-    norm = (degree * x.square()).sum(0).clamp_min(max(eps**2, torch.finfo(x.dtype).tiny)).sqrt()
-    y = x / norm
+    least = max(eps**2, torch.finfo(x.dtype).tiny) * unit.square()
+    y = x / torch.maximum((degree * x.square()).sum(0), least).sqrt()
     gy = graph.matmul(y)
     on = (1 - (y * gy).sum(0)).square().sum()
     off = gram.sqnorm(y, gy, off_diagonal=True, half=is_half(z))

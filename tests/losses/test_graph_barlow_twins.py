@@ -17,6 +17,21 @@ def edge_list(graph):
     return rows, cols, torch.as_tensor(g.data)
 
 
+@pytest.mark.parametrize("center", [False, True])
+@pytest.mark.parametrize("size", [1e19, 1e30, 1e38])
+def test_columns_whose_squares_leave_float32(size, center):
+    """The correlations do not depend on the scale of a column: no column may count as 0."""
+    graph, z = weighted_graph(12), pair_rows(12, 5)[0].float()
+    z[:, 2] *= size / z[:, 2].abs().max()
+    exact = z.double().requires_grad_()
+    expected = F.graph_barlow_twins(exact, graph, center=center, impl="torch")
+    z.requires_grad_()
+    value = F.graph_barlow_twins(z, graph, center=center)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
+    grads = [torch.autograd.grad(v, x)[0] for v, x in ((value, z), (expected, exact))]
+    torch.testing.assert_close(grads[0].double(), grads[1], rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("center", [False, True])
 def test_is_the_correlation_of_the_edge_list(center, impl):
