@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sslspec_fast.graph import PairGraph
 
-from ..versions import traces_graphs
+from ..support.versions import traces_graphs
 
 LABELS = [2, 5, 2, -1, 5, 5, 9, -3, 2, 2, 5, 7]
 RNG = np.random.default_rng(0)

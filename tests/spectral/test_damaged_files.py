@@ -16,10 +16,12 @@ import scipy.sparse as sp
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sslspec_fast.spectral.cli.files import read_input, read_labels
+
+from ..support.budget import budget
 
 X = np.random.default_rng(0).standard_normal((6, 3)).round(4)
 W = sp.coo_array((np.arange(1.0, 7), ([0, 1, 2, 1, 3, 4], [1, 0, 1, 2, 4, 3])), shape=(6, 6))
@@ -134,10 +136,7 @@ def test_damaged_bytes_are_read_strictly_or_refused(tmp_path, name):
     whole = read(path)
     refused = []
 
-    @settings(
-        max_examples=100, derandomize=True, database=None, deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    @budget(100)
     @given(damaged(raw))
     def run(mutated):
         path.write_bytes(mutated)
