@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sslspec_fast.primitives.pairwise import prefixes
 from sslspec_fast.primitives.rows.unit_rows import unit_rows
 
+from ..versions import knows_plain_tensors
+
 OPERATOR = torch.ops.sslspec_fast.unit_rows.default
 
 
@@ -34,6 +36,7 @@ def rows() -> Tensor:
     return torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
 
 
+@knows_plain_tensors
 def test_lists_of_numbers_are_plain_too() -> None:
     z = rows()
     ids = torch.zeros(5, dtype=torch.int32)
@@ -48,6 +51,7 @@ def test_tracing_sees_the_operator() -> None:
     assert "sslspec_fast::unit_rows" in str(graph)
 
 
+@knows_plain_tensors
 def test_plain_tensors_go_past_the_dispatcher() -> None:
     z = rows()
     with profile(activities=[ProfilerActivity.CPU]) as record:

@@ -87,7 +87,7 @@ def shared_prefixes(
 
 def _running_dots(x: Tensor, y: Tensor, dims: list[int]) -> Tensor:
     """(prefixes, n) float64: x_i[:m] . y_i[:m]."""
-    ends = zip([0, *dims], dims, strict=False)
+    ends = zip([0, *dims[:-1]], dims, strict=True)
     return torch.stack(
         [(x[:, s:e] * y[:, s:e]).sum(1, dtype=torch.float64) for s, e in ends]
     ).cumsum(0)

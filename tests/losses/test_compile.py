@@ -8,8 +8,15 @@ import sslspec_fast.functional as F
 from sslspec_fast import PairGraph
 
 from ..support.cases import CASES, graphs, pair_rows, unit, weighted_graph
+from ..support.versions import TORCH, traces_graphs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+OF_STORED_GRAPHS = (
+    "graph_info_nce_labels", "graph_info_nce_directed", "ls_simclr", "ls_simclr_centred",
+    "graph_covariance_directed",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +38,8 @@ def assert_same_compiled(function, *leaves):
 @pytest.mark.parametrize("name", CASES)
 def test_fullgraph(name, impl):
     case = CASES[name]
+    if TORCH < (2, 5) and impl == "fused" and name in OF_STORED_GRAPHS:
+        pytest.skip("torch 2.4 does not trace through objects as arguments or attributes")
     inputs, loss = case.make(max(10, case.min_rows), 4)
     leaves = [x.requires_grad_() for x in inputs]
     assert_same_compiled(lambda *x: loss(*x, impl=impl), *leaves)
@@ -61,6 +70,7 @@ OPTIONS = {
 }
 
 
+@traces_graphs
 @pytest.mark.parametrize("keywords", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", graphs(24))
 def test_info_nce_on_graphs_that_nobody_has_materialised(name, keywords):
@@ -76,6 +86,7 @@ def test_info_nce_on_graphs_that_nobody_has_materialised(name, keywords):
     )
 
 
+@traces_graphs
 def test_one_compiled_loss_on_a_new_label_graph_every_step():
     """A graph that torch.compile can trace is an input, not a constant."""
     recompiled = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
@@ -109,6 +120,7 @@ FRESH = {
 @pytest.mark.parametrize(
     ("impl", "materialised"), [("fused", False), ("fused", True), ("torch", False)]
 )
+@traces_graphs
 @pytest.mark.parametrize("keywords", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("make", FRESH.values(), ids=FRESH)
 def test_a_new_graph_never_meets_the_entries_of_an_earlier_one(make, keywords, impl, materialised):
@@ -122,6 +134,7 @@ def test_a_new_graph_never_meets_the_entries_of_an_earlier_one(make, keywords, i
         torch.testing.assert_close(compiled(z, graph, impl=impl, **keywords), expected)
 
 
+@traces_graphs
 @pytest.mark.parametrize("make", FRESH.values(), ids=FRESH)
 @pytest.mark.parametrize(
     "loss",
