@@ -20,8 +20,8 @@ from torch import Tensor
 
 import sslspec_fast.functional as F
 
-from ..support.cases import CASES
 from ..support.budget import budget
+from ..support.cases import CASES
 
 LAYOUTS = {
     "contiguous": lambda x: x.clone(),
