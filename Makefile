@@ -28,7 +28,7 @@ test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the in
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 
 test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
-	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/losses || exit 1; done
+	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/fused tests/losses || exit 1; done
 
 FUZZ ?= 300
 fuzz: $(VENV)/.package $(VENV)/.test      ## the property tests on FUZZ new examples each
@@ -58,7 +58,7 @@ lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	find csrc tests/cuda_emulator -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
+	find csrc tests/cuda_emulator tests/sanitize -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)/clang-format --dry-run --Werror
 
 bench: $(VENV)/.package                   ## the benchmark table (minutes; alone on the machine)

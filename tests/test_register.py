@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sslspec_fast.primitives.pairwise import prefixes
 from sslspec_fast.primitives.rows.unit_rows import unit_rows
 
-from ..versions import knows_plain_tensors
+from .support.versions import knows_plain_tensors
 
 OPERATOR = torch.ops.sslspec_fast.unit_rows.default
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sslspec_fast import _register, _torch_private
-from sslspec_fast.primitives import _value_and_grad as _made_gradient
+from sslspec_fast.primitives import _value_and_grad
 
 from .support.cases import CASES
 
@@ -44,7 +44,7 @@ def without(names: list[tuple[object, str]]) -> ModuleType:
 def older(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Every user of the private functions as with that torch."""
     module = without(PRIVATE[request.param])
-    for user in (_register, _made_gradient):
+    for user in (_register, _value_and_grad):
         for name in _torch_private.__all__:
             if hasattr(user, name):
                 monkeypatch.setattr(user, name, getattr(module, name))

@@ -17,7 +17,7 @@ from ..primitives.sparse.csr import Csr
 from ..primitives.sparse.edges import edge_dot, edge_sqdist
 from ..primitives.sparse.graph_cov import graph_cov
 from ..primitives.sparse.spmm import spmm
-from .relation import HubEdges, Relation, index_dtype
+from .relation import HubEdges, Relation, index_dtype, range_of
 
 
 class Cliques(Relation):
@@ -105,6 +105,9 @@ class Cliques(Relation):
     def scaled(self, weight: float) -> Cliques:
         scaled = self._weights * weight
         return Cliques(self.kind, self._ids, self._n_cliques, scaled, self._self_loops)
+
+    def weight_range(self) -> tuple[float, float]:
+        return range_of(self._weights.abs())
 
     def to(self, device: torch.device) -> Cliques:
         if device == self.device:

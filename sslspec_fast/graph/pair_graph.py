@@ -16,7 +16,7 @@ from ..primitives.sparse.csr import Csr
 from .build import csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
-from .relation import Relation, components, constant_when_traced, cuthill_mckee
+from .relation import Relation, components, constant_when_traced, cuthill_mckee, rescaled
 from .stored import Stored
 from .total import add
 
@@ -165,7 +165,7 @@ class PairGraph:
             return PairGraph(
                 Stored(csr_from_edges(none, none, None, self.n, False)).to(self.device)
             )
-        return PairGraph(self._relation.scaled(weight))
+        return PairGraph(rescaled(self._relation, weight))
 
     __rmul__ = __mul__
     # numpy scalars must leave `w * g` to __rmul__ instead of looping over g

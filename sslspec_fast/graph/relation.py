@@ -7,6 +7,7 @@ need them exact.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
@@ -97,6 +98,10 @@ class Relation(ABC):
         """weight * G, weight != 0."""
 
     @abstractmethod
+    def weight_range(self) -> tuple[float, float]:
+        """The smallest and the largest |weight|, (1, 1) without any."""
+
+    @abstractmethod
     def to(self, device: torch.device) -> Relation: ...
 
     @abstractmethod
@@ -129,6 +134,24 @@ def constant_when_traced(function: _F) -> _F:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def rescaled(relation: Relation, weight: float) -> Relation:
+    """weight * G, weight != 0; refused where a weight would become 0 or infinite."""
+    out = relation.scaled(weight)
+    low, high = out.weight_range()
+    if not 0.0 < low <= high < math.inf:
+        given = relation.weight_range()
+        raise ValueError(
+            f"PairGraph: w * g must fit in float64, got w = {weight:g} and weights of size "
+            f"{given[0]:g} to {given[1]:g}"
+        )
+    return out
+
+
+def range_of(sizes: Tensor) -> tuple[float, float]:
+    """(smallest, largest) of absolute weights, (1, 1) without any."""
+    return (float(sizes.min()), float(sizes.max())) if sizes.numel() else (1.0, 1.0)
 
 
 def index_dtype(n: int) -> torch.dtype:

@@ -12,7 +12,7 @@ from ..primitives.sparse.csr import Csr
 from ..primitives.sparse.edges import edge_dot, edge_sqdist
 from ..primitives.sparse.graph_cov import graph_cov, graph_cov_centred
 from ..primitives.sparse.spmm import spmm
-from .relation import HubEdges, Relation
+from .relation import HubEdges, Relation, range_of
 
 
 class Stored(Relation):
@@ -83,6 +83,10 @@ class Stored(Relation):
 
     def scaled(self, weight: float) -> Stored:
         return Stored(self._a, self._scale * weight)
+
+    def weight_range(self) -> tuple[float, float]:
+        low, high = (1.0, 1.0) if self._a.values is None else range_of(self._a.values.abs())
+        return low * abs(self._scale), high * abs(self._scale)
 
     def to(self, device: torch.device) -> Stored:
         return self if device == self.device else Stored(self._a.to(device), self._scale)

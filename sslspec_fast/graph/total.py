@@ -80,6 +80,10 @@ class Total(Relation):
     def scaled(self, weight: float) -> Total:
         return Total(tuple(p.scaled(weight) for p in self.parts))
 
+    def weight_range(self) -> tuple[float, float]:
+        low, high = zip(*(p.weight_range() for p in self.parts), strict=True)
+        return min(low), max(high)
+
     def to(self, device: torch.device) -> Total:
         return self if device == self.device else Total(tuple(p.to(device) for p in self.parts))
 

@@ -141,6 +141,15 @@ def test_graphs_without_rows_take_tensors_of_any_stride() -> None:
     assert (h.n, order.shape) == (0, (0,))
 
 
+@pytest.mark.parametrize("factor", [1e200, 1e-200])
+@pytest.mark.parametrize("name", ["two views", "labels", "float32 edges", "edges + labels"])
+def test_factors_that_lose_a_weight_are_refused(name: str, factor: float) -> None:
+    once = factor * GRAPHS[name]()
+    assert torch.allclose(dense(once) / factor, dense(GRAPHS[name]()))
+    with pytest.raises(ValueError, match=r"w \* g must fit in float64, got w = 1e.200"):
+        factor * once
+
+
 def test_later_changes_of_the_input_do_not_reach_the_graph() -> None:
     a = scipy.sparse.csr_array(np.array([[0.0, 2.0], [2.0, 0.0]]))
     g = PairGraph.from_sparse(a)

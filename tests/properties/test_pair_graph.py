@@ -122,7 +122,8 @@ def sparse(draw: Any, n: int) -> Drawn:
         # torch asks for sorted, unique indices
         made = getattr(scipy.sparse, form[2:] + "_array")(arrays, shape=(n, n))
         made.sum_duplicates()
-        parts = (torch.tensor(x) for x in (made.indptr, made.indices, made.data))
+        index = (torch.tensor(x.tolist(), dtype=torch.int64) for x in (made.indptr, made.indices))
+        parts = *index, torch.from_numpy(made.data.copy())
         make = torch.sparse_csc_tensor if form == "t.csc" else torch.sparse_csr_tensor
         return Drawn(
             PairGraph.from_sparse(make(*parts, (n, n), check_invariants=True)), dense, size, eps

@@ -206,8 +206,8 @@ void spectral(Run& run, int64_t n, int64_t d) {
   const Filled<T> z1({n, d}, 1), z2({n, d}, 2);
   Array<double> value({2});
   Array<T> grad_1({n, d}), grad_2({n, d});
-  Array<T> work({spectral_views_workspace_size(n, d, static_cast<int>(dtype_of<T>()))});
-  spectral_views(z1, z2, 1.0, -1.0, 0.5, value, grad_1, grad_2, work, run.threads);
+  Array<T> work({spectral_contrastive_workspace_size(n, d, static_cast<int>(dtype_of<T>()))});
+  spectral_contrastive(z1, z2, 1.0, -1.0, 0.5, value, grad_1, grad_2, work, run.threads);
   run.keep(value, grad_1, grad_2);
 }
 
@@ -226,11 +226,14 @@ void squares(Run& run, int64_t n, int64_t d, bool cross, bool off_diagonal) {
 template <typename T>
 void rows_and_columns(Run& run, int64_t n, int64_t d) {
   const Filled<T> x({n, d}, 1), y({n, d}, 2), by_mean({d}, 3), by_var({d}, 4), grad_x({n, d}, 5), by_dot({n}, 6);
-  Array<T> mean({3, d}), m2({3, d}), out({n, d}), center({d}, T(0.1));
+  Array<T> mean({3, d}), var({3, d}), out({n, d}), center({d}, T(0.1));
   Array<T> work({moments_workspace_size(n, d, 2)});
-  moments_forward(x, y, mean, m2, work, run.threads);
+  for (const bool product : {false, true}) {
+    moments_forward(x, y, product, mean, var, work, run.threads);
+    run.keep(mean, var);
+  }
   moments_backward(x, center, by_mean, by_var, out, run.threads);
-  run.keep(mean, m2, out);
+  run.keep(out);
   Array<T> u({n, d}), v({n, d}), norm_u({n}), norm_v({n}), dot({n}), grad_u({n, d}), grad_v({n, d});
   unit_rows_forward({x, y}, 0.0, {u, v}, {norm_u, norm_v}, dot, run.threads);
   unit_rows_backward({u, v}, {norm_u, norm_v}, 0.0, {grad_x, grad_x}, by_dot, {grad_u, grad_v}, run.threads);
