@@ -81,7 +81,7 @@ def koleo(
     found = index >= 0
     difference = u[:, None] - u[index.clamp(min=0)] + eps
     logs = (torch.linalg.vector_norm(difference, dim=2) + eps).log()
-    values = -torch.where(found, logs, 0.0).sum(1) / found.sum(1).clamp(min=1)
+    values = -(logs * found).sum(1) / found.sum(1).clamp(min=1)  # NaN rows stay NaN
     if reduction == "mean":
         return values.sum() / found[:, 0].sum().clamp(min=1)
     return values.sum() if reduction == "sum" else values

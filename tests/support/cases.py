@@ -299,7 +299,7 @@ CASES = {
         ),
         LossCase("graph_spectral", _graph(F.graph_spectral_contrastive, weighted_graph), 7),
         LossCase(
-            "graph_spectral_nested",
+            "graph_spectral_contrastive_nested",
             _graph(F.graph_spectral_contrastive, weighted_graph),
             7,
             hyper={"nested": True},
