@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_the_program_compiles() -> None:
-    flags = "-std=c++17 -fsyntax-only -fopenmp -Wall -Wextra -Werror".split()
+    flags = ["-std=c++17", "-fsyntax-only", "-fopenmp", "-Wall", "-Wextra", "-Werror"]
     core = f"-I{HERE.parent.parent / 'csrc'}"
     run = subprocess.run(
         ["g++", *flags, core, HERE / "threads.cpp"], capture_output=True, text=True, check=False
