@@ -222,3 +222,12 @@ def test_bad_arguments(z, options, error, message):
 def test_directions_have_no_gradient():
     with pytest.raises(NotImplementedError, match="directions must not require grad"):
         F.sigreg(torch.zeros(4, 3), directions=torch.eye(3).requires_grad_())
+
+
+def test_rows_whose_distances_leave_the_dtype_are_refused():
+    z = torch.randn(8, 3)
+    z[2, 1] = 1e30
+    with pytest.raises(
+        ValueError, match=r"rows no longer than 1e\+18 .*, got a row of length 1e\+30"
+    ):
+        F.sigreg(z, slices=None, kernel=("gaussian", 1.0))

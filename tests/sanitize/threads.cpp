@@ -276,7 +276,7 @@ void bases(Run& run, int64_t n, int64_t p, int64_t q) {
     run.keep(g);
   }
   Array<T> y({n, q});
-  basis_random(y, 7, run.threads);
+  basis_random(y, 0, 7, run.threads);
   run.keep(y);
   basis_combine(y, {a, y}, {c, own}, 0.5, run.threads);
   run.keep(y);

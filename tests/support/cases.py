@@ -326,7 +326,7 @@ CASES = {
         LossCase("koleo", _koleo, 3),
         LossCase("sigreg", _normality(), largest=1e3),
         LossCase("sigreg_exact", _normality(slices=None), largest=3.0),
-        LossCase("sigreg_gaussian", _normality(slices=None, kernel=("gaussian", 2.0))),
+        LossCase("sigreg_gaussian", _normality(slices=None, kernel=("gaussian", 2.0)), largest=1e6),
         LossCase("sigreg_imq", _normality(slices=None, kernel=("imq", 0.7)), largest=30.0),
         LossCase("lejepa", _lejepa(19), largest=1e3),
         LossCase("lejepa_exact", _lejepa(None), largest=3.0),

@@ -44,7 +44,8 @@ def _radial_of(
     z: Tensor, largest: float, kernel: str, parameter: float, knots: int, t_max: float
 ) -> Radial:
     """The tables for rows of squared length up to `largest`."""
-    limit = longest_row(kernel, t_max)
+    # squared distances stay in the range of the dtype
+    limit = min(longest_row(kernel, t_max), 1e150 if z.dtype == torch.float64 else 1e18)
     if largest > limit**2:
         rule = f"{limit:g} (1024 / t_max)" if kernel == "slices" else f"{limit:g} with {kernel!r}"
         raise ValueError(
