@@ -76,7 +76,9 @@ def koleo(
         return run_reference(
             reference.koleo, x, k=k, ids=ids, group_size=group_size, eps=eps, reduction=reduction
         )
-    u = F.normalize(x, dim=1, eps=eps)
+    # The direction does not depend on the length, and squares of long rows would leave the dtype.
+    largest = x.detach().abs().amax(1, keepdim=True)
+    u = F.normalize(x / torch.where((largest > 1e6) & (eps < 1), largest, 1.0), dim=1, eps=eps)
     index = nearest(u, k, ids=ids, group=rows)
     found = index >= 0
     difference = u[:, None] - u[index.clamp(min=0)] + eps

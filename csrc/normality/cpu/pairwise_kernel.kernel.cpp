@@ -35,8 +35,8 @@ struct KernelBuffers {
 template <typename T, typename Radial>
 struct KernelSums : PairwisePanels<T> {
   using Base = PairwisePanels<T>;
-  using Base::p, Base::w, Base::rows, Base::for_pairs, Base::for_tiles, Base::accumulate, Base::L, Base::R,
-      Base::V, Base::kLd, Base::kTileSize;
+  using Base::p, Base::w, Base::rows, Base::for_pairs, Base::for_tiles, Base::accumulate, Base::L, Base::R, Base::V,
+      Base::kLd, Base::kTileSize;
 
   const PairwiseKernelArgs<T>& q;
   const Radial& radial;
