@@ -51,7 +51,7 @@ test-lowest: $(SOURCES) constraints-lowest.txt  ## the whole test suite with the
 	test -d $(LOWEST) || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip --disable-pip-version-check --no-input install --quiet \
 	  --constraint constraints-lowest.txt '.[demo,sklearn]' $(TEST_NEEDS)
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n auto
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/pytest -n auto --dist loadgroup
 
 lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	$(BIN)/ruff check .
