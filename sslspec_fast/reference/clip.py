@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def clip(
     image: Tensor,
@@ -40,10 +42,4 @@ def clip(
         return torch.log(pos.exp() + neg) - pos
 
     rows = 0.5 * (one_direction(image, text) + one_direction(text, image))
-    if sample_weight is not None:
-        rows = rows * sample_weight
-    if reduction == "none":
-        return rows
-    if reduction == "sum":
-        return rows.sum()
-    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()
+    return reduce_rows(rows, reduction, sample_weight)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def dcl(
     z1: Tensor,
@@ -31,9 +33,4 @@ def dcl(
     rows = (u @ u.T / t.reshape(-1, 1)).masked_fill(same, -math.inf).logsumexp(1) - pos
 
     w = None if sample_weight is None else sample_weight.repeat(2)
-    if reduction == "none":
-        return rows if w is None else rows * w
-    if w is None:
-        return rows.mean() if reduction == "mean" else rows.sum()
-    total = (rows * w).sum()
-    return total / w.sum() if reduction == "mean" else total
+    return reduce_rows(rows, reduction, w)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def info_nce(
     query: Tensor,
@@ -49,10 +51,4 @@ def info_nce(
         neg = torch.maximum((neg - tau_plus * m * pos.exp()) / (1 - tau_plus), m * least)
         rows = torch.log(pos.exp() + neg) - pos
 
-    if sample_weight is not None:
-        rows = rows * sample_weight
-    if reduction == "none":
-        return rows
-    if reduction == "sum":
-        return rows.sum()
-    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()
+    return reduce_rows(rows, reduction, sample_weight)

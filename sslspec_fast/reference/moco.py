@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def moco(
     query: Tensor,
@@ -33,10 +35,4 @@ def moco(
     scale = torch.as_tensor(1.0 / temperature, dtype=u.dtype, device=u.device).reshape(-1, 1)
     first = torch.zeros(len(u), dtype=torch.int64, device=u.device)
     rows = F.cross_entropy(logits * scale, first, reduction="none")
-    if sample_weight is not None:
-        rows = rows * sample_weight
-    if reduction == "none":
-        return rows
-    if reduction == "sum":
-        return rows.sum()
-    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()
+    return reduce_rows(rows, reduction, sample_weight)

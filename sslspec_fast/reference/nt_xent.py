@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def nt_xent(
     z1: Tensor,
@@ -39,9 +41,4 @@ def nt_xent(
         rows = torch.log(pos.exp() + neg) - pos
 
     w = None if sample_weight is None else sample_weight.repeat(2)
-    if reduction == "none":
-        return rows if w is None else rows * w
-    if w is None:
-        return rows.mean() if reduction == "mean" else rows.sum()
-    total = (rows * w).sum()
-    return total / w.sum() if reduction == "mean" else total
+    return reduce_rows(rows, reduction, w)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def siglip(
     image: Tensor,
@@ -20,10 +22,4 @@ def siglip(
     sign = 2 * torch.eye(n, dtype=image.dtype, device=image.device) - 1
     rows = -F.logsigmoid(sign * logits).sum(1)
 
-    if sample_weight is not None:
-        rows = rows * sample_weight
-    if reduction == "none":
-        return rows
-    if reduction == "sum":
-        return rows.sum()
-    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()
+    return reduce_rows(rows, reduction, sample_weight)

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def spectral_contrastive(
     z1: Tensor,
@@ -23,10 +25,4 @@ def spectral_contrastive(
     off = s - s.diag().diag()
     rows = (-2 * s.diag() + off.square().sum(1) / (n - 1)) / mu
 
-    if sample_weight is not None:
-        rows = rows * sample_weight
-    if reduction == "none":
-        return rows
-    if reduction == "sum":
-        return rows.sum()
-    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()
+    return reduce_rows(rows, reduction, sample_weight)

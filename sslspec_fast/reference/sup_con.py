@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ._reduce import reduce_rows
+
 
 def mean_positive(z: Tensor, labels: Tensor) -> Tensor:
     """(n,) the mean of z_i . z_j over the other rows with the label of i; 0 where there is none."""
@@ -37,10 +39,4 @@ def sup_con(
     if base_temperature is not None:
         rows = rows * (t / base_temperature)[:, 0]
 
-    if sample_weight is not None:
-        rows = rows * sample_weight
-    if reduction == "none":
-        return rows
-    if reduction == "sum":
-        return rows.sum()
-    return rows.mean() if sample_weight is None else rows.sum() / sample_weight.sum()
+    return reduce_rows(rows, reduction, sample_weight)
