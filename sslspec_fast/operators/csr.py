@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast._checks import compressed
+from sslspec_fast.operators._discs import EntryBounds
 from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
 from sslspec_fast.primitives.basis import new_block
 from sslspec_fast.primitives.sparse.csr import Csr
@@ -29,7 +30,7 @@ _COPY_LIMIT = 200_000_000  # entries; a second copy of the values of a larger ma
 _CHUNK = 1 << 22  # entries scaled at once
 
 
-class CsrOperator(SymmetricOperator):
+class CsrOperator(EntryBounds):
     """diag(diagonal) + sign * diag(scale) M diag(scale) on compressed rows.
 
     indptr (n+1,), indices (nnz,) int32 or int64, values (nnz,) or None for ones; scale, diagonal:
@@ -50,7 +51,6 @@ class CsrOperator(SymmetricOperator):
         self.indptr, self.indices, self.values = indptr, indices, values
         self.scale, self.diagonal, self.sign = scale, diagonal, sign
         self._bounds, self._known = bounds, known
-        self._attained = False
         self._csr = Csr(indptr.long(), indices, values, n, symmetric=True)
         self._cast: dict[torch.dtype, tuple[Tensor | None, Tensor | None]] = {}
         self._scaled: dict[torch.dtype, Csr] = {}
@@ -149,23 +149,12 @@ class CsrOperator(SymmetricOperator):
     def nnz(self) -> int:
         return int(self.indices.shape[0])
 
-    def bounds(self) -> tuple[float, float]:
-        if self._bounds is None:
-            self._bounds = self._gershgorin()
-            self._perron()
-        return self._bounds
-
-    def top_attained(self) -> bool:
-        self.bounds()
-        return self._attained or super().top_attained()
-
     def _perron(self) -> None:
         """Entries >= 0: min (Ax)_i / x_i <= top <= max (Ax)_i / x_i for every x > 0 (Collatz 1942).
 
         x = sqrt(entries in the row) makes both ends equal for a normalised 0/1 adjacency that
         comes as a plain matrix, and then the top is known.
         """
-        assert self._bounds is not None
         negative = self.values is not None and bool((self.values < 0).any())
         if self.n == 0 or self.sign < 0 or self.diagonal is not None or negative:
             return
@@ -175,13 +164,7 @@ class CsrOperator(SymmetricOperator):
             return
         x = counts.sqrt()
         ratio = (self @ x)[live] / x[live]
-        low, high = float(ratio.min()), float(ratio.max())
-        if high < self._bounds[1]:
-            self._bounds = (max(self._bounds[0], -high), high)
-        if high - low <= 1e-13 * high and high >= self._bounds[1]:
-            # the row sums round: leave room for the eigenvalue itself
-            self._bounds = (self._bounds[0], high * (1 + 1e-14))
-            self._attained = True
+        self._narrow(float(ratio.min()), float(ratio.max()))
 
     def known(self) -> tuple[KnownPairs, ...]:
         return self._known

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from sslspec_fast import _checks as check
 from sslspec_fast.graph.build import scipy_from_torch, summed
-from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
+from sslspec_fast.operators._discs import EntryBounds
+from sslspec_fast.operators.base import KnownPairs
 from sslspec_fast.operators.convert import real_array, refuse_grad
 from sslspec_fast.primitives.basis import gram, new_block
 from sslspec_fast.primitives.sparse.csr import Csr
@@ -35,7 +36,7 @@ from sslspec_fast.ranks.lockstep import Lockstep, ends, ordered_sum
 __all__ = ["PartitionedOperator", "partitioned"]
 
 
-class PartitionedOperator(SymmetricOperator):
+class PartitionedOperator(EntryBounds):
     """This rank's rows of A; see `partitioned`.
 
     near: (n_r, n_r) the columns of this rank; far: (n_r, h) those that `halo` fetches; nnz: stored
@@ -48,7 +49,7 @@ class PartitionedOperator(SymmetricOperator):
     ) -> None:  # fmt: skip
         super().__init__(halo.ranks.n, dtype, near.device, halo.ranks)
         self._near, self._far, self._halo, self._nnz = near, far, halo, nnz
-        self._known, self._bounds, self._attained = known, bounds, False
+        self._known, self._bounds = known, bounds
         self._cast: dict[torch.dtype, tuple[Csr, Csr]] = {}
 
     @property
@@ -179,16 +180,6 @@ class PartitionedOperator(SymmetricOperator):
     def known(self) -> tuple[KnownPairs, ...]:
         return self._known
 
-    def bounds(self) -> tuple[float, float]:
-        if self._bounds is None:
-            self._bounds = self._gershgorin()
-            self._perron()
-        return self._bounds
-
-    def top_attained(self) -> bool:
-        self.bounds()
-        return self._attained or super().top_attained()
-
     def _gershgorin(self) -> tuple[float, float]:
         """Disc centres a_ii and radii sum |a_ij|."""
         if not self.rows:
@@ -200,7 +191,6 @@ class PartitionedOperator(SymmetricOperator):
 
     def _perron(self) -> None:
         """As in `CsrOperator`: entries >= 0 bound the top by ratios of a product (Collatz 1942)."""
-        assert self._bounds is not None
         values = [a.values for a in (self._near, self._far) if a.values is not None]
         least = min((float(v.min()) for v in values if len(v)), default=0.0)
         if ends(least, 0.0, self.group)[0] < 0.0 or self._nnz == 0:
@@ -209,12 +199,7 @@ class PartitionedOperator(SymmetricOperator):
         live, x = counts > 0, counts.sqrt()
         ratio = (self @ x)[live] / x[live]
         own = (float(ratio.min()), float(ratio.max())) if len(ratio) else (math.inf, -math.inf)
-        low, high = ends(*own, self.group)
-        if high < self._bounds[1]:
-            self._bounds = (max(self._bounds[0], -high), high)
-        if high - low <= 1e-13 * high and high >= self._bounds[1]:
-            self._bounds = (self._bounds[0], high * (1 + 1e-14))
-            self._attained = True
+        self._narrow(*ends(*own, self.group))
 
     def check_symmetric(self, name: str) -> None:
         """x^T A y = y^T A x on random x, y; raises on all ranks."""
