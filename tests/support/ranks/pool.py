@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,6 +93,16 @@ class Pool:
         for rank in members:
             self._pipes[rank][0].send((function.__module__, function.__name__, w, args))
         return self._answers([rank for rank in members if rank not in lost], WAIT)
+
+    def check_errors(
+        self, function: Callable[..., str], *args: Any, here: str, elsewhere: str | int
+    ) -> None:
+        """function returns the error that two ranks have met: patterns of that of rank 1, where
+        the cause is, and of that of rank 0; 0 stands for the same one.
+        """
+        first, second = self.run(function, *args, ranks=2)
+        assert re.search(here, second), second
+        assert re.search(str(elsewhere or here), first), first
 
     def _answers(self, members: Sequence[int], wait: float) -> list[Any]:
         end, out, errors = time.monotonic() + wait, [], []
