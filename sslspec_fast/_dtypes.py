@@ -29,8 +29,8 @@ def is_half(z: Tensor) -> bool:
 
 
 def products(x: Tensor, z: Tensor) -> Tensor:
-    """The rows x of the input z as a dense part multiplies them."""
-    return x.bfloat16() if x.is_cuda and is_half(z) else x
+    """The wide rows x of the input z as a dense part multiplies them."""
+    return as_multiplied(x, is_half(z))
 
 
 def multiplies_half(x: Tensor, half: bool) -> bool:

@@ -31,7 +31,7 @@ from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows import unit_rows
 from . import two_views_cuda
 
-__all__ = ["matched_loss", "pair_ids", "two_view_loss"]
+__all__ = ["has_matched_loss", "matched_loss", "two_view_loss"]
 
 
 # ---- CPU: the loss of every anchor ----

@@ -1,8 +1,8 @@
-"""CUDA bodies of ``pairwise_views``: outputs and workspaces of one call per pass.
+"""CUDA bodies of ``two_views``: outputs and workspaces of one call per pass.
 
 Rows come as they are, bfloat16 and float16 included; everything else is float32 (float64). Small
 batches wait for the host on a GPU, so that nothing here is a torch operation but the allocations.
-Beyond 256 columns the gradient takes the products of ``_pairwise_cuda`` in between.
+Beyond 256 columns the gradient takes the products of ``primitives/pairwise/cuda.py`` in between.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import widen
-from ..fused.two_views import pair_ids
+from ..primitives.pairwise.common import pair_ids
 from ..primitives.pairwise.prefixes import has_prefixes, lse_prefixes
 from ._common import reduce_rows
 from ._softmax import one_positive_rows

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import widen
-from ..fused.two_views import pair_ids
+from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import dcl as reference
 from ._common import (

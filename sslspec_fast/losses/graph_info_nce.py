@@ -25,9 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from ..fused.two_views import pair_ids
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
+from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..primitives.sparse.edge_lse import edge_lse
 from ..reference import graph_info_nce as reference

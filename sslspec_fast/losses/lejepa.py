@@ -23,7 +23,6 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import widen
-from ..ranks.group import world
 from ..reference import lejepa as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
 from .sigreg import Kernel, check_options, check_reference, draw, normality
@@ -137,13 +136,13 @@ class LeJEPALoss(Loss):
         sigreg_num_vectors: int | None = 1024,
     ) -> None:
         super().__init__()
-        check.one_rank("LeJEPALoss", world() if gather_distributed else None)
         self.lambda_param, self.gather_distributed = lambda_param, gather_distributed
+        check.one_rank("LeJEPALoss", self.group)
         self.sigreg_knots, self.sigreg_t_max = sigreg_knots, sigreg_t_max
         self.sigreg_num_vectors = sigreg_num_vectors
 
     def forward(self, *, local_proj: Views | None = None, global_proj: Views) -> LossOrTerms:
-        check.one_rank("LeJEPALoss", world() if self.gather_distributed else None)
+        check.one_rank("LeJEPALoss", self.group)
         return lejepa(
             global_proj,
             local_proj,

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import widen
-from ..fused.two_views import pair_ids, two_view_loss
+from ..fused.two_views import two_view_loss
+from ..primitives.pairwise.common import pair_ids
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
 from ..ranks import Ranks, agree, gather_rows, several, sum_to_value, told_to_all

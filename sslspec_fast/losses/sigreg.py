@@ -30,7 +30,6 @@ from .. import _checks as check
 from .._dtypes import widen
 from ..primitives.normality import sliced_ecf as sliced
 from ..primitives.normality.pairwise_kernel import pairwise_kernel
-from ..ranks.group import world
 from ..reference import sigreg as reference
 from ._common import Loss, run_reference
 
@@ -203,10 +202,10 @@ class SIGReg(Loss):
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
-        check.one_rank("SIGReg", world() if gather_distributed else None)
         self.knots, self.t_max, self.num_vectors = knots, t_max, num_vectors
         self.gather_distributed = gather_distributed
+        check.one_rank("SIGReg", self.group)
 
     def forward(self, proj: Tensor) -> Tensor:
-        check.one_rank("SIGReg", world() if self.gather_distributed else None)
+        check.one_rank("SIGReg", self.group)
         return sigreg(proj, slices=self.num_vectors, knots=self.knots, t_max=self.t_max)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..graph.pair_graph import PairGraph
-from ..losses._common import widen
 from ..ranks import Ranks, agree, several
 from ..ranks.differentiable import sum_over_ranks
 from ..ranks.traffic import all_gather, host_device

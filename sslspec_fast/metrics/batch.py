@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import widen
 from ..graph._checks import check_graph
 from ..graph.pair_graph import PairGraph
-from ..losses._common import widen
 from ..primitives import pairwise
 from ..primitives.rows.unit_rows import unit_rows
 from ..ranks import several, told_to_all

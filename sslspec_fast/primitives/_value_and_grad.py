@@ -163,15 +163,15 @@ def register_loss(
         ctx.wanted, ctx.on_gpu = (grad_x, grad_y), x.is_cuda
         save(ctx, (x, y), output, output[2:], **dict(zip(names, options, strict=True)))
 
+    def widened(x: Tensor, y: Tensor | None, **options: Any) -> Tensor:
+        kind = computed_dtype(x)
+        return expression(x.to(kind), None if y is None else y.to(kind), **options)
+
     def backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> Any:
         def complete(x: Tensor, y: Tensor | None, first: Tensor, second: Tensor) -> Any:
             if not ctx.on_gpu and _is_one(factor):
                 return first, second
             return multiply(x, y, first, second, factor, *ctx.options.values(), *ctx.wanted)
-
-        def widened(x: Tensor, y: Tensor | None, **options: Any) -> Tensor:
-            kind = computed_dtype(x)
-            return expression(x.to(kind), None if y is None else y.to(kind), **options)
 
         return *gradient(ctx, factor, widened, complete), *(None,) * (len(names) + 2)
 

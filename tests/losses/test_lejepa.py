@@ -1,6 +1,5 @@
 """LeJEPA: golden values, its terms, the view graph of its invariance, module, bad arguments."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast.losses import _common
 from sslspec_fast.primitives.normality.sliced_ecf import directions
 
 from ..support.cases import pair_rows
@@ -120,8 +120,7 @@ def test_bad_arguments(first, further, options, error, message):
 
 @pytest.mark.parametrize("module", [sf.SIGReg, sf.LeJEPALoss])
 def test_several_processes_are_not_there_yet(monkeypatch, module):
-    home = sys.modules[module.__module__]
-    monkeypatch.setattr(home, "world", lambda: SimpleNamespace(size=lambda: 2))
+    monkeypatch.setattr(_common, "world", lambda: SimpleNamespace(size=lambda: 2))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
     with pytest.raises(ValueError, match=f"{module.__name__}: group must have 1 rank, .* 2 ranks"):
         module(gather_distributed=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..._register import register_op
 from ..._seam import _C, CODE, stream, threads, unit_stride, view
-from .. import _value_and_grad as made
+from .. import _value_and_grad
 from .plain import kernel_mean, kernel_rows
 from .radial import KINDS, Radial, longest_row, radial
 from .sliced_ecf import check_views
@@ -37,7 +37,7 @@ _BUDGET = 1 << 24  # distances at once on a GPU
 def _shapes(
     z: Tensor, kernel: str, parameter: float, knots: int, t_max: float, grad_z: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return z.new_empty(()), *made.outputs(z, grad_z, None, False)
+    return z.new_empty(()), *_value_and_grad.outputs(z, grad_z, None, False)
 
 
 def _radial_of(
@@ -132,11 +132,11 @@ def _expression(z: Tensor, *, kernel: str, parameter: float, knots: int, t_max: 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     z, *options, _ = inputs
     names = ("kernel", "parameter", "knots", "t_max")
-    made.save(ctx, (z,), output, output[1:2], **dict(zip(names, options, strict=True)))
+    _value_and_grad.save(ctx, (z,), output, output[1:2], **dict(zip(names, options, strict=True)))
 
 
 def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *made.gradient(ctx, factor, _expression), None, None, None, None, None
+    return *_value_and_grad.gradient(ctx, factor, _expression), None, None, None, None, None
 
 
 _pairwise_kernel = register_op(
@@ -168,5 +168,5 @@ def pairwise_kernel(
     check_views("pairwise_kernel", z)
     if kernel not in KINDS:
         raise ValueError(f"pairwise_kernel: kernel must be one of {list(KINDS)}, got {kernel!r}")
-    out: Tensor = _pairwise_kernel(z, kernel, parameter, knots, t_max, made.wanted(z))[0]
+    out: Tensor = _pairwise_kernel(z, kernel, parameter, knots, t_max, _value_and_grad.wanted(z))[0]
     return out

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..._register import register_op
 from ..._seam import _C, CODE, stream, threads, unit_stride, view
-from .. import _value_and_grad as made
+from .. import _value_and_grad
 from .plain import sliced_mean
 from .radial import epps_pulley
 
@@ -43,7 +43,7 @@ def check_views(op: str, z: Tensor) -> None:
 def _shapes(
     z: Tensor, directions: Tensor, knots: int, t_max: float, grad_z: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return z.new_empty(()), *made.outputs(z, grad_z, None, False)
+    return z.new_empty(()), *_value_and_grad.outputs(z, grad_z, None, False)
 
 
 def _body(
@@ -93,11 +93,11 @@ def _cuda_body(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     z, directions, knots, t_max, _ = inputs
-    made.save(ctx, (z, directions), output, output[1:], knots=knots, t_max=t_max)
+    _value_and_grad.save(ctx, (z, directions), output, output[1:], knots=knots, t_max=t_max)
 
 
 def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    return made.gradient(ctx, factor, sliced_mean)[0], None, None, None, None
+    return _value_and_grad.gradient(ctx, factor, sliced_mean)[0], None, None, None, None
 
 
 _sliced_ecf = register_op(
@@ -128,7 +128,7 @@ def sliced_ecf(z: Tensor, directions: Tensor, *, knots: int, t_max: float) -> Te
         raise ValueError(
             f"sliced_ecf: directions must be ({z.shape[2]}, S), got {tuple(directions.shape)}"
         )
-    out: Tensor = _sliced_ecf(z, directions, knots, t_max, made.wanted(z))[0]
+    out: Tensor = _sliced_ecf(z, directions, knots, t_max, _value_and_grad.wanted(z))[0]
     return out
 
 
