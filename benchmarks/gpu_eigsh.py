@@ -159,8 +159,9 @@ def measure(name: str, device: str = "cuda", n: int | None = None) -> None:
             found["missing"][solver] = f"{type(error).__name__}: {lines[0][:100]}"
         else:
             found["solvers"][solver] = {
-                "seconds": statistics.median(times), "residual": residual(matrix, solution)
-            }  # fmt: skip
+                "seconds": statistics.median(times),
+                "residual": residual(matrix, solution),
+            }
         print(json.dumps(found), flush=True)
 
 

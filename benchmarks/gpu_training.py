@@ -160,8 +160,10 @@ def measure(
     training = Training(size, case.width, device)
     result: dict[str, Any] = {
         "case": f"{family}, 2 x {size.batch} images of {size.image}x{size.image}",
-        "milliseconds": {}, "peak MiB": {}, "missing": {},
-    }  # fmt: skip
+        "milliseconds": {},
+        "peak MiB": {},
+        "missing": {},
+    }
     steps: dict[str, Callable[[], Tensor]] = {}
     for name in names:
         try:

@@ -42,14 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _subcommand(name: str) -> Callable[[list[str]], int]:
     # Imported on demand: each pulls in packages that the self-check does not need.
     if name == "demo":
-        from sslspec_fast.demo import main as demo
+        from .demo import main as demo
 
         return demo
     if name == "bench":
-        from sslspec_fast.bench import main as bench
+        from .bench import main as bench
 
         return bench
-    from sslspec_fast.spectral import cli
+    from .spectral import cli
 
     return {"embed": cli.embed, "gap": cli.gap}[name]
 

@@ -175,9 +175,14 @@ def positive(
 
 
 def scale(
-    op: str, name: str, value: float | Tensor, like: Tensor, *, rows: Sequence[int],
+    op: str,
+    name: str,
+    value: float | Tensor,
+    like: Tensor,
+    *,
+    rows: Sequence[int],
     inverse: bool = False,
-) -> float | Tensor:  # fmt: skip
+) -> float | Tensor:
     """`positive`, or 1 / that; but a number stays one, for which nothing is launched on a GPU."""
     if isinstance(value, Tensor):
         checked = positive(op, name, value, like, rows=rows)
@@ -224,9 +229,13 @@ def threshold(op: str, value: float | Tensor, like: Tensor, n: int) -> Tensor:
 
 
 def sample_weight(
-    op: str, weight: Tensor | None, like: Tensor, n: int, reduction: str,
+    op: str,
+    weight: Tensor | None,
+    like: Tensor,
+    n: int,
+    reduction: str,
     anchor: Tensor | None = None,
-) -> Tensor | None:  # fmt: skip
+) -> Tensor | None:
     """weight: None, or (n,) finite and >= 0; returned in the dtype of the loss.
 
     anchor: (n,) bool, the rows that a mean runs over; None for all.

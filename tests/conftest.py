@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
+# torch and hypothesis are stricter where CI is set (aliased outputs of an operator are an error).
+os.environ.setdefault("CI", "1")
+
 import numpy as np
 import pytest
 import torch
+
+# torch warns, once a process, where its default for the checks of sparse tensors is used.
+torch.sparse.check_sparse_tensor_invariants.disable()
 
 
 @pytest.fixture(autouse=True)

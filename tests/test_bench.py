@@ -88,8 +88,11 @@ def known_cases() -> list[Case]:
 def test_percentiles() -> None:
     timing = measure._timing([5.0, 1.0, 2.0, 4.0, 3.0])
     assert (timing.p20, timing.p50, timing.p80, timing.samples) == (
-        pytest.approx(1.8), 3.0, pytest.approx(4.2), 5,
-    )  # fmt: skip
+        pytest.approx(1.8),
+        3.0,
+        pytest.approx(4.2),
+        5,
+    )
 
 
 def test_interleaved_takes_turns() -> None:
@@ -117,9 +120,14 @@ def test_a_peer_that_fails_is_named_and_left_out(tmp_path: Path) -> None:
     (case,) = known_cases()
     case.variants["broken"] = broken
     (result,) = run(
-        [case], tmp_path, registry="", seconds=0.0, with_memory=False, with_compile=False,
+        [case],
+        tmp_path,
+        registry="",
+        seconds=0.0,
+        with_memory=False,
+        with_compile=False,
         with_accuracy=False,
-    )  # fmt: skip
+    )
     assert result.missing == {"broken": "not for this size"}
     assert "broken n/a (not for this size)" in report.line(result, gemm=1.0)
 

@@ -166,6 +166,24 @@ def test_imports_go_one_way(layer: str) -> None:
             assert beyond == set(), f"{path.relative_to(ROOT)} imports {beyond}"
 
 
+def test_the_formatter_lays_out_the_code() -> None:
+    here = Path(__file__).name
+    python = [
+        p
+        for folder in ("sslspec_fast", "tests", "benchmarks", "examples")
+        for p in sources(ROOT / folder, ".py")
+        if p.name != here
+    ]
+    assert offences(python, r"fmt: (skip|off)|\\$") == []
+
+
+def test_the_package_imports_itself_relatively() -> None:
+    # The demo and the benchmarks use the package as its users do.
+    users = ("bench", "demo", "__main__.py")
+    inside = [p for p in sources(PACKAGE, ".py") if p.relative_to(PACKAGE).parts[0] not in users]
+    assert offences(inside, r"^\s*(from|import) sslspec_fast[. ](?!.*as sfc?$)") == []
+
+
 def test_losses_and_closed_forms_meet_in_one_module() -> None:
     meeting = {p.name for p in sources(PACKAGE / "spectral", ".py") if "functional" in imports(p)}
     assert meeting <= {"gap.py"}

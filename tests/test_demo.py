@@ -151,9 +151,12 @@ def test_missing_data_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_bad_arguments_are_one_line_and_status_two(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str], message: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.csv").write_text("no images")
     Path("small.gz").write_bytes(gzip.compress(b"1,2\n3,4\n"))

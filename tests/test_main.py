@@ -45,8 +45,11 @@ def test_every_subcommand_has_help(name: str, capsys: pytest.CaptureFixture[str]
 def test_runs_as_a_module(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "sslspec_fast", "--version"],
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
     assert run.stdout.strip() == sf.__version__
 
 

@@ -101,9 +101,11 @@ def _truth(matrix: sp.csr_matrix, k: int, kind: str) -> np.ndarray:
     if kind == "direct":
         shifted = sp.csc_matrix((1 + 1e-6) * sp.eye(matrix.shape[0]) - matrix)
         factor = spla.splu(
-            shifted, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
+            shifted,
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
             options={"SymmetricMode": True},
-        )  # fmt: skip
+        )
         rng = np.random.default_rng(1)
         x, last = rng.standard_normal((matrix.shape[0], 2 * ask)), np.ones(ask)
         for _ in range(60):  # subspace iteration: a block sees every multiplicity
@@ -192,9 +194,18 @@ def _one(name: str, solver: str, tol: float, folder: str, repeat: int) -> None:
     if residual > 1.5 * float(str(settings["tol"])):
         note = f"MISSED tol {note}".strip()
     row = Row(
-        name, k, solver, float(str(settings["tol"])), float(np.median(times)),
-        float(np.median(cpu)), columns, residual, sine, value, note,
-    )  # fmt: skip
+        name,
+        k,
+        solver,
+        float(str(settings["tol"])),
+        float(np.median(times)),
+        float(np.median(cpu)),
+        columns,
+        residual,
+        sine,
+        value,
+        note,
+    )
     print("ROW " + json.dumps(asdict(row)), flush=True)
 
 
@@ -213,14 +224,26 @@ def _run(name: str, solver: str, tol: float, folder: str, options: argparse.Name
         empty.note = why
         return empty
     command = [
-        sys.executable, "-m", "benchmarks.cases.eigsh", "--child", name, solver, repr(tol), folder,
+        sys.executable,
+        "-m",
+        "benchmarks.cases.eigsh",
+        "--child",
+        name,
+        solver,
+        repr(tol),
+        folder,
         str(options.repeat),
-    ]  # fmt: skip
+    ]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=options.limit, env=os.environ,
-            check=False, cwd=ROOT,
-        )  # fmt: skip
+            command,
+            capture_output=True,
+            text=True,
+            timeout=options.limit,
+            env=os.environ,
+            check=False,
+            cwd=ROOT,
+        )
     except subprocess.TimeoutExpired:
         empty.note = f"over {options.limit:.0f} s"
         return empty
@@ -233,8 +256,18 @@ def _run(name: str, solver: str, tol: float, folder: str, options: argparse.Name
 
 
 _HEAD = (
-    "graph", "k", "solver", "tol", "seconds", "cpu", "columns", "residual", "sine", "value", "note",
-)  # fmt: skip
+    "graph",
+    "k",
+    "solver",
+    "tol",
+    "seconds",
+    "cpu",
+    "columns",
+    "residual",
+    "sine",
+    "value",
+    "note",
+)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -43,9 +43,11 @@ def line(name: str, columns: int, dtype: torch.dtype, seconds: float, in_a_row: 
     with warnings.catch_warnings():  # torch calls its sparse CSR support beta
         warnings.simplefilter("ignore", UserWarning)
         csr = torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices),
-            torch.from_numpy(matrix.data), size=matrix.shape,
-        )  # fmt: skip
+            torch.from_numpy(matrix.indptr),
+            torch.from_numpy(matrix.indices),
+            torch.from_numpy(matrix.data),
+            size=matrix.shape,
+        )
     calls = {"ours": lambda: op.matmat(x, y), "scipy": lambda: matrix @ rows}
     calls["torch CSR"] = lambda: csr @ x
     error = float(np.abs(op.matmat(x, y).numpy() - matrix @ rows).max())

@@ -18,12 +18,17 @@ from sslspec_fast import PairGraph
 
 NEIGHBORS = 10
 COLORS = {
-    "small": "#1b7837", "large": "#762a83", "simclr": "#d95f02", "barlow": "#2166ac",
-}  # fmt: skip
+    "small": "#1b7837",
+    "large": "#762a83",
+    "simclr": "#d95f02",
+    "barlow": "#2166ac",
+}
 NAMES = {
-    "small": "VICReg, small γ", "large": "VICReg, large γ", "simclr": "LS-SimCLR",
+    "small": "VICReg, small γ",
+    "large": "VICReg, large γ",
+    "simclr": "LS-SimCLR",
     "barlow": "Barlow Twins",
-}  # fmt: skip
+}
 PAIR = ("#333333", "#b8860b")  # two curves that are no methods
 
 
@@ -61,10 +66,12 @@ def load() -> list[Images]:
     return [
         Images("digits", "digits", torch.from_numpy(x / 16.0), torch.from_numpy(y)),
         Images(
-            "mnist", "MNIST-5k", torch.cat([mnist.train, mnist.test]).flatten(1).double(),
+            "mnist",
+            "MNIST-5k",
+            torch.cat([mnist.train, mnist.test]).flatten(1).double(),
             torch.cat([mnist.train_labels, mnist.test_labels]),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def components(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -88,10 +95,13 @@ def descend(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> tupl
         return value.item(), grad.numpy().ravel()
 
     run = minimize(
-        cost, start.numpy().ravel(), jac=True, method="L-BFGS-B",
+        cost,
+        start.numpy().ravel(),
+        jac=True,
+        method="L-BFGS-B",
         callback=lambda flat: trace.append(torch.from_numpy(flat.reshape(start.shape).copy())),
         options={"maxiter": steps, "maxfun": 3 * steps, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
-    )  # fmt: skip
+    )
     return torch.from_numpy(run.x.reshape(start.shape)), float(run.fun), trace
 
 

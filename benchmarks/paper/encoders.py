@@ -58,10 +58,16 @@ def _linear(data: Images, left: Axes, right: Axes) -> dict[str, str]:
         key = f"{data.key}_{name.split('_')[0]}"
         facts[f"{key}_gap"] = f"{abs(gaps[-1].relative_gap):.0e}"
         facts[f"{key}_angle"] = f"{gaps[-1].angle:.0e}"
-    left.set(xlabel="L-BFGS steps", ylabel="relative gap to the closed form",
-             title=f"{data.title}, linear encoder")  # fmt: skip
-    right.set(xlabel="L-BFGS steps", ylabel="largest principal angle (rad)",
-              title=f"{data.title}, linear encoder")  # fmt: skip
+    left.set(
+        xlabel="L-BFGS steps",
+        ylabel="relative gap to the closed form",
+        title=f"{data.title}, linear encoder",
+    )
+    right.set(
+        xlabel="L-BFGS steps",
+        ylabel="largest principal angle (rad)",
+        title=f"{data.title}, linear encoder",
+    )
     left.legend(fontsize=8)
     return facts
 
@@ -125,8 +131,9 @@ def corruption(sets: list[Images], out: Path) -> dict[str, str]:
                     left_over = ((slant[test] - fit) ** 2).sum() / (slant[test] ** 2).sum()
                     other.add(name, i, left_over)
                     rank.add(name, i, form.rank)
-        accuracy.plot(left, f"accuracy, {SHOTS} labels a class (%)",
-                      f"{data.title} (i): the graph's own task")  # fmt: skip
+        accuracy.plot(
+            left, f"accuracy, {SHOTS} labels a class (%)", f"{data.title} (i): the graph's own task"
+        )
         other.plot(right, "unexplained share of the slant", f"{data.title} (ii): another task")
         left.legend(fontsize=8, loc="lower left")
         facts |= accuracy.facts(f"{data.key}_acc", ".0f") | other.facts(f"{data.key}_other", ".2f")
@@ -173,8 +180,9 @@ class Curves:
 
     def plot(self, axis: Axes, label: str, title: str) -> None:
         for (name, values), marker in zip(self.mean.items(), "oDs^", strict=True):
-            axis.plot(SHARES, values, f"{marker}-", color=COLORS[name], label=NAMES[name],
-                      markersize=5)  # fmt: skip
+            axis.plot(
+                SHARES, values, f"{marker}-", color=COLORS[name], label=NAMES[name], markersize=5
+            )
         axis.set(xlabel="share of corrupted edges", ylabel=label, title=title)
 
     def facts(self, key: str, form: str) -> dict[str, str]:

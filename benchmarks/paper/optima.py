@@ -101,8 +101,11 @@ def infonce(sets: list[Images], out: Path) -> dict[str, str]:
     for data, color in zip(sets, PAIR, strict=True):
         facts |= _classes(data, right, color)
         facts |= _mds(data)
-    right.set(xlabel="L-BFGS steps", ylabel="InfoNCE, excess over the simplex",
-              title=f"label cliques, K = 9, τ = {TAU}")  # fmt: skip
+    right.set(
+        xlabel="L-BFGS steps",
+        ylabel="InfoNCE, excess over the simplex",
+        title=f"label cliques, K = 9, τ = {TAU}",
+    )
     right.legend(fontsize=8)
     save(figure, out, "infonce")
     return facts
@@ -116,17 +119,19 @@ def _pairs(axis: Axes) -> dict[str, str]:
     for k, color in ((samples - 1, PAIR[0]), (8, PAIR[1])):
         _, final[k], trace = descend(
             lambda z: F.nt_xent(z[:samples], z[samples:], temperature=TAU),
-            normal(2 * samples, k), 150,
-        )  # fmt: skip
+            normal(2 * samples, k),
+            150,
+        )
         values = [float(F.nt_xent(z[:samples], z[samples:], temperature=TAU)) for z in trace]
         axis.plot(values, color=color, label=f"K = {k}")
     axis.axhline(optimum, color="black", linestyle="--", linewidth=0.8, label="simplex")
     axis.set(xlabel="L-BFGS steps", ylabel="NT-Xent", title=f"{samples} pairs, τ = {TAU}")
     axis.legend(fontsize=8)
     return {
-        "etf": f"{optimum:.6f}", "etf_gap": f"{abs(final[samples - 1] - optimum) / optimum:.0e}",
+        "etf": f"{optimum:.6f}",
+        "etf_gap": f"{abs(final[samples - 1] - optimum) / optimum:.0e}",
         "etf_small_k": f"{final[8]:.4f}",
-    }  # fmt: skip
+    }
 
 
 def _classes(data: Images, axis: Axes, color: str) -> dict[str, str]:

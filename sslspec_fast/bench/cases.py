@@ -60,21 +60,30 @@ def _pair(rows: int, width: int, unit: bool = False) -> Inputs:
 
 def nt_xent(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case(
-        "nt_xent", rows, width, 4.0 * rows**2 * width, _pair(rows // 2, width),
-        {"fused": F.nt_xent, "eager": peers.nt_xent_eager}, dtype=dtype,
-    )  # fmt: skip
+        "nt_xent",
+        rows,
+        width,
+        4.0 * rows**2 * width,
+        _pair(rows // 2, width),
+        {"fused": F.nt_xent, "eager": peers.nt_xent_eager},
+        dtype=dtype,
+    )
 
 
 def matryoshka(rows: int, width: int) -> Case:
     """NT-Xent on the prefixes width / 8, / 4, / 2 and width: one pass over the columns for all."""
     dims = (width // 8, width // 4, width // 2, width)
     return Case(
-        "matryoshka", rows, width, 4.0 * rows**2 * width, _pair(rows // 2, width),
+        "matryoshka",
+        rows,
+        width,
+        4.0 * rows**2 * width,
+        _pair(rows // 2, width),
         {
             "fused": lambda a, b: F.matryoshka("nt_xent", a, b, dims=dims),
             "eager": lambda a, b: peers.matryoshka_eager(a, b, dims),
         },
-    )  # fmt: skip
+    )
 
 
 def clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
@@ -110,44 +119,66 @@ def moco(rows: int, width: int, size: int) -> Case:
         return query.requires_grad_(), key, queue
 
     return Case(
-        "moco", rows, width, 4.0 * rows * size * width, inputs,
+        "moco",
+        rows,
+        width,
+        4.0 * rows * size * width,
+        inputs,
         {"fused": F.moco, "eager": peers.moco_eager},
-    )  # fmt: skip
+    )
 
 
 def siglip(rows: int, width: int) -> Case:
     return Case(
-        "siglip", rows, width, 6.0 * rows**2 * width, _pair(rows, width, unit=True),
+        "siglip",
+        rows,
+        width,
+        6.0 * rows**2 * width,
+        _pair(rows, width, unit=True),
         {"fused": lambda a, b: F.siglip(a, b, 10.0, -10.0), "eager": peers.siglip_eager},
-    )  # fmt: skip
+    )
 
 
 def vicreg(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case(
-        "vicreg", rows, width, 6.0 * rows * width * min(rows, width), _pair(rows, width),
+        "vicreg",
+        rows,
+        width,
+        6.0 * rows * width * min(rows, width),
+        _pair(rows, width),
         {"fused": F.vicreg, "eager": peers.vicreg_eager, "smart": peers.vicreg_smart},
-        compiled=("eager", "smart"), dtype=dtype,
-    )  # fmt: skip
+        compiled=("eager", "smart"),
+        dtype=dtype,
+    )
 
 
 def barlow(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     return Case(
-        "barlow", rows, width, 6.0 * rows * width * min(rows, width), _pair(rows, width),
+        "barlow",
+        rows,
+        width,
+        6.0 * rows * width * min(rows, width),
+        _pair(rows, width),
         {"fused": F.barlow_twins, "eager": peers.barlow_eager, "smart": peers.barlow_smart},
-        compiled=("eager", "smart"), dtype=dtype,
-    )  # fmt: skip
+        compiled=("eager", "smart"),
+        dtype=dtype,
+    )
 
 
 def spectral(rows: int, width: int) -> Case:
     return Case(
-        "spectral", rows, width, 6.0 * rows * width**2, _pair(rows, width),
+        "spectral",
+        rows,
+        width,
+        6.0 * rows * width**2,
+        _pair(rows, width),
         {
             "fused": F.spectral_contrastive,
             "eager": peers.spectral_eager,
             "smart": peers.spectral_smart,
         },
         compiled=("eager", "smart"),
-    )  # fmt: skip
+    )
 
 
 def sigreg(views: int, rows: int, width: int, slices: int = 1024) -> Case:
@@ -167,13 +198,17 @@ def sigreg(views: int, rows: int, width: int, slices: int = 1024) -> Case:
         return stored[z.device.type, z.dtype]
 
     return Case(
-        "sigreg", views * rows, width, 6.0 * views * rows * slices * width, inputs,
+        "sigreg",
+        views * rows,
+        width,
+        6.0 * views * rows * slices * width,
+        inputs,
         {
             "fused": lambda z: F.sigreg(z, directions=directions(z)),
             "eager": lambda z: peers.sigreg_eager(z, directions(z)),
             "exact": lambda z: F.sigreg(z, slices=None),
         },
-    )  # fmt: skip
+    )
 
 
 def neighbor_graph(rows: int, neighbors: int = 15, seed: int = 0) -> sf.PairGraph:
@@ -218,9 +253,14 @@ def graph_covariance(rows: int, width: int) -> Case:
     edges = 2.0 * ((15 + 1) // 2) * rows
     flops = 4 * edges * width + 4.0 * rows * width**2
     return Case(
-        "graph_covariance", rows, width, flops, inputs,
-        {"fused": fused, "sparse.mm + mm": eager}, compiled=(),
-    )  # fmt: skip
+        "graph_covariance",
+        rows,
+        width,
+        flops,
+        inputs,
+        {"fused": fused, "sparse.mm + mm": eager},
+        compiled=(),
+    )
 
 
 def all_cases() -> list[Case]:
@@ -253,11 +293,19 @@ def all_cases() -> list[Case]:
 def smoke_cases() -> list[Case]:
     """The same families at sizes that take seconds, to see that everything runs."""
     return [
-        nt_xent(128, 32), nt_xent(256, 32), matryoshka(128, 32), clip(128, 32), info_nce(64, 32),
-        siglip(64, 32), vicreg(64, 128), barlow(64, 128), spectral(128, 16),
-        moco(32, 16, 100), sigreg(2, 32, 16, 48),
+        nt_xent(128, 32),
+        nt_xent(256, 32),
+        matryoshka(128, 32),
+        clip(128, 32),
+        info_nce(64, 32),
+        siglip(64, 32),
+        vicreg(64, 128),
+        barlow(64, 128),
+        spectral(128, 16),
+        moco(32, 16, 100),
+        sigreg(2, 32, 16, 48),
         graph_covariance(2_000, 16),
-    ]  # fmt: skip
+    ]
 
 
 def find(name: str, cases: list[Case]) -> Case:

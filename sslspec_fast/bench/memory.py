@@ -40,9 +40,16 @@ def peak_extra_mib(case: Case, variant: str, registry: str) -> float | None:
     registry: "module:function" that lists the cases, so that the new process finds the same one.
     """
     command = [
-        sys.executable, "-m", "sslspec_fast.bench.memory",
-        "--case", case.name, "--variant", variant, "--registry", registry,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "sslspec_fast.bench.memory",
+        "--case",
+        case.name,
+        "--variant",
+        variant,
+        "--registry",
+        registry,
+    ]
     # Large blocks go back to the system when freed, so that the mark shows what is really in use.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
@@ -51,9 +58,14 @@ def peak_extra_mib(case: Case, variant: str, registry: str) -> float | None:
     # that only this user can write to is neither.
     with tempfile.TemporaryDirectory() as empty:
         run = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment, timeout=600,
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=600,
             cwd=empty,
-        )  # fmt: skip
+        )
     if run.returncode != 0:
         print(f"memory of {case.name} {variant}: {run.stderr.strip()[-300:]}", file=sys.stderr)
         return None

@@ -76,19 +76,43 @@ def write_csv(path: Path, results: Sequence[Result], facts: dict[str, str]) -> N
             stream.write(f"# {key}: {value}\n")
         writer = csv.writer(stream)
         writer.writerow(
-            ["case", "family", "rows", "width", "dtype", "variant", "p20_s", "p50_s", "p80_s",
-             "samples", "peak_extra_mib", "times_fused", "gflops_of_fused_algorithm"]
-        )  # fmt: skip
+            [
+                "case",
+                "family",
+                "rows",
+                "width",
+                "dtype",
+                "variant",
+                "p20_s",
+                "p50_s",
+                "p80_s",
+                "samples",
+                "peak_extra_mib",
+                "times_fused",
+                "gflops_of_fused_algorithm",
+            ]
+        )
         for result in results:
             case = result.case
             for name, t in result.timings.items():
                 mib = result.memory.get(name)
                 writer.writerow(
-                    [case.name, case.family, case.rows, case.width, case.dtype, name,
-                     f"{t.p20:.6g}", f"{t.p50:.6g}", f"{t.p80:.6g}", t.samples,
-                     "" if mib is None else f"{mib:.2f}", f"{result.ratio(name):.4g}",
-                     f"{case.flops / t.p50 / 1e9:.4g}"]
-                )  # fmt: skip
+                    [
+                        case.name,
+                        case.family,
+                        case.rows,
+                        case.width,
+                        case.dtype,
+                        name,
+                        f"{t.p20:.6g}",
+                        f"{t.p50:.6g}",
+                        f"{t.p80:.6g}",
+                        t.samples,
+                        "" if mib is None else f"{mib:.2f}",
+                        f"{result.ratio(name):.4g}",
+                        f"{case.flops / t.p50 / 1e9:.4g}",
+                    ]
+                )
 
 
 def write_markdown(path: Path, results: Sequence[Result], facts: dict[str, str]) -> None:
@@ -180,11 +204,16 @@ def write_html(
     for r in results:
         t, mib = r.timings["fused"], r.memory.get("fused")
         rows.append(
-            [r.case.name, f"{1e3 * t.p50:.3g}", f"{1e3 * t.p20:.3g}-{1e3 * t.p80:.3g}",
-             f"{r.gflops():.1f}", f"{100 * r.gflops() / gemm:.0f}",
-             "" if mib is None else f"{mib:.1f}",
-             *(f"{r.ratio(n):.2f}" if n in r.timings else "" for n in names)]
-        )  # fmt: skip
+            [
+                r.case.name,
+                f"{1e3 * t.p50:.3g}",
+                f"{1e3 * t.p20:.3g}-{1e3 * t.p80:.3g}",
+                f"{r.gflops():.1f}",
+                f"{100 * r.gflops() / gemm:.0f}",
+                "" if mib is None else f"{mib:.1f}",
+                *(f"{r.ratio(n):.2f}" if n in r.timings else "" for n in names),
+            ]
+        )
     parts.append(_html_table(header, rows))
     if picture is not None:
         data = base64.b64encode(picture.read_bytes()).decode("ascii")
@@ -193,10 +222,15 @@ def write_html(
         parts.append("<h2>Relative error against fp64</h2>")
         header = ["case", "loss: fused", "loss: torch", "gradient: fused", "gradient: torch"]
         body = [
-            [e.case, *(f"{x:.1e}" for x in
-             (e.fused_loss, e.torch_loss, e.fused_gradient, e.torch_gradient))]
+            [
+                e.case,
+                *(
+                    f"{x:.1e}"
+                    for x in (e.fused_loss, e.torch_loss, e.fused_gradient, e.torch_gradient)
+                ),
+            ]
             for e in errors
-        ]  # fmt: skip
+        ]
         parts.append(_html_table(header, body))
     path.write_text("\n".join(parts), encoding="utf-8")
 

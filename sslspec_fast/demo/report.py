@@ -29,7 +29,7 @@ def training_table(
     header = (
         "loss", "first", "last", "steps/s", "plain", "loss ms", "plain", "faster",
         "share", "plain", "grad diff", "kNN %", "probe %",
-    )  # fmt: skip
+    )
     rows: list[Sequence[str]] = [
         (
             f"{run.recipe.name} ({run.recipe.width})",
@@ -57,7 +57,7 @@ def linear_table(fits: Sequence[Fit]) -> str:
     header = (
         "linear encoder", "loss reached", "closed form", "relative gap", "angle, deg",
         "gap to best Z: before", "after",
-    )  # fmt: skip
+    )
     rows = [
         (
             fit.problem.name,

@@ -37,9 +37,17 @@ def _cpu(
     work = z1.new_empty(_C.spectral_contrastive_workspace_size(n, d, CODE[z1.dtype]))
     g1, g2 = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
     _C.spectral_contrastive(
-        view(z1), view(z2), longest, attraction, repulsion, view(sums), g1, g2, view(work),
+        view(z1),
+        view(z2),
+        longest,
+        attraction,
+        repulsion,
+        view(sums),
+        g1,
+        g2,
+        view(work),
         threads(),
-    )  # fmt: skip
+    )
     loss = attraction * sums[0] + repulsion * sums[1]
     return loss.to(z1.dtype), sums.to(z1.dtype), *grads
 

@@ -45,16 +45,27 @@ def value(
     loss, sums_out = z1.new_empty((), dtype=wide), z1.new_empty(3, dtype=wide)
     attraction, repulsion = composed.weights(n, factor, mean)
     _C.cuda_gram_loss(
-        view(sums), pairs, pairs, (1.0, 0.0, 1.0), (attraction, 0.0, repulsion), view(loss),
-        view(sums_out), queue,
-    )  # fmt: skip
+        view(sums),
+        pairs,
+        pairs,
+        (1.0, 0.0, 1.0),
+        (attraction, 0.0, repulsion),
+        view(loss),
+        view(sums_out),
+        queue,
+    )
     return loss, sums_out, gradients, rows
 
 
 def finish(
-    z1: Tensor, z2: Tensor, gradients: Tensor, rows: Tensor, grad: Tensor,
-    options: tuple[float, float, bool], wanted: tuple[bool, bool],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    z1: Tensor,
+    z2: Tensor,
+    gradients: Tensor,
+    rows: Tensor,
+    grad: Tensor,
+    options: tuple[float, float, bool],
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
     """The gradients of z1 and z2, in their dtype, of what `value` left."""
     longest, factor, mean = options
     grads = _value_and_grad.outputs(z1, wanted[0], z2, wanted[1])
@@ -62,7 +73,17 @@ def finish(
     g1, g2 = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
     attraction, repulsion = composed.weights(len(z1), factor, mean)
     _C.cuda_spectral_finish(
-        view(z1), view(z2), longest, attraction, repulsion, z1.dtype == torch.bfloat16, view(rows),
-        view(gradients), view(grad), g1, g2, stream(z1),
-    )  # fmt: skip
+        view(z1),
+        view(z2),
+        longest,
+        attraction,
+        repulsion,
+        z1.dtype == torch.bfloat16,
+        view(rows),
+        view(gradients),
+        view(grad),
+        g1,
+        g2,
+        stream(z1),
+    )
     return grads

@@ -53,9 +53,16 @@ def _body(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor
     rows, u, norm, negatives = _shapes(z1, z2, scale)
     work = _workspace(u, backward=False)
     _C.pairwise_views_forward(
-        view(z1), view(z2), view(scale), view(u), view(norm), view(negatives), view(rows),
-        view(work), threads(),
-    )  # fmt: skip
+        view(z1),
+        view(z2),
+        view(scale),
+        view(u),
+        view(norm),
+        view(negatives),
+        view(rows),
+        view(work),
+        threads(),
+    )
     return rows, u, norm, negatives
 
 
@@ -71,9 +78,16 @@ def _bwd_body(
     grad, (grad_z, grad_scale) = grad.contiguous(), (u.new_empty(u.shape), scale.new_empty(()))
     work = _workspace(u, backward=True)
     _C.pairwise_views_backward(
-        view(scale), view(u), view(norm), view(negatives), view(grad), view(grad_z),
-        view(grad_scale), view(work), threads(),
-    )  # fmt: skip
+        view(scale),
+        view(u),
+        view(norm),
+        view(negatives),
+        view(grad),
+        view(grad_z),
+        view(grad_scale),
+        view(work),
+        threads(),
+    )
     return grad_z, grad_scale
 
 
@@ -212,9 +226,14 @@ def two_view_loss(z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str 
 
 
 def matched_loss(
-    z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str = "none", *, both: bool,
+    z1: Tensor,
+    z2: Tensor,
+    scale: float | Tensor,
+    reduction: str = "none",
+    *,
+    both: bool,
     unit: bool,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Softmax loss of every row of z1 with its row of z2 as the positive, (n,), their mean or sum.
 
     Args:

@@ -20,9 +20,14 @@ _FORMS = {"stacked": 0, "rows": 1, "both": 2}  # ViewForm of csrc/fused/cuda/two
 
 
 def shapes(
-    z1: Tensor, z2: Tensor, scale: Tensor | None, number: float, reduction: str, form: str,
+    z1: Tensor,
+    z2: Tensor,
+    scale: Tensor | None,
+    number: float,
+    reduction: str,
+    form: str,
     unit: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     """The loss; the multiplied rows, filled up to 16 bytes, empty where they are those of z; and
     norms, products, statistics and what else the backward pass reads.
     """
@@ -60,24 +65,47 @@ def _workspace(u: Tensor, stats: Tensor, n: int, form: str, backward: bool, own:
 
 
 def forward(
-    z1: Tensor, z2: Tensor, scale: Tensor | None, number: float, reduction: str, form: str,
+    z1: Tensor,
+    z2: Tensor,
+    scale: Tensor | None,
+    number: float,
+    reduction: str,
+    form: str,
     unit: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor]:
     n = z1.shape[0]
     loss, u, stats = shapes(z1, z2, scale, number, reduction, form, unit)
     z1, z2 = _rows(z1, z2, u)
     _C.cuda_pairwise_views_forward(
-        view(z1), view(z2), view(u), view(stats), _FORMS[form], unit, view(scale), number,
-        view(loss), _share(reduction, form, n), view(_workspace(u, stats, n, form, False, False)),
-        _fast(), stream(z1),
-    )  # fmt: skip
+        view(z1),
+        view(z2),
+        view(u),
+        view(stats),
+        _FORMS[form],
+        unit,
+        view(scale),
+        number,
+        view(loss),
+        _share(reduction, form, n),
+        view(_workspace(u, stats, n, form, False, False)),
+        _fast(),
+        stream(z1),
+    )
     return loss, u, stats
 
 
 def gradient_shapes(
-    z1: Tensor, z2: Tensor, u: Tensor, stats: Tensor, grad: Tensor, reduction: str, form: str,
-    unit: bool, of_z2: bool, of_scale: bool,
-) -> list[Tensor]:  # fmt: skip
+    z1: Tensor,
+    z2: Tensor,
+    u: Tensor,
+    stats: Tensor,
+    grad: Tensor,
+    reduction: str,
+    form: str,
+    unit: bool,
+    of_z2: bool,
+    of_scale: bool,
+) -> list[Tensor]:
     grads = [z1.new_empty(z1.shape)]
     if of_z2 or form == "stacked":
         grads.append(z1.new_empty(z1.shape))
@@ -85,9 +113,17 @@ def gradient_shapes(
 
 
 def backward(
-    z1: Tensor, z2: Tensor, u: Tensor, stats: Tensor, grad: Tensor, reduction: str, form: str,
-    unit: bool, of_z2: bool, of_scale: bool,
-) -> list[Tensor]:  # fmt: skip
+    z1: Tensor,
+    z2: Tensor,
+    u: Tensor,
+    stats: Tensor,
+    grad: Tensor,
+    reduction: str,
+    form: str,
+    unit: bool,
+    of_z2: bool,
+    of_scale: bool,
+) -> list[Tensor]:
     """Gradients of z1, of z2 and the scale where they are wanted."""
     n = z1.shape[0]
     of_z2 = of_z2 or form == "stacked"
@@ -98,15 +134,36 @@ def backward(
     products: tuple[Tensor | None, Tensor | None] = (None, None)
     if not own:
         _C.cuda_pairwise_views_factors(
-            view(z1), view(z2), view(u), view(stats), _FORMS[form], unit, view(grad), share,
-            view(work), stream(z1),
-        )  # fmt: skip
+            view(z1),
+            view(z2),
+            view(u),
+            view(stats),
+            _FORMS[form],
+            unit,
+            view(grad),
+            share,
+            view(work),
+            stream(z1),
+        )
         products = _products(z1, z2, u, stats, work[: 2 * n], form, of_z2)
     _C.cuda_pairwise_views_backward(
-        view(z1), view(z2), view(u), view(stats), _FORMS[form], unit, view(grad), share,
-        view(products[0]), view(products[1]), view(grads[0]), view(grads[1]) if of_z2 else None,
-        view(grads[-1]) if of_scale else None, view(work), _fast(), stream(z1),
-    )  # fmt: skip
+        view(z1),
+        view(z2),
+        view(u),
+        view(stats),
+        _FORMS[form],
+        unit,
+        view(grad),
+        share,
+        view(products[0]),
+        view(products[1]),
+        view(grads[0]),
+        view(grads[1]) if of_z2 else None,
+        view(grads[-1]) if of_scale else None,
+        view(work),
+        _fast(),
+        stream(z1),
+    )
     return grads
 
 
@@ -119,13 +176,36 @@ def _products(
     if form == "stacked":
         ids = stats[5 * n : 7 * n].view(torch.int32)
         product, *_ = cuda.backward(
-            u, None, scale, None, (ids, ids), none, True, lse, None, factors, None, kind,
+            u,
+            None,
+            scale,
+            None,
+            (ids, ids),
+            none,
+            True,
+            lse,
+            None,
+            factors,
+            None,
+            kind,
             want_scale=False,
-        )  # fmt: skip
+        )
         return product[:n], product[n:]
     a, b = (u[:n], u[n:]) if len(u) else (z1, z2)
     columns = (lse[n:], factors[n:]) if form == "both" else none
     return cuda.backward(
-        a, b, scale, None, none, none, True, lse[:n], columns[0], factors[:n], columns[1], kind,
-        of_z2, want_scale=False,
-    )[:2]  # fmt: skip
+        a,
+        b,
+        scale,
+        None,
+        none,
+        none,
+        True,
+        lse[:n],
+        columns[0],
+        factors[:n],
+        columns[1],
+        kind,
+        of_z2,
+        want_scale=False,
+    )[:2]

@@ -44,9 +44,12 @@ def centred(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def neighbours(
-    x: Tensor, k: int, *, dtype: torch.dtype | None = None,
+    x: Tensor,
+    k: int,
+    *,
+    dtype: torch.dtype | None = None,
     proposed: tuple[Tensor, Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Indices (n, k) int64 and float64 distances of the k nearest other rows, ties by index.
 
     x: (n, d) float32 or float64, at most 2^1000 in size. dtype: of the first products, else that of
@@ -199,9 +202,7 @@ def _full_products(device: torch.device) -> bool:
         return False
 
 
-def _with_ties(
-    found: Tensor, scores: Tensor, limit: Tensor, most: int
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def _with_ties(found: Tensor, scores: Tensor, limit: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """(r, c) columns: `found`, and the lowest others with scores up to limit (r,), at most `most`
     in all; and whether that is all of them.
     """

@@ -127,9 +127,14 @@ def matryoshka(
 
 
 def _checked(
-    loss: str, z1: Tensor, z2: Tensor, dims: Sequence[int], weights: Sequence[float] | None,
-    hyper: dict[str, Any], min_rows: int,
-) -> tuple[list[int], list[float]]:  # fmt: skip
+    loss: str,
+    z1: Tensor,
+    z2: Tensor,
+    dims: Sequence[int],
+    weights: Sequence[float] | None,
+    hyper: dict[str, Any],
+    min_rows: int,
+) -> tuple[list[int], list[float]]:
     """The prefix lengths and their weights."""
     op = "matryoshka"
     check.choice(op, "loss", loss, tuple(LOSSES))

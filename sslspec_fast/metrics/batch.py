@@ -169,9 +169,14 @@ def _classes(
 
 @torch.no_grad()
 def neighborhood_accuracy(
-    z: Tensor, labels: Tensor | Sequence[int], k: int = 20, *, bank: Tensor | None = None,
-    bank_labels: Tensor | Sequence[int] | None = None, group: Any = None,
-) -> Tensor:  # fmt: skip
+    z: Tensor,
+    labels: Tensor | Sequence[int],
+    k: int = 20,
+    *,
+    bank: Tensor | None = None,
+    bank_labels: Tensor | Sequence[int] | None = None,
+    group: Any = None,
+) -> Tensor:
     """Share of rows whose class is the majority among their k nearest neighbours by cosine.
 
     z: (n, d); labels: (n,) integers >= 0. Without a bank a row's neighbours are the other rows of z

@@ -6,20 +6,35 @@
 3.0
 """
 
-from sslspec_fast.operators.base import GroupVectors, KnownPairs, SumOperator, SymmetricOperator
-from sslspec_fast.operators.composite import (
+from .base import SumOperator, SymmetricOperator
+from .composite import (
     CallableOperator,
     DenseOperator,
     LowRankOperator,
     ScaledOperator,
 )
-from sslspec_fast.operators.convert import as_operator, centered, low_rank, shift
-from sslspec_fast.operators.csr import CsrOperator
-from sslspec_fast.operators.graph import adjacency, laplacian
-from sslspec_fast.operators.partitioned import PartitionedOperator, partitioned
+from .convert import as_operator, centered, low_rank, shift
+from .csr import CsrOperator
+from .graph import adjacency, laplacian
+from .known import GroupVectors, KnownPairs
+from .partitioned import PartitionedOperator, partitioned
 
 __all__ = [
-    "CallableOperator", "CsrOperator", "DenseOperator", "GroupVectors", "KnownPairs",
-    "LowRankOperator", "PartitionedOperator", "ScaledOperator", "SumOperator", "SymmetricOperator",
-    "adjacency", "as_operator", "centered", "laplacian", "low_rank", "partitioned", "shift",
-]  # fmt: skip
+    "CallableOperator",
+    "CsrOperator",
+    "DenseOperator",
+    "GroupVectors",
+    "KnownPairs",
+    "LowRankOperator",
+    "PartitionedOperator",
+    "ScaledOperator",
+    "SumOperator",
+    "SymmetricOperator",
+    "adjacency",
+    "as_operator",
+    "centered",
+    "laplacian",
+    "low_rank",
+    "partitioned",
+    "shift",
+]

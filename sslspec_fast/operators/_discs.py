@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sslspec_fast.operators.base import SymmetricOperator
+from .base import SymmetricOperator
 
 
 class EntryBounds(SymmetricOperator):

@@ -11,12 +11,17 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import KnownPairs, SymmetricOperator, combine
-from sslspec_fast.ranks.lockstep import ordered_sum
+from ..ranks.lockstep import ordered_sum
+from .base import SymmetricOperator, combine
+from .known import KnownPairs
 
 __all__ = [
-    "CallableOperator", "CenteredOperator", "DenseOperator", "LowRankOperator", "ScaledOperator",
-]  # fmt: skip
+    "CallableOperator",
+    "CenteredOperator",
+    "DenseOperator",
+    "LowRankOperator",
+    "ScaledOperator",
+]
 
 
 class CenteredOperator(SymmetricOperator):
@@ -117,9 +122,15 @@ class DenseOperator(SymmetricOperator):
         self._single: Tensor | None = None
 
     def matmat(
-        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
-        gamma: float = 0.0, w: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        gamma: float = 0.0,
+        w: Tensor | None = None,
+    ) -> Tensor:
         matrix = self.matrix
         if x.dtype != matrix.dtype:
             if self._single is None or self._single.dtype != x.dtype:
@@ -148,11 +159,18 @@ class CallableOperator(SymmetricOperator):
     """
 
     def __init__(
-        self, apply: Callable[[Any], Any], n: int, dtype: torch.dtype, device: torch.device, *,
-        array: str = "torch", bounds: tuple[float, float] = (-math.inf, math.inf),
-        known: tuple[KnownPairs, ...] = (), nnz: int | None = None,
+        self,
+        apply: Callable[[Any], Any],
+        n: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        array: str = "torch",
+        bounds: tuple[float, float] = (-math.inf, math.inf),
+        known: tuple[KnownPairs, ...] = (),
+        nnz: int | None = None,
         assemble: Callable[[], Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(n, dtype, device)
         self._function, self._array, self._bounds = apply, array, bounds
         self._known, self._nnz, self._assemble = known, nnz, assemble

@@ -10,23 +10,32 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast import _checks as check
-from sslspec_fast.graph import PairGraph
-from sslspec_fast.graph.build import scipy_from_torch, summed
-from sslspec_fast.operators.base import ShiftOperator, SymmetricOperator
-from sslspec_fast.operators.composite import (
+from .. import _checks as check
+from ..graph import PairGraph
+from ..graph.build import scipy_from_torch, summed
+from .base import ShiftOperator, SymmetricOperator
+from .composite import (
     CallableOperator,
     CenteredOperator,
     DenseOperator,
     LowRankOperator,
 )
-from sslspec_fast.operators.csr import CsrOperator
-from sslspec_fast.operators.graph import adjacency
+from .csr import CsrOperator
+from .graph import adjacency
 
 __all__ = [
-    "array_kind", "as_operator", "centered", "from_array", "low_rank", "real_array", "refuse_grad",
-    "shift", "to_array", "to_csr", "trial",
-]  # fmt: skip
+    "array_kind",
+    "as_operator",
+    "centered",
+    "from_array",
+    "low_rank",
+    "real_array",
+    "refuse_grad",
+    "shift",
+    "to_array",
+    "to_csr",
+    "trial",
+]
 
 _FLOATS = (torch.float32, torch.float64)
 _FAR, _UP = 2.0**400, 500  # products beyond, or below the inverse, are made in another unit
@@ -64,9 +73,12 @@ def to_array(x: Tensor, kind: str) -> Any:
 def refuse_grad(op: str, name: str, x: Any) -> None:
     """Operators hold detached tensors: say so rather than return values without a gradient."""
     check.refuse_grad(
-        op, name, _needs_grad(x), "only eigsh(A) with that tensor itself as A is differentiable: "
+        op,
+        name,
+        _needs_grad(x),
+        "only eigsh(A) with that tensor itself as A is differentiable: "
         "pass it as it is, or detached",
-    )  # fmt: skip
+    )
 
 
 def _needs_grad(x: Any) -> bool:

@@ -16,12 +16,13 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast._checks import compressed
-from sslspec_fast.operators._discs import EntryBounds
-from sslspec_fast.operators.base import KnownPairs, SymmetricOperator
-from sslspec_fast.primitives.basis import new_block
-from sslspec_fast.primitives.sparse.csr import Csr
-from sslspec_fast.primitives.sparse.spmm import spmm_into
+from .._checks import compressed
+from ..primitives.basis import new_block
+from ..primitives.sparse.csr import Csr
+from ..primitives.sparse.spmm import spmm_into
+from ._discs import EntryBounds
+from .base import SymmetricOperator
+from .known import KnownPairs
 
 __all__ = ["CsrOperator"]
 
@@ -39,11 +40,19 @@ class CsrOperator(EntryBounds):
     """
 
     def __init__(
-        self, indptr: Tensor, indices: Tensor, values: Tensor | None, *, n: int,
-        scale: Tensor | None = None, diagonal: Tensor | None = None, sign: float = 1.0,
-        bounds: tuple[float, float] | None = None, known: tuple[KnownPairs, ...] = (),
+        self,
+        indptr: Tensor,
+        indices: Tensor,
+        values: Tensor | None,
+        *,
+        n: int,
+        scale: Tensor | None = None,
+        diagonal: Tensor | None = None,
+        sign: float = 1.0,
+        bounds: tuple[float, float] | None = None,
+        known: tuple[KnownPairs, ...] = (),
         trusted: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not trusted:
             compressed("CsrOperator", "A", indptr, indices, n, n)
         dtype = torch.float64 if values is None else values.dtype
@@ -100,9 +109,15 @@ class CsrOperator(EntryBounds):
         return out
 
     def matmat(
-        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
-        gamma: float = 0.0, w: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        gamma: float = 0.0,
+        w: Tensor | None = None,
+    ) -> Tensor:
         w = None if gamma == 0.0 else w
         matrix, scale = self._product(x.dtype)
         right, scaled = scale, x
@@ -113,10 +128,18 @@ class CsrOperator(EntryBounds):
         return self._multiply(matrix, scaled, scale, right, x, out, alpha, beta, gamma, w)
 
     def _multiply(
-        self, matrix: Csr, x: Tensor, row_scale: Tensor | None, col_scale: Tensor | None,
-        plain: Tensor, out: Tensor | None, alpha: float, beta: float, gamma: float,
+        self,
+        matrix: Csr,
+        x: Tensor,
+        row_scale: Tensor | None,
+        col_scale: Tensor | None,
+        plain: Tensor,
+        out: Tensor | None,
+        alpha: float,
+        beta: float,
+        gamma: float,
         w: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """matmat by `spmm_into`; `plain` is what the diagonal multiplies."""
         if out is None:
             out, beta = new_block(x.shape[0], x.shape[1], x.dtype, x.device), 0.0
@@ -124,10 +147,18 @@ class CsrOperator(EntryBounds):
         # the diagonal multiplies W, so it rides along when W is X (a recurrence) or absent
         fused = diagonal is not None and (w is None or w is plain)
         spmm_into(
-            matrix, x, out, alpha=alpha * self.sign, beta=beta, gamma=gamma,
-            delta=alpha if fused else 0.0, w=plain if fused else w,
-            diagonal=diagonal if fused else None, row_scale=row_scale, col_scale=col_scale,
-        )  # fmt: skip
+            matrix,
+            x,
+            out,
+            alpha=alpha * self.sign,
+            beta=beta,
+            gamma=gamma,
+            delta=alpha if fused else 0.0,
+            w=plain if fused else w,
+            diagonal=diagonal if fused else None,
+            row_scale=row_scale,
+            col_scale=col_scale,
+        )
         if diagonal is not None and not fused:
             out.addcmul_(plain, diagonal[:, None], value=alpha)
         return out
@@ -222,9 +253,15 @@ class _Walk(SymmetricOperator):
         self._cast: dict[torch.dtype, Tensor] = {}
 
     def matmat(
-        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
-        gamma: float = 0.0, w: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        gamma: float = 0.0,
+        w: Tensor | None = None,
+    ) -> Tensor:
         if x.dtype not in self._cast:
             self._cast[x.dtype] = self.squares.to(x.dtype)
         w = None if gamma == 0.0 else w

@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslspec_fast.graph import PairGraph
-from sslspec_fast.operators.base import GroupVectors, KnownPairs, SymmetricOperator
-from sslspec_fast.operators.composite import CallableOperator
-from sslspec_fast.operators.csr import CsrOperator
+from ..graph import PairGraph
+from .base import SymmetricOperator
+from .composite import CallableOperator
+from .csr import CsrOperator
+from .known import GroupVectors, KnownPairs
 
 __all__ = ["adjacency", "laplacian"]
 
@@ -56,15 +57,27 @@ def laplacian(g: PairGraph, normalized: bool = False) -> SymmetricOperator:
 
 
 def _graph_operator(
-    g: PairGraph, scale: Tensor | None, diagonal: Tensor | None, sign: float,
-    bounds: tuple[float, float] | None, known: tuple[KnownPairs, ...],
-) -> SymmetricOperator:  # fmt: skip
+    g: PairGraph,
+    scale: Tensor | None,
+    diagonal: Tensor | None,
+    sign: float,
+    bounds: tuple[float, float] | None,
+    known: tuple[KnownPairs, ...],
+) -> SymmetricOperator:
     if g.kind == "csr":
         indptr, indices, values = g.csr()
         return CsrOperator(
-            indptr, indices, values, n=g.n, scale=scale, diagonal=diagonal, sign=sign,
-            bounds=bounds, known=known, trusted=True,
-        )  # fmt: skip
+            indptr,
+            indices,
+            values,
+            n=g.n,
+            scale=scale,
+            diagonal=diagonal,
+            sign=sign,
+            bounds=bounds,
+            known=known,
+            trusted=True,
+        )
 
     def apply(x: Tensor) -> Tensor:
         y = g.matmul(x if scale is None else x * scale.to(x.dtype)[:, None])
@@ -81,16 +94,29 @@ def _graph_operator(
     def assemble() -> CsrOperator:
         indptr, indices, values = g.csr()
         stored = CsrOperator(
-            indptr, indices, values, n=g.n, scale=scale, diagonal=diagonal, sign=sign,
-            bounds=bounds, trusted=True,
-        )  # fmt: skip
+            indptr,
+            indices,
+            values,
+            n=g.n,
+            scale=scale,
+            diagonal=diagonal,
+            sign=sign,
+            bounds=bounds,
+            trusted=True,
+        )
         return stored.assemble()
 
     return CallableOperator(
-        apply, g.n, torch.float64, g.device, bounds=bounds, known=known,
+        apply,
+        g.n,
+        torch.float64,
+        g.device,
+        bounds=bounds,
+        known=known,
         # an implicit clique product reads each row twice, whatever the clique's size
-        nnz=2 * g.n, assemble=assemble if g.nnz <= 20 * max(g.n, 1) else None,
-    )  # fmt: skip
+        nnz=2 * g.n,
+        assemble=assemble if g.nnz <= 20 * max(g.n, 1) else None,
+    )
 
 
 def _require_symmetric(name: str, g: PairGraph) -> None:

@@ -19,19 +19,19 @@ import scipy.sparse.csgraph
 import torch
 from torch import Tensor
 
-from sslspec_fast import _checks as check
-from sslspec_fast.graph.build import scipy_from_torch, summed
-from sslspec_fast.operators._discs import EntryBounds
-from sslspec_fast.operators.base import KnownPairs
-from sslspec_fast.operators.convert import real_array, refuse_grad
-from sslspec_fast.primitives.basis import gram, new_block
-from sslspec_fast.primitives.sparse.csr import Csr
-from sslspec_fast.primitives.sparse.spmm import spmm_into
-from sslspec_fast.primitives.spread import over_ranks
-from sslspec_fast.ranks import Ranks, agree, process_group, told_to_all
-from sslspec_fast.ranks.differentiable import start_gather
-from sslspec_fast.ranks.halo import Halo
-from sslspec_fast.ranks.lockstep import Lockstep, ends, ordered_sum
+from .. import _checks as check
+from ..graph.build import scipy_from_torch, summed
+from ..primitives.basis import gram, new_block
+from ..primitives.sparse.csr import Csr
+from ..primitives.sparse.spmm import spmm_into
+from ..primitives.spread import over_ranks
+from ..ranks import Ranks, agree, process_group, told_to_all
+from ..ranks.differentiable import start_gather
+from ..ranks.halo import Halo
+from ..ranks.lockstep import Lockstep, ends, ordered_sum
+from ._discs import EntryBounds
+from .convert import real_array, refuse_grad
+from .known import KnownPairs
 
 __all__ = ["PartitionedOperator", "partitioned"]
 
@@ -44,9 +44,16 @@ class PartitionedOperator(EntryBounds):
     """
 
     def __init__(
-        self, near: Csr, far: Csr, halo: Halo, dtype: torch.dtype, nnz: int, *,
-        bounds: tuple[float, float] | None = None, known: tuple[KnownPairs, ...] = (),
-    ) -> None:  # fmt: skip
+        self,
+        near: Csr,
+        far: Csr,
+        halo: Halo,
+        dtype: torch.dtype,
+        nnz: int,
+        *,
+        bounds: tuple[float, float] | None = None,
+        known: tuple[KnownPairs, ...] = (),
+    ) -> None:
         super().__init__(halo.ranks.n, dtype, near.device, halo.ranks)
         self._near, self._far, self._halo, self._nnz = near, far, halo, nnz
         self._known, self._bounds = known, bounds
@@ -81,9 +88,15 @@ class PartitionedOperator(EntryBounds):
         return out[0], out[1]
 
     def matmat(
-        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
-        gamma: float = 0.0, w: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        gamma: float = 0.0,
+        w: Tensor | None = None,
+    ) -> Tensor:
         pending = self._halo.start(x)
         near, far = self._parts(x.dtype)
         if out is None:
@@ -100,15 +113,22 @@ class PartitionedOperator(EntryBounds):
         low, high = (bound * factor for bound in self.bounds())
         known = tuple(KnownPairs(pair.value * factor, pair.vectors) for pair in self._known)
         return PartitionedOperator(
-            *self._map(lambda values, *_: (values.double() * factor).to(self.dtype)), self._halo,
-            self.dtype, self._nnz, known=known,
+            *self._map(lambda values, *_: (values.double() * factor).to(self.dtype)),
+            self._halo,
+            self.dtype,
+            self._nnz,
+            known=known,
             bounds=(low, high) if math.isfinite(high - low) else None,
-        )  # fmt: skip
+        )
 
     def derived(
-        self, *, scale: Tensor | None = None, diagonal: Tensor | None = None, sign: float = 1.0,
+        self,
+        *,
+        scale: Tensor | None = None,
+        diagonal: Tensor | None = None,
+        sign: float = 1.0,
         bounds: tuple[float, float] | None = None,
-    ) -> PartitionedOperator:  # fmt: skip
+    ) -> PartitionedOperator:
         """diag(d) + sign * diag(s) A diag(s) in float64; s, d: (n_r,) float64 or None."""
         near, far = self._near, self._far
         if scale is not None or sign != 1.0:
@@ -217,9 +237,13 @@ class PartitionedOperator(EntryBounds):
 
 
 def partitioned(
-    A: Any, group: Any, *, bounds: tuple[float, float] | None = None,
-    known: tuple[KnownPairs, ...] = (), name: str = "partitioned",
-) -> PartitionedOperator:  # fmt: skip
+    A: Any,
+    group: Any,
+    *,
+    bounds: tuple[float, float] | None = None,
+    known: tuple[KnownPairs, ...] = (),
+    name: str = "partitioned",
+) -> PartitionedOperator:
     """The symmetric operator of which every rank of a process group holds some rows.
 
     A: (n_r, n) scipy or torch sparse, real: this rank's rows, in rank order those of the whole, and
@@ -254,9 +278,15 @@ def partitioned(
 
 
 def _split(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, ranks: Ranks, *, dtype: torch.dtype,
-    bounds: tuple[float, float] | None, known: tuple[KnownPairs, ...],
-) -> PartitionedOperator:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    ranks: Ranks,
+    *,
+    dtype: torch.dtype,
+    bounds: tuple[float, float] | None,
+    known: tuple[KnownPairs, ...],
+) -> PartitionedOperator:
     """Of compressed rows with global columns: the columns of this rank, and the others."""
     here = ranks.here
     near = (indices >= here.start) & (indices < here.stop)
@@ -270,9 +300,14 @@ def _split(
     own = part(near, indices[near] - here.start, here.stop - here.start)
     stored = torch.tensor(float(len(indices)), dtype=torch.float64)
     return PartitionedOperator(
-        own, part(~near, place, len(columns)), Halo(columns, ranks), dtype,
-        int(ordered_sum(stored, ranks.group)), bounds=bounds, known=known,
-    )  # fmt: skip
+        own,
+        part(~near, place, len(columns)),
+        Halo(columns, ranks),
+        dtype,
+        int(ordered_sum(stored, ranks.group)),
+        bounds=bounds,
+        known=known,
+    )
 
 
 def _row_sums(a: Csr) -> Tensor:

@@ -77,9 +77,14 @@ class _RowBlocks(torch.autograd.Function):
 
 
 def left_out_pairs(
-    rows: slice, like: Tensor, m: int, ids_a: Tensor | None, ids_b: Tensor | None,
-    skip: tuple[Tensor, Tensor] | None, skip_self: bool,
-) -> Tensor:  # fmt: skip
+    rows: slice,
+    like: Tensor,
+    m: int,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip: tuple[Tensor, Tensor] | None,
+    skip_self: bool,
+) -> Tensor:
     """(rows, m) mask of the pairs that are left out."""
     index = torch.arange(rows.start, rows.stop, device=like.device)
     out = torch.zeros(len(index), m, dtype=torch.bool, device=like.device)
@@ -96,9 +101,14 @@ def left_out_pairs(
 
 
 def softmax_weights(
-    rows: slice, logits: Tensor, left_out: Tensor,
-    row: Tensor, grad_row: Tensor, col: Tensor | None, grad_col: Tensor | None,
-) -> Tensor:  # fmt: skip
+    rows: slice,
+    logits: Tensor,
+    left_out: Tensor,
+    row: Tensor,
+    grad_row: Tensor,
+    col: Tensor | None,
+    grad_col: Tensor | None,
+) -> Tensor:
     """W_ij = grad_row_i exp(s_ij - row_i) + grad_col_j exp(s_ij - col_j) for a block of rows."""
 
     def part(lse: Tensor, grad: Tensor) -> Tensor:

@@ -34,8 +34,12 @@ class Halo:
         sent, b = _staged(x[self._rows], self.ranks.group), x.shape[1]
         out = sent.new_empty(self.size, b)
         work = dist.all_to_all_single(
-            out.view(-1), sent.view(-1), [b * rows for rows in self._receive],
-            [b * rows for rows in self._send], group=self.ranks.group, async_op=True,
-        )  # fmt: skip
+            out.view(-1),
+            sent.view(-1),
+            [b * rows for rows in self._receive],
+            [b * rows for rows in self._send],
+            group=self.ranks.group,
+            async_op=True,
+        )
         _SENT["bytes"] += sent.numel() * sent.element_size()
         return Pending(out, work, x.device)

@@ -39,6 +39,8 @@ def value_and_grad(
         tensors: its arguments; fresh leaves are made of them.
         wants: one flag per tensor.
         factor: the gradient of a value that is no scalar.
+
+    No two gradients share memory: the outputs of an operator may not.
     """
     if not any(wants):
         with torch.no_grad():
@@ -51,8 +53,17 @@ def value_and_grad(
         ]
         value, rest = function(*leaves)
         wanted = [x for x, want in zip(leaves, wants, strict=True) if x is not None and want]
-        grads = iter(torch.autograd.grad(value, wanted, factor, allow_unused=True))
+        grads = iter(_apart(torch.autograd.grad(value, wanted, factor, allow_unused=True)))
     return value.detach(), rest.detach(), [next(grads) if want else None for want in wants]
+
+
+def _apart(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Copies of the gradients that are views of one tensor (those of rows that were joined)."""
+    storages = [None if g is None else g.untyped_storage().data_ptr() for g in grads]
+    return [
+        g.clone() if g is not None and s in storages[:k] else g
+        for k, (g, s) in enumerate(zip(grads, storages, strict=True))
+    ]
 
 
 def refuse_second_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:

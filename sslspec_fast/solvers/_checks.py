@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Mapping
 from typing import Any
 
-from sslspec_fast._checks import count
+from .._checks import count
 
 __all__ = ["check_count", "check_settings"]
 

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.operators.convert import as_operator, to_csr
-from sslspec_fast.solvers.result import EigResult
+from ..operators.base import SymmetricOperator
+from ..operators.convert import as_operator, to_csr
+from .result import EigResult
 
 __all__ = ["differentiable", "solve_complement"]
 
@@ -107,9 +107,14 @@ def _on_pattern(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def solve_complement(
-    op: SymmetricOperator, v: Tensor, values: Tensor, rhs: Tensor, sign: float, tol: float = 1e-12,
+    op: SymmetricOperator,
+    v: Tensor,
+    values: Tensor,
+    rhs: Tensor,
+    sign: float,
+    tol: float = 1e-12,
     max_iter: int = 5000,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Y in the complement of v with (values_i - A) y_i = rhs_i, by block conjugate gradients.
 
     v: (n, k) orthonormal invariant subspace; sign +1 when every other eigenvalue lies below

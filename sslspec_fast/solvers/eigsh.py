@@ -18,30 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import (
-    Deflated,
-    DenseVectors,
-    GroupVectors,
-    ShiftOperator,
-    SymmetricOperator,
-)
-from sslspec_fast.operators.convert import (
+from ..operators.base import ShiftOperator, SymmetricOperator
+from ..operators.convert import (
     array_kind,
     as_operator,
     real_array,
 )
-from sslspec_fast.ranks import several
-from sslspec_fast.solvers._checks import check_count, check_settings
-from sslspec_fast.solvers._threads import at_most_threads, full_products
-from sslspec_fast.solvers.autograd import differentiable
-from sslspec_fast.solvers.completeness.inertia import Count, counting
-from sslspec_fast.solvers.linalg.cost import machine
-from sslspec_fast.solvers.methods.dense import dense
-from sslspec_fast.solvers.methods.lobpcg import lobpcg
-from sslspec_fast.solvers.methods.polynomial import chebyshev, lanczos
-from sslspec_fast.solvers.methods.shift_invert import shift_invert
-from sslspec_fast.solvers.problem import pencil
-from sslspec_fast.solvers.problem.over_ranks import (
+from ..operators.known import Deflated, DenseVectors, GroupVectors
+from ..ranks import several
+from ._checks import check_count, check_settings
+from ._threads import at_most_threads, full_products
+from .autograd import differentiable
+from .completeness.inertia import Count, counting
+from .linalg.cost import machine
+from .methods.dense import dense
+from .methods.lobpcg import lobpcg
+from .methods.polynomial import chebyshev, lanczos
+from .methods.shift_invert import shift_invert
+from .problem import pencil
+from .problem.over_ranks import (
     group_of,
     independent,
     of_first_rank,
@@ -49,25 +44,37 @@ from sslspec_fast.solvers.problem.over_ranks import (
     solve_small,
     unit_groups,
 )
-from sslspec_fast.solvers.problem.pencil import Back
-from sslspec_fast.solvers.problem.probe import probe
-from sslspec_fast.solvers.problem.reorder import order, renumber
-from sslspec_fast.solvers.problem.scaling import at_unit_norm, unit_of
-from sslspec_fast.solvers.problem.task import Known, Outcome, Task
-from sslspec_fast.solvers.report import report
-from sslspec_fast.solvers.result import EigResult
-from sslspec_fast.solvers.select import choose, dense_pays, low_dtype, separated
+from .problem.pencil import Back
+from .problem.probe import probe
+from .problem.reorder import order, renumber
+from .problem.scaling import at_unit_norm, unit_of
+from .problem.task import Known, Outcome, Task
+from .report import report
+from .result import EigResult
+from .select import choose, dense_pays, low_dtype, separated
 
 __all__ = ["eigsh"]
 
 
 def eigsh(
-    A: Any, k: int, *, which: str = "LA", B: Any = None, method: str = "auto", tol: float = 1e-6,
-    angle_tol: float | None = None, x0: Any = None, deflate: Any = None, precision: str = "mixed",
-    max_iter: int | None = None, seed: int = 0,
-    callback: Callable[[dict[str, Any]], Any] | None = None, progress: bool = False,
-    certify: bool = False, group: Any = None,
-) -> EigResult:  # fmt: skip
+    A: Any,
+    k: int,
+    *,
+    which: str = "LA",
+    B: Any = None,
+    method: str = "auto",
+    tol: float = 1e-6,
+    angle_tol: float | None = None,
+    x0: Any = None,
+    deflate: Any = None,
+    precision: str = "mixed",
+    max_iter: int | None = None,
+    seed: int = 0,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+    progress: bool = False,
+    certify: bool = False,
+    group: Any = None,
+) -> EigResult:
     """The k largest ("LA") or smallest ("SA") eigenpairs of a symmetric A, with proof of accuracy.
 
     A: operator, PairGraph (G itself), scipy / torch / cupy sparse, LinearOperator-like (.matmat),
@@ -109,10 +116,19 @@ def eigsh(
     """
     start = time.perf_counter()
     settings = {
-        "which": which, "method": method, "tol": tol, "angle_tol": angle_tol, "x0": x0,
-        "deflate": deflate, "precision": precision, "max_iter": max_iter, "seed": seed,
-        "callback": callback, "progress": progress, "certify": certify,
-    }  # fmt: skip
+        "which": which,
+        "method": method,
+        "tol": tol,
+        "angle_tol": angle_tol,
+        "x0": x0,
+        "deflate": deflate,
+        "precision": precision,
+        "max_iter": max_iter,
+        "seed": seed,
+        "callback": callback,
+        "progress": progress,
+        "certify": certify,
+    }
     group = several("eigsh", group_of(A) if group is None else group)
     if group is not None:
         with run_on_all(A, k, B, settings, group) as spread_op:
@@ -139,9 +155,14 @@ def eigsh(
 
 
 def _at_its_norm(
-    op: SymmetricOperator, k: int, back: Back | None, over: float, kind: str, start: float,
+    op: SymmetricOperator,
+    k: int,
+    back: Back | None,
+    over: float,
+    kind: str,
+    start: float,
     settings: dict[str, Any],
-) -> EigResult:  # fmt: skip
+) -> EigResult:
     """`eigsh` of an operator of any norm. over: what a pencil's values have been divided by."""
     unit = unit_of(op)
 
@@ -154,11 +175,25 @@ def _at_its_norm(
 
 
 def _solve(
-    op: SymmetricOperator, k: int, back: Back | None, kind: str, start: float, *, which: str,
-    method: str, tol: float, angle_tol: float | None, x0: Any, deflate: Any, precision: str,
-    max_iter: int | None, seed: int, callback: Callable[[dict[str, Any]], Any] | None,
-    progress: bool, certify: bool,
-) -> EigResult:  # fmt: skip
+    op: SymmetricOperator,
+    k: int,
+    back: Back | None,
+    kind: str,
+    start: float,
+    *,
+    which: str,
+    method: str,
+    tol: float,
+    angle_tol: float | None,
+    x0: Any,
+    deflate: Any,
+    precision: str,
+    max_iter: int | None,
+    seed: int,
+    callback: Callable[[dict[str, Any]], Any] | None,
+    progress: bool,
+    certify: bool,
+) -> EigResult:
     """`eigsh` of an operator near norm 1. back: from its vectors to those of a pencil."""
     n = op.n
     solve_op = op if which == "LA" else ShiftOperator(op, -1.0, 0.0)
@@ -173,9 +208,18 @@ def _solve(
     low = low_dtype(precision)
     basis_dtype = torch.float32 if precision == "float32" else torch.float64
     task = Task(
-        solve_op, k - have, free, 0.0, tol, angle_tol, max_iter if max_iter is not None else 1000,
-        int(seed), deflated, basis_dtype, _watch(callback, progress, which),
-    )  # fmt: skip
+        solve_op,
+        k - have,
+        free,
+        0.0,
+        tol,
+        angle_tol,
+        max_iter if max_iter is not None else 1000,
+        int(seed),
+        deflated,
+        basis_dtype,
+        _watch(callback, progress, which),
+    )
     warm = _warm_start(x0, task, back is not None)
     facts: dict[str, Any] = {}
     count: Count | None = None

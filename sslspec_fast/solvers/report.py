@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.operators.convert import to_array
-from sslspec_fast.primitives.basis import column_norms, lengths
-from sslspec_fast.primitives.spread import current, first_found, highest
-from sslspec_fast.solvers.completeness.inertia import Count, Proof
-from sslspec_fast.solvers.problem.task import Known, Outcome, Task
-from sslspec_fast.solvers.result import ConvergenceWarning, EigInfo, EigResult
+from ..operators.base import SymmetricOperator
+from ..operators.convert import to_array
+from ..primitives.basis import column_norms, lengths
+from ..primitives.spread import current, first_found, highest
+from .completeness.inertia import Count, Proof
+from .problem.task import Known, Outcome, Task
+from .result import ConvergenceWarning, EigInfo, EigResult
 
 __all__ = ["report"]
 
@@ -26,10 +26,18 @@ _COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge
 
 
 def report(
-    op: SymmetricOperator, outcome: Outcome, known: Known, back: Any, task: Task,
-    facts: dict[str, Any], kind: str, which: str, labels: tuple[str, str, str], start: float,
+    op: SymmetricOperator,
+    outcome: Outcome,
+    known: Known,
+    back: Any,
+    task: Task,
+    facts: dict[str, Any],
+    kind: str,
+    which: str,
+    labels: tuple[str, str, str],
+    start: float,
     count: Count | None = None,
-) -> EigResult:  # fmt: skip
+) -> EigResult:
     """The result, with residuals of A itself, and `converged` only if they are what was asked.
 
     count: of the eigenvalues beyond the wanted ones' end (`counting`), where a proof is wanted and
@@ -96,13 +104,25 @@ def report(
     asked = count is not None or proof is not None
     complete = converged and (proof is None or proof.complete) if asked else None
     info = EigInfo(
-        converged=converged, residuals=residuals.numpy(), norm=norm, gap=gap,
-        angle_bound=frobenius / gap if gap > 0 else math.inf, cluster_cut=bool(cut),
-        method=method, reason=reason, n_iter=outcome.n_iter, n_matvec=task.columns,
-        n_solve=int(facts.pop("n_solve", 0)), seconds=time.perf_counter() - start,
-        tol=task.tol, angle_tol=task.angle_tol, precision=precision, complete=complete,
-        history=outcome.history, extra=facts,
-    )  # fmt: skip
+        converged=converged,
+        residuals=residuals.numpy(),
+        norm=norm,
+        gap=gap,
+        angle_bound=frobenius / gap if gap > 0 else math.inf,
+        cluster_cut=bool(cut),
+        method=method,
+        reason=reason,
+        n_iter=outcome.n_iter,
+        n_matvec=task.columns,
+        n_solve=int(facts.pop("n_solve", 0)),
+        seconds=time.perf_counter() - start,
+        tol=task.tol,
+        angle_tol=task.angle_tol,
+        precision=precision,
+        complete=complete,
+        history=outcome.history,
+        extra=facts,
+    )
     values = values.to(vectors.dtype) + 0.0  # no -0
     values = values.to(vectors.device if kind != "numpy" else "cpu")
     return EigResult(to_array(values, kind), to_array(vectors, kind), info)
@@ -138,7 +158,7 @@ def _signs(vectors: Tensor) -> Tensor:
 
 def _warn(
     residuals: Tensor, gap: float, task: Task, cut: bool, why: str, proof: Proof | None
-) -> None:  # fmt: skip
+) -> None:
     bad = int((residuals > task.tol).sum())
     if proof is not None and proof.missing:
         what = f"{proof.missing} eigenvalues are missing"

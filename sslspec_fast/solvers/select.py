@@ -12,13 +12,13 @@ import math
 
 import torch
 
-from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.solvers.linalg.basis import host_memory
-from sslspec_fast.solvers.linalg.chebyshev_filter import growth_rate
-from sslspec_fast.solvers.linalg.cost import FILLED_ROWS, guards, product_cost
-from sslspec_fast.solvers.linalg.factorization import structure
-from sslspec_fast.solvers.problem.probe import Probe
-from sslspec_fast.solvers.problem.task import Task
+from ..operators.base import SymmetricOperator
+from .linalg.basis import host_memory
+from .linalg.chebyshev_filter import growth_rate
+from .linalg.cost import FILLED_ROWS, guards, product_cost
+from .linalg.factorization import structure
+from .problem.probe import Probe
+from .problem.task import Task
 
 __all__ = ["choose", "dense_pays", "lapack_pays", "low_dtype", "separated"]
 

@@ -3,15 +3,15 @@
 import importlib
 from typing import Any
 
-from sslspec_fast.spectral._eigen import SpectrumInfo
-from sslspec_fast.spectral.barlow_twins import barlow_twins
-from sslspec_fast.spectral.closed_form import ClosedForm
-from sslspec_fast.spectral.downstream import alignment, downstream_error
-from sslspec_fast.spectral.gap import Gap, optimality_gap
-from sslspec_fast.spectral.infonce import entropy_bound, info_nce
-from sslspec_fast.spectral.lejepa import lejepa
-from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
-from sslspec_fast.spectral.vicreg import vicreg
+from ._eigen import SpectrumInfo
+from .barlow_twins import barlow_twins
+from .closed_form import ClosedForm
+from .downstream import alignment, downstream_error
+from .gap import Gap, optimality_gap
+from .infonce import entropy_bound, info_nce
+from .lejepa import lejepa
+from .simclr import simclr, spectral_contrastive
+from .vicreg import vicreg
 
 __all__ = [
     "ClosedForm",

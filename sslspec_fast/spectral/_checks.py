@@ -6,14 +6,22 @@ import math
 import numbers
 from typing import Any
 
-from sslspec_fast.solvers._checks import check_settings
+from ..solvers._checks import check_settings
 
 __all__ = ["check_positive", "check_rank", "check_solver"]
 
 _SOLVER = (
-    "method", "tol", "angle_tol", "x0", "precision", "max_iter", "seed", "callback", "progress",
+    "method",
+    "tol",
+    "angle_tol",
+    "x0",
+    "precision",
+    "max_iter",
+    "seed",
+    "callback",
+    "progress",
     "certify",
-)  # fmt: skip
+)
 
 
 def check_rank(k: Any, n: int) -> int:

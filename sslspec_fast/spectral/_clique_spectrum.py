@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sslspec_fast.spectral._target import Relation
+from ._target import Relation
 
 __all__ = ["Cliques", "cliques_of"]
 

@@ -14,16 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from sslspec_fast.operators import GroupVectors, SymmetricOperator, centered
-from sslspec_fast.solvers import EigInfo
-from sslspec_fast.spectral._clique_spectrum import Cliques, cliques_of
-from sslspec_fast.spectral._resolve import DEFAULT_TOL, resolved, solve
-from sslspec_fast.spectral._target import Relation, host_array
+from ..operators import GroupVectors, SymmetricOperator, centered
+from ..solvers import EigInfo
+from ._clique_spectrum import Cliques, cliques_of
+from ._resolve import DEFAULT_TOL, resolved, solve
+from ._target import Relation, host_array
 
 __all__ = [
-    "Modes", "SpectrumInfo", "adjacency_modes", "canonical_signs", "dense_info",
-    "laplacian_modes", "normalized_modes",
-]  # fmt: skip
+    "Modes",
+    "SpectrumInfo",
+    "adjacency_modes",
+    "canonical_signs",
+    "dense_info",
+    "laplacian_modes",
+    "normalized_modes",
+]
 
 Array = np.ndarray
 
@@ -79,13 +84,24 @@ def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> Spect
     usual = float(np.median(np.abs(values))) if len(values) else 0.0
     whole = usual == 0.0 or resolved(values[:k], known[:k], gap, usual)
     return SpectrumInfo(
-        converged=whole, residuals=residuals, norm=norm, gap=gap,
+        converged=whole,
+        residuals=residuals,
+        norm=norm,
+        gap=gap,
         angle_bound=float(np.linalg.norm(residuals) / gap) if gap > 0 else math.inf,
-        cluster_cut=bool(gap <= 1e-12 * norm), method="dense",
-        reason="pencil of the features" + ("" if whole else "; stopped: rounding next to its norm "
-        "does not resolve the wanted values"),
-        n_iter=1, n_matvec=0, seconds=seconds, precision="float64",
-    )  # fmt: skip
+        cluster_cut=bool(gap <= 1e-12 * norm),
+        method="dense",
+        reason="pencil of the features"
+        + (
+            ""
+            if whole
+            else "; stopped: rounding next to its norm does not resolve the wanted values"
+        ),
+        n_iter=1,
+        n_matvec=0,
+        seconds=seconds,
+        precision="float64",
+    )
 
 
 def laplacian_modes(rel: Relation, k: int, solver: dict[str, Any]) -> Modes:
@@ -207,9 +223,16 @@ def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array,
 
 
 def _exact_modes(
-    rel: Relation, known: Cliques, front: Array, front_values: Array, inner: Array, k: int,
-    exact: int, *, largest: bool = False,
-) -> Modes:  # fmt: skip
+    rel: Relation,
+    known: Cliques,
+    front: Array,
+    front_values: Array,
+    inner: Array,
+    k: int,
+    exact: int,
+    *,
+    largest: bool = False,
+) -> Modes:
     """`front` and then the contrasts inside the cliques, whose values are `inner`: no solve."""
     have = front.shape[1]
     values, vectors, following = known.contrasts(inner, rel.n, k - have, largest=largest)
@@ -228,9 +251,17 @@ def _exact_modes(
 
 
 def _behind(
-    rel: Relation, op: SymmetricOperator, k: int, which: str, groups: GroupVectors, front: Array,
-    value: float, exact: int, solver: dict[str, Any], usual: float,
-) -> Modes:  # fmt: skip
+    rel: Relation,
+    op: SymmetricOperator,
+    k: int,
+    which: str,
+    groups: GroupVectors,
+    front: Array,
+    value: float,
+    exact: int,
+    solver: dict[str, Any],
+    usual: float,
+) -> Modes:
     """The exact modes `front` (eigenvalue `value`, `exact` of them exist), then solved ones."""
     have = front.shape[1]
     if have < k:
@@ -255,17 +286,31 @@ def _behind(
 def _exact_info(rel: Relation, cut: bool) -> SpectrumInfo:
     gap = 0.0 if cut else math.inf
     return SpectrumInfo(
-        converged=True, residuals=np.zeros(0), norm=0.0, gap=gap,
-        angle_bound=math.inf if cut else 0.0, cluster_cut=cut, method="exact",
-        reason="all wanted modes are known: one per connected component", n_iter=0, n_matvec=0,
-        seconds=0.0, components=rel.components[0], isolated=int(rel.total(rel.isolated.size)),
-    )  # fmt: skip
+        converged=True,
+        residuals=np.zeros(0),
+        norm=0.0,
+        gap=gap,
+        angle_bound=math.inf if cut else 0.0,
+        cluster_cut=cut,
+        method="exact",
+        reason="all wanted modes are known: one per connected component",
+        n_iter=0,
+        n_matvec=0,
+        seconds=0.0,
+        components=rel.components[0],
+        isolated=int(rel.total(rel.isolated.size)),
+    )
 
 
 def _solve(
-    rel: Relation, op: SymmetricOperator, k: int, which: str, groups: GroupVectors | None,
-    solver: dict[str, Any], usual: float,
-) -> Modes:  # fmt: skip
+    rel: Relation,
+    op: SymmetricOperator,
+    k: int,
+    which: str,
+    groups: GroupVectors | None,
+    solver: dict[str, Any],
+    usual: float,
+) -> Modes:
     found = solve(op, k, which, groups, solver, usual)
     facts = {f.name: getattr(found.info, f.name) for f in dataclasses.fields(found.info)}
     info = SpectrumInfo(

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from sslspec_fast.spectral._eigen import SpectrumInfo, canonical_signs, dense_info
-from sslspec_fast.spectral._target import Relation, to_numpy
+from ._eigen import SpectrumInfo, canonical_signs, dense_info
+from ._target import Relation, to_numpy
 
 __all__ = ["Design", "Pencil", "design_of"]
 
@@ -47,9 +47,15 @@ class Design:
         return v if self.to_weights is None else self.to_weights @ v
 
     def pencil(
-        self, rel: Relation, k: int, graph_form: Form, metric_form: Form, *, largest: bool,
+        self,
+        rel: Relation,
+        k: int,
+        graph_form: Form,
+        metric_form: Form,
+        *,
+        largest: bool,
         ridge: float = 0.0,
-    ) -> Pencil:  # fmt: skip
+    ) -> Pencil:
         """k extreme pairs of (graph_form(X) + ridge I, metric_form(X)) on the range of the metric.
 
         The metric is whitened twice: the second pass removes the error that squaring the condition

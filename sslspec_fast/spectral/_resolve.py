@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from sslspec_fast.operators import GroupVectors, SymmetricOperator
-from sslspec_fast.solvers import ConvergenceWarning, EigInfo, EigResult, eigsh
-from sslspec_fast.spectral._target import host_array
+from ..operators import GroupVectors, SymmetricOperator
+from ..solvers import ConvergenceWarning, EigInfo, EigResult, eigsh
+from ._target import host_array
 
 __all__ = ["DEFAULT_TOL", "resolved", "solve"]
 
@@ -38,7 +38,7 @@ _SPREAD = 1e4  # norm over usual row, up to which a filter or Lanczos may still 
 
 def resolved(
     values: Array, residuals: Array, gap: float, usual: float, tol: float = DEFAULT_TOL
-) -> bool:  # fmt: skip
+) -> bool:
     """Whether the errors of these eigenvalues are small at their own scale.
 
     usual: size of a row of the matrix that is neither heavy nor empty.
@@ -53,9 +53,13 @@ def resolved(
 
 
 def solve(
-    op: SymmetricOperator, k: int, which: str, groups: GroupVectors | None,
-    solver: dict[str, Any], usual: float,
-) -> EigResult:  # fmt: skip
+    op: SymmetricOperator,
+    k: int,
+    which: str,
+    groups: GroupVectors | None,
+    solver: dict[str, Any],
+    usual: float,
+) -> EigResult:
     """k extreme pairs of op in the complement of `groups`, NumPy float64, resolved or not
     converged.
     """
@@ -95,7 +99,7 @@ def solve(
 
 def _finer(
     op: SymmetricOperator, which: str, settings: dict[str, Any], norm: float, usual: float
-) -> dict[str, Any] | None:  # fmt: skip
+) -> dict[str, Any] | None:
     """Settings that resolve values near `usual` next to that norm; None: there are none."""
     share = min(_SHARE * max(float(settings["tol"]), DEFAULT_TOL), 1.0)
     tol = 0.3 * share * _USUAL * usual / max(norm, 1e-300)
@@ -115,7 +119,10 @@ def _finer(
 def _after(before: EigInfo, info: EigInfo) -> EigInfo:
     """The account of a second solve, with the work of the first."""
     return dataclasses.replace(
-        info, n_iter=before.n_iter + info.n_iter, n_matvec=before.n_matvec + info.n_matvec,
-        n_solve=before.n_solve + info.n_solve, seconds=before.seconds + info.seconds,
+        info,
+        n_iter=before.n_iter + info.n_iter,
+        n_matvec=before.n_matvec + info.n_matvec,
+        n_solve=before.n_solve + info.n_solve,
+        seconds=before.seconds + info.seconds,
         reason=f"at the scale of the wanted values, after {before.method}",
-    )  # fmt: skip
+    )

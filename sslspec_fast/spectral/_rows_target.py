@@ -14,14 +14,14 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from sslspec_fast.graph.build import scipy_from_torch
-from sslspec_fast.operators import GroupVectors, SymmetricOperator, partitioned
-from sslspec_fast.operators.partitioned import PartitionedOperator
-from sslspec_fast.ranks import agree, several, told_to_all
-from sslspec_fast.ranks.differentiable import start_gather
-from sslspec_fast.ranks.lockstep import ends, ordered_sum
-from sslspec_fast.ranks.traffic import broadcast, host_device
-from sslspec_fast.spectral._target import Relation
+from ..graph.build import scipy_from_torch
+from ..operators import GroupVectors, SymmetricOperator, partitioned
+from ..operators.partitioned import PartitionedOperator
+from ..ranks import agree, several, told_to_all
+from ..ranks.differentiable import start_gather
+from ..ranks.lockstep import ends, ordered_sum
+from ..ranks.traffic import broadcast, host_device
+from ._target import Relation
 
 __all__ = ["RowsRelation", "relation"]
 

@@ -13,10 +13,10 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from sslspec_fast import operators
-from sslspec_fast.graph import PairGraph
-from sslspec_fast.operators import GroupVectors, SymmetricOperator
-from sslspec_fast.solvers.problem.scaling import usual_row
+from .. import operators
+from ..graph import PairGraph
+from ..operators import GroupVectors, SymmetricOperator
+from ..solvers.problem.scaling import usual_row
 
 __all__ = ["Relation", "to_numpy"]
 

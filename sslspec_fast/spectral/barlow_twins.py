@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from sslspec_fast._checks import count
-from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
-from sslspec_fast.spectral._eigen import normalized_modes
-from sslspec_fast.spectral._features import design_of
-from sslspec_fast.spectral._rows_target import relation
-from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
-from sslspec_fast.spectral.filters.barlow_twins import barlow_filter, whitened_filter
+from .._checks import count
+from ._checks import check_positive, check_rank, check_solver
+from ._eigen import normalized_modes
+from ._features import design_of
+from ._rows_target import relation
+from .closed_form import ClosedForm, OutOfSample, package, pad
+from .filters.barlow_twins import barlow_filter, whitened_filter
 
 __all__ = ["barlow_twins"]
 
@@ -62,9 +62,14 @@ def barlow_twins(
     Errors: ValueError for a directed or edgeless graph, k out of range, negative off_diagonal.
     """
     facts = {
-        "k": k, "off_diagonal": off_diagonal, "whitened": whitened, "center": center,
-        "features": features, "kernel": kernel, "starts": starts,
-    }  # fmt: skip
+        "k": k,
+        "off_diagonal": off_diagonal,
+        "whitened": whitened,
+        "center": center,
+        "features": features,
+        "kernel": kernel,
+        "starts": starts,
+    }
     rel = relation("barlow_twins", graph, group, facts)
     k = check_rank(k, rel.n)
     alpha = check_positive(off_diagonal, "off_diagonal")
@@ -113,13 +118,18 @@ def barlow_twins(
         lam, info = pencil.values, pencil.info
         fit = best(lam)
         more = {
-            "embedding": np.zeros((0, k)), "features": design.given,
+            "embedding": np.zeros((0, k)),
+            "features": design.given,
             "weights": design.weights(pencil.weights @ fit.mix),
-        }  # fmt: skip
+        }
     info.regime, info.certified, info.lower_bound = fit.regime, fit.certified, fit.lower_bound
     if fit.regime == "multistart":  # its columns may mix modes: fewer dimensions than modes
         more["active"] = np.linalg.svd(fit.mix, compute_uv=False) ** 2
     return package(
-        rel, eigenvalues=pad(lam, k, 0.0), filter_=pad(fit.s, k, 0.0), loss=fit.value, info=info,
+        rel,
+        eigenvalues=pad(lam, k, 0.0),
+        filter_=pad(fit.s, k, 0.0),
+        loss=fit.value,
+        info=info,
         **more,
-    )  # fmt: skip
+    )

@@ -9,8 +9,8 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from sslspec_fast.spectral._eigen import SpectrumInfo
-from sslspec_fast.spectral._target import Relation, to_numpy
+from ._eigen import SpectrumInfo
+from ._target import Relation, to_numpy
 
 __all__ = ["ClosedForm", "OutOfSample", "count_active", "package", "pad"]
 
@@ -127,10 +127,18 @@ def count_active(s: Array, relative: float = _ACTIVE) -> int:
 
 
 def package(
-    rel: Relation, *, embedding: Array, eigenvalues: Array, filter_: Array, loss: float,
-    info: SpectrumInfo, weights: Any = None, features: Any = None,
-    out_of_sample: OutOfSample | None = None, active: Array | None = None,
-) -> ClosedForm:  # fmt: skip
+    rel: Relation,
+    *,
+    embedding: Array,
+    eigenvalues: Array,
+    filter_: Array,
+    loss: float,
+    info: SpectrumInfo,
+    weights: Any = None,
+    features: Any = None,
+    out_of_sample: OutOfSample | None = None,
+    active: Array | None = None,
+) -> ClosedForm:
     """Assemble the result in the caller's array type; it carries no gradient.
 
     active: what the rank counts, where that is not the filter.
@@ -140,11 +148,15 @@ def package(
     active = filter_ if active is None else active
     floor = 1e-6 if info.regime == "multistart" else _ACTIVE
     result = ClosedForm(
-        embedding=rel.wrap(embedding), eigenvalues=rel.wrap(eigenvalues),
-        filter=rel.wrap(filter_), loss=float(loss), rank=count_active(active, floor),
-        weights=None, info=info,
+        embedding=rel.wrap(embedding),
+        eigenvalues=rel.wrap(eigenvalues),
+        filter=rel.wrap(filter_),
+        loss=float(loss),
+        rank=count_active(active, floor),
+        weights=None,
+        info=info,
         out_of_sample=out_of_sample if rel.group is None else None,  # its rows are elsewhere
-    )  # fmt: skip
+    )
     if weights is not None:
         like = features.device if isinstance(features, torch.Tensor) else None
         if like is None and rel.device is None:

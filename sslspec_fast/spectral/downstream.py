@@ -15,8 +15,8 @@ import numpy as np
 import scipy.linalg as sla
 import torch
 
-from sslspec_fast.spectral._target import Relation, to_numpy
-from sslspec_fast.spectral.closed_form import ClosedForm
+from ._target import Relation, to_numpy
+from .closed_form import ClosedForm
 
 __all__ = ["active_span", "alignment", "downstream_error"]
 

@@ -26,16 +26,16 @@ except ImportError as missing:  # an optional extra: say how to get it
         "the estimators need scikit-learn >= 1.6: pip install 'sslspec-fast[sklearn]'"
     ) from missing
 
-from sslspec_fast._checks import count
-from sslspec_fast.graph import PairGraph
-from sslspec_fast.spectral._checks import check_positive
-from sslspec_fast.spectral._labels import class_codes
-from sslspec_fast.spectral._samples import check_size, lookup, neighbor_rows, unit_of
-from sslspec_fast.spectral._target import host_array
-from sslspec_fast.spectral.barlow_twins import barlow_twins
-from sslspec_fast.spectral.closed_form import ClosedForm
-from sslspec_fast.spectral.simclr import simclr
-from sslspec_fast.spectral.vicreg import vicreg
+from .._checks import count
+from ..graph import PairGraph
+from ._checks import check_positive
+from ._labels import class_codes
+from ._samples import check_size, lookup, neighbor_rows, unit_of
+from ._target import host_array
+from .barlow_twins import barlow_twins
+from .closed_form import ClosedForm
+from .simclr import simclr
+from .vicreg import vicreg
 
 __all__ = ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
 
@@ -84,9 +84,12 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
                 f"got {self.regime!r}"
             )
         X = validate_data(
-            self, X, dtype=np.float64, ensure_min_samples=2,
+            self,
+            X,
+            dtype=np.float64,
+            ensure_min_samples=2,
             accept_sparse=("csr", "csc", "coo") if precomputed else False,
-        )  # fmt: skip
+        )
         n = X.shape[0]
         if precomputed and X.shape[1] != n:
             raise ValueError(f"X must be a square affinity, got shape {X.shape}")
@@ -134,9 +137,12 @@ class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
         check_is_fitted(self, "embedding_")
         precomputed = self.affinity == "precomputed"
         X = validate_data(
-            self, X, dtype=np.float64, reset=False,
+            self,
+            X,
+            dtype=np.float64,
+            reset=False,
             accept_sparse=("csr", "csc", "coo") if precomputed else False,
-        )  # fmt: skip
+        )
         if self.regime == "linear":
             return X @ self.components_.T
         if self.regime == "kernel":
@@ -300,10 +306,16 @@ class VICRegEmbedding(_ClosedFormEmbedding):
         if self.regime != "nonparametric":
             design["ridge"] = self.ridge
         return vicreg(
-            graph, k, variance=self.variance, covariance=self.covariance,
-            invariance=self.invariance, penalty=self.penalty, measure=self.measure, eps=self.eps,
+            graph,
+            k,
+            variance=self.variance,
+            covariance=self.covariance,
+            invariance=self.invariance,
+            penalty=self.penalty,
+            measure=self.measure,
+            eps=self.eps,
             **design,
-        )  # fmt: skip
+        )
 
 
 class SimCLREmbedding(_ClosedFormEmbedding):

@@ -17,16 +17,16 @@ import scipy.sparse as sp
 import torch
 from scipy.optimize import minimize_scalar
 
-from sslspec_fast.graph import PairGraph
-from sslspec_fast.spectral._target import Relation, to_numpy
-from sslspec_fast.spectral.barlow_twins import barlow_twins
-from sslspec_fast.spectral.closed_form import ClosedForm
-from sslspec_fast.spectral.downstream import active_span
-from sslspec_fast.spectral.filters.vicreg import penalty
-from sslspec_fast.spectral.infonce import info_nce
-from sslspec_fast.spectral.lejepa import gaussian_loss, lejepa
-from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
-from sslspec_fast.spectral.vicreg import vicreg
+from ..graph import PairGraph
+from ._target import Relation, to_numpy
+from .barlow_twins import barlow_twins
+from .closed_form import ClosedForm
+from .downstream import active_span
+from .filters.vicreg import penalty
+from .infonce import info_nce
+from .lejepa import gaussian_loss, lejepa
+from .simclr import simclr, spectral_contrastive
+from .vicreg import vicreg
 
 __all__ = ["Gap", "optimality_gap"]
 
@@ -36,7 +36,8 @@ Array = np.ndarray
 # depends on the law of z beyond its covariance: both sides are those of a Gaussian law.
 _LOSSES = {
     "vicreg": (
-        "graph_vicreg", vicreg,
+        "graph_vicreg",
+        vicreg,
         ("variance", "covariance", "invariance", "penalty", "measure", "eps"),
     ),
     "simclr": ("ls_simclr", simclr, ("center",)),
@@ -44,9 +45,11 @@ _LOSSES = {
     "spectral_contrastive": ("graph_spectral_contrastive", spectral_contrastive, ()),
     "lejepa": (None, lejepa, ("weight", "rows", "knots", "t_max")),
     "info_nce": (
-        "graph_info_nce", info_nce, ("temperature", "normalize", "negatives", "reduction"),
+        "graph_info_nce",
+        info_nce,
+        ("temperature", "normalize", "negatives", "reduction"),
     ),
-}  # fmt: skip
+}
 # F.graph_vicreg's default penalty; the closed form's own default is ls_var.
 _DEFAULTS = {"vicreg": {"penalty": "hinge_std"}}
 
@@ -87,7 +90,7 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     """
     if loss not in _LOSSES:
         raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {loss!r}")
-    import sslspec_fast.functional as functional
+    from .. import functional
 
     name, solve, shared = _LOSSES[loss]
     hyper = {**_DEFAULTS.get(loss, {}), **hyper}
@@ -130,10 +133,14 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     own, target = _spans(loss, array, best, graph, hyper)
     along = _along_the_ray(loss, value, array, graph, hyper)
     return Gap(
-        loss=found, optimum=best.loss, relative_gap=float(gap),
-        best_scale=_best_scale(along, array), angle=_angle(own, target), rank=own.shape[1],
+        loss=found,
+        optimum=best.loss,
+        relative_gap=float(gap),
+        best_scale=_best_scale(along, array),
+        angle=_angle(own, target),
+        rank=own.shape[1],
         closed_form=best,
-    )  # fmt: skip
+    )
 
 
 def _spans(

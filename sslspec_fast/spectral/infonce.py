@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
-from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
-from sslspec_fast.spectral._eigen import SpectrumInfo, dense_info
-from sslspec_fast.spectral._target import Relation
-from sslspec_fast.spectral.closed_form import ClosedForm, package, pad
+from ._checks import check_positive, check_rank, check_solver
+from ._eigen import SpectrumInfo, dense_info
+from ._target import Relation
+from .closed_form import ClosedForm, package, pad
 
 __all__ = ["entropy_bound", "info_nce"]
 
@@ -122,9 +122,13 @@ def _simplex(rel: Relation, k: int, tau: float, negatives: str, reduction: str) 
     info.regime, info.lower_bound = "simplex", loss
     s = np.full(cliques - 1, n / (cliques - 1))
     return package(
-        rel, embedding=vertices[labels], eigenvalues=pad(lam, k, -weight),
-        filter_=pad(s, k, 0.0), loss=loss, info=info,
-    )  # fmt: skip
+        rel,
+        embedding=vertices[labels],
+        eigenvalues=pad(lam, k, -weight),
+        filter_=pad(s, k, 0.0),
+        loss=loss,
+        info=info,
+    )
 
 
 def _log_graph(rel: Relation, k: int, tau: float, negatives: str, reduction: str) -> ClosedForm:
@@ -146,9 +150,13 @@ def _log_graph(rel: Relation, k: int, tau: float, negatives: str, reduction: str
     info = _info(values, k, rel)
     info.regime, info.lower_bound = "log G", loss
     return package(
-        rel, embedding=vectors[:, :k] * np.sqrt(s), eigenvalues=values[:k].copy(), filter_=s,
-        loss=loss, info=info,
-    )  # fmt: skip
+        rel,
+        embedding=vectors[:, :k] * np.sqrt(s),
+        eigenvalues=values[:k].copy(),
+        filter_=s,
+        loss=loss,
+        info=info,
+    )
 
 
 def _info(spectrum: Array, k: int, rel: Relation) -> SpectrumInfo:

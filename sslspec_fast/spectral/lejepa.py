@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from sslspec_fast._checks import count
-from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
-from sslspec_fast.spectral._eigen import laplacian_modes
-from sslspec_fast.spectral._features import design_of
-from sslspec_fast.spectral._target import Relation
-from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
-from sslspec_fast.spectral.filters.lejepa import (
+from .._checks import count
+from ._checks import check_positive, check_rank, check_solver
+from ._eigen import laplacian_modes
+from ._features import design_of
+from ._target import Relation
+from .closed_form import ClosedForm, OutOfSample, package, pad
+from .filters.lejepa import (
     curvature,
     exact_filter,
     gaussian_sigreg,
@@ -92,9 +92,12 @@ def lejepa(
     else:
         _check_centred(design.features)
         pencil = design.pencil(
-            rel, k, lambda x: _energy(rel, x), lambda x: _centred(x).T @ _centred(x) / rel.n,
+            rel,
+            k,
+            lambda x: _energy(rel, x),
+            lambda x: _centred(x).T @ _centred(x) / rel.n,
             largest=False,
-        )  # fmt: skip
+        )
         lam, info, basis = pencil.values, pencil.info, pencil.weights
         lam = lam if rel.is_signed else np.maximum(lam, 0.0)
     if len(lam) and lam.min() < -1e-9 * max(1.0, float(np.abs(lam).max())):
@@ -113,21 +116,29 @@ def lejepa(
     info.extra["collapse"] = strength * gaussian_sigreg(np.zeros(k), None, knots, t_max)[0]
     mix = np.zeros((len(s), k))
     np.fill_diagonal(mix, np.sqrt(s))
-    more: dict[str, Any] = {
-        "embedding": basis @ mix, "out_of_sample": OutOfSample(basis, mix, slope=1.0, offset=-lam)
-    } if design is None else {
-        "embedding": np.zeros((0, k)), "weights": design.weights(basis @ mix),
-        "features": design.given,
-    }  # fmt: skip
+    more: dict[str, Any] = (
+        {"embedding": basis @ mix, "out_of_sample": OutOfSample(basis, mix, slope=1.0, offset=-lam)}
+        if design is None
+        else {
+            "embedding": np.zeros((0, k)),
+            "weights": design.weights(basis @ mix),
+            "features": design.given,
+        }
+    )
     return package(
         rel, eigenvalues=pad(lam, k, np.inf), filter_=pad(s, k, 0.0), loss=value, info=info, **more
     )
 
 
 def gaussian_loss(
-    z: Array, graph: Any, *, weight: float = 0.05, rows: int | None = None, knots: int = 17,
+    z: Array,
+    graph: Any,
+    *,
+    weight: float = 0.05,
+    rows: int | None = None,
+    knots: int = 17,
     t_max: float = 3.0,
-) -> float:  # fmt: skip
+) -> float:
     """The loss that `lejepa` minimises, at z (n, k): SIGReg of the Gaussian with z's moments."""
     rel = graph if isinstance(graph, Relation) else Relation(graph)
     n, k = z.shape

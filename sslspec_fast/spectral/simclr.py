@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from sslspec_fast.spectral._checks import check_rank, check_solver
-from sslspec_fast.spectral._eigen import adjacency_modes, normalized_modes
-from sslspec_fast.spectral._features import design_of
-from sslspec_fast.spectral._rows_target import relation
-from sslspec_fast.spectral._target import Relation
-from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
+from ._checks import check_rank, check_solver
+from ._eigen import adjacency_modes, normalized_modes
+from ._features import design_of
+from ._rows_target import relation
+from ._target import Relation
+from .closed_form import ClosedForm, OutOfSample, package, pad
 
 __all__ = ["simclr", "spectral_contrastive"]
 
@@ -91,9 +91,14 @@ def simclr(
 
 
 def spectral_contrastive(
-    graph: Any, k: int, *, features: Any = None, kernel: Any = None, group: Any = None,
+    graph: Any,
+    k: int,
+    *,
+    features: Any = None,
+    kernel: Any = None,
+    group: Any = None,
     **solver: Any,
-) -> ClosedForm:  # fmt: skip
+) -> ClosedForm:
     """Optimum of ``F.graph_spectral_contrastive(z, graph)`` over all z (n, k) or z = features @ W.
 
     The constant feature (eigenvalue 1) is part of this optimum. Nodes without edges do not enter
@@ -122,9 +127,12 @@ def spectral_contrastive(
         if share.min() < 0:
             raise ValueError("graph must have non-negative degrees for spectral_contrastive")
         pencil = design.pencil(
-            rel, k, lambda x: rel.quadratic(x) / rel.volume,
-            lambda x: x.T @ (share[:, None] * x), largest=True,
-        )  # fmt: skip
+            rel,
+            k,
+            lambda x: rel.quadratic(x) / rel.volume,
+            lambda x: x.T @ (share[:, None] * x),
+            largest=True,
+        )
         lam, info = pencil.values, pencil.info
         more = _weights(design, pencil.weights, _positive(lam), k)
     return _finish(rel, k, lam, -float((_positive(lam) ** 2).sum()), info, more)
@@ -133,9 +141,7 @@ def spectral_contrastive(
 def _weights(design: Any, pencil: Array, s: Array, k: int) -> dict[str, Any]:
     v = np.zeros((pencil.shape[0], k))
     v[:, : len(s)] = pencil * np.sqrt(s)
-    return {
-        "embedding": np.zeros((0, k)), "weights": design.weights(v), "features": design.given
-    }  # fmt: skip
+    return {"embedding": np.zeros((0, k)), "weights": design.weights(v), "features": design.given}
 
 
 def _finish(
@@ -143,6 +149,10 @@ def _finish(
 ) -> ClosedForm:
     info.regime, info.certified, info.lower_bound = "positive part", True, loss
     return package(
-        rel, eigenvalues=pad(lam, k, 0.0), filter_=pad(_positive(lam), k, 0.0), loss=loss,
-        info=info, **more,
-    )  # fmt: skip
+        rel,
+        eigenvalues=pad(lam, k, 0.0),
+        filter_=pad(_positive(lam), k, 0.0),
+        loss=loss,
+        info=info,
+        **more,
+    )

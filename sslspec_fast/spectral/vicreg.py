@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from sslspec_fast._checks import count
-from sslspec_fast.spectral._checks import check_positive, check_rank, check_solver
-from sslspec_fast.spectral._eigen import laplacian_modes, normalized_modes
-from sslspec_fast.spectral._features import Design, design_of
-from sslspec_fast.spectral._rows_target import relation
-from sslspec_fast.spectral._target import Relation
-from sslspec_fast.spectral.closed_form import ClosedForm, OutOfSample, package, pad
-from sslspec_fast.spectral.filters.vicreg import PENALTIES, Filter, vicreg_filter
+from .._checks import count
+from ._checks import check_positive, check_rank, check_solver
+from ._eigen import laplacian_modes, normalized_modes
+from ._features import Design, design_of
+from ._rows_target import relation
+from ._target import Relation
+from .closed_form import ClosedForm, OutOfSample, package, pad
+from .filters.vicreg import PENALTIES, Filter, vicreg_filter
 
 __all__ = ["vicreg"]
 
@@ -71,10 +71,18 @@ def vicreg(
     graph under a hinge (unbounded below); TypeError for wrong types.
     """
     facts = {
-        "k": k, "variance": variance, "covariance": covariance, "invariance": invariance,
-        "penalty": penalty, "measure": measure, "eps": eps, "features": features,
-        "kernel": kernel, "ridge": ridge, "starts": starts,
-    }  # fmt: skip
+        "k": k,
+        "variance": variance,
+        "covariance": covariance,
+        "invariance": invariance,
+        "penalty": penalty,
+        "measure": measure,
+        "eps": eps,
+        "features": features,
+        "kernel": kernel,
+        "ridge": ridge,
+        "starts": starts,
+    }
     rel = relation("vicreg", graph, group, facts)
     k = check_rank(k, rel.n)
     alpha = check_positive(variance, "variance", strict=True)
@@ -128,9 +136,15 @@ def _degree_basis(rel: Relation, vectors: Array) -> Array:
 
 
 def _parametric(
-    rel: Relation, k: int, design: Design, gamma: float, measure: str, ridge: float, solver: dict,
-    best: Any
-) -> ClosedForm:  # fmt: skip
+    rel: Relation,
+    k: int,
+    design: Design,
+    gamma: float,
+    measure: str,
+    ridge: float,
+    solver: dict,
+    best: Any,
+) -> ClosedForm:
     degree = rel.degree
     if measure == "degree" and (degree.min() < 0 or rel.volume <= 0):
         raise ValueError("graph must have non-negative degrees and an edge for measure='degree'")
@@ -163,6 +177,11 @@ def _result(
 ) -> ClosedForm:
     info.regime, info.certified, info.lower_bound = fit.regime, fit.certified, fit.lower_bound
     return package(
-        rel, embedding=embedding, eigenvalues=pad(lam, k, np.inf), filter_=pad(fit.s, k, 0.0),
-        loss=fit.value, info=info, **more,
-    )  # fmt: skip
+        rel,
+        embedding=embedding,
+        eigenvalues=pad(lam, k, np.inf),
+        filter_=pad(fit.s, k, 0.0),
+        loss=fit.value,
+        info=info,
+        **more,
+    )

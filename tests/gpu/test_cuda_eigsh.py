@@ -84,9 +84,11 @@ def test_tensors(form: str, cuda: torch.device) -> None:
     exact = normalized(matrix())
     dense = torch.from_numpy(exact).to(cuda)
     given = {
-        "csr": dense.to_sparse_csr, "coo": dense.to_sparse_coo, "dense": lambda: dense,
+        "csr": dense.to_sparse_csr,
+        "coo": dense.to_sparse_coo,
+        "dense": lambda: dense,
         "float32": lambda: dense.float().to_sparse_csr(),
-    }[form]()  # fmt: skip
+    }[form]()
     if form == "float32":
         exact = dense.float().double().cpu().numpy()
     check(sf.eigsh(given, 5, tol=1e-9), exact, 5, 1e-8)

@@ -247,8 +247,9 @@ def test_gradients_times_a_loss_scale_stay_finite(pairs: ModuleType, scale: floa
         got = pairs.backward(*common, want_scale=False)  # the scale is folded into the weights
         exact = torch.autograd.grad(
             (scale * (x := left.double().requires_grad_()) @ right.double().T).logsumexp(1),
-            x, seed.double(),
-        )[0]  # fmt: skip
+            x,
+            seed.double(),
+        )[0]
         close(got[0], exact, ERROR[BF16])
 
 
@@ -334,13 +335,28 @@ def test_sparse(core: ModuleType, monkeypatch: Any, b: int, index: torch.dtype, 
     y = torch.randn(n, b, dtype=dtype)
     want = 1.5 * r.double()[:, None] * (a @ (c[:, None] * x).double()) + 0.5 * y.double()
     want = want + (0.3 + 0.7 * diagonal.double())[:, None] * w.double()
-    core.cuda_spmm(*arrays, None, view(r), view(c), view(w), view(diagonal), view(y), False,
-                   1.5, 0.5, 0.3, 0.7, -1, 0)  # fmt: skip
+    core.cuda_spmm(
+        *arrays,
+        None,
+        view(r),
+        view(c),
+        view(w),
+        view(diagonal),
+        view(y),
+        False,
+        1.5,
+        0.5,
+        0.3,
+        0.7,
+        -1,
+        0,
+    )
     close(y, want, ERROR[dtype])
     summed = a * (r.double()[:, None] + c.double())
     want = summed.sum(1, keepdim=True) * own.double() - summed @ x.double()
-    core.cuda_spmm(*arrays, view(own), view(r), view(c), None, None, view(y), True,
-                   1.0, 0.0, 0.0, 0.0, -1, 0)  # fmt: skip
+    core.cuda_spmm(
+        *arrays, view(own), view(r), view(c), None, None, view(y), True, 1.0, 0.0, 0.0, 0.0, -1, 0
+    )
     close(y, want, ERROR[dtype])
     out = torch.empty(n, dtype=dtype)
     for squared in (False, True):

@@ -164,9 +164,11 @@ def test_duplicates_are_neighbours_and_never_the_row_itself(weight: str) -> None
 def test_more_ties_than_candidates_go_to_the_lowest_index(name: str, dtype: torch.dtype) -> None:
     eye = torch.eye(40)
     x = {
-        "equal": torch.zeros(99, 2), "copies": points(5, 3).repeat(40, 1),
-        "binary": (points(300, 6) > 0).double(), "shell": torch.cat([0 * eye[:1], eye, -eye]),
-    }[name].to(dtype)  # fmt: skip
+        "equal": torch.zeros(99, 2),
+        "copies": points(5, 3).repeat(40, 1),
+        "binary": (points(300, 6) > 0).double(),
+        "shell": torch.cat([0 * eye[:1], eye, -eye]),
+    }[name].to(dtype)
     for k in (1, 6, 15):
         assert torch.equal(neighbours(x, k)[0], brute(x, k)[0])
 
@@ -197,9 +199,11 @@ def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match="mutual must be True or False, got str"):
         PairGraph.from_knn(x, 2, mutual="x")
     for bad, got in (
-        ("text", "str of <U4"), (scipy.sparse.eye_array(9).tocsr(), "csr_array of object"),
-        (x.numpy() * 1j, "ndarray of complex128"), (x.to_sparse(), "torch.sparse_coo of"),
-    ):  # fmt: skip
+        ("text", "str of <U4"),
+        (scipy.sparse.eye_array(9).tocsr(), "csr_array of object"),
+        (x.numpy() * 1j, "ndarray of complex128"),
+        (x.to_sparse(), "torch.sparse_coo of"),
+    ):
         with pytest.raises(TypeError, match=f"X must be dense and real, got {got}"):
             PairGraph.from_knn(bad, 2)
     x[3, 1] = float("nan")
@@ -272,5 +276,8 @@ def test_the_largest_and_the_smallest_numbers_are_features_too(dtype: torch.dtyp
     for size in (info.max, info.smallest_normal):
         indices = PairGraph.from_knn(x * size, 1).to_scipy().tocoo()
         assert sorted(zip(indices.row, indices.col, strict=True)) == [
-            (0, 1), (1, 0), (2, 3), (3, 2)
-        ]  # fmt: skip
+            (0, 1),
+            (1, 0),
+            (2, 3),
+            (3, 2),
+        ]

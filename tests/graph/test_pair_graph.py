@@ -391,7 +391,7 @@ def test_gradients_of_weights_are_refused_not_lost() -> None:
     weights = torch.ones(2, requires_grad=True)
     with pytest.raises(NotImplementedError, match="from_edges: weights must not require grad"):
         PairGraph.from_edges([0, 1], [1, 0], weights, n=2)
-    matrix = torch.sparse_coo_tensor([[0, 1], [1, 0]], weights, (2, 2))
+    matrix = torch.sparse_coo_tensor([[0, 1], [1, 0]], weights, (2, 2), check_invariants=True)
     with pytest.raises(NotImplementedError, match="from_sparse: A must not require grad"):
         PairGraph.from_sparse(matrix)
     with torch.no_grad():
@@ -401,7 +401,9 @@ def test_gradients_of_weights_are_refused_not_lost() -> None:
 def test_kinds_of_numbers() -> None:
     half = PairGraph.from_edges([0, 1], [1, 0], np.array([0.5, 0.5], np.float16), n=2)
     assert float(half.volume) == 1.0
-    hybrid = torch.sparse_coo_tensor([[0, 1], [1, 0]], torch.ones(2, 3), (2, 2, 3))
+    hybrid = torch.sparse_coo_tensor(
+        [[0, 1], [1, 0]], torch.ones(2, 3), (2, 2, 3), check_invariants=True
+    )
     with pytest.raises(ValueError, match=r"A must be square, got shape|a number per entry"):
         PairGraph.from_sparse(hybrid)
     for labels in (np.array([2**63, 1], np.uint64), torch.tensor([2**63, 1], dtype=torch.uint64)):

@@ -214,20 +214,35 @@ def test_weights_of_isolated_rows_alone_leave_no_mean():
     ("call", "error", "message"),
     [
         (lambda a, b: F.nt_xent(a.to_sparse(), b), TypeError, "z1 must be a dense tensor, got lay"),
-        (lambda a, b: F.vicreg(a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)), TypeError,
-         "z1 must be float64, float32, bfloat16 or float16, got torch.float8"),
+        (
+            lambda a, b: F.vicreg(a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn)),
+            TypeError,
+            "z1 must be float64, float32, bfloat16 or float16, got torch.float8",
+        ),
         (lambda a, b: F.sup_con(a, None), TypeError, "labels must be integers, got NoneType"),
         (lambda a, b: F.sup_con(a, "abcdef"), TypeError, "labels must be integers, got str"),
         (lambda a, b: F.nt_xent(a, b, group="g"), TypeError, "group must be a torch.distributed"),
-        (lambda a, b: F.siglip(a, b, 1.0, torch.tensor(float("nan"))), ValueError,
-         "logit_bias must be finite, got nan"),
+        (
+            lambda a, b: F.siglip(a, b, 1.0, torch.tensor(float("nan"))),
+            ValueError,
+            "logit_bias must be finite, got nan",
+        ),
         (lambda a, b: F.matryoshka("nt_xent", a, b, dims=4), TypeError, "dims must be a sequence"),
-        (lambda a, b: F.matryoshka("nt_xent", a, b, dims=[4], weights=1.0), TypeError,
-         "weights must be a sequence of numbers, got float"),
-        (lambda a, b: F.matryoshka("info_nce", a, b, dims=[4], negatives=a[0]), ValueError,
-         "negatives must have 2 dimensions"),
-        (lambda a, b: F.matryoshka("clip", a, b, dims=[4], negatives=a), TypeError,
-         "negatives are for loss='info_nce', got loss='clip'"),
+        (
+            lambda a, b: F.matryoshka("nt_xent", a, b, dims=[4], weights=1.0),
+            TypeError,
+            "weights must be a sequence of numbers, got float",
+        ),
+        (
+            lambda a, b: F.matryoshka("info_nce", a, b, dims=[4], negatives=a[0]),
+            ValueError,
+            "negatives must have 2 dimensions",
+        ),
+        (
+            lambda a, b: F.matryoshka("clip", a, b, dims=[4], negatives=a),
+            TypeError,
+            "negatives are for loss='info_nce', got loss='clip'",
+        ),
         (lambda a, b: F.falcon(a, b, n_codes=-1), ValueError, "n_codes must be at least 1, got -1"),
         (lambda a, b: F.falcon(a, b, seed=None), TypeError, "seed must be an integer, got None"),
         (lambda a, b: F.dcl(a, b, weight_fn="x"), TypeError, "weight_fn must be callable, got str"),
@@ -240,7 +255,7 @@ def test_weights_of_isolated_rows_alone_leave_no_mean():
         (lambda a, b: sf.CLIPLoss(world_size=0), ValueError, "world_size must be at least 1"),
         (lambda a, b: sf.CLIPLoss(world_size=2, use_horovod=True), ValueError, "use_horovod must"),
     ],
-)  # fmt: skip
+)
 def test_what_once_failed_inside_torch(call, error, message):
     with pytest.raises(error, match=message):
         call(*pair_rows(6, 4))

@@ -14,9 +14,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 OF_STORED_GRAPHS = (
-    "graph_info_nce_labels", "graph_info_nce_directed", "ls_simclr", "ls_simclr_centred",
+    "graph_info_nce_labels",
+    "graph_info_nce_directed",
+    "ls_simclr",
+    "ls_simclr_centred",
     "graph_covariance_directed",
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)

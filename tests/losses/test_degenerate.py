@@ -35,9 +35,14 @@ def rows(kind, n, d):
 
 
 KINDS = (
-    "as drawn", "identical views", "opposite views", "one point", "repeated rows",
-    "constant columns", "zeros",
-)  # fmt: skip
+    "as drawn",
+    "identical views",
+    "opposite views",
+    "one point",
+    "repeated rows",
+    "constant columns",
+    "zeros",
+)
 
 
 def star(n):

@@ -46,9 +46,10 @@ def test_clip_in_bfloat16_beats_autocast(scale):
     """Unit rows in bfloat16 are taken as they are, and no logit is rounded."""
     clean, noisy = pair_rows(512, 128)
     a, b = (unit(x).bfloat16() for x in (clean, 8 * noisy - 7 * clean))
-    exact, ours, plain = ([x.to(t).requires_grad_() for x in (a, b)] for t in (
-        torch.float64, torch.bfloat16, torch.bfloat16
-    ))  # fmt: skip
+    exact, ours, plain = (
+        [x.to(t).requires_grad_() for x in (a, b)]
+        for t in (torch.float64, torch.bfloat16, torch.bfloat16)
+    )
     expected = F.clip(*exact, scale, impl="torch")
     logits = scale * plain[0] @ plain[1].T
     target = torch.arange(512)

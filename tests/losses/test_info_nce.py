@@ -138,9 +138,15 @@ def test_false_negatives_are_left_out_and_the_positive_stays(impl, reduction):
         logits = ((cosines - margin) / 0.3).masked_fill(false, -math.inf)
         expected = nnf.cross_entropy(logits, torch.arange(9), reduction=reduction)
         loss = F.info_nce(
-            q, k, temperature=0.3, negatives=extra, margin=0.2, reduction=reduction, impl=impl,
+            q,
+            k,
+            temperature=0.3,
+            negatives=extra,
+            margin=0.2,
+            reduction=reduction,
+            impl=impl,
             **options,
-        )  # fmt: skip
+        )
         torch.testing.assert_close(loss, expected)
         ours, wanted = (torch.autograd.grad(x.sum(), (q, k)) for x in (loss, expected))
         torch.testing.assert_close(ours, wanted)

@@ -112,7 +112,7 @@ Z = torch.zeros(2, 4, 3)
         (Z, None, {"impl": "c"}, ValueError, "impl must be one of 'fused', 'torch', got 'c'"),
         (Z, None, {"directions": torch.eye(4)}, ValueError, "each of the 3 features of z"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments(first, further, options, error, message):
     with pytest.raises(error, match=f"lejepa: {message}|lejepa: .*{message}"):
         F.lejepa(first, further, **options)

@@ -65,8 +65,12 @@ def test_scale_gets_the_gradient_of_all_prefixes():
     torch.testing.assert_close(grad, sum(torch.autograd.grad(p, t)[0] for p in parts))
 
 
-SOFTMAX = {"nt_xent": "temperature", "dcl": "temperature", "info_nce": "temperature",
-           "clip": "logit_scale"}  # fmt: skip
+SOFTMAX = {
+    "nt_xent": "temperature",
+    "dcl": "temperature",
+    "info_nce": "temperature",
+    "clip": "logit_scale",
+}
 
 
 @pytest.fixture

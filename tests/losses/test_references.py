@@ -114,9 +114,15 @@ def test_sup_con(label_smoothing, base, given, impl):
         for reduction, weighted in itertools.product(REDUCTIONS, (False, True)):
             w = weights(weighted, 9)
             value = F.sup_con(
-                z, y, temperature=t, base_temperature=base, label_smoothing=label_smoothing,
-                reduction=reduction, sample_weight=w, impl=impl,
-            )  # fmt: skip
+                z,
+                y,
+                temperature=t,
+                base_temperature=base,
+                label_smoothing=label_smoothing,
+                reduction=reduction,
+                sample_weight=w,
+                impl=impl,
+            )
             close(value, by_rows.reduced(rows, reduction, None if w is None else w.tolist()))
 
 

@@ -213,7 +213,7 @@ A = torch.eye(3)
         (1000 * A, {"slices": None}, ValueError, "no longer than 341.333 .*a row of length 1000"),
         (100 * A, {"slices": None, "impl": "torch"}, ValueError, "no longer than 36.6.*length 100"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments(z, options, error, message):
     with pytest.raises(error, match=f"sigreg: .*{message}|sigreg: {message}"):
         F.sigreg(z, **options)

@@ -50,12 +50,16 @@ def _cases() -> dict:
         "centered": (ops.centered(graph), h @ a.toarray() @ h),
         "shift": (ops.shift(a, -2.0, 3.0), 3 * np.eye(37) - 2 * a.toarray()),
         "sum": (ops.SumOperator([ops.as_operator(a), ops.adjacency(labels)]), a.toarray() + g),
-        "algebra": (2.0 * (ops.as_operator(a) - ops.adjacency(labels) / 4) + -ops.as_operator(a),
-                    a.toarray() - g / 2),
+        "algebra": (
+            2.0 * (ops.as_operator(a) - ops.adjacency(labels) / 4) + -ops.as_operator(a),
+            a.toarray() - g / 2,
+        ),
         "low rank": (ops.low_rank(u, c), (u * c) @ u.T),
-        "scaled": (ops.ScaledOperator(ops.as_operator(a), torch.from_numpy(d + 1)),
-                   a.toarray() * (d + 1)[:, None] * (d + 1)[None, :]),
-    }  # fmt: skip
+        "scaled": (
+            ops.ScaledOperator(ops.as_operator(a), torch.from_numpy(d + 1)),
+            a.toarray() * (d + 1)[:, None] * (d + 1)[None, :],
+        ),
+    }
 
 
 @pytest.mark.parametrize("name", _cases())
@@ -196,8 +200,11 @@ def test_errors_name_the_rule() -> None:
         (lambda: ops.adjacency(np.eye(5)), TypeError, "g must be a PairGraph, got ndarray"),
         (lambda: ops.low_rank(np.full((5, 2), np.nan)), ValueError, "factor must be finite, got"),
         (lambda: ops.low_rank(np.ones((5, 2)), [1, np.inf]), ValueError, "coefficients must be f"),
-        (lambda: ops.low_rank(np.ones((5, 2)), np.ones(3)), ValueError,
-         r"coefficients must be \(r = 2,\), got \(3,\)"),
+        (
+            lambda: ops.low_rank(np.ones((5, 2)), np.ones(3)),
+            ValueError,
+            r"coefficients must be \(r = 2,\), got \(3,\)",
+        ),
         (lambda: ops.low_rank(np.ones((5, 2)) * 1j), TypeError, "factor must be real, got .*comp"),
         (lambda: ops.shift(np.eye(3), np.nan, 1.0), ValueError, "shift: a must be finite, got nan"),
         (lambda: ops.shift(np.eye(3), 1, np.float32("inf")), ValueError, "b must be finite, got"),
@@ -205,10 +212,13 @@ def test_errors_name_the_rule() -> None:
         (lambda: ops.shift(np.ones((3, 4)), 1.0, 1.0), ValueError, "shift: A must be square"),
         (lambda: ops.as_operator(np.eye(3)) @ np.ones(3), TypeError, "x must be .*, got ndarray"),
         (lambda: ops.as_operator(np.eye(3)) @ torch.ones(3).long(), TypeError, "x must .* torch"),
-        (lambda: ops.as_operator(np.eye(3)) @ torch.ones(4), ValueError,
-         r"x must be \(n = 3,\) or \(3, b\), got \(4,\)"),
+        (
+            lambda: ops.as_operator(np.eye(3)) @ torch.ones(4),
+            ValueError,
+            r"x must be \(n = 3,\) or \(3, b\), got \(4,\)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_errors_name_the_argument(
     build: Callable[[], Any], error: type[Exception], message: str
 ) -> None:

@@ -51,9 +51,21 @@ def entries(rng: np.random.Generator, n: int, degree: int) -> np.ndarray:
 
 @st.composite
 def problems(draw: Any) -> Problem:
-    kind = draw(st.sampled_from([
-        "dense", "sparse", "clustered", "graded", "disconnected", "low rank", "diagonal", "signed",
-    ]), "kind")  # fmt: skip
+    kind = draw(
+        st.sampled_from(
+            [
+                "dense",
+                "sparse",
+                "clustered",
+                "graded",
+                "disconnected",
+                "low rank",
+                "diagonal",
+                "signed",
+            ]
+        ),
+        "kind",
+    )
     large = draw(st.integers(0, 9), "large") == 0  # beyond what LAPACK does as well
     n = draw(st.integers(601, 640) if large else st.integers(1, 90), "n")
     rng = np.random.default_rng(draw(st.integers(0, 999), "seed"))

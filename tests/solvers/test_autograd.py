@@ -109,11 +109,18 @@ def test_degenerate_cut_of_a_small_matrix_is_refused(
         (result.vectors @ result.vectors.T * torch.arange(36.0).reshape(6, 6)).sum().backward()
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda a: ops.shift(a, 2.0, 1.0), lambda a: ops.shift(torch.eye(4), 1.0, a[0, 0]), ops.centered,
-    ops.low_rank, lambda a: ops.low_rank(torch.eye(4), a[0]), ops.DenseOperator,
-    lambda a: ops.SumOperator([ops.DenseOperator(a)] * 2),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda a: ops.shift(a, 2.0, 1.0),
+        lambda a: ops.shift(torch.eye(4), 1.0, a[0, 0]),
+        ops.centered,
+        ops.low_rank,
+        lambda a: ops.low_rank(torch.eye(4), a[0]),
+        ops.DenseOperator,
+        lambda a: ops.SumOperator([ops.DenseOperator(a)] * 2),
+    ],
+)
 def test_operators_refuse_what_they_would_lose(wrap: Callable[[Tensor], Any]) -> None:
     a = torch.eye(4, dtype=torch.float64, requires_grad=True)
     with pytest.raises(NotImplementedError, match=r"(A|b|factor|\w+s) must not require"):

@@ -155,16 +155,25 @@ def test_int64_indices_and_input_kinds() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         csr = torch.sparse_csr_tensor(
-            torch.from_numpy(wide.indptr), torch.from_numpy(wide.indices),
-            torch.from_numpy(wide.data), matrix.shape,
-        )  # fmt: skip
+            torch.from_numpy(wide.indptr),
+            torch.from_numpy(wide.indices),
+            torch.from_numpy(wide.data),
+            matrix.shape,
+        )
     inputs = {
-        "int64": wide, "csc": matrix.tocsc(), "coo": matrix.tocoo(), "dense": matrix.toarray(),
-        "float32": matrix.astype(np.float32), "bool": matrix.astype(bool),
-        "linear operator": sla.aslinearoperator(matrix), "torch csr": csr,
-        "torch coo": csr.to_sparse_coo(), "torch dense": torch.from_numpy(matrix.toarray()),
-        "graph": PairGraph.from_sparse(matrix), "operator": ops.as_operator(matrix),
-    }  # fmt: skip
+        "int64": wide,
+        "csc": matrix.tocsc(),
+        "coo": matrix.tocoo(),
+        "dense": matrix.toarray(),
+        "float32": matrix.astype(np.float32),
+        "bool": matrix.astype(bool),
+        "linear operator": sla.aslinearoperator(matrix),
+        "torch csr": csr,
+        "torch coo": csr.to_sparse_coo(),
+        "torch dense": torch.from_numpy(matrix.toarray()),
+        "graph": PairGraph.from_sparse(matrix),
+        "operator": ops.as_operator(matrix),
+    }
     for name, given in inputs.items():
         result = eigsh(given, 4, tol=1e-8)
         assert result.info.converged, name
@@ -249,8 +258,10 @@ def test_generalised_problem(method: str) -> None:
     factor = rng.standard_normal((650, 650)) / 50
     dense = factor @ factor.T + np.eye(650)
     cases = (
-        (diagonal, np.diag(diagonal)), (sp.diags_array(diagonal), np.diag(diagonal)), (dense, dense)
-    )  # fmt: skip
+        (diagonal, np.diag(diagonal)),
+        (sp.diags_array(diagonal), np.diag(diagonal)),
+        (dense, dense),
+    )
     for given, b in cases:
         half = np.linalg.inv(np.linalg.cholesky(b))
         expected = np.linalg.eigvalsh(half @ matrix.toarray() @ half.T)[::-1]

@@ -170,8 +170,11 @@ def test_blocks_of_the_probe_are_cache_lines(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(door, "probe", spy)
     matrix = graphs.blocks_graph(40_000, 40, degree=20)
     for k, precision, width in (
-        (12, "float32", 16), (12, "mixed", 16), (12, "float64", 8), (40, "float64", 16),
-    ):  # fmt: skip
+        (12, "float32", 16),
+        (12, "mixed", 16),
+        (12, "float64", 8),
+        (40, "float64", 16),
+    ):
         found = eigsh(matrix, k, tol=1e-5, precision=precision)
         assert found.info.converged
         assert seen[-1].block == width

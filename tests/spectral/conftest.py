@@ -68,11 +68,19 @@ class Lab:
             start = scale * rng.standard_normal(shape) if at is None else np.asarray(at)
             runs.append(
                 minimize(
-                    cost, start.ravel(), jac=True, method="L-BFGS-B",
-                    options={"maxiter": iterations, "maxfun": 2 * iterations, "ftol": 1e-16,
-                             "gtol": 1e-10, "maxcor": 30},
+                    cost,
+                    start.ravel(),
+                    jac=True,
+                    method="L-BFGS-B",
+                    options={
+                        "maxiter": iterations,
+                        "maxfun": 2 * iterations,
+                        "ftol": 1e-16,
+                        "gtol": 1e-10,
+                        "maxcor": 30,
+                    },
                 )
-            )  # fmt: skip
+            )
         best = min(runs, key=lambda run: run.fun)
         values = np.array([run.fun for run in runs])
         return float(best.fun), torch.from_numpy(best.x.reshape(shape)), values

@@ -248,8 +248,10 @@ def test_gap_where_collapse_is_optimal(lab):
     hyper = {"invariance": 1e3, "penalty": "ls_var"}
     zero = torch.zeros(12, 2, dtype=torch.float64)
     assert spectral.optimality_gap("vicreg", zero, graph, **hyper).relative_gap == 0
-    assert spectral.optimality_gap("vicreg", zero + torch.eye(12, 2), graph, **hyper).relative_gap \
-        == math.inf  # fmt: skip
+    assert (
+        spectral.optimality_gap("vicreg", zero + torch.eye(12, 2), graph, **hyper).relative_gap
+        == math.inf
+    )
 
 
 def test_gap_errors(lab):

@@ -59,7 +59,7 @@ def refusal(read, path, *options):
         ("x.csv", "I,a,b,c\n" + "\n".join(f"{i},{r}" for i, r in enumerate(ROWS)), {"index": "I"}),
         ("x.csv", "\n".join(f"{r},n{i}" for i, r in enumerate(ROWS)), {"index": "3"}),
     ],
-)  # fmt: skip
+)
 def test_a_table_is_its_numbers(tmp_path, name, text, options):
     found = read_input(write(tmp_path / name, text), TableOptions(**options))
     assert np.array_equal(found.features, X)
@@ -147,7 +147,7 @@ def test_a_cell_that_is_no_number_is_named(tmp_path, hole, row):
         ("1,2\n3,4\n".encode("utf-16"), ": must be UTF-8, got a byte order mark of UTF-16"),
         ('1,2\n"' + "1" * 200_000 + '",2', "row 2: cannot be split into cells: field larger"),
     ],
-)  # fmt: skip
+)
 def test_a_table_of_two_readings_is_refused(tmp_path, text, message):
     assert message in refusal(read_input, write(tmp_path / "x.csv", text))
 
@@ -303,7 +303,7 @@ SYMMETRIC = REAL.replace("general", "symmetric")
         ("hello\n", "row 1: must begin with %%MatrixMarket matrix"),
         ("", "row 1: must begin with %%MatrixMarket matrix"),
     ],
-)  # fmt: skip
+)
 def test_matrix_market_files_are_read_to_the_end_of_each_line(tmp_path, text, message):
     assert message in refusal(read_graph, write(tmp_path / "g.mtx", text))
 

@@ -95,9 +95,13 @@ def water_level(lam, alpha):
 
     budget = {"type": "ineq", "fun": lambda b: k - (b / lam).sum()}
     run = minimize(
-        cost, lam / 2, method="SLSQP", bounds=[(0, None)] * k, constraints=budget,
+        cost,
+        lam / 2,
+        method="SLSQP",
+        bounds=[(0, None)] * k,
+        constraints=budget,
         options={"maxiter": 500, "ftol": 1e-15},
-    )  # fmt: skip
+    )
     return run.fun, run.x
 
 

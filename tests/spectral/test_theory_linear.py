@@ -14,11 +14,13 @@ from sslspec_fast.graph import PairGraph
 METHODS = {
     "vicreg": (spectral.vicreg, F.graph_vicreg, {"invariance": 0.3, "penalty": "ls_var"}),
     "degree": (
-        spectral.vicreg, F.graph_vicreg,
+        spectral.vicreg,
+        F.graph_vicreg,
         {"invariance": 0.8, "penalty": "ls_var", "measure": "degree"},
     ),
     "hinge": (
-        spectral.vicreg, F.graph_vicreg,
+        spectral.vicreg,
+        F.graph_vicreg,
         {"covariance": 0.08, "invariance": 0.2, "penalty": "hinge_std"},
     ),
     "simclr": (spectral.simclr, F.ls_simclr, {}),
@@ -26,7 +28,7 @@ METHODS = {
     "contrastive": (spectral.spectral_contrastive, F.graph_spectral_contrastive, {}),
     "barlow": (spectral.barlow_twins, F.graph_barlow_twins, {}),
     "barlow_0.3": (spectral.barlow_twins, F.graph_barlow_twins, {"off_diagonal": 0.3}),
-}  # fmt: skip
+}
 
 
 def features(n, d, seed=0):
@@ -92,9 +94,9 @@ def test_s3_b5_pencils(lab):
     assert np.allclose(form.eigenvalues, lam)
     assert form.loss == pytest.approx((w**2).sum() - (np.maximum(lam, 0) ** 2).sum())
     centre = np.outer(d, d) / d.sum()
-    lam = sla.eigh(
-        x.T @ (w - centre) @ x, x.T @ (np.diag(d) - centre) @ x, eigvals_only=True
-    )[::-1][:k]  # fmt: skip
+    lam = sla.eigh(x.T @ (w - centre) @ x, x.T @ (np.diag(d) - centre) @ x, eigvals_only=True)[
+        ::-1
+    ][:k]
     kappa = ((1 / lam).sum() - k) / (1 / lam**2).sum()
     b = 1 - kappa / lam
     assert b.min() > 0  # no mode is dropped here

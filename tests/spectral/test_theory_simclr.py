@@ -28,8 +28,11 @@ def test_s1_ls_simclr_is_mds(lab, kind, center):
         graph = PairGraph.from_labels(labels, self_loops=True)
         w = (labels[:, None] == labels[None]).astype(float)
     else:
-        w = lab.random_weights(24, 0.3) if kind == "random" else \
-            lab.knn_weights(rng.standard_normal((24, 3)), 5)  # fmt: skip
+        w = (
+            lab.random_weights(24, 0.3)
+            if kind == "random"
+            else lab.knn_weights(rng.standard_normal((24, 3)), 5)
+        )
         graph = lab.graph(w)
     form = spectral.simclr(graph, 5, center=center)
     h = np.eye(24) - 1 / 24 if center else np.eye(24)

@@ -241,8 +241,9 @@ def test_v6_vicreg_is_mds_of_a_graph_filter(lab):
     assert left == pytest.approx(right, rel=1e-12)
     dual = spectral.simclr(m, k)
     form = spectral.vicreg(lab.graph(w), k, variance=alpha, invariance=gamma)
-    assert lab.close(dual.embedding @ dual.embedding.T,
-                       (form.embedding @ form.embedding.T).numpy(), atol=1e-8)  # fmt: skip
+    assert lab.close(
+        dual.embedding @ dual.embedding.T, (form.embedding @ form.embedding.T).numpy(), atol=1e-8
+    )
     assert isinstance(dual.embedding, np.ndarray)
 
 

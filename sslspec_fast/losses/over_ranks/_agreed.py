@@ -54,9 +54,14 @@ class Agreed(NamedTuple):
 
 
 def agreed(
-    form: Form, group: Any, tensors: dict[str, Tensor | None], numbers: Sequence[float],
-    reduction: str, wants: Sequence[bool], impl: str,
-) -> Agreed:  # fmt: skip
+    form: Form,
+    group: Any,
+    tensors: dict[str, Tensor | None],
+    numbers: Sequence[float],
+    reduction: str,
+    wants: Sequence[bool],
+    impl: str,
+) -> Agreed:
     first = next(iter(tensors.values()))
     assert first is not None
     facts: dict[str, object] = {

@@ -102,9 +102,16 @@ class _LogSumExp(torch.autograd.Function):
                 q, g = _gathered(stats, piece)
                 of_columns = (q, g)
             part = lse_block_gradients(
-                left, columns.multiplied(every), scale, ids, columns.ids(piece, a.device),
-                (row, grad_row), of_columns, want_b=want_b, half=half,
-            )  # fmt: skip
+                left,
+                columns.multiplied(every),
+                scale,
+                ids,
+                columns.ids(piece, a.device),
+                (row, grad_row),
+                of_columns,
+                want_b=want_b,
+                half=half,
+            )
             grad_a, grad_scale = grad_a + part.a, grad_scale + part.scale
             if want_b:
                 grad_b[piece.own] = scatter_sum(part.b, piece.ranks)
@@ -141,9 +148,16 @@ class _SelfLogSumExp(torch.autograd.Function):
         for piece, every in found or gathered_pieces(columns.sent(u), ctx.parts):
             q, g = _gathered(stats, piece)
             part = lse_block_gradients(
-                left, columns.multiplied(every), scale, ids, columns.ids(piece, u.device),
-                (lse, grad), (q, g), want_b=False, half=False,
-            )  # fmt: skip
+                left,
+                columns.multiplied(every),
+                scale,
+                ids,
+                columns.ids(piece, u.device),
+                (lse, grad),
+                (q, g),
+                want_b=False,
+                half=False,
+            )
             grad_u, grad_scale = grad_u + part.a, grad_scale + part.scale
         return grad_u, 0.5 * grad_scale, None, None  # every pair was seen from both of its ends
 

@@ -22,9 +22,14 @@ from ._form import COPY, FORMS, MORE, SCALE, SLOTS, Form, Given, Problem
 
 
 def call(
-    form: Form, group: str, given: Given, reduction: str, impl: str, return_terms: bool,
+    form: Form,
+    group: str,
+    given: Given,
+    reduction: str,
+    impl: str,
+    return_terms: bool,
     single: Callable[..., Any],
-) -> LossOrTerms:  # fmt: skip
+) -> LossOrTerms:
     """The loss of checked arguments over the ranks of a group that is given by its name."""
     tensors = list(given.tensors.values())
     numbers = [float(x) for x in given.numbers.values()]
@@ -48,9 +53,13 @@ def _named(form: Form, tensors: Sequence[Tensor | None]) -> dict[str, Tensor | N
 
 
 def _reference(
-    form: Form, name: str, given: Given, reduction: str, return_terms: bool,
+    form: Form,
+    name: str,
+    given: Given,
+    reduction: str,
+    return_terms: bool,
     single: Callable[..., Any],
-) -> LossOrTerms:  # fmt: skip
+) -> LossOrTerms:
     """The plain-torch loss of all rows on every rank: the oracle, with derivatives of any order."""
     wants = [wanted(x) for x in given.tensors.values()]
     numbers = list(given.numbers.values())
@@ -134,9 +143,15 @@ def _run(
 
     def function(*leaves: Tensor | None) -> tuple[Tensor, Tensor]:
         problem = Problem(
-            op, ranks, more, reduction, terms, dict(zip(tensors, leaves, strict=True)),
-            dict(zip(form.numbers, numbers, strict=True)), first.dtype == torch.bfloat16,
-        )  # fmt: skip
+            op,
+            ranks,
+            more,
+            reduction,
+            terms,
+            dict(zip(tensors, leaves, strict=True)),
+            dict(zip(form.numbers, numbers, strict=True)),
+            first.dtype == torch.bfloat16,
+        )
         loss, found = form.compute(problem)
         return loss, torch.stack([t.detach() for t in found]) if terms else loss.new_empty(0)
 

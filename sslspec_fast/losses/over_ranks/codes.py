@@ -34,9 +34,14 @@ def _falcon(p: Problem) -> Result:
 
 
 def _check_falcon(
-    h1: Tensor, h2: Tensor, codes: Tensor | None, n_codes: int | None, beta: float, eps: float,
+    h1: Tensor,
+    h2: Tensor,
+    codes: Tensor | None,
+    n_codes: int | None,
+    beta: float,
+    eps: float,
     seed: int,
-) -> Given:  # fmt: skip
+) -> Given:
     op = "falcon"
     check.pair(op, ("h1", "h2"), h1, h2, min_rows=0)
     beta = check.number(op, "beta", beta, low=0.0)

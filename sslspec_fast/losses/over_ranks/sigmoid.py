@@ -44,9 +44,15 @@ class _Softplus(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, ranks: Ranks,
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        weight: Tensor,
+        ranks: Ranks,
         half: bool,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         ctx.arguments = ranks, half
         ctx.save_for_backward(a, b, scale, bias)
         return _visit(a, b, scale, bias, weight, ranks, half, False)[0]
@@ -68,9 +74,15 @@ class _SoftplusTotal(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, ranks: Ranks,
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        weight: Tensor,
+        ranks: Ranks,
         half: bool,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         want_b = ctx.needs_input_grad[1]
         rows, grads = _visit(a, b, scale, bias, weight, ranks, half, want_b)
         ctx.save_for_backward(*grads, rows)
@@ -83,9 +95,15 @@ class _SoftplusTotal(torch.autograd.Function):
 
 
 def _visit(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, ranks: Ranks, half: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor,
+    ranks: Ranks,
+    half: bool,
     want_b: bool,
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:  # fmt: skip
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The rows, and the gradients of a, b, scale and bias for the given weights of the rows."""
     sent = b.bfloat16() if half else b
     rows, grad_a = a.new_zeros(a.shape[0]), torch.zeros_like(a)
@@ -115,9 +133,13 @@ def _visit(
 
 
 def _check_siglip(
-    image: Tensor, text: Tensor, logit_scale: float | Tensor, logit_bias: float | Tensor,
-    reduction: str, sample_weight: Tensor | None,
-) -> Given:  # fmt: skip
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    reduction: str,
+    sample_weight: Tensor | None,
+) -> Given:
     op = "siglip"
     check.pair(op, ("image", "text"), image, text, min_rows=0)
     n = image.shape[0]

@@ -41,9 +41,14 @@ def _check_two_views(
 
 
 def _check_nt_xent(
-    z1: Tensor, z2: Tensor, temperature: float | Tensor, reduction: str,
-    sample_weight: Tensor | None, label_smoothing: float, tau_plus: float,
-) -> Given:  # fmt: skip
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float | Tensor,
+    reduction: str,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+    tau_plus: float,
+) -> Given:
     tensors = _check_two_views("nt_xent", z1, z2, temperature, sample_weight)
     smooth, tau_plus = check_softmax("nt_xent", label_smoothing, tau_plus)
     return Given(tensors, {"label_smoothing": smooth, "tau_plus": tau_plus})
@@ -90,9 +95,13 @@ NT_XENT = Form(
 
 
 def _check_dcl(
-    z1: Tensor, z2: Tensor, temperature: float | Tensor, weight_fn: Callable[..., Tensor] | None,
-    reduction: str, sample_weight: Tensor | None,
-) -> Given:  # fmt: skip
+    z1: Tensor,
+    z2: Tensor,
+    temperature: float | Tensor,
+    weight_fn: Callable[..., Tensor] | None,
+    reduction: str,
+    sample_weight: Tensor | None,
+) -> Given:
     op = "dcl"
     tensors = _check_two_views(op, z1, z2, temperature, sample_weight)
     tensors["weight_fn"] = None
@@ -171,9 +180,15 @@ DCL = Form(
 
 
 def _check_info_nce(
-    query: Tensor, key: Tensor, temperature: float | Tensor, negatives: Tensor | None,
-    reduction: str, sample_weight: Tensor | None, label_smoothing: float, tau_plus: float,
-) -> Given:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    temperature: float | Tensor,
+    negatives: Tensor | None,
+    reduction: str,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+    tau_plus: float,
+) -> Given:
     op = "info_nce"
     check.pair(op, ("query", "key"), query, key, min_rows=0)
     smooth, tau_plus = check_softmax(op, label_smoothing, tau_plus)
@@ -224,9 +239,15 @@ INFO_NCE = Form(
 
 
 def _check_clip(
-    image: Tensor, text: Tensor, logit_scale: float | Tensor, logit_bias: float | Tensor | None,
-    reduction: str, sample_weight: Tensor | None, label_smoothing: float, tau_plus: float,
-) -> Given:  # fmt: skip
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor | None,
+    reduction: str,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+    tau_plus: float,
+) -> Given:
     op = "clip"
     check.pair(op, ("image", "text"), image, text, min_rows=0)
     smooth, tau_plus = check_softmax(op, label_smoothing, tau_plus)
@@ -289,9 +310,14 @@ CLIP = Form(
 
 
 def _check_sup_con(
-    z: Tensor, labels: Tensor, temperature: float | Tensor, base_temperature: float | None,
-    reduction: str, sample_weight: Tensor | None, label_smoothing: float,
-) -> Given:  # fmt: skip
+    z: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    base_temperature: float | None,
+    reduction: str,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+) -> Given:
     op = "sup_con"
     check.matrix(op, "z", z, min_rows=0)
     smooth = check.fraction(op, "label_smoothing", label_smoothing)

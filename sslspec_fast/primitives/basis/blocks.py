@@ -22,9 +22,16 @@ from ..spread import current, total
 from . import cuda
 
 __all__ = [
-    "column_norms", "gram", "lengths", "multiply", "multiply_into", "new_block", "new_blocks",
-    "project_out", "random_block",
-]  # fmt: skip
+    "column_norms",
+    "gram",
+    "lengths",
+    "multiply",
+    "multiply_into",
+    "new_block",
+    "new_blocks",
+    "project_out",
+    "random_block",
+]
 
 _TERMS = 32  # kBasisTerms of csrc/basis/cpu/basis.h
 _PIECE = 1 << 16  # entries of `column_norms`
@@ -88,10 +95,14 @@ def gram(
         rows = sum(sizes[some])
         work = torch.empty(_C.basis_gram_workspace_size(n, rows, q), dtype=torch.float64)
         _C.basis_gram(
-            [view(unit_stride(block)) for block in blocks[some]], view(unit_stride(b)),
-            view(weights), view(out if len(blocks) <= _TERMS else out[at : at + rows]), view(work),
-            exact, threads(),
-        )  # fmt: skip
+            [view(unit_stride(block)) for block in blocks[some]],
+            view(unit_stride(b)),
+            view(weights),
+            view(out if len(blocks) <= _TERMS else out[at : at + rows]),
+            view(work),
+            exact,
+            threads(),
+        )
         at += rows
     return total(out)
 
@@ -108,9 +119,12 @@ def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float 
     for first in range(0, len(blocks), _TERMS):
         some = slice(first, first + _TERMS)
         _C.basis_combine(
-            view(out), [view(unit_stride(v)) for v in blocks[some]],
-            [view(factor) for factor in factors[some]], beta, threads(),
-        )  # fmt: skip
+            view(out),
+            [view(unit_stride(v)) for v in blocks[some]],
+            [view(factor) for factor in factors[some]],
+            beta,
+            threads(),
+        )
         beta = 1.0
     return out
 

@@ -46,17 +46,19 @@ def gram(blocks: Sequence[Tensor], b: Tensor, exact: bool, weights: Tensor | Non
         rows, p = sum(sizes[some]), sum(map(_fours, sizes[some]))
         work = b.new_empty(_C.cuda_basis_gram_workspace_size(n, p, q), dtype=torch.float64)
         _C.cuda_basis_gram(
-            [view(unit_stride(block)) for block in blocks[some]], view(unit_stride(b)),
-            view(weights), view(out if len(groups) == 1 else out[at : at + rows]), view(work),
-            exact, stream(b),
-        )  # fmt: skip
+            [view(unit_stride(block)) for block in blocks[some]],
+            view(unit_stride(b)),
+            view(weights),
+            view(out if len(groups) == 1 else out[at : at + rows]),
+            view(work),
+            exact,
+            stream(b),
+        )
         at += rows
     return out
 
 
-def _wide_gram(
-    blocks: Sequence[Tensor], b: Tensor, exact: bool, weights: Tensor | None
-) -> Tensor:  # fmt: skip
+def _wide_gram(blocks: Sequence[Tensor], b: Tensor, exact: bool, weights: Tensor | None) -> Tensor:
     right = b.double() if exact else b
     left = [right if block is b else block.to(right.dtype) for block in blocks]
     if weights is not None:
@@ -87,9 +89,12 @@ def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float)
             rows = sum(sizes[some])
             factors = small if len(groups) == 1 else small[at : at + rows]
             _C.cuda_basis_combine(
-                view(out), [view(unit_stride(v)) for v in blocks[some]], view(factors), beta,
+                view(out),
+                [view(unit_stride(v)) for v in blocks[some]],
+                view(factors),
+                beta,
                 stream(out),
-            )  # fmt: skip
+            )
             at, beta = at + rows, 1.0
         return out
     factors = small.split(sizes)

@@ -40,10 +40,13 @@ def _form(kind: int, cross: bool, n: int, d: int, options: tuple[Any, ...]) -> _
         invariance, variance, covariance, eps = options
         share = 1 / (d * (n - 1) ** 2)
         return _Form(
-            4 * covariance * share, (1 / (n * d), 1 / (2 * d), share),
-            (invariance, variance, covariance), eps,
-            strength=-variance / (2 * d * (n - 1)), near=2 * invariance / (n * d),
-        )  # fmt: skip
+            4 * covariance * share,
+            (1 / (n * d), 1 / (2 * d), share),
+            (invariance, variance, covariance),
+            eps,
+            strength=-variance / (2 * d * (n - 1)),
+            near=2 * invariance / (n * d),
+        )
     if kind == BARLOW_TWINS:
         off_diagonal, eps = options
         return _Form(2 * off_diagonal / n**2, (1, 0, 1 / n**2), (1, 0, off_diagonal), eps)
@@ -87,9 +90,14 @@ def value(
     form = _form(kind, cross, n, d, options)
     dual: bool = _C.gram_uses_dual(n, d, off_diagonal)
     products = Products(
-        n, d, operands, columns=not dual, mixed=cross and not dual, cross=cross,
+        n,
+        d,
+        operands,
+        columns=not dual,
+        mixed=cross and not dual,
+        cross=cross,
         masked=off_diagonal and not dual,
-    )  # fmt: skip
+    )
     # the dual side subtracts the diagonal, as it was multiplied
     subtracted = dual and off_diagonal
     pairs = blocks(d, BLOCK)
@@ -100,9 +108,19 @@ def value(
     factors = x.new_empty((operands, products.rows, d), dtype=kept)
     queue = stream(x)
     _C.cuda_gram_prepare(
-        view(x), view(y), kind, form.eps, form.strength, cross, subtracted, view(columns),
-        view(factors), view(sums), view(work), queue,
-    )  # fmt: skip
+        view(x),
+        view(y),
+        kind,
+        form.eps,
+        form.strength,
+        cross,
+        subtracted,
+        view(columns),
+        view(factors),
+        view(sums),
+        view(work),
+        queue,
+    )
     gradients = products.run(factors, sums, wanted)
     total, terms = x.new_empty((), dtype=wide), x.new_empty(3, dtype=wide)
     _C.cuda_gram_loss(
@@ -112,9 +130,15 @@ def value(
 
 
 def finish(
-    loss: int, x: Tensor, y: Tensor | None, gradients: Tensor, columns: Tensor, factor: Tensor,
-    options: tuple[Any, ...], wanted: tuple[bool, bool],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    loss: int,
+    x: Tensor,
+    y: Tensor | None,
+    gradients: Tensor,
+    columns: Tensor,
+    factor: Tensor,
+    options: tuple[Any, ...],
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor, Tensor]:
     """The gradients of x and y, in their dtype, of what `value` left."""
     kind, _, half = _flags(loss, x, options)
     grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
@@ -129,7 +153,19 @@ def finish(
     if project:
         work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=columns.dtype)
     _C.cuda_gram_finish(
-        view(x), view(y), view(columns), view(gradients), view(factor), form.alpha, form.near,
-        cross, half, project, gx, gy, view(work), stream(x),
-    )  # fmt: skip
+        view(x),
+        view(y),
+        view(columns),
+        view(gradients),
+        view(factor),
+        form.alpha,
+        form.near,
+        cross,
+        half,
+        project,
+        gx,
+        gy,
+        view(work),
+        stream(x),
+    )
     return grads

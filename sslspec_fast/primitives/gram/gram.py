@@ -68,10 +68,24 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
     size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, form.off_diagonal)
     gx, gy = (view(g) if g.numel() else None for g in grads)
     _C.gram(
-        view(x), view(y), form.cross, form.off_diagonal, form.project, view(form.shift),
-        view(form.scale), view(form.diagonal), form.alpha, view(form.own), view(form.other),
-        form.near, view(value), gx, gy, view(x.new_empty(size)), threads(),
-    )  # fmt: skip
+        view(x),
+        view(y),
+        form.cross,
+        form.off_diagonal,
+        form.project,
+        view(form.shift),
+        view(form.scale),
+        view(form.diagonal),
+        form.alpha,
+        view(form.own),
+        view(form.other),
+        form.near,
+        view(value),
+        gx,
+        gy,
+        view(x.new_empty(size)),
+        threads(),
+    )
     return value
 
 
@@ -160,9 +174,14 @@ def _vicreg_cpu(
     near, inverse = 2 * invariance / (n * d), deviation.reciprocal()
     own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
     form = Form(
-        alpha=4 * covariance / (d * (n - 1) ** 2), cross=False, off_diagonal=True,
-        shift=mean[:2], diagonal=var[:2].double().mul_(n), own=own, near=near,
-    )  # fmt: skip
+        alpha=4 * covariance / (d * (n - 1) ** 2),
+        cross=False,
+        off_diagonal=True,
+        shift=mean[:2],
+        diagonal=var[:2].double().mul_(n),
+        own=own,
+        near=near,
+    )
     off = _run(x, y, grads, form)
     terms[2] = off.sum() / (d * (n - 1) ** 2)
     loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
@@ -222,10 +241,15 @@ def _barlow_twins_cpu(
     terms = x.new_empty(2, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)
     form = Form(
-        alpha=2 * off_diagonal / n**2, cross=True, off_diagonal=True, shift=mean[:2], scale=scale,
-        diagonal=correlation.double().mul_(n)[None], other=(from_one * (2 / n)).expand(2, d),
+        alpha=2 * off_diagonal / n**2,
+        cross=True,
+        off_diagonal=True,
+        shift=mean[:2],
+        scale=scale,
+        diagonal=correlation.double().mul_(n)[None],
+        other=(from_one * (2 / n)).expand(2, d),
         project=True,
-    )  # fmt: skip
+    )
     off = _run(x, y, grads, form)
     terms[1] = off[0] / n**2
     loss = terms[0] + off_diagonal * terms[1]

@@ -40,9 +40,16 @@ class Products:
     """
 
     def __init__(
-        self, n: int, d: int, operands: int, *, columns: bool, mixed: bool, cross: bool,
+        self,
+        n: int,
+        d: int,
+        operands: int,
+        *,
+        columns: bool,
+        mixed: bool,
+        cross: bool,
         masked: bool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.n, self.operands = n, operands
         self.columns, self.mixed, self.cross, self.masked = columns, mixed, cross, masked
         self.rows, self.chunks = n, 1  # rows of the factors, those from n on are zero
@@ -132,9 +139,14 @@ class Products:
 
 
 def _square(
-    product: Tensor, dtype: torch.dtype, cross: bool, masked: bool, offset: int, sums: Tensor,
+    product: Tensor,
+    dtype: torch.dtype,
+    cross: bool,
+    masked: bool,
+    offset: int,
+    sums: Tensor,
     slot: int,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """The sums of csrc/gram/cuda/gram.h; the matrices for the next GEMM, in place if it can be."""
     m, chunks, r, c = product.shape
     if dtype == product.dtype and chunks == 1:

@@ -84,9 +84,20 @@ def _body(
     values = lengths.new_empty(views)
     work = z.new_empty(_C.pairwise_kernel_workspace_size(views, n, d, CODE[z.dtype], grad_z))
     _C.pairwise_kernel(
-        view(z), view(lengths), view(rows[0]), view(rows[1]), r.kind, r.parameter, view(r.table),
-        r.at_zero, 1 / views, view(values), view(grad) if grad_z else None, view(work), threads(),
-    )  # fmt: skip
+        view(z),
+        view(lengths),
+        view(rows[0]),
+        view(rows[1]),
+        r.kind,
+        r.parameter,
+        view(r.table),
+        r.at_zero,
+        1 / views,
+        view(values),
+        view(grad) if grad_z else None,
+        view(work),
+        threads(),
+    )
     return values.mean().to(z.dtype), grad, none
 
 
@@ -112,9 +123,17 @@ def _cuda_body(
         sums = z.new_empty(views, block.shape[1])
         values = lengths.new_empty(sums.shape)
         _C.cuda_pairwise_kernel_weights(
-            view(dots), first, view(lengths), view(offsets), r.kind, r.parameter, view(table),
-            view(sums), view(values), stream(z),
-        )  # fmt: skip
+            view(dots),
+            first,
+            view(lengths),
+            view(offsets),
+            r.kind,
+            r.parameter,
+            view(table),
+            view(sums),
+            view(values),
+            stream(z),
+        )
         value += values.sum()
         if grad_z:
             own = sums.double() * (4 / n) - 4 * slope[:, first : first + step]

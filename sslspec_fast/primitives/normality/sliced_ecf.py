@@ -57,9 +57,17 @@ def _body(
     work = z.new_empty(_C.sliced_ecf_workspace_size(views, n, d, count, CODE[z.dtype]))
     _, weights, targets = epps_pulley(knots, t_max)
     _C.sliced_ecf(
-        view(z), view(directions), view(weights), view(targets), t_max / (knots - 1), 1 / views,
-        view(values), view(grad) if grad_z else None, view(work), threads(),
-    )  # fmt: skip
+        view(z),
+        view(directions),
+        view(weights),
+        view(targets),
+        t_max / (knots - 1),
+        1 / views,
+        view(values),
+        view(grad) if grad_z else None,
+        view(work),
+        threads(),
+    )
     return values.mean().to(z.dtype), grad, none
 
 

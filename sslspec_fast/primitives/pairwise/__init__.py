@@ -3,7 +3,8 @@
 from .filtered import lse_below
 from .prefixes import lse_prefixes
 from .sigmoid import softplus
-from .softmax import lse, lse_self
+from .softmax import lse
+from .softmax_self import lse_self
 from .value_and_grad import one_positive_total, softplus_total
 
 __all__ = [

@@ -53,9 +53,17 @@ def lse_block(
 
 
 def lse_block_gradients(
-    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor, ids_b: Tensor,
-    row: tuple[Tensor, Tensor], col: tuple[Tensor, Tensor] | None, *, want_b: bool, half: bool,
-) -> Gradients:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    ids_a: Tensor,
+    ids_b: Tensor,
+    row: tuple[Tensor, Tensor],
+    col: tuple[Tensor, Tensor] | None,
+    *,
+    want_b: bool,
+    half: bool,
+) -> Gradients:
     """The block's share of the gradients.
 
     Args:
@@ -69,25 +77,55 @@ def lse_block_gradients(
     if a.is_cuda:
         q, grad_q = (None, None) if col is None else col
         g_a, g_b, by_row, _ = cuda.backward(
-            a, b, scale, None, (ids_a, ids_b), (None, None), False, row[0], q, row[1], grad_q,
-            grad_dtype=kind, want_b=want_b,
-        )  # fmt: skip
+            a,
+            b,
+            scale,
+            None,
+            (ids_a, ids_b),
+            (None, None),
+            False,
+            row[0],
+            q,
+            row[1],
+            grad_q,
+            grad_dtype=kind,
+            want_b=want_b,
+        )
         g_scale = by_row if scale.ndim else by_row.sum()
         return Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale.to(scale.dtype))
     none = a.new_empty(0)
     q, grad_q = (none, none) if col is None else col
     return Gradients(
         *softmax.lse_bwd(
-            a, b, scale, ids_a, ids_b, None, None, False, col is not None, half,
-            row[0], q, row[1], grad_q, want_b,
+            a,
+            b,
+            scale,
+            ids_a,
+            ids_b,
+            None,
+            None,
+            False,
+            col is not None,
+            half,
+            row[0],
+            q,
+            row[1],
+            grad_q,
+            want_b,
         )
-    )  # fmt: skip
+    )
 
 
 def softplus_block(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *, skip_self: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor,
+    *,
+    skip_self: bool,
     want_b: bool,
-) -> tuple[Tensor, Gradients, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Gradients, Tensor]:
     """``r_i = sum_j softplus(scale_i a_i . b_j + bias)``, and the gradients of sum_i weight_i r_i.
 
     Args:
@@ -107,9 +145,20 @@ def softplus_block(
         rows = sigmoid.softplus(a, b, scale, bias, skip_self=skip_self)
         none = (None, None)
         g_a, g_b, by_row, of_bias = cuda.backward(
-            a, b, scale, bias, none, none, skip_self, None, None, weight, None,
-            grad_dtype=kind, want_b=want_b,
-        )  # fmt: skip
+            a,
+            b,
+            scale,
+            bias,
+            none,
+            none,
+            skip_self,
+            None,
+            None,
+            weight,
+            None,
+            grad_dtype=kind,
+            want_b=want_b,
+        )
         g_scale = (by_row if scale.ndim else by_row.sum()).to(scale.dtype)
         grads = Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale)
         return rows, grads, of_bias.sum().to(bias.dtype)

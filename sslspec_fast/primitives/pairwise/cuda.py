@@ -193,9 +193,21 @@ def gradients(
     wanted), each in the type of its input.
     """
     grad_a, made_b, row_dot, row_total = backward(
-        a, b, scale, bias, ids, skip, skip_self, row, col, grad_row, grad_col,
-        want_b=want_b, want_bias=want_bias, want_scale=want_scale,
-    )  # fmt: skip
+        a,
+        b,
+        scale,
+        bias,
+        ids,
+        skip,
+        skip_self,
+        row,
+        col,
+        grad_row,
+        grad_col,
+        want_b=want_b,
+        want_bias=want_bias,
+        want_scale=want_scale,
+    )
     grad_b = b.new_empty(0) if made_b is None else made_b
     if want_scale:
         grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)

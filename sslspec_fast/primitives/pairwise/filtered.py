@@ -45,38 +45,77 @@ _ARGS = (
 
 
 def _shapes(
-    a: Tensor, b: Tensor, scale: Tensor, threshold: Tensor, ids_a: Tensor | None,
-    ids_b: Tensor | None, skip_self: bool,
-) -> Tensor:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    threshold: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_self: bool,
+) -> Tensor:
     return a.new_empty(a.shape[0], dtype=computed_dtype(a))
 
 
 def _body(
-    a: Tensor, b: Tensor, scale: Tensor, threshold: Tensor, ids_a: Tensor | None,
-    ids_b: Tensor | None, skip_self: bool,
-) -> Tensor:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    threshold: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_self: bool,
+) -> Tensor:
     skip = pairs_above(a, b, threshold)
     return softmax.lse(a, b, scale, ids_a=ids_a, ids_b=ids_b, skip=skip, skip_self=skip_self)[0]
 
 
 def _bwd_shapes(
-    a: Tensor, b: Tensor, scale: Tensor, threshold: Tensor, ids_a: Tensor | None,
-    ids_b: Tensor | None, skip_self: bool, row: Tensor, grad: Tensor, want_b: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    threshold: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_self: bool,
+    row: Tensor,
+    grad: Tensor,
+    want_b: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     grad_b = b.new_empty(b.shape if want_b else (0,))
     return a.new_empty(a.shape), grad_b, scale.new_empty(scale.shape)
 
 
 def _bwd_body(
-    a: Tensor, b: Tensor, scale: Tensor, threshold: Tensor, ids_a: Tensor | None,
-    ids_b: Tensor | None, skip_self: bool, row: Tensor, grad: Tensor, want_b: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    threshold: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_self: bool,
+    row: Tensor,
+    grad: Tensor,
+    want_b: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     indptr, indices = pairs_above(a, b, threshold)
     none = row.new_empty(0)
     out: tuple[Tensor, Tensor, Tensor] = softmax.lse_bwd(
-        a, b, scale, ids_a, ids_b, indptr, indices, skip_self, False, False, row, none, grad, none,
+        a,
+        b,
+        scale,
+        ids_a,
+        ids_b,
+        indptr,
+        indices,
+        skip_self,
+        False,
+        False,
+        row,
+        none,
+        grad,
+        none,
         want_b,
-    )  # fmt: skip
+    )
     return out
 
 

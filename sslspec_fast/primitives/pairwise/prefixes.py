@@ -41,25 +41,43 @@ def _workspace(a: Tensor, b: Tensor | None, prefixes: int, backward: bool) -> Te
 
 
 def _shapes(
-    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
-    ids: Tensor | None, cols: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor | None,
+    alpha: Tensor,
+    beta: Tensor | None,
+    dims: list[int],
+    ids: Tensor | None,
+    cols: bool,
+) -> tuple[Tensor, Tensor]:
     row = alpha.new_empty(alpha.shape)
     return row, row.new_empty((0,) if beta is None or not cols else beta.shape)
 
 
 def _body(
-    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
-    ids: Tensor | None, cols: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor | None,
+    alpha: Tensor,
+    beta: Tensor | None,
+    dims: list[int],
+    ids: Tensor | None,
+    cols: bool,
+) -> tuple[Tensor, Tensor]:
     row, col = _shapes(a, b, alpha, beta, dims, ids, cols)
     a, b = unit_stride(a), None if b is None else unit_stride(b)
     alpha, beta = alpha.contiguous(), None if beta is None else beta.contiguous()
     work = _workspace(a, b, len(dims), backward=False)
     _C.pairwise_prefixes_forward(
-        view(a), view(b), view(torch.tensor(dims)), view(alpha), view(beta), view(ids),
-        view(row), view(col) if cols else None, view(work), threads(),
-    )  # fmt: skip
+        view(a),
+        view(b),
+        view(torch.tensor(dims)),
+        view(alpha),
+        view(beta),
+        view(ids),
+        view(row),
+        view(col) if cols else None,
+        view(work),
+        threads(),
+    )
     return row, col
 
 
@@ -93,10 +111,18 @@ def _backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Any, ...]:
 
 
 def _bwd_shapes(
-    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
-    ids: Tensor | None, cols: bool,
-    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor | None,
+    alpha: Tensor,
+    beta: Tensor | None,
+    dims: list[int],
+    ids: Tensor | None,
+    cols: bool,
+    row: Tensor,
+    col: Tensor,
+    grad_row: Tensor,
+    grad_col: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def like(t: Tensor | None) -> Tensor:
         return a.new_empty((0,) if t is None else t.shape)
 
@@ -104,10 +130,18 @@ def _bwd_shapes(
 
 
 def _bwd_body(
-    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
-    ids: Tensor | None, cols: bool,
-    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor | None,
+    alpha: Tensor,
+    beta: Tensor | None,
+    dims: list[int],
+    ids: Tensor | None,
+    cols: bool,
+    row: Tensor,
+    col: Tensor,
+    grad_row: Tensor,
+    grad_col: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     out = _bwd_shapes(a, b, alpha, beta, dims, ids, cols, row, col, grad_row, grad_col)
     grad_a, grad_b, grad_alpha, grad_beta = out
     a, b = unit_stride(a), None if b is None else unit_stride(b)
@@ -115,18 +149,35 @@ def _bwd_body(
     grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
     work = _workspace(a, b, len(dims), backward=True)
     _C.pairwise_prefixes_backward(
-        view(a), view(b), view(torch.tensor(dims)), view(alpha), view(beta), view(ids),
-        view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
-        view(grad_a), None if b is None else view(grad_b),
-        view(grad_alpha), None if b is None else view(grad_beta), view(work), threads(),
-    )  # fmt: skip
+        view(a),
+        view(b),
+        view(torch.tensor(dims)),
+        view(alpha),
+        view(beta),
+        view(ids),
+        view(row),
+        view(col) if cols else None,
+        view(grad_row),
+        view(grad_col) if cols else None,
+        view(grad_a),
+        None if b is None else view(grad_b),
+        view(grad_alpha),
+        None if b is None else view(grad_beta),
+        view(work),
+        threads(),
+    )
     return out
 
 
 def _compose(
-    a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None, dims: list[int],
-    ids: Tensor | None, cols: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor | None,
+    alpha: Tensor,
+    beta: Tensor | None,
+    dims: list[int],
+    ids: Tensor | None,
+    cols: bool,
+) -> tuple[Tensor, Tensor]:
     """The same, prefix by prefix."""
     one = a.new_ones(())
     rows, columns = [], []

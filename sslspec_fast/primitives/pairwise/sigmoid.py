@@ -36,14 +36,21 @@ def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self:
     work = workspace(a, b, backward=False)
     _C.pairwise_sigmoid_forward(
         view(a), view(b), view(scale), view(bias), skip_self, view(out), view(work), threads()
-    )  # fmt: skip
+    )
     return out
 
 
 def _softplus_bwd_shapes(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool,
-    want_bias: bool, want_scale: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    skip_self: bool,
+    grad: Tensor,
+    want_b: bool,
+    want_bias: bool,
+    want_scale: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
         a.new_empty(a.shape),
         b.new_empty(b.shape if want_b else (0,)),
@@ -53,24 +60,52 @@ def _softplus_bwd_shapes(
 
 
 def _softplus_bwd_body(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool, grad: Tensor, want_b: bool,
-    want_bias: bool, want_scale: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    skip_self: bool,
+    grad: Tensor,
+    want_b: bool,
+    want_bias: bool,
+    want_scale: bool,
+) -> tuple[Tensor, ...]:
     if a.is_cuda:
         none = (None, None)
         return cuda.gradients(
-            a, b, scale, bias, none, none, skip_self, None, None, grad, None, want_b,
-            want_bias, want_scale,
-        )  # fmt: skip
+            a,
+            b,
+            scale,
+            bias,
+            none,
+            none,
+            skip_self,
+            None,
+            None,
+            grad,
+            None,
+            want_b,
+            want_bias,
+            want_scale,
+        )
     a, b, grad = unit_stride(a), unit_stride(b), grad.contiguous()
     grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
     grad_b = b.new_empty(b.shape if want_b else (0,))
     work = workspace(a, b, backward=True)
     _C.pairwise_sigmoid_backward(
-        view(a), view(b), view(scale), view(bias), skip_self, view(grad),
-        view(grad_bias), None, view(grad_a), view(grad_b) if want_b else None, view(work),
+        view(a),
+        view(b),
+        view(scale),
+        view(bias),
+        skip_self,
+        view(grad),
+        view(grad_bias),
+        None,
+        view(grad_a),
+        view(grad_b) if want_b else None,
+        view(work),
         threads(),
-    )  # fmt: skip
+    )
     grad_a, grad_scale = through_scale(a, grad_a, scale)
     return grad_a, grad_b, grad_scale, grad_bias.sum()
 

@@ -10,7 +10,7 @@ with :math:`W_{ij} = \bar r_i e^{s_{ij}-r_i} + \bar q_j e^{s_{ij}-q_j}` the grad
 :math:`\bar c_i = a_i \cdot \sum_j W_{ij} b_j`.
 
 Cost: one pass of products forward, one recomputation and two products backward; half of it for
-:func:`lse_self`. Memory O((n + m) d). The sigmoid part is in `pairwise_sigmoid`.
+`lse_self` (`softmax_self.py`). Memory O((n + m) d). The sigmoid is in `sigmoid.py`.
 """
 
 from __future__ import annotations
@@ -22,125 +22,14 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from ..._register import register_op
-from ..._seam import _C, threads, unit_stride, view
+from ..._seam import _C, threads, view
 from .._double_backward import left_out_pairs, row_blocks_vjp, softmax_weights
 from . import cuda
 from .common import multiplied, through_scale, workspace
 from .sigmoid import softplus
 
-__all__ = ["lse", "lse_self", "softplus"]
+__all__ = ["lse", "softplus"]
 
-
-# ---- symmetric case: lse_self ----
-
-
-def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
-    return u.new_empty(u.shape[0], dtype=computed_dtype(u))
-
-
-def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
-    if u.is_cuda:
-        return cuda.forward(u, None, scale, ids=(ids, ids), skip_self=True)[0]
-    u, out = unit_stride(u), _self_shapes(u, scale, ids)
-    work = workspace(u, None, backward=False)
-    none = None
-    _C.pairwise_forward(
-        view(u), none, view(scale), view(ids), none, none, none, True,
-        view(out), none, view(work), threads(),
-    )  # fmt: skip
-    return out
-
-
-def _self_bwd_shapes(
-    u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), scale.new_empty(())
-
-
-def _self_bwd_body(
-    u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor]:
-    if u.is_cuda:
-        grad_u, _, row_dot, _ = cuda.backward(
-            u, None, scale, None, (ids, ids), (None, None), True, lse, None, grad, None
-        )
-        return grad_u, (0.5 * row_dot.sum()).to(scale.dtype)
-    u, grad, none = unit_stride(u), grad.contiguous(), None
-    grad_u = u.new_empty(u.shape)
-    work = workspace(u, None, backward=True)
-    _C.pairwise_backward(
-        view(u), none, view(scale), view(ids), none, none, none, True,
-        view(lse), none, view(grad), none, view(grad_u), none, view(work), threads(),
-    )  # fmt: skip
-    # s_ij = c u_i.u_j: sum_i u_i.(W u)_i counts every pair twice
-    grad_scale = 0.5 * torch.dot(u.reshape(-1), grad_u.reshape(-1))
-    return grad_u.mul_(scale), grad_scale
-
-
-def _self_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    u, scale, ids = inputs
-    ctx.save_for_backward(u, scale, ids, output)
-
-
-def _self_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    u, scale, ids, out = ctx.saved_tensors
-    grad_u, grad_scale = _lse_self_bwd(u, scale, ids, out, grad)
-    return grad_u, grad_scale, None
-
-
-def _self_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _self_bwd_backward(ctx: Any, v_u: Tensor, v_scale: Tensor) -> tuple[Tensor | None, ...]:
-    u, scale, ids, lse, grad = ctx.saved_tensors
-
-    def block(rows: slice, u: Tensor, scale: Tensor, lse: Tensor, grad: Tensor) -> Tensor:
-        left_out = left_out_pairs(rows, u, u.shape[0], ids, ids, None, True)
-        w = softmax_weights(rows, scale * (u[rows] @ u.T), left_out, lse, grad, lse, grad)
-        product = w @ u
-        return scale * (v_u[rows] * product).sum() + 0.5 * v_scale * (u[rows] * product).sum()
-
-    n = u.shape[0]
-    g_u, g_scale, g_lse, g_grad = row_blocks_vjp(block, n, n, u, scale, lse, grad)
-    return g_u, g_scale, None, g_lse, g_grad
-
-
-_lse_self_bwd = register_op(
-    "pairwise_lse_self_bwd(Tensor u, Tensor scale, Tensor? ids, Tensor lse, Tensor grad)"
-    " -> (Tensor, Tensor)",
-    cpu=_self_bwd_body,
-    cuda=_self_bwd_body,
-    fake=_self_bwd_shapes,
-    backward=_self_bwd_backward,
-    setup=_self_bwd_setup,
-)
-_lse_self = register_op(
-    "pairwise_lse_self(Tensor u, Tensor scale, Tensor? ids) -> Tensor",
-    cpu=_self_body,
-    cuda=_self_body,
-    fake=_self_shapes,
-    backward=_self_backward,
-    setup=_self_setup,
-)
-
-
-def lse_self(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
-    r"""``r_i = log sum_{k != i, ids_k != ids_i} exp(scale u_i . u_k)``.
-
-    Args:
-        u: (n, d) float32 or float64, any row stride.
-        scale: 0-dim tensor of u's dtype; receives a gradient.
-        ids: (n,) int32; rows with equal ids are left out of each other's sum.
-
-    Returns:
-        (n,); a row without any pair gives ``-inf`` and no gradient.
-    """
-    out: Tensor = _lse_self(u, scale, ids)
-    return out
-
-
-# ---- rectangular case: lse ----
 
 _ARGS = (
     "Tensor a, Tensor b, Tensor scale, Tensor? ids_a, Tensor? ids_b, "
@@ -149,19 +38,33 @@ _ARGS = (
 
 
 def _lse_shapes(
-    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
-    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_indptr: Tensor | None,
+    skip_indices: Tensor | None,
+    skip_self: bool,
+    cols: bool,
     half: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     kind = computed_dtype(a)
     return a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0] if cols else 0, dtype=kind)
 
 
 def _lse_body(
-    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
-    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_indptr: Tensor | None,
+    skip_indices: Tensor | None,
+    skip_self: bool,
+    cols: bool,
     half: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     if a.is_cuda:
         return cuda.forward(
             a,
@@ -176,45 +79,95 @@ def _lse_body(
     a, b = multiplied(a, scale, half), multiplied(b, scale, half)
     work = workspace(a, b, backward=False)
     _C.pairwise_forward(
-        view(a), view(b), view(scale), view(ids_a), view(ids_b),
-        view(skip_indptr), view(skip_indices), skip_self,
-        view(row), view(col) if cols else None, view(work), threads(),
-    )  # fmt: skip
+        view(a),
+        view(b),
+        view(scale),
+        view(ids_a),
+        view(ids_b),
+        view(skip_indptr),
+        view(skip_indices),
+        skip_self,
+        view(row),
+        view(col) if cols else None,
+        view(work),
+        threads(),
+    )
     return row, col
 
 
 def _lse_bwd_shapes(
-    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
-    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_indptr: Tensor | None,
+    skip_indices: Tensor | None,
+    skip_self: bool,
+    cols: bool,
     half: bool,
-    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor, want_b: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    row: Tensor,
+    col: Tensor,
+    grad_row: Tensor,
+    grad_col: Tensor,
+    want_b: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     grad_b = b.new_empty(b.shape if want_b else (0,))
     return a.new_empty(a.shape), grad_b, scale.new_empty(scale.shape)
 
 
 def _lse_bwd_body(
-    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor | None, ids_b: Tensor | None,
-    skip_indptr: Tensor | None, skip_indices: Tensor | None, skip_self: bool, cols: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    ids_a: Tensor | None,
+    ids_b: Tensor | None,
+    skip_indptr: Tensor | None,
+    skip_indices: Tensor | None,
+    skip_self: bool,
+    cols: bool,
     half: bool,
-    row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor, want_b: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    row: Tensor,
+    col: Tensor,
+    grad_row: Tensor,
+    grad_col: Tensor,
+    want_b: bool,
+) -> tuple[Tensor, ...]:
     if a.is_cuda:
         stats = (row, col if cols else None, grad_row, grad_col if cols else None)
         return cuda.gradients(
-            a, b, scale, None, (ids_a, ids_b), (skip_indptr, skip_indices), skip_self, *stats,
+            a,
+            b,
+            scale,
+            None,
+            (ids_a, ids_b),
+            (skip_indptr, skip_indices),
+            skip_self,
+            *stats,
             want_b,
-        )  # fmt: skip
+        )
     left, right = multiplied(a, scale, half), multiplied(b, scale, half)
     grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
     work = workspace(left, right, backward=True)
     _C.pairwise_backward(
-        view(left), view(right), view(scale), view(ids_a), view(ids_b),
-        view(skip_indptr), view(skip_indices), skip_self,
-        view(row), view(col) if cols else None, view(grad_row), view(grad_col) if cols else None,
-        view(grad_a), view(grad_b) if want_b else None, view(work), threads(),
-    )  # fmt: skip
+        view(left),
+        view(right),
+        view(scale),
+        view(ids_a),
+        view(ids_b),
+        view(skip_indptr),
+        view(skip_indices),
+        skip_self,
+        view(row),
+        view(col) if cols else None,
+        view(grad_row),
+        view(grad_col) if cols else None,
+        view(grad_a),
+        view(grad_b) if want_b else None,
+        view(work),
+        threads(),
+    )
     if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
         grad_b.mul_(scale)
     grad_a, grad_scale = through_scale(a, grad_a, scale)

@@ -35,9 +35,14 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # total, rows, 
 
 
 def _shapes(
-    a: Tensor, b: Tensor, scale: Tensor, other: Tensor, weight: Tensor, skip_self: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    other: Tensor,
+    weight: Tensor,
+    skip_self: bool,
     grad_b: bool,
-) -> Outputs:  # fmt: skip
+) -> Outputs:
     rows, g_a = a.new_empty(a.shape[0]), a.new_empty(a.shape)
     g_b = b.new_empty(b.shape if grad_b else (0,))
     return (
@@ -55,33 +60,62 @@ def _total(rows: Tensor, weight: Tensor) -> Tensor:
 
 
 def _one_positive_body(
-    a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, skip_self: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    positive: Tensor,
+    weight: Tensor,
+    skip_self: bool,
     grad_b: bool,
-) -> Outputs:  # fmt: skip
+) -> Outputs:
     a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
     _, rows, g_a, g_b, _, pull = _shapes(a, b, scale, positive, weight, skip_self, grad_b)
     panel = a.new_empty(_C.pairwise_rows_panel_size(b.shape[0], CODE[a.dtype]))
     _C.pairwise_rows(
-        view(a), view(b), view(scale), skip_self, view(positive.contiguous()), view(weight),
-        view(rows), view(pull), view(g_a), view(g_b) if grad_b else None,
-        view(workspace(a, b, backward=True)), view(panel), threads(),
-    )  # fmt: skip
+        view(a),
+        view(b),
+        view(scale),
+        skip_self,
+        view(positive.contiguous()),
+        view(weight),
+        view(rows),
+        view(pull),
+        view(g_a),
+        view(g_b) if grad_b else None,
+        view(workspace(a, b, backward=True)),
+        view(panel),
+        threads(),
+    )
     g_a, g_scale = through_scale(a, g_a, scale)
     return _total(rows, weight), rows, g_a, g_b, g_scale, pull.neg_()
 
 
 def _softplus_body(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, skip_self: bool,
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor,
+    skip_self: bool,
     grad_b: bool,
-) -> Outputs:  # fmt: skip
+) -> Outputs:
     a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
     _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, skip_self, grad_b)
     of_bias = torch.empty_like(rows)
     _C.pairwise_sigmoid_backward(
-        view(a), view(b), view(scale), view(bias), skip_self, view(weight), view(of_bias),
-        view(rows), view(g_a), view(g_b) if grad_b else None,
-        view(workspace(a, b, backward=True)), threads(),
-    )  # fmt: skip
+        view(a),
+        view(b),
+        view(scale),
+        view(bias),
+        skip_self,
+        view(weight),
+        view(of_bias),
+        view(rows),
+        view(g_a),
+        view(g_b) if grad_b else None,
+        view(workspace(a, b, backward=True)),
+        threads(),
+    )
     g_a, g_scale = through_scale(a, g_a, scale)
     return _total(rows, weight), rows, g_a, g_b, g_scale, of_bias.sum()
 

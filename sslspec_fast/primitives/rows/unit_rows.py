@@ -33,9 +33,12 @@ def forward_into(
 ) -> None:
     """Rows, norms and similarity of one or two operands; see csrc/rows/unit_rows.h."""
     args = (
-        [view(unit_stride(t)) for t in z], longest, [view(t) for t in x], [view(r) for r in norm],
+        [view(unit_stride(t)) for t in z],
+        longest,
+        [view(t) for t in x],
+        [view(r) for r in norm],
         view(dot),
-    )  # fmt: skip
+    )
     if norm.is_cuda:
         _C.cuda_unit_rows_forward(*args, stream(norm))
     else:
@@ -43,14 +46,22 @@ def forward_into(
 
 
 def backward_into(
-    x: Sequence[Tensor], norm: Tensor, longest: float, grad: Sequence[Tensor],
-    grad_dot: Tensor | None, out: Sequence[Tensor],
-) -> None:  # fmt: skip
+    x: Sequence[Tensor],
+    norm: Tensor,
+    longest: float,
+    grad: Sequence[Tensor],
+    grad_dot: Tensor | None,
+    out: Sequence[Tensor],
+) -> None:
     """The gradients of the operands of `forward_into`."""
     args = (
-        [view(t) for t in x], [view(r) for r in norm], longest,
-        [view(unit_stride(g)) for g in grad], view(grad_dot), [view(t) for t in out],
-    )  # fmt: skip
+        [view(t) for t in x],
+        [view(r) for r in norm],
+        longest,
+        [view(unit_stride(g)) for g in grad],
+        view(grad_dot),
+        [view(t) for t in out],
+    )
     if norm.is_cuda:
         _C.cuda_unit_rows_backward(*args, stream(norm))
     else:
@@ -74,16 +85,26 @@ def _body(z1: Tensor, z2: Tensor | None, longest: float) -> tuple[Tensor, Tensor
 
 
 def _bwd_shapes(
-    x: Tensor, y: Tensor, norm: Tensor, longest: float, grad_x: Tensor, grad_y: Tensor,
+    x: Tensor,
+    y: Tensor,
+    norm: Tensor,
+    longest: float,
+    grad_x: Tensor,
+    grad_y: Tensor,
     grad_dot: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), y.new_empty(y.shape)
 
 
 def _bwd_body(
-    x: Tensor, y: Tensor, norm: Tensor, longest: float, grad_x: Tensor, grad_y: Tensor,
+    x: Tensor,
+    y: Tensor,
+    norm: Tensor,
+    longest: float,
+    grad_x: Tensor,
+    grad_y: Tensor,
     grad_dot: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     out = _bwd_shapes(x, y, norm, longest, grad_x, grad_y, grad_dot)
     if len(norm) == 1:
         backward_into((x,), norm, longest, (grad_x,), None, out[:1])

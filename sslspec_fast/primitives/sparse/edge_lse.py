@@ -56,16 +56,26 @@ def _weights(logits: Tensor, lse: Tensor, grad: Tensor) -> Tensor:
 
 
 def _shapes(
-    indptr: Tensor, indices: Tensor, t_indptr: Tensor | None, t_indices: Tensor | None,
-    x: Tensor, y: Tensor, ids: Tensor | None,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor | None,
+) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
 def _body(
-    indptr: Tensor, indices: Tensor, t_indptr: Tensor | None, t_indices: Tensor | None,
-    x: Tensor, y: Tensor, ids: Tensor | None,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor | None,
+) -> Tensor:
     logits, rows = _logits(indptr, indices, x, y, ids)
     top = torch.segment_reduce(logits, "max", offsets=indptr, initial=-math.inf)
     shift = torch.where(torch.isneginf(top), 0.0, top)
@@ -83,16 +93,30 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 def _bwd_shapes(
-    indptr: Tensor, indices: Tensor, t_indptr: Tensor | None, t_indices: Tensor | None,
-    x: Tensor, y: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor | None,
+    lse: Tensor,
+    grad: Tensor,
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), y.new_empty(y.shape)
 
 
 def _bwd_body(
-    indptr: Tensor, indices: Tensor, t_indptr: Tensor | None, t_indices: Tensor | None,
-    x: Tensor, y: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor | None,
+    lse: Tensor,
+    grad: Tensor,
+) -> tuple[Tensor, Tensor]:
     def product(pattern: tuple[Tensor, Tensor], weights: Tensor, rows: Tensor) -> Tensor:
         arguments = (*pattern, weights, None, None, None, rows, None, None, None, False, 1.0)
         out: Tensor = spmm_op(*arguments)

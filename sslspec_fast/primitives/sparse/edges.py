@@ -42,18 +42,30 @@ def _compute(
 
 
 def _shapes(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None,
-    x: Tensor, y: Tensor, squared: bool,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    squared: bool,
+) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
 def _body(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None,
-    x: Tensor, y: Tensor, squared: bool,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    x: Tensor,
+    y: Tensor,
+    squared: bool,
+) -> Tensor:
     return _compute(indptr, indices, values, x, y, squared)
 
 

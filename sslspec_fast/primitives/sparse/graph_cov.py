@@ -43,9 +43,15 @@ def _compute(
     out, x, y = x.new_empty(d, e), unit_stride(x), None if y is None else unit_stride(y)
     work = x.new_empty(_C.graph_cov_workspace_size(n, d, e, CODE[x.dtype]))
     _C.graph_cov(
-        view(indptr), view(indices), view(values), view(x), view(y), view(out), view(work),
-        threads()
-    )  # fmt: skip
+        view(indptr),
+        view(indices),
+        view(values),
+        view(x),
+        view(y),
+        view(out),
+        view(work),
+        threads(),
+    )
     return out
 
 
@@ -53,18 +59,28 @@ def _compute(
 
 
 def _shapes(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, x: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    x: Tensor,
     y: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     return x.new_empty(x.shape[1], y.shape[1])
 
 
 def _body(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, x: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    x: Tensor,
     y: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     return _compute(indptr, indices, values, x, y)
 
 
@@ -163,26 +179,48 @@ def _kept_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any
 
 
 def _apply_shapes(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor,
-    mat: Tensor, u: Tensor | None, v: Tensor | None,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    y: Tensor,
+    mat: Tensor,
+    u: Tensor | None,
+    v: Tensor | None,
+) -> Tensor:
     return y.new_empty(indptr.shape[0] - 1, mat.shape[1])
 
 
 def _apply_body(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None, y: Tensor,
-    mat: Tensor, u: Tensor | None, v: Tensor | None,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    y: Tensor,
+    mat: Tensor,
+    u: Tensor | None,
+    v: Tensor | None,
+) -> Tensor:
     if y.is_cuda:
         return graph_cov_cuda.apply(indptr, indices, values, unit_stride(y), mat, u, v)
     out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(y.shape[1], mat.shape[1], CODE[y.dtype]))
     _C.graph_cov_apply(
-        view(indptr), view(indices), view(values), view(y), view(mat), view(u), view(v), view(out),
-        view(work), threads()
-    )  # fmt: skip
+        view(indptr),
+        view(indices),
+        view(values),
+        view(y),
+        view(mat),
+        view(u),
+        view(v),
+        view(out),
+        view(work),
+        threads(),
+    )
     return out
 
 

@@ -56,9 +56,14 @@ def multiplied(product: Tensor, mat: Tensor) -> Tensor:
 
 
 def apply(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, mat: Tensor,
-    u: Tensor | None, v: Tensor | None,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    y: Tensor,
+    mat: Tensor,
+    u: Tensor | None,
+    v: Tensor | None,
+) -> Tensor:
     """(A Y) M + u v^T, (n, d)."""
     out = y.new_empty(indptr.shape[0] - 1, mat.shape[1])
     with torch.autocast(y.device.type, enabled=False):
@@ -84,12 +89,31 @@ def _products(
 
 
 def _gather(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, out: Tensor,
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    y: Tensor,
+    out: Tensor,
     upper_from: int = -1,
-) -> None:  # fmt: skip
+) -> None:
     """out = A Y, rows of indptr; upper_from: number of the first one, to read only j >= i."""
     none = None
     _C.cuda_spmm(
-        view(indptr), view(indices), view(values), view(y), none, none, none, none, none, view(out),
-        False, 1.0, 0.0, 0.0, 0.0, upper_from, stream(y),
-    )  # fmt: skip
+        view(indptr),
+        view(indices),
+        view(values),
+        view(y),
+        none,
+        none,
+        none,
+        none,
+        none,
+        view(out),
+        False,
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+        upper_from,
+        stream(y),
+    )

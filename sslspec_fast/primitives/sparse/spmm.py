@@ -62,27 +62,57 @@ def _run(*arguments: Any, like: Tensor) -> None:
 
 
 def _shapes(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None,
-    x: Tensor, own: Tensor | None, row_scale: Tensor | None, col_scale: Tensor | None,
-    add_scales: bool, alpha: float,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    x: Tensor,
+    own: Tensor | None,
+    row_scale: Tensor | None,
+    col_scale: Tensor | None,
+    add_scales: bool,
+    alpha: float,
+) -> Tensor:
     return x.new_empty(indptr.shape[0] - 1, x.shape[1])
 
 
 def _body(
-    indptr: Tensor, indices: Tensor, values: Tensor | None,
-    t_indptr: Tensor | None, t_indices: Tensor | None, t_values: Tensor | None,
-    x: Tensor, own: Tensor | None, row_scale: Tensor | None, col_scale: Tensor | None,
-    add_scales: bool, alpha: float,
-) -> Tensor:  # fmt: skip
+    indptr: Tensor,
+    indices: Tensor,
+    values: Tensor | None,
+    t_indptr: Tensor | None,
+    t_indices: Tensor | None,
+    t_values: Tensor | None,
+    x: Tensor,
+    own: Tensor | None,
+    row_scale: Tensor | None,
+    col_scale: Tensor | None,
+    add_scales: bool,
+    alpha: float,
+) -> Tensor:
     y = x.new_empty(indptr.shape[0] - 1, x.shape[1])
     x, own = unit_stride(x), None if own is None else unit_stride(own)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _run(
-        view(indptr), view(indices), view(values), view(x), view(own), view(row_scale),
-        view(col_scale), None, None, view(y), add_scales, alpha, 0.0, 0.0, 0.0, like=x,
-    )  # fmt: skip
+        view(indptr),
+        view(indices),
+        view(values),
+        view(x),
+        view(own),
+        view(row_scale),
+        view(col_scale),
+        None,
+        None,
+        view(y),
+        add_scales,
+        alpha,
+        0.0,
+        0.0,
+        0.0,
+        like=x,
+    )
     return y
 
 
@@ -192,10 +222,23 @@ def spmm_into(
     x, w = unit_stride(x), None if w is None else unit_stride(w)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
     _run(
-        view(a.indptr), view(a.indices), view(a.values), view(x), None, view(row_scale),
-        view(col_scale), view(w), view(_flat(diagonal)), view(out), False, alpha, beta, gamma,
-        delta, like=x,
-    )  # fmt: skip
+        view(a.indptr),
+        view(a.indices),
+        view(a.values),
+        view(x),
+        None,
+        view(row_scale),
+        view(col_scale),
+        view(w),
+        view(_flat(diagonal)),
+        view(out),
+        False,
+        alpha,
+        beta,
+        gamma,
+        delta,
+        like=x,
+    )
     return out
 
 

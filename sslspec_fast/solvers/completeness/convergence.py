@@ -15,10 +15,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis.blocks import column_norms
-from sslspec_fast.solvers.linalg.basis import Basis
-from sslspec_fast.solvers.linalg.cost import machine
-from sslspec_fast.solvers.problem.task import Task
+from ...primitives.basis.blocks import column_norms
+from ..linalg.basis import Basis
+from ..linalg.cost import machine
+from ..problem.task import Task
 
 __all__ = ["Hidden", "Monitor"]
 

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from sslspec_fast.operators.base import Deflated, SymmetricOperator
-from sslspec_fast.solvers.linalg.basis import host_memory
-from sslspec_fast.solvers.linalg.factorization import SingularFactor, structure, symmetric_factor
-from sslspec_fast.solvers.problem.scaling import usual_row
-from sslspec_fast.solvers.problem.task import Known
+from ...operators.base import SymmetricOperator
+from ...operators.known import Deflated
+from ..linalg.basis import host_memory
+from ..linalg.factorization import SingularFactor, structure, symmetric_factor
+from ..problem.scaling import usual_row
+from ..problem.task import Known
 
 __all__ = ["Count", "Proof", "counting"]
 
@@ -71,9 +72,11 @@ Count = Callable[[np.ndarray, float, float, float, float, "np.ndarray | None"], 
 
 
 def counting(
-    op: SymmetricOperator, deflated: Deflated | None, known: Known,
+    op: SymmetricOperator,
+    deflated: Deflated | None,
+    known: Known,
     matrix: Any = None,
-) -> Count | None:  # fmt: skip
+) -> Count | None:
     """How to count the eigenvalues of op; an error right away if it cannot be done.
 
     known: (values, vectors) that are wanted and among the deflated, all of one value. matrix: op
@@ -91,9 +94,13 @@ def counting(
     front = known[0].numpy() if known is not None else np.zeros(0)
 
     def count(
-        values: np.ndarray, residual: float, gap: float, tol: float, norm: float,
+        values: np.ndarray,
+        residual: float,
+        gap: float,
+        tol: float,
+        norm: float,
         order: np.ndarray | None = None,
-    ) -> Proof | None:  # fmt: skip
+    ) -> Proof | None:
         if gap == math.inf:
             return None  # nothing is left that could be missing
         others = np.zeros(0)
@@ -129,9 +136,15 @@ def _entries(op: SymmetricOperator) -> Any:
 
 
 def _prove(
-    matrix: Any, values: np.ndarray, others: np.ndarray, residual: float, gap: float, tol: float,
-    norm: float, ordered: bool = False,
-) -> Proof:  # fmt: skip
+    matrix: Any,
+    values: np.ndarray,
+    others: np.ndarray,
+    residual: float,
+    gap: float,
+    tol: float,
+    norm: float,
+    ordered: bool = False,
+) -> Proof:
     """Count at one shift after the other, until one settles it.
 
     values (k,): wanted Ritz values, largest first; others: of deflated vectors; residual: ||R||_F

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated, DenseVectors, Removable
-from sslspec_fast.primitives.basis import column_norms
-from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
-from sslspec_fast.solvers.linalg.chebyshev_filter import Clean, filter_block, growth_rate
-from sslspec_fast.solvers.linalg.cost import LINE
-from sslspec_fast.solvers.problem.task import Task
+from ...operators.known import Deflated, DenseVectors, Removable
+from ...primitives.basis import column_norms
+from ..linalg.basis import Basis, orthonormalize
+from ..linalg.chebyshev_filter import Clean, filter_block, growth_rate
+from ..linalg.cost import LINE
+from ..problem.task import Task
 
 __all__ = ["FilteredLook", "Witness"]
 
@@ -67,9 +67,7 @@ class Witness:
     def level(self, growth: float) -> float:
         return _level(self.lo, self.cut, self.degree, growth)
 
-    def hidden(
-        self, task: Task, width: int, basis: Basis, values: Tensor, q: Tensor
-    ) -> float:  # fmt: skip
+    def hidden(self, task: Task, width: int, basis: Basis, values: Tensor, q: Tensor) -> float:
         """Above this value there is nothing but the k wanted pairs of a run that started from
         `width` columns, these among them; inf: nobody knows.
         """
@@ -163,9 +161,16 @@ class FilteredLook:
         return int(max(min(math.log(_LEAD) / max(lead, 1e-9), 1e9), 1.0))
 
     def _glance(
-        self, basis: Basis, values: Tensor, q: Tensor, x: Tensor, known: Tensor, lo: float,
-        top: float, most: int,
-    ) -> float:  # fmt: skip
+        self,
+        basis: Basis,
+        values: Tensor,
+        q: Tensor,
+        x: Tensor,
+        known: Tensor,
+        lo: float,
+        top: float,
+        most: int,
+    ) -> float:
         """Above this value there is nothing but what was found, by a filter of fewer degrees than
         `most`; inf where that does not tell.
 
@@ -190,8 +195,9 @@ class FilteredLook:
         if degree * growth_rate(top, lo, cut) > _LOG_GROWTH:
             return math.inf
         found: list[Removable] = [
-            DenseVectors(known), DenseVectors(basis.vectors(q[:, k : k + good]))
-        ]  # fmt: skip
+            DenseVectors(known),
+            DenseVectors(basis.vectors(q[:, k : k + good])),
+        ]
         found += [] if task.deflated is None else [task.deflated]
         clean = Clean(_Both(DenseVectors(known), task.deflated), self._every(top, half, lo, cut))
         task.columns += degree * b

@@ -19,15 +19,20 @@ from scipy.linalg.blas import dsyrk
 from scipy.linalg.lapack import dpotrf, dtrtri
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated
-from sslspec_fast.primitives.basis import gram, multiply, multiply_into
-from sslspec_fast.primitives.spread import current, decided
+from ...operators.known import Deflated
+from ...primitives.basis import gram, multiply, multiply_into
+from ...primitives.spread import current, decided
 
 __all__ = [
-    "Basis", "cholesky", "columns", "host_memory", "orthonormalize",
-    "physical_memory", "remaining",
+    "Basis",
+    "cholesky",
+    "columns",
+    "host_memory",
+    "orthonormalize",
+    "physical_memory",
+    "remaining",
     "stacked",
-]  # fmt: skip
+]
 
 # Largest |V^T t| that is left alone. Anything larger is removed once more: the defects of V
 # feed on themselves, and after ten restarts orthogonality would be gone.
@@ -128,7 +133,7 @@ def _cholesky_qr(t: Tensor, g: np.ndarray) -> tuple[Tensor, float]:
 
 def _at_once(
     t: Tensor, known: list[Tensor], square: np.ndarray, parts: np.ndarray
-) -> Tensor | None:  # fmt: skip
+) -> Tensor | None:
     """T orthonormal and in the complement of `known` by one combination, from the Gram matrices
     T^T T and known^T T. In place; None, and t as it was, where these do not tell enough.
 

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated, Removable, SymmetricOperator
-from sslspec_fast.primitives.spread import meet
-from sslspec_fast.solvers.linalg.coordinates import Coordinates
+from ...operators.base import SymmetricOperator
+from ...operators.known import Deflated, Removable
+from ...primitives.spread import meet
+from .coordinates import Coordinates
 
 __all__ = ["Clean", "cleaner", "filter_block", "filter_residual", "growth_rate"]
 
@@ -58,7 +59,7 @@ def growth_rate(value: float, lo: float, cut: float) -> float:
 
 def cleaner(
     op: SymmetricOperator, deflated: Deflated | None, lo: float, cut: float, wanted: float
-) -> Clean | None:  # fmt: skip
+) -> Clean | None:
     """Deflated vectors sit at most at the bound of the spectrum: keep their lead within 1e3."""
     if deflated is None:
         return None
@@ -69,9 +70,14 @@ def cleaner(
 
 
 def filter_block(
-    op: SymmetricOperator, x: Tensor, lo: float, cut: float, degree: int, top: float,
+    op: SymmetricOperator,
+    x: Tensor,
+    lo: float,
+    cut: float,
+    degree: int,
+    top: float,
     clean: Clean | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """C_degree(Â) X / C_degree(top); x (n, b) is overwritten."""
     meet(degree, lo, cut, top)
     middle, half = (cut + lo) / 2, (cut - lo) / 2
@@ -89,9 +95,14 @@ def filter_block(
 
 
 def filter_residual(
-    op: SymmetricOperator, r: Tensor, values: Tensor, lo: float, cut: float, degree: int,
+    op: SymmetricOperator,
+    r: Tensor,
+    values: Tensor,
+    lo: float,
+    cut: float,
+    degree: int,
     clean: Clean | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Z_degree for residuals r (n, b) of Ritz values (b,) float64; runs in r's dtype.
 
     degree - 1 products. Values below the cut (guards) keep |t| <= 1, where C_k stays bounded.

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Removable, SymmetricOperator
-from sslspec_fast.primitives.basis import gram, project_out
+from ...operators.base import SymmetricOperator
+from ...operators.known import Removable
+from ...primitives.basis import gram, project_out
 
 __all__ = ["Coordinates"]
 
@@ -25,9 +26,12 @@ class Coordinates:
     """
 
     def __init__(
-        self, op: SymmetricOperator, deflated: Removable | None, dtype: torch.dtype,
+        self,
+        op: SymmetricOperator,
+        deflated: Removable | None,
+        dtype: torch.dtype,
         change: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.op, t = op.similar() if change else (op, None)
         self.deflated = deflated
         self.block = None if deflated is None else deflated.block(dtype)

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 import torch
 
 __all__ = [
-    "FILLED_ROWS", "LINE", "MACHINES", "Machine", "guards", "machine", "padded", "product_cost",
+    "FILLED_ROWS",
+    "LINE",
+    "MACHINES",
+    "Machine",
+    "guards",
+    "machine",
+    "padded",
+    "product_cost",
     "start_width",
-]  # fmt: skip
+]
 
 # Columns of float32 in a cache line: a gather of them costs no more than one of 4. So it is on an
 # H100 (4e6 rows, beyond its L2: 8 and 16 columns 2.4 and 2.6 ms, 24 and 32 columns 4.0 and 3.8).

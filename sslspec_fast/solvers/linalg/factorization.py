@@ -96,9 +96,12 @@ def symmetric_factor(
         shifted.indices = shifted.indices.astype(np.int32)
         try:
             factor = splu(
-                shifted, permc_spec="NATURAL" if ordered else "MMD_AT_PLUS_A",
-                diag_pivot_thresh=0.0, panel_size=_PANEL, options={"SymmetricMode": True},
-            )  # fmt: skip
+                shifted,
+                permc_spec="NATURAL" if ordered else "MMD_AT_PLUS_A",
+                diag_pivot_thresh=0.0,
+                panel_size=_PANEL,
+                options={"SymmetricMode": True},
+            )
         except RuntimeError as failure:
             if "singular" not in str(failure):
                 raise

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.spread import decided
-from sslspec_fast.solvers.completeness.convergence import Hidden, Monitor
-from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
-from sslspec_fast.solvers.linalg.cost import LINE, guards
-from sslspec_fast.solvers.problem.task import Outcome, Task
+from ...primitives.spread import decided
+from ..completeness.convergence import Hidden, Monitor
+from ..linalg.basis import Basis, orthonormalize
+from ..linalg.cost import LINE, guards
+from ..problem.task import Outcome, Task
 
 __all__ = ["Look", "davidson"]
 
@@ -44,10 +44,18 @@ class Look(Protocol):
 
 
 def davidson(
-    task: Task, start: Tensor, expand: Expand | None, *, block: int, capacity: int,
-    keep: int, krylov_steps: int = 1, fill: int = 1, look: Look | None = None,
+    task: Task,
+    start: Tensor,
+    expand: Expand | None,
+    *,
+    block: int,
+    capacity: int,
+    keep: int,
+    krylov_steps: int = 1,
+    fill: int = 1,
+    look: Look | None = None,
     hidden: Hidden | None = None,
-) -> Outcome:  # fmt: skip
+) -> Outcome:
     """Run until the task is met. start (n, m): first directions, not yet orthonormal.
 
     block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
@@ -147,9 +155,15 @@ def davidson(
     k = min(task.k, basis.size)
     vectors = basis.vectors(q[:, :k])
     return Outcome(
-        values[:k], vectors, monitor.norms[:k].clone(), monitor.gap,
-        finished and monitor.satisfied(), reason, iteration, history,
-    )  # fmt: skip
+        values[:k],
+        vectors,
+        monitor.norms[:k].clone(),
+        monitor.gap,
+        finished and monitor.satisfied(),
+        reason,
+        iteration,
+        history,
+    )
 
 
 def _grow(task: Task, basis: Basis, t: Tensor, most: int, steps: int = 1) -> int:
@@ -197,9 +211,13 @@ def _same_residual(basis: Basis, values: Tensor, q: Tensor, index: Tensor, r: Te
 
 
 def _report(
-    task: Task, monitor: Monitor, history: list[dict[str, Any]], iteration: int, basis: Basis,
+    task: Task,
+    monitor: Monitor,
+    history: list[dict[str, Any]],
+    iteration: int,
+    basis: Basis,
     values: Tensor,
-) -> bool:  # fmt: skip
+) -> bool:
     """Record the step and show it to the callback; True when that asks to stop."""
     norms = monitor.norms[: task.k]
     known = norms[torch.isfinite(norms)]

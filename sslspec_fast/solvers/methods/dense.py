@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from sslspec_fast.primitives.basis.blocks import column_norms
-from sslspec_fast.solvers.problem.task import Outcome, Task, rounded
+from ...primitives.basis.blocks import column_norms
+from ..problem.task import Outcome, Task, rounded
 
 __all__ = ["dense"]
 
@@ -43,9 +43,12 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     floor = 1e-14 * math.sqrt(max(n, 1)) * max(task.norm, scale)
     good = bool((norms <= max(task.tol, floor)).all()) and task.angle_met(norms, gap)
     entry = {
-        "iteration": 1, "converged": int((norms <= max(task.tol, floor)).sum()), "basis": n,
-        "residual": float(norms.max()) / max(task.norm, 1e-300), "n_matvec": task.columns,
-    }  # fmt: skip
+        "iteration": 1,
+        "converged": int((norms <= max(task.tol, floor)).sum()),
+        "basis": n,
+        "residual": float(norms.max()) / max(task.norm, 1e-300),
+        "n_matvec": task.columns,
+    }
     if task.callback is not None:  # nothing is left to stop
         task.callback({**entry, "k": k, "values": values[:k].clone()})
     outcome = Outcome(values[:k], x, norms, gap, good, "all eigenpairs", 1, [entry])

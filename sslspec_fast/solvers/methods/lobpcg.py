@@ -14,12 +14,12 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import random_block
-from sslspec_fast.solvers.completeness.missed_pairs import FilteredLook
-from sslspec_fast.solvers.linalg.basis import Basis
-from sslspec_fast.solvers.methods._davidson import davidson
-from sslspec_fast.solvers.problem.probe import Probe
-from sslspec_fast.solvers.problem.task import Outcome, Task
+from ...primitives.basis import random_block
+from ..completeness.missed_pairs import FilteredLook
+from ..linalg.basis import Basis
+from ..problem.probe import Probe
+from ..problem.task import Outcome, Task
+from ._davidson import davidson
 
 __all__ = ["lobpcg"]
 
@@ -63,10 +63,14 @@ def lobpcg(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:
         expand = _Multigrid(task, found.hi + 1e-5 * task.norm)
         name = "pyamg smoothed aggregation"
     outcome = davidson(
-        task, start, expand, block=width, keep=2 * width + 1,
+        task,
+        start,
+        expand,
+        block=width,
+        keep=2 * width + 1,
         capacity=width + max(2 * width, start.shape[1]) + 1,
         look=FilteredLook(task, found.lo, found.hi, task.dtype),
-    )  # fmt: skip
+    )
     facts = {"preconditioner": name}
     if expand is not None:
         facts["n_solve"] = expand.columns  # type: ignore[assignment]

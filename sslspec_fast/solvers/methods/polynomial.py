@@ -15,19 +15,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import column_norms, lengths
-from sslspec_fast.solvers.completeness.missed_pairs import FilteredLook, Witness
-from sslspec_fast.solvers.linalg.basis import Basis, host_memory
-from sslspec_fast.solvers.linalg.chebyshev_filter import (
+from ...primitives.basis import column_norms, lengths
+from ..completeness.missed_pairs import FilteredLook, Witness
+from ..linalg.basis import Basis, host_memory
+from ..linalg.chebyshev_filter import (
     cleaner,
     filter_block,
     filter_residual,
     growth_rate,
 )
-from sslspec_fast.solvers.linalg.cost import LINE, padded, product_cost, start_width
-from sslspec_fast.solvers.methods._davidson import davidson
-from sslspec_fast.solvers.problem.probe import Probe
-from sslspec_fast.solvers.problem.task import Outcome, Task
+from ..linalg.cost import LINE, padded, product_cost, start_width
+from ..problem.probe import Probe
+from ..problem.task import Outcome, Task
+from ._davidson import davidson
 
 __all__ = ["chebyshev", "lanczos"]
 
@@ -115,10 +115,16 @@ def chebyshev(
         # V and A V would crowd out the filter's blocks: restart after each step
         keep, capacity = width + 4, width + 4 + block
     outcome = davidson(
-        task, start, expand, block=block, keep=keep, capacity=capacity, fill=min(block, 16),
+        task,
+        start,
+        expand,
+        block=block,
+        keep=keep,
+        capacity=capacity,
+        fill=min(block, 16),
         look=FilteredLook(task, found.lo, found.hi, low, copies),
         hidden=None if witness is None else partial(witness.hidden, task, width),
-    )  # fmt: skip
+    )
     facts["degrees"] = expand.degrees
     return outcome, facts
 
@@ -202,7 +208,13 @@ def lanczos(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]
     capacity = keep + max(k, 10 * block)
     steps = max(-(-(capacity - keep) // block), 1)
     outcome = davidson(
-        task, start, None, block=block, keep=keep, capacity=capacity, krylov_steps=steps,
+        task,
+        start,
+        None,
+        block=block,
+        keep=keep,
+        capacity=capacity,
+        krylov_steps=steps,
         look=FilteredLook(task, found.lo, found.hi, task.dtype),
-    )  # fmt: skip
+    )
     return outcome, {"block": block, "capacity": capacity}

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import random_block
-from sslspec_fast.primitives.basis.blocks import column_norms
-from sslspec_fast.solvers.completeness.inertia import counting
-from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
-from sslspec_fast.solvers.linalg.factorization import symmetric_factor
-from sslspec_fast.solvers.methods._davidson import davidson
-from sslspec_fast.solvers.problem.probe import Probe
-from sslspec_fast.solvers.problem.task import Known, Outcome, Task, rounded
+from ...primitives.basis import random_block
+from ...primitives.basis.blocks import column_norms
+from ..completeness.inertia import counting
+from ..linalg.basis import Basis, orthonormalize
+from ..linalg.factorization import symmetric_factor
+from ..problem.probe import Probe
+from ..problem.task import Known, Outcome, Task, rounded
+from ._davidson import davidson
 
 __all__ = ["shift_invert"]
 
@@ -123,9 +123,15 @@ def shift_invert(
     if not exact_top:
         # the bound may lie far above: find the top roughly, then move the shift next to it
         first = replace(
-            task, k=1, angle_tol=None, max_iter=9, tol=offset, callback=None, columns=0,
+            task,
+            k=1,
+            angle_tol=None,
+            max_iter=9,
+            tol=offset,
+            callback=None,
+            columns=0,
             dtype=torch.float64,
-        )  # fmt: skip
+        )
         block = start[:, : min(4, width)]
         near = davidson(first, solver.solve(block), solver, block=4, capacity=24, keep=8)
         task.columns += first.columns
@@ -146,9 +152,15 @@ def shift_invert(
 
     def run(start: Tensor, look: _Look | None) -> Outcome:
         out = davidson(
-            inner, start, solver, block=min(width, 16), keep=width + max(width // 2, 2),
-            capacity=5 * width + _FRESH, fill=min(width, 4), look=look,
-        )  # fmt: skip
+            inner,
+            start,
+            solver,
+            block=min(width, 16),
+            keep=width + max(width // 2, 2),
+            capacity=5 * width + _FRESH,
+            fill=min(width, 4),
+            look=look,
+        )
         if count is not None and out.converged:
             norm = float(out.residuals.norm())
             order = np.argsort(solver.factor.perm_c)

@@ -16,22 +16,28 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import GroupVectors, SymmetricOperator
-from sslspec_fast.operators.convert import from_array, real_array, to_array
-from sslspec_fast.operators.csr import CsrOperator
-from sslspec_fast.operators.partitioned import PartitionedOperator, partitioned
-from sslspec_fast.primitives.spread import current, over_ranks, total
-from sslspec_fast.ranks import Ranks, agree, told_to_all
-from sslspec_fast.ranks.differentiable import start_gather
-from sslspec_fast.ranks.lockstep import Lockstep
-from sslspec_fast.solvers._checks import check_count, check_settings
-from sslspec_fast.solvers.linalg.basis import host_memory, orthonormalize
-from sslspec_fast.solvers.result import EigResult
-from sslspec_fast.solvers.select import lapack_pays
+from ...operators.base import SymmetricOperator
+from ...operators.convert import from_array, real_array, to_array
+from ...operators.csr import CsrOperator
+from ...operators.known import GroupVectors
+from ...operators.partitioned import PartitionedOperator, partitioned
+from ...primitives.spread import current, over_ranks, total
+from ...ranks import Ranks, agree, told_to_all
+from ...ranks.differentiable import start_gather
+from ...ranks.lockstep import Lockstep
+from .._checks import check_count, check_settings
+from ..linalg.basis import host_memory, orthonormalize
+from ..result import EigResult
+from ..select import lapack_pays
 
 __all__ = [
-    "group_of", "independent", "of_first_rank", "run_on_all", "solve_small", "unit_groups",
-]  # fmt: skip
+    "group_of",
+    "independent",
+    "of_first_rank",
+    "run_on_all",
+    "solve_small",
+    "unit_groups",
+]
 
 _METHODS = ("auto", "chebyshev", "lanczos", "dense")
 _ALIKE = ("which", "method", "tol", "angle_tol", "precision", "max_iter", "seed")
@@ -135,9 +141,12 @@ def unit_groups(deflate: GroupVectors) -> bool:
 
 
 def solve_small(
-    op: SymmetricOperator, k: int, settings: dict[str, Any], kind: str,
+    op: SymmetricOperator,
+    k: int,
+    settings: dict[str, Any],
+    kind: str,
     solve: Callable[..., EigResult],
-) -> EigResult | None:  # fmt: skip
+) -> EigResult | None:
     """This rank's rows of the result where LAPACK is the right method, else None."""
     ranks, exchange = op.ranks, current()
     assert ranks is not None
@@ -163,8 +172,9 @@ def solve_small(
     mine = same[1][ranks.here].to(vectors)
     return EigResult(
         to_array(same[0].to(values if kind != "numpy" else values.cpu()), kind),
-        to_array(mine, kind), found.info,
-    )  # fmt: skip
+        to_array(mine, kind),
+        found.info,
+    )
 
 
 def _gathered(op: PartitionedOperator, ranks: Ranks) -> CsrOperator:

@@ -12,11 +12,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from sslspec_fast.graph.build import scipy_from_torch, summed
-from sslspec_fast.operators.base import SymmetricOperator
-from sslspec_fast.operators.composite import CallableOperator, DenseOperator, ScaledOperator
-from sslspec_fast.operators.convert import real_array, refuse_grad
-from sslspec_fast.solvers.problem.scaling import power_near
+from ...graph.build import scipy_from_torch, summed
+from ...operators.base import SymmetricOperator
+from ...operators.composite import CallableOperator, DenseOperator, ScaledOperator
+from ...operators.convert import real_array, refuse_grad
+from .scaling import power_near
 
 __all__ = ["reduce"]
 

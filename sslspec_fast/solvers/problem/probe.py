@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import multiply
-from sslspec_fast.solvers.linalg.basis import host_memory
-from sslspec_fast.solvers.linalg.chebyshev_filter import growth_rate
-from sslspec_fast.solvers.linalg.cost import FILLED_ROWS, LINE, padded, product_cost, start_width
-from sslspec_fast.solvers.problem.recurrence import Recurrence
-from sslspec_fast.solvers.problem.task import Task
+from ...primitives.basis import multiply
+from ..linalg.basis import host_memory
+from ..linalg.chebyshev_filter import growth_rate
+from ..linalg.cost import FILLED_ROWS, LINE, padded, product_cost, start_width
+from .recurrence import Recurrence
+from .task import Task
 
 __all__ = ["Probe", "probe"]
 

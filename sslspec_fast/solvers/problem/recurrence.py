@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.basis import multiply_into, new_block, new_blocks
-from sslspec_fast.primitives.spread import decided, meet
-from sslspec_fast.solvers.linalg.basis import cholesky, columns, orthonormalize, remaining, stacked
-from sslspec_fast.solvers.linalg.coordinates import Coordinates
-from sslspec_fast.solvers.problem.task import Task
+from ...primitives.basis import multiply_into, new_block, new_blocks
+from ...primitives.spread import decided, meet
+from ..linalg.basis import cholesky, columns, orthonormalize, remaining, stacked
+from ..linalg.coordinates import Coordinates
+from .task import Task
 
 __all__ = ["Recurrence"]
 

@@ -17,12 +17,13 @@ import torch
 from scipy.sparse.csgraph import reverse_cuthill_mckee
 from torch import Tensor
 
-from sslspec_fast.operators.base import KnownPairs, ShiftOperator, SymmetricOperator
-from sslspec_fast.operators.csr import CsrOperator
-from sslspec_fast.solvers.linalg.basis import host_memory
-from sslspec_fast.solvers.linalg.factorization import INT32_LIMIT, structure
-from sslspec_fast.solvers.problem.probe import Probe
-from sslspec_fast.solvers.problem.task import Task
+from ...operators.base import ShiftOperator, SymmetricOperator
+from ...operators.csr import CsrOperator
+from ...operators.known import KnownPairs
+from ..linalg.basis import host_memory
+from ..linalg.factorization import INT32_LIMIT, structure
+from .probe import Probe
+from .task import Task
 
 __all__ = ["order", "renumber"]
 
@@ -76,9 +77,10 @@ def renumber(
     basis = [block[p] for block in found.basis]
     scale = None if found.scale is None else found.scale[p]
     return (
-        replace(task, op=op, deflated=deflated), replace(found, basis=basis, scale=scale),
+        replace(task, op=op, deflated=deflated),
+        replace(found, basis=basis, scale=scale),
         None if warm is None else warm[p],
-    )  # fmt: skip
+    )
 
 
 def _permuted(op: SymmetricOperator, p: Tensor) -> SymmetricOperator:
@@ -96,9 +98,14 @@ def _permuted(op: SymmetricOperator, p: Tensor) -> SymmetricOperator:
     matrix.sort_indices()
     known = tuple(KnownPairs(pair.value, pair.vectors.reordered(p)) for pair in op.known())
     return CsrOperator(
-        torch.from_numpy(matrix.indptr), torch.from_numpy(matrix.indices),
-        None if op.values is None else torch.from_numpy(matrix.data), n=op.n,
+        torch.from_numpy(matrix.indptr),
+        torch.from_numpy(matrix.indices),
+        None if op.values is None else torch.from_numpy(matrix.data),
+        n=op.n,
         scale=None if op.scale is None else op.scale[p],
-        diagonal=None if op.diagonal is None else op.diagonal[p], sign=op.sign,
-        bounds=op.bounds(), known=known, trusted=True,
-    )  # fmt: skip
+        diagonal=None if op.diagonal is None else op.diagonal[p],
+        sign=op.sign,
+        bounds=op.bounds(),
+        known=known,
+        trusted=True,
+    )

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import KnownPairs, ShiftOperator, SymmetricOperator, combine
-from sslspec_fast.operators.composite import DenseOperator, ScaledOperator
-from sslspec_fast.operators.convert import to_array, trial
-from sslspec_fast.operators.csr import CsrOperator
-from sslspec_fast.operators.partitioned import PartitionedOperator
-from sslspec_fast.solvers.result import EigResult
+from ...operators.base import ShiftOperator, SymmetricOperator, combine
+from ...operators.composite import DenseOperator, ScaledOperator
+from ...operators.convert import to_array, trial
+from ...operators.csr import CsrOperator
+from ...operators.known import KnownPairs
+from ...operators.partitioned import PartitionedOperator
+from ..result import EigResult
 
 __all__ = ["at_unit_norm", "power_near", "unit_of", "usual_row"]
 
@@ -76,9 +77,15 @@ class _Wide(ShiftOperator):
     """a A, with products in float64: those of A may be no numbers of float32."""
 
     def matmat(
-        self, x: Tensor, out: Tensor | None = None, *, alpha: float = 1.0, beta: float = 0.0,
-        gamma: float = 0.0, w: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+        self,
+        x: Tensor,
+        out: Tensor | None = None,
+        *,
+        alpha: float = 1.0,
+        beta: float = 0.0,
+        gamma: float = 0.0,
+        w: Tensor | None = None,
+    ) -> Tensor:
         # half of the factor on either side: neither product leaves float64
         before = 2.0 ** (math.frexp(self.a)[1] // 2)
         y = self.op.matmat(x.double() * before).mul_(self.a / before)
@@ -100,17 +107,28 @@ def _divided(op: SymmetricOperator, unit: float) -> SymmetricOperator:
         known = tuple(KnownPairs(pair.value * factor, pair.vectors) for pair in op.known())
         low, high = op.bounds()
         return CsrOperator(
-            op.indptr, op.indices, (op.values.double() * factor).to(op.dtype), n=op.n,
-            scale=op.scale, diagonal=diagonal, sign=op.sign, known=known, trusted=True,
+            op.indptr,
+            op.indices,
+            (op.values.double() * factor).to(op.dtype),
+            n=op.n,
+            scale=op.scale,
+            diagonal=diagonal,
+            sign=op.sign,
+            known=known,
+            trusted=True,
             bounds=(low * factor, high * factor) if math.isfinite(high - low) else None,
-        )  # fmt: skip
+        )
     return _Wide(op, factor, 0.0)
 
 
 def at_unit_norm(
-    solve: Callable[[SymmetricOperator, dict[str, Any]], EigResult], op: SymmetricOperator,
-    unit: float, over: float, settings: dict[str, Any], kind: str,
-) -> EigResult:  # fmt: skip
+    solve: Callable[[SymmetricOperator, dict[str, Any]], EigResult],
+    op: SymmetricOperator,
+    unit: float,
+    over: float,
+    settings: dict[str, Any],
+    kind: str,
+) -> EigResult:
     """solve(op / unit), and everything it says in units of op / over."""
     op, unit = _divided(op, unit), unit / over
     if not 0.0 < unit < math.inf:
@@ -136,8 +154,12 @@ def at_unit_norm(
             fact = extra[name]
             extra[name] = tuple(x * unit for x in fact) if name == "bounds" else fact * unit
     info = replace(
-        info, residuals=info.residuals * unit, norm=info.norm * unit, gap=info.gap * unit,
-        tol=info.tol * unit, extra=extra,
-    )  # fmt: skip
+        info,
+        residuals=info.residuals * unit,
+        norm=info.norm * unit,
+        gap=info.gap * unit,
+        tol=info.tol * unit,
+        extra=extra,
+    )
     values = (result.values.double() * unit).to(result.values.dtype)
     return EigResult(to_array(values, kind), to_array(result.vectors, kind), info)

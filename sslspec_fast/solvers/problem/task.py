@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslspec_fast.operators.base import Deflated, SymmetricOperator
-from sslspec_fast.primitives.basis.blocks import column_norms
+from ...operators.base import SymmetricOperator
+from ...operators.known import Deflated
+from ...primitives.basis.blocks import column_norms
 
 __all__ = ["Known", "Outcome", "Task", "rounded"]
 

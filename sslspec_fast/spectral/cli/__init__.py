@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sslspec_fast._outputs import check_folder, results
-from sslspec_fast.graph import PairGraph
-from sslspec_fast.spectral._labels import class_codes
-from sslspec_fast.spectral.barlow_twins import barlow_twins
-from sslspec_fast.spectral.gap import optimality_gap
-from sslspec_fast.spectral.simclr import simclr, spectral_contrastive
-from sslspec_fast.spectral.vicreg import vicreg
-
+from ..._outputs import check_folder, results
+from ...graph import PairGraph
+from .._labels import class_codes
+from ..barlow_twins import barlow_twins
+from ..gap import optimality_gap
+from ..simclr import simclr, spectral_contrastive
+from ..vicreg import vicreg
 from .files import (
     Input,
     TableOptions,
@@ -88,9 +87,10 @@ def embed(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tol", type=float, default=1e-9, help="eigensolver, relative to the norm")
     parser.add_argument(
-        "--certify", action="store_true",
+        "--certify",
+        action="store_true",
         help="prove that the eigensolver missed nothing; status 1 where that fails",
-    )  # fmt: skip
+    )
     table_arguments(parser)
     _loss_arguments(parser)
     options = parser.parse_args(argv)
@@ -151,11 +151,15 @@ def gap(argv: Sequence[str] | None = None) -> int:
             hyper["features"] = features[0]
         found = optimality_gap(options.loss, z, graph, **hyper)
     facts = {
-        "loss": found.loss, "optimum": found.optimum, "relative_gap": found.relative_gap,
-        "best_scale": found.best_scale, "angle_degrees": float(np.degrees(found.angle)),
-        "rank": found.rank, "optimal_rank": found.closed_form.rank,
+        "loss": found.loss,
+        "optimum": found.optimum,
+        "relative_gap": found.relative_gap,
+        "best_scale": found.best_scale,
+        "angle_degrees": float(np.degrees(found.angle)),
+        "rank": found.rank,
+        "optimal_rank": found.closed_form.rank,
         "converged": found.closed_form.info.converged,
-    }  # fmt: skip
+    }
     if options.json:
         print(json.dumps(facts))
     else:
@@ -172,9 +176,10 @@ def _loss_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--covariance", type=float)
     group.add_argument("--invariance", type=float)
     group.add_argument(
-        "--penalty", choices=("hinge_std", "ls_var", "ls_std", "hinge_var"),
+        "--penalty",
+        choices=("hinge_std", "ls_var", "ls_std", "hinge_var"),
         help="of vicreg: embed has ls_var by default, gap hinge_std",
-    )  # fmt: skip
+    )
     group.add_argument("--measure", choices=("uniform", "degree"))
     group.add_argument("--off-diagonal", type=float)
     group.add_argument("--center", action="store_true", default=None)

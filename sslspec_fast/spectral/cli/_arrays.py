@@ -16,8 +16,7 @@ from typing import IO, Any
 import numpy as np
 import scipy.sparse as sp
 
-from sslspec_fast import _checks as check
-
+from ... import _checks as check
 from ._problem import FileProblem, check_memory
 
 __all__ = ["Archive", "open_archive", "read_array"]

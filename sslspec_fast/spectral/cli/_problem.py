@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from sslspec_fast.solvers.linalg.basis import physical_memory
+from ...solvers.linalg.basis import physical_memory
 
 __all__ = ["FileProblem", "check_memory", "reading"]
 

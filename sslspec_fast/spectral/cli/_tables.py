@@ -215,8 +215,9 @@ def _rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         try:
             cells = next(reader, None)
         except csv.Error as problem:
-            raise FileProblem(path, f"cannot be split into cells: {problem}", f"row {number}") \
-                from problem  # fmt: skip
+            raise FileProblem(
+                path, f"cannot be split into cells: {problem}", f"row {number}"
+            ) from problem
         if cells is None:
             return
         if reader.line_num != number:
@@ -285,8 +286,9 @@ def read_column(path: Path) -> Array:
     labels = []
     for number, cells in _rows(path, ","):
         if len(cells) > 1 or "\t" in cells[0] or ";" in cells[0]:
-            raise FileProblem(path, f"must be one label, got {','.join(cells)[:60]!r}: a table?",
-                              f"row {number}")  # fmt: skip
+            raise FileProblem(
+                path, f"must be one label, got {','.join(cells)[:60]!r}: a table?", f"row {number}"
+            )
         labels.append(_label(path, number, "", cells[0]))
     if not labels:
         raise FileProblem(path, "must hold at least one label, got none")

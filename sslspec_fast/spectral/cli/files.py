@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
-from sslspec_fast.graph import PairGraph
-
+from ...graph import PairGraph
 from ._arrays import open_archive, read_array
 from ._matrix_market import read_matrix_market
 from ._problem import FileProblem, reading
@@ -182,9 +181,12 @@ def table_arguments(parser: argparse.ArgumentParser) -> None:
     )
     index = group.add_mutually_exclusive_group()
     index.add_argument(
-        "--index-column", action="append", default=[], metavar="NAME",
+        "--index-column",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="column that is no feature (by number from 0 without a header); may be repeated",
-    )  # fmt: skip
+    )
     index.add_argument("--no-index-column", action="store_true", help="every column is a feature")
 
 

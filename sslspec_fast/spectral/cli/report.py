@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from sslspec_fast.graph import PairGraph
-from sslspec_fast.spectral._eigen import SpectrumInfo
-from sslspec_fast.spectral.closed_form import ClosedForm
-from sslspec_fast.spectral.downstream import alignment, downstream_error
-
+from ...graph import PairGraph
+from .._eigen import SpectrumInfo
+from ..closed_form import ClosedForm
+from ..downstream import alignment, downstream_error
 from .files import Input
 
 __all__ = ["describe", "plot", "write_spectrum"]
@@ -21,9 +20,12 @@ Array = np.ndarray
 
 
 def describe(
-    options: argparse.Namespace, found: Input, graph: PairGraph, form: ClosedForm,
+    options: argparse.Namespace,
+    found: Input,
+    graph: PairGraph,
+    form: ClosedForm,
     labels: Array | None,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """The lines of the report. labels: class codes, -1 where a row has none."""
     info = form.info
     short = options.method == "vicreg" and form.rank < options.k

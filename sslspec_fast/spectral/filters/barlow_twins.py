@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 
-from sslspec_fast.spectral.filters.rotation import schur_horn, spreading_rotation
-from sslspec_fast.spectral.filters.vicreg import Filter
+from .rotation import schur_horn, spreading_rotation
+from .vicreg import Filter
 
 __all__ = ["barlow_filter", "water_filling", "whitened_filter"]
 
@@ -148,9 +148,14 @@ def _finish(
 
 
 def _multistart(
-    candidates: list[Filter], lam: Array, k: int, alpha: float, bound: float, seed: int,
+    candidates: list[Filter],
+    lam: Array,
+    k: int,
+    alpha: float,
+    bound: float,
+    seed: int,
     starts: int | None,
-) -> Filter:  # fmt: skip
+) -> Filter:
     rng = np.random.default_rng(seed)
     count = starts if starts is not None else max(4, min(12, 200 // k))
     shape = (len(lam), k)
@@ -175,9 +180,13 @@ def _multistart(
 def _descend(start: Array, lam: Array, k: int, alpha: float) -> Array:
     """L-BFGS on the columns' directions; unit columns out."""
     run = minimize(
-        _value_and_gradient, start.ravel(), args=(lam, k, alpha), jac=True, method="L-BFGS-B",
+        _value_and_gradient,
+        start.ravel(),
+        args=(lam, k, alpha),
+        jac=True,
+        method="L-BFGS-B",
         options={"maxiter": 4000, "maxfun": 8000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
-    )  # fmt: skip
+    )
     mix = run.x.reshape(start.shape)
     return mix / np.linalg.norm(mix, axis=0)
 

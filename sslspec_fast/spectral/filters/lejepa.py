@@ -26,7 +26,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 from scipy.special import gammaln
 
-from sslspec_fast.primitives.normality.radial import epps_pulley
+from ...primitives.normality.radial import epps_pulley
 
 __all__ = ["curvature", "exact_filter", "gaussian_sigreg", "second_order_filter"]
 
@@ -128,10 +128,13 @@ def exact_filter(
     scale = max(strength, 1e-300)
     for start in starts:
         run = minimize(
-            lambda s: tuple(x / scale for x in objective(s)), start, jac=True, method="L-BFGS-B",
+            lambda s: tuple(x / scale for x in objective(s)),
+            start,
+            jac=True,
+            method="L-BFGS-B",
             bounds=[(0.0, None)] * r,
             options={"maxiter": 2000, "ftol": 1e-16, "gtol": 1e-13, "maxcor": 30},
-        )  # fmt: skip
+        )
         if run.fun * scale < least - 1e-13 * abs(least):
             best, least = run.x, run.fun * scale
     best = _polished(best, objective)

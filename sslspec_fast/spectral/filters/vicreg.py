@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from sslspec_fast.spectral.filters.rotation import schur_horn
+from .rotation import schur_horn
 
 __all__ = ["PENALTIES", "Filter", "penalty", "penalty_slope", "vicreg_filter"]
 
@@ -62,8 +62,11 @@ class _Problem:
         c = mix.T @ mix
         off = float((c**2).sum() - (np.diag(c) ** 2).sum())
         energy = 2.0 * float(self.x @ (mix**2).sum(axis=1))
-        return self.alpha * float(penalty(np.diag(c), self.kind, self.eps).sum()) \
-            + self.beta * off + energy  # fmt: skip
+        return (
+            self.alpha * float(penalty(np.diag(c), self.kind, self.eps).sum())
+            + self.beta * off
+            + energy
+        )
 
 
 def penalty(v: Array, kind: str, eps: float = 0.0) -> Array:
@@ -92,9 +95,15 @@ def penalty_slope(v: Array, kind: str, eps: float = 0.0) -> Array:
 
 
 def vicreg_filter(
-    x: Array, k: int, alpha: float, beta: float, kind: str, eps: float, seed: int,
+    x: Array,
+    k: int,
+    alpha: float,
+    beta: float,
+    kind: str,
+    eps: float,
+    seed: int,
     starts: int | None,
-) -> Filter:  # fmt: skip
+) -> Filter:
     """Minimise value(B) for x (r,) ascending, r <= k. Columns beyond r modes stay possible."""
     p = _Problem(np.asarray(x, dtype=np.float64), k, alpha, beta, kind, eps)
     if kind != "ls_var" and p.x.size and p.x.min() < -1e-9 * max(1.0, float(np.abs(p.x).max())):
@@ -296,22 +305,29 @@ def _descend(p: _Problem, start: Array) -> Array:
         d_unit = (mix_grad - unit * inner) * radius / norm
         # d pen / d theta = pen'(s2) * 2 ceiling sin cos, with pen' from below the kink
         slope = penalty_slope(np.clip(s2, 1e-300, p.ceiling), p.kind, p.eps)
-        d_theta = inner * scale * np.cos(theta) \
-            + p.alpha * slope * p.ceiling * 2.0 * np.sin(theta) * np.cos(theta)  # fmt: skip
+        d_theta = inner * scale * np.cos(theta) + p.alpha * slope * p.ceiling * 2.0 * np.sin(
+            theta
+        ) * np.cos(theta)
         return value, np.concatenate([d_unit.ravel(), d_theta])
 
     options = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30}
     if not hinge:
         run = minimize(
-            lambda flat: cost(flat.reshape(shape)), start.ravel(), jac=True,
-            method="L-BFGS-B", options=options,
-        )  # fmt: skip
+            lambda flat: cost(flat.reshape(shape)),
+            start.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options=options,
+        )
         return run.x.reshape(shape)
     norm = np.maximum(np.linalg.norm(start, axis=0), 1e-150)
     theta = np.arcsin(np.clip(norm / scale, 1e-3, 1.0 - 1e-3))
     run = minimize(
-        hinge_cost, np.concatenate([(start / norm).ravel(), theta]), jac=True, method="L-BFGS-B",
+        hinge_cost,
+        np.concatenate([(start / norm).ravel(), theta]),
+        jac=True,
+        method="L-BFGS-B",
         options=options,
-    )  # fmt: skip
+    )
     unit, _, _, radius = columns(run.x)
     return unit * radius

@@ -157,7 +157,7 @@ def test_directions_are_uniform_units():
         (torch.zeros(1, 2, 3).half(), torch.ones(3, 1), TypeError, "float32 or float64, got torch"),
         (torch.zeros(1, 2, 3), torch.ones(4, 1), ValueError, r"directions must be \(3, S\), got"),
     ],
-)  # fmt: skip
+)
 def test_bad_arguments(z, a, error, message):
     with pytest.raises(error, match=message):
         sliced_ecf(z, a, knots=17, t_max=3.0)

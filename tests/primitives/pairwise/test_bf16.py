@@ -99,6 +99,16 @@ def test_the_core_checks_what_it_takes() -> None:
         work = torch.empty(_C.pairwise_workspace_size(4, 4, 8, CODE[a.dtype], b is None, False))
         with pytest.raises(ValueError, match=r"need b and a scalar scale|take float32 or float64"):
             _C.pairwise_forward(
-                view(a), view(b), view(scale), None, None, None, None, False, view(out), None,
-                view(work), 1,
-            )  # fmt: skip
+                view(a),
+                view(b),
+                view(scale),
+                None,
+                None,
+                None,
+                None,
+                False,
+                view(out),
+                None,
+                view(work),
+                1,
+            )

@@ -43,9 +43,16 @@ def test_log_sum_exps_and_gradients_of_blocks_add_up(cols: bool) -> None:
     for part in parts:
         statistics = (col.detach()[part], grad_col[part]) if cols else None
         grads = lse_block_gradients(
-            x, y[part], c, ids_a, ids_b[part], (row.detach(), grad_row), statistics,
-            want_b=True, half=False,
-        )  # fmt: skip
+            x,
+            y[part],
+            c,
+            ids_a,
+            ids_b[part],
+            (row.detach(), grad_row),
+            statistics,
+            want_b=True,
+            half=False,
+        )
         total[0] += grads.a
         total[1] += grads.scale
         of_b.append(grads.b)
@@ -61,11 +68,16 @@ def test_softplus_of_blocks_adds_up() -> None:
     want = torch.autograd.grad((rows * weight).sum(), (a, b, scale, bias))
     found = [
         softplus_block(
-            a.detach(), b.detach()[start:stop], scale.detach(), bias.detach(), weight,
-            skip_self=False, want_b=True,
+            a.detach(),
+            b.detach()[start:stop],
+            scale.detach(),
+            bias.detach(),
+            weight,
+            skip_self=False,
+            want_b=True,
         )
         for start, stop in CUTS
-    ]  # fmt: skip
+    ]
     torch.testing.assert_close(sum(part[0] for part in found), rows.detach())
     torch.testing.assert_close(sum(part[1].a for part in found), want[0])
     torch.testing.assert_close(torch.cat([part[1].b for part in found]), want[1])

@@ -28,9 +28,13 @@ def inputs(n: int, m: int, dims: list[int], scale: float, dtype: torch.dtype) ->
 
 
 def results(
-    symmetric: bool, dims: list[int], tensors: list[Tensor], ids: Tensor | None, cols: bool,
+    symmetric: bool,
+    dims: list[int],
+    tensors: list[Tensor],
+    ids: Tensor | None,
+    cols: bool,
     composed: bool = False,
-) -> tuple[Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:
     """Statistics, and the gradients of a fixed weighted sum of them."""
     tensors = leaves(*(tensors[0:3:2] if symmetric else tensors))
     a, b, alpha, beta = (tensors[0], None, tensors[1], None) if symmetric else tensors

@@ -177,9 +177,20 @@ def test_the_core_names_what_is_wrong() -> None:
 
     def call(positive: Tensor, pull: Tensor, panel: Tensor) -> None:
         _C.pairwise_rows(
-            view(a), view(a), view(scale), False, view(positive), view(row), view(row), view(pull),
-            view(a.clone()), None, view(work), view(panel), 1,
-        )  # fmt: skip
+            view(a),
+            view(a),
+            view(scale),
+            False,
+            view(positive),
+            view(row),
+            view(row),
+            view(pull),
+            view(a.clone()),
+            None,
+            view(work),
+            view(panel),
+            1,
+        )
 
     with pytest.raises(ValueError, match=r"positive must have size 4 .* got shape \(5,\)"):
         call(torch.zeros(5), row, panel)

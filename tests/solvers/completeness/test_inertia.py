@@ -62,9 +62,14 @@ def test_what_a_method_missed_is_found(which: str, monkeypatch: pytest.MonkeyPat
         values, vectors = torch.linalg.eigh(task.op.to_dense())
         found = [-1, -3, -4, -5]
         out = Outcome(
-            values[found], vectors[:, found], torch.full((4,), 1e-14, dtype=torch.float64),
-            1e-3, True, "tolerance met", 1,
-        )  # fmt: skip
+            values[found],
+            vectors[:, found],
+            torch.full((4,), 1e-14, dtype=torch.float64),
+            1e-3,
+            True,
+            "tolerance met",
+            1,
+        )
         return out, {}
 
     monkeypatch.setattr(sys.modules["sslspec_fast.solvers.eigsh"], "chebyshev", forgetful)

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 import torch
 
 from sslspec_fast.operators import as_operator
-from sslspec_fast.operators.base import DenseVectors
+from sslspec_fast.operators.known import DenseVectors
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers import eigsh
 from sslspec_fast.solvers.completeness.missed_pairs import Witness

@@ -9,7 +9,7 @@ import torch
 
 from sslspec_fast import PairGraph
 from sslspec_fast.operators import adjacency, as_operator
-from sslspec_fast.operators.base import DenseVectors, GroupVectors
+from sslspec_fast.operators.known import DenseVectors, GroupVectors
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
 from sslspec_fast.solvers.linalg.chebyshev_filter import filter_block, filter_residual

@@ -117,8 +117,11 @@ def known_vectors(group: Any, split: tuple[int, ...], own: slice, as_deflate: bo
     count, labels = g.connected_components()
     ours = GroupVectors(labels[own], None, count, group=group)
     options: dict[str, Any] = {
-        "which": "SA", "tol": 1e-9, "method": "chebyshev", "precision": "float64"
-    }  # fmt: skip
+        "which": "SA",
+        "tol": 1e-9,
+        "method": "chebyshev",
+        "precision": "float64",
+    }
     if as_deflate:
         one = sf.eigsh(whole, K, deflate=GroupVectors(labels), **options)
         found = sf.eigsh(rows, K, deflate=ours, group=group, **options)
@@ -129,8 +132,9 @@ def known_vectors(group: Any, split: tuple[int, ...], own: slice, as_deflate: bo
         )
         found = sf.eigsh(
             partitioned(rows, group, bounds=op.bounds(), known=(KnownPairs(0.0, ours),)),
-            K, **options,
-        )  # fmt: skip
+            K,
+            **options,
+        )
     return compare(group, split, one, found, own)
 
 

@@ -136,7 +136,7 @@ CALLS: dict[str, Any] = {
         lambda g: F.clip(*pair(), 2.0, sample_weight=torch.zeros(4, dtype=D), group=g),
         lambda g: F.clip(*pair(), 2.0, sample_weight=torch.zeros(4, dtype=D), group=g),
     ),
-}  # fmt: skip
+}
 
 
 def _with_budget(call: Any) -> Any:
