@@ -48,6 +48,7 @@ PYBIND11_MODULE(_C, m) {
 
   // gram
   m.def("gram_uses_dual", &gram_uses_dual);
+  m.def("gram_may_subtract", &gram_may_subtract);
   m.def("gram_workspace_size", &gram_workspace_size);
   m.def("gram", &gram, no_gil);
 

@@ -31,11 +31,25 @@ T* gradient(const char* name, const TensorView& t, int64_t n, int64_t d, DType d
 // the rank bound |C|^2 >= sum_k |C_kk|^2 d / n keeps the difference large.
 bool gram_uses_dual(int64_t n, int64_t d, bool off_diagonal) { return off_diagonal ? 2 * n <= d : n <= d; }
 
-int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool off_diagonal) {
+bool gram_may_subtract(TensorView diagonal, int64_t n) {
+  SSLSPEC_CHECK(diagonal.ndim == 2, kOp, ": diagonal must be (operands, d), got ", shape_text(diagonal));
+  const int64_t operands = diagonal.shape[0], d = diagonal.shape[1];
+  check_matrix(kOp, "diagonal", diagonal, operands, d, DType::f64, kCpu);
+  if (!gram_uses_dual(n, d, true)) return false;
+  for (int64_t o = 0; o < operands; ++o) {
+    const double* c = diagonal.as<double>() + o * diagonal.stride[0];
+    double sum = 0, squares = 0;
+    for (int64_t k = 0; k < d; ++k) sum += c[k], squares += c[k] * c[k];
+    if (!(squares <= 0.75 * sum * sum / static_cast<double>(n))) return false;  // NaN: the tiles show it
+  }
+  return true;
+}
+
+int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool dual) {
   int64_t size = 0;
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    size = SSLSPEC_CALL(gram_workspace<T>, n, d, operands, cross, gram_uses_dual(n, d, off_diagonal));
+    size = SSLSPEC_CALL(gram_workspace<T>, n, d, operands, cross, dual);
   });
   return size;
 }
@@ -54,7 +68,7 @@ void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool projec
     const int operands = y.present() ? 2 : 1, values = cross ? 1 : operands;
     cpu::GramArgs<T> p{};
     p.operands = operands, p.cross = cross, p.off_diagonal = off_diagonal, p.project = project;
-    p.dual = gram_uses_dual(n, d, off_diagonal);
+    p.dual = off_diagonal ? diagonal.present() : gram_uses_dual(n, d, false);
     p.n = n, p.d = d, p.alpha = alpha, p.threads = threads;
     p.x[0] = x.as<T>(), p.ldx[0] = x.stride[0];
     p.x[1] = y.as<T>(), p.ldx[1] = y.stride[0];
@@ -75,8 +89,8 @@ void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool projec
     p.value = value.as<double>();
     p.grad[0] = gradient<T>("grad_x", grad_x, n, d, x.dtype);
     if (operands == 2) p.grad[1] = gradient<T>("grad_y", grad_y, n, d, x.dtype);
-    check_vector(kOp, "workspace", workspace, gram_workspace_size(n, d, int(x.dtype), operands, cross, off_diagonal),
-                 x.dtype, kCpu);
+    check_vector(kOp, "workspace", workspace, gram_workspace_size(n, d, int(x.dtype), operands, cross, p.dual), x.dtype,
+                 kCpu);
     p.workspace = workspace.as<T>();
     SSLSPEC_CALL(gram<T>, p);
   });

@@ -7,15 +7,20 @@
 //
 // Both sides of the duality ||X^T Y||_F^2 = <X X^T, Y Y^T> are there, and neither the d x d nor the n x n matrix is
 // stored: the work is cut into pairs of blocks of at most 384, whose tile is made, reduced and used for the gradient
-// of both blocks. On the dual side the masked terms are subtracted: value -= sum_k C_kk^2 with C_kk = diagonal_k, safe
-// while n <= d / 2, where the rank keeps the rest at least as large; otherwise the d x d tiles are masked.
+// of both blocks. On the dual side the masked terms are subtracted: value -= sum_k C_kk^2 with C_kk = diagonal_k, which
+// needs n <= d / 2 and columns of like size: the rank then keeps the rest as large. Without `diagonal` the d x d tiles
+// are masked.
 #pragma once
 #include "common/tensor_view.h"
 
 namespace sslspec {
 
 bool gram_uses_dual(int64_t n, int64_t d, bool off_diagonal);
-int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool off_diagonal);
+// Whether the dual side may subtract sum_k C_kk^2 for C = x^T x: n <= d / 2, and no column holds nearly all. C has rank
+// n, so |C|^2 >= (sum_k C_kk)^2 / n; at least a quarter of |C|^2 is left where that bound is 4/3 of what is subtracted.
+bool gram_may_subtract(TensorView diagonal,  // [operands, d] float64: C_kk
+                       int64_t n);
+int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool dual);
 
 void gram(TensorView x,  // [n, d]
           TensorView y,  // [n, d] or absent
@@ -24,7 +29,7 @@ void gram(TensorView x,  // [n, d]
           bool project,         // gradients with respect to x and y instead of xs and ys; needs shift and scale
           TensorView shift,     // [operands, d] or absent
           TensorView scale,     // [operands, d] or absent
-          TensorView diagonal,  // [operands or 1, d] float64, or absent
+          TensorView diagonal,  // [operands or 1, d] float64, or absent: off_diagonal then masks d x d tiles
           double alpha,
           TensorView own,     // [operands, d] or absent
           TensorView other,   // [operands, d] or absent

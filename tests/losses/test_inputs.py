@@ -231,3 +231,18 @@ def test_inputs_are_left_alone():
         value = loss(*(x.requires_grad_() for x in inputs))
         value.sum().backward()
         assert all(torch.equal(x, y) for x, y in zip(inputs, copies, strict=True)), name
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00155, 0x7FFFFFFF, -1])
+@pytest.mark.parametrize("name", CASES)
+def test_nan_of_any_bits_gives_nan(name, bits):
+    # Memory that was never written is often all ones; its low bits must not become an exponent.
+    case = CASES[name]
+    inputs, loss = case.make(max(12, case.min_rows), 7)
+    inputs = [x.detach().float() for x in inputs]
+    inputs[0][3, 5] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)[0]
+    inputs[0].requires_grad_()
+    value = loss(*inputs)
+    (grad,) = torch.autograd.grad(value.sum(), inputs[0])
+    assert value.isnan().any(), value
+    assert grad.isnan().any(), grad

@@ -217,9 +217,10 @@ void squares(Run& run, int64_t n, int64_t d, bool cross, bool off_diagonal) {
   Array<T> scale({2, d}, T(0.9)), grad_x({n, d}), grad_y({n, d});
   const int64_t values = cross ? 1 : 2;
   Array<double> value({values}), diagonal({values, d}, 0.5);
-  Array<T> work({gram_workspace_size(n, d, static_cast<int>(dtype_of<T>()), 2, cross, off_diagonal)});
-  gram(x, y, cross, off_diagonal, true, shift, scale, diagonal, 2.0, kNone, kNone, 0.0, value, grad_x, grad_y, work,
-       run.threads);
+  const bool dual = gram_uses_dual(n, d, off_diagonal);
+  Array<T> work({gram_workspace_size(n, d, static_cast<int>(dtype_of<T>()), 2, cross, dual)});
+  gram(x, y, cross, off_diagonal, true, shift, scale, off_diagonal && dual ? diagonal.view : kNone, 2.0, kNone, kNone,
+       0.0, value, grad_x, grad_y, work, run.threads);
   run.keep(value, grad_x, grad_y);
 }
 

@@ -65,7 +65,8 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
     n, d = x.shape
     operands = 1 if y is None else 2
     value = x.new_empty(1 if form.cross else operands, dtype=torch.float64)
-    size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, form.off_diagonal)
+    dual = form.diagonal is not None if form.off_diagonal else _C.gram_uses_dual(n, d, False)
+    size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, dual)
     gx, gy = (view(g) if g.numel() else None for g in grads)
     _C.gram(
         view(x),
@@ -87,6 +88,11 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
         threads(),
     )
     return value
+
+
+def _to_subtract(n: int, diagonal: Tensor) -> Tensor | None:
+    """C_kk (operands, d) in float64 for the dual side; None where the d x d tiles are masked."""
+    return diagonal if _C.gram_may_subtract(view(diagonal), n) else None
 
 
 # ---- sqnorm ----
@@ -112,6 +118,8 @@ def _sqnorm_cpu(
             if not center:  # 1 of (1, d), or x and y of (3, d)
                 diagonal += mean[0].double() * mean[0 if y is None else 1]
             diagonal *= n
+            if y is None:
+                diagonal = _to_subtract(n, diagonal)
     alpha, cross = (4.0, False) if y is None else (2.0, True)
     value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal))
     return value[0].to(x.dtype), terms, *grads
@@ -178,7 +186,7 @@ def _vicreg_cpu(
         cross=False,
         off_diagonal=True,
         shift=mean[:2],
-        diagonal=var[:2].double().mul_(n),
+        diagonal=_to_subtract(n, var[:2].double().mul_(n)),
         own=own,
         near=near,
     )
@@ -240,13 +248,14 @@ def _barlow_twins_cpu(
     from_one = correlation - 1
     terms = x.new_empty(2, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)
+    dual = _C.gram_uses_dual(n, d, True)
     form = Form(
         alpha=2 * off_diagonal / n**2,
         cross=True,
         off_diagonal=True,
         shift=mean[:2],
         scale=scale,
-        diagonal=correlation.double().mul_(n)[None],
+        diagonal=correlation.double().mul_(n)[None] if dual else None,
         other=(from_one * (2 / n)).expand(2, d),
         project=True,
     )
