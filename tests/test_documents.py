@@ -86,23 +86,16 @@ WRITTEN = {  # by commands
 OF_OTHERS = {  # in other packages
     *("loss.py", "cutlass/cutlass.h", "vector_types.h", "torch.py", "json.py", "argparse.py"),
 }
-PLACEHOLDER = re.compile(
-    r"(.*/)?(test_)?[xpf](/.*)?\.\w+"
-)  # x.py, f/p.py: of any loss or primitive
+PLACEHOLDER = re.compile(r"(.*/)?(test_)?[xpf](/.*)?\.\w+")  # of any loss x, primitive f/p
+PATH = re.compile(
+    r"(?<![\w/*<{.$-])((?:[\w.-]+/)*[\w-]+\.(?:md|h|pyi?|cuh|cu|cpp|json|png))\b(?![\w(*/])"
+)
 
 
 def test_paths_that_texts_mention_exist() -> None:
-    there = {
-        p.relative_to(ROOT).as_posix()
-        for f in FOLDERS
-        for p in (ROOT / f).rglob("*")
-        if p.is_file()
-    }
-    there |= {p.name for p in ROOT.iterdir() if p.is_file()}
+    everything = [*ROOT.iterdir(), *(p for f in FOLDERS for p in (ROOT / f).rglob("*"))]
+    there = [p.relative_to(ROOT).as_posix() for p in everything if p.is_file()]
     ends = {"/".join(p.split("/")[i:]) for p in there for i in range(p.count("/") + 1)}
-    path_of = (
-        r"(?<![\w/*<{.$-])((?:[\w.-]+/)*[\w-]+\.(?:md|h|pyi?|cuh|cu|cpp|json|png))\b(?![\w(*/])"
-    )
     missing = set()
     for page in files(".md", ".py", ".pyi", *CPP):
         for name in PATH.findall(page.read_text("utf-8")):
@@ -116,8 +109,6 @@ FOREIGN = {  # words in backticks that are not of this code
     *("medium", "declaration", "odds", "x_bar", "MoCoLoss", "mocov2plus_loss_func"),
     *("CHANGELOG", "df", "to_csv", "custom_op", "register_autograd", "PairwiseDistance"),
 }
-
-
 NAME = re.compile(r"(?<!:math:)`+((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:\([^`]*)?`+")
 
 
