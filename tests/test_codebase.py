@@ -433,44 +433,6 @@ def test_bindings_release_the_gil() -> None:
 # ---- words ---------------------------------------------------------------------------
 
 
-def test_documents_that_the_code_mentions_exist() -> None:
-    written_by_commands = {
-        "bench.md",
-        "bench_results/bench.md",
-        "gpu.md",
-        "eigsh.md",
-        "docs/math/x.md",
-    }
-    missing = set()
-    for folder in (PACKAGE, CSRC, ROOT / "benchmarks", ROOT / "docs"):
-        for path in sources(folder, ".py", ".md", *CPP):
-            for name in re.findall(
-                r"(?<![\w/*<{])((?:[\w-]+/)*[\w-]+\.md)\b", path.read_text("utf-8")
-            ):
-                places = (ROOT / name, ROOT / "docs" / name, path.parent / name)
-                if name not in written_by_commands and not any(p.exists() for p in places):
-                    missing.add(f"{path.relative_to(ROOT)}: {name}")
-    assert missing == set()
-
-
-def test_the_tests_of_the_closed_forms_are_where_the_table_says() -> None:
-    text = (ROOT / "docs" / "closed_forms.md").read_text("utf-8")
-    listed, file = set(), None
-    for name in re.findall(r"`(tests/spectral/\w+\.py|test_\w+)`", text):
-        if name.endswith(".py"):
-            file = name
-        else:
-            listed.add((file, name))
-    written = {
-        (str(path.relative_to(ROOT)), name)
-        for path in sources(ROOT / "tests" / "spectral", ".py")
-        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), flags=re.M)
-    }
-    assert listed - written == set()
-    of_a_row = {entry for entry in written if re.match(r"test_([a-z]\d|ns_)", entry[1])}
-    assert of_a_row - listed == set()
-
-
 def test_no_file_of_this_package_is_left_unfinished() -> None:
     marks = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
     found = [

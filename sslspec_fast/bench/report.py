@@ -116,7 +116,7 @@ def write_csv(path: Path, results: Sequence[Result], facts: dict[str, str]) -> N
 
 
 def write_markdown(path: Path, results: Sequence[Result], facts: dict[str, str]) -> None:
-    """The short table that a README quotes."""
+    """The short table that benchmarks/results/cpu.md holds."""
     lines = [
         "| case | ms | extra MiB | eager | compiled | best other |",
         "|---|--:|--:|--:|--:|--:|",

@@ -7,8 +7,8 @@
 Z* lives in D^-1/2 U_K, the top eigenvectors of the centred A = D^-1/2 G D^-1/2; with features, in
 the top of the pencil (X^T Ghat X, X^T Dhat X), whose eigenvalues are the canonical correlations of
 the edge list. Whitened (Z^T Dhat Z = I): the eigenvectors themselves (CCA). Exact: a water-filling
-of them that is strictly better (`_barlow_filter`). On a label graph with self loops and weight
-1/n_c the pencil is linear discriminant analysis.
+of them that is strictly better (`filters/barlow_twins.py`). On a label graph with self loops and
+weight 1/n_c the pencil is linear discriminant analysis.
 
 Source: Balestriero & LeCun 2022 (arXiv 2205.11508); Zbontar et al. 2021 (arXiv 2103.03230).
 """

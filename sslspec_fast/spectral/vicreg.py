@@ -7,7 +7,7 @@
 
 with (lambda_k, q_k) the lowest modes of L = D - G and c = (N-1)/N; linear: the pencil
 (X^T L X / N, X^T H X / (N-1)), locality preserving projections; kernel: the same in the kernel's
-feature map. Other penalties and alpha != beta: `_vicreg_filter`.
+feature map. Other penalties and alpha != beta: `filters/vicreg.py`.
 
 Source: Balestriero & LeCun, NeurIPS 2022 (arXiv 2205.11508) for the loss and its link to Laplacian
 eigenmaps; the filter, the other regimes and the minima are derived in docs/closed_forms.md.
