@@ -22,7 +22,7 @@ __all__ = ["Design", "Pencil", "design_of"]
 
 Array = np.ndarray
 Form = Callable[[Array], Array]
-# Directions of S below this share of the largest eigenvalue are noise of a float64 Gram matrix.
+# Eigenvalues of S below this fraction of the largest are rounding of a float64 Gram matrix.
 _RANGE = 1e-10
 
 
@@ -65,8 +65,7 @@ class Design:
         # The range does not depend on the scale of a column: each is brought to entries of at most
         # 1 by a power of two, so that only a column without variance falls below the floor. A ridge
         # has a scale of its own.
-        size = np.abs(self.features).max(axis=0, initial=0.0)
-        unit = np.ldexp(1.0, -np.frexp(size)[1]) if ridge == 0 else np.ones_like(size)
+        unit = _alike(self.features) if ridge == 0 else np.ones(self.features.shape[1])
         x = self.features * unit
         column = np.sqrt(np.maximum(np.diag(metric_form(x)), 0.0))
         floor = 1e-14 * column.max(initial=0.0)
@@ -93,7 +92,12 @@ class Design:
         return Pencil(values[:k], canonical_signs(unit[:, None] * p @ vectors[:, :k]), info)
 
 
-def design_of(rel: Relation, features: Any, kernel: Any) -> Design | None:
+def _alike(x: Array) -> Array:
+    """(d,) powers of two that bring the entries of each column to at most 1."""
+    return np.ldexp(1.0, -np.frexp(np.abs(x).max(axis=0, initial=0.0))[1])
+
+
+def design_of(rel: Relation, features: Any, kernel: Any, ridge: float = 0.0) -> Design | None:
     """The design matrix of the linear or kernel regime; None in the nonparametric one."""
     if features is not None and kernel is not None:
         raise ValueError("give features= or kernel=, not both")
@@ -107,9 +111,15 @@ def design_of(rel: Relation, features: Any, kernel: Any) -> Design | None:
             raise ValueError(f"features must have at least one column, got shape {x.shape}")
         if x.shape[1] <= x.shape[0]:
             return Design(x, None, features)
-        # d > n: work in the row space of X, which has at most n dimensions.
-        _, _, vt = sla.svd(x, full_matrices=False)
-        return Design(x @ vt.T, vt.T, features)
+        # d > n: Z = X W needs a subspace of at most n dimensions for W. Without a ridge any that
+        # gives the span of the columns will do; columns of like size lose nothing of it, and what
+        # is left out is rounding, as in `pencil`. A ridge penalises |W|^2: its optimum lies in the
+        # row space of X as it is, and rounding is too small to matter beside it.
+        unit = _alike(x) if ridge == 0 else np.ones(x.shape[1])
+        _, sigma, vt = sla.svd(x * unit, full_matrices=False)
+        if ridge == 0:
+            vt = vt[sigma >= np.sqrt(_RANGE) * sigma[0]]
+        return Design(x * unit @ vt.T, unit[:, None] * vt.T, features)
     if kernel is None:
         return None
     gram = to_numpy(kernel, "kernel", 2)

@@ -102,7 +102,7 @@ def vicreg(
     solver = check_solver(solver)
     seed = int(solver.get("seed", 0))
     starts = None if starts is None else count("vicreg", "starts", starts, 0)
-    design = design_of(rel, features, kernel)
+    design = design_of(rel, features, kernel, ridge)
     if ridge > 0 and design is None:
         raise ValueError(f"ridge needs features= or kernel=, got ridge={ridge:g} without either")
 

@@ -156,6 +156,22 @@ def test_no_column_is_lost_beside_a_larger_one(lab, name, scales):
     assert scaled.info.extra["range"] == 4
 
 
+@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("small", [1e-20, 1e-200])
+def test_no_direction_is_lost_among_more_columns_than_rows(lab, name, small):
+    """Small columns that alone hold some directions count beside many large ones of low rank."""
+    solve, _, hyper = METHODS[name]
+    x = features(24, 12)
+    graph = lab.graph(lab.knn_weights(x, 5))
+    reference = solve(graph, 3, features=x, **hyper)
+    wide = np.hstack([x[:, :6] @ np.random.randn(6, 30), x[:, 6:] * small])
+    scaled = solve(graph, 3, features=wide, **hyper)
+    assert scaled.loss == pytest.approx(reference.loss, rel=1e-8)
+    assert scaled.info.extra["range"] == 12
+    again = torch.from_numpy(wide) @ scaled.weights
+    torch.testing.assert_close(again, scaled.embedding, rtol=1e-7, atol=1e-7)
+
+
 def test_features_of_any_scale_and_type(lab):
     """Columns of scale 1e6 and 1e-4 count alike; float32 features are used in float64."""
     x = features(30, 4)
