@@ -249,7 +249,8 @@ def hopper_case(
         if b is None:
             return (pairwise.lse_self(a, c, ids),)
         own = None if others is None else ids  # masks nearly everywhere in the small cases
-        return pairwise.lse(a, b, c, ids_a=own, ids_b=others, skip_self=n > 1, cols=True)
+        left_out = pairwise.LeftOut(own, others, self_pairs=n > 1)
+        return pairwise.lse(a, b, c, left_out, cols=True)
 
     if what == "forward":
         return torch.no_grad()(forward)

@@ -5,28 +5,21 @@
 
 #include "basis/basis.h"
 #include "common/check.h"
-#include "simd/isa.h"
-#include "basis/cuda/basis.h"
-#include "gram/cuda/gram.h"
-#include "rows/cuda/moments.h"
-#include "pairwise/cuda/pairwise.h"
-#include "fused/cuda/two_views.h"
-#include "sparse/cuda/sparse.h"
-#include "fused/cuda/spectral_contrastive.h"
-#include "sparse/edges.h"
+#include "cuda_entry_points.h"
+#include "fused/spectral_contrastive.h"
+#include "fused/two_views.h"
 #include "gram/gram.h"
-#include "sparse/graph_cov.h"
-#include "normality/cuda/normality.h"
 #include "normality/pairwise_kernel.h"
 #include "normality/sliced_ecf.h"
-#include "rows/moments.h"
 #include "pairwise/pairwise.h"
 #include "pairwise/prefixes.h"
-#include "fused/two_views.h"
-#include "fused/spectral_contrastive.h"
+#include "rows/moments.h"
+#include "rows/unit_rows.h"
+#include "simd/isa.h"
+#include "sparse/edges.h"
+#include "sparse/graph_cov.h"
 #include "sparse/spmm.h"
 #include "tensor_caster.h"
-#include "rows/unit_rows.h"
 
 namespace py = pybind11;
 using namespace sslspec;
@@ -81,76 +74,17 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);
 
 #ifdef SSLSPEC_WITH_CUDA
-  m.def("cuda_basis_gram_workspace_size", &cuda::basis_gram_workspace_size);
-  m.def("cuda_basis_gram", &cuda::basis_gram, no_gil);
-  m.def("cuda_basis_combine", &cuda::basis_combine, no_gil);
-  m.def("cuda_basis_random", &cuda::basis_random, no_gil);
-  m.def("cuda_sliced_ecf_slabs", &cuda::sliced_ecf_slabs);
-  m.def("cuda_sliced_ecf_sums", &cuda::sliced_ecf_sums, no_gil);
-  m.def("cuda_sliced_ecf_gradient", &cuda::sliced_ecf_gradient, no_gil);
-  m.def("cuda_pairwise_kernel_weights", &cuda::pairwise_kernel_weights, no_gil);
-  m.def("cuda_pairwise_workspace", &cuda::pairwise_op_workspace);
-  m.def("cuda_pairwise_chained", &cuda::pairwise_op_chained);
-  m.def("cuda_pairwise_forward", &cuda::pairwise_op_forward, no_gil);
-  m.def("cuda_pairwise_backward", &cuda::pairwise_op_backward, no_gil);
-  m.def("cuda_pairwise_weights", &cuda::pairwise_op_weights, no_gil);
-  m.def("cuda_pairwise_views_workspace", &cuda::pairwise_views_workspace);
-  m.def("cuda_pairwise_views_forward", &cuda::pairwise_views_forward, no_gil);
-  m.def("cuda_pairwise_views_factors", &cuda::pairwise_views_factors, no_gil);
-  m.def("cuda_pairwise_views_backward", &cuda::pairwise_views_backward, no_gil);
-  m.def("cuda_gram_workspace_size", &cuda::gram_workspace_size);
-  m.def("cuda_gram_prepare", &cuda::gram_prepare, no_gil);
-  m.def("cuda_gram_square", &cuda::gram_square, no_gil);
-  m.def("cuda_gram_loss", &cuda::gram_loss, no_gil);
-  m.def("cuda_gram_finish", &cuda::gram_finish, no_gil);
-  m.def("cuda_spectral_pack", &cuda::spectral_pack, no_gil);
-  m.def("cuda_spectral_finish", &cuda::spectral_finish, no_gil);
-  m.def("cuda_spmm", &cuda::spmm, no_gil);
-  m.def("cuda_edges", &cuda::edges, no_gil);
-  m.def("cuda_edge_values", &cuda::edge_values, no_gil);
-  m.def("cuda_moments_workspace_size", &cuda::moments_workspace_size);
-  m.def("cuda_moments_forward", &cuda::moments_forward, no_gil);
-  m.def("cuda_moments_backward", &cuda::moments_backward, no_gil);
-  m.def("cuda_unit_rows_forward", &cuda::unit_rows_forward, no_gil);
-  m.def("cuda_unit_rows_backward", &cuda::unit_rows_backward, no_gil);
+#define SSLSPEC_QUERY(name) m.def("cuda_" #name, &cuda::name);
+#define SSLSPEC_LAUNCH(name) m.def("cuda_" #name, &cuda::name, no_gil);
+  SSLSPEC_CUDA_ENTRY_POINTS(SSLSPEC_QUERY, SSLSPEC_LAUNCH)
 #else
-  for (const char* name : {"cuda_basis_gram_workspace_size",
-                           "cuda_basis_gram",
-                           "cuda_basis_combine",
-                           "cuda_basis_random",
-                           "cuda_sliced_ecf_slabs",
-                           "cuda_sliced_ecf_sums",
-                           "cuda_sliced_ecf_gradient",
-                           "cuda_pairwise_kernel_weights",
-                           "cuda_pairwise_workspace",
-                           "cuda_pairwise_chained",
-                           "cuda_pairwise_forward",
-                           "cuda_pairwise_backward",
-                           "cuda_pairwise_weights",
-                           "cuda_pairwise_views_workspace",
-                           "cuda_pairwise_views_forward",
-                           "cuda_pairwise_views_factors",
-                           "cuda_pairwise_views_backward",
-                           "cuda_gram_workspace_size",
-                           "cuda_gram_prepare",
-                           "cuda_gram_square",
-                           "cuda_gram_loss",
-                           "cuda_gram_finish",
-                           "cuda_spectral_pack",
-                           "cuda_spectral_finish",
-                           "cuda_spmm",
-                           "cuda_edges",
-                           "cuda_edge_values",
-                           "cuda_moments_workspace_size",
-                           "cuda_moments_forward",
-                           "cuda_moments_backward",
-                           "cuda_unit_rows_forward",
-                           "cuda_unit_rows_backward"})
-    m.def(name, [](const py::args&) -> py::object {
-      throw CudaError(
-          "this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
-          "shows what a build has)");
-    });
+  const auto absent = [](const py::args&) -> py::object {
+    throw CudaError(
+        "this build of sslspec_fast has no CUDA kernels: rebuild it where nvcc is found (python -m sslspec_fast "
+        "shows what a build has)");
+  };
+#define SSLSPEC_ABSENT(name) m.def("cuda_" #name, absent);
+  SSLSPEC_CUDA_ENTRY_POINTS(SSLSPEC_ABSENT, SSLSPEC_ABSENT)
 #endif
 
   // spmm, edges, graph_cov

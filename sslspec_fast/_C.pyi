@@ -1,6 +1,8 @@
 """The compiled core: descriptors of _seam.view and plain numbers in, results written in place.
 
 Shapes and dtypes are checked on the C++ side. Kept by hand; a test compares it with the module.
+Arguments that always travel together are one tuple; the name of its type is that of the struct in
+csrc, whose `fields()` lists the entries.
 """
 
 from collections.abc import Sequence
@@ -9,39 +11,32 @@ from typing import Any
 View = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
 Maybe = View | None  # an optional argument
 
+TensorPair = tuple[Maybe, Maybe]
+Run = tuple[Maybe, int]  # workspace; number of threads, or stream
+CsrView = tuple[View, View, Maybe]
+Scales = tuple[Maybe, Maybe, bool]
+Combination = tuple[float, float, float, float, Maybe, Maybe]
+LeftOut = tuple[Any, ...]  # of pairwise.LeftOut.view()
+Logits = tuple[Any, ...]  # of pairwise.Logits.view()
+PrefixLogits = tuple[Any, ...]
+GramForm = tuple[Any, ...]
+Radial = tuple[int, float, Maybe, float]
+KernelRows = tuple[View, View, View]
+Quadrature = tuple[View, View, float]
+SpectralWeights = tuple[float, float, float]
+ViewInputs = tuple[Any, ...]
+
 class CudaError(RuntimeError): ...
 
 def isa() -> str: ...
 def bf16_products() -> bool: ...
-def cuda_basis_gram_workspace_size(n: int, p: int, q: int, /) -> int: ...
-def cuda_basis_gram(
-    a: list[View], b: View, w: Maybe, g: View, workspace: View, exact: bool, stream: int, /
-) -> None: ...
-def cuda_basis_combine(y: View, v: list[View], c: View, beta: float, stream: int, /) -> None: ...
-def cuda_basis_random(y: View, first: int, seed: int, stream: int, /) -> None: ...
-def cuda_sliced_ecf_slabs(n: int, /) -> int: ...
-def cuda_sliced_ecf_sums(half: View, sums: View, stream: int, /) -> None: ...
-def cuda_sliced_ecf_gradient(half: View, coefficients: View, stream: int, /) -> None: ...
-def cuda_pairwise_kernel_weights(
-    dots: View,
-    first: int,
-    lengths: View,
-    offsets: View,
-    radial: int,
-    parameter: float,
-    table: Maybe,
-    row_sum: View,
-    row_value: View,
-    stream: int,
-    /,
-) -> None: ...
 def cuda_archs() -> str: ...
 
 # fmt: off
 # ---- CPU kernels: csrc/*/*.h say what each argument is ----
 def basis_gram_workspace_size(n: int, p: int, q: int, /) -> int: ...
 def basis_gram(
-    a: list[View], b: View, w: View | None, g: View, workspace: View, exact: bool, threads: int, /
+    a: list[View], b: View, w: Maybe, g: View, exact: bool, run: Run, /
 ) -> None: ...
 def basis_combine(
     y: View, v: list[View], c: list[View], beta: float, threads: int, /
@@ -53,13 +48,11 @@ def gram_workspace_size(
     n: int, d: int, dtype: int, operands: int, cross: bool, dual: bool, /
 ) -> int: ...
 def gram(
-    x: View, y: Maybe, cross: bool, off_diagonal: bool, project: bool, shift: Maybe,
-    scale: Maybe, diagonal: Maybe, alpha: float, own: Maybe, other: Maybe, near: float,
-    value: View, grad_x: Maybe, grad_y: Maybe, workspace: View, threads: int, /
+    x: View, y: Maybe, form: GramForm, value: View, grads: TensorPair, run: Run, /
 ) -> None: ...
 def moments_workspace_size(n: int, d: int, operands: int, /) -> int: ...
 def moments_forward(
-    x: View, y: Maybe, product: bool, mean: View, var: View, workspace: View, threads: int, /
+    x: View, y: Maybe, product: bool, mean: View, var: View, run: Run, /
 ) -> None: ...
 def moments_backward(
     x: View, mean: View, grad_mean: View, grad_var: View, grad_x: View, threads: int, /
@@ -70,90 +63,62 @@ def pairwise_kernel_workspace_size(
 def pairwise_kernel_lengths(z: View, out: View, threads: int, /) -> None: ...
 def pairwise_kernel_series(r: View, table: View, top: float, values: View, /) -> None: ...
 def pairwise_kernel(
-    z: View, lengths: View, offsets: View, slopes: View, radial: int, parameter: float,
-    table: Maybe, at_zero: float, factor: float, values: View, grad: Maybe, workspace: View,
-    threads: int, /,
+    z: View, rows: KernelRows, radial: Radial, factor: float, values: View, grad: Maybe, run: Run, /
 ) -> None: ...
 def sliced_ecf_workspace_size(
     views: int, n: int, d: int, directions: int, dtype: int, /
 ) -> int: ...
 def sliced_ecf(
-    z: View, directions: View, weights: View, targets: View, step: float, factor: float,
-    values: View, grad: Maybe, workspace: View, threads: int, /,
+    z: View, directions: View, quadrature: Quadrature, factor: float, values: View, grad: Maybe,
+    run: Run, /,
 ) -> None: ...
 def pairwise_workspace_size(
     n: int, m: int, d: int, dtype: int, symmetric: bool, backward: bool, /
 ) -> int: ...
-def pairwise_forward(
-    a: View, b: Maybe, scale: View, ids_a: Maybe, ids_b: Maybe, skip_indptr: Maybe,
-    skip_indices: Maybe, skip_self: bool, row_lse: View, col_lse: Maybe, workspace: View,
-    threads: int, /
-) -> None: ...
+def pairwise_forward(logits: Logits, lse: TensorPair, run: Run, /) -> None: ...
 def pairwise_backward(
-    a: View, b: Maybe, scale: View, ids_a: Maybe, ids_b: Maybe, skip_indptr: Maybe,
-    skip_indices: Maybe, skip_self: bool, row_lse: View, col_lse: Maybe, grad_row: View,
-    grad_col: Maybe, grad_a: View, grad_b: Maybe, workspace: View, threads: int, /
+    logits: Logits, lse: TensorPair, grad_lse: TensorPair, grads: TensorPair, run: Run, /
 ) -> None: ...
-def pairwise_sigmoid_forward(
-    a: View, b: Maybe, scale: View, bias: View, skip_self: bool, row_sum: View, workspace: View,
-    threads: int, /
-) -> None: ...
+def pairwise_sigmoid_forward(logits: Logits, row_sum: View, run: Run, /) -> None: ...
 def pairwise_sigmoid_backward(
-    a: View, b: Maybe, scale: View, bias: View, skip_self: bool, grad_row: View,
-    grad_bias: View, row_sum: Maybe, grad_a: View, grad_b: Maybe, workspace: View, threads: int, /
+    logits: Logits, grad_row: View, grad_bias: View, row_sum: Maybe, grads: TensorPair, run: Run, /
 ) -> None: ...
 def pairwise_rows_panel_size(m: int, dtype: int, /) -> int: ...
 def pairwise_rows(
-    a: View, b: View, scale: View, skip_self: bool, positive: View, weight: View, rows: View,
-    pull: View, grad_a: View, grad_b: Maybe, workspace: View, panel: View, threads: int, /
+    logits: Logits, positive: View, weight: View, rows: View, grad_positive: View,
+    grads: TensorPair, panel: View, run: Run, /
 ) -> None: ...
 def pairwise_views_workspace_size(n: int, d: int, dtype: int, backward: bool, /) -> int: ...
 def pairwise_views_forward(
-    z1: View, z2: View, scale: View, u: View, norm: View, negatives: View, rows: View,
-    workspace: View, threads: int, /
+    z1: View, z2: View, scale: View, u: View, norm: View, negatives: View, rows: View, run: Run, /
 ) -> None: ...
 def pairwise_views_backward(
     scale: View, u: View, norm: View, negatives: View, grad: View, grad_z: View,
-    grad_scale: View, workspace: View, threads: int, /
+    grad_scale: View, run: Run, /
 ) -> None: ...
 def pairwise_prefixes_workspace_size(
     n: int, m: int, d: int, prefixes: int, dtype: int, symmetric: bool, backward: bool, /
 ) -> int: ...
-def pairwise_prefixes_forward(
-    a: View, b: Maybe, dims: View, alpha: View, beta: Maybe, ids: Maybe,
-    row_lse: View, col_lse: Maybe, workspace: View, threads: int, /
-) -> None: ...
+def pairwise_prefixes_forward(logits: PrefixLogits, lse: TensorPair, run: Run, /) -> None: ...
 def pairwise_prefixes_backward(
-    a: View, b: Maybe, dims: View, alpha: View, beta: Maybe, ids: Maybe,
-    row_lse: View, col_lse: Maybe, grad_row: View, grad_col: Maybe, grad_a: View, grad_b: Maybe,
-    grad_alpha: View, grad_beta: Maybe, workspace: View, threads: int, /
+    logits: PrefixLogits, lse: TensorPair, grad_lse: TensorPair, grads: TensorPair,
+    grad_scales: TensorPair, run: Run, /
 ) -> None: ...
 def spmm(
-    indptr: View, indices: View, values: Maybe, x: View, own: Maybe, row_scale: Maybe,
-    col_scale: Maybe, w: Maybe, diagonal: Maybe, y: View, add_scales: bool, alpha: float,
-    beta: float, gamma: float, delta: float, threads: int, /
-) -> None: ...
-def edges(
-    indptr: View, indices: View, values: Maybe, x: View, y: View, out: View, squared: bool,
+    a: CsrView, x: View, own: Maybe, scales: Scales, combination: Combination, y: View,
     threads: int, /
 ) -> None: ...
-def edge_values(
-    indptr: View, indices: View, x: View, y: View, out: View, threads: int, /
-) -> None: ...
+def edges(a: CsrView, x: View, y: View, out: View, squared: bool, threads: int, /) -> None: ...
+def edge_values(a: CsrView, x: View, y: View, out: View, threads: int, /) -> None: ...
 def graph_cov_workspace_size(n: int, d: int, e: int, dtype: int, /) -> int: ...
-def graph_cov(
-    indptr: View, indices: View, values: Maybe, x: View, y: Maybe, out: View, workspace: View,
-    threads: int, /
-) -> None: ...
+def graph_cov(a: CsrView, x: View, y: Maybe, out: View, run: Run, /) -> None: ...
 def graph_cov_apply_workspace_size(e: int, d: int, dtype: int, /) -> int: ...
 def graph_cov_apply(
-    indptr: View, indices: View, values: Maybe, y: View, mat: View, u: Maybe, v: Maybe,
-    out: View, workspace: View, threads: int, /
+    a: CsrView, y: View, mat: View, u: Maybe, v: Maybe, out: View, run: Run, /
 ) -> None: ...
 def spectral_contrastive_workspace_size(n: int, d: int, dtype: int, /) -> int: ...
 def spectral_contrastive(
-    z1: View, z2: View, longest: float, attraction: float, repulsion: float, value: View,
-    grad_1: Maybe, grad_2: Maybe, workspace: View, threads: int, /
+    z1: View, z2: View, weights: SpectralWeights, value: View, grads: TensorPair, run: Run, /
 ) -> None: ...
 def unit_rows_forward(
     z: list[View], longest: float, x: list[View], norm: list[View], dot: Maybe, threads: int, /
@@ -163,83 +128,84 @@ def unit_rows_backward(
     grad_z: list[View], threads: int, /
 ) -> None: ...
 # ---- CUDA kernels: csrc/*/cuda/*.h; they raise CudaError in a build without CUDA ----
-def cuda_pairwise_workspace(
+def cuda_basis_gram_workspace_size(n: int, p: int, q: int, /) -> int: ...
+def cuda_basis_gram(
+    a: list[View], b: View, w: Maybe, g: View, exact: bool, run: Run, /
+) -> None: ...
+def cuda_basis_combine(y: View, v: list[View], c: View, beta: float, stream: int, /) -> None: ...
+def cuda_basis_random(y: View, first: int, seed: int, stream: int, /) -> None: ...
+def cuda_sliced_ecf_slabs(n: int, /) -> int: ...
+def cuda_sliced_ecf_sums(half: View, sums: View, stream: int, /) -> None: ...
+def cuda_sliced_ecf_gradient(half: View, coefficients: View, stream: int, /) -> None: ...
+def cuda_pairwise_kernel_weights(
+    dots: View, first: int, lengths: View, offsets: View, radial: Radial, row_sum: View,
+    row_value: View, stream: int, /
+) -> None: ...
+def cuda_pairwise_workspace_size(
     n: int, m: int, d: int, dtype: int, symmetric: bool, columns: bool, which: int, /
 ) -> int: ...
-def cuda_pairwise_chained(d: int, dtype: int, device: int, /) -> bool: ...
+def cuda_pairwise_is_chained(d: int, dtype: int, device: int, /) -> bool: ...
 def cuda_pairwise_forward(
-    a: View, b: Maybe, scale: View, bias: Maybe, ids_a: Maybe, ids_b: Maybe, skip_indptr: Maybe,
-    skip_indices: Maybe, skip_self: bool, row: View, col: Maybe, workspace: View, fast: bool,
-    stream: int, /
+    logits: Logits, statistics: TensorPair, run: Run, fast: bool, /
 ) -> None: ...
 def cuda_pairwise_backward(
-    a: View, b: Maybe, scale: View, bias: Maybe, ids_a: Maybe, ids_b: Maybe, skip_indptr: Maybe,
-    skip_indices: Maybe, skip_self: bool, row_lse: Maybe, col_lse: Maybe, grad_row: View,
-    grad_col: Maybe, grad_a: View, grad_b: Maybe, row_dot: View, row_total: Maybe,
-    workspace: View, fast: bool, stream: int, /
+    logits: Logits, lse: TensorPair, grad_lse: TensorPair, grads: TensorPair, row_dot: View,
+    row_total: Maybe, run: Run, fast: bool, /
 ) -> None: ...
-def cuda_pairwise_weights(
-    a: View, b: Maybe, scale: View, bias: Maybe, ids_a: Maybe, ids_b: Maybe, skip_indptr: Maybe,
-    skip_indices: Maybe, skip_self: bool, row_lse: Maybe, col_lse: Maybe, grad_row: View,
-    grad_col: Maybe, row0: int, weights: View, workspace: View, fast: bool, stream: int, /
+def cuda_pairwise_weight_rows(
+    logits: Logits, lse: TensorPair, grad_lse: TensorPair, row0: int, weights: View, run: Run,
+    fast: bool, /
 ) -> None: ...
-def cuda_pairwise_views_workspace(
+def cuda_pairwise_views_workspace_size(
     n: int, width: int, dtype: int, form: int, backward: bool, own_product: bool, /
 ) -> int: ...
 def cuda_pairwise_views_forward(
-    z1: View, z2: View, u: View, stats: View, form: int, unit: bool, scale: Maybe, number: float,
-    loss: View, share: float, workspace: View, fast: bool, stream: int, /
+    views: ViewInputs, scale: Maybe, number: float, loss: View, weight: float, run: Run,
+    fast: bool, /
 ) -> None: ...
 def cuda_pairwise_views_factors(
-    z1: View, z2: View, u: View, stats: View, form: int, unit: bool, grad: View, share: float,
-    workspace: View, stream: int, /
+    views: ViewInputs, grad: View, weight: float, run: Run, /
 ) -> None: ...
 def cuda_pairwise_views_backward(
-    z1: View, z2: View, u: View, stats: View, form: int, unit: bool, grad: View, share: float,
-    product1: Maybe, product2: Maybe, grad_z1: View, grad_z2: Maybe, grad_scale: Maybe,
-    workspace: View, fast: bool, stream: int, /
+    views: ViewInputs, grad: View, weight: float, products: TensorPair, grad_z: TensorPair,
+    grad_scale: Maybe, run: Run, fast: bool, /
 ) -> None: ...
 def cuda_gram_workspace_size(n: int, d: int, /) -> int: ...
 def cuda_gram_prepare(
-    x: View, y: Maybe, kind: int, eps: float, strength: float, cross: bool, summed: bool,
-    columns: View, factors: View, sums: View, workspace: View, stream: int, /
+    x: View, y: Maybe, form: GramForm, summed: bool, columns: View, factors: View, sums: View,
+    run: Run, /
 ) -> None: ...
 def cuda_gram_square(
     products: View, cross: bool, masked: bool, offset: int, out: View, sums: View, slot: int,
     stream: int, /
 ) -> None: ...
 def cuda_gram_loss(
-    sums: View, pairs: int, subtracted: int, shares: Sequence[float], weights: Sequence[float],
-    loss: View, terms: View, stream: int, /
+    sums: View, pairs: int, subtracted: int, normalizers: Sequence[float],
+    weights: Sequence[float], loss: View, terms: View, stream: int, /
 ) -> None: ...
 def cuda_gram_finish(
-    x: View, y: Maybe, columns: View, made: View, factor: View, alpha: float, near: float,
-    cross: bool, half: bool, project: bool, grad_x: Maybe, grad_y: Maybe, workspace: Maybe,
-    stream: int, /
+    x: View, y: Maybe, form: GramForm, columns: View, products: View, factor: View,
+    grads: TensorPair, run: Run, /
 ) -> None: ...
 def cuda_spectral_pack(
     z1: View, z2: View, longest: float, subtracted: bool, factors: View, rows: View, sums: View,
     stream: int, /
 ) -> None: ...
 def cuda_spectral_finish(
-    z1: View, z2: View, longest: float, attraction: float, repulsion: float, half: bool,
-    rows: View, made: View, factor: View, grad_1: Maybe, grad_2: Maybe, stream: int, /
+    z1: View, z2: View, weights: SpectralWeights, rows: View, products: View, factor: View,
+    grads: TensorPair, stream: int, /
 ) -> None: ...
 def cuda_spmm(
-    indptr: View, indices: View, values: Maybe, x: View, own: Maybe, row_scale: Maybe,
-    col_scale: Maybe, w: Maybe, diagonal: Maybe, y: View, add_scales: bool, alpha: float,
-    beta: float, gamma: float, delta: float, upper_from: int, stream: int, /
+    a: CsrView, x: View, own: Maybe, scales: Scales, combination: Combination, y: View,
+    upper_from: int, stream: int, /
 ) -> None: ...
 def cuda_edges(
-    indptr: View, indices: View, values: Maybe, x: View, y: View, out: View, squared: bool,
-    stream: int, /
+    a: CsrView, x: View, y: View, out: View, squared: bool, stream: int, /
 ) -> None: ...
-def cuda_edge_values(
-    indptr: View, indices: View, x: View, y: View, out: View, stream: int, /
-) -> None: ...
+def cuda_edge_values(a: CsrView, x: View, y: View, out: View, stream: int, /) -> None: ...
 def cuda_moments_workspace_size(n: int, d: int, operands: int, /) -> int: ...
 def cuda_moments_forward(
-    x: View, y: Maybe, product: bool, mean: View, var: View, workspace: View, stream: int, /
+    x: View, y: Maybe, product: bool, mean: View, var: View, run: Run, /
 ) -> None: ...
 def cuda_moments_backward(
     x: View, mean: View, grad_mean: View, grad_var: View, grad_x: View, stream: int, /

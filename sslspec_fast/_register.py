@@ -20,7 +20,7 @@ from torch.autograd import forward_ad
 
 from ._torch_private import PLAIN_TENSORS, any_requires_grad, dispatch_bits, key_set
 
-__all__ = ["is_plain", "register_op"]
+__all__ = ["grouping", "is_plain", "register_op"]
 
 _NAMESPACE = "sslspec_fast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
@@ -84,6 +84,22 @@ def register_op(
             return run(*args)
 
     return call
+
+
+def grouping(
+    count: int, group: Callable[..., Any]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """For bodies and shapes of operators: takes the first `count` arguments of the schema as one,
+    ``group(*arguments)``. A schema is flat; what travels together in it is a NamedTuple in Python.
+    """
+
+    def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
+        def flat(*args: Any) -> Any:
+            return body(group(*args[:count]), *args[count:])
+
+        return flat
+
+    return decorate
 
 
 def _body_of_device(

@@ -7,8 +7,8 @@ namespace sslspec {
 
 int64_t basis_gram_workspace_size(int64_t n, int64_t p, int64_t q) { return cpu::gram_chunks(n) * p * q; }
 
-void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g, TensorView workspace,
-                bool exact, int threads) {
+void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g, bool exact,
+                const Run& run) {
   constexpr const char* kOp = "basis_gram";
   dispatch_float(kOp, b.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
@@ -27,10 +27,10 @@ void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, Te
     if (w.present()) check_vector(kOp, "w", w, args.n, b.dtype, kCpu);
     check_matrix(kOp, "g", g, args.p, args.q, DType::f64, kCpu);
     SSLSPEC_CHECK(args.p <= 1 || g.stride[0] == args.q, kOp, ": g must be contiguous, got row stride ", g.stride[0]);
-    check_vector(kOp, "workspace", workspace, basis_gram_workspace_size(args.n, args.p, args.q), DType::f64, kCpu);
+    check_vector(kOp, "workspace", run.workspace, basis_gram_workspace_size(args.n, args.p, args.q), DType::f64, kCpu);
     args.b = b.as<T>(), args.ldb = b.stride[0], args.w = w.as<T>();
-    args.g = g.as<double>(), args.workspace = workspace.as<double>();
-    args.exact = exact, args.threads = threads;
+    args.g = g.as<double>(), args.workspace = run.workspace.as<double>();
+    args.exact = exact, args.threads = run.threads;
     SSLSPEC_CALL(basis_gram<T>, args);
   });
 }

@@ -17,9 +17,8 @@ void basis_gram(const std::vector<TensorView>& a,  // [n, p_i]
                 TensorView b,                      // [n, q]
                 TensorView w,                      // [n] or absent: ones
                 TensorView g,                      // [sum of p_i, q] float64, contiguous
-                TensorView workspace,
-                bool exact,  // products in double even of float rows
-                int threads);
+                bool exact,                        // products in double even of float rows
+                const Run& run);
 
 void basis_combine(TensorView y,                      // [n, q] in and out; beta == 0 never reads it
                    const std::vector<TensorView>& v,  // [n, m_i]

@@ -1,6 +1,7 @@
 // Borrowed descriptors of arrays that the caller owns. Nothing here allocates or frees.
 #pragma once
 #include <cstdint>
+#include <tuple>
 
 namespace sslspec {
 
@@ -23,5 +24,32 @@ struct TensorView {
     return static_cast<T*>(data);
   }
 };
+
+// Arguments that always travel together are a struct. `fields()` lists its members in the order in which Python gives
+// them, as a tuple (tensor_caster.h).
+
+// One array for each of two operands; the second may be absent.
+struct TensorPair {
+  TensorView first, second;
+  static constexpr auto fields() { return std::make_tuple(&TensorPair::first, &TensorPair::second); }
+};
+
+// Scratch memory of the caller, and where the work is done: on how many CPU threads,
+struct Run {
+  TensorView workspace;
+  int threads = 1;
+  static constexpr auto fields() { return std::make_tuple(&Run::workspace, &Run::threads); }
+};
+
+namespace cuda {
+
+// or on which stream of the GPU.
+struct Run {
+  TensorView workspace;
+  int64_t stream = 0;
+  static constexpr auto fields() { return std::make_tuple(&Run::workspace, &Run::stream); }
+};
+
+}  // namespace cuda
 
 }  // namespace sslspec

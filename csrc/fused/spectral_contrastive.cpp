@@ -18,30 +18,30 @@ int64_t spectral_contrastive_workspace_size(int64_t n, int64_t d, int dtype) {
   return size;
 }
 
-void spectral_contrastive(TensorView z1, TensorView z2, double longest, double attraction, double repulsion,
-                          TensorView value, TensorView grad_1, TensorView grad_2, TensorView workspace, int threads) {
+void spectral_contrastive(TensorView z1, TensorView z2, const SpectralWeights& weights, TensorView value,
+                          const TensorPair& grads, const Run& run) {
   dispatch_float(kOp, z1.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(z1));
-    SSLSPEC_CHECK(longest > 0, kOp, ": longest must be > 0, got ", longest);
+    SSLSPEC_CHECK(weights.longest > 0, kOp, ": longest must be > 0, got ", weights.longest);
     cpu::SpectralContrastiveArgs<T> p{};
     p.n = z1.shape[0], p.d = z1.shape[1];
     check_matrix(kOp, "z1", z1, p.n, p.d, z1.dtype, kCpu);
     check_matrix(kOp, "z2", z2, p.n, p.d, z1.dtype, kCpu);
     check_vector(kOp, "value", value, 2, DType::f64, kCpu);
-    check_vector(kOp, "workspace", workspace, spectral_contrastive_workspace_size(p.n, p.d, int(z1.dtype)), z1.dtype,
-                 kCpu);
-    const TensorView* grads[2] = {&grad_1, &grad_2};
+    check_vector(kOp, "workspace", run.workspace, spectral_contrastive_workspace_size(p.n, p.d, int(z1.dtype)),
+                 z1.dtype, kCpu);
     for (int view = 0; view < 2; ++view) {
-      if (!grads[view]->present()) continue;
-      check_matrix(kOp, view == 0 ? "grad_1" : "grad_2", *grads[view], p.n, p.d, z1.dtype, kCpu);
-      SSLSPEC_CHECK(p.n <= 1 || p.d == 0 || grads[view]->stride[0] == p.d, kOp, ": gradients must be contiguous");
-      p.grad[view] = grads[view]->as<T>();
+      const TensorView& grad = view == 0 ? grads.first : grads.second;
+      if (!grad.present()) continue;
+      check_matrix(kOp, view == 0 ? "grad_1" : "grad_2", grad, p.n, p.d, z1.dtype, kCpu);
+      SSLSPEC_CHECK(p.n <= 1 || p.d == 0 || grad.stride[0] == p.d, kOp, ": gradients must be contiguous");
+      p.grad[view] = grad.as<T>();
     }
     p.z[0] = z1.as<T>(), p.ldz[0] = z1.stride[0];
     p.z[1] = z2.as<T>(), p.ldz[1] = z2.stride[0];
-    p.longest = longest, p.attraction = attraction, p.repulsion = repulsion;
-    p.value = value.as<double>(), p.workspace = workspace.as<T>(), p.threads = threads;
+    p.longest = weights.longest, p.attraction = weights.attraction, p.repulsion = weights.repulsion;
+    p.value = value.as<double>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
     SSLSPEC_CALL(spectral_contrastive<T>, p);
   });
 }

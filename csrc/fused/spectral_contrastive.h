@@ -10,11 +10,18 @@ namespace sslspec {
 
 int64_t spectral_contrastive_workspace_size(int64_t n, int64_t d, int dtype);
 
+struct SpectralWeights {
+  double longest;  // > 0
+  double attraction, repulsion;
+  static constexpr auto fields() {
+    return std::make_tuple(&SpectralWeights::longest, &SpectralWeights::attraction, &SpectralWeights::repulsion);
+  }
+};
+
 void spectral_contrastive(TensorView z1, TensorView z2,  // [n, d]
-                          double longest,                // > 0
-                          double attraction, double repulsion,
-                          TensorView value,                      // [2] float64 out
-                          TensorView grad_1, TensorView grad_2,  // [n, d] out, or absent
-                          TensorView workspace, int threads);
+                          const SpectralWeights& weights,
+                          TensorView value,         // [2] float64 out
+                          const TensorPair& grads,  // [n, d] out, or absent
+                          const Run& run);
 
 }  // namespace sslspec

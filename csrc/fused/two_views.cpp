@@ -19,18 +19,18 @@ void check_views(const char* name, const TensorView& t, const TensorView& u, int
 // Checks what both passes share and fills the arguments of the CPU kernels.
 template <typename T>
 cpu::PairwiseViewsArgs<T> arguments(const TensorView& scale, const TensorView& u, const TensorView& norm,
-                                    const TensorView& negatives, const TensorView& workspace, int threads,
-                                    bool backward) {
+                                    const TensorView& negatives, const Run& run, bool backward) {
   SSLSPEC_CHECK(u.ndim == 3 && u.shape[0] == 2, kOp, ": u must be (2, n, d), got ", shape_text(u));
   check_views("u", u, u, 3);
   check_views("norm", norm, u, 2);
   check_views("negatives", negatives, u, 2);
   check_dense(kOp, "scale", scale, 0, nullptr, u.dtype, kCpu);
   const int64_t n = u.shape[1], d = u.shape[2];
-  check_vector(kOp, "workspace", workspace, pairwise_views_workspace_size(n, d, int(u.dtype), backward), u.dtype, kCpu);
+  check_vector(kOp, "workspace", run.workspace, pairwise_views_workspace_size(n, d, int(u.dtype), backward), u.dtype,
+               kCpu);
   cpu::PairwiseViewsArgs<T> p{};
   p.n = n, p.d = d, p.scale = scale.as<T>(), p.u = u.as<T>(), p.norm = norm.as<T>();
-  p.negatives = negatives.as<T>(), p.workspace = workspace.as<T>(), p.threads = threads;
+  p.negatives = negatives.as<T>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
   return p;
 }
 
@@ -46,10 +46,10 @@ int64_t pairwise_views_workspace_size(int64_t n, int64_t d, int dtype, bool back
 }
 
 void pairwise_views_forward(TensorView z1, TensorView z2, TensorView scale, TensorView u, TensorView norm,
-                            TensorView negatives, TensorView rows, TensorView workspace, int threads) {
+                            TensorView negatives, TensorView rows, const Run& run) {
   dispatch_float(kOp, u.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    auto p = arguments<T>(scale, u, norm, negatives, workspace, threads, false);
+    auto p = arguments<T>(scale, u, norm, negatives, run, false);
     check_matrix(kOp, "z1", z1, p.n, p.d, u.dtype, kCpu);
     check_matrix(kOp, "z2", z2, p.n, p.d, u.dtype, kCpu);
     check_views("rows", rows, u, 2);
@@ -61,10 +61,10 @@ void pairwise_views_forward(TensorView z1, TensorView z2, TensorView scale, Tens
 }
 
 void pairwise_views_backward(TensorView scale, TensorView u, TensorView norm, TensorView negatives, TensorView grad,
-                             TensorView grad_z, TensorView grad_scale, TensorView workspace, int threads) {
+                             TensorView grad_z, TensorView grad_scale, const Run& run) {
   dispatch_float(kOp, u.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    auto p = arguments<T>(scale, u, norm, negatives, workspace, threads, true);
+    auto p = arguments<T>(scale, u, norm, negatives, run, true);
     check_views("grad", grad, u, 2);
     check_views("grad_z", grad_z, u, 3);
     check_dense(kOp, "grad_scale", grad_scale, 0, nullptr, u.dtype, kCpu);

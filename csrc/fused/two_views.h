@@ -16,12 +16,12 @@ void pairwise_views_forward(TensorView z1, TensorView z2,  // [n, d]
                             TensorView norm,               // [2, n] out
                             TensorView negatives,          // [2, n] out
                             TensorView rows,               // [2, n] out
-                            TensorView workspace, int threads);
+                            const Run& run);
 
 void pairwise_views_backward(TensorView scale, TensorView u, TensorView norm, TensorView negatives,
                              TensorView grad,        // [2, n]
                              TensorView grad_z,      // [2, n, d] out
                              TensorView grad_scale,  // [] out
-                             TensorView workspace, int threads);
+                             const Run& run);
 
 }  // namespace sslspec

@@ -54,11 +54,10 @@ int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool 
   return size;
 }
 
-void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool project, TensorView shift, TensorView scale,
-          TensorView diagonal, double alpha, TensorView own, TensorView other, double near, TensorView value,
-          TensorView grad_x, TensorView grad_y, TensorView workspace, int threads) {
+void gram(TensorView x, TensorView y, const GramForm& form, TensorView value, const TensorPair& grads, const Run& run) {
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
+    const auto& [alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project] = form;
     SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
     const int64_t n = x.shape[0], d = x.shape[1];
     SSLSPEC_CHECK(n > 0 && d > 0, kOp, ": x must not be empty, got ", shape_text(x));
@@ -69,7 +68,7 @@ void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool projec
     cpu::GramArgs<T> p{};
     p.operands = operands, p.cross = cross, p.off_diagonal = off_diagonal, p.project = project;
     p.dual = off_diagonal ? diagonal.present() : gram_uses_dual(n, d, false);
-    p.n = n, p.d = d, p.alpha = alpha, p.threads = threads;
+    p.n = n, p.d = d, p.alpha = alpha, p.threads = run.threads;
     p.x[0] = x.as<T>(), p.ldx[0] = x.stride[0];
     p.x[1] = y.as<T>(), p.ldx[1] = y.stride[0];
     rows_of("shift", shift, operands, d, x.dtype, p.shift);
@@ -87,11 +86,11 @@ void gram(TensorView x, TensorView y, bool cross, bool off_diagonal, bool projec
     }
     check_vector(kOp, "value", value, values, DType::f64, kCpu);
     p.value = value.as<double>();
-    p.grad[0] = gradient<T>("grad_x", grad_x, n, d, x.dtype);
-    if (operands == 2) p.grad[1] = gradient<T>("grad_y", grad_y, n, d, x.dtype);
-    check_vector(kOp, "workspace", workspace, gram_workspace_size(n, d, int(x.dtype), operands, cross, p.dual), x.dtype,
-                 kCpu);
-    p.workspace = workspace.as<T>();
+    p.grad[0] = gradient<T>("grad_x", grads.first, n, d, x.dtype);
+    if (operands == 2) p.grad[1] = gradient<T>("grad_y", grads.second, n, d, x.dtype);
+    check_vector(kOp, "workspace", run.workspace, gram_workspace_size(n, d, int(x.dtype), operands, cross, p.dual),
+                 x.dtype, kCpu);
+    p.workspace = run.workspace.as<T>();
     SSLSPEC_CALL(gram<T>, p);
   });
 }

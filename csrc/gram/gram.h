@@ -22,21 +22,29 @@ bool gram_may_subtract(TensorView diagonal,  // [operands, d] float64: C_kk
                        int64_t n);
 int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool dual);
 
+struct GramForm {
+  double alpha;
+  bool cross;  // needs y
+  bool off_diagonal;
+  TensorView shift;     // [operands, d] or absent
+  TensorView scale;     // [operands, d] or absent
+  TensorView diagonal;  // [operands or 1, d] float64, or absent: off_diagonal then masks d x d tiles
+  TensorView own;       // [operands, d] or absent
+  TensorView other;     // [operands, d] or absent
+  double near;          // needs y, and no project
+  bool project;         // gradients with respect to x and y instead of xs and ys; needs shift and scale
+  static constexpr auto fields() {
+    using F = GramForm;
+    return std::make_tuple(&F::alpha, &F::cross, &F::off_diagonal, &F::shift, &F::scale, &F::diagonal, &F::own,
+                           &F::other, &F::near, &F::project);
+  }
+};
+
 void gram(TensorView x,  // [n, d]
           TensorView y,  // [n, d] or absent
-          bool cross,    // needs y
-          bool off_diagonal,
-          bool project,         // gradients with respect to x and y instead of xs and ys; needs shift and scale
-          TensorView shift,     // [operands, d] or absent
-          TensorView scale,     // [operands, d] or absent
-          TensorView diagonal,  // [operands or 1, d] float64, or absent: off_diagonal then masks d x d tiles
-          double alpha,
-          TensorView own,     // [operands, d] or absent
-          TensorView other,   // [operands, d] or absent
-          double near,        // needs y, and no project
-          TensorView value,   // [operands or 1] float64 out
-          TensorView grad_x,  // [n, d] out or absent
-          TensorView grad_y,  // [n, d] out or absent
-          TensorView workspace, int threads);
+          const GramForm& form,
+          TensorView value,         // [operands or 1] float64 out
+          const TensorPair& grads,  // of x and y, [n, d] out or absent
+          const Run& run);
 
 }  // namespace sslspec

@@ -9,7 +9,6 @@ namespace sslspec {
 namespace {
 
 constexpr const char* kOp = "pairwise_kernel";
-constexpr int kRadials = 3;
 
 }  // namespace
 
@@ -58,33 +57,28 @@ void pairwise_kernel_series(TensorView r, TensorView table, double top, TensorVi
   }
 }
 
-void pairwise_kernel(TensorView z, TensorView lengths, TensorView offsets, TensorView slopes, int radial,
-                     double parameter, TensorView table, double at_zero, double factor, TensorView values,
-                     TensorView grad, TensorView workspace, int threads) {
+void pairwise_kernel(TensorView z, const KernelRows& rows, const Radial& radial, double factor, TensorView values,
+                     TensorView grad, const Run& run) {
+  const TensorView& table = radial.table;
   check_views(kOp, z);
   const int64_t views = z.shape[0], n = z.shape[1], d = z.shape[2];
-  check_contiguous(kOp, "lengths", lengths, 2, z.shape, DType::f64);
-  check_contiguous(kOp, "offsets", offsets, 2, z.shape, DType::f64);
-  check_contiguous(kOp, "slopes", slopes, 2, z.shape, DType::f64);
+  check_contiguous(kOp, "lengths", rows.lengths, 2, z.shape, DType::f64);
+  check_contiguous(kOp, "offsets", rows.offsets, 2, z.shape, DType::f64);
+  check_contiguous(kOp, "slopes", rows.slopes, 2, z.shape, DType::f64);
   check_vector(kOp, "values", values, views, DType::f64, kCpu);
-  SSLSPEC_CHECK(0 <= radial && radial < kRadials, kOp, ": radial must be 0, 1 or 2, got ", radial);
-  const auto kind = static_cast<cpu::RadialKind>(radial);
-  if (kind == cpu::RadialKind::series) {
-    SSLSPEC_CHECK(table.ndim == 2 && table.shape[0] == 2 && table.shape[1] >= 1, kOp,
-                  ": table must be (2, terms), got ", shape_text(table));
-    check_contiguous(kOp, "table", table, 2, table.shape, DType::f64);
-  }
+  radial.check(kOp, kCpu);
   if (grad.present()) check_contiguous(kOp, "grad", grad, 3, z.shape, z.dtype);
-  check_vector(kOp, "workspace", workspace, pairwise_kernel_workspace_size(views, n, d, int(z.dtype), grad.present()),
-               z.dtype, kCpu);
+  check_vector(kOp, "workspace", run.workspace,
+               pairwise_kernel_workspace_size(views, n, d, int(z.dtype), grad.present()), z.dtype, kCpu);
   dispatch_float(kOp, z.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     cpu::PairwiseKernelArgs<T> p{};
     p.z = z.as<T>(), p.ldv = z.stride[0], p.ldz = z.stride[1], p.views = views, p.n = n, p.d = d;
-    p.lengths = lengths.as<double>(), p.offsets = offsets.as<double>(), p.slopes = slopes.as<double>();
-    p.radial = kind, p.parameter = parameter, p.at_zero = at_zero, p.factor = factor;
+    p.lengths = rows.lengths.as<double>(), p.offsets = rows.offsets.as<double>(), p.slopes = rows.slopes.as<double>();
+    p.radial = static_cast<RadialKind>(radial.kind), p.parameter = radial.parameter, p.at_zero = radial.at_zero,
+    p.factor = factor;
     p.table = table.as<double>(), p.terms = table.present() ? table.shape[1] : 0;
-    p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = workspace.as<T>(), p.threads = threads;
+    p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
     SSLSPEC_CALL(pairwise_kernel<T>, p);
   });
 }

@@ -9,7 +9,8 @@
 //   gaussian       exp(-parameter r)
 //   inverse_root   (parameter + r)^(-1/2)
 #pragma once
-#include "common/tensor_view.h"
+#include "normality/check.h"
+#include "normality/radial_kind.h"
 
 namespace sslspec {
 
@@ -22,17 +23,37 @@ void pairwise_kernel_lengths(TensorView z, TensorView out, int threads);
 // values_ij = sum_m table_im T_m(1 - 2 r_j / top): i = 0 ... of `table` rows; all double.
 void pairwise_kernel_series(TensorView r, TensorView table, double top, TensorView values);
 
-void pairwise_kernel(TensorView z,        // [views, n, d]
-                     TensorView lengths,  // [views, n] double
-                     TensorView offsets,  // [views, n] double
-                     TensorView slopes,   // [views, n] double
-                     int radial,          // 0: series, 1: gaussian, 2: inverse_root
-                     double parameter,
-                     TensorView table,  // [2, terms] double; series only
-                     double at_zero,    // k(0)
-                     double factor,
+struct Radial {
+  int kind;          // RadialKind
+  double parameter;  // as above
+  TensorView table;  // [2, terms] double; series only
+  double at_zero;    // k(0)
+  static constexpr auto fields() {
+    return std::make_tuple(&Radial::kind, &Radial::parameter, &Radial::table, &Radial::at_zero);
+  }
+
+  void check(const char* op, int device) const {
+    SSLSPEC_CHECK(0 <= kind && kind <= 2, op, ": kind must be 0, 1 or 2, got ", kind);
+    if (static_cast<RadialKind>(kind) != RadialKind::series) return;
+    SSLSPEC_CHECK(table.ndim == 2 && table.shape[0] == 2 && table.shape[1] >= 1, op, ": table must be (2, terms), got ",
+                  shape_text(table));
+    check_contiguous(op, "table", table, 2, table.shape, DType::f64, device);
+  }
+};
+
+struct KernelRows {
+  TensorView lengths;  // [views, n] double
+  TensorView offsets;  // [views, n] double
+  TensorView slopes;   // [views, n] double
+  static constexpr auto fields() {
+    return std::make_tuple(&KernelRows::lengths, &KernelRows::offsets, &KernelRows::slopes);
+  }
+};
+
+void pairwise_kernel(TensorView z,  // [views, n, d]
+                     const KernelRows& rows, const Radial& radial, double factor,
                      TensorView values,  // [views] double, out
                      TensorView grad,    // [views, n, d] out, or absent
-                     TensorView workspace, int threads);
+                     const Run& run);
 
 }  // namespace sslspec

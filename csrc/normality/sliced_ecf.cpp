@@ -21,8 +21,9 @@ int64_t sliced_ecf_workspace_size(int64_t views, int64_t n, int64_t d, int64_t d
   return size;
 }
 
-void sliced_ecf(TensorView z, TensorView directions, TensorView weights, TensorView targets, double step, double factor,
-                TensorView values, TensorView grad, TensorView workspace, int threads) {
+void sliced_ecf(TensorView z, TensorView directions, const Quadrature& quadrature, double factor, TensorView values,
+                TensorView grad, const Run& run) {
+  const TensorView &weights = quadrature.weights, &targets = quadrature.targets;
   check_views(kOp, z);
   const int64_t views = z.shape[0], n = z.shape[1], d = z.shape[2];
   SSLSPEC_CHECK(directions.ndim == 2 && directions.shape[1] >= 1, kOp, ": directions must be (d, S) with S >= 1, got ",
@@ -34,15 +35,16 @@ void sliced_ecf(TensorView z, TensorView directions, TensorView weights, TensorV
   SSLSPEC_CHECK(knots >= 1, kOp, ": there must be at least 1 knot, got ", knots);
   check_vector(kOp, "values", values, views, DType::f64, kCpu);
   if (grad.present()) check_contiguous(kOp, "grad", grad, 3, z.shape, z.dtype);
-  check_vector(kOp, "workspace", workspace, sliced_ecf_workspace_size(views, n, d, count, int(z.dtype)), z.dtype, kCpu);
+  check_vector(kOp, "workspace", run.workspace, sliced_ecf_workspace_size(views, n, d, count, int(z.dtype)), z.dtype,
+               kCpu);
   dispatch_float(kOp, z.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     cpu::SlicedEcfArgs<T> p{};
     p.z = z.as<T>(), p.ldv = z.stride[0], p.ldz = z.stride[1], p.views = views, p.n = n, p.d = d;
     p.directions = directions.as<T>(), p.lda = directions.stride[0], p.count = count;
     p.weights = weights.as<double>(), p.targets = targets.as<double>(), p.knots = knots;
-    p.step = step, p.factor = factor;
-    p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = workspace.as<T>(), p.threads = threads;
+    p.step = quadrature.step, p.factor = factor;
+    p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
     SSLSPEC_CALL(sliced_ecf<T>, p);
   });
 }

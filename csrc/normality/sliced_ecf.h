@@ -12,13 +12,20 @@ namespace sslspec {
 // Elements of the workspace, in the dtype of the rows.
 int64_t sliced_ecf_workspace_size(int64_t views, int64_t n, int64_t d, int64_t directions, int dtype);
 
+struct Quadrature {
+  TensorView weights;  // [knots] double: w_k
+  TensorView targets;  // [knots] double: c_k
+  double step;
+  static constexpr auto fields() {
+    return std::make_tuple(&Quadrature::weights, &Quadrature::targets, &Quadrature::step);
+  }
+};
+
 void sliced_ecf(TensorView z,           // [views, n, d]
                 TensorView directions,  // [d, S], dtype of z
-                TensorView weights,     // [knots] double: w_k
-                TensorView targets,     // [knots] double: c_k
-                double step, double factor,
+                const Quadrature& quadrature, double factor,
                 TensorView values,  // [views] double, out
                 TensorView grad,    // [views, n, d] out, or absent
-                TensorView workspace, int threads);
+                const Run& run);
 
 }  // namespace sslspec

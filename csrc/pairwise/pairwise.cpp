@@ -18,53 +18,32 @@ DType statistics(DType rows) { return rows == DType::bf16 ? DType::f32 : rows; }
 
 // Checks what both passes share and fills the arguments of the CPU kernels.
 template <typename T>
-cpu::PairwiseArgs<T> arguments(const TensorView& a, const TensorView& b, const TensorView& scale,
-                               const TensorView& ids_a, const TensorView& ids_b, const TensorView& skip_indptr,
-                               const TensorView& skip_indices, bool skip_self, const TensorView& row_lse,
-                               const TensorView& col_lse, const TensorView& workspace, int threads, bool backward) {
-  const bool symmetric = !b.present();
-  SSLSPEC_CHECK(a.ndim == 2, kOp, ": a must be (n, d), got ", shape_text(a));
-  const int64_t n = a.shape[0], d = a.shape[1];
+cpu::PairwiseArgs<T> arguments(const Logits& logits, const TensorPair& lse, const Run& run, bool backward) {
+  const TensorView &a = logits.a, &b = logits.right(), &row = lse.first, &col = lse.second;
   const DType kind = statistics(a.dtype);
-  check_matrix(kOp, "a", a, n, d, a.dtype, kCpu);
-  const TensorView& right = symmetric ? a : b;
-  SSLSPEC_CHECK(right.ndim == 2, kOp, ": b must be (m, d), got ", shape_text(right));
-  const int64_t m = right.shape[0];
-  check_matrix(kOp, "b", right, m, d, a.dtype, kCpu);
-  if (scale.ndim == 1) {
-    SSLSPEC_CHECK(!symmetric, kOp, ": scale must be a scalar when b is absent, got ", shape_text(scale));
-    check_vector(kOp, "scale", scale, n, kind, kCpu);
-  } else {
-    check_dense(kOp, "scale", scale, 0, nullptr, kind, kCpu);
-  }
-  SSLSPEC_CHECK(ids_a.present() == (symmetric ? ids_a.present() : ids_b.present()), kOp,
-                ": ids_a and ids_b go together");
-  if (ids_a.present()) check_vector(kOp, "ids_a", ids_a, n, DType::i32, kCpu);
-  if (!symmetric && ids_b.present()) check_vector(kOp, "ids_b", ids_b, m, DType::i32, kCpu);
-  if (skip_indptr.present()) {
-    SSLSPEC_CHECK(!symmetric, kOp, ": a skip pattern needs b");
-    check_vector(kOp, "skip_indptr", skip_indptr, n + 1, DType::i64, kCpu);
-    check_vector(kOp, "skip_indices", skip_indices, skip_indices.shape[0], DType::i64, kCpu);
-  }
-  check_vector(kOp, "row_lse", row_lse, n, kind, kCpu);
-  if (col_lse.present()) check_vector(kOp, "col_lse", col_lse, m, kind, kCpu);
-  check_vector(kOp, "workspace", workspace, pairwise_workspace_size(n, m, d, int(a.dtype), symmetric, backward), kind,
-               kCpu);
+  logits.check(kOp, kind, kCpu);
+  const int64_t n = logits.n(), m = logits.m(), d = logits.d();
+  const bool symmetric = logits.symmetric();
+  check_vector(kOp, "row_lse", row, n, kind, kCpu);
+  if (col.present()) check_vector(kOp, "col_lse", col, m, kind, kCpu);
+  check_vector(kOp, "workspace", run.workspace, pairwise_workspace_size(n, m, d, int(a.dtype), symmetric, backward),
+               kind, kCpu);
+  const LeftOut& left_out = logits.left_out;
   cpu::PairwiseArgs<T> p{};
   p.a = a.as<T>(), p.lda = a.stride[0], p.n = n;
-  p.b = right.as<T>(), p.ldb = right.stride[0], p.m = m, p.d = d;
-  p.scale = scale.as<T>(), p.scale_step = scale.ndim;
-  p.ids_a = ids_a.as<int32_t>(), p.ids_b = symmetric ? p.ids_a : ids_b.as<int32_t>();
-  p.skip_indptr = skip_indptr.as<int64_t>(), p.skip_indices = skip_indices.as<int64_t>();
-  p.skip_self = skip_self, p.symmetric = symmetric, p.columns = col_lse.present();
-  p.row_lse = row_lse.as<T>(), p.col_lse = col_lse.as<T>();
-  p.workspace = workspace.as<T>(), p.threads = threads;
+  p.b = b.as<T>(), p.ldb = b.stride[0], p.m = m, p.d = d;
+  p.scale = logits.scale.as<T>(), p.scale_step = logits.scale.ndim, p.bias = logits.bias.as<T>();
+  p.ids_a = left_out.ids_a.as<int32_t>(), p.ids_b = symmetric ? p.ids_a : left_out.ids_b.as<int32_t>();
+  p.skip_indptr = left_out.indptr.as<int64_t>(), p.skip_indices = left_out.indices.as<int64_t>();
+  p.skip_self = left_out.self, p.symmetric = symmetric, p.columns = col.present();
+  p.row_lse = row.as<T>(), p.col_lse = col.as<T>();
+  p.workspace = run.workspace.as<T>(), p.threads = run.threads;
   return p;
 }
 
 template <typename T>
-void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_row, const TensorView& grad_a,
-                   const TensorView& grad_b) {
+void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_row, const TensorPair& grads) {
+  const TensorView &grad_a = grads.first, &grad_b = grads.second;
   check_vector(kOp, "grad_row", grad_row, p.n, dtype, kCpu);
   check_matrix(kOp, "grad_a", grad_a, p.n, p.d, dtype, kCpu);
   SSLSPEC_CHECK(p.n <= 1 || grad_a.stride[0] == p.d, kOp, ": grad_a must be contiguous");
@@ -75,13 +54,17 @@ void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_
   p.grad_row = grad_row.as<T>(), p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
 }
 
-void on_bf16(const cpu::PairwiseArgs<float>& p, const TensorView& a, const TensorView& b, bool backward) {
+void on_bf16(const cpu::PairwiseArgs<float>& p, const Logits& logits, bool backward) {
   SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
-  SSLSPEC_CHECK(b.present() && p.scale_step == 0, kOp, ": rows in bfloat16 need b and a scalar scale");
+  SSLSPEC_CHECK(!p.symmetric && p.scale_step == 0, kOp, ": rows in bfloat16 need b and a scalar scale");
 #ifdef SSLSPEC_X86_BF16
-  const cpu::PairwiseBf16Args q{p, a.as<uint16_t>(), b.as<uint16_t>()};
+  const cpu::PairwiseBf16Args q{p, logits.a.as<uint16_t>(), logits.b.as<uint16_t>()};
   backward ? cpu::avx512bf16::pairwise_bf16_backward(q) : cpu::avx512bf16::pairwise_bf16_forward(q);
 #endif
+}
+
+void check_sigmoid(const Logits& logits) {
+  SSLSPEC_CHECK(!logits.symmetric() && logits.bias.present(), kOp, ": the sigmoid part needs b and bias");
 }
 
 }  // namespace
@@ -95,61 +78,50 @@ int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool
   return size;
 }
 
-void pairwise_forward(TensorView a, TensorView b, TensorView scale, TensorView ids_a, TensorView ids_b,
-                      TensorView skip_indptr, TensorView skip_indices, bool skip_self, TensorView row_lse,
-                      TensorView col_lse, TensorView workspace, int threads) {
-  dispatch_float(kOp, statistics(a.dtype), [&](auto t) {
+void pairwise_forward(const Logits& logits, const TensorPair& lse, const Run& run) {
+  dispatch_float(kOp, statistics(logits.a.dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    const auto p = arguments<T>(a, b, scale, ids_a, ids_b, skip_indptr, skip_indices, skip_self, row_lse, col_lse,
-                                workspace, threads, false);
+    const auto p = arguments<T>(logits, lse, run, false);
     if constexpr (std::is_same_v<T, float>)
-      if (a.dtype == DType::bf16) return on_bf16(p, a, b, false);
+      if (logits.a.dtype == DType::bf16) return on_bf16(p, logits, false);
     SSLSPEC_CALL(pairwise_forward<T>, p);
   });
 }
 
-void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView ids_a, TensorView ids_b,
-                       TensorView skip_indptr, TensorView skip_indices, bool skip_self, TensorView row_lse,
-                       TensorView col_lse, TensorView grad_row, TensorView grad_col, TensorView grad_a,
-                       TensorView grad_b, TensorView workspace, int threads) {
-  const DType kind = statistics(a.dtype);
+void pairwise_backward(const Logits& logits, const TensorPair& lse, const TensorPair& grad_lse, const TensorPair& grads,
+                       const Run& run) {
+  const DType kind = statistics(logits.a.dtype);
   dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
-    auto p = arguments<T>(a, b, scale, ids_a, ids_b, skip_indptr, skip_indices, skip_self, row_lse, col_lse, workspace,
-                          threads, true);
-    if (p.columns) check_vector(kOp, "grad_col", grad_col, p.m, kind, kCpu);
-    p.grad_col = grad_col.as<T>();
-    set_gradients(p, kind, grad_row, grad_a, grad_b);
+    auto p = arguments<T>(logits, lse, run, true);
+    if (p.columns) check_vector(kOp, "grad_col", grad_lse.second, p.m, kind, kCpu);
+    p.grad_col = grad_lse.second.as<T>();
+    set_gradients(p, kind, grad_lse.first, grads);
     if constexpr (std::is_same_v<T, float>)
-      if (a.dtype == DType::bf16) return on_bf16(p, a, b, true);
+      if (logits.a.dtype == DType::bf16) return on_bf16(p, logits, true);
     SSLSPEC_CALL(pairwise_backward<T>, p);
   });
 }
 
-void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
-                              TensorView row_sum, TensorView workspace, int threads) {
-  dispatch_float(kOp, a.dtype, [&](auto t) {
+void pairwise_sigmoid_forward(const Logits& logits, TensorView row_sum, const Run& run) {
+  dispatch_float(kOp, logits.a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    SSLSPEC_CHECK(b.present(), kOp, ": the sigmoid part needs b");
-    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, skip_self, row_sum, {}, workspace, threads, false);
-    check_dense(kOp, "bias", bias, 0, nullptr, a.dtype, kCpu);
-    p.bias = bias.as<T>();
+    check_sigmoid(logits);
+    const auto p = arguments<T>(logits, {row_sum, {}}, run, false);
     SSLSPEC_CALL(pairwise_sigmoid_forward<T>, p);
   });
 }
 
-void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
-                               TensorView grad_row, TensorView grad_bias, TensorView row_sum, TensorView grad_a,
-                               TensorView grad_b, TensorView workspace, int threads) {
-  dispatch_float(kOp, a.dtype, [&](auto t) {
+void pairwise_sigmoid_backward(const Logits& logits, TensorView grad_row, TensorView grad_bias, TensorView row_sum,
+                               const TensorPair& grads, const Run& run) {
+  const DType kind = logits.a.dtype;
+  dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
-    SSLSPEC_CHECK(b.present(), kOp, ": the sigmoid part needs b");
-    auto p = arguments<T>(a, b, scale, {}, {}, {}, {}, skip_self, grad_bias, {}, workspace, threads, true);
-    check_dense(kOp, "bias", bias, 0, nullptr, a.dtype, kCpu);
-    p.bias = bias.as<T>();
-    if (row_sum.present()) check_vector(kOp, "row_sum", row_sum, p.n, a.dtype, kCpu);
+    check_sigmoid(logits);
+    auto p = arguments<T>(logits, {grad_bias, {}}, run, true);
+    if (row_sum.present()) check_vector(kOp, "row_sum", row_sum, p.n, kind, kCpu);
     p.row_sum = row_sum.as<T>();
-    set_gradients(p, a.dtype, grad_row, grad_a, grad_b);
+    set_gradients(p, kind, grad_row, grads);
     SSLSPEC_CALL(pairwise_sigmoid_backward<T>, p);
   });
 }
@@ -163,20 +135,20 @@ int64_t pairwise_rows_panel_size(int64_t m, int dtype) {
   return size;
 }
 
-void pairwise_rows(TensorView a, TensorView b, TensorView scale, bool skip_self, TensorView positive, TensorView weight,
-                   TensorView rows, TensorView pull, TensorView grad_a, TensorView grad_b, TensorView workspace,
-                   TensorView panel, int threads) {
-  dispatch_float(kOp, a.dtype, [&](auto t) {
+void pairwise_rows(const Logits& logits, TensorView positive, TensorView weight, TensorView rows,
+                   TensorView grad_positive, const TensorPair& grads, TensorView panel, const Run& run) {
+  const DType kind = logits.a.dtype;
+  dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
-    SSLSPEC_CHECK(b.present(), kOp, ": rows with a positive need b");
+    SSLSPEC_CHECK(!logits.symmetric(), kOp, ": rows with a positive need b");
     cpu::PairwiseRowsArgs<T> q{};
     auto& p = q.pairwise;
-    p = arguments<T>(a, b, scale, {}, {}, {}, {}, skip_self, rows, {}, workspace, threads, true);
-    set_gradients(p, a.dtype, weight, grad_a, grad_b);
-    check_vector(kOp, "positive", positive, p.n, a.dtype, kCpu);
-    check_vector(kOp, "pull", pull, p.n, a.dtype, kCpu);
-    check_vector(kOp, "panel", panel, pairwise_rows_panel_size(p.m, int(a.dtype)), a.dtype, kCpu);
-    q.positive = positive.as<T>(), q.pull = pull.as<T>(), q.panel = panel.as<T>();
+    p = arguments<T>(logits, {rows, {}}, run, true);
+    set_gradients(p, kind, weight, grads);
+    check_vector(kOp, "positive", positive, p.n, kind, kCpu);
+    check_vector(kOp, "grad_positive", grad_positive, p.n, kind, kCpu);
+    check_vector(kOp, "panel", panel, pairwise_rows_panel_size(p.m, int(kind)), kind, kCpu);
+    q.positive = positive.as<T>(), q.grad_positive = grad_positive.as<T>(), q.panel = panel.as<T>();
     SSLSPEC_CALL(pairwise_rows<T>, q);
   });
 }

@@ -9,8 +9,8 @@
 // grad_a_i = sum_j W_ij a_j.
 //
 // Rows with one positive logit that is not among those pairs, and the gradient of sum_i weight_i rows_i with them:
-//   rows_i = log(1 + exp(row_lse_i - positive_i)),   pull_i = weight_i sigmoid(row_lse_i - positive_i)
-//   W_ij = pull_i exp(s_ij - row_lse_i),   grad_a and grad_b as above
+//   rows_i = log(1 + exp(row_lse_i - positive_i)),   grad_positive_i = -weight_i sigmoid(row_lse_i - positive_i)
+//   W_ij = -grad_positive_i exp(s_ij - row_lse_i),   grad_a and grad_b as above
 //
 // Sigmoid part, over all pairs or those with i != j. row_sum_i = sum_j softplus(s_ij + bias),
 // W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as above, grad_bias_i = sum_j W_ij.
@@ -20,58 +20,41 @@
 //
 // The N x M matrix is never stored.
 #pragma once
-#include "common/tensor_view.h"
+#include "pairwise/logits.h"
 
 namespace sslspec {
 
 int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool symmetric, bool backward);
 
-void pairwise_forward(TensorView a,             // [n, d]
-                      TensorView b,             // [m, d], or absent: symmetric
-                      TensorView scale,         // [] or [n]
-                      TensorView ids_a,         // [n] int32 or absent
-                      TensorView ids_b,         // [m] int32 or absent
-                      TensorView skip_indptr,   // [n + 1] int64 or absent
-                      TensorView skip_indices,  // [nnz] int64 or absent
-                      bool skip_self,
-                      TensorView row_lse,  // [n] out
-                      TensorView col_lse,  // [m] out, or absent
-                      TensorView workspace, int threads);
+void pairwise_forward(const Logits& logits,
+                      const TensorPair& lse,  // row_lse [n] out; col_lse [m] out, or absent
+                      const Run& run);
 
-void pairwise_backward(TensorView a, TensorView b, TensorView scale, TensorView ids_a, TensorView ids_b,
-                       TensorView skip_indptr, TensorView skip_indices, bool skip_self,
-                       TensorView row_lse,   // [n]
-                       TensorView col_lse,   // [m] or absent
-                       TensorView grad_row,  // [n]
-                       TensorView grad_col,  // [m] or absent
-                       TensorView grad_a,    // [n, d] out
-                       TensorView grad_b,    // [m, d] out, or absent; unused when symmetric
-                       TensorView workspace, int threads);
+void pairwise_backward(const Logits& logits, const TensorPair& lse,
+                       const TensorPair& grad_lse,  // grad_row [n], grad_col [m] or absent
+                       const TensorPair& grads,     // grad_a [n, d] out; grad_b [m, d] out, or absent
+                       const Run& run);
 
-void pairwise_sigmoid_forward(TensorView a, TensorView b, TensorView scale,
-                              TensorView bias,  // []
-                              bool skip_self,
+void pairwise_sigmoid_forward(const Logits& logits,
                               TensorView row_sum,  // [n] out
-                              TensorView workspace, int threads);
+                              const Run& run);
 
-void pairwise_sigmoid_backward(TensorView a, TensorView b, TensorView scale, TensorView bias, bool skip_self,
-                               TensorView grad_row,   // [n]
-                               TensorView grad_bias,  // [n] out
-                               TensorView row_sum,    // [n] out, or absent: those of the forward pass as well
-                               TensorView grad_a,     // [n, d] out
-                               TensorView grad_b,     // [m, d] out, or absent
-                               TensorView workspace, int threads);
+void pairwise_sigmoid_backward(const Logits& logits,
+                               TensorView grad_row,      // [n]
+                               TensorView grad_bias,     // [n] out
+                               TensorView row_sum,       // [n] out, or absent: those of the forward pass as well
+                               const TensorPair& grads,  // as in pairwise_backward
+                               const Run& run);
 
 int64_t pairwise_rows_panel_size(int64_t m, int dtype);
 
-void pairwise_rows(TensorView a, TensorView b, TensorView scale, bool skip_self,
-                   TensorView positive,   // [n]
-                   TensorView weight,     // [n]
-                   TensorView rows,       // [n] out
-                   TensorView pull,       // [n] out: minus the gradient with respect to positive
-                   TensorView grad_a,     // [n, d] out
-                   TensorView grad_b,     // [m, d] out, or absent
-                   TensorView workspace,  // of the backward pass
-                   TensorView panel, int threads);
+void pairwise_rows(const Logits& logits,
+                   TensorView positive,       // [n]
+                   TensorView weight,         // [n]
+                   TensorView rows,           // [n] out
+                   TensorView grad_positive,  // [n] out
+                   const TensorPair& grads,   // as in pairwise_backward
+                   TensorView panel,
+                   const Run& run);  // workspace: that of the backward pass
 
 }  // namespace sslspec

@@ -16,10 +16,10 @@ void check_whole(const char* name, const TensorView& t, int64_t rows, int64_t co
 
 // Checks what both passes share and fills the arguments of the CPU kernels.
 template <typename T>
-cpu::PairwisePrefixesArgs<T> arguments(const TensorView& a, const TensorView& b, const TensorView& dims,
-                                       const TensorView& alpha, const TensorView& beta, const TensorView& ids,
-                                       const TensorView& row_lse, const TensorView& col_lse,
-                                       const TensorView& workspace, int threads, bool backward) {
+cpu::PairwisePrefixesArgs<T> arguments(const PrefixLogits& logits, const TensorPair& lse, const Run& run,
+                                       bool backward) {
+  const auto& [a, b, dims, alpha, beta, ids] = logits;
+  const auto& [row_lse, col_lse] = lse;
   const bool symmetric = !b.present();
   SSLSPEC_CHECK(a.ndim == 2, kOp, ": a must be (n, d), got ", shape_text(a));
   const TensorView& right = symmetric ? a : b;
@@ -40,7 +40,7 @@ cpu::PairwisePrefixesArgs<T> arguments(const TensorView& a, const TensorView& b,
   check_whole("row_lse", row_lse, prefixes, n, a.dtype);
   if (col_lse.present()) check_whole("col_lse", col_lse, prefixes, m, a.dtype);
   const int64_t size = pairwise_prefixes_workspace_size(n, m, d, prefixes, int(a.dtype), symmetric, backward);
-  check_vector(kOp, "workspace", workspace, size, a.dtype, kCpu);
+  check_vector(kOp, "workspace", run.workspace, size, a.dtype, kCpu);
   cpu::PairwisePrefixesArgs<T> q{};
   auto& p = q.pairs;
   p.a = a.as<T>(), p.lda = a.stride[0], p.n = n;
@@ -48,7 +48,7 @@ cpu::PairwisePrefixesArgs<T> arguments(const TensorView& a, const TensorView& b,
   p.ids_a = p.ids_b = ids.as<int32_t>(), p.skip_self = true;
   p.symmetric = symmetric, p.columns = col_lse.present();
   p.row_lse = row_lse.as<T>(), p.col_lse = col_lse.as<T>();
-  p.workspace = workspace.as<T>(), p.threads = threads;
+  p.workspace = run.workspace.as<T>(), p.threads = run.threads;
   q.prefixes = prefixes, q.dims = ends;
   q.alpha = alpha.as<T>(), q.beta = symmetric ? q.alpha : beta.as<T>();
   return q;
@@ -66,31 +66,31 @@ int64_t pairwise_prefixes_workspace_size(int64_t n, int64_t m, int64_t d, int64_
   return size;
 }
 
-void pairwise_prefixes_forward(TensorView a, TensorView b, TensorView dims, TensorView alpha, TensorView beta,
-                               TensorView ids, TensorView row_lse, TensorView col_lse, TensorView workspace,
-                               int threads) {
-  dispatch_float(kOp, a.dtype, [&](auto t) {
+void pairwise_prefixes_forward(const PrefixLogits& logits, const TensorPair& lse, const Run& run) {
+  dispatch_float(kOp, logits.a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    const auto q = arguments<T>(a, b, dims, alpha, beta, ids, row_lse, col_lse, workspace, threads, false);
+    const auto q = arguments<T>(logits, lse, run, false);
     SSLSPEC_CALL(pairwise_prefixes_forward<T>, q);
   });
 }
 
-void pairwise_prefixes_backward(TensorView a, TensorView b, TensorView dims, TensorView alpha, TensorView beta,
-                                TensorView ids, TensorView row_lse, TensorView col_lse, TensorView grad_row,
-                                TensorView grad_col, TensorView grad_a, TensorView grad_b, TensorView grad_alpha,
-                                TensorView grad_beta, TensorView workspace, int threads) {
-  dispatch_float(kOp, a.dtype, [&](auto t) {
+void pairwise_prefixes_backward(const PrefixLogits& logits, const TensorPair& lse, const TensorPair& grad_lse,
+                                const TensorPair& grads, const TensorPair& grad_scales, const Run& run) {
+  const DType kind = logits.a.dtype;
+  dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
-    auto q = arguments<T>(a, b, dims, alpha, beta, ids, row_lse, col_lse, workspace, threads, true);
+    const auto& [grad_row, grad_col] = grad_lse;
+    const auto& [grad_a, grad_b] = grads;
+    const auto& [grad_alpha, grad_beta] = grad_scales;
+    auto q = arguments<T>(logits, lse, run, true);
     auto& p = q.pairs;
-    check_whole("grad_row", grad_row, q.prefixes, p.n, a.dtype);
-    check_whole("grad_a", grad_a, p.n, p.d, a.dtype);
-    check_whole("grad_alpha", grad_alpha, q.prefixes, p.n, a.dtype);
-    if (p.columns) check_whole("grad_col", grad_col, q.prefixes, p.m, a.dtype);
+    check_whole("grad_row", grad_row, q.prefixes, p.n, kind);
+    check_whole("grad_a", grad_a, p.n, p.d, kind);
+    check_whole("grad_alpha", grad_alpha, q.prefixes, p.n, kind);
+    if (p.columns) check_whole("grad_col", grad_col, q.prefixes, p.m, kind);
     if (!p.symmetric) {
-      check_whole("grad_b", grad_b, p.m, p.d, a.dtype);
-      check_whole("grad_beta", grad_beta, q.prefixes, p.m, a.dtype);
+      check_whole("grad_b", grad_b, p.m, p.d, kind);
+      check_whole("grad_beta", grad_beta, q.prefixes, p.m, kind);
     }
     p.grad_row = grad_row.as<T>(), p.grad_col = grad_col.as<T>();
     p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();

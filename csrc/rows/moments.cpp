@@ -16,8 +16,7 @@ int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
   return chunks <= 1 ? 0 : 2 * chunks * (operands == 2 ? 3 : 1) * d;
 }
 
-void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, TensorView workspace,
-                     int threads) {
+void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, const Run& run) {
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
@@ -32,12 +31,12 @@ void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, 
       check_matrix(kOp, name, *out, statistics, d, x.dtype, kCpu);
       SSLSPEC_CHECK(statistics == 1 || out->stride[0] == d, kOp, ": ", name, " must be contiguous");
     }
-    check_vector(kOp, "workspace", workspace, moments_workspace_size(n, d, operands), x.dtype, kCpu);
+    check_vector(kOp, "workspace", run.workspace, moments_workspace_size(n, d, operands), x.dtype, kCpu);
     cpu::MomentsArgs<T> p{};
-    p.operands = operands, p.product = product, p.n = n, p.d = d, p.threads = threads;
+    p.operands = operands, p.product = product, p.n = n, p.d = d, p.threads = run.threads;
     p.x[0] = x.as<T>(), p.ld[0] = x.stride[0];
     p.x[1] = y.as<T>(), p.ld[1] = y.stride[0];
-    p.mean = mean.as<T>(), p.var = var.as<T>(), p.workspace = workspace.as<T>();
+    p.mean = mean.as<T>(), p.var = var.as<T>(), p.workspace = run.workspace.as<T>();
     SSLSPEC_CALL(moments_forward<T>, p);
   });
 }
@@ -54,8 +53,10 @@ void moments_backward(TensorView x, TensorView mean, TensorView grad_mean, Tenso
     check_vector(kOp, "grad_var", grad_var, d, x.dtype, kCpu);
     check_matrix(kOp, "grad_x", grad_x, n, d, x.dtype, kCpu);
     SSLSPEC_CHECK(n <= 1 || grad_x.stride[0] == d, kOp, ": grad_x must be contiguous");
-    SSLSPEC_CALL(moments_backward<T>, x.as<T>(), x.stride[0], n, d, mean.as<T>(), grad_mean.as<T>(), grad_var.as<T>(),
-                 grad_x.as<T>(), threads);
+    cpu::MomentsBackwardArgs<T> p{};
+    p.x = x.as<T>(), p.ld = x.stride[0], p.n = n, p.d = d, p.mean = mean.as<T>();
+    p.grad_mean = grad_mean.as<T>(), p.grad_var = grad_var.as<T>(), p.grad = grad_x.as<T>(), p.threads = threads;
+    SSLSPEC_CALL(moments_backward<T>, p);
   });
 }
 

@@ -14,7 +14,7 @@ void moments_forward(TensorView x,     // [n, d], n >= 1
                      bool product,     // needs y
                      TensorView mean,  // [1 or 3, d] out
                      TensorView var,   // [1 or 3, d] out
-                     TensorView workspace, int threads);
+                     const Run& run);
 
 // grad_x = grad_mean / n + (2 / n) grad_var (x - mean)
 void moments_backward(TensorView x, TensorView mean, TensorView grad_mean, TensorView grad_var, TensorView grad_x,

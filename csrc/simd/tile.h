@@ -59,18 +59,25 @@ constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / un
 constexpr int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// A factor of each row, scale[i * step]; null: none.
+template <typename T>
+struct RowScale {
+  const T* scale = nullptr;
+  int64_t step = 0;
+  T operator[](int64_t i) const { return scale == nullptr ? T(1) : scale[i * step]; }
+};
+
 // Rows [r0, r1) of scale_i * x (row stride ldx) into panels; r0 is a multiple of kCols. Returns max_i ||scale_i
 // x_i||^2.
 template <typename T>
-T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, const T* scale, int64_t scale_step,
-            T* panels) {
+T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, RowScale<T> scale, T* panels) {
   constexpr int kCols = Tile<T>::kCols, L = kLanes<T>;
   T largest = 0;
   for (int64_t p = r0; p < r0 + round_up(r1 - r0, kCols); p += L) {  // L rows, one register at every depth
     const int64_t rows = max64(0, min64(L, r1 - p)), panel = r0 + (p - r0) / kCols * kCols;
     T* out = panels + panel * depth + (p - panel);
     T factor[L] = {};
-    for (int64_t l = 0; l < rows; ++l) factor[l] = scale == nullptr ? T(1) : scale[(p + l) * scale_step];
+    for (int64_t l = 0; l < rows; ++l) factor[l] = scale[p + l];
     const Vec<T> s = load(factor);
     Vec<T> norm{};
     const auto put = [&](int64_t k, Vec<T> v) __attribute__((always_inline)) {
@@ -101,15 +108,14 @@ T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, cons
 
 // Rows [r0, r1) of scale_i * x (n rows, d columns) into column panels [ceil(d / kCols)][n][kCols] of Wide.
 template <typename T>
-void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d, const T* scale,
-                  int64_t scale_step, T* panels) {
+void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d, RowScale<T> scale, T* panels) {
   constexpr int kCols = Wide<T>::kCols;
   for (int64_t c = 0; c < d; c += kCols) {
     const int64_t cols = min64(kCols, d - c);
     for (int64_t r = r0; r < r1; ++r) {
       const T* in = x + r * ldx + c;
       T* out = panels + c * n + r * kCols;
-      const T s = scale == nullptr ? T(1) : scale[r * scale_step];
+      const T s = scale[r];
       if (cols == kCols) {
 #pragma GCC unroll 4
         for (int v = 0; v < Wide<T>::kVecs; ++v) store(out + v * kLanes<T>, s * load(in + v * kLanes<T>));
@@ -168,15 +174,20 @@ inline __attribute__((always_inline)) void clear(Register (&acc)[R][V]) {
     for (int v = 0; v < V; ++v) acc[r][v] = Register{};
 }
 
+struct Block {
+  int64_t i0, ni, j0, nj;
+};
+
 // One block of X Y^T: rows [i0, i0 + ni) x [j0, j0 + nj), i0 and j0 multiples of kCols, from row panels.
 // For every register tile calls finish(i, j, acc) with i, j relative to the block; the tile covers rows i .. i + kRows
 // and columns j .. j + kCols, padding included. `partial` (leading dimension ld) holds sums between depth passes, and
 // with `onto` those that this product adds to.
 template <typename T, typename Op = Exact<T>, typename Finish>
-inline __attribute__((always_inline)) void block_product(int64_t depth, const T* x_panels, int64_t i0, int64_t ni,
-                                                         const T* y_panels, int64_t j0, int64_t nj, T* partial,
-                                                         int64_t ld, const Finish& finish, bool onto = false) {
+inline __attribute__((always_inline)) void block_product(int64_t depth, const T* x_panels, const T* y_panels,
+                                                         Block block, T* partial, int64_t ld, const Finish& finish,
+                                                         bool onto = false) {
   using P = Tile<T>;
+  const int64_t i0 = block.i0, ni = block.ni, j0 = block.j0, nj = block.nj;
   constexpr int R = P::kRows, V = P::kVecs, L = kLanes<T>;
   for (int64_t k0 = 0; k0 < depth || k0 == 0; k0 += P::kDepth) {
     const int64_t steps = min64(P::kDepth, depth - k0);
@@ -240,16 +251,23 @@ void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
   }
 }
 
-// out[rows x d] += E X (or E^T X), X given by column panels of n rows from row k0 on. E must be readable for whole
+// Column panels of a matrix of n rows, from its row `first` on.
+template <typename T>
+struct ColumnPanels {
+  const T* data;
+  int64_t n, first;
+};
+
+// out[rows x d] += E X (or E^T X). E must be readable for whole
 // register tiles: round_up(rows, Wide::kRows) rows (columns when transposed).
 template <bool kTransposed, typename Op, typename T = typename Op::T>
-void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n,
-                         int64_t k0, T* out, int64_t ldo, int64_t d) {
+void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, ColumnPanels<T> x, T* out, int64_t ldo,
+                         int64_t d) {
   using P = Wide<T>;
   for (int64_t k = 0; k < depth; k += P::kDepth)
     for (int64_t c = 0; c < d; c += P::kCols) {
       const T* part = kTransposed ? e + k * lde : e + k;
-      const T* b = column_panels + c * n + (k0 + k) * P::kCols;
+      const T* b = x.data + c * x.n + (x.first + k) * P::kCols;
       with_registers<P>(d - c, [&](auto count) __attribute__((always_inline)) {
         accumulate_panel<kTransposed, decltype(count)::value, Op>(part, lde, rows, min64(P::kDepth, depth - k), b,
                                                                   out + c, ldo, d - c);
@@ -257,9 +275,9 @@ void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, c
     }
 }
 template <bool kTransposed, typename T>
-void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* column_panels, int64_t n,
-                      int64_t k0, T* out, int64_t ldo, int64_t d) {
-  block_accumulate_by<kTransposed, Exact<T>>(e, lde, rows, depth, column_panels, n, k0, out, ldo, d);
+void block_accumulate(const T* e, int64_t lde, int64_t rows, int64_t depth, ColumnPanels<T> x, T* out, int64_t ldo,
+                      int64_t d) {
+  block_accumulate_by<kTransposed, Exact<T>>(e, lde, rows, depth, x, out, ldo, d);
 }
 
 }  // namespace

@@ -3,7 +3,6 @@
 #include "common/dispatch.h"
 #include "sparse/cpu/edges.h"
 #include "sparse/checks.h"
-#include "sparse/csr.h"
 
 namespace sslspec {
 namespace {
@@ -11,10 +10,10 @@ namespace {
 constexpr const char* kOp = "edges";
 
 template <typename T>
-cpu::EdgesArgs<T> arguments(const TensorView& indptr, const TensorView& indices, const TensorView& values,
-                            const TensorView& x, const TensorView& y, const TensorView& out, bool each, int threads) {
+cpu::EdgesArgs<T> arguments(const CsrView& a, const TensorView& x, const TensorView& y, const TensorView& out,
+                            bool each, int threads) {
   cpu::EdgesArgs<T> p{};
-  p.a = sparse_arguments<T>(kOp, indptr, indices, values);
+  p.a = sparse_arguments<T>(kOp, a);
   check_ends(kOp, p.a.n, x, y, kCpu);
   check_vector(kOp, "out", out, each ? p.a.nnz : p.a.n, x.dtype, kCpu);
   p.x = x.as<T>(), p.ldx = x.stride[0], p.d = x.shape[1];
@@ -25,11 +24,10 @@ cpu::EdgesArgs<T> arguments(const TensorView& indptr, const TensorView& indices,
 
 }  // namespace
 
-void edges(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView y, TensorView out,
-           bool squared, int threads) {
+void edges(const CsrView& a, TensorView x, TensorView y, TensorView out, bool squared, int threads) {
   dispatch_float(kOp, x.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    auto p = arguments<T>(indptr, indices, values, x, y, out, false, threads);
+    auto p = arguments<T>(a, x, y, out, false, threads);
     p.squared = squared;
     if (p.d == 0)
       for (int64_t i = 0; i < p.a.n; ++i) p.out[i] = 0;
@@ -38,10 +36,10 @@ void edges(TensorView indptr, TensorView indices, TensorView values, TensorView 
   });
 }
 
-void edge_values(TensorView indptr, TensorView indices, TensorView x, TensorView y, TensorView out, int threads) {
+void edge_values(const CsrView& a, TensorView x, TensorView y, TensorView out, int threads) {
   dispatch_float(kOp, x.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    const auto p = arguments<T>(indptr, indices, {}, x, y, out, true, threads);
+    const auto p = arguments<T>(a, x, y, out, true, threads);
     SSLSPEC_CALL(edge_values<T>, p);
   });
 }

@@ -2,7 +2,6 @@
 
 #include "common/dispatch.h"
 #include "sparse/cpu/graph_cov.h"
-#include "sparse/csr.h"
 
 namespace sslspec {
 namespace {
@@ -24,12 +23,11 @@ int64_t graph_cov_workspace_size(int64_t n, int64_t d, int64_t e, int dtype) {
   return size;
 }
 
-void graph_cov(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView y, TensorView out,
-               TensorView workspace, int threads) {
+void graph_cov(const CsrView& a, TensorView x, TensorView y, TensorView out, const Run& run) {
   dispatch_float(kOp, x.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     cpu::GraphCovArgs<T> p{};
-    p.a = sparse_arguments<T>(kOp, indptr, indices, values);
+    p.a = sparse_arguments<T>(kOp, a);
     p.a.upper = !y.present();
     const TensorView& right = p.a.upper ? x : y;
     SSLSPEC_CHECK(x.ndim == 2 && right.ndim == 2, kOp, ": x and y must be matrices, got ", shape_text(x), " and ",
@@ -39,11 +37,11 @@ void graph_cov(TensorView indptr, TensorView indices, TensorView values, TensorV
     check_matrix(kOp, "y", right, right.shape[0], e, x.dtype, kCpu);
     check_matrix(kOp, "out", out, d, e, x.dtype, kCpu);
     check_compact("out", out);
-    check_vector(kOp, "workspace", workspace, graph_cov_workspace_size(n, d, e, static_cast<int>(x.dtype)), x.dtype,
+    check_vector(kOp, "workspace", run.workspace, graph_cov_workspace_size(n, d, e, static_cast<int>(x.dtype)), x.dtype,
                  kCpu);
     p.x = x.as<T>(), p.ldx = x.stride[0], p.d = d;
     p.y = right.as<T>(), p.ldy = right.stride[0], p.e = e;
-    p.out = out.as<T>(), p.slots = workspace.as<T>(), p.threads = threads;
+    p.out = out.as<T>(), p.slots = run.workspace.as<T>(), p.threads = run.threads;
     SSLSPEC_CALL(graph_cov<T>, p);
   });
 }
@@ -57,20 +55,20 @@ int64_t graph_cov_apply_workspace_size(int64_t e, int64_t d, int dtype) {
   return size;
 }
 
-void graph_cov_apply(TensorView indptr, TensorView indices, TensorView values, TensorView y, TensorView mat,
-                     TensorView u, TensorView v, TensorView out, TensorView workspace, int threads) {
+void graph_cov_apply(const CsrView& a, TensorView y, TensorView mat, TensorView u, TensorView v, TensorView out,
+                     const Run& run) {
   dispatch_float(kOp, y.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     cpu::GraphCovApplyArgs<T> p{};
-    p.a = sparse_arguments<T>(kOp, indptr, indices, values);
+    p.a = sparse_arguments<T>(kOp, a);
     SSLSPEC_CHECK(y.ndim == 2 && mat.ndim == 2, kOp, ": y and mat must be matrices, got ", shape_text(y), " and ",
                   shape_text(mat));
     const int64_t n = p.a.n, e = y.shape[1], d = mat.shape[1];
     check_matrix(kOp, "y", y, y.shape[0], e, y.dtype, kCpu);
     check_matrix(kOp, "mat", mat, e, d, y.dtype, kCpu);
     check_matrix(kOp, "out", out, n, d, y.dtype, kCpu);
-    check_vector(kOp, "workspace", workspace, graph_cov_apply_workspace_size(e, d, static_cast<int>(y.dtype)), y.dtype,
-                 kCpu);
+    check_vector(kOp, "workspace", run.workspace, graph_cov_apply_workspace_size(e, d, static_cast<int>(y.dtype)),
+                 y.dtype, kCpu);
     SSLSPEC_CHECK(u.present() == v.present(), kOp, ": u and v come together");
     if (u.present()) {
       check_vector(kOp, "u", u, n, y.dtype, kCpu);
@@ -79,7 +77,7 @@ void graph_cov_apply(TensorView indptr, TensorView indices, TensorView values, T
     }
     p.y = y.as<T>(), p.ldy = y.stride[0], p.e = e;
     p.m = mat.as<T>(), p.ldm = mat.stride[0], p.d = d;
-    p.panels = workspace.as<T>(), p.out = out.as<T>(), p.ldo = out.stride[0], p.threads = threads;
+    p.panels = run.workspace.as<T>(), p.out = out.as<T>(), p.ldo = out.stride[0], p.threads = run.threads;
     SSLSPEC_CALL(graph_cov_apply<T>, p);
   });
 }

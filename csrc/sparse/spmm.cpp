@@ -3,7 +3,6 @@
 #include "common/dispatch.h"
 #include "sparse/cpu/spmm.h"
 #include "sparse/checks.h"
-#include "sparse/csr.h"
 
 namespace sslspec {
 namespace {
@@ -12,19 +11,19 @@ constexpr const char* kOp = "spmm";
 
 }  // namespace
 
-void spmm(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView own, TensorView row_scale,
-          TensorView col_scale, TensorView w, TensorView diagonal, TensorView y, bool add_scales, double alpha,
-          double beta, double gamma, double delta, int threads) {
+void spmm(const CsrView& a, TensorView x, TensorView own, const Scales& scales, const Combination& combination,
+          TensorView y, int threads) {
   dispatch_float(kOp, x.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
+    const auto& [alpha, beta, gamma, delta, w, diagonal] = combination;
     cpu::SpmmArgs<T> p{};
-    p.a = sparse_arguments<T>(kOp, indptr, indices, values);
-    check_product(kOp, p.a.n, x, own, row_scale, col_scale, w, diagonal, y, add_scales, kCpu);
-    p.a.col_scale = col_scale.as<T>();
-    if (add_scales)
-      p.a.combine = cpu::Combine::sum, p.a.row_scale = row_scale.as<T>();
+    p.a = sparse_arguments<T>(kOp, a);
+    check_product(kOp, p.a.n, x, own, scales, combination, y, kCpu);
+    p.a.col_scale = scales.col.as<T>();
+    if (scales.add)
+      p.a.combine = cpu::Combine::sum, p.a.row_scale = scales.row.as<T>();
     else
-      p.row_scale = row_scale.as<T>();
+      p.row_scale = scales.row.as<T>();
     p.x = x.as<T>(), p.ldx = x.stride[0], p.b = x.shape[1];
     p.own = own.as<T>(), p.ldo = own.stride[0];
     p.w = w.as<T>(), p.ldw = w.stride[0], p.diagonal = diagonal.as<T>();

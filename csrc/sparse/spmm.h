@@ -5,20 +5,32 @@
 //   with `add_scales`: the entry a_ij counts a_ij (r_i + c_j), the form of gradients of symmetric edge sums
 // beta == 0 never reads Y.
 #pragma once
-#include "common/tensor_view.h"
+#include "sparse/csr.h"
 
 namespace sslspec {
 
-void spmm(TensorView indptr,     // [n + 1] int64
-          TensorView indices,    // [nnz] int32 or int64
-          TensorView values,     // [nnz] float32 or float64, or absent: ones
-          TensorView x,          // [m, b]
-          TensorView own,        // [n, b] or absent
-          TensorView row_scale,  // [n] or absent
-          TensorView col_scale,  // [m] or absent
-          TensorView w,          // [n, b] or absent
-          TensorView diagonal,   // [n] or absent
-          TensorView y,          // [n, b] in and out
-          bool add_scales, double alpha, double beta, double gamma, double delta, int threads);
+struct Scales {    // r and c
+  TensorView row;  // [n] or absent
+  TensorView col;  // [m] or absent
+  bool add;        // add_scales
+  static constexpr auto fields() { return std::make_tuple(&Scales::row, &Scales::col, &Scales::add); }
+};
+
+struct Combination {
+  double alpha, beta, gamma, delta;
+  TensorView w;         // [n, b] or absent
+  TensorView diagonal;  // [n] or absent
+  static constexpr auto fields() {
+    using C = Combination;
+    return std::make_tuple(&C::alpha, &C::beta, &C::gamma, &C::delta, &C::w, &C::diagonal);
+  }
+};
+
+void spmm(const CsrView& a,
+          TensorView x,    // [m, b]
+          TensorView own,  // [n, b] or absent
+          const Scales& scales, const Combination& combination,
+          TensorView y,  // [n, b] in and out
+          int threads);
 
 }  // namespace sslspec

@@ -17,8 +17,8 @@ __all__ = ["composed", "loss", "weights"]
 
 def weights(n: int, factor: float, mean: bool) -> tuple[float, float]:
     """The factors of the sum over pairs and of the sum over i != j."""
-    share = factor / n if mean else factor
-    return -2 * share, share / max(n - 1, 1)
+    weight = factor / n if mean else factor
+    return -2 * weight, weight / max(n - 1, 1)
 
 
 def composed(

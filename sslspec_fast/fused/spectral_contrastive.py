@@ -39,14 +39,10 @@ def _cpu(
     _C.spectral_contrastive(
         view(z1),
         view(z2),
-        longest,
-        attraction,
-        repulsion,
+        (longest, attraction, repulsion),
         view(sums),
-        g1,
-        g2,
-        view(work),
-        threads(),
+        (g1, g2),
+        (view(work), threads()),
     )
     loss = attraction * sums[0] + repulsion * sums[1]
     return loss.to(z1.dtype), sums.to(z1.dtype), *grads

@@ -75,15 +75,11 @@ def finish(
     _C.cuda_spectral_finish(
         view(z1),
         view(z2),
-        longest,
-        attraction,
-        repulsion,
-        z1.dtype == torch.bfloat16,
+        (longest, attraction, repulsion),
         view(rows),
         view(gradients),
         view(grad),
-        g1,
-        g2,
+        (g1, g2),
         stream(z1),
     )
     return grads

@@ -26,7 +26,7 @@ from .._dtypes import computed_dtype
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from ..primitives._double_backward import through_composition
-from ..primitives.pairwise import lse, lse_self
+from ..primitives.pairwise import LeftOut, lse, lse_self
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows import unit_rows
 from . import two_views_cuda
@@ -60,8 +60,7 @@ def _body(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor
         view(norm),
         view(negatives),
         view(rows),
-        view(work),
-        threads(),
+        (view(work), threads()),
     )
     return rows, u, norm, negatives
 
@@ -85,8 +84,7 @@ def _bwd_body(
         view(grad),
         view(grad_z),
         view(grad_scale),
-        view(work),
-        threads(),
+        (view(work), threads()),
     )
     return grad_z, grad_scale
 
@@ -166,7 +164,7 @@ def _composed_loss(
     if unit:
         x, y = unit_rows.unit_rows(x), unit_rows.unit_rows(y)
     positive = c * (x * y).sum(1)
-    row, col = lse(x, y, c, skip_self=True, cols=form == "both")
+    row, col = lse(x, y, c, LeftOut(self_pairs=True), cols=form == "both")
     losses = -F.logsigmoid(positive - row)
     if form == "both":
         losses = 0.5 * (losses - F.logsigmoid(positive - col))

@@ -7,12 +7,15 @@ Beyond 256 columns the gradient takes the products of ``primitives/pairwise/cuda
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from .._dtypes import computed_dtype
+from .._register import grouping
 from .._seam import _C, CODE, stream, unit_stride, view
-from ..primitives.pairwise import cuda
+from ..primitives.pairwise import LeftOut, Logits, cuda
 
 __all__ = ["backward", "forward", "gradient_shapes", "shapes"]
 
@@ -44,7 +47,24 @@ def shapes(
     )
 
 
-def _share(reduction: str, form: str, n: int) -> float:
+class _Views(NamedTuple):
+    """What the backward pass knows of the rows: those of the views, and outputs of `forward`."""
+
+    z1: Tensor
+    z2: Tensor
+    u: Tensor
+    stats: Tensor
+
+    def view(self, form: str, unit: bool) -> tuple[Any, ...]:
+        """As the core takes them, ViewInputs of csrc/fused/cuda/two_views.h."""
+        z1, z2, u, stats = self
+        return view(z1), view(z2), view(u), view(stats), _FORMS[form], unit
+
+
+_of_views = grouping(4, _Views)
+
+
+def _weight(reduction: str, form: str, n: int) -> float:
     return 1 / (2 * n if form == "stacked" else n) if reduction == "mean" else 1.0
 
 
@@ -59,9 +79,9 @@ def _rows(z1: Tensor, z2: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     return cuda.aligned_rows(z1), cuda.aligned_rows(z2)
 
 
-def _workspace(u: Tensor, stats: Tensor, n: int, form: str, backward: bool, own: bool) -> Tensor:
-    args = n, u.shape[1], CODE[u.dtype], _FORMS[form], backward, own
-    return stats.new_empty(_C.cuda_pairwise_views_workspace(*args))
+def _workspace(x: _Views, form: str, backward: bool, own: bool) -> Tensor:
+    args = len(x.z1), x.u.shape[1], CODE[x.u.dtype], _FORMS[form], backward, own
+    return x.stats.new_empty(_C.cuda_pairwise_views_workspace_size(*args))
 
 
 def forward(
@@ -73,139 +93,82 @@ def forward(
     form: str,
     unit: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n = z1.shape[0]
     loss, u, stats = shapes(z1, z2, scale, number, reduction, form, unit)
-    z1, z2 = _rows(z1, z2, u)
+    x = _Views(*_rows(z1, z2, u), u, stats)
+    work = _workspace(x, form, False, False)
     _C.cuda_pairwise_views_forward(
-        view(z1),
-        view(z2),
-        view(u),
-        view(stats),
-        _FORMS[form],
-        unit,
+        x.view(form, unit),
         view(scale),
         number,
         view(loss),
-        _share(reduction, form, n),
-        view(_workspace(u, stats, n, form, False, False)),
+        _weight(reduction, form, len(z1)),
+        (view(work), stream(z1)),
         _fast(),
-        stream(z1),
     )
     return loss, u, stats
 
 
-def gradient_shapes(
-    z1: Tensor,
-    z2: Tensor,
-    u: Tensor,
-    stats: Tensor,
-    grad: Tensor,
-    reduction: str,
-    form: str,
-    unit: bool,
-    of_z2: bool,
-    of_scale: bool,
-) -> list[Tensor]:
-    grads = [z1.new_empty(z1.shape)]
+def _outputs(x: _Views, form: str, of_z2: bool, of_scale: bool) -> list[Tensor]:
+    grads = [x.z1.new_empty(x.z1.shape)]
     if of_z2 or form == "stacked":
-        grads.append(z1.new_empty(z1.shape))
-    return [*grads, stats.new_empty(())] if of_scale else grads
+        grads.append(x.z1.new_empty(x.z1.shape))
+    return [*grads, x.stats.new_empty(())] if of_scale else grads
 
 
+@_of_views
+def gradient_shapes(
+    x: _Views, grad: Tensor, reduction: str, form: str, unit: bool, of_z2: bool, of_scale: bool
+) -> list[Tensor]:
+    return _outputs(x, form, of_z2, of_scale)
+
+
+@_of_views
 def backward(
-    z1: Tensor,
-    z2: Tensor,
-    u: Tensor,
-    stats: Tensor,
-    grad: Tensor,
-    reduction: str,
-    form: str,
-    unit: bool,
-    of_z2: bool,
-    of_scale: bool,
+    x: _Views, grad: Tensor, reduction: str, form: str, unit: bool, of_z2: bool, of_scale: bool
 ) -> list[Tensor]:
     """Gradients of z1, of z2 and the scale where they are wanted."""
-    n = z1.shape[0]
+    n, u = len(x.z1), x.u
     of_z2 = of_z2 or form == "stacked"
-    grads = gradient_shapes(z1, z2, u, stats, grad, reduction, form, unit, of_z2, of_scale)
-    z1, z2 = _rows(z1, z2, u)
-    own = _C.cuda_pairwise_chained(u.shape[1], CODE[u.dtype], u.get_device())
-    work, share = _workspace(u, stats, n, form, True, own), _share(reduction, form, n)
+    grads = _outputs(x, form, of_z2, of_scale)
+    x = _Views(*_rows(x.z1, x.z2, u), u, x.stats)
+    own = _C.cuda_pairwise_is_chained(u.shape[1], CODE[u.dtype], u.get_device())
+    work, weight = _workspace(x, form, True, own), _weight(reduction, form, n)
+    views, run = x.view(form, unit), (view(work), stream(u))
     products: tuple[Tensor | None, Tensor | None] = (None, None)
     if not own:
-        _C.cuda_pairwise_views_factors(
-            view(z1),
-            view(z2),
-            view(u),
-            view(stats),
-            _FORMS[form],
-            unit,
-            view(grad),
-            share,
-            view(work),
-            stream(z1),
-        )
-        products = _products(z1, z2, u, stats, work[: 2 * n], form, of_z2)
+        _C.cuda_pairwise_views_factors(views, view(grad), weight, run)
+        products = _products(x, work[: 2 * n], form, of_z2)
     _C.cuda_pairwise_views_backward(
-        view(z1),
-        view(z2),
-        view(u),
-        view(stats),
-        _FORMS[form],
-        unit,
+        views,
         view(grad),
-        share,
-        view(products[0]),
-        view(products[1]),
-        view(grads[0]),
-        view(grads[1]) if of_z2 else None,
+        weight,
+        (view(products[0]), view(products[1])),
+        (view(grads[0]), view(grads[1]) if of_z2 else None),
         view(grads[-1]) if of_scale else None,
-        view(work),
+        run,
         _fast(),
-        stream(z1),
     )
     return grads
 
 
-def _products(
-    z1: Tensor, z2: Tensor, u: Tensor, stats: Tensor, factors: Tensor, form: str, of_z2: bool
-) -> tuple[Tensor, Tensor | None]:
+def _products(x: _Views, factors: Tensor, form: str, of_z2: bool) -> tuple[Tensor, Tensor | None]:
     """c W y and c W' x for the weights of the gradients `factors` of the statistics."""
-    n, none = len(z1), (None, None)
+    (z1, z2, u, stats), n = x, len(x.z1)
     scale, lse, kind = stats[-1], stats[3 * n : 5 * n], stats.dtype
     if form == "stacked":
         ids = stats[5 * n : 7 * n].view(torch.int32)
+        logits = Logits(u, None, scale, LeftOut(ids, ids, self_pairs=True))
         product, *_ = cuda.backward(
-            u,
-            None,
-            scale,
-            None,
-            (ids, ids),
-            none,
-            True,
-            lse,
-            None,
-            factors,
-            None,
-            kind,
-            want_scale=False,
+            logits, (lse, None), (factors, None), grad_dtype=kind, want_scale=False
         )
         return product[:n], product[n:]
     a, b = (u[:n], u[n:]) if len(u) else (z1, z2)
-    columns = (lse[n:], factors[n:]) if form == "both" else none
+    columns = (lse[n:], factors[n:]) if form == "both" else (None, None)
     return cuda.backward(
-        a,
-        b,
-        scale,
-        None,
-        none,
-        none,
-        True,
-        lse[:n],
-        columns[0],
-        factors[:n],
-        columns[1],
-        kind,
-        of_z2,
+        Logits(a, b, scale, LeftOut(self_pairs=True)),
+        (lse[:n], columns[0]),
+        (factors[:n], columns[1]),
+        grad_dtype=kind,
+        want_b=of_z2,
         want_scale=False,
     )[:2]

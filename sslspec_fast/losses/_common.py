@@ -71,7 +71,7 @@ def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
     """(n,) log sum over k != i with another id of exp(scale_i u_i . u_k)."""
     if scale.dim() == 0:
         return pairwise.lse_self(u, scale, ids)
-    return pairwise.lse(u, u, scale, ids_a=ids, ids_b=ids, skip_self=True)[0]
+    return pairwise.lse(u, u, scale, pairwise.LeftOut(ids, ids, self_pairs=True))[0]
 
 
 def reduce_rows(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:

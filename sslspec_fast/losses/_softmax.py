@@ -45,13 +45,10 @@ class FalseNegatives(NamedTuple):
         """(n,) log sum of exp(scale_i rows_i . columns_j) over the negatives of a row."""
         ids_a = None if self.ids is None else row_ids(self.ids)
         ids_b = None if self.column_ids is None else row_ids(self.column_ids)
+        left_out = pairwise.LeftOut(ids_a, ids_b, self_pairs=skip_self)
         if self.threshold is None:
-            return pairwise.lse(
-                rows, columns, scale, ids_a=ids_a, ids_b=ids_b, skip_self=skip_self
-            )[0]
-        return pairwise.lse_below(
-            rows, columns, scale, self.threshold, ids_a=ids_a, ids_b=ids_b, skip_self=skip_self
-        )
+            return pairwise.lse(rows, columns, scale, left_out)[0]
+        return pairwise.lse_below(rows, columns, scale, self.threshold, left_out)
 
 
 def one_positive_rows(negatives: Tensor, positive: Tensor) -> Tensor:

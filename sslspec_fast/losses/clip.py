@@ -116,11 +116,12 @@ def clip(
         )
     else:
         a, b, half = products(x, image), products(y, text), is_half(image)
+        others = pairwise.LeftOut(self_pairs=True)
         if scale.dim() == 0:
-            by_row, by_col = pairwise.lse(a, b, scale, skip_self=True, cols=True, half=half)
+            by_row, by_col = pairwise.lse(a, b, scale, others, cols=True, half=half)
         else:  # a scale per anchor: the two directions have different logits
-            by_row, _ = pairwise.lse(a, b, scale, skip_self=True)
-            by_col, _ = pairwise.lse(b, a, scale, skip_self=True)
+            by_row, _ = pairwise.lse(a, b, scale, others)
+            by_col, _ = pairwise.lse(b, a, scale, others)
         if tau_plus:
             by_row = debiased(by_row, positive, scale, n - 1, tau_plus)
             by_col = debiased(by_col, positive, scale, n - 1, tau_plus)

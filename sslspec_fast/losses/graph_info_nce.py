@@ -183,15 +183,8 @@ def _non_positive(
     else:
         indptr, indices, _ = graph.csr()
         same = None if ids is None else row_ids(ids)
-        lse, _ = pairwise.lse(
-            u,
-            u,
-            scale,
-            ids_a=same,
-            ids_b=same,
-            skip=(indptr, indices.to(torch.int64)),
-            skip_self=True,
-        )
+        left_out = pairwise.LeftOut(same, same, indptr, indices.to(torch.int64), self_pairs=True)
+        lse, _ = pairwise.lse(u, u, scale, left_out)
     if u.device.type == "cpu" and not torch.compiler.is_compiling():
         empty = torch.isneginf(lse.detach()) & anchor
         if empty.any():
@@ -218,8 +211,8 @@ def _others(
 
 def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float) -> Tensor:
     indptr, indices, _ = graph.csr()
-    skip = (indptr, indices.to(torch.int64))
-    negatives, _ = pairwise.lse(u, u, scale, skip=skip, skip_self=True)
+    left_out = pairwise.LeftOut(indptr=indptr, indices=indices.to(torch.int64), self_pairs=True)
+    negatives, _ = pairwise.lse(u, u, scale, left_out)
     positives = _edge_lse(u, scale, graph, None)
     partners = indptr.diff().to(u.dtype)
     mean_positive = positives - torch.log(partners.clamp(min=1))

@@ -245,7 +245,7 @@ class SupConLoss(Loss):
         count = (views * mask.sum(1)).repeat(copies) - own
         # anchors without positives: divisor 1, and still counted in the mean
         count_or_one = torch.where(count < 1e-6, 1.0, count)
-        lse, _ = pairwise.lse(anchors, stack, t.reciprocal(), skip_self=True)
+        lse, _ = pairwise.lse(anchors, stack, t.reciprocal(), pairwise.LeftOut(self_pairs=True))
         rows = (count * lse - dot / t) / count_or_one
         base = self.base_temperature
         return rows.mean() if base is None else rows.mean() * (t / base)

@@ -63,7 +63,7 @@ def lse_of_pairs(
     ids = torch.arange(ranks.n, dtype=torch.int32, device=u.device)
     rows = u.sum(1)  # of a rank without any: none, but with a gradient
     if u.shape[0]:
-        rows, _ = pairwise.lse(u, every, scale, ids_a=ids[ranks.here], ids_b=ids)
+        rows, _ = pairwise.lse(u, every, scale, pairwise.LeftOut(ids[ranks.here], ids))
         rows = _FromBothEnds.apply(rows)
     own = rows.detach().max() if u.shape[0] else rows.new_full((), -torch.inf)
     top = all_gather(own, group).max()

@@ -19,7 +19,7 @@ from torch import Tensor
 from .._checks import compressed
 from ..primitives.basis import new_block
 from ..primitives.sparse.csr import Csr
-from ..primitives.sparse.spmm import spmm_into
+from ..primitives.sparse.spmm import Combination, spmm_into
 from ._discs import EntryBounds
 from .base import SymmetricOperator
 from .known import KnownPairs
@@ -150,12 +150,14 @@ class CsrOperator(EntryBounds):
             matrix,
             x,
             out,
-            alpha=alpha * self.sign,
-            beta=beta,
-            gamma=gamma,
-            delta=alpha if fused else 0.0,
-            w=plain if fused else w,
-            diagonal=diagonal if fused else None,
+            Combination(
+                alpha=alpha * self.sign,
+                beta=beta,
+                gamma=gamma,
+                delta=alpha if fused else 0.0,
+                w=plain if fused else w,
+                diagonal=diagonal if fused else None,
+            ),
             row_scale=row_scale,
             col_scale=col_scale,
         )

@@ -23,7 +23,7 @@ from .. import _checks as check
 from ..graph.build import scipy_from_torch, summed
 from ..primitives.basis import gram, new_block
 from ..primitives.sparse.csr import Csr
-from ..primitives.sparse.spmm import spmm_into
+from ..primitives.sparse.spmm import Combination, spmm_into
 from ..primitives.spread import over_ranks
 from ..ranks import Ranks, agree, process_group, told_to_all
 from ..ranks.differentiable import start_gather
@@ -102,10 +102,10 @@ class PartitionedOperator(EntryBounds):
         if out is None:
             out, beta = new_block(x.shape[0], x.shape[1], x.dtype, x.device), 0.0
         w = None if gamma == 0.0 else w
-        spmm_into(near, x, out, alpha=alpha, beta=beta, gamma=gamma, w=w)
+        spmm_into(near, x, out, Combination(alpha, beta, gamma, w=w))
         others = pending.wait()
         if far.nnz:
-            spmm_into(far, others, out, alpha=alpha, beta=1.0)
+            spmm_into(far, others, out, Combination(alpha, beta=1.0))
         return out
 
     def scaled(self, factor: float) -> PartitionedOperator:

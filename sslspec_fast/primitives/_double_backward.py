@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["left_out_pairs", "row_blocks_vjp", "softmax_weights", "through_composition"]
+__all__ = ["row_blocks_vjp", "softmax_weights", "through_composition"]
 
 _BLOCK_ELEMENTS = (
     1 << 22
@@ -74,30 +74,6 @@ class _RowBlocks(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         raise NotImplementedError("pairwise: third derivatives are not supported")
-
-
-def left_out_pairs(
-    rows: slice,
-    like: Tensor,
-    m: int,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip: tuple[Tensor, Tensor] | None,
-    skip_self: bool,
-) -> Tensor:
-    """(rows, m) mask of the pairs that are left out."""
-    index = torch.arange(rows.start, rows.stop, device=like.device)
-    out = torch.zeros(len(index), m, dtype=torch.bool, device=like.device)
-    if skip_self:
-        out |= index[:, None] == torch.arange(m, device=like.device)
-    if ids_a is not None and ids_b is not None:
-        out |= ids_a[rows, None] == ids_b
-    if skip is not None:
-        indptr, indices = skip
-        count = indptr[rows.start + 1 : rows.stop + 1] - indptr[rows.start : rows.stop]
-        local = torch.repeat_interleave(torch.arange(len(index), device=like.device), count)
-        out[local, indices[indptr[rows.start] : indptr[rows.stop]]] = True
-    return out
 
 
 def softmax_weights(

@@ -51,9 +51,8 @@ void statistics_stand_in(const Pairs p, const HopperStatistics out) {
       p, out, blockIdx.x, blockIdx.y, [&](int at) { return products[at]; }, s, thread, [] { __syncthreads(); });
 }
 
-void pairwise_statistics_sm90a(const PairwiseProblem& problem, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                               const HopperStatistics& out) {
-  const Pairs p = pairs_of(problem, x_bounds, y_bounds);
+void pairwise_statistics_sm90a(const PairwiseProblem& problem, const HopperStatistics& out) {
+  const Pairs p = pairs_of(problem);
   const auto blocks = [](int64_t n) { return static_cast<unsigned>(ceil_div(n, TileSumsTraits::kTile)); };
   const dim3 grid((blocks(out.rows) + 1) / 2 * 2, blocks(p.y.count - out.col0));  // clusters of two
   launch("statistics", statistics_stand_in, grid, TileSumsTraits::kThreads, sizeof(TileSumsShared), 0, p, out);
@@ -72,19 +71,19 @@ void sums_stand_in(const Pairs p, const SumsArgs args) {
   };
   // both groups meet at the same barriers, so that one of all threads serves
   const auto barrier = [] { __syncthreads(); };
-  super_sums(p, args, SumsPlan(p, args, blockIdx.x), s, thread, limit, multiply, barrier, barrier);
+  super_sums(p, args, SumsPlan(p, args, blockIdx.x), s, thread, limit, multiply,
+             Barriers<decltype(barrier), decltype(barrier)>{barrier, barrier});
 }
 
-void pairwise_sums_sm90a(const PairwiseProblem& problem, const float* bias, const BlockBound* x_bounds,
-                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts) {
-  const Pairs p = pairs_of(problem, x_bounds, y_bounds);
+void pairwise_sums_sm90a(const PairwiseProblem& problem, Partial* x_parts, Partial* y_parts) {
+  const Pairs p = pairs_of(problem);
   const PairwiseGrid grid(p.x.count, p.y.count);
   const auto blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   launch("sums", sums_stand_in, dim3(static_cast<unsigned>(blocks)), 256, sizeof(SumsShared), 0, p,
-         SumsArgs{bias, x_parts, y_parts, grid.span, grid.y_supers});
+         SumsArgs{static_cast<const float*>(problem.bias), x_parts, y_parts, grid.span, grid.y_supers});
 }
 
-void pairwise_chained_sm90a(const PairwiseProblem&, const BlockBound*, const BlockBound*, const HopperChained&) {
+void pairwise_chained_sm90a(const PairwiseProblem&, const HopperChained&) {
   throw CudaError("pairwise_chained_sm90a is not emulated");
 }
 

@@ -119,7 +119,7 @@ def test_the_core_names_what_is_wrong() -> None:
 
     def call(b: Tensor, longest: float, grad: Tensor, work: Tensor) -> None:
         _C.spectral_contrastive(
-            view(z), view(b), longest, 1.0, 1.0, view(value), view(grad), None, view(work), 1
+            view(z), view(b), (longest, 1.0, 1.0), view(value), (view(grad), None), (view(work), 1)
         )
 
     with pytest.raises(ValueError, match=r"z2 must have size 5 in dimension 0, got shape \(6, 4\)"):

@@ -100,7 +100,7 @@ def test_the_core_names_what_is_wrong() -> None:
     def call(z1: Tensor, u: Tensor, norm: Tensor, work: Tensor) -> None:
         z = torch.zeros(3, 4)
         _C.pairwise_views_forward(
-            view(z1), view(z), view(c), view(u), view(norm), view(row), view(row), view(work), 1
+            view(z1), view(z), view(c), view(u), view(norm), view(row), view(row), (view(work), 1)
         )
 
     with pytest.raises(ValueError, match=r"z1 must have size 4 in dimension 1, got shape \(3, 5\)"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sslspec_fast.primitives.pairwise import LeftOut, Logits
 from sslspec_fast.primitives.pairwise.blocks import lse_block, lse_block_gradients, softplus_block
 
 from ..support.emulation import BF16, ERROR, F32, F64, GpuPaths, close, emulated
@@ -31,12 +32,11 @@ def test_log_sum_exps(gpu_paths: GpuPaths, dtype: Any, m: int, cols: bool) -> No
     grad_row, grad_col = torch.randn(37).to(kind), torch.randn(m).to(kind)
 
     def run(x: Tensor, y: Tensor, c: Tensor, wide: torch.dtype) -> list[Tensor]:
-        row, col = lse_block(x, y, c, ids_a, ids_b, cols=cols, half=False)
+        logits = Logits(x, y, c, LeftOut(ids_a, ids_b))
+        row, col = lse_block(logits, cols=cols, half=False)
         whole = (row.logaddexp(torch.ones_like(row)), grad_row.to(wide))  # of more columns
         of_columns = (col, grad_col.to(wide)) if cols else None
-        grads = lse_block_gradients(
-            x, y, c, ids_a, ids_b, whole, of_columns, want_b=True, half=False
-        )
+        grads = lse_block_gradients(logits, whole, of_columns, want_b=True, half=False)
         assert grads.a.dtype == wide
         return [row, col, *grads]
 

@@ -22,8 +22,8 @@ from sslspec_fast import PairGraph, functional
 from sslspec_fast.fused import spectral_contrastive
 from sslspec_fast.primitives import _matmul, gram
 from sslspec_fast.primitives.gram import products
-from sslspec_fast.primitives.pairwise import cuda
-from sslspec_fast.primitives.sparse import graph_cov_cuda
+from sslspec_fast.primitives.pairwise import LeftOut, Logits, common, cuda
+from sslspec_fast.primitives.sparse import csr, graph_cov_cuda
 
 from ..support.agreement import check, leaves_of, value_and_gradients
 from ..support.cases import CASES as LOSSES
@@ -36,7 +36,8 @@ pytestmark = emulated
 @pytest.fixture
 def pairs(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(cuda, "_C", core)
-    monkeypatch.setattr(cuda, "view", view)
+    for module in (cuda, common):
+        monkeypatch.setattr(module, "view", view)
     return cuda
 
 
@@ -56,16 +57,19 @@ def case(core: Any, n: int, m: int, d: int, dtype: torch.dtype, tau: float, **op
     scale = (torch.rand(n) + 0.5 if o.row_scale else torch.ones(())).to(kind) / tau
     bias = torch.tensor(-3.0, dtype=kind) if o.bias else None
     out = torch.zeros(n, m, dtype=torch.bool)
-    ids: tuple[Tensor | None, Tensor | None] = (None, None)
-    skip: tuple[Tensor | None, Tensor | None] = (None, None)
+    left_out = LeftOut(self_pairs=o.skip_self)
     if o.ids:
         ids_a = torch.randint(0, max(2, n // 3), (n,), dtype=torch.int32)
         ids_b = ids_a if o.symmetric else torch.randint(0, max(2, n // 3), (m,), dtype=torch.int32)
-        ids, out = (ids_a, ids_b), out | (ids_a[:, None] == ids_b[None, :])
+        left_out = left_out._replace(ids_a=ids_a, ids_b=ids_b)
+        out = out | (ids_a[:, None] == ids_b[None, :])
     if o.skip:
         pattern = torch.rand(n, m) < 0.2
         pattern[n // 2] = True
-        skip = (F.pad(pattern.sum(1).cumsum(0), (1, 0)), pattern.nonzero()[:, 1].contiguous())
+        left_out = left_out._replace(
+            indptr=F.pad(pattern.sum(1).cumsum(0), (1, 0)),
+            indices=pattern.nonzero()[:, 1].contiguous(),
+        )
         out = out | pattern
     if o.skip_self:
         out = out | torch.eye(n, m, dtype=torch.bool)
@@ -86,16 +90,15 @@ def case(core: Any, n: int, m: int, d: int, dtype: torch.dtype, tau: float, **op
         total = total + (torch.where(want_col.isinf(), 0.0, want_col) * grad_col).sum()
     total.backward()
 
-    row, col = core.forward(a, b, scale, bias, ids, skip, o.skip_self, o.cols)
+    inputs = Logits(a, b, scale, left_out, bias)
+    row, col = core.forward(inputs, cols=o.cols)
     error = ERROR[F16] if o.fast else ERROR[dtype]
     close(row, want_row, error)
-    statistics = (None if o.bias else row, None, grad_row, None)
+    statistics = (None if o.bias else row, None), (grad_row, None)
     if o.cols:
         close(col, want_col, error)
-        statistics = (row, col, grad_row, grad_col)
-    grad_a, grad_b, row_dot, row_total = core.backward(
-        a, b, scale, bias, ids, skip, o.skip_self, *statistics
-    )
+        statistics = (row, col), (grad_row, grad_col)
+    grad_a, grad_b, row_dot, row_total = core.backward(inputs, *statistics)
     assert left.grad is not None
     assert exact.grad is not None
     close(grad_a, left.grad.nan_to_num(0.0), error)
@@ -229,7 +232,7 @@ def test_sums_far_below_those_of_their_neighbours(
         left, right, ids = right, left, (ids_b, ids_a)
     logits = 100 * left.double() @ right.double().T
     logits[ids[0][:, None] == ids[1]] = -torch.inf
-    row, col = pairs.forward(left, right, torch.tensor(100.0), None, ids, (None, None), False, True)
+    row, col = pairs.forward(Logits(left, right, torch.tensor(100.0), LeftOut(*ids)), cols=True)
     close(row, logits.logsumexp(1), 1e-5)
     close(col, logits.logsumexp(0), 1e-5)
 
@@ -241,10 +244,11 @@ def test_gradients_times_a_loss_scale_stay_finite(pairs: ModuleType, scale: floa
         a = torch.zeros(2, d)
         a[:, 0], a[:, 1] = 1.0, torch.tensor([0.01, -0.01])
         left, right, tau = a.bfloat16(), -a.bfloat16(), torch.tensor(scale)
-        none, seed = (None, None), torch.full((2,), 2.0**19)
-        row, _ = pairs.forward(left, right, tau)
-        common = (left, right, tau, None, none, none, False, row, None, seed, None)
-        got = pairs.backward(*common, want_scale=False)  # the scale is folded into the weights
+        inputs, seed = Logits(left, right, tau), torch.full((2,), 2.0**19)
+        row, _ = pairs.forward(inputs)
+        statistics = (row, None), (seed, None)
+        # the scale is folded into the weights
+        got = pairs.backward(inputs, *statistics, want_scale=False)
         exact = torch.autograd.grad(
             (scale * (x := left.double().requires_grad_()) @ right.double().T).logsumexp(1),
             x,
@@ -294,9 +298,8 @@ def test_split_products_lose_no_digits(
         outputs = logits.logsumexp(1), logits.logsumexp(0)
         return torch.autograd.grad(outputs, (left, right), [s.to(dtype) for s in seeds])
 
-    none = (None, None)
-    row, col = pairs.forward(a, b, scale, None, none, none, False, True)
-    ours = pairs.backward(a, b, scale, None, none, none, False, row, col, *seeds)[:2]
+    inputs = Logits(a, b, scale)
+    ours = pairs.backward(inputs, pairs.forward(inputs, cols=True), seeds)[:2]
     for got, torchs, exact in zip(ours, plain(F32), plain(F64), strict=True):
         errors = [float((g.double() - exact).norm()) for g in (got, torchs)]
         assert errors[0] <= 2 * errors[1]
@@ -307,10 +310,10 @@ def test_split_products_lose_no_digits(
 def test_gradient_of_one_side(pairs: ModuleType, d: int, dtype: torch.dtype) -> None:
     kind = F64 if dtype == F64 else F32
     a, b, scale = unit(150, d, dtype), unit(200, d, dtype), torch.tensor(5.0, dtype=kind)
-    none, seed = (None, None), torch.rand(150, dtype=kind)
-    row, _ = pairs.forward(a, b, scale)
-    common = (a, b, scale, None, none, none, False, row, None, seed, None)
-    both, one = pairs.backward(*common), pairs.backward(*common, want_b=False)
+    inputs, seed = Logits(a, b, scale), torch.rand(150, dtype=kind)
+    row, _ = pairs.forward(inputs)
+    arguments = inputs, (row, None), (seed, None)
+    both, one = pairs.backward(*arguments), pairs.backward(*arguments, want_b=False)
     assert one[1] is None
     assert torch.equal(one[0], both[0])
     assert torch.equal(one[2], both[2])
@@ -331,46 +334,40 @@ def test_sparse(core: ModuleType, monkeypatch: Any, b: int, index: torch.dtype, 
     indices = pattern.nonzero()[:, 1].to(index)
     x, own, w = (torch.randn(n, b, dtype=dtype) for _ in range(3))
     r, c, diagonal = (torch.rand(n, dtype=dtype) for _ in range(3))
-    arrays = (view(indptr), view(indices), view(values), view(x))
+    sparse = (view(indptr), view(indices), view(values))
     y = torch.randn(n, b, dtype=dtype)
     want = 1.5 * r.double()[:, None] * (a @ (c[:, None] * x).double()) + 0.5 * y.double()
     want = want + (0.3 + 0.7 * diagonal.double())[:, None] * w.double()
     core.cuda_spmm(
-        *arrays,
+        sparse,
+        view(x),
         None,
-        view(r),
-        view(c),
-        view(w),
-        view(diagonal),
+        (view(r), view(c), False),
+        (1.5, 0.5, 0.3, 0.7, view(w), view(diagonal)),
         view(y),
-        False,
-        1.5,
-        0.5,
-        0.3,
-        0.7,
         -1,
         0,
     )
     close(y, want, ERROR[dtype])
     summed = a * (r.double()[:, None] + c.double())
     want = summed.sum(1, keepdim=True) * own.double() - summed @ x.double()
-    core.cuda_spmm(
-        *arrays, view(own), view(r), view(c), None, None, view(y), True, 1.0, 0.0, 0.0, 0.0, -1, 0
-    )
+    scales, plain = (view(r), view(c), True), (1.0, 0.0, 0.0, 0.0, None, None)
+    core.cuda_spmm(sparse, view(x), view(own), scales, plain, view(y), -1, 0)
     close(y, want, ERROR[dtype])
     out = torch.empty(n, dtype=dtype)
     for squared in (False, True):
-        core.cuda_edges(*arrays, view(own), view(out), squared, 0)
+        core.cuda_edges(sparse, view(x), view(own), view(out), squared, 0)
         ends = x.double() @ own.double().T
         if squared:
             ends = torch.cdist(x.double(), own.double()).square()
         close(out, (a * ends).sum(1), 10 * ERROR[dtype])
     each = torch.empty(len(indices), dtype=dtype)
-    core.cuda_edge_values(*arrays[:2], view(x), view(own), view(each), 0)
+    core.cuda_edge_values(sparse, view(x), view(own), view(each), 0)
     close(each, (x.double() @ own.double().T)[pattern], 10 * ERROR[dtype])
     monkeypatch.setattr(graph_cov_cuda, "_C", core)
-    monkeypatch.setattr(graph_cov_cuda, "view", view)
-    got = graph_cov_cuda.compute(indptr, indices, values, x, None)
+    for module in (graph_cov_cuda, csr):
+        monkeypatch.setattr(module, "view", view)
+    got = graph_cov_cuda.compute(csr.CsrArrays(indptr, indices, values), x, None)
     close(got, x.double().T @ a @ x.double(), 10 * ERROR[dtype])
 
 
@@ -385,7 +382,7 @@ def test_moments(core: ModuleType, n: int, d: int, form: str, dtype: torch.dtype
     y = 1e5 * torch.randn(n, d, dtype=dtype) if two else None
     mean, var = torch.empty(2, 3 if two else 1, d, dtype=dtype)
     work = torch.empty(core.cuda_moments_workspace_size(n, d, 2 if two else 1), dtype=dtype)
-    core.cuda_moments_forward(view(x), view(y), product, view(mean), view(var), view(work), 0)
+    core.cuda_moments_forward(view(x), view(y), product, view(mean), view(var), (view(work), 0))
     columns = [x] if y is None else [x, y] if product else [x, y, x - y]
     for s, column in enumerate(columns):
         close(mean[s], column.double().mean(0), ERROR[dtype])

@@ -97,8 +97,8 @@ def test_skip_patterns_and_a_scale_per_row(d: int, cuda: torch.device) -> None:
     inputs = [unit(n, d, torch.float32), unit(m, d, torch.float32), 5 + 5 * torch.rand(n)]
 
     def call(a: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, ...]:
-        skip = (indptr.to(a.device), indices.to(a.device))
-        return pairwise.lse(a, b, s, skip=skip, skip_self=True)[:1]
+        pattern = indptr.to(a.device), indices.to(a.device)
+        return pairwise.lse(a, b, s, pairwise.LeftOut(None, None, *pattern, True))[:1]
 
     compare(call, inputs, cuda, 2e-5)
 

@@ -91,6 +91,6 @@ def test_memory_is_checked(core: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"there must be at most .* knots on this device"):
         core.cuda_sliced_ecf_sums(view(half), view(torch.zeros(1, 1, 20_000, 3)), 0)
     double = torch.zeros(1, 5, dtype=F64)
-    arrays = view(torch.zeros(1, 3, 5)), 3, view(double), view(double), 1, 1.0, None
+    arrays = view(torch.zeros(1, 3, 5)), 3, view(double), view(double), (1, 1.0, None, 1.0)
     with pytest.raises(ValueError, match=r"rows must lie in 0 \.\.\. 5, got 3 \+ 3"):
         core.cuda_pairwise_kernel_weights(*arrays, view(half[:, :3, 0]), view(double[:, :3]), 0)

@@ -138,7 +138,7 @@ void gram_chunk(const BasisGramArgs<T>& args, int64_t begin, int64_t end, double
               round_up(cols, kLanes<P>), right + c * rows, W::kCols);
     }
     zero(part, p * q);
-    block_accumulate<true>(left, lda, p, rows, right, rows, 0, part, q, q);
+    block_accumulate<true, P>(left, lda, p, rows, {right, rows, 0}, part, q, q);
     for (int64_t k = 0; k < p * q; ++k) sums[k] += part[k];
   }
 }
@@ -254,7 +254,7 @@ void basis_combine(const BasisCombineArgs<T>& args) {
   sum.panels = panels;
   for (int t = 0; t < args.terms; ++t) {
     const auto& term = args.term[t];
-    pack_columns(term.c, term.ldc, 0, term.m, term.m, args.q, static_cast<const T*>(nullptr), 0, panels);
+    pack_columns<T>(term.c, term.ldc, 0, term.m, term.m, args.q, {}, panels);
     panels += term.m * round_up(args.q, P::kCols);
   }
   const int64_t groups = (args.n + P::kRows - 1) / P::kRows, tasks = groups < 512 ? 1 : min64(groups / 128, 256);

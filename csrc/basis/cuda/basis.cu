@@ -272,7 +272,7 @@ int parts_of(int64_t n) { return static_cast<int>(ceil_div(n, 256) < kMostParts 
 
 template <typename T>
 void run_gram(const std::vector<TensorView>& a, const TensorView& b, const TensorView& w, const TensorView& g,
-              const TensorView& workspace, bool exact, int64_t stream) {
+              bool exact, const Run& run) {
   constexpr const char* kOp = "basis_gram";
   const int64_t n = b.shape[0];
   GramArgs<T> args{};
@@ -290,17 +290,17 @@ void run_gram(const std::vector<TensorView>& a, const TensorView& b, const Tenso
   if (w.present()) check_vector(kOp, "w", w, n, b.dtype, b.device);
   check_matrix(kOp, "g", g, args.a.rows, args.q, DType::f64, b.device);
   SSLSPEC_CHECK(args.a.rows <= 1 || g.stride[0] == args.q, kOp, ": g must be contiguous, got row stride ", g.stride[0]);
-  check_vector(kOp, "workspace", workspace, basis_gram_workspace_size(n, args.a.p, args.q), DType::f64, b.device);
-  args.w = w.as<T>(), args.g = g.as<double>(), args.parts = workspace.as<double>();
+  check_vector(kOp, "workspace", run.workspace, basis_gram_workspace_size(n, args.a.p, args.q), DType::f64, b.device);
+  args.w = w.as<T>(), args.g = g.as<double>(), args.parts = run.workspace.as<double>();
   const int size = args.a.p * fours(args.q), groups = kThreads / (size / 16);
   const size_t rows = kStages * sizeof(T) * kRows<T> * (args.stride + 1), sums = sizeof(double) * groups * size;
   const size_t shared = rows < sums ? sums : rows;
   const dim3 grid(static_cast<unsigned>(args.blocks));
   if (exact)
-    launch(kOp, gram_parts_kernel<T, double>, grid, kThreads, shared, stream, args);
+    launch(kOp, gram_parts_kernel<T, double>, grid, kThreads, shared, run.stream, args);
   else
-    launch(kOp, gram_parts_kernel<T, T>, grid, kThreads, shared, stream, args);
-  launch(kOp, gram_total_kernel<T>, dim3(static_cast<unsigned>(ceil_div(size, 32))), kThreads, 0, stream, args);
+    launch(kOp, gram_parts_kernel<T, T>, grid, kThreads, shared, run.stream, args);
+  launch(kOp, gram_total_kernel<T>, dim3(static_cast<unsigned>(ceil_div(size, 32))), kThreads, 0, run.stream, args);
 }
 
 template <typename T>
@@ -329,13 +329,13 @@ void run_combine(const TensorView& y, const std::vector<TensorView>& v, const Te
 
 int64_t basis_gram_workspace_size(int64_t n, int64_t p, int64_t q) { return parts_of(n) * p * fours(q); }
 
-void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g, TensorView workspace,
-                bool exact, int64_t stream) {
+void basis_gram(const std::vector<TensorView>& a, TensorView b, TensorView w, TensorView g, bool exact,
+                const Run& run) {
   SSLSPEC_CHECK(b.device != kCpu && b.ndim == 2, "basis_gram: b must be (n, q) on a CUDA device");
   SSLSPEC_CHECK(b.dtype == DType::f32 || b.dtype == DType::f64, "basis_gram: b must be float32 or float64, got ",
                 b.dtype);
   const DeviceGuard guard(b.device);
-  (b.dtype == DType::f64 ? run_gram<double> : run_gram<float>)(a, b, w, g, workspace, exact, stream);
+  (b.dtype == DType::f64 ? run_gram<double> : run_gram<float>)(a, b, w, g, exact, run);
 }
 
 void basis_combine(TensorView y, const std::vector<TensorView>& v, TensorView c, double beta, int64_t stream) {

@@ -134,7 +134,7 @@ struct Spectral {
       if (p.grad[view] == nullptr) continue;
       T* grad = p.grad[view] + r * p.d;
       zero(grad, rows * p.d);
-      block_accumulate<false>(row[view], width, rows, p.d, panel(1 - view, 0), p.d, int64_t(0), grad, p.d, p.d);
+      block_accumulate<false, T>(row[view], width, rows, p.d, {panel(1 - view, 0), p.d, 0}, grad, p.d, p.d);
       for (int64_t k = 0; k < rows; ++k)
         finish(view, r + k, row[view] + k * width, row[1 - view] + k * width, grad + k * p.d);
     }

@@ -86,7 +86,7 @@ template <typename In>
 struct FinishArgs {
   using T = typename Wide<In>::type;
   Views<In> in;
-  const T* made[2];  // null: not wanted
+  const T* products[2];  // null: no gradient is requested
   const T* factor;
   In* out[2];
   T attraction, repulsion;  // twice the latter
@@ -117,13 +117,13 @@ __global__ void __launch_bounds__(kThreads) spectral_finish_kernel(const __grid_
     }
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
-      if (p.made[o] == nullptr) continue;
-      const P made = load_wide<kWidth>(p.made[o] + i * d + c);
+      if (p.products[o] == nullptr) continue;
+      const P product = load_wide<kWidth>(p.products[o] + i * d + c);
 #pragma unroll
       for (int e = 0; e < kWidth; ++e) {
         const T y = x[1 - o].v[e];
         const T multiplied = p.half ? static_cast<T>(widened(narrowed<__nv_bfloat16>(static_cast<float>(y)))) : y;
-        g[o].v[e] = p.attraction * y + p.repulsion * (made.v[e] - t * multiplied);
+        g[o].v[e] = p.attraction * y + p.repulsion * (product.v[e] - t * multiplied);
       }
     }
   };
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) spectral_finish_kernel(const __grid_
     gradients(c, x, g);
 #pragma unroll
     for (int o = 0; o < 2; ++o) {
-      if (p.made[o] == nullptr) continue;
+      if (p.products[o] == nullptr) continue;
 #pragma unroll
       for (int e = 0; e < kWidth; ++e) g[o].v[e] = factor * f[o] * (g[o].v[e] - along[o] * x[o].v[e]);
       store_narrow<In>(p.out[o] + i * d + c, g[o]);
@@ -212,25 +212,25 @@ void spectral_pack(TensorView z1, TensorView z2, double longest, bool subtracted
   });
 }
 
-void spectral_finish(TensorView z1, TensorView z2, double longest, double attraction, double repulsion, bool half,
-                     TensorView rows, TensorView made, TensorView factor, TensorView grad_1, TensorView grad_2,
-                     int64_t stream) {
+void spectral_finish(TensorView z1, TensorView z2, const SpectralWeights& weights, TensorView rows, TensorView products,
+                     TensorView factor, const TensorPair& grads, int64_t stream) {
   check_views(z1, z2, rows);
-  const int64_t n = z1.shape[0], d = z1.shape[1], wanted = grad_1.present() + grad_2.present();
+  const int64_t n = z1.shape[0], d = z1.shape[1], requested = grads.first.present() + grads.second.present();
   const DType type = wide_type(z1.dtype);
-  check_block("made", made, {wanted, n, d}, type, z1.device);
+  check_block("products", products, {requested, n, d}, type, z1.device);
   check_dense(kOp, "factor", factor, 0, nullptr, type, z1.device);
-  for (const TensorView* grad : {&grad_1, &grad_2})
+  for (const TensorView* grad : {&grads.first, &grads.second})
     if (grad->present()) check_block("gradient", *grad, {n, d}, z1.dtype, z1.device);
   const DeviceGuard guard(z1.device);
   dispatch_rows(kOp, z1.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Wide<In>::type;
-    FinishArgs<In> p{views_of<In>(z1, z2, rows, longest)};
-    p.made[0] = grad_1.present() ? made.as<T>() : nullptr;
-    p.made[1] = grad_2.present() ? made.as<T>() + (wanted - 1) * n * d : nullptr;
-    p.factor = factor.as<T>(), p.out[0] = grad_1.as<In>(), p.out[1] = grad_2.as<In>();
-    p.attraction = static_cast<T>(attraction), p.repulsion = static_cast<T>(2 * repulsion), p.half = half;
+    FinishArgs<In> p{views_of<In>(z1, z2, rows, weights.longest)};
+    p.products[0] = grads.first.present() ? products.as<T>() : nullptr;
+    p.products[1] = grads.second.present() ? products.as<T>() + (requested - 1) * n * d : nullptr;
+    p.factor = factor.as<T>(), p.out[0] = grads.first.as<In>(), p.out[1] = grads.second.as<In>();
+    p.attraction = static_cast<T>(weights.attraction), p.repulsion = static_cast<T>(2 * weights.repulsion);
+    p.half = z1.dtype == DType::bf16;
     const bool wide = packs(z1, kWidest<In>) && packs(z2, kWidest<In>);
     const auto kernel = wide ? spectral_finish_kernel<In, kWidest<In>> : spectral_finish_kernel<In, 1>;
     launch("spectral_finish", kernel, grid_of(n), kThreads, 0, stream, p);

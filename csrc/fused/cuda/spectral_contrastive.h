@@ -1,8 +1,8 @@
-// CUDA entry points of `spectral_contrastive`: what stands around the library GEMMs; see csrc/fused/spectral_contrastive.h
-// for the mathematics and sslspec_fast/fused/spectral_contrastive_cuda.py for the order of the calls. Rows z1, z2 are of any
-// float type.
+// CUDA entry points of `spectral_contrastive`: what stands around the library GEMMs; see
+// csrc/fused/spectral_contrastive.h for the mathematics and sslspec_fast/fused/spectral_contrastive_cuda.py for the
+// order of the calls. Rows z1, z2 are of any float type.
 #pragma once
-#include "common/tensor_view.h"
+#include "fused/spectral_contrastive.h"
 
 namespace sslspec::cuda {
 
@@ -17,13 +17,12 @@ void spectral_pack(TensorView z1, TensorView z2,  // [n, d]
                    TensorView rows,     // [3, n]
                    TensorView sums, int64_t stream);
 
-// factor times the gradients g_1 = attraction y + 2 repulsion (made_1 - t y), y as multiplied beside t, through the
+// factor times the gradients g_1 = attraction y + 2 repulsion (product_1 - t y), y as multiplied beside t, through the
 // cut.
-void spectral_finish(TensorView z1, TensorView z2, double longest, double attraction, double repulsion, bool half,
-                     TensorView rows,
-                     TensorView made,                       // [wanted gradients, n, d]
-                     TensorView factor,                     // ()
-                     TensorView grad_1, TensorView grad_2,  // [n, d] in the type of z1, or absent
+void spectral_finish(TensorView z1, TensorView z2, const SpectralWeights& weights, TensorView rows,
+                     TensorView products,      // [requested gradients, n, d]
+                     TensorView factor,        // ()
+                     const TensorPair& grads,  // [n, d] in the type of z1, or absent
                      int64_t stream);
 
 }  // namespace sslspec::cuda

@@ -64,9 +64,9 @@ struct Views {
   int device;
   bool fast;
 
-  Views(const ViewInputs& in, bool fast, int64_t stream)
+  Views(const ViewInputs& in, const Run& run, bool fast)
       : in(in), form(static_cast<ViewForm>(in.form)), n(in.z1.shape[0]), d(in.z1.shape[1]), width(in.u.shape[1]),
-        stream(stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(wide_type(dtype)),
+        stream(run.stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(wide_type(dtype)),
         device(in.z1.device), fast(fast) {
     SSLSPEC_CHECK(device != kCpu, kOp, ": z1 must be on a CUDA device");
     SSLSPEC_CHECK(in.z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(in.z1));
@@ -157,6 +157,7 @@ struct Views {
     if (stacked()) p.x_ids = p.y_ids = stats<T>().ids;
     p.skip_self = true, p.symmetric = stacked();
     p.precision = fast ? Precision::fast : Precision::exact;
+    p.x_bounds = bounds<T>(o), p.y_bounds = bounds<T>(1 - o);
     p.device = device, p.stream = stream;
     return p;
   }
@@ -171,16 +172,15 @@ bool wide(const TensorView& t) {  // in packs of 16 bytes?
 }
 
 template <typename T>
-void launch_factors(const Views& v, const ViewBuffers<T>& w, const TensorView& grad, double share) {
+void launch_factors(const Views& v, const ViewBuffers<T>& w, const TensorView& grad, double weight) {
   v.check_loss("grad", grad);
   LossGradient<T> above = {grad.as<T>(), {0, 0}, static_cast<T>(v.columns() ? 0.5 : 1.0)};
   if (grad.ndim == 0)
-    above.share *= static_cast<T>(share);
+    above.weight *= static_cast<T>(weight);
   else
     above.stride[0] = v.stacked() ? grad.stride[0] : 0, above.stride[1] = grad.stride[grad.ndim - 1];
   launch("pairwise_views_factors", views_factor_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
-         v.form != ViewForm::rows, pairs_of(v.problem<T>(0), v.bounds<T>(0), v.bounds<T>(1)), above, w.factors,
-         w.weights[0], w.weights[1]);
+         v.form != ViewForm::rows, pairs_of(v.problem<T>(0)), above, w.factors, w.weights[0], w.weights[1]);
 }
 
 // c W y of operand o
@@ -191,7 +191,7 @@ void multiply(const Views& v, const ViewBuffers<T>& w, int o, T* product) {
   if constexpr (std::is_same_v<T, double>) {
     const double *negatives = v.stats<double>().negatives, *factors = w.factors;
     const int64_t x = o * v.n, y = v.stacked() ? 0 : (1 - o) * v.n;
-    pairwise_backward_f64(p, nullptr, negatives + x, of_rows ? factors + x : nullptr, negatives + y,
+    pairwise_backward_f64(p, negatives + x, of_rows ? factors + x : nullptr, negatives + y,
                           of_columns ? factors + y : nullptr, product, nullptr, nullptr);
   } else {
     SSLSPEC_CHECK(pairwise_chained_fits(v.width, v.multiplied, device_shared_limit(v.device)), kOp,
@@ -201,7 +201,7 @@ void multiply(const Views& v, const ViewBuffers<T>& w, int o, T* product) {
     back.y_weights = of_columns ? w.weights[v.stacked() ? 0 : 1 - o] : nullptr;
     back.grad = product, back.grad_f32 = true;
     back.parts = w.split, back.splits = pairwise_chained_splits(v.count(), v.count());
-    pairwise_chained(p, v.bounds<T>(o), v.bounds<T>(1 - o), back);
+    pairwise_chained(p, back);
   }
 }
 
@@ -210,27 +210,26 @@ void statistics(const Views& v, const ViewBuffers<T>& w) {
   const PairwiseProblem p = v.problem<T>(0);
   if constexpr (std::is_same_v<T, double>) {
     double* negatives = v.stats<double>().negatives;
-    pairwise_forward_f64(p, nullptr, negatives);
-    if (v.columns()) pairwise_forward_f64(v.problem<double>(1), nullptr, negatives + v.n);
+    pairwise_forward_f64(p, negatives);
+    if (v.columns()) pairwise_forward_f64(v.problem<double>(1), negatives + v.n);
   } else {
-    if (!v.in.unit) pairwise_bounds(p, v.bounds<T>(0), v.bounds<T>(1));
-    pairwise_statistics(p, nullptr, v.bounds<T>(0), v.bounds<T>(1), w.x_parts, w.y_parts, w.tile_sums);
+    if (!v.in.unit) pairwise_bounds(p);
+    pairwise_statistics(p, w.x_parts, w.y_parts, w.tile_sums);
   }
 }
 
 }  // namespace
 
-int64_t pairwise_views_workspace(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product) {
+int64_t pairwise_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product) {
   const auto type = static_cast<DType>(dtype);
   const auto kind = static_cast<ViewForm>(form);
   if (type == DType::f64) return ViewBuffers<double>(nullptr, n, width, type, kind, backward, own_product).size;
   return ViewBuffers<float>(nullptr, n, width, type, kind, backward, own_product).size;
 }
 
-void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                            TensorView scale, double number, TensorView loss, double share, TensorView workspace,
-                            bool fast, int64_t stream) {
-  const Views v({z1, z2, u, stats, form, unit}, fast, stream);
+void pairwise_views_forward(const ViewInputs& views, TensorView scale, double number, TensorView loss, double weight,
+                            const Run& run, bool fast) {
+  const Views v(views, run, fast);
   v.check_loss("loss", loss);
   if (scale.present()) v.check_scalar("scale", scale);
   SSLSPEC_CHECK(
@@ -241,42 +240,40 @@ void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorVi
     using Z = typename decltype(rows)::type;
     using T = Real<Z>;
     constexpr int kPack = 16 / sizeof(Z);
-    const ViewBuffers<T> w = v.buffers<T>(workspace, false, false);
-    const bool packed = wide<Z>(z1) && wide<Z>(z2) && (!v.copied() || wide<Multiplied<Z>>(u));
+    const ViewBuffers<T> w = v.buffers<T>(run.workspace, false, false);
+    const bool packed = wide<Z>(views.z1) && wide<Z>(views.z2) && (!v.copied() || wide<Multiplied<Z>>(views.u));
     launch("pairwise_views_unit", packed ? views_unit_kernel<Z, kPack> : views_unit_kernel<Z, 1>, v.by_pair(),
-           kViewThreads, 0, stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
+           kViewThreads, 0, v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
     statistics<T>(v, w);
     T* losses = loss.ndim == 0 ? w.losses : loss.as<T>();
     const PairwiseGrid grid(v.count(), v.count());
-    launch("pairwise_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, stream, v.stats<T>(), v.n,
+    launch("pairwise_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
            v.stacked(), v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, losses);
     if (loss.ndim == 0)
-      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, stream, losses, v.count(), share,
+      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, v.stream, losses, v.count(), weight,
              loss.as<T>());
   });
 }
 
-void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                            TensorView grad, double share, TensorView workspace, int64_t stream) {
-  const Views v({z1, z2, u, stats, form, unit}, false, stream);
+void pairwise_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run) {
+  const Views v(views, run, false);
   const DeviceGuard guard(v.device);
   if (v.real == DType::f64)
-    launch_factors<double>(v, v.buffers<double>(workspace, true, false), grad, share);
+    launch_factors<double>(v, v.buffers<double>(run.workspace, true, false), grad, weight);
   else
-    launch_factors<float>(v, v.buffers<float>(workspace, true, false), grad, share);
+    launch_factors<float>(v, v.buffers<float>(run.workspace, true, false), grad, weight);
 }
 
-void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                             TensorView grad, double share, TensorView product1, TensorView product2,
-                             TensorView grad_z1, TensorView grad_z2, TensorView grad_scale, TensorView workspace,
-                             bool fast, int64_t stream) {
-  const Views v({z1, z2, u, stats, form, unit}, fast, stream);
-  v.check_gradient("grad_z1", grad_z1);
-  if (grad_z2.present()) v.check_gradient("grad_z2", grad_z2);
-  SSLSPEC_CHECK(grad_z2.present() || !v.stacked(), kOp, ": stacked views have both gradients");
+void pairwise_views_backward(const ViewInputs& views, TensorView grad, double weight, const TensorPair& products,
+                             const TensorPair& grad_z, TensorView grad_scale, const Run& run, bool fast) {
+  const Views v(views, run, fast);
+  const bool own = !products.first.present(), second_grad = grad_z.second.present();
+  v.check_gradient("grad_z1", grad_z.first);
+  if (second_grad) v.check_gradient("grad_z2", grad_z.second);
+  SSLSPEC_CHECK(second_grad || !v.stacked(), kOp, ": stacked views have both gradients");
   if (grad_scale.present()) v.check_scalar("grad_scale", grad_scale);
-  SSLSPEC_CHECK(!product1.present() || product2.present() == grad_z2.present(), kOp, ": product2 goes with grad_z2");
-  for (const TensorView& product : {product1, product2}) {
+  SSLSPEC_CHECK(own || products.second.present() == second_grad, kOp, ": the second product goes with grad_z2");
+  for (const TensorView& product : {products.first, products.second}) {
     if (!product.present()) continue;
     check_matrix(kOp, "product", product, v.n, v.width, v.real, v.device);
     SSLSPEC_CHECK(v.n <= 1 || product.stride[0] == v.width, kOp, ": products must be contiguous");
@@ -286,25 +283,25 @@ void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorV
     using Z = typename decltype(rows)::type;
     using T = Real<Z>;
     constexpr int kPack = 16 / sizeof(Z);
-    const bool own = !product1.present();
-    const ViewBuffers<T> w = v.buffers<T>(workspace, true, own);
-    T* second = w.product + v.n * v.width;
+    const ViewBuffers<T> w = v.buffers<T>(run.workspace, true, own);
+    T *first = w.product, *second = w.product + v.n * v.width;
     if (own) {
-      launch_factors<T>(v, w, grad, share);
-      multiply<T>(v, w, 0, w.product);
-      if (grad_z2.present() && !v.stacked()) multiply<T>(v, w, 1, second);
+      launch_factors<T>(v, w, grad, weight);
+      multiply<T>(v, w, 0, first);
+      if (second_grad && !v.stacked()) multiply<T>(v, w, 1, second);
+    } else {
+      first = products.first.as<T>(), second = products.second.as<T>();
     }
-    const ViewGradient<Z> g = {{own ? w.product : product1.as<T>(), !grad_z2.present() ? nullptr
-                                                                    : own              ? second
-                                                                                       : product2.as<T>()},
+    const ViewGradient<Z> g = {{first, second_grad ? second : nullptr},
                                w.factors,
-                               {grad_z1.as<Z>(), grad_z2.as<Z>()},
+                               {grad_z.first.as<Z>(), grad_z.second.as<Z>()},
                                grad_scale.present() ? w.scale_parts : nullptr};
-    const bool packed = wide<Z>(z1) && wide<Z>(z2) && wide<Z>(grad_z1) && (!grad_z2.present() || wide<Z>(grad_z2));
+    const bool packed =
+        wide<Z>(views.z1) && wide<Z>(views.z2) && wide<Z>(grad_z.first) && (!second_grad || wide<Z>(grad_z.second));
     launch("pairwise_views_gradient", packed ? views_gradient_kernel<Z, kPack> : views_gradient_kernel<Z, 1>,
-           v.by_pair(), kViewThreads, 0, stream, v.rows<Z>(), g);
+           v.by_pair(), kViewThreads, 0, v.stream, v.rows<Z>(), g);
     if (grad_scale.present())
-      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, stream, w.scale_parts, v.n, 1.0,
+      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, v.stream, w.scale_parts, v.n, 1.0,
              grad_scale.as<T>());
   });
 }

@@ -137,10 +137,10 @@ __global__ void __launch_bounds__(kViewThreads)
   out[i] = loss;
 }
 
-// out = share times the sum of n values: one block, in an order that n alone decides
+// out = weight times the sum of n values: one block, in an order that n alone decides
 constexpr int kSumThreads = 1024;
 template <typename T>
-__global__ void __launch_bounds__(kSumThreads) views_sum_kernel(const T* x, int64_t n, double share, T* out) {
+__global__ void __launch_bounds__(kSumThreads) views_sum_kernel(const T* x, int64_t n, double weight, T* out) {
   __shared__ double slots[kSumThreads / 32];
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += kSumThreads) sum += static_cast<double>(x[i]);
@@ -149,14 +149,14 @@ __global__ void __launch_bounds__(kSumThreads) views_sum_kernel(const T* x, int6
   __syncthreads();
   if (threadIdx.x >= 32) return;
   sum = warp_sum(slots[threadIdx.x]);
-  if (threadIdx.x == 0) *out = static_cast<T>(share * sum);
+  if (threadIdx.x == 0) *out = static_cast<T>(weight * sum);
 }
 
 template <typename T>
-struct LossGradient {  // of row i of operand o: value[o * stride[0] + i * stride[1]] * share
+struct LossGradient {  // of row i of operand o: value[o * stride[0] + i * stride[1]] * weight
   const T* value;
   int64_t stride[2];
-  T share;
+  T weight;
 };
 
 // The factors w of 2n rows (of the second operand: zero where it has none), and in float32 the weights of them.
@@ -173,7 +173,7 @@ __global__ void __launch_bounds__(kViewThreads)
     factors[row] = 0;
     return;
   }
-  const T negatives = stats.negatives[row], above = grad.value[o * grad.stride[0] + i * grad.stride[1]] * grad.share;
+  const T negatives = stats.negatives[row], above = grad.value[o * grad.stride[0] + i * grad.stride[1]] * grad.weight;
   const T factor = above * sigmoid(negatives - *stats.scale * stats.dot[i]);
   factors[row] = factor;
   if constexpr (std::is_same_v<T, float>)

@@ -1,8 +1,9 @@
 // Two views of n samples on the GPU: rows in, loss out, and back. Every pass is one call that launches all its kernels.
 // With p_i = c x_i . y_i the logit of a pair, x and y the rows of z1 and z2 (unit rows, or as they are),
 //   stacked: 2n losses log(1 + exp(a_i - p_i)), a_i = log sum exp(c u_i . u_k) over the other 2n - 2 stacked rows
-//   (NT-Xent) rows:    n losses, a_i = log sum_{k != i} exp(c x_i . y_k) (InfoNCE) both:    n losses, the mean of
-//   `rows` and of the same with x and y exchanged                               (CLIP)
+//            (NT-Xent)
+//   rows:    n losses, a_i = log sum_{k != i} exp(c x_i . y_k) (InfoNCE)
+//   both:    n losses, the mean of `rows` and of the same with x and y exchanged (CLIP)
 // Backward, with w the gradient of a and W the weights of `pairwise` for it: v = W y - (w_i + w_p(i)) y_i for the rows
 // x, the same for y, grad_scale = sum_i x_i . v_i, grad_x = c v, then through the normalisation.
 //
@@ -18,7 +19,7 @@ enum class ViewForm { stacked = 0, rows = 1, both = 2 };
 
 // Elements of the workspace of a pass, of the dtype of the statistics; dtype: of the multiplied rows, `width` columns.
 // own_product: the backward pass is given none.
-int64_t pairwise_views_workspace(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product);
+int64_t pairwise_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product);
 
 struct ViewInputs {
   TensorView z1, z2;  // [n, d], any row stride
@@ -26,26 +27,27 @@ struct ViewInputs {
                       // [0, width]: the rows are multiplied as they are (which wants them at 16 bytes)
   TensorView stats;   // out of the forward pass: [7n + 8 ceil(n / 128) + 1], norms (2n), x . y (n), a (2n: rows, then
                       // columns), ids (2n int32), bounds, and at the end the scale
-  int form;
+  int form;           // ViewForm
   bool unit;
+  static constexpr auto fields() {
+    using I = ViewInputs;
+    return std::make_tuple(&I::z1, &I::z2, &I::u, &I::stats, &I::form, &I::unit);
+  }
 };
 
-void pairwise_views_forward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                            TensorView scale, double number,  // [], or absent: the number
-                            TensorView loss,  // out, [2, n] stacked, else [n]; or []: share times the sum
-                            double share, TensorView workspace, bool fast, int64_t stream);
+void pairwise_views_forward(const ViewInputs& views, TensorView scale, double number,  // [], or absent: the number
+                            TensorView loss,  // out, [2, n] stacked, else [n]; or []: weight times the sum
+                            double weight, const Run& run, bool fast);
 
 // w to the first 2n elements of the workspace. grad: of loss, any strides.
-void pairwise_views_factors(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                            TensorView grad, double share, TensorView workspace, int64_t stream);
+void pairwise_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run);
 
-void pairwise_views_backward(TensorView z1, TensorView z2, TensorView u, TensorView stats, int form, bool unit,
-                             TensorView grad, double share, TensorView product1,
-                             TensorView product2,                     // [n, width] c W y, c W' x for the factors of the
-                                                                      // workspace, or absent: made here (width <= 256)
-                             TensorView grad_z1, TensorView grad_z2,  // [n, d] out, dtype of z; the second may be
-                                                                      // absent unless stacked
-                             TensorView grad_scale,                   // [] out or absent
-                             TensorView workspace, bool fast, int64_t stream);
+void pairwise_views_backward(const ViewInputs& views, TensorView grad, double weight,
+                             const TensorPair& products,  // [n, width] c W y, c W' x for the factors of the workspace,
+                                                          // or absent: made here (width <= 256)
+                             const TensorPair& grad_z,    // [n, d] out, dtype of z; the second may be absent unless
+                                                          // stacked
+                             TensorView grad_scale,       // [] out or absent
+                             const Run& run, bool fast);
 
 }  // namespace sslspec::cuda

@@ -107,7 +107,7 @@ template <typename In>
 struct FinishArgs {
   using T = typename Wide<In>::type;
   Rows<In> in;
-  const T* made[2];  // null: not wanted
+  const T* products[2];  // null: no gradient is requested
   const T *means, *factor;
   T* parts;  // [slabs, 4, d]
   In* out[2];
@@ -159,14 +159,14 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
       }
 #pragma unroll
       for (int o = 0; o < 2; ++o) {
-        if (p.made[o] == nullptr) continue;
-        const P made = load_wide<kWidth>(p.made[o] + i * d + at.k);
+        if (p.products[o] == nullptr) continue;
+        const P product = load_wide<kWidth>(p.products[o] + i * d + at.k);
         P g;
 #pragma unroll
         for (int e = 0; e < kWidth; ++e) {
           T partner = p.cross ? s[1 - o].v[e] : s[o].v[e];
           if (p.half) partner = widened(narrowed<__nv_bfloat16>(static_cast<float>(partner)));
-          g.v[e] = p.alpha * (made.v[e] - diagonal[o].v[e] * partner);
+          g.v[e] = p.alpha * (product.v[e] - diagonal[o].v[e] * partner);
           if constexpr (kScaled)
             g.v[e] += other[o].v[e] * s[1 - o].v[e];
           else
@@ -219,63 +219,64 @@ void finish(const FinishArgs<In>& p, bool wide, int64_t stream) {
 
 int64_t gram_slabs(int64_t rows) { return ceil_div(rows, kSlab); }
 
-void gram_prepare(TensorView x, TensorView y, int kind, double eps, double strength, bool cross, bool summed,
-                  TensorView columns, TensorView factors, TensorView sums, TensorView workspace, int64_t stream) {
+void gram_prepare(TensorView x, TensorView y, const GramForm& form, bool summed, TensorView columns, TensorView factors,
+                  TensorView sums, const Run& run) {
+  const TensorView& workspace = run.workspace;
   check_gram_rows(x, y, columns, workspace);
   const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 2 : 1,
                 rows = factors.ndim == 3 ? factors.shape[1] : 0;
-  const bool half = factors.dtype == DType::bf16;
   SSLSPEC_CHECK(workspace.present(), kOp, ": a workspace is needed");
-  SSLSPEC_CHECK(!cross || y.present(), kOp, ": the cross form needs y");
+  SSLSPEC_CHECK(!form.cross || y.present(), kOp, ": the cross form needs y");
   SSLSPEC_CHECK(rows >= n && gram_slabs(rows) <= gram_slabs(n) + 16, kOp, ": factors must have a few rows more than ",
                 n, " at most");
-  SSLSPEC_CHECK(!half || x.dtype != DType::f64, kOp, ": factors of float64 must be float64");
-  check_block("factors", factors, {operands, rows, d}, half ? DType::bf16 : wide_type(x.dtype), x.device);
+  SSLSPEC_CHECK(!form.half || x.dtype != DType::f64, kOp, ": factors of float64 must be float64");
+  check_block("factors", factors, {operands, rows, d}, form.half ? DType::bf16 : wide_type(x.dtype), x.device);
   const DeviceGuard guard(x.device);
-  gram_columns(x, y, kind, eps, strength, columns, sums, workspace, stream);
+  gram_columns(x, y, form, columns, sums, run);
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Wide<In>::type;
     const bool wide = packs(x, kWidest<In>) && packs(y, kWidest<In>);
     T* parts = summed ? workspace.as<T>() : nullptr;
+    const Rows<In> in = rows_of<In>(x, y, columns);
     if constexpr (sizeof(T) == 4)
-      if (half)
-        return pack<In, __nv_bfloat16>({rows_of<In>(x, y, columns), factors.as<__nv_bfloat16>(), rows, parts, cross},
-                                       wide, stream);
-    pack<In, T>({rows_of<In>(x, y, columns), factors.as<T>(), rows, parts, cross}, wide, stream);
+      if (form.half)
+        return pack<In, __nv_bfloat16>({in, factors.as<__nv_bfloat16>(), rows, parts, form.cross}, wide, run.stream);
+    pack<In, T>({in, factors.as<T>(), rows, parts, form.cross}, wide, run.stream);
   });
-  if (summed) gram_diagonal(workspace, gram_slabs(rows), cross ? 1 : operands, columns, sums, stream);
+  if (summed) gram_diagonal(workspace, gram_slabs(rows), form.cross ? 1 : operands, columns, sums, run.stream);
 }
 
-void gram_finish(TensorView x, TensorView y, TensorView columns, TensorView made, TensorView factor, double alpha,
-                 double near, bool cross, bool half, bool project, TensorView grad_x, TensorView grad_y,
-                 TensorView workspace, int64_t stream) {
-  check_gram_rows(x, y, columns, workspace);
-  const int64_t n = x.shape[0], d = x.shape[1], wanted = grad_x.present() + grad_y.present();
+void gram_finish(TensorView x, TensorView y, const GramForm& form, TensorView columns, TensorView products,
+                 TensorView factor, const TensorPair& grads, const Run& run) {
+  check_gram_rows(x, y, columns, run.workspace);
+  const auto& [grad_x, grad_y] = grads;
+  const int64_t n = x.shape[0], d = x.shape[1], requested = grad_x.present() + grad_y.present();
   const DType type = wide_type(x.dtype);
-  SSLSPEC_CHECK(y.present() || (!cross && near == 0 && !project && !grad_y.present()), kOp,
-                ": cross, near and project need y");
-  SSLSPEC_CHECK(workspace.present() || !project, kOp, ": a projected gradient needs a workspace");
-  check_block("made", made, {wanted, n, d}, type, x.device);
+  const bool scaled = form.kind == kGramBarlow;
+  SSLSPEC_CHECK(y.present() || (!form.cross && form.near == 0 && !scaled && !grad_y.present()), kOp,
+                ": the cross form, near and scaled operands need y");
+  SSLSPEC_CHECK(run.workspace.present() || !scaled, kOp, ": the gradient of scaled operands needs a workspace");
+  check_block("products", products, {requested, n, d}, type, x.device);
   check_dense(kOp, "factor", factor, 0, nullptr, type, x.device);
-  for (const TensorView* grad : {&grad_x, &grad_y})
-    if (grad->present()) check_block("gradient", *grad, {n, d}, x.dtype, x.device);
+  if (grad_x.present()) check_block("grad_x", grad_x, {n, d}, x.dtype, x.device);
+  if (grad_y.present()) check_block("grad_y", grad_y, {n, d}, x.dtype, x.device);
   const DeviceGuard guard(x.device);
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Wide<In>::type;
     const bool wide = packs(x, kWidest<In>) && packs(y, kWidest<In>);
     FinishArgs<In> p{rows_of<In>(x, y, columns)};
-    p.made[0] = grad_x.present() ? made.as<T>() : nullptr;
-    p.made[1] = grad_y.present() ? made.as<T>() + (wanted - 1) * n * d : nullptr;
-    p.factor = factor.as<T>(), p.out[0] = grad_x.as<In>(), p.out[1] = grad_y.as<In>();
-    p.alpha = static_cast<T>(alpha), p.near = static_cast<T>(near), p.cross = cross, p.half = half;
-    if (!project) return finish<kWhole>(p, wide, stream);
+    p.products[0] = grads.first.present() ? products.as<T>() : nullptr;
+    p.products[1] = grads.second.present() ? products.as<T>() + (requested - 1) * n * d : nullptr;
+    p.factor = factor.as<T>(), p.out[0] = grads.first.as<In>(), p.out[1] = grads.second.as<In>();
+    p.alpha = static_cast<T>(form.alpha), p.near = static_cast<T>(form.near), p.cross = form.cross, p.half = form.half;
+    if (!scaled) return finish<kWhole>(p, wide, run.stream);
     const int64_t slabs = gram_slabs(n);
-    p.parts = workspace.as<T>(), p.means = p.parts + slabs * 4 * d;
-    finish<kSums>(p, wide, stream);
-    gram_means(workspace, slabs, n, d, stream);
-    finish<kProjected>(p, wide, stream);
+    p.parts = run.workspace.as<T>(), p.means = p.parts + slabs * 4 * d;
+    finish<kSums>(p, wide, run.stream);
+    gram_means(run.workspace, slabs, n, d, run.stream);
+    finish<kProjected>(p, wide, run.stream);
   });
 }
 

@@ -27,8 +27,8 @@ __device__ __forceinline__ Pack<T, kWidth> column_of(const T* columns, int64_t d
 int64_t gram_slabs(int64_t rows);  // slabs of rows with partial column sums of their own
 
 // The first part of gram_prepare: all of `columns`, without the diagonal.
-void gram_columns(const TensorView& x, const TensorView& y, int kind, double eps, double strength,
-                  const TensorView& columns, const TensorView& sums, const TensorView& workspace, int64_t stream);
+void gram_columns(const TensorView& x, const TensorView& y, const GramForm& form, const TensorView& columns,
+                  const TensorView& sums, const Run& run);
 
 // Partial results [slabs, lines, d] of gram_prepare: their sums in the rows of the diagonal, squares of those in
 // `sums`.

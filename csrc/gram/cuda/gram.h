@@ -16,6 +16,19 @@ inline constexpr int64_t kGramBlock = 256;  // columns of a block with sums of i
 inline constexpr int64_t kGramRows = 8;     // rows of a product with sums of their own
 enum GramKind { kGramPlain = 0, kGramCentred = 1, kGramVicreg = 2, kGramBarlow = 3 };
 
+// How a loss and its gradient are composed.
+struct GramForm {
+  int kind;    // GramKind
+  bool cross;  // the product of both operands, not that of each with itself; needs y
+  bool half;   // factors are bfloat16
+  double eps, strength;
+  double alpha, near;
+  static constexpr auto fields() {
+    using F = GramForm;
+    return std::make_tuple(&F::kind, &F::cross, &F::half, &F::eps, &F::strength, &F::alpha, &F::near);
+  }
+};
+
 int64_t gram_workspace_size(int64_t n, int64_t d);  // of gram_prepare or gram_finish
 
 // Columns from the moments of x and y, with eps added to the variances:
@@ -25,9 +38,9 @@ int64_t gram_workspace_size(int64_t n, int64_t d);  // of gram_prepare or gram_f
 // of their squares or (cross) of their product; otherwise 0. Sums: ceil(d / kGramBlock) pairs of terms; if summed, as
 // many squares of the diagonal of each operand (cross: of both).
 void gram_prepare(TensorView x, TensorView y,  // [n, d], y may be absent
-                  int kind, double eps, double strength, bool cross, bool summed, TensorView columns,
+                  const GramForm& form, bool summed, TensorView columns,
                   TensorView factors,  // [operands, rows >= n, d]
-                  TensorView sums, TensorView workspace, int64_t stream);
+                  TensorView sums, const Run& run);
 
 // Of the products [m, chunks, r, c], which are added over chunks: the sums of squares or (cross, m = 2) of the product
 // of both, for one slot per kGramRows rows (and operand) from `slot` on; out [m, r, c] for the next GEMM, in bfloat16
@@ -36,19 +49,17 @@ void gram_prepare(TensorView x, TensorView y,  // [n, d], y may be absent
 void gram_square(TensorView products, bool cross, bool masked, int64_t offset, TensorView out, TensorView sums,
                  int64_t slot, int64_t stream);
 
-// terms_i = share_i (first terms, second terms, products less what is subtracted), loss = weights . terms.
-void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::vector<double>& shares,
+// terms_i = normalizers_i (first terms, second terms, products less what is subtracted), loss = weights . terms.
+void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::vector<double>& normalizers,
                const std::vector<double>& weights, TensorView loss, TensorView terms, int64_t stream);
 
-// factor times the gradients g = alpha (made - diagonal partner) + own xs + other ys + near (x - y) with xs, ys the
+// factor times the gradients g = alpha (product - diagonal partner) + own xs + other ys + near (x - y) with xs, ys the
 // standardised operands (ys, y: the other one), partner = ys if cross, else xs, rounded like the factors (`half`);
-// where the operands are scaled (`project`): (g - mean(g) - xs mean(g xs)) scale.
-void gram_finish(TensorView x, TensorView y, TensorView columns,
-                 TensorView made,    // [wanted gradients, n, d]
-                 TensorView factor,  // ()
-                 double alpha, double near, bool cross, bool half, bool project, TensorView grad_x,
-                 TensorView grad_y,     // [n, d] in the type of x, or absent
-                 TensorView workspace,  // absent unless projected
-                 int64_t stream);
+// where the operands are scaled (kGramBarlow): (g - mean(g) - xs mean(g xs)) scale.
+void gram_finish(TensorView x, TensorView y, const GramForm& form, TensorView columns,
+                 TensorView products,      // [requested gradients, n, d]
+                 TensorView factor,        // ()
+                 const TensorPair& grads,  // [n, d] in the type of x, or absent
+                 const Run& run);          // the workspace is absent unless the operands are scaled
 
 }  // namespace sslspec::cuda

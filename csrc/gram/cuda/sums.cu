@@ -163,7 +163,7 @@ template <typename T>
 struct LossArgs {
   const double* sums;
   int64_t counts[3];  // pairs, subtracted, squares
-  double shares[3], weights[3];
+  double normalizers[3], weights[3];
   T *loss, *terms;
 };
 
@@ -183,8 +183,8 @@ __global__ void __launch_bounds__(kThreads) loss_kernel(const __grid_constant__ 
   const double terms[3] = {total[0], total[1], total[3] - total[2]};
   double loss = 0;
   for (int t = 0; t < 3; ++t) {
-    p.terms[t] = static_cast<T>(p.shares[t] * terms[t]);
-    loss += p.weights[t] * p.shares[t] * terms[t];
+    p.terms[t] = static_cast<T>(p.normalizers[t] * terms[t]);
+    loss += p.weights[t] * p.normalizers[t] * terms[t];
   }
   *p.loss = static_cast<T>(loss);
 }
@@ -198,15 +198,16 @@ int64_t gram_workspace_size(int64_t n, int64_t d) {
   return std::max(moments_workspace_size(n, d, 2) + 6 * d, (4 * gram_slabs(n) + 32) * d);
 }
 
-void gram_columns(const TensorView& x, const TensorView& y, int kind, double eps, double strength,
-                  const TensorView& columns, const TensorView& sums, const TensorView& workspace, int64_t stream) {
+void gram_columns(const TensorView& x, const TensorView& y, const GramForm& form, const TensorView& columns,
+                  const TensorView& sums, const Run& run) {
+  const int kind = form.kind;
   SSLSPEC_CHECK(kind >= kGramPlain && kind <= kGramBarlow, kOp, ": unknown kind ", kind);
   SSLSPEC_CHECK(y.present() || kind <= kGramCentred, kOp, ": this kind needs y");
   const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 3 : 1, blocks = ceil_div(d, kThreads);
   check_sums(sums, 0, 2 * blocks, x.device);
-  const auto run = [&](auto t) {
+  const auto launch_columns = [&](auto t) {
     using T = typename decltype(t)::type;
-    T* means = workspace.as<T>();
+    T* means = run.workspace.as<T>();
     if (kind != kGramPlain) {
       const auto part = [&](T* data, int64_t rows, int64_t size) {
         TensorView v = columns;
@@ -215,14 +216,15 @@ void gram_columns(const TensorView& x, const TensorView& y, int kind, double eps
         return v;
       };
       moments_forward(x, y, kind == kGramBarlow, part(means, operands, d), part(means + 3 * d, operands, d),
-                      part(means + 6 * d, 0, moments_workspace_size(n, d, y.present() ? 2 : 1)), stream);
+                      {part(means + 6 * d, 0, moments_workspace_size(n, d, y.present() ? 2 : 1)), run.stream});
     }
     const int shifted = kind == kGramPlain ? 0 : y.present() ? 2 : 1;
-    const ColumnArgs<T> p = {means, means + 3 * d, columns.as<T>(), sums.as<double>(),   n,
-                             d,     kind,          shifted,         static_cast<T>(eps), static_cast<T>(strength)};
-    launch("gram_columns", columns_kernel<T>, dim3(static_cast<unsigned>(blocks)), kThreads, 0, stream, p);
+    const ColumnArgs<T> p = {
+        means, means + 3 * d, columns.as<T>(), sums.as<double>(),        n,
+        d,     kind,          shifted,         static_cast<T>(form.eps), static_cast<T>(form.strength)};
+    launch("gram_columns", columns_kernel<T>, dim3(static_cast<unsigned>(blocks)), kThreads, 0, run.stream, p);
   };
-  x.dtype == DType::f64 ? run(Type<double>{}) : run(Type<float>{});
+  x.dtype == DType::f64 ? launch_columns(Type<double>{}) : launch_columns(Type<float>{});
 }
 
 void gram_diagonal(const TensorView& parts, int64_t slabs, int64_t lines, const TensorView& columns,
@@ -271,10 +273,10 @@ void gram_square(TensorView products, bool cross, bool masked, int64_t offset, T
   type == DType::f64 ? run(Type<double>{}, Type<double>{}) : run(Type<float>{}, Type<float>{});
 }
 
-void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::vector<double>& shares,
+void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::vector<double>& normalizers,
                const std::vector<double>& weights, TensorView loss, TensorView terms, int64_t stream) {
-  SSLSPEC_CHECK(sums.device != kCpu && shares.size() == 3 && weights.size() == 3, kOp,
-                ": three shares and weights, sums on a CUDA device");
+  SSLSPEC_CHECK(sums.device != kCpu && normalizers.size() == 3 && weights.size() == 3, kOp,
+                ": three normalizers and weights, sums on a CUDA device");
   SSLSPEC_CHECK(loss.dtype == DType::f32 || loss.dtype == DType::f64, kOp, ": loss must be float32 or float64, got ",
                 loss.dtype);
   SSLSPEC_CHECK(pairs >= 0 && subtracted >= 0, kOp, ": counts must not be negative");
@@ -287,7 +289,7 @@ void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::ve
     LossArgs<T> p = {
         sums.as<double>(), {pairs, subtracted, sums.shape[0] - 2 * pairs - subtracted}, {}, {}, loss.as<T>(),
         terms.as<T>()};
-    for (int i = 0; i < 3; ++i) p.shares[i] = shares[i], p.weights[i] = weights[i];
+    for (int i = 0; i < 3; ++i) p.normalizers[i] = normalizers[i], p.weights[i] = weights[i];
     launch("gram_loss", loss_kernel<T>, dim3(1), kThreads, 0, stream, p);
   };
   loss.dtype == DType::f64 ? run(Type<double>{}) : run(Type<float>{});

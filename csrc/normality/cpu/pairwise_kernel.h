@@ -2,11 +2,10 @@
 #pragma once
 #include <cstdint>
 
+#include "normality/radial_kind.h"
 #include "simd/isa.h"
 
 namespace sslspec::cpu {
-
-enum class RadialKind { series, gaussian, inverse_root };
 
 template <typename T>
 struct PairwiseKernelArgs {

@@ -84,7 +84,7 @@ struct SlicedEcf {
     const int64_t blocks = n_pad / kCols;
     parallel_for(p.views * blocks, p.threads, [&](int64_t t) {
       const int64_t view = t / blocks, r0 = t % blocks * kCols;
-      pack_rows<T>(p.z + view * p.ldv, p.ldz, r0, min64(p.n, r0 + kCols), p.d, nullptr, 0, rows + view * n_pad * p.d);
+      pack_rows<T>(p.z + view * p.ldv, p.ldz, r0, min64(p.n, r0 + kCols), p.d, {}, rows + view * n_pad * p.d);
     });
     const T half = static_cast<T>(0.5 * p.step);
     parallel_for(panels, p.threads, [&](int64_t b) {
@@ -108,8 +108,9 @@ struct SlicedEcf {
   void project(int64_t view, int64_t panel, T* out) const {
     for (int64_t i0 = 0; i0 < n_pad; i0 += kBlock) {
       T* at = out + i0 * ld;
-      block_product<T>(p.d, rows + view * n_pad * p.d, i0, min64(kBlock, n_pad - i0), by_panel, panel * kCols, kCols,
-                       at, ld, [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+      const Block block = {i0, min64(kBlock, n_pad - i0), panel * kCols, kCols};
+      block_product<T>(p.d, rows + view * n_pad * p.d, by_panel, block, at, ld,
+                       [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
                          for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
@@ -200,8 +201,8 @@ struct SlicedEcf {
         const int64_t view = t / blocks, r0 = t % blocks * kBlock, count_rows = min64(kBlock, p.n - r0);
         T* out = p.grad + (view * p.n + r0) * p.d;
         if (first == 0) __builtin_memset(out, 0, sizeof(T) * size_t(count_rows * p.d));
-        block_accumulate<false>(projections + (view * n_pad + r0) * ld, ld, count_rows,
-                                min64(count * kCols, p.count - s0), by_column, p.count, s0, out, p.d, p.d);
+        block_accumulate<false, T>(projections + (view * n_pad + r0) * ld, ld, count_rows,
+                                   min64(count * kCols, p.count - s0), {by_column, p.count, s0}, out, p.d, p.d);
       });
     }
     for (int64_t view = 0; view < p.views; ++view) {

@@ -1,7 +1,7 @@
 // CUDA entry points of this folder: what is done to a matrix of products between two library GEMMs. The mathematics is
 // in csrc/normality/sliced_ecf.h and pairwise_kernel.h.
 #pragma once
-#include "common/tensor_view.h"
+#include "normality/pairwise_kernel.h"
 
 namespace sslspec::cuda {
 
@@ -16,8 +16,7 @@ void sliced_ecf_gradient(TensorView half, TensorView coefficients, int64_t strea
 
 // dots: [views, rows, n], products of rows first ... with all rows of their view; becomes k'(|z_i - z_j|^2), 0 for
 // i == j. row_sum: [views, rows] its sums; row_value: those of k - o_i - o_j, without i == j, in double.
-void pairwise_kernel_weights(TensorView dots, int64_t first, TensorView lengths, TensorView offsets, int radial,
-                             double parameter, TensorView table, TensorView row_sum, TensorView row_value,
-                             int64_t stream);
+void pairwise_kernel_weights(TensorView dots, int64_t first, TensorView lengths, TensorView offsets,
+                             const Radial& radial, TensorView row_sum, TensorView row_value, int64_t stream);
 
 }  // namespace sslspec::cuda

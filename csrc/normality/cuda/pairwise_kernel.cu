@@ -14,14 +14,14 @@ namespace {
 
 constexpr const char* kOp = "pairwise_kernel";
 constexpr int kThreads = 128, kWarps = kThreads / 32;
-enum Radial { kSeries, kGaussian, kInverseRoot };
 
 template <typename T>
 struct KernelArgs {
   T* dots;  // [views, rows, n]
   int64_t rows, n, first;
   const double *lengths, *offsets;  // [views, n]
-  int radial, terms;
+  RadialKind radial;
+  int terms;
   T parameter;
   const double* table;  // [2, terms]
   T* row_sum;           // [views, rows]
@@ -36,9 +36,9 @@ __device__ __forceinline__ double root(double x) { return ::sqrt(x); }
 // k(r) and k'(r); table: [terms][2] in shared memory. See csrc/normality/cpu/radial.h.
 template <typename T>
 __device__ __forceinline__ void radial_of(const KernelArgs<T>& p, const T* table, T r, T* k, T* dk) {
-  if (p.radial == kGaussian) {
+  if (p.radial == RadialKind::gaussian) {
     *k = power_e(-p.parameter * r), *dk = -p.parameter * *k;
-  } else if (p.radial == kInverseRoot) {
+  } else if (p.radial == RadialKind::inverse_root) {
     *k = 1 / root(p.parameter + r), *dk = T(-0.5) * *k * *k * *k;
   } else {
     const T x = 1 - r * (2 / p.parameter), twice = x + x;
@@ -82,51 +82,42 @@ __global__ void __launch_bounds__(kThreads) weights_kernel(const __grid_constant
 }
 
 template <typename T>
-void run(KernelArgs<T> p, const TensorView& dots, double parameter, const TensorView& row_sum, int64_t stream) {
-  p.dots = dots.as<T>(), p.row_sum = row_sum.as<T>(), p.parameter = static_cast<T>(parameter);
+void launch_weights(KernelArgs<T> p, const TensorView& dots, const Radial& radial, const TensorView& row_sum,
+                    int64_t stream) {
+  p.dots = dots.as<T>(), p.row_sum = row_sum.as<T>();
+  p.radial = static_cast<RadialKind>(radial.kind), p.parameter = static_cast<T>(radial.parameter);
+  p.table = radial.table.as<double>(), p.terms = radial.table.present() ? int(radial.table.shape[1]) : 0;
   const int64_t bytes = 2 * p.terms * int64_t(sizeof(T));
   SSLSPEC_CHECK(bytes + 1024 <= shared_limit(), kOp, ": table must fit in shared memory, got ", p.terms, " terms");
   const dim3 grid(static_cast<unsigned>(dots.shape[0] * p.rows));
   launch(kOp, weights_kernel<T>, grid, kThreads, size_t(bytes), stream, p);
 }
 
-template <typename T>
-void weights(const TensorView& dots, int64_t first, const TensorView& lengths, const TensorView& offsets, int radial,
-             double parameter, const TensorView& table, const TensorView& row_sum, const TensorView& row_value,
-             int64_t stream) {
-  KernelArgs<T> p{};
-  p.rows = dots.shape[1], p.n = dots.shape[2], p.first = first, p.radial = radial;
-  p.lengths = lengths.as<double>(), p.offsets = offsets.as<double>();
-  p.table = table.as<double>(), p.terms = table.present() ? int(table.shape[1]) : 0;
-  p.row_value = row_value.as<double>();
-  run<T>(p, dots, parameter, row_sum, stream);
-}
-
 }  // namespace
 
-void pairwise_kernel_weights(TensorView dots, int64_t first, TensorView lengths, TensorView offsets, int radial,
-                             double parameter, TensorView table, TensorView row_sum, TensorView row_value,
-                             int64_t stream) {
+void pairwise_kernel_weights(TensorView dots, int64_t first, TensorView lengths, TensorView offsets,
+                             const Radial& radial, TensorView row_sum, TensorView row_value, int64_t stream) {
   SSLSPEC_CHECK(dots.device != kCpu && dots.ndim == 3, kOp, ": dots must be (views, rows, n) on a CUDA device, got ",
                 shape_text(dots));
   SSLSPEC_CHECK(dots.dtype == DType::f32 || dots.dtype == DType::f64, kOp, ": dots must be float32 or float64, got ",
                 dots.dtype);
   const int64_t views = dots.shape[0], rows = dots.shape[1], n = dots.shape[2], all[2] = {views, n};
   SSLSPEC_CHECK(0 <= first && first + rows <= n, kOp, ": rows must lie in 0 ... ", n, ", got ", first, " + ", rows);
-  SSLSPEC_CHECK(kSeries <= radial && radial <= kInverseRoot, kOp, ": radial must be 0, 1 or 2, got ", radial);
   const int device = dots.device;
   check_contiguous(kOp, "dots", dots, 3, dots.shape, dots.dtype, device);
   check_contiguous(kOp, "lengths", lengths, 2, all, DType::f64, device);
   check_contiguous(kOp, "offsets", offsets, 2, all, DType::f64, device);
   check_contiguous(kOp, "row_sum", row_sum, 2, dots.shape, dots.dtype, device);
   check_contiguous(kOp, "row_value", row_value, 2, dots.shape, DType::f64, device);
-  if (radial == kSeries) {
-    SSLSPEC_CHECK(table.ndim == 2 && table.shape[0] == 2, kOp, ": table must be (2, terms), got ", shape_text(table));
-    check_contiguous(kOp, "table", table, 2, table.shape, DType::f64, device);
-  }
+  radial.check(kOp, device);
   const DeviceGuard guard(device);
-  const auto run_for = dots.dtype == DType::f64 ? weights<double> : weights<float>;
-  run_for(dots, first, lengths, offsets, radial, parameter, table, row_sum, row_value, stream);
+  const auto run = [&](auto t) {
+    KernelArgs<typename decltype(t)::type> p{};
+    p.rows = rows, p.n = n, p.first = first;
+    p.lengths = lengths.as<double>(), p.offsets = offsets.as<double>(), p.row_value = row_value.as<double>();
+    launch_weights(p, dots, radial, row_sum, stream);
+  };
+  dots.dtype == DType::f64 ? run(Type<double>{}) : run(Type<float>{});
 }
 
 }  // namespace sslspec::cuda

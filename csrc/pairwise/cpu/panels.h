@@ -183,7 +183,7 @@ struct PairwiseBlocks {
                                                        const Use& use) const {
     LeftOut<T> left_out(p, i0, ni, j0, nj);
     block_product<T, Op>(
-        depth, w.a_panels, i0, ni, w.b_panels, j0, nj, tile, kLd,
+        depth, w.a_panels, w.b_panels, {i0, ni, j0, nj}, tile, kLd,
         [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
           if (__builtin_expect(left_out.meets(i, j), 0)) {
             T s[R * V * L];
@@ -220,12 +220,12 @@ struct PairwisePanels : PairwiseBlocks<Exact<T>> {
         backward,
         [&](int64_t r0, int64_t r1) {
           if (backward && (p.symmetric || p.grad_b != nullptr))
-            pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, scale, p.scale_step, w.a_columns);
-          return pack_rows<T>(p.a, p.lda, r0, r1, p.d, scale, p.scale_step, w.a_panels);
+            pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, {scale, p.scale_step}, w.a_columns);
+          return pack_rows<T>(p.a, p.lda, r0, r1, p.d, {scale, p.scale_step}, w.a_panels);
         },
         [&](int64_t r0, int64_t r1) {
-          if (backward) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, nullptr, 0, w.b_columns);
-          return pack_rows<T>(p.b, p.ldb, r0, r1, p.d, nullptr, 0, w.b_panels);
+          if (backward) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, {}, w.b_columns);
+          return pack_rows<T>(p.b, p.ldb, r0, r1, p.d, {}, w.b_panels);
         });
   }
 
@@ -238,9 +238,9 @@ struct PairwisePanels : PairwiseBlocks<Exact<T>> {
 
   // grad_a += W B, and W^T A onto `other` if it is not null.
   void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* other) const {
-    block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
+    block_accumulate<false, T>(tile, kLd, ni, nj, {w.b_columns, p.m, j0}, p.grad_a + i0 * p.d, p.d, p.d);
     if (other != nullptr)
-      block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, other + j0 * p.d, p.d, p.d);
+      block_accumulate<true, T>(tile, kLd, nj, ni, {w.a_columns, p.n, i0}, other + j0 * p.d, p.d, p.d);
   }
 };
 

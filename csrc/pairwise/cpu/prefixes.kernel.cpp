@@ -171,9 +171,9 @@ struct Prefixes : PrefixPanels<T> {
           for (int64_t j = i * kLd; j < i * kLd + nj; j += L) store(tile + j, load(tile + j) + load(tile + kTile + j));
       wide -= round_up(length(h), Wide<T>::kCols);
       T *to_a = p.grad_a + i0 * p.d + begin(h), *to_b = (p.symmetric ? p.grad_a : p.grad_b) + j0 * p.d + begin(h);
-      block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.col.columns + wide * p.m, p.m, j0, to_a, p.d, length(h));
+      block_accumulate<false, T>(tile, kLd, ni, nj, {w.col.columns + wide * p.m, p.m, j0}, to_a, p.d, length(h));
       if (both)
-        block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.row.columns + wide * p.n, p.n, i0, to_b, p.d, length(h));
+        block_accumulate<true, T>(tile, kLd, nj, ni, {w.row.columns + wide * p.n, p.n, i0}, to_b, p.d, length(h));
     }
   }
 };

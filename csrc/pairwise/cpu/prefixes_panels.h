@@ -68,8 +68,8 @@ struct PrefixPanels {
       double square = 0, top = 0;
       for (int64_t h = 0; h < q.prefixes; ++h) {
         const T* part = x + begin(h);
-        pack_rows<T>(part, ldx, r0, r1, length(h), nullptr, 0, side.panels + begin(h) * pad);
-        if (backward) pack_columns<T>(part, ldx, r0, r1, n, length(h), nullptr, 0, side.columns + wide * n);
+        pack_rows<T>(part, ldx, r0, r1, length(h), {}, side.panels + begin(h) * pad);
+        if (backward) pack_columns<T>(part, ldx, r0, r1, n, length(h), {}, side.columns + wide * n);
         wide += round_up(length(h), Wide<T>::kCols);
       }
       for (int64_t i = r0; i < r1; ++i, square = 0)
@@ -107,7 +107,7 @@ struct PrefixPanels {
     const T *alpha = w.row.factor + h * w.n_pad + i0, *beta = w.col.factor + h * w.m_pad + j0;
     const bool last = h + 1 == q.prefixes;
     block_product<T>(
-        length(h), w.row.panels + begin(h) * w.n_pad, i0, ni, w.col.panels + begin(h) * w.m_pad, j0, nj, tile, kLd,
+        length(h), w.row.panels + begin(h) * w.n_pad, w.col.panels + begin(h) * w.m_pad, {i0, ni, j0, nj}, tile, kLd,
         [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
           const auto factor = [&](int r, int v)
                                   __attribute__((always_inline)) { return load(beta + j + v * L) * alpha[i + r]; };

@@ -85,9 +85,9 @@ struct Sigmoid : PairwisePanels<T> {
         if constexpr (kValue) sum[1] += softplus(x, t);
       };
       add_rows<kValue ? 2 : 1>(i0, ni, j0, nj, tile, out, weigh);
-      block_accumulate<false>(tile, int64_t(kLd), ni, nj, w.b_columns, p.m, j0, p.grad_a + i0 * p.d, p.d, p.d);
+      block_accumulate<false, T>(tile, kLd, ni, nj, {w.b_columns, p.m, j0}, p.grad_a + i0 * p.d, p.d, p.d);
       if (p.grad_b != nullptr)
-        block_accumulate<true>(tile, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
+        block_accumulate<true, T>(tile, kLd, nj, ni, {w.a_columns, p.n, i0}, p.grad_b + j0 * p.d, p.d, p.d);
     });
   }
 };

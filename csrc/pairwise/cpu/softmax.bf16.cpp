@@ -143,10 +143,10 @@ struct PairPanels : PairwiseBlocks<Pairs> {
   }
 
   void accumulate(const float* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, float* other) const {
-    block_accumulate_by<false, Pairs>(tile + kAlong, kRow, ni, pairs(nj), w.b_columns, pairs(p.m), j0 / 2,
+    block_accumulate_by<false, Pairs>(tile + kAlong, kRow, ni, pairs(nj), {w.b_columns, pairs(p.m), j0 / 2},
                                       p.grad_a + i0 * p.d, p.d, p.d);
     if (other != nullptr)
-      block_accumulate_by<true, Pairs>(tile + kDown, int64_t(kLd), nj, pairs(ni), w.a_columns, pairs(p.n), i0 / 2,
+      block_accumulate_by<true, Pairs>(tile + kDown, kLd, nj, pairs(ni), {w.a_columns, pairs(p.n), i0 / 2},
                                        other + j0 * p.d, p.d, p.d);
   }
 };

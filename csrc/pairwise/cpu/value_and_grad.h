@@ -10,7 +10,7 @@ struct PairwiseRowsArgs {
   PairwiseArgs<T>
       pairwise;       // rectangular; grad_row: the weights of the rows; row_lse: the rows, out; grad_b may be null
   const T* positive;  // [n]
-  T* pull;            // [n] out
+  T* grad_positive;   // [n] out
   T* panel;           // pairwise_rows_panel(m) values
 };
 

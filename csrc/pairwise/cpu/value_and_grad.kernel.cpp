@@ -1,7 +1,6 @@
 // Rows of a softmax with one positive and the gradient of their weighted sum, in one visit of every logit: the weights
 // of a row need only its own sum, so a panel of rows keeps its logits until they are known, and no product is made
-// twice
-// (`pairwise` recomputes the logits, because columns have sums too).
+// twice (`pairwise` recomputes the logits, because columns have sums too).
 //
 // One panel of rows after the other; the threads share out each of its steps:
 //   1. logits of a column block into its tile of the panel, maximum and sum of its rows,
@@ -54,7 +53,7 @@ struct Rows : PairwisePanels<T> {
     }
   }
 
-  // The loss of row i of the panel, softplus(lse - positive); its weights are pull exp(s - shift).
+  // The loss of row i of the panel, softplus(lse - positive); its weights are -grad_positive exp(s - shift).
   void finish_row(int64_t i0, int64_t i) const {
     double high = -HUGE_VAL, total = 0;
     for (int64_t b = 0; b < cols.count; ++b)
@@ -64,7 +63,7 @@ struct Rows : PairwisePanels<T> {
     const bool empty = total == 0;  // no pair in this row: no loss, no gradient
     const double lse = high + std::log(total), margin = lse - double(q.positive[i0 + i]);
     p.row_lse[i0 + i] = empty ? T(0) : static_cast<T>(softplus(margin));
-    q.pull[i0 + i] = empty ? T(0) : static_cast<T>(sigmoid(margin) * double(p.grad_row[i0 + i]));
+    q.grad_positive[i0 + i] = -(empty ? T(0) : static_cast<T>(sigmoid(margin) * double(p.grad_row[i0 + i])));
     w.row_shift[i0 + i] = empty ? T(0) : static_cast<T>(lse);
   }
 
@@ -72,19 +71,20 @@ struct Rows : PairwisePanels<T> {
     const int64_t j0 = cols.begin(bj), nj = cols.size(bj);
     T* s = tile(bj);
     for (int64_t i = 0; i < ni; ++i) {
-      const T shift = w.row_shift[i0 + i], pull = q.pull[i0 + i];
+      const T shift = w.row_shift[i0 + i], factor = -q.grad_positive[i0 + i];
       for (int64_t j = 0; j < nj; j += L)
-        store(s + i * kLd + j, exp2<T>((load(s + i * kLd + j) - shift) * kScale) * pull);
+        store(s + i * kLd + j, exp2<T>((load(s + i * kLd + j) - shift) * kScale) * factor);
     }
     if (p.grad_b != nullptr)
-      block_accumulate<true>(s, int64_t(kLd), nj, ni, w.a_columns, p.n, i0, p.grad_b + j0 * p.d, p.d, p.d);
+      block_accumulate<true, T>(s, kLd, nj, ni, {w.a_columns, p.n, i0}, p.grad_b + j0 * p.d, p.d, p.d);
   }
 
   void left_gradient(int64_t i0, int64_t r0, int64_t count, int64_t c0) const {
     const int64_t width = min64(Wide<T>::kCols, p.d - c0);
     for (int64_t bj = 0; bj < cols.count; ++bj)
-      block_accumulate<false>(tile(bj) + r0 * kLd, int64_t(kLd), count, cols.size(bj), w.b_columns + c0 * p.m, p.m,
-                              cols.begin(bj), p.grad_a + (i0 + r0) * p.d + c0, p.d, width);
+      block_accumulate<false, T>(tile(bj) + r0 * kLd, kLd, count, cols.size(bj),
+                                 {w.b_columns + c0 * p.m, p.m, cols.begin(bj)}, p.grad_a + (i0 + r0) * p.d + c0, p.d,
+                                 width);
   }
 
   void run() const {

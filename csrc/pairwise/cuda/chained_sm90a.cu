@@ -312,10 +312,9 @@ void launch_hopper(const PairwiseProblem& p, const Pairs& pairs, const HopperCha
 
 }  // namespace
 
-void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                            const HopperChained& c) {
+void pairwise_chained_sm90a(const PairwiseProblem& p, const HopperChained& c) {
   const DeviceGuard guard(p.device);
-  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  const Pairs pairs = pairs_of(p);
   if (c.d <= 64) return launch_hopper<HopperTraits<64>>(p, pairs, c);
   if (c.d <= 128) return launch_hopper<HopperTraits<128>>(p, pairs, c);
   launch_hopper<HopperTraits<256>>(p, pairs, c);

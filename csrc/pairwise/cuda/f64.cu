@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(kThreads)
   if (b.row_total != nullptr) b.row_total[i] = total;
 }
 
-PairsF64 pairs_f64(const PairwiseProblem& p, const double* bias) {
+PairsF64 pairs_f64(const PairwiseProblem& p) {
   return {p.x.as<double>(),
           p.y.as<double>(),
           static_cast<const double*>(p.scale),
@@ -109,24 +109,23 @@ PairsF64 pairs_f64(const PairwiseProblem& p, const double* bias) {
           p.skip_indices,
           p.skip_by_column,
           p.skip_self,
-          bias};
+          static_cast<const double*>(p.bias)};
 }
 
 }  // namespace
 
-void pairwise_forward_f64(const PairwiseProblem& p, const double* bias, double* out) {
+void pairwise_forward_f64(const PairwiseProblem& p, double* out) {
   const DeviceGuard guard(p.device);
   launch("pairwise_forward_f64", forward_kernel, dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], kWarps))), kThreads,
-         0, p.stream, pairs_f64(p, bias), out);
+         0, p.stream, pairs_f64(p), out);
 }
 
-void pairwise_backward_f64(const PairwiseProblem& p, const double* bias, const double* x_lse, const double* x_grad,
-                           const double* y_lse, const double* y_grad, double* grad, double* row_dot,
-                           double* row_total) {
+void pairwise_backward_f64(const PairwiseProblem& p, const double* x_lse, const double* x_grad, const double* y_lse,
+                           const double* y_grad, double* grad, double* row_dot, double* row_total) {
   const DeviceGuard guard(p.device);
   const BackwardF64 b = {x_lse, x_grad, y_lse, y_grad, grad, row_dot, row_total};
   launch("pairwise_backward_f64", backward_kernel, dim3(static_cast<unsigned>(ceil_div(p.x.shape[0], kWarps))),
-         kThreads, 0, p.stream, pairs_f64(p, bias), b);
+         kThreads, 0, p.stream, pairs_f64(p), b);
 }
 
 }  // namespace sslspec::cuda

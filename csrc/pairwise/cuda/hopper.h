@@ -43,13 +43,11 @@ struct HopperStatistics {
   int64_t col_begin;     // where they begin: those before it are not written
 };
 
-void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                               const HopperStatistics& out);
+void pairwise_statistics_sm90a(const PairwiseProblem& p, const HopperStatistics& out);
 
 // Statistics of bfloat16 rows of up to kSumsWidth columns, no scale by column; arguments as of pairwise_statistics.
 inline constexpr int64_t kSumsWidth = 512;
-void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
-                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts);
+void pairwise_sums_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts);
 
 // The chained backward of bfloat16 rows, d <= 256, softmax, no scale by column; fields as in PairwiseBackward.
 struct HopperChained {
@@ -61,7 +59,6 @@ struct HopperChained {
   bool grad_f32;
 };
 
-void pairwise_chained_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                            const HopperChained& c);
+void pairwise_chained_sm90a(const PairwiseProblem& p, const HopperChained& c);
 
 }  // namespace sslspec::cuda

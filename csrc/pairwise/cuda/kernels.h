@@ -13,24 +13,26 @@ namespace sslspec::cuda {
 
 enum class Precision { exact = 0, fast = 1 };  // of float32 products
 
-struct PairwiseProblem {  // one orientation of the logits s_ij = scale_ij x_i . y_j, i over rows
-  TensorView x, y;        // [n, d], [m, d]; rows at multiples of 16 bytes (float64: any stride)
-  const void* scale;      // fp32 (fp64); index i * scale_row + j * scale_col
-  int64_t scale_row, scale_col;
-  const int32_t *x_ids, *y_ids;               // pairs with equal ids are left out, or null
-  const int64_t *skip_indptr, *skip_indices;  // CSR pattern of pairs to leave out, or null
-  bool skip_by_column;                        // the pattern is stored by column of this orientation
-  bool skip_self, symmetric;
-  Precision precision;
-  int device;
-  int64_t stream;
-};
-
 // Per block of 128 rows: largest |x_i|, largest |scale_i x_i| (|x_i| when the scale is a scalar), smallest and largest
 // id.
 struct BlockBound {
   float norm, scaled_norm;
   int32_t id_min, id_max;
+};
+
+struct PairwiseProblem {  // one orientation of the logits s_ij = scale_ij x_i . y_j, i over rows
+  TensorView x, y;        // [n, d], [m, d]; rows at multiples of 16 bytes (float64: any stride)
+  const void* scale;      // fp32 (fp64); index i * scale_row + j * scale_col
+  int64_t scale_row, scale_col;
+  const void* bias;                           // fp32 (fp64), one number: sigmoid; or null: softmax
+  const int32_t *x_ids, *y_ids;               // pairs with equal ids are left out, or null
+  const int64_t *skip_indptr, *skip_indices;  // CSR pattern of pairs to leave out, or null
+  bool skip_by_column;                        // the pattern is stored by column of this orientation
+  bool skip_self, symmetric;
+  BlockBound *x_bounds, *y_bounds;  // made by pairwise_bounds; float64 has none
+  Precision precision;
+  int device;
+  int64_t stream;
 };
 
 struct Weight {
@@ -42,16 +44,15 @@ struct Partial {
   float top, sum;
 };
 
-void pairwise_bounds(const PairwiseProblem& p, BlockBound* x_bounds, BlockBound* y_bounds);
+void pairwise_bounds(const PairwiseProblem& p);
 
 struct PairwiseGrid {  // super blocks of span x span tiles of 128 x 128, one block of threads each
   int64_t span, x_supers, y_supers;
   PairwiseGrid(int64_t n, int64_t m);
 };
 
-// Softmax, or sigmoid when bias (one fp32 number on the device) is given: then the tops are 0 and the sums the result.
-void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
-                         const BlockBound* y_bounds,
+// Softmax; or sigmoid: then the tops are 0 and the sums the result.
+void pairwise_statistics(const PairwiseProblem& p,
                          Partial* x_parts,     // [y_supers, n]
                          Partial* y_parts,     // [x_supers, m], null without column statistics
                          Partial* tile_sums);  // [pairwise_tile_sums_size] for the Hopper pass, or null
@@ -63,12 +64,10 @@ void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logari
 
 // Weights of n rows (of x, or of y): grad_i 2^(-lse_i) relative to a shift that one exponential can serve (narrow) or
 // to the row's own statistic (wide). lse == nullptr: sigmoid, the factors are the gradients.
-void pairwise_row_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                          const float* lse, const float* grad, int64_t n, Weight* weights);
+void pairwise_row_weights(const PairwiseProblem& p, const float* lse, const float* grad, int64_t n, Weight* weights);
 
 struct PairwiseBackward {
-  const Weight *x_weights, *y_weights;  // [n], [m], either may be null
-  const float* bias;                    // sigmoid: W_ij = x_weights.factor or y_weights.factor times sigmoid
+  const Weight *x_weights, *y_weights;  // [n], [m], either may be null; sigmoid: W_ij = factor times sigmoid
   bool grad_f32;                        // write the gradient of bfloat16 rows in float32
   void* grad;  // [n, d] dtype of x or float32: sum_j W_ij (scale_col ? scale_j : 1) y_j, times the row's scale unless
                // scale_col
@@ -84,8 +83,7 @@ void pairwise_reduce(const PairwiseProblem& p, const PairwiseBackward& b);
 
 bool pairwise_chained_fits(int64_t d, DType dtype, int64_t shared_bytes);
 int64_t pairwise_chained_splits(int64_t n, int64_t m);
-void pairwise_chained(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                      const PairwiseBackward& b);
+void pairwise_chained(const PairwiseProblem& p, const PairwiseBackward& b);
 
 // Elements of a number and five arrays, three of n and two of m values, each starting at a multiple of 16 bytes.
 inline int64_t pairwise_vectors_size(int64_t n, int64_t m) { return 4 + 3 * ((n + 3) / 4 * 4) + 2 * ((m + 3) / 4 * 4); }
@@ -94,16 +92,15 @@ inline int64_t pairwise_vectors_size(int64_t n, int64_t m) { return 4 + 3 * ((n 
 // rows) as kWeightPieces bfloat16 matrices, one below the other, whose sum it is. Chunks come in order, row0 == 0
 // first.
 inline constexpr int kWeightPieces = 3;
-void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                      const PairwiseBackward& b, int64_t row0, int64_t rows,
+void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, int64_t row0, int64_t rows,
                       void* weights,  // [pieces rows, m]
                       int64_t pitch, int pieces);
 
 int64_t device_shared_limit(int device);
 
 // float64, one orientation at a time: out [n] of the forward; gradient of x from the row part, the column part or both.
-void pairwise_forward_f64(const PairwiseProblem& p, const double* bias, double* out);
-void pairwise_backward_f64(const PairwiseProblem& p, const double* bias, const double* x_lse, const double* x_grad,
-                           const double* y_lse, const double* y_grad, double* grad, double* row_dot, double* row_total);
+void pairwise_forward_f64(const PairwiseProblem& p, double* out);
+void pairwise_backward_f64(const PairwiseProblem& p, const double* x_lse, const double* x_grad, const double* y_lse,
+                           const double* y_grad, double* grad, double* row_dot, double* row_total);
 
 }  // namespace sslspec::cuda

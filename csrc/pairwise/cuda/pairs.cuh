@@ -39,12 +39,12 @@ inline Rows rows_of(const TensorView& t) {
           static_cast<int>(t.shape[1] * size)};
 }
 
-inline Pairs pairs_of(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds) {
+inline Pairs pairs_of(const PairwiseProblem& p) {
   return {rows_of(p.x),     rows_of(p.y),  static_cast<const float*>(p.scale),
           p.scale_row,      p.scale_col,   p.x_ids,
           p.y_ids,          p.skip_indptr, p.skip_indices,
           p.skip_by_column, p.skip_self,   p.symmetric,
-          x_bounds,         y_bounds};
+          p.x_bounds,       p.y_bounds};
 }
 
 // Block `index` of the statistics: a super block of PairwiseGrid, of the upper triangle only if symmetric.

@@ -114,11 +114,11 @@ unsigned blocks_for(int64_t n, int per_block) { return static_cast<unsigned>(cei
 
 }  // namespace
 
-void pairwise_bounds(const PairwiseProblem& p, BlockBound* x_bounds, BlockBound* y_bounds) {
+void pairwise_bounds(const PairwiseProblem& p) {
   const DeviceGuard guard(p.device);
   const auto* scale = static_cast<const float*>(p.scale);
-  const BoundOperand x = {rows_of(p.x), p.scale_row ? scale : nullptr, p.scale_row, p.x_ids, x_bounds};
-  const BoundOperand y = {rows_of(p.y), p.scale_col ? scale : nullptr, p.scale_col, p.y_ids, y_bounds};
+  const BoundOperand x = {rows_of(p.x), p.scale_row ? scale : nullptr, p.scale_row, p.x_ids, p.x_bounds};
+  const BoundOperand y = {rows_of(p.y), p.scale_col ? scale : nullptr, p.scale_col, p.y_ids, p.y_bounds};
   const int64_t x_blocks = ceil_div(x.rows.count, kBoundRows);
   const int64_t y_blocks = p.symmetric ? 0 : ceil_div(y.rows.count, kBoundRows);
   launch("pairwise_bounds", bounds_kernel, dim3(static_cast<unsigned>(x_blocks + y_blocks)), kThreads, 0, p.stream, x,
@@ -132,11 +132,10 @@ void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logari
          logarithm, out);
 }
 
-void pairwise_row_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                          const float* lse, const float* grad, int64_t n, Weight* weights) {
+void pairwise_row_weights(const PairwiseProblem& p, const float* lse, const float* grad, int64_t n, Weight* weights) {
   const DeviceGuard guard(p.device);
-  launch("pairwise_row_weights", weights_kernel, dim3(blocks_for(n, kThreads)), kThreads, 0, p.stream,
-         pairs_of(p, x_bounds, y_bounds), lse, grad, n, lse == nullptr, weights);
+  launch("pairwise_row_weights", weights_kernel, dim3(blocks_for(n, kThreads)), kThreads, 0, p.stream, pairs_of(p), lse,
+         grad, n, lse == nullptr, weights);
 }
 
 void pairwise_reduce(const PairwiseProblem& p, const PairwiseBackward& b) {

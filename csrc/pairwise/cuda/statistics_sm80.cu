@@ -248,17 +248,16 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
 }
 
 template <typename Math, bool kSigmoid>
-void launch_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
-                       const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts) {
+void launch_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts) {
   using Traits = StatisticsTraits<Math, kSigmoid>;
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
   const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
-  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  const Pairs pairs = pairs_of(p);
   constexpr size_t kOther = sizeof(StatisticsShared<Traits>);
   const bool resident = TilePipe::keeps_x(pairs.x.bytes, kOther, shared_limit());
   launch("pairwise_statistics", statistics_kernel<Traits>, dim3(static_cast<unsigned>(blocks)), TileTraits::kThreads,
-         TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs, bias, x_parts, y_parts, grid.span,
-         grid.y_supers, resident);
+         TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs, static_cast<const float*>(p.bias),
+         x_parts, y_parts, grid.span, grid.y_supers, resident);
 }
 
 #ifdef SSLSPEC_WITH_SM90A
@@ -311,8 +310,7 @@ bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
          p.y.stride[0] % 8 == 0;
 }
 
-void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                  Partial* x_parts, Partial* y_parts, Partial* row_sums) {
+void launch_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* row_sums) {
   constexpr int64_t kTile = TileTraits::kRows;
   const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric),
                 span = PairwiseGrid(n, m).span;
@@ -328,8 +326,8 @@ void launch_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound*
   for (int64_t row0 = 0; row0 < n; row0 += step) {
     const int64_t rows = n - row0 < step ? n - row0 : step;
     const int64_t col0 = p.symmetric ? row0 : 0, col_begin = p.symmetric ? row0 + rows : 0;
-    pairwise_statistics_sm90a(p, x_bounds, y_bounds,
-                              {row0, col0, static_cast<int>(rows), bias, row_sums, column_sums, col_begin});
+    pairwise_statistics_sm90a(
+        p, {row0, col0, static_cast<int>(rows), static_cast<const float*>(p.bias), row_sums, column_sums, col_begin});
     gather(row_sums, rows, col0 / kTile, ceil_div(m - col0, kTile), rows, x_parts + row0, n);
     if (column_sums != nullptr)
       gather(column_sums + (col_begin - col0), m - col0, row0 / kTile, ceil_div(rows, kTile), m - col_begin,
@@ -362,27 +360,25 @@ PairwiseGrid::PairwiseGrid(int64_t n, int64_t m) {
   x_supers = ceil_div(x_tiles, span), y_supers = ceil_div(y_tiles, span);
 }
 
-void pairwise_statistics(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
-                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
+void pairwise_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
   const DeviceGuard guard(p.device);  // the choice below asks the current device
 #ifdef SSLSPEC_WITH_SM90A
   if (select_sm90a(p, tile_sums)) {
-    if (takes_sums(p.x.shape[1], p.symmetric))
-      return pairwise_sums_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts);
-    return launch_sm90a(p, bias, x_bounds, y_bounds, x_parts, y_parts, tile_sums);
+    if (takes_sums(p.x.shape[1], p.symmetric)) return pairwise_sums_sm90a(p, x_parts, y_parts);
+    return launch_sm90a(p, x_parts, y_parts, tile_sums);
   }
 #endif
   const bool fast = p.precision == Precision::fast;
-  if (bias != nullptr) {
+  if (p.bias != nullptr) {
     const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, true>
                      : fast                   ? launch_statistics<Tf32, true>
                                               : launch_statistics<Tf32x3, true>;
-    return run(p, bias, x_bounds, y_bounds, x_parts, y_parts);
+    return run(p, x_parts, y_parts);
   }
   const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, false>
                    : fast                   ? launch_statistics<Tf32, false>
                                             : launch_statistics<Tf32x3, false>;
-  run(p, bias, x_bounds, y_bounds, x_parts, y_parts);
+  run(p, x_parts, y_parts);
 }
 
 }  // namespace sslspec::cuda

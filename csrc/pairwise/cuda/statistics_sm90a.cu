@@ -107,12 +107,11 @@ struct StatisticsTraits {
 
 }  // namespace
 
-void pairwise_statistics_sm90a(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                               const HopperStatistics& out) {
+void pairwise_statistics_sm90a(const PairwiseProblem& p, const HopperStatistics& out) {
   using Gemm = StatisticsTraits::Gemm;
   using Elem = StatisticsTraits::Elem;
   const DeviceGuard guard(p.device);
-  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  const Pairs pairs = pairs_of(p);
   typename Gemm::GemmKernel::StrideA stride_x{};
   typename Gemm::GemmKernel::StrideB stride_y{};
   cute::get<0>(stride_x) = p.x.stride[0], cute::get<0>(stride_y) = p.y.stride[0];

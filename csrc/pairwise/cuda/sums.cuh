@@ -44,12 +44,19 @@ struct SumsPlan {
   __device__ int64_t first(int64_t strip, int64_t row) const { return diagonal ? max(strip, row) : strip; }
 };
 
+// What the threads of a group, and all of them, wait at.
+template <typename Group, typename All>
+struct Barriers {
+  Group group;
+  All all;
+};
+
 // thread: 0 .. 255. multiply(row, tile, last, use) calls use(acc) with the group's 64 x 128 products, last: of this
 // row.
-template <typename Multiply, typename GroupBarrier, typename Barrier>
+template <typename Multiply, typename Group, typename All>
 __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, const SumsPlan& plan, SumsShared& s,
                                            int thread, float limit, Multiply&& multiply,
-                                           const GroupBarrier& group_barrier, const Barrier& barrier) {
+                                           const Barriers<Group, All>& wait) {
   using Traits = SumsTraits;
   constexpr int kTile = Traits::kTile, kThreads = Traits::kGroups * Traits::kGroup;
   const int group = thread / Traits::kGroup, local = thread % Traits::kGroup, lane = thread % 32;
@@ -69,7 +76,7 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
 
   for (int64_t strip = plan.y_begin; strip < plan.y_end; strip += Traits::kStrip) {
     for (int c = thread; c < Traits::kGroups * Traits::kStrip * kTile; c += kThreads) (&s.columns[0][0])[c] = empty;
-    barrier();  // the sums of columns, and the results in global memory, are there
+    wait.all();  // the sums of columns, and the results in global memory, are there
     for (int64_t row = plan.x_begin; row < plan.rows_end(strip); ++row) {
       const int64_t i0 = row * kTile + group * 64;
       float scale[1][2];
@@ -82,13 +89,13 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
           float x[64];
           scaled(acc, scale, bias, x);
           if (tile_is_masked(p, row * kTile, kTile, j0, kTile)) {
-            group_barrier();
+            wait.group();
             mask_words<64, kTile>(p, i0, j0, s.mask[group], local, Traits::kGroup);
-            group_barrier();
+            wait.group();
             leave_out(s.mask[group], own_row, x);
           }
           const bool with_columns = cols_out != nullptr && !(p.symmetric && row == tile);
-          if (with_columns) group_barrier();  // the parts of the last tile have been read
+          if (with_columns) wait.group();  // the parts of the last tile have been read
           Partial found[1][2];
           tile_sums(x, sigmoid_part, limit, with_columns, found, s.part[group][local / 32]);
 #pragma unroll
@@ -99,7 +106,7 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
               sums[h] = merge(sums[h], found[0][h]);
           }
           if (!with_columns) return;
-          group_barrier();
+          wait.group();
           Partial& total = s.columns[group][(tile - strip) * kTile + local];
 #pragma unroll
           for (int warp = 0; warp < Traits::kWarps; ++warp) {
@@ -117,13 +124,13 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
         if (lane % 4 == 0 && i < p.x.count) rows_out[i] = merge(rows_out[i], sums[h]);
       }
     }
-    barrier();  // both groups' columns; on the diagonal their rows too, which have the same results
+    wait.all();  // both groups' columns; on the diagonal their rows too, which have the same results
     if (cols_out != nullptr) {
       const int64_t j0 = strip * kTile, count = min(plan.strip_end(strip) * kTile, p.y.count) - j0;
       for (int64_t c = thread; c < count; c += kThreads)
         cols_out[j0 + c] = merge(merge(cols_out[j0 + c], s.columns[0][c]), s.columns[1][c]);
     }
-    barrier();
+    wait.all();
   }
 }
 

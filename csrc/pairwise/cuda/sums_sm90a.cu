@@ -139,9 +139,10 @@ __device__ __forceinline__ void consume(const Args& a, const SumsPlan& plan, Sha
     if (last) ++used;
     use(acc);
   };
-  const auto group_barrier = [&] { cutlass::arch::NamedBarrier::sync(SumsTraits::kGroup, 1 + group); };
-  const auto barrier = [] { cutlass::arch::NamedBarrier::sync(SumsTraits::kGroups * SumsTraits::kGroup, 3); };
-  super_sums(a.pairs, a.sums, plan, s.sums, thread, limit, multiply, group_barrier, barrier);
+  const auto of_group = [&] { cutlass::arch::NamedBarrier::sync(SumsTraits::kGroup, 1 + group); };
+  const auto of_all = [] { cutlass::arch::NamedBarrier::sync(SumsTraits::kGroups * SumsTraits::kGroup, 3); };
+  super_sums(a.pairs, a.sums, plan, s.sums, thread, limit, multiply,
+             Barriers<decltype(of_group), decltype(of_all)>{of_group, of_all});
 }
 
 __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant__ Args a) {
@@ -172,16 +173,15 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
 
 }  // namespace
 
-void pairwise_sums_sm90a(const PairwiseProblem& p, const float* bias, const BlockBound* x_bounds,
-                         const BlockBound* y_bounds, Partial* x_parts, Partial* y_parts) {
+void pairwise_sums_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts) {
   const DeviceGuard guard(p.device);
   const int d = static_cast<int>(p.x.shape[1]);
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
   const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   const Args args = {tma_of(p.x.data, static_cast<int>(p.x.shape[0]), d, p.x.stride[0]),
                      tma_of(p.y.data, static_cast<int>(p.y.shape[0]), d, p.y.stride[0]),
-                     pairs_of(p, x_bounds, y_bounds),
-                     {bias, x_parts, y_parts, grid.span, grid.y_supers},
+                     pairs_of(p),
+                     {static_cast<const float*>(p.bias), x_parts, y_parts, grid.span, grid.y_supers},
                      d};
   launch("pairwise_sums_sm90a", sums_kernel, dim3(static_cast<unsigned>(blocks)), kThreads, sizeof(Shared) + 1024,
          p.stream, args);

@@ -209,7 +209,7 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
 // beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
 bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
   return hopper_allowed("weights") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
-         (b.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 && pitch % 8 == 0 && p.y.shape[0] >= 1024 &&
+         (p.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 && pitch % 8 == 0 && p.y.shape[0] >= 1024 &&
          p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
 }
 
@@ -223,7 +223,7 @@ void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBa
   const int64_t length = n > m ? n : m;
   if (row0 == 0)
     launch("pairwise_vectors", vectors_kernel, dim3(static_cast<unsigned>(ceil_div(length, TileTraits::kThreads))),
-           TileTraits::kThreads, 0, p.stream, pairs, b.bias, b.x_weights, b.y_weights, v);
+           TileTraits::kThreads, 0, p.stream, pairs, static_cast<const float*>(p.bias), b.x_weights, b.y_weights, v);
   const bool columns = b.y_weights != nullptr;
   pairwise_weights_sm90a({static_cast<const unsigned char*>(p.x.data) + row0 * pairs.x.pitch, p.y.data, p.x.stride[0],
                           p.y.stride[0], static_cast<int>(rows), static_cast<int>(m), static_cast<int>(p.x.shape[1]),
@@ -238,15 +238,16 @@ void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBa
 
 }  // namespace
 
-void pairwise_weights(const PairwiseProblem& p, const BlockBound* x_bounds, const BlockBound* y_bounds,
-                      const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights, int64_t pitch, int pieces) {
+void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights,
+                      int64_t pitch, int pieces) {
   const DeviceGuard guard(p.device);
-  const Pairs pairs = pairs_of(p, x_bounds, y_bounds);
+  const Pairs pairs = pairs_of(p);
 #ifdef SSLSPEC_WITH_SM90A
   if (select_sm90a(p, b, pitch)) return launch_sm90a(p, pairs, b, row0, rows, weights, pitch);
 #endif
   const bool resident = TilePipe::keeps_x(pairs.x.bytes, sizeof(WeightsShared), shared_limit());
-  const WeightsOut out = {b.x_weights, b.y_weights, b.bias, weights, pitch, rows * pitch, row0, resident};
+  const WeightsOut out = {b.x_weights, b.y_weights, static_cast<const float*>(p.bias), weights, pitch, rows * pitch,
+                          row0,        resident};
   const bool fast = p.precision == Precision::fast;
   const auto run = p.x.dtype == DType::bf16 ? launch_matrix<Bf16, 1>
                    : pieces == 1            ? (fast ? launch_matrix<Tf32, 1> : launch_matrix<Tf32x3, 1>)

@@ -21,8 +21,16 @@ struct MomentsArgs {
   int threads;
 };
 
-SSLSPEC_EACH_ISA(template <typename T> void moments_forward(const MomentsArgs<T>& args); template <typename T>
-                 void moments_backward(const T* x, int64_t ld, int64_t n, int64_t d, const T* mean, const T* grad_mean,
-                                       const T* grad_var, T* grad, int threads);)
+template <typename T>
+struct MomentsBackwardArgs {
+  const T* x;  // [n, d] row stride ld
+  int64_t ld, n, d;
+  const T *mean, *grad_mean, *grad_var;  // [d]
+  T* grad;                               // [n, d] contiguous
+  int threads;
+};
+
+SSLSPEC_EACH_ISA(template <typename T> void moments_forward(const MomentsArgs<T>& args);
+                 template <typename T> void moments_backward(const MomentsBackwardArgs<T>& args);)
 
 }  // namespace sslspec::cpu

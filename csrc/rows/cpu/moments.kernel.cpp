@@ -205,24 +205,22 @@ void moments_forward(const MomentsArgs<T>& args) {
 }
 
 template <typename T>
-void moments_backward(const T* x, int64_t ld, int64_t n, int64_t d, const T* mean, const T* grad_mean,
-                      const T* grad_var, T* grad, int threads) {
-  const T once = T(1) / static_cast<T>(n), twice = T(2) / static_cast<T>(n);
+void moments_backward(const MomentsBackwardArgs<T>& args) {
+  const MomentsBackwardArgs<T> p = args;
+  const T once = T(1) / static_cast<T>(p.n), twice = T(2) / static_cast<T>(p.n);
   constexpr int64_t kTask = 32;  // rows
-  parallel_for((n + kTask - 1) / kTask, threads, [&](int64_t t) {
-    for (int64_t i = t * kTask; i < n && i < (t + 1) * kTask; ++i) {
-      const T* in = x + i * ld;
-      T* __restrict out = grad + i * d;
-      for (int64_t k = 0; k < d; ++k) out[k] = grad_mean[k] * once + grad_var[k] * twice * (in[k] - mean[k]);
+  parallel_for((p.n + kTask - 1) / kTask, p.threads, [&](int64_t t) {
+    for (int64_t i = t * kTask; i < p.n && i < (t + 1) * kTask; ++i) {
+      const T *in = p.x + i * p.ld, *mean = p.mean, *grad_mean = p.grad_mean, *grad_var = p.grad_var;
+      T* __restrict out = p.grad + i * p.d;
+      for (int64_t k = 0; k < p.d; ++k) out[k] = grad_mean[k] * once + grad_var[k] * twice * (in[k] - mean[k]);
     }
   });
 }
 
 template void moments_forward<float>(const MomentsArgs<float>&);
 template void moments_forward<double>(const MomentsArgs<double>&);
-template void moments_backward<float>(const float*, int64_t, int64_t, int64_t, const float*, const float*, const float*,
-                                      float*, int);
-template void moments_backward<double>(const double*, int64_t, int64_t, int64_t, const double*, const double*,
-                                       const double*, double*, int);
+template void moments_backward<float>(const MomentsBackwardArgs<float>&);
+template void moments_backward<double>(const MomentsBackwardArgs<double>&);
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -185,8 +185,7 @@ int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
   return ceil_div(n, kSlab) * (operands == 1 ? 1 : 3) * 2 * d;
 }
 
-void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, TensorView workspace,
-                     int64_t stream) {
+void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, const Run& run) {
   check_input(x);
   const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 3 : 1;
   const DType type = wide_type(x.dtype);
@@ -195,15 +194,16 @@ void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, 
   check_matrix(kOp, "var", var, operands, d, type, x.device);
   SSLSPEC_CHECK(operands == 3 || !product, kOp, ": product needs y");
   SSLSPEC_CHECK(operands == 1 || (mean.stride[0] == d && var.stride[0] == d), kOp, ": mean and var must be contiguous");
-  check_vector(kOp, "workspace", workspace, moments_workspace_size(n, d, y.present() ? 2 : 1), type, x.device);
+  check_vector(kOp, "workspace", run.workspace, moments_workspace_size(n, d, y.present() ? 2 : 1), type, x.device);
   const DeviceGuard guard(x.device);
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Wide<In>::type;
-    const MomentsArgs<In> p = {x.as<In>(),         y.as<In>(),        x.stride[0],  y.stride[0], n,      d,
-                               ceil_div(n, kSlab), workspace.as<T>(), mean.as<T>(), var.as<T>(), product};
+    const MomentsArgs<In> p = {x.as<In>(), y.as<In>(),         x.stride[0],           y.stride[0],  n,
+                               d,          ceil_div(n, kSlab), run.workspace.as<T>(), mean.as<T>(), var.as<T>(),
+                               product};
     constexpr int kWide = sizeof(In) == 2 ? 2 : 1;
-    packs(x, kWide) && packs(y, kWide) ? forward<In, kWide>(p, stream) : forward<In, 1>(p, stream);
+    packs(x, kWide) && packs(y, kWide) ? forward<In, kWide>(p, run.stream) : forward<In, 1>(p, run.stream);
   });
 }
 

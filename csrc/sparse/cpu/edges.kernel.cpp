@@ -81,10 +81,10 @@ void edges(const EdgesArgs<T>& p) {
     T* carry = static_cast<T*>(scratch(kCarry, p.d * sizeof(T)));
     if (p.squared) {
       ReduceRows<T, true> sink{p};
-      gather_rows<Term::squares>(p.a, begin, end, p.x, p.ldx, p.y, p.ldy, p.d, carry, sink);
+      gather_rows<Term::squares, T>(p.a, begin, end, {p.x, p.ldx}, {p.y, p.ldy}, p.d, carry, sink);
     } else {
       ReduceRows<T, false> sink{p};
-      gather_rows<Term::neighbours>(p.a, begin, end, p.x, p.ldx, p.y, p.ldy, p.d, carry, sink);
+      gather_rows<Term::neighbours, T>(p.a, begin, end, {p.x, p.ldx}, {p.y, p.ldy}, p.d, carry, sink);
     }
   });
 }

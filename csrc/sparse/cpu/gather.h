@@ -221,35 +221,42 @@ void panel(const Batch<T>& batch, const T* x, int64_t ldx, int64_t c, int64_t la
     panel<term, V, kTail, false>(batch, x, ldx, c, tail, carry, sink);
 }
 
+// A matrix by rows, `ld` elements apart.
+template <typename T>
+struct ByRows {
+  const T* data = nullptr;
+  int64_t ld = 0;
+};
+
 // Rows [row_begin, row_end) of A against y (b columns); x is read only for differences and squares.
 // carry: room for b values. sink sees the panels of a row from left to right.
 template <Term term, typename T, typename Sink>
-void gather_rows(const SparseArgs<T>& a, int64_t row_begin, int64_t row_end, const T* x, int64_t ldx, const T* y,
-                 int64_t ldy, int64_t b, T* carry, Sink& sink) {
+void gather_rows(const SparseArgs<T>& a, int64_t row_begin, int64_t row_end, ByRows<T> x, ByRows<T> y, int64_t b,
+                 T* carry, Sink& sink) {
   constexpr int L = kLanes<T>;
   Batch<T> batch;
   Cursor cursor{row_begin, a.indptr[row_begin]};
   while (cursor.row < row_end) {
     if (a.wide)
-      decode(a, static_cast<const int64_t*>(a.indices), y, ldy, row_end, cursor, batch);
+      decode(a, static_cast<const int64_t*>(a.indices), y.data, y.ld, row_end, cursor, batch);
     else
-      decode(a, static_cast<const int32_t*>(a.indices), y, ldy, row_end, cursor, batch);
+      decode(a, static_cast<const int32_t*>(a.indices), y.data, y.ld, row_end, cursor, batch);
     for (int64_t c = 0; c < b;) {
       const int64_t left = b - c, lanes = left % L;
       if (left >= 8 * L) {
-        panel<term, 8, false>(batch, x, ldx, c, lanes, carry, sink), c += 8 * L;
+        panel<term, 8, false>(batch, x.data, x.ld, c, lanes, carry, sink), c += 8 * L;
       } else if (left >= 4 * L) {
-        panel<term, 4, false>(batch, x, ldx, c, lanes, carry, sink), c += 4 * L;
+        panel<term, 4, false>(batch, x.data, x.ld, c, lanes, carry, sink), c += 4 * L;
       } else if (left > 3 * L) {
-        panel<term, 4, true>(batch, x, ldx, c, lanes, carry, sink), c = b;
+        panel<term, 4, true>(batch, x.data, x.ld, c, lanes, carry, sink), c = b;
       } else if (left >= 2 * L) {
-        panel<term, 2, false>(batch, x, ldx, c, lanes, carry, sink), c += 2 * L;
+        panel<term, 2, false>(batch, x.data, x.ld, c, lanes, carry, sink), c += 2 * L;
       } else if (left > L) {
-        panel<term, 2, true>(batch, x, ldx, c, lanes, carry, sink), c = b;
+        panel<term, 2, true>(batch, x.data, x.ld, c, lanes, carry, sink), c = b;
       } else if (left == L) {
-        panel<term, 1, false>(batch, x, ldx, c, lanes, carry, sink), c = b;
+        panel<term, 1, false>(batch, x.data, x.ld, c, lanes, carry, sink), c = b;
       } else {
-        panel<term, 1, true>(batch, x, ldx, c, lanes, carry, sink), c = b;
+        panel<term, 1, true>(batch, x.data, x.ld, c, lanes, carry, sink), c = b;
       }
     }
   }

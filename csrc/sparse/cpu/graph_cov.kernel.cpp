@@ -154,7 +154,7 @@ void graph_cov(const GraphCovArgs<T>& p) {
     for (int64_t i = begin; i < end; i += kBlock) {
       const int64_t rows = min64(kBlock, end - i);
       PanelRows<T> sink{panels, i};
-      gather_rows<Term::neighbours, T>(p.a, i, i + rows, nullptr, 0, p.y, p.ldy, p.e, carry, sink);
+      gather_rows<Term::neighbours, T>(p.a, i, i + rows, {}, {p.y, p.ldy}, p.e, carry, sink);
       int64_t ldx = p.ldx;
       const T* x = padded_rows(p.x, ldx, i, rows, p.d, padded);
       add_outer(x, ldx, rows, p.d, panels, p.e, slot);
@@ -178,7 +178,7 @@ int64_t graph_cov_apply_workspace(int64_t e, int64_t d) {
 
 template <typename T>
 void graph_cov_apply(const GraphCovApplyArgs<T>& p) {
-  pack_columns<T>(p.m, p.ldm, 0, p.e, p.e, p.d, nullptr, 0, p.panels);
+  pack_columns<T>(p.m, p.ldm, 0, p.e, p.e, p.d, {}, p.panels);
   const int64_t tasks = max64(1, min64(4096, p.a.n / kTaskRows));
   parallel_for(tasks, p.threads, [&](int64_t t) {
     const int64_t begin = split_rows(p.a.indptr, p.a.n, t, tasks), end = split_rows(p.a.indptr, p.a.n, t + 1, tasks);
@@ -188,7 +188,7 @@ void graph_cov_apply(const GraphCovApplyArgs<T>& p) {
     for (int64_t i = begin; i < end; i += kBlock) {
       const int64_t rows = min64(kBlock, end - i);
       PlainRows<T> sink{block, i, ld};
-      gather_rows<Term::neighbours, T>(p.a, i, i + rows, nullptr, 0, p.y, p.ldy, p.e, carry, sink);
+      gather_rows<Term::neighbours, T>(p.a, i, i + rows, {}, {p.y, p.ldy}, p.e, carry, sink);
       const T* u = p.u == nullptr ? nullptr : p.u + i;
       multiply_rows(block, ld, rows, p.e, p.panels, p.d, u, p.v, p.out + i * p.ldo, p.ldo);
     }

@@ -14,8 +14,8 @@ enum class Weight { one, scale, value, both };
 // One panel of one row: V registers from column c on, the last one cut by `tail` when kTail.
 template <Weight weight, int V, bool kTail, typename T, typename Index, typename Sink>
 inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, const Index* indices, const T* values,
-                                                     int64_t row, const T* y, int64_t ldy, int64_t c,
-                                                     const Tail<T>& tail, Sink& sink) {
+                                                     int64_t row, ByRows<T> y, int64_t c, const Tail<T>& tail,
+                                                     Sink& sink) {
   constexpr int L = kLanes<T>;
   constexpr int kAhead = Batch<T>::kAhead;
   constexpr int kLine = 64 / static_cast<int>(sizeof(T)) < L ? L : 64 / static_cast<int>(sizeof(T));
@@ -26,8 +26,8 @@ inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, con
   for (int v = 0; v < V; ++v) acc[v] = Vec<T>{};
   for (int64_t at = a.indptr[row]; at < stop; ++at) {
     const int64_t j = static_cast<int64_t>(indices[at]);
-    const T* entry = y + j * ldy + c;
-    const T* next = y + static_cast<int64_t>(indices[at + ahead]) * ldy + c;
+    const T* entry = y.data + j * y.ld + c;
+    const T* next = y.data + static_cast<int64_t>(indices[at + ahead]) * y.ld + c;
 #pragma GCC unroll 8
     for (int p = 0; p < V * L; p += kLine) __builtin_prefetch(next + p, 0, 3);
     Vec<T> w{};
@@ -51,7 +51,7 @@ void rows_panel(const SparseArgs<T>& a, int64_t begin, int64_t end, const T* y, 
   const Tail<T> tail(lanes);
   const Index* indices = static_cast<const Index*>(a.indices);
   const T* values = static_cast<const T*>(a.values);
-  for (int64_t i = begin; i < end; ++i) row_panel<weight, V, kTail>(a, indices, values, i, y, ldy, c, tail, sink);
+  for (int64_t i = begin; i < end; ++i) row_panel<weight, V, kTail, T>(a, indices, values, i, {y, ldy}, c, tail, sink);
 }
 
 template <Weight weight, typename Index, typename T, typename Sink>
@@ -99,10 +99,10 @@ void product_rows(const SparseArgs<T>& a, int64_t begin, int64_t end, const T* y
   const int64_t most = b <= 4 * kLanes<T> ? end : 32;  // rows that share their indices in the L1 cache between panels
   const bool typed = a.values == nullptr || a.precise == (sizeof(T) == 8);
   if (!typed || a.upper || a.combine != Combine::product)
-    return gather_rows<Term::neighbours>(a, begin, end, static_cast<const T*>(nullptr), 0, y, ldy, b, carry, sink);
+    return gather_rows<Term::neighbours, T>(a, begin, end, {}, {y, ldy}, b, carry, sink);
   while (begin < end) {
     if (a.indptr[begin + 1] - a.indptr[begin] > kLongRow) {
-      gather_rows<Term::neighbours>(a, begin, begin + 1, static_cast<const T*>(nullptr), 0, y, ldy, b, carry, sink);
+      gather_rows<Term::neighbours, T>(a, begin, begin + 1, {}, {y, ldy}, b, carry, sink);
       ++begin;
       continue;
     }

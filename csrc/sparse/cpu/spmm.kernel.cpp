@@ -53,7 +53,7 @@ void spmm(const SpmmArgs<T>& p) {
     if (p.own == nullptr)
       product_rows(p.a, begin, end, p.x, p.ldx, p.b, carry, sink);
     else
-      gather_rows<Term::differences>(p.a, begin, end, p.own, p.ldo, p.x, p.ldx, p.b, carry, sink);
+      gather_rows<Term::differences, T>(p.a, begin, end, {p.own, p.ldo}, {p.x, p.ldx}, p.b, carry, sink);
   });
 }
 

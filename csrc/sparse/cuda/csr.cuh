@@ -4,6 +4,7 @@
 
 #include "gpu/launch.h"
 #include "gpu/reduce.cuh"
+#include "sparse/csr.h"
 
 namespace sslspec::cuda {
 
@@ -25,22 +26,10 @@ struct Sparse {
   }
 };
 
-inline Sparse sparse_of(const char* op, const TensorView& indptr, const TensorView& indices, const TensorView& values,
-                        int device) {
+inline Sparse sparse_of(const char* op, const CsrView& a, int device) {
   SSLSPEC_CHECK(device != kCpu, op, ": x must be on a CUDA device");
-  SSLSPEC_CHECK(indptr.ndim == 1 && indptr.shape[0] >= 1, op, ": indptr must be (n + 1,), got ", shape_text(indptr));
-  SSLSPEC_CHECK(indices.ndim == 1, op, ": indices must be (nnz,), got ", shape_text(indices));
-  SSLSPEC_CHECK(indices.dtype == DType::i32 || indices.dtype == DType::i64, op,
-                ": indices must be int32 or int64, got ", indices.dtype);
-  check_vector(op, "indptr", indptr, indptr.shape[0], DType::i64, device);
-  check_vector(op, "indices", indices, indices.shape[0], indices.dtype, device);
-  if (values.present()) {
-    SSLSPEC_CHECK(values.dtype == DType::f32 || values.dtype == DType::f64, op,
-                  ": values must be float32 or float64, got ", values.dtype);
-    check_vector(op, "values", values, indices.shape[0], values.dtype, device);
-  }
-  return {indptr.as<int64_t>(),       indices.data,       values.data, indices.dtype == DType::i64,
-          values.dtype == DType::f64, indptr.shape[0] - 1};
+  a.check(op, device);
+  return {a.indptr.as<int64_t>(), a.indices.data, a.values.data, a.wide(), a.precise(), a.n()};
 }
 
 }  // namespace sslspec::cuda

@@ -94,14 +94,12 @@ void run(const Sparse& a, int64_t size, const TensorView& x, const TensorView& y
 
 }  // namespace
 
-void edges(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView y, TensorView out,
-           bool squared, int64_t stream) {
-  const Sparse a = sparse_of(kOp, indptr, indices, values, x.device);
-  run(a, a.n, x, y, out, squared, false, stream);
+void edges(const CsrView& a, TensorView x, TensorView y, TensorView out, bool squared, int64_t stream) {
+  run(sparse_of(kOp, a, x.device), a.n(), x, y, out, squared, false, stream);
 }
 
-void edge_values(TensorView indptr, TensorView indices, TensorView x, TensorView y, TensorView out, int64_t stream) {
-  run(sparse_of(kOp, indptr, indices, {}, x.device), indices.shape[0], x, y, out, false, true, stream);
+void edge_values(const CsrView& a, TensorView x, TensorView y, TensorView out, int64_t stream) {
+  run(sparse_of(kOp, a, x.device), a.nnz(), x, y, out, false, true, stream);
 }
 
 }  // namespace sslspec::cuda

@@ -5,6 +5,7 @@
 // once, by one thread: no atomics, one fixed order. Memory traffic: one row of X per entry (16-byte accesses where the
 // layout allows), the index, Y. Long rows are not split: a row of degree k costs k gathers of one group. Precision
 // policy: everything in the type of X, sums of kRun entries added up with compensation.
+#include "common/dispatch.h"
 #include "gpu/pack.cuh"
 #include "sparse/cuda/csr.cuh"
 #include "sparse/cuda/sparse.h"
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kThreads) spmm_kernel(const __grid_constant__ 
     }
   const T own_scale = p.row_scale == nullptr ? T(0) : p.row_scale[i];
   const T factor = p.add_scales || p.row_scale == nullptr ? p.alpha : p.alpha * own_scale;
-  const T share = p.diagonal == nullptr ? p.gamma : p.gamma + p.delta * p.diagonal[i];
+  const T of_w = p.diagonal == nullptr ? p.gamma : p.gamma + p.delta * p.diagonal[i];
   for (int64_t c = (static_cast<int>(threadIdx.x) - row * p.lanes) * kWidth; c < p.b; c += p.lanes * kWidth) {
     P mine{};
     if constexpr (!Traits::kPlain)
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) spmm_kernel(const __grid_constant__ 
     if (p.w != nullptr) {
       const P w = *reinterpret_cast<const P*>(p.w + i * p.ldw + c);
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) out.v[k] += share * w.v[k];
+      for (int k = 0; k < kWidth; ++k) out.v[k] += of_w * w.v[k];
     }
     *y = out;
   }
@@ -130,42 +131,40 @@ void launch_spmm(SpmmArgs<T> p, int64_t stream) {
 }
 
 template <typename T>
-void prepare_spmm(const Sparse& a, const TensorView& x, const TensorView& own, const TensorView& row_scale,
-                  const TensorView& col_scale, const TensorView& w, const TensorView& diagonal, const TensorView& y,
-                  bool add_scales, double alpha, double beta, double gamma, double delta, int64_t upper_from,
-                  int64_t stream) {
-  SpmmArgs<T> p{};
-  p.a = a;
+void prepare_spmm(SpmmArgs<T> p, const TensorView& x, const TensorView& own, const Scales& scales,
+                  const Combination& combination, const TensorView& y, int64_t stream) {
+  const TensorView& w = combination.w;
   SSLSPEC_CHECK(x.stride[0] < int64_t{1} << 31, "spmm: rows of x must be less than 2^31 entries apart, got ",
                 x.stride[0]);
   p.x = x.as<T>(), p.ldx = static_cast<int>(x.stride[0]), p.b = x.shape[1];
   p.own = own.as<T>(), p.ldo = own.stride[0];
-  p.row_scale = row_scale.as<T>(), p.col_scale = col_scale.as<T>();
-  p.w = w.as<T>(), p.ldw = w.stride[0], p.diagonal = diagonal.as<T>();
+  p.row_scale = scales.row.as<T>(), p.col_scale = scales.col.as<T>(), p.add_scales = scales.add;
+  p.w = w.as<T>(), p.ldw = w.stride[0], p.diagonal = combination.diagonal.as<T>();
   p.y = y.as<T>(), p.ldy = y.stride[0];
-  p.add_scales = add_scales, p.upper_from = upper_from;
-  p.alpha = static_cast<T>(alpha), p.beta = static_cast<T>(beta), p.gamma = static_cast<T>(gamma),
-  p.delta = static_cast<T>(delta);
+  p.alpha = static_cast<T>(combination.alpha), p.beta = static_cast<T>(combination.beta);
+  p.gamma = static_cast<T>(combination.gamma), p.delta = static_cast<T>(combination.delta);
   constexpr int kWide = 16 / sizeof(T);
   const bool wide = packs(x, kWide) && packs(own, kWide) && packs(w, kWide) && packs(y, kWide);
-  const auto run = a.wide ? (wide ? launch_spmm<T, int64_t, kWide> : launch_spmm<T, int64_t, 1>)
-                          : (wide ? launch_spmm<T, int32_t, kWide> : launch_spmm<T, int32_t, 1>);
+  const auto run = p.a.wide ? (wide ? launch_spmm<T, int64_t, kWide> : launch_spmm<T, int64_t, 1>)
+                            : (wide ? launch_spmm<T, int32_t, kWide> : launch_spmm<T, int32_t, 1>);
   run(p, stream);
 }
 
 }  // namespace
 
-void spmm(TensorView indptr, TensorView indices, TensorView values, TensorView x, TensorView own, TensorView row_scale,
-          TensorView col_scale, TensorView w, TensorView diagonal, TensorView y, bool add_scales, double alpha,
-          double beta, double gamma, double delta, int64_t upper_from, int64_t stream) {
+void spmm(const CsrView& a, TensorView x, TensorView own, const Scales& scales, const Combination& combination,
+          TensorView y, int64_t upper_from, int64_t stream) {
   constexpr const char* kOp = "spmm";
-  const int device = x.device;
-  const Sparse a = sparse_of(kOp, indptr, indices, values, device);
+  const Sparse sparse = sparse_of(kOp, a, x.device);
   SSLSPEC_CHECK(x.dtype == DType::f32 || x.dtype == DType::f64, kOp, ": x must be float32 or float64, got ", x.dtype);
-  check_product(kOp, a.n, x, own, row_scale, col_scale, w, diagonal, y, add_scales, device);
-  const DeviceGuard guard(device);
-  const auto run = x.dtype == DType::f64 ? prepare_spmm<double> : prepare_spmm<float>;
-  run(a, x, own, row_scale, col_scale, w, diagonal, y, add_scales, alpha, beta, gamma, delta, upper_from, stream);
+  check_product(kOp, sparse.n, x, own, scales, combination, y, x.device);
+  const DeviceGuard guard(x.device);
+  const auto run = [&](auto t) {
+    SpmmArgs<typename decltype(t)::type> p{};
+    p.a = sparse, p.upper_from = upper_from;
+    prepare_spmm(p, x, own, scales, combination, y, stream);
+  };
+  x.dtype == DType::f64 ? run(Type<double>{}) : run(Type<float>{});
 }
 
 }  // namespace sslspec::cuda

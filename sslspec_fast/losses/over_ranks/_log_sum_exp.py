@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..._dtypes import as_multiplied
+from ...primitives.pairwise import LeftOut, Logits
 from ...primitives.pairwise.blocks import lse_block, lse_block_gradients
 from ...ranks import Ranks
 from ...ranks.agreement import sample_ids
@@ -70,9 +71,8 @@ class _LogSumExp(torch.autograd.Function):
         kept = None
         for piece, every in gathered_pieces(columns.sent(b), pieces):
             right = columns.multiplied(every)
-            found, by_col = lse_block(
-                left, right, scale, ids, columns.ids(piece, a.device), cols=cols, half=half
-            )
+            logits = Logits(left, right, scale, LeftOut(ids, columns.ids(piece, a.device)))
+            found, by_col = lse_block(logits, cols=cols, half=half)
             row = found if len(pieces) == 1 else torch.logaddexp(row, found)
             if cols:
                 col[piece.own] = scatter_logsumexp(by_col, piece.ranks)
@@ -101,12 +101,9 @@ class _LogSumExp(torch.autograd.Function):
             if stats is not None:
                 q, g = _gathered(stats, piece)
                 of_columns = (q, g)
+            left_out = LeftOut(ids, columns.ids(piece, a.device))
             part = lse_block_gradients(
-                left,
-                columns.multiplied(every),
-                scale,
-                ids,
-                columns.ids(piece, a.device),
+                Logits(left, columns.multiplied(every), scale, left_out),
                 (row, grad_row),
                 of_columns,
                 want_b=want_b,
@@ -127,9 +124,8 @@ class _SelfLogSumExp(torch.autograd.Function):
         kept = None
         for piece, every in gathered_pieces(columns.sent(u), pieces):
             right = columns.multiplied(every)
-            found, _ = lse_block(
-                left, right, scale, ids, columns.ids(piece, u.device), cols=False, half=False
-            )
+            logits = Logits(left, right, scale, LeftOut(ids, columns.ids(piece, u.device)))
+            found, _ = lse_block(logits, cols=False, half=False)
             lse = found if len(pieces) == 1 else torch.logaddexp(lse, found)
             kept = right if len(pieces) == 1 else None
         ctx.columns, ctx.parts = columns, pieces
@@ -147,12 +143,9 @@ class _SelfLogSumExp(torch.autograd.Function):
         found = [(ctx.parts[0], kept)] if kept is not None else None
         for piece, every in found or gathered_pieces(columns.sent(u), ctx.parts):
             q, g = _gathered(stats, piece)
+            left_out = LeftOut(ids, columns.ids(piece, u.device))
             part = lse_block_gradients(
-                left,
-                columns.multiplied(every),
-                scale,
-                ids,
-                columns.ids(piece, u.device),
+                Logits(left, columns.multiplied(every), scale, left_out),
                 (lse, grad),
                 (q, g),
                 want_b=False,

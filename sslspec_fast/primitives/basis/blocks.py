@@ -99,9 +99,8 @@ def gram(
             view(unit_stride(b)),
             view(weights),
             view(out if len(blocks) <= _TERMS else out[at : at + rows]),
-            view(work),
             exact,
-            threads(),
+            (view(work), threads()),
         )
         at += rows
     return total(out)

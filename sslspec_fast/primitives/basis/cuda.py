@@ -50,9 +50,8 @@ def gram(blocks: Sequence[Tensor], b: Tensor, exact: bool, weights: Tensor | Non
             view(unit_stride(b)),
             view(weights),
             view(out if len(groups) == 1 else out[at : at + rows]),
-            view(work),
             exact,
-            stream(b),
+            (view(work), stream(b)),
         )
         at += rows
     return out

@@ -25,32 +25,37 @@ COLUMNS = 10  # numbers per column that the backward pass reads
 
 
 class _Form(NamedTuple):
-    """How csrc/gram/cuda/gram.h composes a loss and its gradient."""
+    """GramForm of csrc/gram/cuda/gram.h, in its order."""
 
-    alpha: float
-    shares: tuple[float, float, float]
-    weights: tuple[float, float, float]
+    kind: int
+    cross: bool
+    half: bool
     eps: float = 0.0
     strength: float = 0.0
+    alpha: float = 0.0
     near: float = 0.0
 
 
-def _form(kind: int, cross: bool, n: int, d: int, options: tuple[Any, ...]) -> _Form:
+def _form(
+    kind: int, cross: bool, half: bool, shape: torch.Size, options: tuple[Any, ...]
+) -> tuple[_Form, tuple[float, float, float], tuple[float, float, float]]:
+    """How a loss and its gradient are composed; the normalizers and the weights of its terms."""
+    (n, d), form = shape, _Form(kind, cross, half)
     if kind == VICREG:
         invariance, variance, covariance, eps = options
-        share = 1 / (d * (n - 1) ** 2)
-        return _Form(
-            4 * covariance * share,
-            (1 / (n * d), 1 / (2 * d), share),
-            (invariance, variance, covariance),
-            eps,
+        per_entry = 1 / (d * (n - 1) ** 2)
+        form = form._replace(
+            eps=eps,
             strength=-variance / (2 * d * (n - 1)),
+            alpha=4 * covariance * per_entry,
             near=2 * invariance / (n * d),
         )
+        return form, (1 / (n * d), 1 / (2 * d), per_entry), (invariance, variance, covariance)
     if kind == BARLOW_TWINS:
         off_diagonal, eps = options
-        return _Form(2 * off_diagonal / n**2, (1, 0, 1 / n**2), (1, 0, off_diagonal), eps)
-    return _Form(2.0 if cross else 4.0, (0, 0, 1), (0, 0, 1))
+        form = form._replace(eps=eps, alpha=2 * off_diagonal / n**2)
+        return form, (1, 0, 1 / n**2), (1, 0, off_diagonal)
+    return form._replace(alpha=2.0 if cross else 4.0), (0, 0, 1), (0, 0, 1)
 
 
 def _is_cross(kind: int, y: Tensor | None) -> bool:
@@ -87,7 +92,7 @@ def value(
         return zero[0].clone(), zero[1:].clone(), gradients, columns
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     operands, cross = 1 if y is None else 2, _is_cross(kind, y)
-    form = _form(kind, cross, n, d, options)
+    form, normalizers, weights = _form(kind, cross, half, x.shape, options)
     dual: bool = _C.gram_uses_dual(n, d, off_diagonal)
     products = Products(
         n,
@@ -110,21 +115,17 @@ def value(
     _C.cuda_gram_prepare(
         view(x),
         view(y),
-        kind,
-        form.eps,
-        form.strength,
-        cross,
+        form,
         subtracted,
         view(columns),
         view(factors),
         view(sums),
-        view(work),
-        queue,
+        (view(work), queue),
     )
     gradients = products.run(factors, sums, wanted)
     total, terms = x.new_empty((), dtype=wide), x.new_empty(3, dtype=wide)
     _C.cuda_gram_loss(
-        view(sums), pairs, diagonals, form.shares, form.weights, view(total), view(terms), queue
+        view(sums), pairs, diagonals, normalizers, weights, view(total), view(terms), queue
     )
     return total, terms, gradients, columns
 
@@ -146,26 +147,19 @@ def finish(
         return grads
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
-    cross = _is_cross(kind, y)
-    form = _form(kind, cross, n, d, options)
+    form, *_ = _form(kind, _is_cross(kind, y), half, x.shape, options)
     gx, gy = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
-    project, work = kind == BARLOW_TWINS, None
-    if project:
+    work = None
+    if kind == BARLOW_TWINS:
         work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=columns.dtype)
     _C.cuda_gram_finish(
         view(x),
         view(y),
+        form,
         view(columns),
         view(gradients),
         view(factor),
-        form.alpha,
-        form.near,
-        cross,
-        half,
-        project,
-        gx,
-        gy,
-        view(work),
-        stream(x),
+        (gx, gy),
+        (view(work), stream(x)),
     )
     return grads

@@ -17,7 +17,7 @@ gradient while it is written.
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0, *, half: boo
 
 
 class Form(NamedTuple):
-    """The arguments of csrc/gram/gram.h under their names there; vectors are (1 or 2, d)."""
+    """GramForm of csrc/gram/gram.h; vectors are (1 or 2, d)."""
 
     alpha: float
     cross: bool
@@ -59,6 +59,11 @@ class Form(NamedTuple):
     near: float = 0.0
     project: bool = False
 
+    def view(self) -> tuple[Any, ...]:
+        alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project = self
+        vectors = view(shift), view(scale), view(diagonal), view(own), view(other)
+        return alpha, cross, off_diagonal, *vectors, near, project
+
 
 def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
     """(1 or 2,) float64: one call of the kernel, csrc/gram/gram.h. Empty gradients are skipped."""
@@ -68,25 +73,8 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
     dual = form.diagonal is not None if form.off_diagonal else _C.gram_uses_dual(n, d, False)
     size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, dual)
     gx, gy = (view(g) if g.numel() else None for g in grads)
-    _C.gram(
-        view(x),
-        view(y),
-        form.cross,
-        form.off_diagonal,
-        form.project,
-        view(form.shift),
-        view(form.scale),
-        view(form.diagonal),
-        form.alpha,
-        view(form.own),
-        view(form.other),
-        form.near,
-        view(value),
-        gx,
-        gy,
-        view(x.new_empty(size)),
-        threads(),
-    )
+    work = x.new_empty(size)
+    _C.gram(view(x), view(y), form.view(), view(value), (gx, gy), (view(work), threads()))
     return value
 
 

@@ -85,18 +85,12 @@ def _body(
     work = z.new_empty(_C.pairwise_kernel_workspace_size(views, n, d, CODE[z.dtype], grad_z))
     _C.pairwise_kernel(
         view(z),
-        view(lengths),
-        view(rows[0]),
-        view(rows[1]),
-        r.kind,
-        r.parameter,
-        view(r.table),
-        r.at_zero,
+        (view(lengths), view(rows[0]), view(rows[1])),
+        (r.kind, r.parameter, view(r.table), r.at_zero),
         1 / views,
         view(values),
         view(grad) if grad_z else None,
-        view(work),
-        threads(),
+        (view(work), threads()),
     )
     return values.mean().to(z.dtype), grad, none
 
@@ -127,9 +121,7 @@ def _cuda_body(
             first,
             view(lengths),
             view(offsets),
-            r.kind,
-            r.parameter,
-            view(table),
+            (r.kind, r.parameter, view(table), r.at_zero),
             view(sums),
             view(values),
             stream(z),

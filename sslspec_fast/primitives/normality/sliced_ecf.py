@@ -59,14 +59,11 @@ def _body(
     _C.sliced_ecf(
         view(z),
         view(directions),
-        view(weights),
-        view(targets),
-        t_max / (knots - 1),
+        (view(weights), view(targets), t_max / (knots - 1)),
         1 / views,
         view(values),
         view(grad) if grad_z else None,
-        view(work),
-        threads(),
+        (view(work), threads()),
     )
     return values.mean().to(z.dtype), grad, none
 

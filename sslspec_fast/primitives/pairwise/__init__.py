@@ -1,5 +1,6 @@
 """Sums over all pairs of rows (i, j) without the n x m matrix of logits."""
 
+from .common import LeftOut, Logits
 from .filtered import lse_below
 from .prefixes import lse_prefixes
 from .sigmoid import softplus
@@ -8,6 +9,8 @@ from .softmax_self import lse_self
 from .value_and_grad import one_positive_total, softplus_total
 
 __all__ = [
+    "LeftOut",
+    "Logits",
     "lse",
     "lse_below",
     "lse_prefixes",

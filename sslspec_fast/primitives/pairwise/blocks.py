@@ -6,7 +6,7 @@ whole rows and columns of which the block is a part,
 .. math::
     W_{ij} = \bar r_i e^{s_{ij} - r_i} + \bar q_j e^{s_{ij} - q_j},
 
-and the block's share of the gradients is :math:`\bar a_i = c_i \sum_j W_{ij} b_j`,
+and the block's part of the gradients is :math:`\bar a_i = c_i \sum_j W_{ij} b_j`,
 :math:`\bar b_j = \sum_i W_{ij} c_i a_i`, :math:`\bar c_i = a_i \cdot \sum_j W_{ij} b_j`. Nothing
 here is differentiable: these are the steps of an operator that sees one block after the other.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from . import cuda, sigmoid, softmax, value_and_grad
+from .common import LeftOut, Logits
 
 __all__ = ["Gradients", "lse_block", "lse_block_gradients", "softplus_block"]
 
@@ -32,44 +33,42 @@ class Gradients(NamedTuple):
     scale: Tensor
 
 
-def lse_block(
-    a: Tensor, b: Tensor, scale: Tensor, ids_a: Tensor, ids_b: Tensor, *, cols: bool, half: bool
-) -> tuple[Tensor, Tensor]:
+def _rows(x: Logits) -> tuple[Tensor, Tensor, Tensor]:
+    assert x.b is not None
+    return x.a, x.b, x.scale
+
+
+def lse_block(logits: Logits, *, cols: bool, half: bool) -> tuple[Tensor, Tensor]:
     """(n,) and (m,) log-sum-exps of the rows and, if asked, of the columns of a block.
 
     Args:
-        a, b: (n, d) and (m, d), of any length, 0 included.
-        scale: 0-dim or, without cols, (n,).
-        ids_a, ids_b: (n,) and (m,) int32; pairs with equal ids are left out.
+        logits: of the block, with a b; a and b may have any length, 0 included.
         half: as in `pairwise.lse`.
     """
+    a, b, scale = _rows(logits)
     if a.shape[0] and b.shape[0]:
-        return softmax.lse(
-            a, b, scale, ids_a=ids_a, ids_b=ids_b, cols=cols, half=half and not a.is_cuda
-        )
+        half = half and not a.is_cuda
+        return softmax.lse(a, b, scale, logits.left_out, cols=cols, half=half)
     kind = computed_dtype(a)
     row = a.new_full(a.shape[:1], -torch.inf, dtype=kind)
     return row, a.new_full((b.shape[0] if cols else 0,), -torch.inf, dtype=kind)
 
 
 def lse_block_gradients(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    ids_a: Tensor,
-    ids_b: Tensor,
+    logits: Logits,
     row: tuple[Tensor, Tensor],
     col: tuple[Tensor, Tensor] | None,
     *,
     want_b: bool,
     half: bool,
 ) -> Gradients:
-    """The block's share of the gradients.
+    """The part of the gradients that the block adds.
 
     Args:
         row, col: (statistics, their gradients) of the whole rows and columns; None for no columns.
         The others: as in `lse_block`.
     """
+    a, b, scale = _rows(logits)
     kind = computed_dtype(a)
     if not (a.shape[0] and b.shape[0]):
         grad_b = b.new_zeros(b.shape if want_b else (0,), dtype=kind)
@@ -77,43 +76,14 @@ def lse_block_gradients(
     if a.is_cuda:
         q, grad_q = (None, None) if col is None else col
         g_a, g_b, by_row, _ = cuda.backward(
-            a,
-            b,
-            scale,
-            None,
-            (ids_a, ids_b),
-            (None, None),
-            False,
-            row[0],
-            q,
-            row[1],
-            grad_q,
-            grad_dtype=kind,
-            want_b=want_b,
+            logits, (row[0], q), (row[1], grad_q), grad_dtype=kind, want_b=want_b
         )
         g_scale = by_row if scale.ndim else by_row.sum()
         return Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale.to(scale.dtype))
     none = a.new_empty(0)
     q, grad_q = (none, none) if col is None else col
-    return Gradients(
-        *softmax.lse_bwd(
-            a,
-            b,
-            scale,
-            ids_a,
-            ids_b,
-            None,
-            None,
-            False,
-            col is not None,
-            half,
-            row[0],
-            q,
-            row[1],
-            grad_q,
-            want_b,
-        )
-    )
+    flat = a, b, scale, *logits.left_out, col is not None, half
+    return Gradients(*softmax.lse_bwd(*flat, row[0], q, row[1], grad_q, want_b))
 
 
 def softplus_block(
@@ -143,21 +113,9 @@ def softplus_block(
         return a.new_zeros(a.shape[:1], dtype=kind), grads, torch.zeros_like(bias)
     if a.is_cuda:
         rows = sigmoid.softplus(a, b, scale, bias, skip_self=skip_self)
-        none = (None, None)
+        logits = Logits(a, b, scale, LeftOut(self_pairs=skip_self), bias)
         g_a, g_b, by_row, of_bias = cuda.backward(
-            a,
-            b,
-            scale,
-            bias,
-            none,
-            none,
-            skip_self,
-            None,
-            None,
-            weight,
-            None,
-            grad_dtype=kind,
-            want_b=want_b,
+            logits, (None, None), (weight, None), grad_dtype=kind, want_b=want_b
         )
         g_scale = (by_row if scale.ndim else by_row.sum()).to(scale.dtype)
         grads = Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale)

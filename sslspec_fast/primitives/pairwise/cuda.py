@@ -22,13 +22,14 @@ from torch import Tensor
 from ..._dtypes import computed_dtype
 from ..._seam import _C, CODE, Descriptor, stream, unit_stride, view
 from .._matmul import products_with
+from .common import Logits
 
 __all__ = ["backward", "forward", "gradients"]
 
 _Maybe = Descriptor | None
 _WEIGHT_BYTES = 256 << 20
 _WEIGHT_ROWS = 65535 * 128  # blocks in the second dimension of a grid
-_FORWARD, _CHAINED, _MATRIX = 0, 1, 2  # passes of cuda_pairwise_workspace
+_FORWARD, _CHAINED, _MATRIX = 0, 1, 2  # passes of cuda_pairwise_workspace_size
 
 
 def aligned_rows(x: Tensor) -> Tensor:
@@ -50,46 +51,25 @@ def aligned_rows(x: Tensor) -> Tensor:
 
 
 class _Problem:
-    """Arguments that every entry point shares, converted once."""
+    """The logits as the kernels take them, converted once."""
 
-    def __init__(
-        self,
-        a: Tensor,
-        b: Tensor | None,
-        scale: Tensor,
-        bias: Tensor | None,
-        ids: tuple[Tensor | None, Tensor | None],
-        skip: tuple[Tensor | None, Tensor | None],
-        skip_self: bool,
-    ) -> None:
+    def __init__(self, logits: Logits) -> None:
+        a, b, scale, left_out, bias = logits
         self.kind = computed_dtype(a)
         self.fast = a.dtype == torch.float16 or torch.get_float32_matmul_precision() != "highest"
         self.a = aligned_rows(a)
         self.b = None if b is None else aligned_rows(b)
         self.scale = scale.to(self.kind).contiguous()
-        self.bias = None if bias is None else bias.to(self.kind)
-        self.ids, self.skip, self.skip_self = ids, skip, skip_self
+        bias = None if bias is None else bias.to(self.kind)
+        self.logits = Logits(self.a, self.b, self.scale, left_out, bias)
         self.n, self.d = self.a.shape
         self.m = self.n if self.b is None else self.b.shape[0]
 
-    def views(
-        self,
-    ) -> tuple[Descriptor, _Maybe, Descriptor, _Maybe, _Maybe, _Maybe, _Maybe, _Maybe, bool]:
-        ids, skip = self.ids, self.skip
-        return (
-            view(self.a),
-            view(self.b),
-            view(self.scale),
-            view(self.bias),
-            view(ids[0]),
-            view(ids[1]),
-            view(skip[0]),
-            view(skip[1]),
-            self.skip_self,
-        )
+    def run(self, work: Tensor) -> tuple[Descriptor, int]:
+        return view(work), stream(self.a)
 
     def workspace(self, cols: bool, part: int) -> Tensor:
-        size = _C.cuda_pairwise_workspace(
+        size = _C.cuda_pairwise_workspace_size(
             self.n, self.m, self.d, CODE[self.a.dtype], self.b is None, cols, part
         )
         return self.statistics(size)
@@ -110,42 +90,28 @@ class _Above(NamedTuple):
     dot: bool
     dtype: torch.dtype  # of the gradients of a and b
 
-    def views(self) -> tuple[_Maybe, _Maybe, Descriptor, _Maybe]:
-        return view(self.row), view(self.col), view(self.grad_row), view(self.grad_col)
+    def views(self) -> tuple[tuple[_Maybe, _Maybe], tuple[_Maybe, _Maybe]]:
+        return (view(self.row), view(self.col)), (view(self.grad_row), view(self.grad_col))
 
 
-def forward(
-    a: Tensor,
-    b: Tensor | None,
-    scale: Tensor,
-    bias: Tensor | None = None,
-    ids: tuple[Tensor | None, Tensor | None] = (None, None),
-    skip: tuple[Tensor | None, Tensor | None] = (None, None),
-    skip_self: bool = False,
-    cols: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """Row and column statistics (softmax), or row sums of softplus when bias is given."""
-    p = _Problem(a, b, scale, bias, ids, skip, skip_self)
+_Pair = tuple[Tensor | None, Tensor | None]
+
+
+def forward(logits: Logits, *, cols: bool = False) -> tuple[Tensor, Tensor]:
+    """Row and column statistics (softmax), or row sums of softplus when there is a bias."""
+    p = _Problem(logits)
     row, col = p.statistics(p.n), p.statistics(p.m if cols else 0)
     work = p.workspace(cols, _FORWARD)
-    _C.cuda_pairwise_forward(
-        *p.views(), view(row), view(col) if cols else None, view(work), p.fast, stream(a)
-    )
+    out = view(row), view(col) if cols else None
+    _C.cuda_pairwise_forward(p.logits.view(), out, p.run(work), p.fast)
     return row, col
 
 
 def backward(
-    a: Tensor,
-    b: Tensor | None,
-    scale: Tensor,
-    bias: Tensor | None,
-    ids: tuple[Tensor | None, Tensor | None],
-    skip: tuple[Tensor | None, Tensor | None],
-    skip_self: bool,
-    row: Tensor | None,
-    col: Tensor | None,
-    grad_row: Tensor,
-    grad_col: Tensor | None,
+    logits: Logits,
+    lse: _Pair,
+    grad_lse: _Pair,
+    *,
     grad_dtype: torch.dtype | None = None,
     want_b: bool = True,
     want_bias: bool = True,
@@ -154,14 +120,19 @@ def backward(
     """Gradients of a and b (None when b is, or it is not wanted), and per row of a those of scale_i
     and of the bias (any numbers where they are not wanted).
 
+    lse, grad_lse: the statistics of rows and columns, and their gradients; without columns the
+        second is None. The sigmoid part has no statistics, and its gradients are those of the row
+        sums.
     grad_dtype: type of the gradients of a and b, by default that of a. float32 for bfloat16 rows
-    keeps what the projection off the rows of a normalisation would lose to rounding.
+        keeps what the projection off the rows of a normalisation would lose to rounding.
     """
-    p = _Problem(a, b, scale, bias, ids, skip, skip_self)
+    a, b, _, _, bias = logits
+    p, (row, col), (grad_row, grad_col) = _Problem(logits), lse, grad_lse
+    assert grad_row is not None
     grad_row = grad_row.to(p.kind).contiguous()
     grad_col = None if col is None or grad_col is None else grad_col.to(p.kind).contiguous()
     col = None if grad_col is None else col
-    chained = _C.cuda_pairwise_chained(p.d, CODE[p.a.dtype], p.a.get_device())
+    chained = _C.cuda_pairwise_is_chained(p.d, CODE[p.a.dtype], p.a.get_device())
     wide = torch.float32 if grad_dtype == torch.float32 else p.a.dtype
     make = _chained if chained else _chunked
     wants = b is not None and want_b, bias is not None and want_bias, want_scale
@@ -174,17 +145,9 @@ def backward(
 
 
 def gradients(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    bias: Tensor | None,
-    ids: tuple[Tensor | None, Tensor | None],
-    skip: tuple[Tensor | None, Tensor | None],
-    skip_self: bool,
-    row: Tensor | None,
-    col: Tensor | None,
-    grad_row: Tensor,
-    grad_col: Tensor | None,
+    logits: Logits,
+    lse: _Pair,
+    grad_lse: _Pair,
     want_b: bool = True,
     want_bias: bool = True,
     want_scale: bool = True,
@@ -192,23 +155,12 @@ def gradients(
     """Gradients of a, b (empty unless wanted), scale and, where there is one, bias (0 unless
     wanted), each in the type of its input.
     """
-    grad_a, made_b, row_dot, row_total = backward(
-        a,
-        b,
-        scale,
-        bias,
-        ids,
-        skip,
-        skip_self,
-        row,
-        col,
-        grad_row,
-        grad_col,
-        want_b=want_b,
-        want_bias=want_bias,
-        want_scale=want_scale,
+    _, b, scale, _, bias = logits
+    assert b is not None
+    grad_a, of_b, row_dot, row_total = backward(
+        logits, lse, grad_lse, want_b=want_b, want_bias=want_bias, want_scale=want_scale
     )
-    grad_b = b.new_empty(0) if made_b is None else made_b
+    grad_b = b.new_empty(0) if of_b is None else of_b
     if want_scale:
         grad_scale = (row_dot if scale.ndim else row_dot.sum()).to(scale.dtype)
     else:
@@ -232,15 +184,13 @@ def _chained(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
     row_dot, row_total = p.statistics(p.n), p.statistics(p.n)
     work = p.workspace(above.col is not None, _CHAINED)
     _C.cuda_pairwise_backward(
-        *p.views(),
+        p.logits.view(),
         *above.views(),
-        view(grad_a),
-        view(grad_b),
+        (view(grad_a), view(grad_b)),
         view(row_dot),
         view(row_total),
-        view(work),
+        p.run(work),
         p.fast,
-        stream(p.a),
     )
     return grad_a, grad_b, row_dot, row_total
 
@@ -268,14 +218,8 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
         for start in range(0, p.n, max(rows, 1)):
             chunk = slice(start, min(start + rows, p.n))
             w = weights[: pieces * (chunk.stop - start)]
-            _C.cuda_pairwise_weights(
-                *p.views(),
-                *above.views(),
-                start,
-                view(w),
-                view(work),
-                p.fast,
-                stream(a),
+            _C.cuda_pairwise_weight_rows(
+                p.logits.view(), *above.views(), start, view(w), p.run(work), p.fast
             )
             products.times(w, out=wide[chunk])
             if above.bias:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..._dtypes import computed_dtype
 from ..._register import register_op
 from . import softmax
+from .common import ALL_PAIRS, LOGITS, LeftOut, Logits, of_logits
 
 __all__ = ["lse_below", "pairs_above"]
 
@@ -38,109 +39,67 @@ def pairs_above(a: Tensor, b: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor
     return torch.cat(counts).cumsum(0), torch.cat(indices)
 
 
-_ARGS = (
-    "Tensor a, Tensor b, Tensor scale, Tensor threshold, Tensor? ids_a, Tensor? ids_b, "
-    "bool skip_self"
-)
+@of_logits
+def _shapes(x: Logits, threshold: Tensor) -> Tensor:
+    return x.a.new_empty(x.a.shape[0], dtype=computed_dtype(x.a))
 
 
-def _shapes(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    threshold: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_self: bool,
-) -> Tensor:
-    return a.new_empty(a.shape[0], dtype=computed_dtype(a))
+def _without_above(x: Logits, threshold: Tensor) -> LeftOut:
+    assert x.b is not None
+    indptr, indices = pairs_above(x.a, x.b, threshold)
+    return x.left_out._replace(indptr=indptr, indices=indices)
 
 
-def _body(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    threshold: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_self: bool,
-) -> Tensor:
-    skip = pairs_above(a, b, threshold)
-    return softmax.lse(a, b, scale, ids_a=ids_a, ids_b=ids_b, skip=skip, skip_self=skip_self)[0]
+@of_logits
+def _body(x: Logits, threshold: Tensor) -> Tensor:
+    assert x.b is not None
+    return softmax.lse(x.a, x.b, x.scale, _without_above(x, threshold))[0]
 
 
+@of_logits
 def _bwd_shapes(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    threshold: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_self: bool,
-    row: Tensor,
-    grad: Tensor,
-    want_b: bool,
+    x: Logits, threshold: Tensor, row: Tensor, grad: Tensor, want_b: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_b = b.new_empty(b.shape if want_b else (0,))
-    return a.new_empty(a.shape), grad_b, scale.new_empty(scale.shape)
+    assert x.b is not None
+    grad_b = x.b.new_empty(x.b.shape if want_b else (0,))
+    return x.a.new_empty(x.a.shape), grad_b, x.scale.new_empty(x.scale.shape)
 
 
+@of_logits
 def _bwd_body(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    threshold: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_self: bool,
-    row: Tensor,
-    grad: Tensor,
-    want_b: bool,
+    x: Logits, threshold: Tensor, row: Tensor, grad: Tensor, want_b: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    indptr, indices = pairs_above(a, b, threshold)
+    flat = x.a, x.b, x.scale, *_without_above(x, threshold)
     none = row.new_empty(0)
     out: tuple[Tensor, Tensor, Tensor] = softmax.lse_bwd(
-        a,
-        b,
-        scale,
-        ids_a,
-        ids_b,
-        indptr,
-        indices,
-        skip_self,
-        False,
-        False,
-        row,
-        none,
-        grad,
-        none,
-        want_b,
+        *flat, False, False, row, none, grad, none, want_b
     )
     return out
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.skip_self = inputs
-    ctx.save_for_backward(*tensors, output)
+    *tensors, ctx.skip_self, threshold = inputs
+    ctx.save_for_backward(*tensors, threshold, output)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    saved, want_b = ctx.saved_tensors, ctx.needs_input_grad[1]
+    *tensors, threshold, row = ctx.saved_tensors
+    want_b = ctx.needs_input_grad[1]
     # under create_graph=True the parts, whose own backward is differentiable
     backward: Any = _bwd_body if torch.is_grad_enabled() else _lse_below_bwd
-    g_a, g_b, g_scale = backward(*saved[:-1], ctx.skip_self, saved[-1], grad, want_b)
-    return g_a, g_b if want_b else None, g_scale, None, None, None, None
+    g_a, g_b, g_scale = backward(*tensors, ctx.skip_self, threshold, row, grad, want_b)
+    return g_a, g_b if want_b else None, g_scale, *(None,) * 6
 
 
 _lse_below_bwd = register_op(
-    f"pairwise_lse_below_bwd({_ARGS}, Tensor row, Tensor grad, bool want_b)"
+    f"pairwise_lse_below_bwd({LOGITS}, Tensor threshold, Tensor row, Tensor grad, bool want_b)"
     " -> (Tensor, Tensor, Tensor)",
     cpu=_bwd_body,
     cuda=_bwd_body,
     fake=_bwd_shapes,
 )
 _lse_below = register_op(
-    f"pairwise_lse_below({_ARGS}) -> Tensor",
+    f"pairwise_lse_below({LOGITS}, Tensor threshold) -> Tensor",
     cpu=_body,
     cuda=_body,
     fake=_shapes,
@@ -150,19 +109,15 @@ _lse_below = register_op(
 
 
 def lse_below(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    threshold: Tensor,
-    *,
-    ids_a: Tensor | None = None,
-    ids_b: Tensor | None = None,
-    skip_self: bool = False,
+    a: Tensor, b: Tensor, scale: Tensor, threshold: Tensor, left_out: LeftOut = ALL_PAIRS
 ) -> Tensor:
     """``log sum_j exp(scale_i a_i . b_j)`` over the pairs with ``a_i . b_j <= threshold_i``.
 
     threshold: 0-dim or (n,), in the dtype that is computed in, a constant; the other arguments as
-    in `softmax.lse`. Returns (n,); a row without any pair gives ``-inf`` and no gradient.
+    in `softmax.lse`, without a pattern. Returns (n,); a row without any pair gives ``-inf`` and no
+    gradient.
     """
-    out: Tensor = _lse_below(a, b, scale, threshold, ids_a, ids_b, skip_self)
+    if left_out.indptr is not None:
+        raise ValueError("pairwise.lse_below: left_out must be without a pattern, got indptr")
+    out: Tensor = _lse_below(a, b, scale, *left_out, threshold)
     return out

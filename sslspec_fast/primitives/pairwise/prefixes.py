@@ -16,68 +16,74 @@ computes prefix by prefix.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._register import register_op
+from ..._register import grouping, register_op
 from ..._seam import _C, CODE, threads, unit_stride, view
 from .. import pairwise
 from .._double_backward import through_composition
+from .common import LeftOut
 
 __all__ = ["has_prefixes", "lse_prefixes"]
 
 _ARGS = "Tensor a, Tensor? b, Tensor alpha, Tensor? beta, int[] dims, Tensor? ids, bool cols"
 
 
-def _workspace(a: Tensor, b: Tensor | None, prefixes: int, backward: bool) -> Tensor:
-    n, d = a.shape
-    m, symmetric = (n, True) if b is None else (b.shape[0], False)
-    size = _C.pairwise_prefixes_workspace_size(
-        n, m, d, prefixes, CODE[a.dtype], symmetric, backward
-    )
-    return a.new_empty(size)
+class _Prefixes(NamedTuple):
+    a: Tensor
+    b: Tensor | None
+    alpha: Tensor
+    beta: Tensor | None
+    dims: list[int]
+    ids: Tensor | None
+    cols: bool
+
+    def contiguous(self) -> _Prefixes:
+        a, b, alpha, beta = self[:4]
+        return self._replace(
+            a=unit_stride(a),
+            b=None if b is None else unit_stride(b),
+            alpha=alpha.contiguous(),
+            beta=None if beta is None else beta.contiguous(),
+        )
+
+    def view(self) -> tuple[Any, ...]:
+        """As the core takes it, csrc/pairwise/prefixes.h."""
+        a, b, alpha, beta, dims, ids, _ = self
+        return view(a), view(b), view(torch.tensor(dims)), view(alpha), view(beta), view(ids)
+
+    def workspace(self, backward: bool) -> Tensor:
+        a, b = self.a, self.b
+        n, d = a.shape
+        m, symmetric = (n, True) if b is None else (b.shape[0], False)
+        sizes = n, m, d, len(self.dims)
+        return a.new_empty(
+            _C.pairwise_prefixes_workspace_size(*sizes, CODE[a.dtype], symmetric, backward)
+        )
 
 
-def _shapes(
-    a: Tensor,
-    b: Tensor | None,
-    alpha: Tensor,
-    beta: Tensor | None,
-    dims: list[int],
-    ids: Tensor | None,
-    cols: bool,
-) -> tuple[Tensor, Tensor]:
-    row = alpha.new_empty(alpha.shape)
-    return row, row.new_empty((0,) if beta is None or not cols else beta.shape)
+_of_prefixes = grouping(7, _Prefixes)
 
 
-def _body(
-    a: Tensor,
-    b: Tensor | None,
-    alpha: Tensor,
-    beta: Tensor | None,
-    dims: list[int],
-    ids: Tensor | None,
-    cols: bool,
-) -> tuple[Tensor, Tensor]:
-    row, col = _shapes(a, b, alpha, beta, dims, ids, cols)
-    a, b = unit_stride(a), None if b is None else unit_stride(b)
-    alpha, beta = alpha.contiguous(), None if beta is None else beta.contiguous()
-    work = _workspace(a, b, len(dims), backward=False)
-    _C.pairwise_prefixes_forward(
-        view(a),
-        view(b),
-        view(torch.tensor(dims)),
-        view(alpha),
-        view(beta),
-        view(ids),
-        view(row),
-        view(col) if cols else None,
-        view(work),
-        threads(),
-    )
+def _outputs(x: _Prefixes) -> tuple[Tensor, Tensor]:
+    row = x.alpha.new_empty(x.alpha.shape)
+    return row, row.new_empty((0,) if x.beta is None or not x.cols else x.beta.shape)
+
+
+@_of_prefixes
+def _shapes(x: _Prefixes) -> tuple[Tensor, Tensor]:
+    return _outputs(x)
+
+
+@_of_prefixes
+def _body(x: _Prefixes) -> tuple[Tensor, Tensor]:
+    (row, col), x = _outputs(x), x.contiguous()
+    lse = view(row), view(col) if x.cols else None
+    work = x.workspace(backward=False)
+    _C.pairwise_prefixes_forward(x.view(), lse, (view(work), threads()))
     return row, col
 
 
@@ -110,61 +116,33 @@ def _backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Any, ...]:
     return *grads, None, None, None
 
 
-def _bwd_shapes(
-    a: Tensor,
-    b: Tensor | None,
-    alpha: Tensor,
-    beta: Tensor | None,
-    dims: list[int],
-    ids: Tensor | None,
-    cols: bool,
-    row: Tensor,
-    col: Tensor,
-    grad_row: Tensor,
-    grad_col: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _gradients(x: _Prefixes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     def like(t: Tensor | None) -> Tensor:
-        return a.new_empty((0,) if t is None else t.shape)
+        return x.a.new_empty((0,) if t is None else t.shape)
 
-    return like(a), like(b), like(alpha), like(beta)
+    return like(x.a), like(x.b), like(x.alpha), like(x.beta)
 
 
+@_of_prefixes
+def _bwd_shapes(x: _Prefixes, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _gradients(x)
+
+
+@_of_prefixes
 def _bwd_body(
-    a: Tensor,
-    b: Tensor | None,
-    alpha: Tensor,
-    beta: Tensor | None,
-    dims: list[int],
-    ids: Tensor | None,
-    cols: bool,
-    row: Tensor,
-    col: Tensor,
-    grad_row: Tensor,
-    grad_col: Tensor,
+    x: _Prefixes, row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out = _bwd_shapes(a, b, alpha, beta, dims, ids, cols, row, col, grad_row, grad_col)
-    grad_a, grad_b, grad_alpha, grad_beta = out
-    a, b = unit_stride(a), None if b is None else unit_stride(b)
-    alpha, beta = alpha.contiguous(), None if beta is None else beta.contiguous()
+    out, x = _gradients(x), x.contiguous()
+    grad_a, grad_b, grad_alpha, grad_beta = map(view, out)
     grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
-    work = _workspace(a, b, len(dims), backward=True)
+    symmetric, cols = x.b is None, x.cols
     _C.pairwise_prefixes_backward(
-        view(a),
-        view(b),
-        view(torch.tensor(dims)),
-        view(alpha),
-        view(beta),
-        view(ids),
-        view(row),
-        view(col) if cols else None,
-        view(grad_row),
-        view(grad_col) if cols else None,
-        view(grad_a),
-        None if b is None else view(grad_b),
-        view(grad_alpha),
-        None if b is None else view(grad_beta),
-        view(work),
-        threads(),
+        x.view(),
+        (view(row), view(col) if cols else None),
+        (view(grad_row), view(grad_col) if cols else None),
+        (grad_a, None if symmetric else grad_b),
+        (grad_alpha, None if symmetric else grad_beta),
+        (view(x.workspace(backward=True)), threads()),
     )
     return out
 
@@ -187,7 +165,7 @@ def _compose(
             rows.append(pairwise.lse_self(x, one, ids))
             continue
         y = b[:, :m] * beta[h, :, None]
-        row, col = pairwise.lse(x, y, one, skip_self=True, cols=cols)
+        row, col = pairwise.lse(x, y, one, LeftOut(self_pairs=True), cols=cols)
         rows.append(row)
         columns.append(col)
     return torch.stack(rows), torch.stack(columns) if cols else a.new_empty(0)

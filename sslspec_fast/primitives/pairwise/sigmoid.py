@@ -16,41 +16,50 @@ import torch
 from torch import Tensor
 
 from ..._dtypes import computed_dtype
-from ..._register import register_op
+from ..._register import grouping, register_op
 from ..._seam import _C, threads, unit_stride, view
-from .._double_backward import left_out_pairs, row_blocks_vjp
+from .._double_backward import row_blocks_vjp
 from . import cuda
-from .common import through_scale, workspace
+from .common import LeftOut, Logits, through_scale, workspace
 
 __all__ = ["softplus"]
 
 
-def _softplus_shapes(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
-    return a.new_empty(a.shape[0], dtype=computed_dtype(a))
+_ARGS = "Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self"
 
 
-def _softplus_body(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Tensor:
-    if a.is_cuda:
-        return cuda.forward(a, b, scale, bias, skip_self=skip_self)[0]
-    a, b, out = unit_stride(a), unit_stride(b), _softplus_shapes(a, b, scale, bias, skip_self)
+def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Logits:
+    return Logits(a, b, scale, LeftOut(self_pairs=skip_self), bias)
+
+
+_of_logits = grouping(5, _logits)
+
+
+@_of_logits
+def _softplus_shapes(x: Logits) -> Tensor:
+    return x.a.new_empty(x.a.shape[0], dtype=computed_dtype(x.a))
+
+
+@_of_logits
+def _softplus_body(x: Logits) -> Tensor:
+    if x.a.is_cuda:
+        return cuda.forward(x)[0]
+    a, b, scale, left_out, bias = x
+    assert b is not None
+    a, b, out = unit_stride(a), unit_stride(b), a.new_empty(a.shape[0])
     work = workspace(a, b, backward=False)
-    _C.pairwise_sigmoid_forward(
-        view(a), view(b), view(scale), view(bias), skip_self, view(out), view(work), threads()
-    )
+    logits = Logits(a, b, scale, left_out, bias)
+    _C.pairwise_sigmoid_forward(logits.view(), view(out), (view(work), threads()))
     return out
 
 
+@_of_logits
 def _softplus_bwd_shapes(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    skip_self: bool,
-    grad: Tensor,
-    want_b: bool,
-    want_bias: bool,
-    want_scale: bool,
+    x: Logits, grad: Tensor, want_b: bool, want_bias: bool, want_scale: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    a, b, scale, _, bias = x
+    assert b is not None
+    assert bias is not None
     return (
         a.new_empty(a.shape),
         b.new_empty(b.shape if want_b else (0,)),
@@ -59,52 +68,26 @@ def _softplus_bwd_shapes(
     )
 
 
+@_of_logits
 def _softplus_bwd_body(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    skip_self: bool,
-    grad: Tensor,
-    want_b: bool,
-    want_bias: bool,
-    want_scale: bool,
+    x: Logits, grad: Tensor, want_b: bool, want_bias: bool, want_scale: bool
 ) -> tuple[Tensor, ...]:
-    if a.is_cuda:
-        none = (None, None)
-        return cuda.gradients(
-            a,
-            b,
-            scale,
-            bias,
-            none,
-            none,
-            skip_self,
-            None,
-            None,
-            grad,
-            None,
-            want_b,
-            want_bias,
-            want_scale,
-        )
+    if x.a.is_cuda:
+        wants = want_b, want_bias, want_scale
+        return cuda.gradients(x, (None, None), (grad, None), *wants)
+    a, b, scale, left_out, bias = x
+    assert b is not None
     a, b, grad = unit_stride(a), unit_stride(b), grad.contiguous()
     grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
     grad_b = b.new_empty(b.shape if want_b else (0,))
     work = workspace(a, b, backward=True)
     _C.pairwise_sigmoid_backward(
-        view(a),
-        view(b),
-        view(scale),
-        view(bias),
-        skip_self,
+        Logits(a, b, scale, left_out, bias).view(),
         view(grad),
         view(grad_bias),
         None,
-        view(grad_a),
-        view(grad_b) if want_b else None,
-        view(work),
-        threads(),
+        (view(grad_a), view(grad_b) if want_b else None),
+        (view(work), threads()),
     )
     grad_a, grad_scale = through_scale(a, grad_a, scale)
     return grad_a, grad_b, grad_scale, grad_bias.sum()
@@ -140,7 +123,7 @@ def _softplus_bwd_backward(
         v_c = v_scale if scale.ndim == 0 else v_scale[rows, None]
         w = torch.sigmoid(c * (a[rows] @ b.T) + bias) * grad[rows, None]
         if ctx.skip_self:
-            w = w.masked_fill(left_out_pairs(rows, a, b.shape[0], None, None, None, True), 0.0)
+            w = w.masked_fill(LeftOut(self_pairs=True).mask(rows, b.shape[0], a.device), 0.0)
         grad_a = w @ b
         first = (v_a[rows] * c * grad_a).sum() + (v_b * (w.T @ (c * a[rows]))).sum()
         return first + (v_c * a[rows] * grad_a).sum() + v_bias * w.sum()
@@ -152,9 +135,8 @@ def _softplus_bwd_backward(
 
 
 _softplus_bwd = register_op(
-    "pairwise_softplus_bwd(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self,"
-    " Tensor grad, bool want_b, bool want_bias,"
-    " bool want_scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"pairwise_softplus_bwd({_ARGS}, Tensor grad, bool want_b, bool want_bias, bool want_scale)"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
     cpu=_softplus_bwd_body,
     cuda=_softplus_bwd_body,
     fake=_softplus_bwd_shapes,
@@ -162,7 +144,7 @@ _softplus_bwd = register_op(
     setup=_softplus_bwd_setup,
 )
 _softplus = register_op(
-    "pairwise_softplus(Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self) -> Tensor",
+    f"pairwise_softplus({_ARGS}) -> Tensor",
     cpu=_softplus_body,
     cuda=_softplus_body,
     fake=_softplus_shapes,

@@ -23,87 +23,51 @@ from torch import Tensor
 from ..._dtypes import computed_dtype
 from ..._register import register_op
 from ..._seam import _C, threads, view
-from .._double_backward import left_out_pairs, row_blocks_vjp, softmax_weights
+from .._double_backward import row_blocks_vjp, softmax_weights
 from . import cuda
-from .common import multiplied, through_scale, workspace
+from .common import (
+    ALL_PAIRS,
+    LOGITS,
+    LeftOut,
+    Logits,
+    multiplied,
+    of_logits,
+    through_scale,
+    workspace,
+)
 from .sigmoid import softplus
 
 __all__ = ["lse", "softplus"]
 
 
-_ARGS = (
-    "Tensor a, Tensor b, Tensor scale, Tensor? ids_a, Tensor? ids_b, "
-    "Tensor? skip_indptr, Tensor? skip_indices, bool skip_self, bool cols, bool half"
-)
+def _right(x: Logits) -> Tensor:
+    assert x.b is not None
+    return x.b
 
 
-def _lse_shapes(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_indptr: Tensor | None,
-    skip_indices: Tensor | None,
-    skip_self: bool,
-    cols: bool,
-    half: bool,
-) -> tuple[Tensor, Tensor]:
-    kind = computed_dtype(a)
+@of_logits
+def _lse_shapes(x: Logits, cols: bool, half: bool) -> tuple[Tensor, Tensor]:
+    a, b, kind = x.a, _right(x), computed_dtype(x.a)
     return a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0] if cols else 0, dtype=kind)
 
 
-def _lse_body(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_indptr: Tensor | None,
-    skip_indices: Tensor | None,
-    skip_self: bool,
-    cols: bool,
-    half: bool,
-) -> tuple[Tensor, Tensor]:
+@of_logits
+def _lse_body(x: Logits, cols: bool, half: bool) -> tuple[Tensor, Tensor]:
+    a, b, scale = x.a, _right(x), x.scale
     if a.is_cuda:
-        return cuda.forward(
-            a,
-            b,
-            scale,
-            ids=(ids_a, ids_b),
-            skip=(skip_indptr, skip_indices),
-            skip_self=skip_self,
-            cols=cols,
-        )
+        return cuda.forward(x, cols=cols)
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
-    a, b = multiplied(a, scale, half), multiplied(b, scale, half)
-    work = workspace(a, b, backward=False)
-    _C.pairwise_forward(
-        view(a),
-        view(b),
-        view(scale),
-        view(ids_a),
-        view(ids_b),
-        view(skip_indptr),
-        view(skip_indices),
-        skip_self,
-        view(row),
-        view(col) if cols else None,
-        view(work),
-        threads(),
-    )
+    left, right = multiplied(a, scale, half), multiplied(b, scale, half)
+    work = workspace(left, right, backward=False)
+    logits = Logits(left, right, scale, x.left_out)
+    lse = view(row), view(col) if cols else None
+    _C.pairwise_forward(logits.view(), lse, (view(work), threads()))
     return row, col
 
 
+@of_logits
 def _lse_bwd_shapes(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_indptr: Tensor | None,
-    skip_indices: Tensor | None,
-    skip_self: bool,
+    x: Logits,
     cols: bool,
     half: bool,
     row: Tensor,
@@ -112,19 +76,14 @@ def _lse_bwd_shapes(
     grad_col: Tensor,
     want_b: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    b = _right(x)
     grad_b = b.new_empty(b.shape if want_b else (0,))
-    return a.new_empty(a.shape), grad_b, scale.new_empty(scale.shape)
+    return x.a.new_empty(x.a.shape), grad_b, x.scale.new_empty(x.scale.shape)
 
 
+@of_logits
 def _lse_bwd_body(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    ids_a: Tensor | None,
-    ids_b: Tensor | None,
-    skip_indptr: Tensor | None,
-    skip_indices: Tensor | None,
-    skip_self: bool,
+    x: Logits,
     cols: bool,
     half: bool,
     row: Tensor,
@@ -133,40 +92,20 @@ def _lse_bwd_body(
     grad_col: Tensor,
     want_b: bool,
 ) -> tuple[Tensor, ...]:
+    a, b, scale = x.a, _right(x), x.scale
     if a.is_cuda:
-        stats = (row, col if cols else None, grad_row, grad_col if cols else None)
-        return cuda.gradients(
-            a,
-            b,
-            scale,
-            None,
-            (ids_a, ids_b),
-            (skip_indptr, skip_indices),
-            skip_self,
-            *stats,
-            want_b,
-        )
+        lse, grad_lse = (row, col if cols else None), (grad_row, grad_col if cols else None)
+        return cuda.gradients(x, lse, grad_lse, want_b=want_b)
     left, right = multiplied(a, scale, half), multiplied(b, scale, half)
     grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
     work = workspace(left, right, backward=True)
     _C.pairwise_backward(
-        view(left),
-        view(right),
-        view(scale),
-        view(ids_a),
-        view(ids_b),
-        view(skip_indptr),
-        view(skip_indices),
-        skip_self,
-        view(row),
-        view(col) if cols else None,
-        view(grad_row),
-        view(grad_col) if cols else None,
-        view(grad_a),
-        view(grad_b) if want_b else None,
-        view(work),
-        threads(),
+        Logits(left, right, scale, x.left_out).view(),
+        (view(row), view(col) if cols else None),
+        (view(grad_row), view(grad_col) if cols else None),
+        (view(grad_a), view(grad_b) if want_b else None),
+        (view(work), threads()),
     )
     if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
         grad_b.mul_(scale)
@@ -205,7 +144,7 @@ def _lse_bwd_backward(
     ctx: Any, v_a: Tensor, v_b: Tensor, v_scale: Tensor
 ) -> tuple[Tensor | None, ...]:
     a, b, scale, ids_a, ids_b, indptr, indices, row, col, grad_row, grad_col = ctx.saved_tensors
-    skip = None if indptr is None else (indptr, indices)
+    left_out = LeftOut(ids_a, ids_b, indptr, indices, ctx.skip_self)
     v_b = v_b if ctx.want_b else torch.zeros_like(b)
 
     def block(
@@ -218,11 +157,11 @@ def _lse_bwd_backward(
         grad_row: Tensor,
         grad_col: Tensor,
     ) -> Tensor:
-        left_out = left_out_pairs(rows, a, b.shape[0], ids_a, ids_b, skip, ctx.skip_self)
+        mask = left_out.mask(rows, b.shape[0], a.device)
         c = scale if scale.ndim == 0 else scale[rows, None]
         v_c = v_scale if scale.ndim == 0 else v_scale[rows, None]
         columns = (col, grad_col) if ctx.cols else (None, None)
-        w = softmax_weights(rows, c * (a[rows] @ b.T), left_out, row, grad_row, *columns)
+        w = softmax_weights(rows, c * (a[rows] @ b.T), mask, row, grad_row, *columns)
         grad_a = w @ b  # without the factor scale
         return (
             (v_a[rows] * c * grad_a).sum()
@@ -236,8 +175,8 @@ def _lse_bwd_backward(
 
 
 lse_bwd = register_op(
-    f"pairwise_lse_bwd({_ARGS}, Tensor row, Tensor col, Tensor grad_row, Tensor grad_col,"
-    " bool want_b) -> (Tensor, Tensor, Tensor)",
+    f"pairwise_lse_bwd({LOGITS}, bool cols, bool half, Tensor row, Tensor col, Tensor grad_row,"
+    " Tensor grad_col, bool want_b) -> (Tensor, Tensor, Tensor)",
     cpu=_lse_bwd_body,
     cuda=_lse_bwd_body,
     fake=_lse_bwd_shapes,
@@ -245,7 +184,7 @@ lse_bwd = register_op(
     setup=_lse_bwd_setup,
 )
 _lse = register_op(
-    f"pairwise_lse({_ARGS}) -> (Tensor, Tensor)",
+    f"pairwise_lse({LOGITS}, bool cols, bool half) -> (Tensor, Tensor)",
     cpu=_lse_body,
     cuda=_lse_body,
     fake=_lse_shapes,
@@ -258,11 +197,8 @@ def lse(
     a: Tensor,
     b: Tensor,
     scale: Tensor,
+    left_out: LeftOut = ALL_PAIRS,
     *,
-    ids_a: Tensor | None = None,
-    ids_b: Tensor | None = None,
-    skip: tuple[Tensor, Tensor] | None = None,
-    skip_self: bool = False,
     cols: bool = False,
     half: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -272,10 +208,7 @@ def lse(
         a: (n, d) float32 or float64, any row stride.
         b: (m, d), same dtype.
         scale: 0-dim or, without ``cols``, (n,) tensor of the same dtype; receives a gradient.
-        ids_a, ids_b: (n,) and (m,) int32; pairs with equal ids are left out.
-        skip: CSR pattern (indptr (n + 1,), indices) int64 of pairs to leave out, columns ascending
-            in a row.
-        skip_self: leave out i == j.
+        left_out: pairs that are not in the sums.
         cols: also return the column statistics.
         half: a and b are exact in bfloat16; a CPU that multiplies bfloat16 does, under one scale,
             and rounds W to it.
@@ -288,6 +221,5 @@ def lse(
         raise ValueError(
             f"pairwise.lse: scale must be a scalar with cols=True, got shape {tuple(scale.shape)}"
         )
-    indptr, indices = skip if skip is not None else (None, None)
-    row, col = _lse(a, b, scale, ids_a, ids_b, indptr, indices, skip_self, cols, half)
+    row, col = _lse(a, b, scale, *left_out, cols, half)
     return row, col

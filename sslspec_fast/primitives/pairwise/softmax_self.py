@@ -14,9 +14,9 @@ from torch import Tensor
 from ..._dtypes import computed_dtype
 from ..._register import register_op
 from ..._seam import _C, threads, unit_stride, view
-from .._double_backward import left_out_pairs, row_blocks_vjp, softmax_weights
+from .._double_backward import row_blocks_vjp, softmax_weights
 from . import cuda
-from .common import workspace
+from .common import LeftOut, Logits, workspace
 
 __all__ = ["lse_self"]
 
@@ -25,26 +25,16 @@ def _self_shapes(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
     return u.new_empty(u.shape[0], dtype=computed_dtype(u))
 
 
+def _logits(u: Tensor, scale: Tensor, ids: Tensor | None) -> Logits:
+    return Logits(u, None, scale, LeftOut(ids, ids, self_pairs=True))
+
+
 def _self_body(u: Tensor, scale: Tensor, ids: Tensor | None) -> Tensor:
     if u.is_cuda:
-        return cuda.forward(u, None, scale, ids=(ids, ids), skip_self=True)[0]
+        return cuda.forward(_logits(u, scale, ids))[0]
     u, out = unit_stride(u), _self_shapes(u, scale, ids)
     work = workspace(u, None, backward=False)
-    none = None
-    _C.pairwise_forward(
-        view(u),
-        none,
-        view(scale),
-        view(ids),
-        none,
-        none,
-        none,
-        True,
-        view(out),
-        none,
-        view(work),
-        threads(),
-    )
+    _C.pairwise_forward(_logits(u, scale, ids).view(), (view(out), None), (view(work), threads()))
     return out
 
 
@@ -58,30 +48,18 @@ def _self_bwd_body(
     u: Tensor, scale: Tensor, ids: Tensor | None, lse: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
     if u.is_cuda:
-        grad_u, _, row_dot, _ = cuda.backward(
-            u, None, scale, None, (ids, ids), (None, None), True, lse, None, grad, None
-        )
+        logits = _logits(u, scale, ids)
+        grad_u, _, row_dot, _ = cuda.backward(logits, (lse, None), (grad, None))
         return grad_u, (0.5 * row_dot.sum()).to(scale.dtype)
-    u, grad, none = unit_stride(u), grad.contiguous(), None
+    u, grad = unit_stride(u), grad.contiguous()
     grad_u = u.new_empty(u.shape)
     work = workspace(u, None, backward=True)
     _C.pairwise_backward(
-        view(u),
-        none,
-        view(scale),
-        view(ids),
-        none,
-        none,
-        none,
-        True,
-        view(lse),
-        none,
-        view(grad),
-        none,
-        view(grad_u),
-        none,
-        view(work),
-        threads(),
+        _logits(u, scale, ids).view(),
+        (view(lse), None),
+        (view(grad), None),
+        (view(grad_u), None),
+        (view(work), threads()),
     )
     # s_ij = c u_i.u_j: sum_i u_i.(W u)_i counts every pair twice
     grad_scale = 0.5 * torch.dot(u.reshape(-1), grad_u.reshape(-1))
@@ -107,7 +85,7 @@ def _self_bwd_backward(ctx: Any, v_u: Tensor, v_scale: Tensor) -> tuple[Tensor |
     u, scale, ids, lse, grad = ctx.saved_tensors
 
     def block(rows: slice, u: Tensor, scale: Tensor, lse: Tensor, grad: Tensor) -> Tensor:
-        left_out = left_out_pairs(rows, u, u.shape[0], ids, ids, None, True)
+        left_out = LeftOut(ids, ids, self_pairs=True).mask(rows, u.shape[0], u.device)
         w = softmax_weights(rows, scale * (u[rows] @ u.T), left_out, lse, grad, lse, grad)
         product = w @ u
         return scale * (v_u[rows] * product).sum() + 0.5 * v_scale * (u[rows] * product).sum()

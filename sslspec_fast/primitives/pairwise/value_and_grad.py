@@ -4,10 +4,10 @@ r"""Weighted sums of rows of `pairwise`, with the gradient made in the same visi
     L = \sum_i w_i \log(1 + e^{a_i - p_i}), \quad a_i = \log \sum_j e^{s_{ij}}
     \qquad\text{or}\qquad L = \sum_i w_i \sum_j \log(1 + e^{s_{ij}}),
 
-:math:`s_{ij} = c_i\, a_i \cdot b_j` (+ t in the second form). What a row pulls,
-:math:`W_{ij} = w_i \sigma(a_i - p_i) e^{s_{ij} - a_i}` or :math:`w_i \sigma(s_{ij})`, depends on
+:math:`s_{ij} = c_i\, a_i \cdot b_j` (+ t in the second form). The weights of a row,
+:math:`W_{ij} = w_i \sigma(a_i - p_i) e^{s_{ij} - a_i}` or :math:`w_i \sigma(s_{ij})`, depend on
 that row alone, so nothing has to be computed twice: three products of n m d instead of the four of
-`pairwise.lse` or `softplus` with their backward, and two where nobody wants the gradient of b (a
+`pairwise.lse` or `softplus` with their backward, and two where no gradient of b is requested (a
 queue of negatives). Memory: 192 rows of logits in the first form, none in the second.
 
 On a GPU, and where no gradient is wanted, it is the composition.
@@ -26,7 +26,7 @@ from ..._register import register_op
 from ..._seam import _C, CODE, threads, unit_stride, view
 from .. import _value_and_grad
 from . import lse
-from .common import through_scale, workspace
+from .common import LeftOut, Logits, through_scale, workspace
 from .sigmoid import softplus
 
 __all__ = ["one_positive_total", "softplus_total"]
@@ -69,25 +69,21 @@ def _one_positive_body(
     grad_b: bool,
 ) -> Outputs:
     a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
-    _, rows, g_a, g_b, _, pull = _shapes(a, b, scale, positive, weight, skip_self, grad_b)
+    shapes = _shapes(a, b, scale, positive, weight, skip_self, grad_b)
+    _, rows, g_a, g_b, _, grad_positive = shapes
     panel = a.new_empty(_C.pairwise_rows_panel_size(b.shape[0], CODE[a.dtype]))
     _C.pairwise_rows(
-        view(a),
-        view(b),
-        view(scale),
-        skip_self,
+        Logits(a, b, scale, LeftOut(self_pairs=skip_self)).view(),
         view(positive.contiguous()),
         view(weight),
         view(rows),
-        view(pull),
-        view(g_a),
-        view(g_b) if grad_b else None,
-        view(workspace(a, b, backward=True)),
+        view(grad_positive),
+        (view(g_a), view(g_b) if grad_b else None),
         view(panel),
-        threads(),
+        (view(workspace(a, b, backward=True)), threads()),
     )
     g_a, g_scale = through_scale(a, g_a, scale)
-    return _total(rows, weight), rows, g_a, g_b, g_scale, pull.neg_()
+    return _total(rows, weight), rows, g_a, g_b, g_scale, grad_positive
 
 
 def _softplus_body(
@@ -103,18 +99,12 @@ def _softplus_body(
     _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, skip_self, grad_b)
     of_bias = torch.empty_like(rows)
     _C.pairwise_sigmoid_backward(
-        view(a),
-        view(b),
-        view(scale),
-        view(bias),
-        skip_self,
+        Logits(a, b, scale, LeftOut(self_pairs=skip_self), bias).view(),
         view(weight),
         view(of_bias),
         view(rows),
-        view(g_a),
-        view(g_b) if grad_b else None,
-        view(workspace(a, b, backward=True)),
-        threads(),
+        (view(g_a), view(g_b) if grad_b else None),
+        (view(workspace(a, b, backward=True)), threads()),
     )
     g_a, g_scale = through_scale(a, g_a, scale)
     return _total(rows, weight), rows, g_a, g_b, g_scale, of_bias.sum()
@@ -123,7 +113,7 @@ def _softplus_body(
 def _one_positive_expression(
     a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, skip_self: bool
 ) -> Tensor:
-    rows = -F.logsigmoid(positive - lse(a, b, scale, skip_self=skip_self)[0])
+    rows = -F.logsigmoid(positive - lse(a, b, scale, LeftOut(self_pairs=skip_self))[0])
     return (rows * weight).sum()
 
 

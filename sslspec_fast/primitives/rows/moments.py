@@ -48,12 +48,12 @@ def pair_moments(
     operands = 1 if y is None else 2
     if x.is_cuda:
         work = x.new_empty(_C.cuda_moments_workspace_size(n, d, operands))
-        _C.cuda_moments_forward(
-            view(x), view(y), product, view(mean), view(var), view(work), stream(x)
-        )
+        run = view(work), stream(x)
+        _C.cuda_moments_forward(view(x), view(y), product, view(mean), view(var), run)
     else:
         work = x.new_empty(_C.moments_workspace_size(n, d, operands))
-        _C.moments_forward(view(x), view(y), product, view(mean), view(var), view(work), threads())
+        run = view(work), threads()
+        _C.moments_forward(view(x), view(y), product, view(mean), view(var), run)
     return mean, var
 
 

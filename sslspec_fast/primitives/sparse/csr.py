@@ -5,11 +5,59 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
 import torch
 from torch import Tensor
+
+from ..._register import grouping
+from ..._seam import view
+
+
+class CsrArrays(NamedTuple):
+    """The arrays of a `Csr`."""
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor | None = None
+
+    @property
+    def n_rows(self) -> int:
+        return self.indptr.shape[0] - 1
+
+    def view(self) -> tuple[Any, ...]:
+        """As the core takes them, CsrView of csrc/sparse/csr.h."""
+        indptr, indices, values = self
+        return view(indptr), view(indices), view(values)
+
+
+class Sparse(NamedTuple):
+    """The arrays of A and of its transpose, which is absent when A is symmetric."""
+
+    indptr: Tensor
+    indices: Tensor
+    values: Tensor | None
+    t_indptr: Tensor | None = None
+    t_indices: Tensor | None = None
+    t_values: Tensor | None = None
+
+    @property
+    def a(self) -> CsrArrays:
+        return CsrArrays(self.indptr, self.indices, self.values)
+
+    def t(self) -> Sparse:
+        """The same of Aᵀ."""
+        if self.t_indptr is None or self.t_indices is None:
+            return self
+        return Sparse(self.t_indptr, self.t_indices, self.t_values, *self.a)
+
+
+# Both in the schema of an operator, and in the body of one.
+CSR_ARGS = "Tensor indptr, Tensor indices, Tensor? values"
+SPARSE_ARGS = f"{CSR_ARGS}, Tensor? t_indptr, Tensor? t_indices, Tensor? t_values"
+of_csr, of_sparse = grouping(3, CsrArrays), grouping(6, Sparse)
 
 
 class Csr:
@@ -17,8 +65,8 @@ class Csr:
 
     indptr: (n_rows + 1,) int64.  indices: (nnz,) int32 or int64, sorted and unique in each row.
     values: (nnz,) float32 or float64, or None when every stored entry is 1.
-    symmetric: None when nobody has looked yet; then the first reader of `symmetric` pays for the
-    look.
+    symmetric: None when unknown; the first use of the property `symmetric` then compares A with its
+    transpose.
     """
 
     __slots__ = (
@@ -46,6 +94,20 @@ class Csr:
         self.n_cols = n_cols
         self._symmetric = symmetric
         self._transposed: Csr | None = None
+
+    @property
+    def arrays(self) -> CsrArrays:
+        return CsrArrays(self.indptr, self.indices, self.values)
+
+    def view(self) -> tuple[Any, ...]:
+        """As the core takes it, CsrView of csrc/sparse/csr.h."""
+        return view(self.indptr), view(self.indices), view(self.values)
+
+    def with_transpose(self) -> Sparse:
+        """The leading arguments of an operator on A."""
+        if self.symmetric:
+            return Sparse(*self.arrays)
+        return Sparse(*self.arrays, *self.t().arrays)
 
     @property
     def nnz(self) -> int:

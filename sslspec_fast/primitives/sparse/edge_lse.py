@@ -14,16 +14,16 @@ of every entry; nothing but the inputs and r is kept for the backward pass.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..._register import register_op
+from ..._register import grouping, register_op
 from ..._seam import _C, stream, threads, unit_stride, view
 from .._double_backward import row_blocks_vjp
-from .csr import Csr
-from .spmm import sparse_arguments, spmm_op
+from .csr import Csr, CsrArrays, Sparse
+from .spmm import spmm_op
 
 __all__ = ["edge_lse"]
 
@@ -33,17 +33,39 @@ _ARGS = (
 )
 
 
-def _logits(
-    indptr: Tensor, indices: Tensor, x: Tensor, y: Tensor, ids: Tensor | None
-) -> tuple[Tensor, Tensor]:
+class _Edges(NamedTuple):
+    indptr: Tensor
+    indices: Tensor
+    t_indptr: Tensor | None
+    t_indices: Tensor | None
+    x: Tensor
+    y: Tensor
+    ids: Tensor | None
+
+    @property
+    def a(self) -> CsrArrays:
+        return CsrArrays(self.indptr, self.indices)
+
+    @property
+    def t(self) -> CsrArrays:
+        if self.t_indptr is None or self.t_indices is None:
+            return self.a
+        return CsrArrays(self.t_indptr, self.t_indices)
+
+
+_of_edges = grouping(7, _Edges)
+
+
+def _logits(a: CsrArrays, x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
     """(nnz,) x_i . y_j, -inf where the ids of i and j differ; (nnz,) the row of every entry."""
+    indptr, indices, _ = a
     x, y = unit_stride(x), unit_stride(y)
     out = x.new_empty(indices.shape[0])
-    arrays = (view(indptr), view(indices), view(x), view(y), view(out))
+    arguments = (a.view(), view(x), view(y), view(out))
     if x.is_cuda:
-        _C.cuda_edge_values(*arrays, stream(x))
+        _C.cuda_edge_values(*arguments, stream(x))
     else:
-        _C.edge_values(*arrays, threads())
+        _C.edge_values(*arguments, threads())
     rows = torch.repeat_interleave(indptr.diff(), output_size=indices.shape[0])
     if ids is not None:
         out.masked_fill_(ids[rows] != ids[indices], -math.inf)
@@ -55,32 +77,18 @@ def _weights(logits: Tensor, lse: Tensor, grad: Tensor) -> Tensor:
     return torch.where(torch.isneginf(lse), 0.0, (logits - lse).exp() * grad)
 
 
-def _shapes(
-    indptr: Tensor,
-    indices: Tensor,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    ids: Tensor | None,
-) -> Tensor:
-    return x.new_empty(x.shape[0])
+@_of_edges
+def _shapes(e: _Edges) -> Tensor:
+    return e.x.new_empty(e.x.shape[0])
 
 
-def _body(
-    indptr: Tensor,
-    indices: Tensor,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    ids: Tensor | None,
-) -> Tensor:
-    logits, rows = _logits(indptr, indices, x, y, ids)
-    top = torch.segment_reduce(logits, "max", offsets=indptr, initial=-math.inf)
+@_of_edges
+def _body(e: _Edges) -> Tensor:
+    logits, rows = _logits(e.a, e.x, e.y, e.ids)
+    top = torch.segment_reduce(logits, "max", offsets=e.indptr, initial=-math.inf)
     shift = torch.where(torch.isneginf(top), 0.0, top)
     terms = logits.sub_(shift[rows]).exp_()
-    return torch.segment_reduce(terms, "sum", offsets=indptr, initial=0.0).log_() + shift
+    return torch.segment_reduce(terms, "sum", offsets=e.indptr, initial=0.0).log_() + shift
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -92,43 +100,23 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return None, None, None, None, grad_x, grad_y, None
 
 
-def _bwd_shapes(
-    indptr: Tensor,
-    indices: Tensor,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    ids: Tensor | None,
-    lse: Tensor,
-    grad: Tensor,
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), y.new_empty(y.shape)
+@_of_edges
+def _bwd_shapes(e: _Edges, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return e.x.new_empty(e.x.shape), e.y.new_empty(e.y.shape)
 
 
-def _bwd_body(
-    indptr: Tensor,
-    indices: Tensor,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    ids: Tensor | None,
-    lse: Tensor,
-    grad: Tensor,
-) -> tuple[Tensor, Tensor]:
-    def product(pattern: tuple[Tensor, Tensor], weights: Tensor, rows: Tensor) -> Tensor:
-        arguments = (*pattern, weights, None, None, None, rows, None, None, None, False, 1.0)
-        out: Tensor = spmm_op(*arguments)
+@_of_edges
+def _bwd_body(e: _Edges, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def product(a: CsrArrays, weights: Tensor, rows: Tensor) -> Tensor:
+        weighted = Sparse(a.indptr, a.indices, weights)
+        out: Tensor = spmm_op(*weighted, rows, None, None, None, False, 1.0)
         return out
 
-    here = (indptr, indices)
-    logits, at = _logits(*here, x, y, ids)
-    grad_x = product(here, _weights(logits, lse[at], grad[at]), y)
-    there = here if t_indptr is None or t_indices is None else (t_indptr, t_indices)
-    logits, _ = _logits(*there, y, x, ids)
-    at = there[1]
-    return grad_x, product(there, _weights(logits, lse[at], grad[at]), x)
+    logits, at = _logits(e.a, e.x, e.y, e.ids)
+    grad_x = product(e.a, _weights(logits, lse[at], grad[at]), e.y)
+    logits, _ = _logits(e.t, e.y, e.x, e.ids)
+    at = e.t.indices
+    return grad_x, product(e.t, _weights(logits, lse[at], grad[at]), e.x)
 
 
 def _bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -193,6 +181,6 @@ def edge_lse(a: Csr, x: Tensor, y: Tensor, ids: Tensor | None = None) -> Tensor:
             )
     if ids is not None and tuple(ids.shape) != (a.n_rows,):
         raise ValueError(f"edge_lse: ids must be ({a.n_rows},), got {tuple(ids.shape)}")
-    indptr, indices, _, t_indptr, t_indices, _ = sparse_arguments(a)
+    indptr, indices, _, t_indptr, t_indices, _ = a.with_transpose()
     out: Tensor = _edge_lse(indptr, indices, t_indptr, t_indices, x, y, ids)
     return out

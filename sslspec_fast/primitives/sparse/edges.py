@@ -20,53 +20,33 @@ from torch import Tensor
 
 from ..._register import register_op
 from ..._seam import _C, stream, threads, unit_stride, view
-from .csr import Csr
-from .spmm import SPARSE_ARGS, Sparse, sparse_arguments, spmm_op, swapped
+from .csr import CSR_ARGS, SPARSE_ARGS, Csr, CsrArrays, Sparse, of_csr, of_sparse
+from .spmm import spmm_op
 
 __all__ = ["edge_dot", "edge_sqdist"]
 
 
-def _compute(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor, squared: bool
-) -> Tensor:
+def _compute(a: CsrArrays, x: Tensor, y: Tensor, squared: bool) -> Tensor:
     out, x, y = x.new_empty(x.shape[0]), unit_stride(x), unit_stride(y)
-    arrays = (view(indptr), view(indices), view(values), view(x), view(y), view(out), squared)
+    arguments = (a.view(), view(x), view(y), view(out), squared)
     if x.is_cuda:
-        _C.cuda_edges(*arrays, stream(x))
+        _C.cuda_edges(*arguments, stream(x))
     else:
-        _C.edges(*arrays, threads())
+        _C.edges(*arguments, threads())
     return out
 
 
 # ---- two ends, any A --------------------------------------------------------------------------
 
 
-def _shapes(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    squared: bool,
-) -> Tensor:
+@of_sparse
+def _shapes(a: Sparse, x: Tensor, y: Tensor, squared: bool) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
-def _body(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    squared: bool,
-) -> Tensor:
-    return _compute(indptr, indices, values, x, y, squared)
+@of_sparse
+def _body(a: Sparse, x: Tensor, y: Tensor, squared: bool) -> Tensor:
+    return _compute(a.a, x, y, squared)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -76,14 +56,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, x, y = ctx.saved_tensors
-    here: Sparse = tuple(sparse)
+    here = Sparse(*sparse)
     squared, alpha = ctx.squared, 2.0 if ctx.squared else 1.0
     grad_x = grad_y = None
     if ctx.needs_input_grad[6]:
         grad_x = spmm_op(*here, y, x if squared else None, grad, None, False, alpha)
     if ctx.needs_input_grad[7]:
         own = y if squared else None
-        grad_y = spmm_op(*swapped(here), x, own, None, grad, False, alpha)
+        grad_y = spmm_op(*here.t(), x, own, None, grad, False, alpha)
     return (None,) * 6 + (grad_x, grad_y, None)
 
 
@@ -100,28 +80,26 @@ _edges = register_op(
 # ---- symmetric A, y = x -----------------------------------------------------------------------
 
 
-def _self_shapes(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, squared: bool
-) -> Tensor:
+@of_csr
+def _self_shapes(a: CsrArrays, x: Tensor, squared: bool) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
-def _self_body(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, squared: bool
-) -> Tensor:
-    return _compute(indptr, indices, values, x, x, squared)
+@of_csr
+def _self_body(a: CsrArrays, x: Tensor, squared: bool) -> Tensor:
+    return _compute(a, x, x, squared)
 
 
 def _self_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indptr, indices, values, x = ctx.saved_tensors
     squared, alpha = ctx.squared, 2.0 if ctx.squared else 1.0
     own = x if squared else None
-    sparse = (indptr, indices, values, None, None, None)
+    sparse = Sparse(indptr, indices, values)
     return None, None, None, spmm_op(*sparse, x, own, grad, grad, True, alpha), None
 
 
 _edges_self = register_op(
-    "edges_self(Tensor indptr, Tensor indices, Tensor? values, Tensor x, bool squared) -> Tensor",
+    f"edges_self({CSR_ARGS}, Tensor x, bool squared) -> Tensor",
     cpu=_self_body,
     cuda=_self_body,
     fake=_self_shapes,
@@ -169,7 +147,7 @@ def _dispatch(op: str, a: Csr, x: Tensor, y: Tensor, *, squared: bool) -> Tensor
         raise ValueError(f"{op}: y must be {wanted} {x.dtype}, got {tuple(y.shape)} {y.dtype}")
     out: Tensor
     if y is x and a.symmetric:
-        out = _edges_self(a.indptr, a.indices, a.values, x, squared)
+        out = _edges_self(*a.arrays, x, squared)
     else:
-        out = _edges(*sparse_arguments(a), x, y, squared)
+        out = _edges(*a.with_transpose(), x, y, squared)
     return out

@@ -25,63 +25,34 @@ from torch import Tensor
 from ..._register import register_op
 from ..._seam import _C, CODE, threads, unit_stride, view
 from . import graph_cov_cuda
-from .csr import Csr
-from .spmm import SPARSE_ARGS, Sparse, sparse_arguments, swapped
+from .csr import CSR_ARGS, SPARSE_ARGS, Csr, CsrArrays, Sparse, of_csr, of_sparse
 
 __all__ = ["graph_cov", "graph_cov_centred"]
 
 
-def _compute(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor | None
-) -> Tensor:
-    if x.is_cuda:
-        return graph_cov_cuda.compute(
-            indptr, indices, values, unit_stride(x), None if y is None else unit_stride(y)
-        )
+def _compute(a: CsrArrays, x: Tensor, y: Tensor | None) -> Tensor:
     n, d = x.shape
     e = d if y is None else y.shape[1]
-    out, x, y = x.new_empty(d, e), unit_stride(x), None if y is None else unit_stride(y)
+    x, y = unit_stride(x), None if y is None else unit_stride(y)
+    if x.is_cuda:
+        return graph_cov_cuda.compute(a, x, y)
+    out = x.new_empty(d, e)
     work = x.new_empty(_C.graph_cov_workspace_size(n, d, e, CODE[x.dtype]))
-    _C.graph_cov(
-        view(indptr),
-        view(indices),
-        view(values),
-        view(x),
-        view(y),
-        view(out),
-        view(work),
-        threads(),
-    )
+    _C.graph_cov(a.view(), view(x), view(y), view(out), (view(work), threads()))
     return out
 
 
 # ---- C = Xᵀ A Y -------------------------------------------------------------------------------
 
 
-def _shapes(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-) -> Tensor:
+@of_sparse
+def _shapes(a: Sparse, x: Tensor, y: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], y.shape[1])
 
 
-def _body(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-) -> Tensor:
-    return _compute(indptr, indices, values, x, y)
+@of_sparse
+def _body(a: Sparse, x: Tensor, y: Tensor) -> Tensor:
+    return _compute(a.a, x, y)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -90,42 +61,42 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, x, y = ctx.saved_tensors
-    here: Sparse = tuple(sparse)
+    here = Sparse(*sparse)
     grad_x = _apply(*here, y, grad.mT, None, None) if ctx.needs_input_grad[6] else None
-    grad_y = _apply(*swapped(here), x, grad, None, None) if ctx.needs_input_grad[7] else None
+    grad_y = _apply(*here.t(), x, grad, None, None) if ctx.needs_input_grad[7] else None
     return (None,) * 6 + (grad_x, grad_y)
 
 
 # ---- symmetric A, Y = X -----------------------------------------------------------------------
 
 
-def _self_shapes(indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor) -> Tensor:
+@of_csr
+def _self_shapes(a: CsrArrays, x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], x.shape[1])
 
 
-def _self_body(indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor) -> Tensor:
-    return _compute(indptr, indices, values, x, None)
+@of_csr
+def _self_body(a: CsrArrays, x: Tensor) -> Tensor:
+    return _compute(a, x, None)
 
 
 def _self_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indptr, indices, values, x = ctx.saved_tensors
-    sparse = (indptr, indices, values, None, None, None)
+    sparse = Sparse(indptr, indices, values)
     return None, None, None, _apply(*sparse, x, grad + grad.mT, None, None)
 
 
 # ---- symmetric A − d dᵀ/vol, Y = X ------------------------------------------------------------
 
 
-def _centred_shapes(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor
-) -> Tensor:
+@of_csr
+def _centred_shapes(a: CsrArrays, x: Tensor, degree: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], x.shape[1])
 
 
-def _centred_body(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor
-) -> Tensor:
-    return _centre(_compute(indptr, indices, values, x, None), x, degree)
+@of_csr
+def _centred_body(a: CsrArrays, x: Tensor, degree: Tensor) -> Tensor:
+    return _centre(_compute(a, x, None), x, degree)
 
 
 def _centre(c: Tensor, x: Tensor, degree: Tensor) -> Tensor:
@@ -136,24 +107,22 @@ def _centre(c: Tensor, x: Tensor, degree: Tensor) -> Tensor:
 def _centred_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     indptr, indices, values, x, degree = ctx.saved_tensors
     both = grad + grad.mT
-    pull = both @ (x.mT @ degree) / -degree.sum()
-    sparse = (indptr, indices, values, None, None, None)
-    return None, None, None, _apply(*sparse, x, both, degree, pull), None
+    rank_one = both @ (x.mT @ degree) / -degree.sum()
+    sparse = Sparse(indptr, indices, values)
+    return None, None, None, _apply(*sparse, x, both, degree, rank_one), None
 
 
 # ---- both on a GPU, with A X kept for the gradient ---------------------------------------------
 
 
-def _kept_shapes(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor | None
-) -> tuple[Tensor, Tensor]:
+@of_csr
+def _kept_shapes(a: CsrArrays, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[1], x.shape[1]), x.new_empty(x.shape)
 
 
-def _kept_body(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, degree: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    c, product = graph_cov_cuda.compute_and_keep(indptr, indices, values, unit_stride(x))
+@of_csr
+def _kept_body(a: CsrArrays, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
+    c, product = graph_cov_cuda.compute_and_keep(a, unit_stride(x))
     return c if degree is None else _centre(c, x, degree), product
 
 
@@ -168,65 +137,35 @@ def _kept_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any
         return (None,) * 5
     *sparse, x, degree, product = ctx.saved_tensors
     both = grad + grad.mT
-    pull = None if degree is None else both @ (x.mT @ degree) / -degree.sum()
+    rank_one = None if degree is None else both @ (x.mT @ degree) / -degree.sum()
     if torch.is_grad_enabled():  # a second derivative: A X as a function of x
-        return None, None, None, _apply(*sparse, None, None, None, x, both, degree, pull), None
+        return None, None, None, _apply(*Sparse(*sparse), x, both, degree, rank_one), None
     grad_x = graph_cov_cuda.multiplied(product, both)
-    return None, None, None, grad_x if pull is None else grad_x.addr_(degree, pull), None
+    return None, None, None, grad_x if rank_one is None else grad_x.addr_(degree, rank_one), None
 
 
 # ---- (A Y) M + u vᵀ, the gradient -------------------------------------------------------------
 
 
-def _apply_shapes(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
-    y: Tensor,
-    mat: Tensor,
-    u: Tensor | None,
-    v: Tensor | None,
-) -> Tensor:
-    return y.new_empty(indptr.shape[0] - 1, mat.shape[1])
+@of_sparse
+def _apply_shapes(a: Sparse, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
+    return y.new_empty(a.a.n_rows, mat.shape[1])
 
 
-def _apply_body(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
-    y: Tensor,
-    mat: Tensor,
-    u: Tensor | None,
-    v: Tensor | None,
-) -> Tensor:
+@of_sparse
+def _apply_body(a: Sparse, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
     if y.is_cuda:
-        return graph_cov_cuda.apply(indptr, indices, values, unit_stride(y), mat, u, v)
-    out, y, mat = y.new_empty(indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
+        return graph_cov_cuda.apply(a.a, unit_stride(y), mat, u, v)
+    out, y, mat = y.new_empty(a.a.n_rows, mat.shape[1]), unit_stride(y), unit_stride(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(y.shape[1], mat.shape[1], CODE[y.dtype]))
-    _C.graph_cov_apply(
-        view(indptr),
-        view(indices),
-        view(values),
-        view(y),
-        view(mat),
-        view(u),
-        view(v),
-        view(out),
-        view(work),
-        threads(),
-    )
+    run = view(work), threads()
+    _C.graph_cov_apply(a.a.view(), view(y), view(mat), view(u), view(v), view(out), run)
     return out
 
 
 def _apply_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, y, mat, u, _ = ctx.saved_tensors  # u holds degrees, which have no gradient
-    there = swapped(tuple(sparse))
+    there = Sparse(*sparse).t()
     grad_y = _apply(*there, grad, mat.mT, None, None) if ctx.needs_input_grad[6] else None
     grad_mat = _graph_cov(*there, y, grad) if ctx.needs_input_grad[7] else None
     grad_v = grad.mT @ u if ctx.needs_input_grad[9] else None
@@ -250,7 +189,7 @@ _graph_cov = register_op(
     setup=_setup,
 )
 _graph_cov_self = register_op(
-    "graph_cov_self(Tensor indptr, Tensor indices, Tensor? values, Tensor x) -> Tensor",
+    f"graph_cov_self({CSR_ARGS}, Tensor x) -> Tensor",
     cpu=_self_body,
     cuda=_self_body,
     fake=_self_shapes,
@@ -259,8 +198,7 @@ _graph_cov_self = register_op(
 )
 
 _graph_cov_centred = register_op(
-    "graph_cov_centred(Tensor indptr, Tensor indices, Tensor? values, Tensor x, Tensor degree)"
-    " -> Tensor",
+    f"graph_cov_centred({CSR_ARGS}, Tensor x, Tensor degree) -> Tensor",
     cpu=_centred_body,
     cuda=_centred_body,
     fake=_centred_shapes,
@@ -269,8 +207,7 @@ _graph_cov_centred = register_op(
 )
 
 _graph_cov_kept = register_op(
-    "graph_cov_kept(Tensor indptr, Tensor indices, Tensor? values, Tensor x, Tensor? degree)"
-    " -> (Tensor, Tensor)",
+    f"graph_cov_kept({CSR_ARGS}, Tensor x, Tensor? degree) -> (Tensor, Tensor)",
     cpu=_kept_body,
     cuda=_kept_body,
     fake=_kept_shapes,
@@ -302,11 +239,11 @@ def graph_cov(a: Csr, x: Tensor, y: Tensor) -> Tensor:
         )
     out: Tensor
     if y is x and a.symmetric and _keeps(x):
-        out = _graph_cov_kept(a.indptr, a.indices, a.values, x, None)[0]
+        out = _graph_cov_kept(*a.arrays, x, None)[0]
     elif y is x and a.symmetric:
-        out = _graph_cov_self(a.indptr, a.indices, a.values, x)
+        out = _graph_cov_self(*a.arrays, x)
     else:
-        out = _graph_cov(*sparse_arguments(a), x, y)
+        out = _graph_cov(*a.with_transpose(), x, y)
     return out
 
 
@@ -332,7 +269,7 @@ def graph_cov_centred(a: Csr, x: Tensor, degree: Tensor) -> Tensor:
         )
     out: Tensor
     if _keeps(x):
-        out = _graph_cov_kept(a.indptr, a.indices, a.values, x, degree)[0]
+        out = _graph_cov_kept(*a.arrays, x, degree)[0]
     else:
-        out = _graph_cov_centred(a.indptr, a.indices, a.values, x, degree)
+        out = _graph_cov_centred(*a.arrays, x, degree)
     return out

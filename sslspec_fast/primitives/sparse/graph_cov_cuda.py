@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ..._seam import _C, stream, view
+from .csr import CsrArrays
+from .spmm import Combination
 
 __all__ = ["apply", "compute", "compute_and_keep", "multiplied"]
 
@@ -22,24 +24,20 @@ _STRIP_BYTES = 32 << 20
 _GEMM_ROWS = 1 << 16
 
 
-def compute(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor, y: Tensor | None
-) -> Tensor:
+def compute(a: CsrArrays, x: Tensor, y: Tensor | None) -> Tensor:
     """X^T A Y, (d, e)."""
     right = x if y is None else y
     out = x.new_zeros(x.shape[1], right.shape[1])
     with torch.autocast(x.device.type, enabled=False):
-        for rows, strip in _products(indptr, indices, values, right, upper=y is None):
+        for rows, strip in _products(a, right, upper=y is None):
             out.addmm_(x[rows].mT, strip)
     return out + out.mT if y is None else out
 
 
-def compute_and_keep(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, x: Tensor
-) -> tuple[Tensor, Tensor]:
+def compute_and_keep(a: CsrArrays, x: Tensor) -> tuple[Tensor, Tensor]:
     """X^T A X, (d, d), and A X, (n, d)."""
     product = x.new_empty(x.shape)
-    _gather(indptr, indices, values, x, product)
+    _gather(a, x, product)
     with torch.autocast(x.device.type, enabled=False):
         return x.mT @ product, product
 
@@ -55,65 +53,31 @@ def multiplied(product: Tensor, mat: Tensor) -> Tensor:
     return out
 
 
-def apply(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    y: Tensor,
-    mat: Tensor,
-    u: Tensor | None,
-    v: Tensor | None,
-) -> Tensor:
+def apply(a: CsrArrays, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
     """(A Y) M + u v^T, (n, d)."""
-    out = y.new_empty(indptr.shape[0] - 1, mat.shape[1])
+    out = y.new_empty(a.n_rows, mat.shape[1])
     with torch.autocast(y.device.type, enabled=False):
-        for rows, strip in _products(indptr, indices, values, y, upper=False):
+        for rows, strip in _products(a, y, upper=False):
             torch.mm(strip, mat, out=out[rows])
         if u is not None and v is not None:
             out.addr_(u, v)
     return out
 
 
-def _products(
-    indptr: Tensor, indices: Tensor, values: Tensor | None, y: Tensor, upper: bool
-) -> Iterator[tuple[slice, Tensor]]:
+def _products(a: CsrArrays, y: Tensor, upper: bool) -> Iterator[tuple[slice, Tensor]]:
     """Rows of A Y in a buffer that the next strip takes again."""
-    n, e = indptr.shape[0] - 1, y.shape[1]
+    n, e = a.n_rows, y.shape[1]
     height = min(n, max(1024, _STRIP_BYTES // (max(e, 1) * y.element_size())))
     buffer = y.new_empty(height, e)
     for start in range(0, n, max(height, 1)):
         stop = min(start + height, n)
         strip = buffer[: stop - start]
-        _gather(indptr[start : stop + 1], indices, values, y, strip, start if upper else -1)
+        rows = a._replace(indptr=a.indptr[start : stop + 1])
+        _gather(rows, y, strip, start if upper else -1)
         yield slice(start, stop), strip
 
 
-def _gather(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    y: Tensor,
-    out: Tensor,
-    upper_from: int = -1,
-) -> None:
-    """out = A Y, rows of indptr; upper_from: number of the first one, to read only j >= i."""
-    none = None
-    _C.cuda_spmm(
-        view(indptr),
-        view(indices),
-        view(values),
-        view(y),
-        none,
-        none,
-        none,
-        none,
-        none,
-        view(out),
-        False,
-        1.0,
-        0.0,
-        0.0,
-        0.0,
-        upper_from,
-        stream(y),
-    )
+def _gather(a: CsrArrays, y: Tensor, out: Tensor, upper_from: int = -1) -> None:
+    """out = A Y; upper_from: number of the first row of a, to read only j >= i."""
+    scales, combination = (None, None, False), Combination().view()
+    _C.cuda_spmm(a.view(), view(y), None, scales, combination, view(out), upper_from, stream(y))

@@ -15,59 +15,62 @@ Cost: one row of X per entry of A. Results do not depend on the number of thread
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..._register import register_op
 from ..._seam import _C, stream, threads, unit_stride, view
-from .csr import Csr
+from .csr import SPARSE_ARGS, Csr, CsrArrays, Sparse, of_sparse
 
-__all__ = ["SPARSE_ARGS", "sparse_arguments", "spmm", "spmm_into", "spmm_op"]
-
-# A and its transpose travel together; `t_indptr` is None when A is symmetric.
-SPARSE_ARGS = (
-    "Tensor indptr, Tensor indices, Tensor? values, "
-    "Tensor? t_indptr, Tensor? t_indices, Tensor? t_values"
-)
-Sparse = tuple[Tensor, Tensor, "Tensor | None", "Tensor | None", "Tensor | None", "Tensor | None"]
+__all__ = ["Combination", "spmm", "spmm_into", "spmm_op"]
 
 
-def sparse_arguments(a: Csr) -> Sparse:
-    """The six leading arguments of an operator on A."""
-    if a.symmetric:
-        return a.indptr, a.indices, a.values, None, None, None
-    t = a.t()
-    return a.indptr, a.indices, a.values, t.indptr, t.indices, t.values
+class Combination(NamedTuple):
+    """``alpha (A X) + beta out + (gamma + delta diagonal) ⊙ W``."""
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    gamma: float = 0.0
+    delta: float = 0.0
+    w: Tensor | None = None
+    diagonal: Tensor | None = None
+
+    def view(self) -> tuple[Any, ...]:
+        """As the core takes it, csrc/sparse/spmm.h."""
+        alpha, beta, gamma, delta, w, diagonal = self
+        return alpha, beta, gamma, delta, view(w), view(diagonal)
 
 
-def swapped(sparse: Sparse) -> Sparse:
-    """The arguments of Aᵀ."""
-    indptr, indices, values, t_indptr, t_indices, t_values = sparse
-    if t_indptr is None or t_indices is None:
-        return sparse
-    return t_indptr, t_indices, t_values, indptr, indices, values
+PRODUCT = Combination()
 
 
 def _flat(scale: Tensor | None) -> Tensor | None:
     return None if scale is None else scale.contiguous()
 
 
-def _run(*arguments: Any, like: Tensor) -> None:
-    if like.is_cuda:
-        _C.cuda_spmm(*(*arguments, -1, stream(like)))
+def _run(
+    a: CsrArrays | Csr,
+    x: Tensor,
+    own: Tensor | None,
+    scales: tuple[Tensor | None, Tensor | None, bool],
+    combination: Combination,
+    y: Tensor,
+) -> None:
+    """csrc/sparse/spmm.h on the device of x."""
+    row, col, add = scales
+    arrays = a.view(), view(x), view(own)
+    rest = (view(row), view(col), add), combination.view(), view(y)
+    if x.is_cuda:
+        _C.cuda_spmm(*arrays, *rest, -1, stream(x))
     else:
-        _C.spmm(*(*arguments, threads()))
+        _C.spmm(*arrays, *rest, threads())
 
 
+@of_sparse
 def _shapes(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
+    a: Sparse,
     x: Tensor,
     own: Tensor | None,
     row_scale: Tensor | None,
@@ -75,16 +78,12 @@ def _shapes(
     add_scales: bool,
     alpha: float,
 ) -> Tensor:
-    return x.new_empty(indptr.shape[0] - 1, x.shape[1])
+    return x.new_empty(a.a.n_rows, x.shape[1])
 
 
+@of_sparse
 def _body(
-    indptr: Tensor,
-    indices: Tensor,
-    values: Tensor | None,
-    t_indptr: Tensor | None,
-    t_indices: Tensor | None,
-    t_values: Tensor | None,
+    a: Sparse,
     x: Tensor,
     own: Tensor | None,
     row_scale: Tensor | None,
@@ -92,27 +91,10 @@ def _body(
     add_scales: bool,
     alpha: float,
 ) -> Tensor:
-    y = x.new_empty(indptr.shape[0] - 1, x.shape[1])
+    y = x.new_empty(a.a.n_rows, x.shape[1])
     x, own = unit_stride(x), None if own is None else unit_stride(own)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
-    _run(
-        view(indptr),
-        view(indices),
-        view(values),
-        view(x),
-        view(own),
-        view(row_scale),
-        view(col_scale),
-        None,
-        None,
-        view(y),
-        add_scales,
-        alpha,
-        0.0,
-        0.0,
-        0.0,
-        like=x,
-    )
+    _run(a.a, x, own, (row_scale, col_scale, add_scales), Combination(alpha), y)
     return y
 
 
@@ -124,8 +106,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *sparse, x, own, r, c = ctx.saved_tensors
     add, alpha, needs = ctx.add_scales, ctx.alpha, ctx.needs_input_grad[6:10]
-    here: Sparse = tuple(sparse)
-    there = swapped(here)
+    here = Sparse(*sparse)
+    there = here.t()
     grad_x = grad_own = grad_r = grad_c = None
     if needs[0]:
         grad_x = spmm_op(*there, grad, None, c, r, add, alpha if own is None else -alpha)
@@ -176,7 +158,7 @@ def spmm(
         (n, b) of x's dtype, differentiable in x and in the scales.
     """
     _check("spmm", a, x, row_scale, col_scale)
-    out: Tensor = spmm_op(*sparse_arguments(a), x, None, row_scale, col_scale, False, alpha)
+    out: Tensor = spmm_op(*a.with_transpose(), x, None, row_scale, col_scale, False, alpha)
     return out
 
 
@@ -185,13 +167,8 @@ def spmm_into(
     a: Csr,
     x: Tensor,
     out: Tensor,
+    combination: Combination = PRODUCT,
     *,
-    alpha: float = 1.0,
-    beta: float = 0.0,
-    gamma: float = 0.0,
-    delta: float = 0.0,
-    w: Tensor | None = None,
-    diagonal: Tensor | None = None,
     row_scale: Tensor | None = None,
     col_scale: Tensor | None = None,
 ) -> Tensor:
@@ -203,6 +180,7 @@ def spmm_into(
     `out` may be any view with contiguous rows that does not overlap x; w may be x or out. beta = 0
     never reads out.
     """
+    w, diagonal = combination.w, combination.diagonal
     _check("spmm_into", a, x, row_scale, col_scale)
     shape = (a.n_rows, x.shape[1])
     for name, t in (("out", out), ("w", w)):
@@ -220,25 +198,9 @@ def spmm_into(
     if out.untyped_storage().data_ptr() == x.untyped_storage().data_ptr() and _overlap(out, x):
         raise ValueError("spmm_into: out must not overlap x, which is read while out is written")
     x, w = unit_stride(x), None if w is None else unit_stride(w)
-    row_scale, col_scale = _flat(row_scale), _flat(col_scale)
-    _run(
-        view(a.indptr),
-        view(a.indices),
-        view(a.values),
-        view(x),
-        None,
-        view(row_scale),
-        view(col_scale),
-        view(w),
-        view(_flat(diagonal)),
-        view(out),
-        False,
-        alpha,
-        beta,
-        gamma,
-        delta,
-        like=x,
-    )
+    row_scale, col_scale, diagonal = _flat(row_scale), _flat(col_scale), _flat(diagonal)
+    combination = combination._replace(w=w, diagonal=diagonal)
+    _run(a, x, None, (row_scale, col_scale, False), combination, out)
     return out
 
 

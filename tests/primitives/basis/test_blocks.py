@@ -229,7 +229,7 @@ def test_the_core_checks_shapes() -> None:
     g = torch.empty(3, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="w must have size 10"):
         _C.basis_gram(
-            [view(a)], view(out), view(a[:9, 0].contiguous()), view(g), view(g[0]), False, 1
+            [view(a)], view(out), view(a[:9, 0].contiguous()), view(g), False, (view(g[0]), 1)
         )
     with pytest.raises(ValueError, match="a must have size 10"):
-        _C.basis_gram([view(a[:9])], view(out), None, view(g), view(g[0]), False, 1)
+        _C.basis_gram([view(a[:9])], view(out), None, view(g), False, (view(g[0]), 1))

@@ -59,14 +59,13 @@ def test_pairs_that_are_left_out() -> None:
     skip = torch.rand(n, m, generator=torch.Generator().manual_seed(2)) < 0.2
     skip[5] = True
     indptr = torch.nn.functional.pad(skip.sum(1).cumsum(0), (1, 0))
-    row, col = pairwise.lse(
-        a, b, c, skip=(indptr, skip.nonzero()[:, 1].contiguous()), cols=True, half=True
-    )
+    left_out = pairwise.LeftOut(indptr=indptr, indices=skip.nonzero()[:, 1].contiguous())
+    row, col = pairwise.lse(a, b, c, left_out, cols=True, half=True)
     logits = (c.double() * (a.double() @ b.double().T)).masked_fill(skip, -math.inf)
     assert row[5] == -math.inf
     keep = torch.arange(n) != 5
     close((row[keep], col), (logits.logsumexp(1)[keep], logits.logsumexp(0)), VALUE)
-    row, _ = pairwise.lse(a, a, c, skip_self=True, half=True)
+    row, _ = pairwise.lse(a, a, c, pairwise.LeftOut(self_pairs=True), half=True)
     logits = c.double() * (a.double() @ a.double().T)
     close((row,), (logits.fill_diagonal_(-math.inf).logsumexp(1),), VALUE)
 
@@ -99,16 +98,5 @@ def test_the_core_checks_what_it_takes() -> None:
         work = torch.empty(_C.pairwise_workspace_size(4, 4, 8, CODE[a.dtype], b is None, False))
         with pytest.raises(ValueError, match=r"need b and a scalar scale|take float32 or float64"):
             _C.pairwise_forward(
-                view(a),
-                view(b),
-                view(scale),
-                None,
-                None,
-                None,
-                None,
-                False,
-                view(out),
-                None,
-                view(work),
-                1,
+                pairwise.Logits(a, b, scale).view(), (view(out), None), (view(work), 1)
             )

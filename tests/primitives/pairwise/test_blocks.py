@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sslspec_fast.primitives import pairwise
+from sslspec_fast.primitives.pairwise import LeftOut, Logits
 from sslspec_fast.primitives.pairwise.blocks import lse_block, lse_block_gradients, softplus_block
 
 F64 = torch.float64
@@ -25,7 +26,7 @@ def test_log_sum_exps_and_gradients_of_blocks_add_up(cols: bool) -> None:
     a, b, ids_a, ids_b = problem()
     scale = torch.tensor(1.7, dtype=F64) if cols else torch.rand(7, dtype=F64) + 0.5
     scale.requires_grad_()
-    row, col = pairwise.lse(a, b, scale, ids_a=ids_a, ids_b=ids_b, cols=cols)
+    row, col = pairwise.lse(a, b, scale, LeftOut(ids_a, ids_b), cols=cols)
     grad_row, grad_col = torch.randn(7, dtype=F64), torch.randn(11 if cols else 0, dtype=F64)
     want = torch.autograd.grad((row * grad_row).sum() + (col * grad_col).sum(), (a, b, scale))
 
@@ -33,7 +34,8 @@ def test_log_sum_exps_and_gradients_of_blocks_add_up(cols: bool) -> None:
     rows, columns, total = [], [], [torch.zeros_like(x), torch.zeros_like(c)]
     parts = [slice(*cut) for cut in CUTS]
     for part in parts:
-        found = lse_block(x, y[part], c, ids_a, ids_b[part], cols=cols, half=False)
+        logits = Logits(x, y[part], c, LeftOut(ids_a, ids_b[part]))
+        found = lse_block(logits, cols=cols, half=False)
         rows.append(found[0])
         columns.append(found[1])
     torch.testing.assert_close(torch.stack(rows).logsumexp(0), row.detach())
@@ -42,17 +44,9 @@ def test_log_sum_exps_and_gradients_of_blocks_add_up(cols: bool) -> None:
     of_b = []
     for part in parts:
         statistics = (col.detach()[part], grad_col[part]) if cols else None
-        grads = lse_block_gradients(
-            x,
-            y[part],
-            c,
-            ids_a,
-            ids_b[part],
-            (row.detach(), grad_row),
-            statistics,
-            want_b=True,
-            half=False,
-        )
+        logits = Logits(x, y[part], c, LeftOut(ids_a, ids_b[part]))
+        lse = (row.detach(), grad_row)
+        grads = lse_block_gradients(logits, lse, statistics, want_b=True, half=False)
         total[0] += grads.a
         total[1] += grads.scale
         of_b.append(grads.b)

@@ -36,7 +36,8 @@ def test_dense(
     scale.requires_grad_()
     ids = [torch.arange(k, dtype=torch.int32) % 3 for k in (n, m)]
     out = (ids[0][:, None] == ids[1]) | torch.eye(n, m, dtype=torch.bool)
-    ours = pairwise.lse_below(a, b, scale, bound, ids_a=ids[0], ids_b=ids[1], skip_self=True)
+    left_out = pairwise.LeftOut(*ids, self_pairs=True)
+    ours = pairwise.lse_below(a, b, scale, bound, left_out)
     expected = dense(a, b, scale, bound, out)
     some = expected.isfinite()
     assert torch.equal(ours.isneginf(), ~some)

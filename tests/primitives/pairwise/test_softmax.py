@@ -98,23 +98,24 @@ def test_lse_masks_and_scale_per_row(mask_kind: str, dtype: torch.dtype) -> None
     n, m, d = 100, 130, 20
     generator = torch.Generator().manual_seed(3)
     mask = torch.zeros(n, m, dtype=torch.bool)
-    keywords: dict[str, object] = {}
+    left_out = pairwise.LeftOut()
     if mask_kind in ("self", "all"):
         mask |= torch.eye(n, m, dtype=torch.bool)
-        keywords["skip_self"] = True
+        left_out = left_out._replace(self_pairs=True)
     if mask_kind in ("ids", "all"):
         ids_a = torch.randint(0, 6, (n,), generator=generator, dtype=torch.int32)
         ids_b = torch.randint(0, 6, (m,), generator=generator, dtype=torch.int32)
         mask |= ids_a[:, None] == ids_b[None]
-        keywords |= {"ids_a": ids_a, "ids_b": ids_b}
+        left_out = left_out._replace(ids_a=ids_a, ids_b=ids_b)
     if mask_kind in ("pattern", "all"):
         pattern = torch.rand(n, m, generator=generator) < 0.2
         pattern[4] = True  # a row that is left out entirely
         mask |= pattern
-        keywords["skip"] = csr_of(pattern)
+        indptr, indices = csr_of(pattern)
+        left_out = left_out._replace(indptr=indptr, indices=indices)
     scale = 1 + 30 * torch.rand(n, generator=generator, dtype=dtype)
     a, b, c = leaves(rows(n, d, dtype), rows(m, d, dtype, 1), scale)
-    row, col = pairwise.lse(a, b, c, **keywords)  # type: ignore[arg-type]
+    row, col = pairwise.lse(a, b, c, left_out)
     assert col.numel() == 0
     ae, be, ce = doubles(a, b, c)
     exact = masked_lse(ce[:, None] * (ae @ be.T), mask, 1)
@@ -256,9 +257,10 @@ def test_gradcheck() -> None:
         torch.tensor(-1.0, dtype=torch.float64),
         weights(9, dtype=torch.float64),
     )
+    others = pairwise.LeftOut(self_pairs=True)
     assert torch.autograd.gradcheck(pairwise.lse_self, (u, c))
     assert torch.autograd.gradcheck(lambda *x: pairwise.lse(*x, cols=True), (u, b, c))
-    assert torch.autograd.gradcheck(lambda *x: pairwise.lse(*x, skip_self=True)[0], (u, b, per_row))
+    assert torch.autograd.gradcheck(lambda *x: pairwise.lse(*x, others)[0], (u, b, per_row))
     assert torch.autograd.gradcheck(pairwise.softplus, (u, b, c, t))
 
 
@@ -270,11 +272,12 @@ def test_second_derivatives() -> None:
         weights(7, dtype=torch.float64),
     )
     ids = torch.arange(7, dtype=torch.int32) % 3
-    pattern = csr_of(torch.eye(7, 5, dtype=torch.bool).roll(1, 1))
+    indptr, indices = csr_of(torch.eye(7, 5, dtype=torch.bool).roll(1, 1))
+    pattern = pairwise.LeftOut(indptr=indptr, indices=indices, self_pairs=True)
     check = torch.autograd.gradgradcheck
     assert check(lambda *x: pairwise.lse_self(*x, ids), (u, c))
     assert check(lambda *x: pairwise.lse(*x, cols=True), (u, b, c))
-    assert check(lambda *x: pairwise.lse(*x, skip_self=True, skip=pattern)[0], (u, b, per_row))
+    assert check(lambda *x: pairwise.lse(*x, pattern)[0], (u, b, per_row))
     assert check(lambda *x: pairwise.softplus(*x, skip_self=True), (u, b, c, t))
 
 
@@ -314,4 +317,4 @@ def test_the_core_names_what_is_wrong() -> None:
     ):
         pairwise.lse(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3), cols=True)
     with pytest.raises(TypeError, match="TensorView"):
-        _C.pairwise_sigmoid_forward(c, None, None, None, False, None, None, 1)
+        _C.pairwise_sigmoid_forward(c, None, (None, 1))

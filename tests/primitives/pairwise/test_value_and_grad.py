@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sslspec_fast import _C
 from sslspec_fast._seam import view
+from sslspec_fast.primitives.pairwise import Logits
 from sslspec_fast.primitives.pairwise.value_and_grad import one_positive_total, softplus_total
 
 from ...support.row_cases import SCALES, assert_same, doubles, leaves, rows, weights
@@ -175,26 +176,21 @@ def test_the_core_names_what_is_wrong() -> None:
     work = torch.zeros(_C.pairwise_workspace_size(4, 4, 3, 0, False, True))
     panel = torch.zeros(_C.pairwise_rows_panel_size(4, 0))
 
-    def call(positive: Tensor, pull: Tensor, panel: Tensor) -> None:
+    def call(positive: Tensor, grad_positive: Tensor, panel: Tensor) -> None:
         _C.pairwise_rows(
-            view(a),
-            view(a),
-            view(scale),
-            False,
+            Logits(a, a, scale).view(),
             view(positive),
             view(row),
             view(row),
-            view(pull),
-            view(a.clone()),
-            None,
-            view(work),
+            view(grad_positive),
+            (view(a.clone()), None),
             view(panel),
-            1,
+            (view(work), 1),
         )
 
     with pytest.raises(ValueError, match=r"positive must have size 4 .* got shape \(5,\)"):
         call(torch.zeros(5), row, panel)
-    with pytest.raises(ValueError, match="pull must have size 4"):
+    with pytest.raises(ValueError, match="grad_positive must have size 4"):
         call(row, torch.zeros(3), panel)
     with pytest.raises(ValueError, match="panel must have size"):
         call(row, row, panel[1:])

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sslspec_fast.primitives.sparse.csr import Csr
 from sslspec_fast.primitives.sparse.edges import edge_dot, edge_sqdist
-from sslspec_fast.primitives.sparse.spmm import sparse_arguments
 
 from ...support.sparse_cases import (
     DTYPES,
@@ -85,7 +84,7 @@ def test_operator_contract(squared: bool) -> None:
     op = torch.ops.sslspec_fast.edges.default
     a, _ = matrix(7, 5, values=torch.float32)
     x, y = (dense_rows(n, 4, torch.float32).requires_grad_() for n in (7, 5))
-    torch.library.opcheck(op, (*sparse_arguments(a), x, y, squared))
+    torch.library.opcheck(op, (*a.with_transpose(), x, y, squared))
     s, _ = symmetric_matrix(7)
     torch.library.opcheck(
         torch.ops.sslspec_fast.edges_self.default, (s.indptr, s.indices, None, x, squared)

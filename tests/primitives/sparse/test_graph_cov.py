@@ -10,7 +10,6 @@ import torch
 
 from sslspec_fast import _C
 from sslspec_fast.primitives.sparse.graph_cov import graph_cov, graph_cov_centred
-from sslspec_fast.primitives.sparse.spmm import sparse_arguments
 
 from ...support.sparse_cases import (
     DTYPES,
@@ -102,16 +101,16 @@ def test_operator_contract() -> None:
     ops = torch.ops.sslspec_fast
     a, _ = matrix(7, 5, values=torch.float32)
     x, y = dense_rows(7, 4, torch.float32).requires_grad_(), dense_rows(5, 3, torch.float32)
-    torch.library.opcheck(ops.graph_cov.default, (*sparse_arguments(a), x, y.requires_grad_()))
+    torch.library.opcheck(ops.graph_cov.default, (*a.with_transpose(), x, y.requires_grad_()))
     m = dense_rows(3, 2, torch.float32).requires_grad_()
-    torch.library.opcheck(ops.graph_cov_apply.default, (*sparse_arguments(a), y, m, None, None))
+    torch.library.opcheck(ops.graph_cov_apply.default, (*a.with_transpose(), y, m, None, None))
     s, _ = symmetric_matrix(7)
     torch.library.opcheck(ops.graph_cov_self.default, (s.indptr, s.indices, None, x))
     degree = s.row_sums().float()
     torch.library.opcheck(ops.graph_cov_centred.default, (s.indptr, s.indices, None, x, degree))
-    pull = dense_rows(2, 1, torch.float32)[:, 0].contiguous().requires_grad_()
+    v = dense_rows(2, 1, torch.float32)[:, 0].contiguous().requires_grad_()
     u = torch.ones(7)
-    torch.library.opcheck(ops.graph_cov_apply.default, (*sparse_arguments(a), y, m, u, pull))
+    torch.library.opcheck(ops.graph_cov_apply.default, (*a.with_transpose(), y, m, u, v))
 
 
 def test_precision_against_torch() -> None:

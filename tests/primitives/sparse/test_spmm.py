@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.primitives.sparse.csr import Csr
-from sslspec_fast.primitives.sparse.spmm import sparse_arguments, spmm, spmm_into, spmm_op
+from sslspec_fast.primitives.sparse.spmm import Combination, spmm, spmm_into, spmm_op
 
 from ...support.sparse_cases import (
     DTYPES,
@@ -84,12 +84,7 @@ def test_recurrence_step_in_place(b: int, dtype: torch.dtype) -> None:
         a,
         x,
         out,
-        alpha=-0.7,
-        beta=-0.3,
-        gamma=0.2,
-        delta=0.7,
-        w=x,
-        diagonal=d,
+        Combination(alpha=-0.7, beta=-0.3, gamma=0.2, delta=0.7, w=x, diagonal=d),
         row_scale=s,
         col_scale=s,
     )
@@ -125,7 +120,7 @@ def test_gradients_of_any_order(symmetric: bool, add_scales: bool, differences: 
     own = dense_rows(6, 3, torch.float64, 2).requires_grad_() if differences else None
     r = dense_rows(6, 1, torch.float64, 3)[:, 0].requires_grad_()
     c = dense_rows(a.n_cols, 1, torch.float64, 4)[:, 0].requires_grad_()
-    sparse = sparse_arguments(a)
+    sparse = a.with_transpose()
 
     def product(x: Tensor, own: Tensor | None, r: Tensor, c: Tensor) -> Tensor:
         return spmm_op(*sparse, x, own, r, c, add_scales, 0.7)
@@ -139,10 +134,10 @@ def test_operator_contract() -> None:
     x = dense_rows(9, 5, torch.float32).requires_grad_()
     r = torch.ones(9, requires_grad=True)
     op = torch.ops.sslspec_fast.spmm.default
-    torch.library.opcheck(op, (*sparse_arguments(a), x, None, r, r, True, 1.0))
+    torch.library.opcheck(op, (*a.with_transpose(), x, None, r, r, True, 1.0))
     rectangular, _ = matrix(9, 4)
     y = dense_rows(4, 5, torch.float64).requires_grad_()
-    torch.library.opcheck(op, (*sparse_arguments(rectangular), y, None, None, None, False, 2.0))
+    torch.library.opcheck(op, (*rectangular.with_transpose(), y, None, None, None, False, 2.0))
 
 
 def test_compiles_in_one_graph() -> None:
@@ -183,7 +178,7 @@ def test_errors_name_the_argument() -> None:
     with pytest.raises(ValueError, match="out must not overlap x"):
         spmm_into(square, x, x)
     with pytest.raises(ValueError, match=r"diagonal must be \(6,\) torch.float32, got \(5,\)"):
-        spmm_into(square, x, torch.ones(6, 2), diagonal=torch.ones(5))
+        spmm_into(square, x, torch.ones(6, 2), Combination(diagonal=torch.ones(5)))
 
 
 def test_the_core_checks_what_would_corrupt_memory() -> None:
@@ -195,4 +190,4 @@ def test_the_core_checks_what_would_corrupt_memory() -> None:
             bad, a.indices, None, None, None, None, torch.ones(6, 2), None, None, None, False, 1.0
         )
     with pytest.raises(ValueError, match="own must have size 4"):
-        spmm_op(*sparse_arguments(a), torch.ones(6, 2), torch.ones(5, 2), None, None, False, 1.0)
+        spmm_op(*a.with_transpose(), torch.ones(6, 2), torch.ones(5, 2), None, None, False, 1.0)
