@@ -1,4 +1,4 @@
-// Host stand-ins: for csrc/pairwise/cuda/weights_sm90a.cu the same numbers without CUTLASS, for
+// Host stand-ins: for csrc/pairwise/cuda/hopper/weights_sm90a.cu the same numbers without CUTLASS, for
 // statistics_sm90a.cu and sums_sm90a.cu beside it their products; the chained kernel of Hopper is not emulated.
 #include <cuda_bf16.h>
 
@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "common/check.h"
-#include "pairwise/cuda/sums.cuh"
+#include "pairwise/cuda/hopper/sums.cuh"
 
 namespace sslspec::cuda {
 

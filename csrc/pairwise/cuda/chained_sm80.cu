@@ -1,7 +1,7 @@
 // The chained backward kernel and its launcher; chained.cuh describes the tiling.
 #include "pairwise/cuda/chained.cuh"
 
-#include "pairwise/cuda/hopper.h"
+#include "pairwise/cuda/portable.h"
 
 namespace sslspec::cuda {
 namespace {
@@ -185,15 +185,6 @@ size_t shared_bytes(int64_t d) {
                     : sizeof(ChainedShared<ChainedTraits<Math, 256>>);
 }
 
-#ifdef SSLSPEC_WITH_SM90A
-bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b) {
-  constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return hopper_allowed("chained") && capability_major() == 9 && p.x.dtype == DType::bf16 && p.bias == nullptr &&
-         p.scale_col == 0 && p.x.shape[0] > 0 && p.y.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] < kMost &&
-         p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 && p.y.stride[0] % 8 == 0;
-}
-#endif
-
 }  // namespace
 
 bool pairwise_chained_fits(int64_t d, DType dtype, int64_t shared) {
@@ -210,25 +201,17 @@ int64_t pairwise_chained_splits(int64_t n, int64_t m) {
   return splits;
 }
 
-void pairwise_chained(const PairwiseProblem& p, const PairwiseBackward& b) {
+void portable_chained(const PairwiseProblem& p, const PairwiseBackward& b) {
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p);
   const Chain chain = {b.x_weights, b.y_weights, static_cast<const float*>(p.bias), b.grad,    b.row_dot, b.row_total,
                        b.parts,     b.splits,    static_cast<int>(p.x.shape[1]),    b.grad_f32};
-#ifdef SSLSPEC_WITH_SM90A
-  if (select_sm90a(p, b)) {
-    pairwise_chained_sm90a(p, {b.x_weights, b.y_weights, b.grad, b.row_dot, b.parts, b.splits, chain.d, b.grad_f32});
-    if (b.splits > 1) pairwise_reduce(p, b);
-    return;
-  }
-#endif
   if (p.x.dtype == DType::bf16)
     launch_width<Bf16>(p, pairs, chain);
   else if (p.precision == Precision::fast)
     launch_width<Tf32>(p, pairs, chain);
   else
     launch_width<Tf32x3>(p, pairs, chain);
-  if (b.splits > 1) pairwise_reduce(p, b);
 }
 
 }  // namespace sslspec::cuda

@@ -1,7 +1,8 @@
 // CUDA entry points of the `pairwise` primitive; see csrc/pairwise/pairwise.h for the mathematics. Pointers are device
 // memory, `stream` is the caller's stream as an integer. Nothing is allocated and nothing synchronises.
 //
-// Products run on tensor cores: bfloat16 data as it is, float data as three tf32 products (fp32 accuracy) or one
+// pairwise_statistics, pairwise_chained and pairwise_weights choose between the portable kernels (*_sm80.cu) and those of
+// Hopper (hopper/) in choose.cu. Products run on tensor cores: bfloat16 data as it is, float data as three tf32 products (fp32 accuracy) or one
 // (Precision::fast), accumulated in fp32; double data runs on a plain path that exists for checking.
 #pragma once
 #include <cstddef>
@@ -55,9 +56,8 @@ struct PairwiseGrid {  // super blocks of span x span tiles of 128 x 128, one bl
 void pairwise_statistics(const PairwiseProblem& p,
                          Partial* x_parts,     // [y_supers, n]
                          Partial* y_parts,     // [x_supers, m], null without column statistics
-                         Partial* tile_sums);  // [pairwise_tile_sums_size] for the Hopper pass, or null
-int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric,
-                                bool columns);  // 0: not that pass
+                         Partial* tile_sums);  // [pairwise_tile_sums_size] when that is not 0
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns);
 // Merges the slots of every row in order: out_i = log sum_i, or the sum itself without `logarithm`.
 void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device,
                      int64_t stream);
@@ -78,7 +78,7 @@ struct PairwiseBackward {
   float* vectors;  // [pairwise_vectors_size] for pairwise_weights: the weights as separate arrays
 };
 
-// Adds the splits of pairwise_chained (which calls it when splits > 1).
+// Adds the splits; pairwise_chained calls it when splits > 1.
 void pairwise_reduce(const PairwiseProblem& p, const PairwiseBackward& b);
 
 bool pairwise_chained_fits(int64_t d, DType dtype, int64_t shared_bytes);
@@ -92,9 +92,13 @@ inline int64_t pairwise_vectors_size(int64_t n, int64_t m) { return 4 + 3 * ((n 
 // rows) as kWeightPieces bfloat16 matrices, one below the other, whose sum it is. Chunks come in order, row0 == 0
 // first.
 inline constexpr int kWeightPieces = 3;
-void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, int64_t row0, int64_t rows,
-                      void* weights,  // [pieces rows, m]
-                      int64_t pitch, int pieces);
+struct WeightRows {
+  int64_t row0, rows;
+  void* data;  // [pieces rows, m]
+  int64_t pitch;
+  int pieces;
+};
+void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w);
 
 int64_t device_shared_limit(int device);
 

@@ -225,7 +225,7 @@ void pairwise_weight_rows(const Logits& logits, const TensorPair& lse, const Ten
   if (row0 == 0) prepare_weights(p, w, lse, grad_lse);
   PairwiseBackward back{};
   back.x_weights = w.a_weights, back.y_weights = w.b_weights, back.vectors = w.vectors;
-  pairwise_weights(p, back, row0, rows, weights.data, weights.stride[0], pieces);
+  pairwise_weights(p, back, {row0, rows, weights.data, weights.stride[0], pieces});
 }
 
 }  // namespace sslspec::cuda

@@ -10,10 +10,8 @@
 // Memory traffic per tile: 128 rows of Y (and of X when X is not resident) from L2. Work per element: the product,
 // one exponential (two when the range of the logits is wide), two additions.
 // Precision policy: fp32 sums over at most span tiles, merged in fp32, the logarithm in fp64.
-#include <algorithm>
-
 #include "pairwise/cuda/pairs.cuh"
-#include "pairwise/cuda/hopper.h"
+#include "pairwise/cuda/portable.h"
 
 namespace sslspec::cuda {
 namespace {
@@ -260,93 +258,7 @@ void launch_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_pa
          x_parts, y_parts, grid.span, grid.y_supers, resident);
 }
 
-#ifdef SSLSPEC_WITH_SM90A
-// Tiles first .. first + tiles (of 128) of the Hopper pass, [tiles, pitch] sums of `count` rows or columns, into
-// partial results of `span` tiles each; block row 0 is the slot of tile `first`. A slot that an earlier chunk has begun
-// goes on from there.
-__global__ void __launch_bounds__(TileTraits::kThreads)
-    gather_kernel(const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, int64_t span,
-                  Partial* parts, int64_t step) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x,
-                slot = first / span + blockIdx.y;
-  if (i >= count) return;
-  Partial& out = parts[slot * step + i];
-  const int64_t begin = max(slot * span, first), end = min((slot + 1) * span, first + tiles);
-  Partial total = begin > slot * span ? out : sums[(begin - first) * pitch + i];
-  for (int64_t tile = begin > slot * span ? begin : begin + 1; tile < end; ++tile)
-    total = merge(total, sums[(tile - first) * pitch + i]);
-  out = total;
-}
-
-#ifndef SSLSPEC_TILE_SUMS  // the emulator's tests use few, so that small problems need several chunks
-#define SSLSPEC_TILE_SUMS (8 << 20)
-#endif
-
-// Rows of a chunk: 64 MiB of sums, so that memory stays linear. Each row takes part in as many row sums as there are
-// tiles of columns, and in 1 / 128 of as many column sums as there are columns. A symmetric problem multiplies the rows
-// of a chunk with each other and with those after them only: eighths do 9 / 16 of the work of the whole, but a small
-// problem is done before the launches of several chunks would be.
-#ifndef SSLSPEC_SYMMETRIC_ROWS  // the emulator's tests use few
-#define SSLSPEC_SYMMETRIC_ROWS 4096
-#endif
-int64_t chunk_rows(int64_t n, int64_t m, bool symmetric) {
-  const int64_t fitting = SSLSPEC_TILE_SUMS / (2 * ceil_div(m, TileTraits::kRows)) / TileTraits::kRows;
-  const bool cut = symmetric && n > 2 * SSLSPEC_SYMMETRIC_ROWS;
-  const int64_t most = ceil_div(cut ? std::max<int64_t>(ceil_div(n, 8), SSLSPEC_SYMMETRIC_ROWS) : n, TileTraits::kRows);
-  return TileTraits::kRows * (fitting < 1 ? 1 : fitting < most ? fitting : most);
-}
-
-// On an H200 32768 rows against as many, 512 columns: 2.3 - 2.8 ms by sums, 1.8 - 2.4 in ping-pong (256 columns: 1.7
-// and 1.4, but small problems lose); with themselves 1.3 and 2.0, since chunks multiply more than the upper triangle.
-bool takes_sums(int64_t d, bool symmetric) {
-  return d <= (symmetric ? kSumsWidth : kSumsWidth / 2) && hopper_allowed("sums");
-}
-
-bool select_sm90a(const PairwiseProblem& p, const Partial* tile_sums) {
-  constexpr int64_t kMost = int64_t{1} << 30;  // TMA coordinates are 32 bits wide
-  return (tile_sums != nullptr || takes_sums(p.x.shape[1], p.symmetric)) && capability_major() == 9 &&
-         p.x.dtype == DType::bf16 && p.scale_col == 0 && p.x.shape[0] > 0 && p.x.shape[0] < kMost && p.y.shape[0] > 0 &&
-         p.y.shape[0] < kMost && p.x.shape[1] > 0 && p.x.stride[0] > 0 && p.y.stride[0] > 0 && p.x.stride[0] % 8 == 0 &&
-         p.y.stride[0] % 8 == 0;
-}
-
-void launch_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* row_sums) {
-  constexpr int64_t kTile = TileTraits::kRows;
-  const int64_t n = p.x.shape[0], m = p.y.shape[0], step = chunk_rows(n, m, p.symmetric),
-                span = PairwiseGrid(n, m).span;
-  Partial* columns_of = p.symmetric ? x_parts : y_parts;
-  Partial* column_sums = columns_of == nullptr ? nullptr : row_sums + ceil_div(m, kTile) * step;
-  const auto gather = [&](const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count,
-                          Partial* parts, int64_t stride) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(count, TileTraits::kThreads)),
-                    static_cast<unsigned>(ceil_div(first + tiles, span) - first / span));
-    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count,
-           span, parts, stride);
-  };
-  for (int64_t row0 = 0; row0 < n; row0 += step) {
-    const int64_t rows = n - row0 < step ? n - row0 : step;
-    const int64_t col0 = p.symmetric ? row0 : 0, col_begin = p.symmetric ? row0 + rows : 0;
-    pairwise_statistics_sm90a(
-        p, {row0, col0, static_cast<int>(rows), static_cast<const float*>(p.bias), row_sums, column_sums, col_begin});
-    gather(row_sums, rows, col0 / kTile, ceil_div(m - col0, kTile), rows, x_parts + row0, n);
-    if (column_sums != nullptr)
-      gather(column_sums + (col_begin - col0), m - col0, row0 / kTile, ceil_div(rows, kTile), m - col_begin,
-             columns_of + col_begin, m);
-  }
-}
-#endif
-
 }  // namespace
-
-int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns) {
-#ifdef SSLSPEC_WITH_SM90A
-  if (hopper_allowed("statistics") && dtype == DType::bf16 && !takes_sums(d, symmetric)) {
-    const int64_t rows = chunk_rows(n, m, symmetric);
-    return ceil_div(m, TileTraits::kRows) * rows + (symmetric || columns ? ceil_div(rows, TileTraits::kRows) * m : 0);
-  }
-#endif
-  return 0;
-}
 
 #ifndef SSLSPEC_MAX_SUPERS  // the emulator's tests use few, so that small problems reach every path
 #define SSLSPEC_MAX_SUPERS 40
@@ -360,14 +272,8 @@ PairwiseGrid::PairwiseGrid(int64_t n, int64_t m) {
   x_supers = ceil_div(x_tiles, span), y_supers = ceil_div(y_tiles, span);
 }
 
-void pairwise_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
-  const DeviceGuard guard(p.device);  // the choice below asks the current device
-#ifdef SSLSPEC_WITH_SM90A
-  if (select_sm90a(p, tile_sums)) {
-    if (takes_sums(p.x.shape[1], p.symmetric)) return pairwise_sums_sm90a(p, x_parts, y_parts);
-    return launch_sm90a(p, x_parts, y_parts, tile_sums);
-  }
-#endif
+void portable_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts) {
+  const DeviceGuard guard(p.device);
   const bool fast = p.precision == Precision::fast;
   if (p.bias != nullptr) {
     const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, true>

@@ -10,7 +10,7 @@
 #include <type_traits>
 
 #include "pairwise/cuda/pairs.cuh"
-#include "pairwise/cuda/hopper.h"
+#include "pairwise/cuda/portable.h"
 
 namespace sslspec::cuda {
 namespace {
@@ -143,57 +143,6 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
       });
 }
 
-struct Vectors {
-  float *kind, *c, *x_factor, *x_shift, *y_factor, *y_shift;
-};
-
-// The weights as separate arrays and the row scales in powers of two, for the Hopper pass.
-__global__ void __launch_bounds__(TileTraits::kThreads)
-    vectors_kernel(const __grid_constant__ Pairs p, const float* bias, const Weight* x_weights, const Weight* y_weights,
-                   Vectors out) {
-  __shared__ float slots[TileTraits::kWarps];
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x;
-  if (blockIdx.x == 0) {
-    const bool one = y_weights == nullptr || is_narrow(logit_limit<TileTraits::kWarps>(p, slots));
-    if (threadIdx.x == 0) *out.kind = bias != nullptr ? kSigmoid : one ? kOneExponential : kTwoExponentials;
-  }
-  if (i < p.x.count) {
-    out.c[i] = p.scale[i * p.scale_row] * kLog2e, out.x_factor[i] = x_weights[i].factor;
-    out.x_shift[i] = bias != nullptr ? -*bias * kLog2e : x_weights[i].shift;
-  }
-  if (i < p.y.count && y_weights != nullptr) out.y_factor[i] = y_weights[i].factor, out.y_shift[i] = y_weights[i].shift;
-}
-
-// Sets the weights of left-out pairs to 0: a block looks at kClearSpan tiles, most of which hold none.
-constexpr int kClearSpan = 32;
-__global__ void __launch_bounds__(TileTraits::kThreads)
-    clear_kernel(const __grid_constant__ Pairs p, __nv_bfloat16* weights, int64_t pitch, int64_t row0) {
-  constexpr int kTile = TileTraits::kRows;
-  __shared__ uint32_t mask[kTile * kTile / 32];
-  __shared__ bool masked[kClearSpan];
-  const int64_t local = static_cast<int64_t>(blockIdx.y) * kTile, i0 = row0 + local;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kClearSpan * kTile;
-  if (threadIdx.x < kClearSpan) {
-    const int64_t j0 = first + static_cast<int64_t>(threadIdx.x) * kTile;
-    masked[threadIdx.x] = j0 < p.y.count && tile_is_masked(p, i0, kTile, j0, kTile);
-  }
-  __syncthreads();
-  for (int tile = 0; tile < kClearSpan; ++tile) {
-    if (!masked[tile]) continue;
-    const int64_t j0 = first + static_cast<int64_t>(tile) * kTile;
-    fill_mask<kTile, kTile>(p, i0, j0, mask);
-    __syncthreads();
-    for (int at = threadIdx.x; at < kTile * kTile / 32; at += TileTraits::kThreads) {
-      const int r = at * 32 / kTile, c = at * 32 % kTile;
-      for (int k = 0; k < 32; ++k) {
-        const bool inside = i0 + r < p.x.count && j0 + c + k < p.y.count;
-        if (inside && mask[at] >> k & 1) weights[(local + r) * pitch + j0 + c + k] = __float2bfloat16(0.0f);
-      }
-    }
-    __syncthreads();
-  }
-}
-
 template <typename Math, int kPieces>
 void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOut& out, int64_t rows) {
   using Traits = WeightsTraits<Math, kPieces>;
@@ -204,56 +153,20 @@ void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOu
          pairs, out);
 }
 
-#ifdef SSLSPEC_WITH_SM90A
-// Wide rows on compute capability 9.0: the CUTLASS pass reaches 438 - 581 TF/s at d >= 512 on an H100,
-// beyond what mma.sync can do there; below a thousand columns its 128 x 256 tiles leave most of the GPU idle.
-bool select_sm90a(const PairwiseProblem& p, const PairwiseBackward& b, int64_t pitch) {
-  return hopper_allowed("weights") && capability_major() == 9 && p.x.dtype == DType::bf16 &&
-         (p.bias == nullptr || b.y_weights == nullptr) && p.scale_col == 0 && pitch % 8 == 0 && p.y.shape[0] >= 1024 &&
-         p.x.shape[1] > 256 && p.x.stride[0] % 8 == 0;  // the stride of a single row is free
-}
-
-void launch_sm90a(const PairwiseProblem& p, const Pairs& pairs, const PairwiseBackward& b, int64_t row0, int64_t rows,
-                  void* weights, int64_t pitch) {
-  const int64_t n = p.x.shape[0], m = p.y.shape[0];
-  const int64_t x_step = (n + 3) / 4 * 4, y_step = (m + 3) / 4 * 4;  // pairwise_vectors_size
-  float* arrays = b.vectors + 4;
-  const Vectors v = {
-      b.vectors, arrays, arrays + x_step, arrays + 2 * x_step, arrays + 3 * x_step, arrays + 3 * x_step + y_step};
-  const int64_t length = n > m ? n : m;
-  if (row0 == 0)
-    launch("pairwise_vectors", vectors_kernel, dim3(static_cast<unsigned>(ceil_div(length, TileTraits::kThreads))),
-           TileTraits::kThreads, 0, p.stream, pairs, static_cast<const float*>(p.bias), b.x_weights, b.y_weights, v);
-  const bool columns = b.y_weights != nullptr;
-  pairwise_weights_sm90a({static_cast<const unsigned char*>(p.x.data) + row0 * pairs.x.pitch, p.y.data, p.x.stride[0],
-                          p.y.stride[0], static_cast<int>(rows), static_cast<int>(m), static_cast<int>(p.x.shape[1]),
-                          v.c + row0, v.x_factor + row0, v.x_shift + row0, columns ? v.y_factor : nullptr,
-                          columns ? v.y_shift : nullptr, v.kind, weights, pitch, p.device, p.stream});
-  launch("pairwise_clear", clear_kernel,
-         dim3(static_cast<unsigned>(ceil_div(m, kClearSpan * TileTraits::kRows)),
-              static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
-         TileTraits::kThreads, 0, p.stream, pairs, static_cast<__nv_bfloat16*>(weights), pitch, row0);
-}
-#endif
-
 }  // namespace
 
-void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, int64_t row0, int64_t rows, void* weights,
-                      int64_t pitch, int pieces) {
+void portable_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w) {
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p);
-#ifdef SSLSPEC_WITH_SM90A
-  if (select_sm90a(p, b, pitch)) return launch_sm90a(p, pairs, b, row0, rows, weights, pitch);
-#endif
   const bool resident = TilePipe::keeps_x(pairs.x.bytes, sizeof(WeightsShared), shared_limit());
-  const WeightsOut out = {b.x_weights, b.y_weights, static_cast<const float*>(p.bias), weights, pitch, rows * pitch,
-                          row0,        resident};
+  const WeightsOut out = {
+      b.x_weights, b.y_weights, static_cast<const float*>(p.bias), w.data, w.pitch, w.rows * w.pitch, w.row0, resident};
   const bool fast = p.precision == Precision::fast;
   const auto run = p.x.dtype == DType::bf16 ? launch_matrix<Bf16, 1>
-                   : pieces == 1            ? (fast ? launch_matrix<Tf32, 1> : launch_matrix<Tf32x3, 1>)
+                   : w.pieces == 1          ? (fast ? launch_matrix<Tf32, 1> : launch_matrix<Tf32x3, 1>)
                    : fast                   ? launch_matrix<Tf32, kWeightPieces>
                                             : launch_matrix<Tf32x3, kWeightPieces>;
-  run(p, pairs, out, rows);
+  run(p, pairs, out, w.rows);
 }
 
 }  // namespace sslspec::cuda

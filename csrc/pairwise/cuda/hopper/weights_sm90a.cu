@@ -14,7 +14,7 @@
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
 #include "gpu/cutlass_launch.cuh"
-#include "pairwise/cuda/hopper.h"
+#include "pairwise/cuda/hopper/hopper.h"
 
 namespace sslspec::cuda {
 namespace {

@@ -6,7 +6,7 @@
 // memory, so that the exponentials of one overlap with the products of the other. Row sums stay in registers over a
 // strip of up to 8 tiles, column sums in shared memory.
 #pragma once
-#include "pairwise/cuda/tile_sums.cuh"
+#include "pairwise/cuda/hopper/tile_sums.cuh"
 
 namespace sslspec::cuda {
 

@@ -17,7 +17,7 @@
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
 #include "gpu/cutlass_launch.cuh"
-#include "pairwise/cuda/tile_sums.cuh"
+#include "pairwise/cuda/hopper/tile_sums.cuh"
 
 namespace sslspec::cuda {
 namespace {

@@ -15,7 +15,7 @@
 #include <cutlass/arch/reg_reconfig.h>
 
 #include "pairwise/cuda/pairs.cuh"
-#include "pairwise/cuda/hopper.h"
+#include "pairwise/cuda/hopper/hopper.h"
 
 namespace sslspec::cuda {
 namespace {

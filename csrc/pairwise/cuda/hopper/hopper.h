@@ -1,8 +1,7 @@
-// Hopper paths (the *_sm90a.cu files, built where CUTLASS headers are found).
+// The kernels of `pairwise` for Hopper, this folder, built where CUTLASS headers are found. The *_sm90a.cu files use what
+// compute capability 9.0 alone has; the emulator runs all others. They take bfloat16 rows and no scale by column.
 #pragma once
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 
 #include "pairwise/cuda/kernels.h"
 
@@ -26,14 +25,10 @@ struct HopperWeights {
 
 void pairwise_weights_sm90a(const HopperWeights& p);
 
-// For comparisons: SSLSPEC_HOPPER in the environment names the one pass that may run, or none of them ("portable").
-inline bool hopper_allowed(const char* pass) {
-  const char* asked = std::getenv("SSLSPEC_HOPPER");
-  return asked == nullptr || *asked == 0 || std::strcmp(asked, pass) == 0 || std::strcmp(asked, "all") == 0;
-}
+// The weights of wide rows as pairwise_weights takes them: vectors for the kernel above, which leaves no pairs out.
+void hopper_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w);
 
-// Wider rows: over tiles of 128 x 128 (tile_sums.cuh), no scale by column: rows row0 .. row0 + rows
-// against columns col0 .. m.
+// Statistics of wide rows: over tiles of 128 x 128 (tile_sums.cuh), rows row0 .. row0 + rows against columns col0 .. m.
 struct HopperStatistics {
   int64_t row0, col0;    // multiples of 128
   int rows;              // a multiple of 128, or as far as the last row
@@ -45,11 +40,15 @@ struct HopperStatistics {
 
 void pairwise_statistics_sm90a(const PairwiseProblem& p, const HopperStatistics& out);
 
-// Statistics of bfloat16 rows of up to kSumsWidth columns, no scale by column; arguments as of pairwise_statistics.
+// The same of all rows, by chunks; row_sums: [hopper_statistics_size].
+int64_t hopper_statistics_size(int64_t n, int64_t m, bool symmetric, bool columns);
+void hopper_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* row_sums);
+
+// Statistics of rows of up to kSumsWidth columns; arguments as of pairwise_statistics.
 inline constexpr int64_t kSumsWidth = 512;
 void pairwise_sums_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts);
 
-// The chained backward of bfloat16 rows, d <= 256, softmax, no scale by column; fields as in PairwiseBackward.
+// The chained backward, d <= 256, softmax; fields as in PairwiseBackward.
 struct HopperChained {
   const Weight *x_weights, *y_weights;  // either may be null
   void* grad;

@@ -12,7 +12,7 @@
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
 
-#include "pairwise/cuda/sums.cuh"
+#include "pairwise/cuda/hopper/sums.cuh"
 
 namespace sslspec::cuda {
 namespace {

@@ -12,7 +12,7 @@
 // memory.
 #pragma once
 #include "pairwise/cuda/pairs.cuh"
-#include "pairwise/cuda/hopper.h"
+#include "pairwise/cuda/hopper/hopper.h"
 
 namespace sslspec::cuda {
 

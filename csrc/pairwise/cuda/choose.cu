@@ -1,0 +1,95 @@
+// Which kernels a problem runs on: those of Hopper (hopper/), where the build and the GPU have them and they are faster,
+// or the portable ones (*_sm80.cu). All such choices are here. For comparisons SSLSPEC_HOPPER in the environment names
+// the one kind of pass that may be Hopper's ("statistics", "sums", "chained", "weights"), or none of them ("portable").
+#include <cstdlib>
+#include <cstring>
+
+#include "gpu/launch.h"
+#include "pairwise/cuda/hopper/hopper.h"
+#include "pairwise/cuda/portable.h"
+
+namespace sslspec::cuda {
+namespace {
+
+#ifdef SSLSPEC_WITH_SM90A
+constexpr bool kBuilt = true;
+#else
+constexpr bool kBuilt = false;
+#endif
+
+bool allowed(const char* pass) {
+  const char* named = std::getenv("SSLSPEC_HOPPER");
+  return named == nullptr || *named == 0 || std::strcmp(named, pass) == 0 || std::strcmp(named, "all") == 0;
+}
+
+// What all kernels of Hopper ask of the operands and of the current device: TMA has coordinates of 32 bits and strides
+// of 16 bytes.
+bool hopper_operands(const PairwiseProblem& p) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  for (const TensorView* rows : {&p.x, &p.y}) {
+    const bool sizes = rows->shape[0] > 0 && rows->shape[0] < kMost && rows->shape[1] > 0;
+    if (!sizes || rows->stride[0] <= 0 || rows->stride[0] % 8 != 0) return false;
+  }
+  return p.x.dtype == DType::bf16 && p.scale_col == 0 && capability_major() == 9;
+}
+
+enum class Statistics { portable, sums, tiles };
+
+// The pass for rows on Hopper. On an H200 32768 rows against as many, 512 columns: 2.3 - 2.8 ms by sums, 1.8 - 2.4 in
+// tiles (256 columns: 1.7 and 1.4, but small problems lose); with themselves 1.3 and 2.0, since the chunks of tiles
+// multiply more than the upper triangle.
+Statistics statistics_on_hopper(DType rows, int64_t d, bool symmetric) {
+  if (!kBuilt || rows != DType::bf16) return Statistics::portable;
+  if (d <= (symmetric ? kSumsWidth : kSumsWidth / 2) && allowed("sums")) return Statistics::sums;
+  return allowed("statistics") ? Statistics::tiles : Statistics::portable;
+}
+
+// CUTLASS reaches 438 - 581 TF/s at d >= 512 on an H100, beyond what mma.sync can do there; below a thousand columns its
+// 128 x 256 tiles leave most of the GPU idle.
+bool weights_on_hopper(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w) {
+  return p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && (p.bias == nullptr || b.y_weights == nullptr) &&
+         w.pitch % 8 == 0 && allowed("weights") && hopper_operands(p);
+}
+
+}  // namespace
+
+int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns) {
+  if constexpr (kBuilt)
+    if (statistics_on_hopper(dtype, d, symmetric) == Statistics::tiles)
+      return hopper_statistics_size(n, m, symmetric, columns);
+  return 0;
+}
+
+void pairwise_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
+  const DeviceGuard guard(p.device);
+  if constexpr (kBuilt) {
+    const Statistics pass = statistics_on_hopper(p.x.dtype, p.x.shape[1], p.symmetric);
+    if (pass != Statistics::portable && hopper_operands(p)) {
+      if (pass == Statistics::sums) return pairwise_sums_sm90a(p, x_parts, y_parts);
+      return hopper_statistics(p, x_parts, y_parts, tile_sums);
+    }
+  }
+  portable_statistics(p, x_parts, y_parts);
+}
+
+void pairwise_chained(const PairwiseProblem& p, const PairwiseBackward& b) {
+  const DeviceGuard guard(p.device);
+  bool done = false;
+  if constexpr (kBuilt)
+    if (p.bias == nullptr && allowed("chained") && hopper_operands(p)) {
+      const int d = static_cast<int>(p.x.shape[1]);
+      pairwise_chained_sm90a(p, {b.x_weights, b.y_weights, b.grad, b.row_dot, b.parts, b.splits, d, b.grad_f32});
+      done = true;
+    }
+  if (!done) portable_chained(p, b);
+  if (b.splits > 1) pairwise_reduce(p, b);
+}
+
+void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w) {
+  const DeviceGuard guard(p.device);
+  if constexpr (kBuilt)
+    if (weights_on_hopper(p, b, w)) return hopper_weights(p, b, w);
+  portable_weights(p, b, w);
+}
+
+}  // namespace sslspec::cuda
