@@ -264,7 +264,7 @@ def test_folders_of_the_package_show_their_design() -> None:
     crowded = {
         str(folder.relative_to(ROOT)): files
         for folder in folders
-        if folder not in lists and (files := len(list(folder.glob("*.py")))) > 15
+        if folder not in lists and (files := len(list(folder.glob("*.py")))) > 14
     }
     assert crowded == {}
 
@@ -333,6 +333,73 @@ def test_references_import_nothing_from_the_package() -> None:
         assert imports(path) <= {"reference"}, path.name
 
 
+# ---- parameters ----------------------------------------------------------------------
+
+MOST_PARAMETERS = (
+    8  # what always travels together is one struct in C++ and one NamedTuple in Python
+)
+
+
+def parameters_of_python(text: str) -> Iterator[tuple[str, int]]:
+    """Names of functions and how many parameters they have, self and cls aside."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            a = node.args
+            names = [
+                x.arg for x in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if x
+            ]
+            yield node.name, len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def parameters_of_cpp(text: str) -> Iterator[tuple[str, int]]:
+    """The same of what a header declares or defines: a type, a name and a list in parentheses."""
+    comments, strings = r"//[^\n]*|/\*.*?\*/", r"\"(?:\\.|[^\"\\])*\""
+    directives = r"^[ \t]*#(?:\\\n|[^\n])*"
+    text = re.sub(f"{comments}|{strings}|{directives}", "", text, flags=re.S | re.M)
+    for match in re.finditer(r"(\w+)[&*>\s]+(\w+)\(", text):
+        if match.group(1) in ("return", "else", "new", "asm", "constexpr", "if"):
+            continue
+        depth, parameters, empty = 1, 1, True
+        for at in range(match.end(), len(text)):
+            depth += (text[at] in "([{<") - (text[at] in ")]}>")
+            if depth == 0:
+                yield match.group(2), 0 if empty else parameters
+                break
+            empty = empty and text[at].isspace()
+            parameters += text[at] == "," and depth == 1
+
+
+def test_parameters_are_counted() -> None:
+    python = "class A:\n    def f(self, a, /, b=1, *c, d, **e): ...\ndef g(): ...\n"
+    assert list(parameters_of_python(python)) == [("g", 0), ("f", 5)]
+    cpp = (
+        "#define M(a, b) f(a, b)\nint f();  // void g(int a)\n"
+        "template <typename T, int N>\nvoid h(const A<T, N>& a, int b = f(1, 2), T (&c)[3]) {\n"
+        '  return k(1, 2, 3, ", ");\n}\n'
+    )
+    assert list(parameters_of_cpp(cpp)) == [("f", 0), ("h", 3)]
+
+
+def test_functions_of_the_seam_have_few_parameters() -> None:
+    python = [
+        PACKAGE / "_C.pyi",
+        PACKAGE / "_seam.py",
+        *sources(PACKAGE / "primitives", ".py"),
+        *sources(PACKAGE / "fused", ".py"),
+    ]
+    headers = sources(CSRC, ".h", ".cuh")
+    found = {p: list(parameters_of_python(p.read_text("utf-8"))) for p in python}
+    found |= {p: list(parameters_of_cpp(p.read_text("utf-8"))) for p in headers}
+    assert all(found[p] for p in (PACKAGE / "_C.pyi", CSRC / "pairwise" / "pairwise.h"))
+    many = {
+        f"{path.relative_to(ROOT)}: {name}": count
+        for path, functions in found.items()
+        for name, count in functions
+        if count > MOST_PARAMETERS
+    }
+    assert many == {}
+
+
 # ---- the compiled core ---------------------------------------------------------------
 
 
@@ -350,6 +417,22 @@ def test_device_memory_belongs_to_the_caller() -> None:
 
 def test_one_header_dispatches() -> None:
     assert offences(core(), r"#\s*define\s+\w*DISPATCH") == []
+    others = [p for p in core() if p.name not in ("dispatch.h", "types.cuh")]
+    assert offences(others, r"^struct Type\b|^void dispatch_\w+\(") == []
+
+
+def test_one_list_names_the_cuda_entry_points() -> None:
+    # Read by the bindings, by the stand-ins of a build without CUDA, and by the emulator.
+    face = [*core(), *sources(ROOT / "tests" / "cuda_emulator", ".cpp")]
+    assert offences(face, r'"cuda_(?!archs|entry_points)\w') == []
+
+
+def test_one_file_chooses_hopper() -> None:
+    readers = [p.name for p in core() if "getenv" in p.read_text("utf-8")]
+    assert sorted(readers) == ["choose.cu", "isa.cpp"]
+    portable = sorted(CSRC.rglob("*_sm80*"))
+    assert len(portable) >= 3
+    assert [p.name for p in portable if re.search("sm90a|hopper", p.read_text("utf-8"), re.I)] == []
 
 
 def test_only_one_file_says_openmp() -> None:
