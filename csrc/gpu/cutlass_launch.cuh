@@ -13,7 +13,7 @@ inline void check_cutlass(cutlass::Status status, const char* kernel, const char
     throw CudaError(std::string(kernel) + ": " + what + ": " + cutlassGetStatusString(status));
 }
 
-// `arguments` lack only the hardware; `kernel` names it in errors. can_implement is not asked: it wants extents at
+// `arguments` lack only the hardware; `kernel` names it in errors. can_implement is not called: it requires extents at
 // multiples of 16 bytes, where TMA needs strides and addresses there, which the callers have checked.
 template <typename Gemm>
 void launch_cutlass(const char* kernel, typename Gemm::Arguments& arguments, int device, int64_t stream) {

@@ -3,6 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "common/dispatch.h"
 #include "gpu/launch.h"
 #include "gpu/pack.cuh"
 #include "gpu/reduce.cuh"
@@ -10,11 +11,11 @@
 namespace sslspec::cuda {
 
 template <typename In>
-struct Wide {
+struct Computed {
   using type = float;
 };
 template <>
-struct Wide<double> {
+struct Computed<double> {
   using type = double;
 };
 
@@ -24,7 +25,7 @@ __device__ __forceinline__ float widened(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
 
 template <typename Out>
-__device__ __forceinline__ Out narrowed(typename Wide<Out>::type x) {
+__device__ __forceinline__ Out narrowed(typename Computed<Out>::type x) {
   return x;
 }
 template <>
@@ -38,29 +39,25 @@ __device__ __forceinline__ __nv_bfloat16 narrowed<__nv_bfloat16>(float x) {
 
 // kWidth elements at p, one access
 template <int kWidth, typename In>
-__device__ __forceinline__ Pack<typename Wide<In>::type, kWidth> load_wide(const In* p) {
+__device__ __forceinline__ Pack<typename Computed<In>::type, kWidth> load_wide(const In* p) {
   const Pack<In, kWidth> raw = *reinterpret_cast<const Pack<In, kWidth>*>(p);
-  Pack<typename Wide<In>::type, kWidth> out;
+  Pack<typename Computed<In>::type, kWidth> out;
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) out.v[e] = widened(raw.v[e]);
   return out;
 }
 
 template <typename Out, int kWidth>
-__device__ __forceinline__ void store_narrow(Out* p, const Pack<typename Wide<Out>::type, kWidth>& x) {
+__device__ __forceinline__ void store_narrow(Out* p, const Pack<typename Computed<Out>::type, kWidth>& x) {
   Pack<Out, kWidth> raw;
 #pragma unroll
   for (int e = 0; e < kWidth; ++e) raw.v[e] = narrowed<Out>(x.v[e]);
   *reinterpret_cast<Pack<Out, kWidth>*>(p) = raw;
 }
 
-inline DType wide_type(DType type) { return type == DType::f64 ? DType::f64 : DType::f32; }  // of what is computed
+inline DType computed_type(DType type) { return type == DType::f64 ? DType::f64 : DType::f32; }  // of what is computed
 
 // A tensor's dtype as a type: f(Type<float>{}) and so on.
-template <typename T>
-struct Type {
-  using type = T;
-};
 template <typename F>
 void dispatch_rows(const char* op, DType dtype, F&& f) {
   switch (dtype) {

@@ -10,7 +10,7 @@ namespace sslspec::cpu {
 namespace {
 
 // The tasks that one thread starts with, on a cache line of their own.
-struct alignas(64) Share {
+struct alignas(64) TaskRange {
   int64_t next, end;
 };
 constexpr int kMostThreads = 256;
@@ -35,7 +35,7 @@ class OutOfMemory {
   int happened_ = 0;
 };
 
-// Each thread works through a contiguous share of the tasks, then helps with what the others have left: neighbouring
+// Each thread works through a contiguous range of the tasks, then helps with what the others have left: neighbouring
 // tasks mostly write the same pages, and threads that touch new memory side by side would clear each page twice.
 template <typename F>
 void parallel_for(int64_t tasks, int threads, const F& f) {
@@ -45,20 +45,20 @@ void parallel_for(int64_t tasks, int threads, const F& f) {
     for (int64_t t = 0; t < tasks; ++t) f(t);
     return;
   }
-  Share shares[kMostThreads];
-  for (int s = 0; s < threads; ++s) shares[s] = {tasks * s / threads, tasks * (s + 1) / threads};
+  TaskRange ranges[kMostThreads];
+  for (int s = 0; s < threads; ++s) ranges[s] = {tasks * s / threads, tasks * (s + 1) / threads};
   OutOfMemory memory;
 #pragma omp parallel num_threads(threads)
   memory.catch_in([&] {
-    for (int s = 0, mine = omp_get_thread_num(); s < threads; ++s) {
-      Share& share = shares[(mine + s) % threads];
-      for (int64_t t; (t = __atomic_fetch_add(&share.next, 1, __ATOMIC_RELAXED)) < share.end;) f(t);
+    for (int s = 0, own = omp_get_thread_num(); s < threads; ++s) {
+      TaskRange& range = ranges[(own + s) % threads];
+      for (int64_t t; (t = __atomic_fetch_add(&range.next, 1, __ATOMIC_RELAXED)) < range.end;) f(t);
     }
   });
   memory.rethrow();
 }
 
-// f() on every thread of a team; the threads share out the work themselves (pairwise/cpu/pair_schedule.h). f throws
+// f() on every thread of a team; the threads divide the work themselves (pairwise/cpu/pair_schedule.h). f throws
 // nothing.
 template <typename F>
 void parallel_team(int threads, const F& f) {

@@ -1,7 +1,7 @@
 // Tall-skinny products, a few rows at a time: every row is read once, and all the rest stays in the caches.
 //
 // Precision policy: `gram` multiplies and sums kDepth = 96 rows in T and adds those sums in double; when `exact`, all
-// of it is in double, so that a Cholesky factorisation of V^T V sees V and not its rounding. `combine` multiplies and
+// of it is in double, so that a Cholesky factorisation of V^T V depends on V and not on its rounding. `combine` multiplies and
 // sums in T. The order of every sum is given by the shape alone.
 #include "basis/cpu/basis.h"
 

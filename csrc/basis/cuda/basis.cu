@@ -139,15 +139,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(Sum) == 4 ? 3 : 2)
 template <typename T>
 __global__ void __launch_bounds__(kThreads) gram_total_kernel(const __grid_constant__ GramArgs<T> args) {
   __shared__ double sums[kThreads / 32][32];
-  const int lane = threadIdx.x % 32, share = threadIdx.x / 32, q = fours(args.q), size = args.a.p * q;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, q = fours(args.q), size = args.a.p * q;
   const int e = static_cast<int>(blockIdx.x) * 32 + lane;
   double all = 0;
   if (e < size)
-    for (int part = share; part < args.blocks; part += kThreads / 32)
+    for (int part = warp; part < args.blocks; part += kThreads / 32)
       all += args.parts[static_cast<int64_t>(part) * size + e];
-  sums[share][lane] = all;
+  sums[warp][lane] = all;
   __syncthreads();
-  if (share != 0 || e >= size || e % q >= args.q) return;
+  if (warp != 0 || e >= size || e % q >= args.q) return;
   for (int k = 1; k < kThreads / 32; ++k) all += sums[k][lane];
   for (int t = 0; t < args.a.count; ++t) {
     const Term<T>& term = args.a.term[t];

@@ -15,7 +15,7 @@ struct SpectralContrastiveArgs {
   double longest;                // of a row
   double attraction, repulsion;  // factors of the two sums in the gradient
   double* value;                 // [2]: the two sums
-  T* grad[2];                    // [n, d] contiguous, or null: not wanted
+  T* grad[2];                    // [n, d] contiguous, or null: not requested
   T* workspace;
   int threads;
 };

@@ -18,10 +18,10 @@ template <typename In>
 struct Views {
   const In* z[2];
   int64_t ld[2], n, d;
-  typename Wide<In>::type longest;
-  typename Wide<In>::type* rows;  // [3, n]
+  typename Computed<In>::type longest;
+  typename Computed<In>::type* rows;  // [3, n]
   // x = f z
-  __device__ __forceinline__ typename Wide<In>::type factor(typename Wide<In>::type norm) const {
+  __device__ __forceinline__ typename Computed<In>::type factor(typename Computed<In>::type norm) const {
     return norm < longest ? 1 : longest / norm;  // keeps NaN
   }
 };
@@ -37,7 +37,7 @@ struct PackArgs {
 
 template <typename In, typename Out, int kWidth>
 __global__ void __launch_bounds__(kThreads) spectral_pack_kernel(const __grid_constant__ PackArgs<In, Out> p) {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   using P = Pack<T, kWidth>;
   __shared__ double dots[kWarps], squares[kWarps];
   const int warp = threadIdx.x / 32, first = threadIdx.x % 32 * kWidth;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) spectral_pack_kernel(const __grid_co
 
 template <typename In>
 struct FinishArgs {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   Views<In> in;
   const T* products[2];  // null: no gradient is requested
   const T* factor;
@@ -95,7 +95,7 @@ struct FinishArgs {
 
 template <typename In, int kWidth>
 __global__ void __launch_bounds__(kThreads) spectral_finish_kernel(const __grid_constant__ FinishArgs<In> p) {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   using P = Pack<T, kWidth>;
   const int first = threadIdx.x % 32 * kWidth;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32, n = p.in.n, d = p.in.d;
@@ -162,12 +162,12 @@ void check_views(const TensorView& z1, const TensorView& z2, const TensorView& r
   SSLSPEC_CHECK(z1.ndim == 2 && z1.shape[0] >= 1, kOp, ": z1 must be (n, d) with n >= 1, got ", shape_text(z1));
   check_matrix(kOp, "z1", z1, z1.shape[0], z1.shape[1], z1.dtype, z1.device);
   check_matrix(kOp, "z2", z2, z1.shape[0], z1.shape[1], z1.dtype, z1.device);
-  check_block("rows", rows, {3, z1.shape[0]}, wide_type(z1.dtype), z1.device);
+  check_block("rows", rows, {3, z1.shape[0]}, computed_type(z1.dtype), z1.device);
 }
 
 template <typename In>
 Views<In> views_of(const TensorView& z1, const TensorView& z2, const TensorView& rows, double longest) {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   return {{z1.as<In>(), z2.as<In>()},
           {z1.stride[0], z2.stride[0]},
           z1.shape[0],
@@ -195,12 +195,12 @@ void spectral_pack(TensorView z1, TensorView z2, double longest, bool subtracted
   SSLSPEC_CHECK(longest > 0, kOp, ": longest must be positive, got ", longest);
   SSLSPEC_CHECK(all >= n, kOp, ": factors must have at least ", n, " rows, got ", all);
   SSLSPEC_CHECK(!half || z1.dtype != DType::f64, kOp, ": factors of float64 must be float64");
-  check_block("factors", factors, {2, all, d}, half ? DType::bf16 : wide_type(z1.dtype), z1.device);
+  check_block("factors", factors, {2, all, d}, half ? DType::bf16 : computed_type(z1.dtype), z1.device);
   check_sums(sums, 0, 3 * blocks, z1.device);
   const DeviceGuard guard(z1.device);
   dispatch_rows(kOp, z1.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
-    using T = typename Wide<In>::type;
+    using T = typename Computed<In>::type;
     const bool wide = packs(z1, kWidest<In>) && packs(z2, kWidest<In>);
     const Views<In> in = views_of<In>(z1, z2, rows, longest);
     double *pairs = sums.as<double>(), *squares = pairs + 2 * blocks;
@@ -216,7 +216,7 @@ void spectral_finish(TensorView z1, TensorView z2, const SpectralWeights& weight
                      TensorView factor, const TensorPair& grads, int64_t stream) {
   check_views(z1, z2, rows);
   const int64_t n = z1.shape[0], d = z1.shape[1], requested = grads.first.present() + grads.second.present();
-  const DType type = wide_type(z1.dtype);
+  const DType type = computed_type(z1.dtype);
   check_block("products", products, {requested, n, d}, type, z1.device);
   check_dense(kOp, "factor", factor, 0, nullptr, type, z1.device);
   for (const TensorView* grad : {&grads.first, &grads.second})
@@ -224,7 +224,7 @@ void spectral_finish(TensorView z1, TensorView z2, const SpectralWeights& weight
   const DeviceGuard guard(z1.device);
   dispatch_rows(kOp, z1.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
-    using T = typename Wide<In>::type;
+    using T = typename Computed<In>::type;
     FinishArgs<In> p{views_of<In>(z1, z2, rows, weights.longest)};
     p.products[0] = grads.first.present() ? products.as<T>() : nullptr;
     p.products[1] = grads.second.present() ? products.as<T>() + (requested - 1) * n * d : nullptr;

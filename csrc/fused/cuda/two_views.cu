@@ -8,7 +8,7 @@ namespace {
 
 constexpr const char* kOp = "pairwise_views";
 
-DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : wide_type(rows); }
+DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : computed_type(rows); }
 
 // The workspace of a pass, laid out; base == nullptr only counts. T: the dtype of the statistics.
 template <typename T>
@@ -66,7 +66,7 @@ struct Views {
 
   Views(const ViewInputs& in, const Run& run, bool fast)
       : in(in), form(static_cast<ViewForm>(in.form)), n(in.z1.shape[0]), d(in.z1.shape[1]), width(in.u.shape[1]),
-        stream(run.stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(wide_type(dtype)),
+        stream(run.stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(computed_type(dtype)),
         device(in.z1.device), fast(fast) {
     SSLSPEC_CHECK(device != kCpu, kOp, ": z1 must be on a CUDA device");
     SSLSPEC_CHECK(in.z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(in.z1));

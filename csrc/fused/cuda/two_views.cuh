@@ -12,7 +12,7 @@
 namespace sslspec::cuda {
 
 template <typename Z>
-using Real = typename Wide<Z>::type;
+using Real = typename Computed<Z>::type;
 template <typename Z>
 using Multiplied = std::conditional_t<std::is_same_v<Z, __nv_bfloat16>, __nv_bfloat16, Real<Z>>;
 
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(kViewThreads)
   const int lane = threadIdx.x % 32;
   const T norm[2] = {p.stats.norm[i], p.stats.norm[p.n + i]};
   const T factor[2] = {p.unit ? unit_factor(norm[0]) : T(1), p.unit ? unit_factor(norm[1]) : T(1)};
-  const T scale = *p.stats.scale, dot = p.stats.dot[i], pull = g.factors[i] + g.factors[p.n + i];
+  const T scale = *p.stats.scale, dot = p.stats.dot[i], of_pair = g.factors[i] + g.factors[p.n + i];
   const auto row = [&](int o, int64_t c, T(&x)[kWidth], T(&product)[kWidth]) {
     const P z = *reinterpret_cast<const P*>(p.z[o] + i * p.ld[o] + c);
 #pragma unroll
@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(kViewThreads)
     along[o] = warp_sum(along[o]);
   }
   if (g.scale_parts != nullptr && lane == 0)  // both operands have the same sum over rows, stacked they have all of it
-    g.scale_parts[i] = (p.stacked ? (along[0] + along[1]) / 2 : along[0]) / scale - pull * dot;
+    g.scale_parts[i] = (p.stacked ? (along[0] + along[1]) / 2 : along[0]) / scale - of_pair * dot;
   for (int64_t c = lane * kWidth; c < p.d; c += 32 * kWidth) {
     T x[2][kWidth], product[2][kWidth];
 #pragma unroll
@@ -228,11 +228,11 @@ __global__ void __launch_bounds__(kViewThreads)
     for (int o = 0; o < 2; ++o) {
       if (g.grad[o] == nullptr) break;
       // a row shorter than the smallest norm is a multiple of z: nothing to project off
-      const T off = !p.unit || norm[o] < static_cast<T>(1e-12) ? T(0) : along[o] - scale * pull * dot;
+      const T off = !p.unit || norm[o] < static_cast<T>(1e-12) ? T(0) : along[o] - scale * of_pair * dot;
       P out;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k)
-        out.v[k] = narrowed<Z>(factor[o] * (product[o][k] - scale * pull * x[1 - o][k] - off * x[o][k]));
+        out.v[k] = narrowed<Z>(factor[o] * (product[o][k] - scale * of_pair * x[1 - o][k] - off * x[o][k]));
       *reinterpret_cast<P*>(g.grad[o] + i * p.d + c) = out;
     }
   }

@@ -8,8 +8,8 @@
 // x, the same for y, grad_scale = sum_i x_i . v_i, grad_x = c v, then through the normalisation.
 //
 // Rows come in their own type, bfloat16, float16, float32 or float64. What is not a row is float32 (float64): unit rows
-// are made there, rounded once where bfloat16 rows are multiplied, and made again in the backward pass rather than
-// stored. Columns of u beyond d are zero and fill its rows to 16 bytes.
+// are computed there, rounded once where bfloat16 rows are multiplied, and computed again in the backward pass rather
+// than stored. Columns of u beyond d are zero and fill its rows to 16 bytes.
 #pragma once
 #include "common/tensor_view.h"
 
@@ -24,7 +24,7 @@ int64_t pairwise_views_workspace_size(int64_t n, int64_t width, int dtype, int f
 struct ViewInputs {
   TensorView z1, z2;  // [n, d], any row stride
   TensorView u;       // out of the forward pass: [2n, width] of bfloat16 for bfloat16 rows, else of the dtype of stats;
-                      // [0, width]: the rows are multiplied as they are (which wants them at 16 bytes)
+                      // [0, width]: the rows are multiplied as they are (which needs them at 16 bytes)
   TensorView stats;   // out of the forward pass: [7n + 8 ceil(n / 128) + 1], norms (2n), x . y (n), a (2n: rows, then
                       // columns), ids (2n int32), bounds, and at the end the scale
   int form;           // ViewForm
@@ -44,7 +44,7 @@ void pairwise_views_factors(const ViewInputs& views, TensorView grad, double wei
 
 void pairwise_views_backward(const ViewInputs& views, TensorView grad, double weight,
                              const TensorPair& products,  // [n, width] c W y, c W' x for the factors of the workspace,
-                                                          // or absent: made here (width <= 256)
+                                                          // or absent: computed here (width <= 256)
                              const TensorPair& grad_z,    // [n, d] out, dtype of z; the second may be absent unless
                                                           // stacked
                              TensorView grad_scale,       // [] out or absent

@@ -23,7 +23,7 @@ struct GramArgs {
   const T* other[2];       // [d] or null: grad += other_k ys_ik
   T near;                  // grad_x += near (x - y), grad_y += near (y - x), of x and y as they come
   bool project;            // turn the gradient with respect to xs into that with respect to x, given scale
-  T* grad[2];              // [n, d] contiguous, or null: not wanted
+  T* grad[2];              // [n, d] contiguous, or null: not requested
   double* value;           // [operands], [1] when cross
   T* workspace;
   int threads;

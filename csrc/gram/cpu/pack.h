@@ -52,7 +52,7 @@ void pack_depth(const Standardised<T>& xs, int64_t i0, int64_t ni, int64_t k0, i
 }
 
 // Rows of memory that will be packed next, fetched a few cache lines at a time between register tiles: they lie a whole
-// row apart, where no hardware prefetcher looks.
+// row apart, where no hardware prefetcher reaches.
 struct Ahead {
   const char* row = nullptr;
   int64_t stride = 0, rows = 0, bytes = 0, at = 0;

@@ -16,7 +16,7 @@ constexpr int kThreads = 256, kWarps = kThreads / 32, kSlab = 128;
 
 template <typename In>
 struct Rows {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   const In* data[2];  // the second may be null
   int64_t ld[2], n, d;
   const T* columns;
@@ -55,15 +55,15 @@ __device__ __forceinline__ void write_sums(const Pack<T, kWidth> (&sums)[kCount]
 template <typename In, typename Out>
 struct PackArgs {
   Rows<In> in;
-  Out* out;                        // [operands, rows, d]
-  int64_t rows;                    // zeros from row n on
-  typename Wide<In>::type* parts;  // [slabs, lines, d] or null
+  Out* out;                            // [operands, rows, d]
+  int64_t rows;                        // zeros from row n on
+  typename Computed<In>::type* parts;  // [slabs, lines, d] or null
   bool cross;
 };
 
 template <typename In, typename Out, int kWidth>
 __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ PackArgs<In, Out> p) {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   using P = Pack<T, kWidth>;
   const int64_t n = p.in.n, d = p.in.d;
   const Place at(d, kWidth);
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kThreads) pack_kernel(const __grid_constant__ 
 
 template <typename In>
 struct FinishArgs {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   Rows<In> in;
   const T* products[2];  // null: no gradient is requested
   const T *means, *factor;
@@ -119,7 +119,7 @@ enum Pass { kWhole, kSums, kProjected };  // of the gradient; sums and means whe
 
 template <typename In, int kWidth, Pass kPass>
 __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FinishArgs<In> p) {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   using P = Pack<T, kWidth>;
   const int64_t n = p.in.n, d = p.in.d;
   const Place at(d, kWidth);
@@ -198,7 +198,7 @@ Rows<In> rows_of(const TensorView& x, const TensorView& y, const TensorView& col
           {x.stride[0], y.stride[0]},
           x.shape[0],
           x.shape[1],
-          columns.as<typename Wide<In>::type>()};
+          columns.as<typename Computed<In>::type>()};
 }
 
 template <typename In, typename Out>
@@ -230,12 +230,12 @@ void gram_prepare(TensorView x, TensorView y, const GramForm& form, bool summed,
   SSLSPEC_CHECK(rows >= n && gram_slabs(rows) <= gram_slabs(n) + 16, kOp, ": factors must have a few rows more than ",
                 n, " at most");
   SSLSPEC_CHECK(!form.half || x.dtype != DType::f64, kOp, ": factors of float64 must be float64");
-  check_block("factors", factors, {operands, rows, d}, form.half ? DType::bf16 : wide_type(x.dtype), x.device);
+  check_block("factors", factors, {operands, rows, d}, form.half ? DType::bf16 : computed_type(x.dtype), x.device);
   const DeviceGuard guard(x.device);
   gram_columns(x, y, form, columns, sums, run);
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
-    using T = typename Wide<In>::type;
+    using T = typename Computed<In>::type;
     const bool wide = packs(x, kWidest<In>) && packs(y, kWidest<In>);
     T* parts = summed ? workspace.as<T>() : nullptr;
     const Rows<In> in = rows_of<In>(x, y, columns);
@@ -252,7 +252,7 @@ void gram_finish(TensorView x, TensorView y, const GramForm& form, TensorView co
   check_gram_rows(x, y, columns, run.workspace);
   const auto& [grad_x, grad_y] = grads;
   const int64_t n = x.shape[0], d = x.shape[1], requested = grad_x.present() + grad_y.present();
-  const DType type = wide_type(x.dtype);
+  const DType type = computed_type(x.dtype);
   const bool scaled = form.kind == kGramBarlow;
   SSLSPEC_CHECK(y.present() || (!form.cross && form.near == 0 && !scaled && !grad_y.present()), kOp,
                 ": the cross form, near and scaled operands need y");
@@ -264,7 +264,7 @@ void gram_finish(TensorView x, TensorView y, const GramForm& form, TensorView co
   const DeviceGuard guard(x.device);
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
-    using T = typename Wide<In>::type;
+    using T = typename Computed<In>::type;
     const bool wide = packs(x, kWidest<In>) && packs(y, kWidest<In>);
     FinishArgs<In> p{rows_of<In>(x, y, columns)};
     p.products[0] = grads.first.present() ? products.as<T>() : nullptr;

@@ -54,9 +54,9 @@ inline void check_gram_rows(const TensorView& x, const TensorView& y, const Tens
                 shape_text(x));
   check_matrix("gram", "x", x, x.shape[0], x.shape[1], x.dtype, x.device);
   if (y.present()) check_matrix("gram", "y", y, x.shape[0], x.shape[1], x.dtype, x.device);
-  check_block("columns", columns, {kColumnRows, x.shape[1]}, wide_type(x.dtype), x.device);
+  check_block("columns", columns, {kColumnRows, x.shape[1]}, computed_type(x.dtype), x.device);
   if (workspace.present())
-    check_vector("gram", "workspace", workspace, gram_workspace_size(x.shape[0], x.shape[1]), wide_type(x.dtype),
+    check_vector("gram", "workspace", workspace, gram_workspace_size(x.shape[0], x.shape[1]), computed_type(x.dtype),
                  x.device);
 }
 

@@ -74,10 +74,10 @@ template <typename T>
 struct TotalArgs {
   const T* parts;  // [slabs, lines, d]
   int64_t slabs, lines, d;
-  double share;
-  T* out;        // [lines, d], or [2, d] if doubled
-  bool doubled;  // both rows get the one line
-  double* sums;  // of the squares, one per block; or null
+  double factor;  // of every total
+  T* out;         // [lines, d], or [2, d] if doubled
+  bool doubled;   // both rows get the one line
+  double* sums;   // of the squares, one per block; or null
 };
 
 template <typename T>
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads) totals_kernel(const __grid_constant_
   double total = 0;
   if (k < p.d) {
     for (int64_t s = 0; s < p.slabs; ++s) total += p.parts[(s * p.lines + line) * p.d + k];
-    total *= p.share;
+    total *= p.factor;
     p.out[line * p.d + k] = static_cast<T>(total);
     if (p.doubled) p.out[p.d + k] = static_cast<T>(total);
   }

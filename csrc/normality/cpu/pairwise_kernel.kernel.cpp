@@ -112,10 +112,10 @@ struct KernelSums : PairwisePanels<T> {
     for (int64_t i = 0; i < p.n; ++i) total -= 2 * offsets[i];
     for (int64_t b = 0; b < rows.count; ++b) total += more.block_value[b];
     if (q.grad != nullptr) {
-      const double share = 4 / double(p.n);
-      const T around = static_cast<T>(-share * q.factor);
+      const double per_row = 4 / double(p.n);
+      const T around = static_cast<T>(-per_row * q.factor);
       for_rows(p.n, p.threads, [&](int64_t i) {
-        const T own = static_cast<T>(q.factor * (share * double(w.row_weight[i]) - 4 * slopes[i]));
+        const T own = static_cast<T>(q.factor * (per_row * double(w.row_weight[i]) - 4 * slopes[i]));
         const T* __restrict x = p.a + i * p.lda;
         T* __restrict g = p.grad_a + i * p.d;
         for (int64_t k = 0; k < p.d; ++k) g[k] = own * x[k] + around * g[k];

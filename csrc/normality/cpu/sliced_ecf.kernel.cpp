@@ -146,12 +146,12 @@ struct SlicedEcf {
   double distance(const double* total, int64_t width, Vec<T>* coefficients) const {
     T* out = reinterpret_cast<T*>(coefficients);
     double value = 0;
-    const double share = 2 * p.factor / double(p.count);
+    const double factor = 2 * p.factor / double(p.count);
     for (int64_t k = 0; k < p.knots; ++k)
       for (int64_t l = 0; l < L; ++l) {
         const double c = total[k * L + l] / double(p.n) - p.targets[k], s = total[(p.knots + k) * L + l] / double(p.n);
         if (l < width) value += p.weights[k] * (c * c + s * s);
-        const double slope = share * p.weights[k] * double(k + 1) * p.step;
+        const double slope = factor * p.weights[k] * double(k + 1) * p.step;
         out[k * L + l] = static_cast<T>(slope * s), out[(p.knots + k) * L + l] = static_cast<T>(-slope * c);
       }
     return value;

@@ -1,4 +1,4 @@
-// Sums of cosines and sines of projections, and the gradient of what is made of them.
+// Sums of cosines and sines of projections, and the gradient of a function of them.
 //
 // Tiling: a thread owns one direction of one view and goes through a slab of rows; loads are coalesced along the
 // directions. Sums and coefficients of a thread lie in shared memory, [2][knots][threads], because the number of knots

@@ -28,8 +28,8 @@ struct PairwiseArgs {
   const T* grad_row;  // [n]; backward only
   const T* grad_col;  // [m] if columns
   T* grad_a;          // [n, d] contiguous: sum_j W_ij b_j, not yet multiplied by scale_i
-  T* grad_b;          // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case, null when nobody
-                      // wants it
+  T* grad_b;          // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case, null when it is
+                      // not requested
   T* workspace;
   int threads;
 };

@@ -17,7 +17,7 @@ template <typename T>
 constexpr T kNegInf = -__builtin_inff();
 
 // The pairs of one block that must be left out: the padding of ragged edges, i == j, equal ids, a CSR pattern. Register
-// tiles are asked for in the order of block_product: columns ascending, all rows at each.
+// tiles come in the order of block_product: columns ascending, all rows at each.
 template <typename T>
 struct LeftOut {
   static constexpr int64_t R = Tile<T>::kRows, kCols = Tile<T>::kCols, kBlock = Tile<T>::kBlock;

@@ -67,7 +67,7 @@ struct Sigmoid : PairwisePanels<T> {
   }
 
   // W_ij = grad_row_i sigmoid(s_ij + bias); row_lse receives sum_j W_ij, the gradient of the bias by rows, and row_sum
-  // the row sums if they are wanted too.
+  // the row sums where it is not null.
   template <bool kValue>
   void backward() {
     zero(p.row_lse, p.n);

@@ -1,6 +1,6 @@
 // Log-sum-exp statistics of S = diag(scale) A B^T and their gradient, without storing S.
 //
-// A task is a pair of row blocks. Its tile of S is made from packed panels (simd/tile.h), turned into exponentials
+// A task is a pair of row blocks. Its tile of S is computed from packed panels (simd/tile.h), turned into exponentials
 // while it is in registers, and used for the statistics or gradients of both blocks (pair_schedule.h): the symmetric
 // case does half of the products.
 //

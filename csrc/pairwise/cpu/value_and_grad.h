@@ -1,4 +1,4 @@
-// CPU entry points of losses whose rows and gradient are made together; see csrc/pairwise/pairwise.h for the
+// CPU entry points of losses whose rows and gradient are computed together; see csrc/pairwise/pairwise.h for the
 // mathematics.
 #pragma once
 #include "pairwise/cpu/pairwise.h"

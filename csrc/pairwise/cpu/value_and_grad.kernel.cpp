@@ -2,7 +2,7 @@
 // of a row need only its own sum, so a panel of rows keeps its logits until they are known, and no product is made
 // twice (`pairwise` recomputes the logits, because columns have sums too).
 //
-// One panel of rows after the other; the threads share out each of its steps:
+// One panel of rows after the other; the threads divide each of its steps:
 //   1. logits of a column block into its tile of the panel, maximum and sum of its rows,
 //   2. the rows of the loss and the factor of their weights,
 //   3. weights in place of the logits, grad_b += W^T A for one column block,
@@ -89,7 +89,7 @@ struct Rows : PairwisePanels<T> {
 
   void run() const {
     const int64_t panels = (p.d + Wide<T>::kCols - 1) / Wide<T>::kCols;
-    // How rows are shared out does not touch the order of any sum.
+    // How rows are divided does not touch the order of any sum.
     const int64_t step = panels >= 2 * p.threads ? kBlock : Blocks::kUnit;
     for (int64_t i0 = 0; i0 < p.n; i0 += kBlock) {
       const int64_t ni = min64(kBlock, p.n - i0), parts = (ni + step - 1) / step;

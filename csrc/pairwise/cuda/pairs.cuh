@@ -4,7 +4,7 @@
 // Shift. All logits lie in [-limit, limit], limit = max |scale_i x_i| max |y_j|. While 2 limit log2(e) stays inside
 // the exponent range (kNarrow) the constant shift `limit` serves rows and columns with one exponential; otherwise a
 // running maximum per row and column is kept (forward) and the statistics themselves are the shift (backward).
-// A problem and its transpose must see the same limit to the last bit, because the weights made for one are used in
+// A problem and its transpose must have the same limit to the last bit, because the weights of one are used in
 // both: the norms are multiplied first, and a scalar scale comes last.
 #pragma once
 #include <cstdint>

@@ -25,15 +25,15 @@ struct Moment {
   __device__ __forceinline__ void merge(const Moment& other) {
     const T delta = other.mean - mean;
     merge(other, delta, delta);
-    mean += delta * share(other);
+    mean += delta * fraction(other);
     count += other.count;
   }
   // var alone, of two columns whose means are off by these
   __device__ __forceinline__ void merge(const Moment& other, T delta_x, T delta_y) {
-    const T part = share(other);
+    const T part = fraction(other);
     var += (other.var - var) * part + delta_x * delta_y * (part * (1 - part));
   }
-  __device__ __forceinline__ T share(const Moment& other) const {
+  __device__ __forceinline__ T fraction(const Moment& other) const {
     return other.count == 0 ? T(0) : other.count / (count + other.count);
   }
 };
@@ -49,7 +49,7 @@ __device__ __forceinline__ void merge_product(Moment<T> (&pair)[3], const Moment
 
 template <typename In>
 struct MomentsArgs {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   const In *x, *y;  // y may be null
   int64_t ldx, ldy, n, d, slabs;
   T* parts;       // [slabs, operands, 2, d], means relative to the first row
@@ -59,7 +59,7 @@ struct MomentsArgs {
 
 template <typename In, int kWidth, int kOperands>  // 1, or 3: x, y and x - y or the product
 __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ MomentsArgs<In> p) {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   __shared__ Moment<T> shared[kOperands][kWarps][32];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t strips = ceil_div(p.d, 32 * kWidth), slab = blockIdx.x / strips;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ 
 
 template <typename In>
 __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ MomentsArgs<In> p) {
-  using T = typename Wide<In>::type;
+  using T = typename Computed<In>::type;
   const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   const int operands = p.y == nullptr ? 1 : 3, o = blockIdx.y;
   if (k >= p.d) return;
@@ -188,7 +188,7 @@ int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
 void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, const Run& run) {
   check_input(x);
   const int64_t n = x.shape[0], d = x.shape[1], operands = y.present() ? 3 : 1;
-  const DType type = wide_type(x.dtype);
+  const DType type = computed_type(x.dtype);
   if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, x.device);
   check_matrix(kOp, "mean", mean, operands, d, type, x.device);
   check_matrix(kOp, "var", var, operands, d, type, x.device);
@@ -198,7 +198,7 @@ void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, 
   const DeviceGuard guard(x.device);
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
-    using T = typename Wide<In>::type;
+    using T = typename Computed<In>::type;
     const MomentsArgs<In> p = {x.as<In>(), y.as<In>(),         x.stride[0],           y.stride[0],  n,
                                d,          ceil_div(n, kSlab), run.workspace.as<T>(), mean.as<T>(), var.as<T>(),
                                product};

@@ -21,7 +21,7 @@ struct WriteRows {
   inline __attribute__((always_inline)) void row(int64_t i, int64_t c, const Vec<T> (&acc)[V], const Tail<T>& tail) {
     constexpr int L = kLanes<T>;
     const Vec<T> factor = splat(p.row_scale == nullptr ? p.alpha : p.alpha * p.row_scale[i]);
-    const T share = p.diagonal == nullptr ? p.gamma : p.gamma + p.delta * p.diagonal[i];
+    const T of_w = p.diagonal == nullptr ? p.gamma : p.gamma + p.delta * p.diagonal[i];
     T* y = p.y + i * p.ldy + c;
     const T* w = p.w + (p.w == nullptr ? 0 : i * p.ldw + c);
 #pragma GCC unroll 8
@@ -29,7 +29,7 @@ struct WriteRows {
       const bool cut = kTail && v == V - 1;
       Vec<T> out = factor * acc[v];
       if (p.beta != T(0)) out += p.beta * (cut ? tail.load(y + v * L) : load(y + v * L));
-      if (p.w != nullptr) out += share * (cut ? tail.load(w + v * L) : load(w + v * L));
+      if (p.w != nullptr) out += of_w * (cut ? tail.load(w + v * L) : load(w + v * L));
       if (cut)
         tail.store(y + v * L, out);
       else

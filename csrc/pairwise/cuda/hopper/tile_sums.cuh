@@ -3,7 +3,7 @@
 // Plain CUDA, so that the emulator runs it too.
 //
 // Softmax: sums of 2^(s log2(e) - top). At a narrow range of all logits (pairs.cuh) top is one constant. Otherwise
-// each warp looks at the logits of its own rows of the tile: where they lie within 2^kNarrowPart of each other, which
+// each warp finds the range of the logits of its own rows of the tile: where they lie within 2^kNarrowPart of each other, which
 // they nearly always do, their largest is the top of its rows and columns and one exponential serves both; where not,
 // every row and every column has its own. Sigmoid: sums of softplus over rows, with top 0.
 //
@@ -176,8 +176,8 @@ __device__ __forceinline__ void tile_sums(const float (&x)[kSize], bool sigmoid_
     sums_of_own_tops(x, rows, column);
 }
 
-// Tile (ti, tj) of the chunk, by the 128 threads that share `barrier`; a cluster may reach beyond the problem. Nobody
-// may touch s before all of them have returned.
+// Tile (ti, tj) of the chunk, by the 128 threads that share `barrier`; a cluster may reach beyond the problem. No
+// thread may touch s before all of them have returned.
 template <typename Accumulator, typename Barrier>
 __device__ __forceinline__ void store_tile_sums(const Pairs& p, const HopperStatistics& out, int ti, int tj,
                                                 const Accumulator& acc, TileSumsShared& s, int thread,

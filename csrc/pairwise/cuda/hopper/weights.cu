@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads)
   if (i < p.y.count && y_weights != nullptr) out.y_factor[i] = y_weights[i].factor, out.y_shift[i] = y_weights[i].shift;
 }
 
-// Sets the weights of left-out pairs to 0: a block looks at kClearSpan tiles, most of which hold none.
+// Sets the weights of left-out pairs to 0: a block visits kClearSpan tiles, most of which hold none.
 constexpr int kClearSpan = 32;
 __global__ void __launch_bounds__(TileTraits::kThreads)
     clear_kernel(const __grid_constant__ Pairs p, __nv_bfloat16* weights, int64_t pitch, int64_t row0) {
