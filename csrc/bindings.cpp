@@ -64,11 +64,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_backward", &pairwise_backward, no_gil);
   m.def("pairwise_sigmoid_forward", &pairwise_sigmoid_forward, no_gil);
   m.def("pairwise_sigmoid_backward", &pairwise_sigmoid_backward, no_gil);
-  m.def("pairwise_rows_panel_size", &pairwise_rows_panel_size);
-  m.def("pairwise_rows", &pairwise_rows, no_gil);
-  m.def("pairwise_views_workspace_size", &pairwise_views_workspace_size);
-  m.def("pairwise_views_forward", &pairwise_views_forward, no_gil);
-  m.def("pairwise_views_backward", &pairwise_views_backward, no_gil);
+  m.def("pairwise_one_positive_panel_size", &pairwise_one_positive_panel_size);
+  m.def("pairwise_one_positive", &pairwise_one_positive, no_gil);
+  m.def("two_views_workspace_size", &two_views_workspace_size);
+  m.def("two_views_forward", &two_views_forward, no_gil);
+  m.def("two_views_backward", &two_views_backward, no_gil);
   m.def("pairwise_prefixes_workspace_size", &pairwise_prefixes_workspace_size);
   m.def("pairwise_prefixes_forward", &pairwise_prefixes_forward, no_gil);
   m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);

@@ -30,10 +30,10 @@
   LAUNCH(pairwise_forward)                       \
   LAUNCH(pairwise_backward)                      \
   LAUNCH(pairwise_weight_rows)                   \
-  QUERY(pairwise_views_workspace_size)           \
-  LAUNCH(pairwise_views_forward)                 \
-  LAUNCH(pairwise_views_factors)                 \
-  LAUNCH(pairwise_views_backward)                \
+  QUERY(two_views_workspace_size)                \
+  LAUNCH(two_views_forward)                      \
+  LAUNCH(two_views_factors)                      \
+  LAUNCH(two_views_backward)                     \
   QUERY(sliced_ecf_slabs)                        \
   LAUNCH(sliced_ecf_sums)                        \
   LAUNCH(sliced_ecf_gradient)                    \

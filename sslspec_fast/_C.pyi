@@ -83,16 +83,16 @@ def pairwise_sigmoid_forward(logits: Logits, row_sum: View, run: Run, /) -> None
 def pairwise_sigmoid_backward(
     logits: Logits, grad_row: View, grad_bias: View, row_sum: Maybe, grads: TensorPair, run: Run, /
 ) -> None: ...
-def pairwise_rows_panel_size(m: int, dtype: int, /) -> int: ...
-def pairwise_rows(
+def pairwise_one_positive_panel_size(m: int, dtype: int, /) -> int: ...
+def pairwise_one_positive(
     logits: Logits, positive: View, weight: View, rows: View, grad_positive: View,
     grads: TensorPair, panel: View, run: Run, /
 ) -> None: ...
-def pairwise_views_workspace_size(n: int, d: int, dtype: int, backward: bool, /) -> int: ...
-def pairwise_views_forward(
+def two_views_workspace_size(n: int, d: int, dtype: int, backward: bool, /) -> int: ...
+def two_views_forward(
     z1: View, z2: View, scale: View, u: View, norm: View, negatives: View, rows: View, run: Run, /
 ) -> None: ...
-def pairwise_views_backward(
+def two_views_backward(
     scale: View, u: View, norm: View, negatives: View, grad: View, grad_z: View,
     grad_scale: View, run: Run, /
 ) -> None: ...
@@ -156,17 +156,17 @@ def cuda_pairwise_weight_rows(
     logits: Logits, lse: TensorPair, grad_lse: TensorPair, row0: int, weights: View, run: Run,
     fast: bool, /
 ) -> None: ...
-def cuda_pairwise_views_workspace_size(
+def cuda_two_views_workspace_size(
     n: int, width: int, dtype: int, form: int, backward: bool, own_product: bool, /
 ) -> int: ...
-def cuda_pairwise_views_forward(
+def cuda_two_views_forward(
     views: ViewInputs, scale: Maybe, number: float, loss: View, weight: float, run: Run,
     fast: bool, /
 ) -> None: ...
-def cuda_pairwise_views_factors(
+def cuda_two_views_factors(
     views: ViewInputs, grad: View, weight: float, run: Run, /
 ) -> None: ...
-def cuda_pairwise_views_backward(
+def cuda_two_views_backward(
     views: ViewInputs, grad: View, weight: float, products: TensorPair, grad_z: TensorPair,
     grad_scale: Maybe, run: Run, fast: bool, /
 ) -> None: ...

@@ -8,20 +8,20 @@
 
 namespace sslspec {
 
-int64_t pairwise_views_workspace_size(int64_t n, int64_t d, int dtype, bool backward);
+int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, bool backward);
 
-void pairwise_views_forward(TensorView z1, TensorView z2,  // [n, d]
-                            TensorView scale,              // []
-                            TensorView u,                  // [2, n, d] out
-                            TensorView norm,               // [2, n] out
-                            TensorView negatives,          // [2, n] out
-                            TensorView rows,               // [2, n] out
-                            const Run& run);
+void two_views_forward(TensorView z1, TensorView z2,  // [n, d]
+                       TensorView scale,              // []
+                       TensorView u,                  // [2, n, d] out
+                       TensorView norm,               // [2, n] out
+                       TensorView negatives,          // [2, n] out
+                       TensorView rows,               // [2, n] out
+                       const Run& run);
 
-void pairwise_views_backward(TensorView scale, TensorView u, TensorView norm, TensorView negatives,
-                             TensorView grad,        // [2, n]
-                             TensorView grad_z,      // [2, n, d] out
-                             TensorView grad_scale,  // [] out
-                             const Run& run);
+void two_views_backward(TensorView scale, TensorView u, TensorView norm, TensorView negatives,
+                        TensorView grad,        // [2, n]
+                        TensorView grad_z,      // [2, n, d] out
+                        TensorView grad_scale,  // [] out
+                        const Run& run);
 
 }  // namespace sslspec

@@ -126,30 +126,30 @@ void pairwise_sigmoid_backward(const Logits& logits, TensorView grad_row, Tensor
   });
 }
 
-int64_t pairwise_rows_panel_size(int64_t m, int dtype) {
+int64_t pairwise_one_positive_panel_size(int64_t m, int dtype) {
   int64_t size = 0;
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    size = SSLSPEC_CALL(pairwise_rows_panel<T>, m);
+    size = SSLSPEC_CALL(pairwise_one_positive_panel<T>, m);
   });
   return size;
 }
 
-void pairwise_rows(const Logits& logits, TensorView positive, TensorView weight, TensorView rows,
-                   TensorView grad_positive, const TensorPair& grads, TensorView panel, const Run& run) {
+void pairwise_one_positive(const Logits& logits, TensorView positive, TensorView weight, TensorView rows,
+                           TensorView grad_positive, const TensorPair& grads, TensorView panel, const Run& run) {
   const DType kind = logits.a.dtype;
   dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(!logits.symmetric(), kOp, ": rows with a positive need b");
-    cpu::PairwiseRowsArgs<T> q{};
+    cpu::OnePositiveArgs<T> q{};
     auto& p = q.pairwise;
     p = arguments<T>(logits, {rows, {}}, run, true);
     set_gradients(p, kind, weight, grads);
     check_vector(kOp, "positive", positive, p.n, kind, kCpu);
     check_vector(kOp, "grad_positive", grad_positive, p.n, kind, kCpu);
-    check_vector(kOp, "panel", panel, pairwise_rows_panel_size(p.m, int(kind)), kind, kCpu);
+    check_vector(kOp, "panel", panel, pairwise_one_positive_panel_size(p.m, int(kind)), kind, kCpu);
     q.positive = positive.as<T>(), q.grad_positive = grad_positive.as<T>(), q.panel = panel.as<T>();
-    SSLSPEC_CALL(pairwise_rows<T>, q);
+    SSLSPEC_CALL(pairwise_one_positive<T>, q);
   });
 }
 

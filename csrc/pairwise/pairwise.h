@@ -46,15 +46,15 @@ void pairwise_sigmoid_backward(const Logits& logits,
                                const TensorPair& grads,  // as in pairwise_backward
                                const Run& run);
 
-int64_t pairwise_rows_panel_size(int64_t m, int dtype);
+int64_t pairwise_one_positive_panel_size(int64_t m, int dtype);
 
-void pairwise_rows(const Logits& logits,
-                   TensorView positive,       // [n]
-                   TensorView weight,         // [n]
-                   TensorView rows,           // [n] out
-                   TensorView grad_positive,  // [n] out
-                   const TensorPair& grads,   // as in pairwise_backward
-                   TensorView panel,
-                   const Run& run);  // workspace: that of the backward pass
+void pairwise_one_positive(const Logits& logits,
+                           TensorView positive,       // [n]
+                           TensorView weight,         // [n]
+                           TensorView rows,           // [n] out
+                           TensorView grad_positive,  // [n] out
+                           const TensorPair& grads,   // as in pairwise_backward
+                           TensorView panel,
+                           const Run& run);  // workspace: that of the backward pass
 
 }  // namespace sslspec

@@ -39,7 +39,7 @@ __all__ = ["has_matched_loss", "matched_loss", "two_view_loss"]
 
 def _workspace(u: Tensor, backward: bool) -> Tensor:
     _, n, d = u.shape
-    return u.new_empty(_C.pairwise_views_workspace_size(n, d, CODE[u.dtype], backward))
+    return u.new_empty(_C.two_views_workspace_size(n, d, CODE[u.dtype], backward))
 
 
 def _shapes(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -52,7 +52,7 @@ def _body(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor
     z1, z2 = unit_stride(z1), unit_stride(z2)
     rows, u, norm, negatives = _shapes(z1, z2, scale)
     work = _workspace(u, backward=False)
-    _C.pairwise_views_forward(
+    _C.two_views_forward(
         view(z1),
         view(z2),
         view(scale),
@@ -76,7 +76,7 @@ def _bwd_body(
 ) -> tuple[Tensor, Tensor]:
     grad, (grad_z, grad_scale) = grad.contiguous(), (u.new_empty(u.shape), scale.new_empty(()))
     work = _workspace(u, backward=True)
-    _C.pairwise_views_backward(
+    _C.two_views_backward(
         view(scale),
         view(u),
         view(norm),

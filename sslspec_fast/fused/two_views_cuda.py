@@ -81,7 +81,7 @@ def _rows(z1: Tensor, z2: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 def _workspace(x: _Views, form: str, backward: bool, own: bool) -> Tensor:
     args = len(x.z1), x.u.shape[1], CODE[x.u.dtype], _FORMS[form], backward, own
-    return x.stats.new_empty(_C.cuda_pairwise_views_workspace_size(*args))
+    return x.stats.new_empty(_C.cuda_two_views_workspace_size(*args))
 
 
 def forward(
@@ -96,7 +96,7 @@ def forward(
     loss, u, stats = shapes(z1, z2, scale, number, reduction, form, unit)
     x = _Views(*_rows(z1, z2, u), u, stats)
     work = _workspace(x, form, False, False)
-    _C.cuda_pairwise_views_forward(
+    _C.cuda_two_views_forward(
         x.view(form, unit),
         view(scale),
         number,
@@ -136,9 +136,9 @@ def backward(
     views, run = x.view(form, unit), (view(work), stream(u))
     products: tuple[Tensor | None, Tensor | None] = (None, None)
     if not own:
-        _C.cuda_pairwise_views_factors(views, view(grad), weight, run)
+        _C.cuda_two_views_factors(views, view(grad), weight, run)
         products = _products(x, work[: 2 * n], form, of_z2)
-    _C.cuda_pairwise_views_backward(
+    _C.cuda_two_views_backward(
         views,
         view(grad),
         weight,

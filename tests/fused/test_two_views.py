@@ -95,11 +95,11 @@ def test_opcheck() -> None:
 
 def test_the_core_names_what_is_wrong() -> None:
     c, u, row = torch.tensor(1.0), torch.zeros(2, 3, 4), torch.zeros(2, 3)
-    work = torch.zeros(_C.pairwise_views_workspace_size(3, 4, 0, False))
+    work = torch.zeros(_C.two_views_workspace_size(3, 4, 0, False))
 
     def call(z1: Tensor, u: Tensor, norm: Tensor, work: Tensor) -> None:
         z = torch.zeros(3, 4)
-        _C.pairwise_views_forward(
+        _C.two_views_forward(
             view(z1), view(z), view(c), view(u), view(norm), view(row), view(row), (view(work), 1)
         )
 

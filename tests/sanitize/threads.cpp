@@ -170,9 +170,9 @@ void sigmoid_and_rows(Results& out, int64_t n, int64_t m, int64_t d) {
   Array<T> more({pairwise_workspace_size(n, m, d, kind, false, true)});
   pairwise_sigmoid_backward(logits, weight, by_bias, again, {grad_a, grad_b}, out.with(more));
   out.keep(row, again, by_bias, grad_a, grad_b);
-  Array<T> panel({pairwise_rows_panel_size(m, kind)}), grad_positive({n});
-  pairwise_rows({a, b, scale, kNone, self}, positive, weight, row, grad_positive, {grad_a, grad_b}, panel,
-                out.with(more));
+  Array<T> panel({pairwise_one_positive_panel_size(m, kind)}), grad_positive({n});
+  pairwise_one_positive({a, b, scale, kNone, self}, positive, weight, row, grad_positive, {grad_a, grad_b}, panel,
+                        out.with(more));
   out.keep(row, grad_positive, grad_a, grad_b);
 }
 
@@ -201,10 +201,10 @@ void two_views(Results& out, int64_t n, int64_t d) {
   const Filled<T> z1({n, d}, 1), z2({n, d}, 2), grad({2, n}, 3);
   Array<T> scale({}, T(5)), u({2, n, d}), norm({2, n}), negatives({2, n}), rows({2, n}), grad_z({2, n, d}),
       grad_scale({});
-  Array<T> work({pairwise_views_workspace_size(n, d, kind, false)});
-  pairwise_views_forward(z1, z2, scale, u, norm, negatives, rows, out.with(work));
-  Array<T> more({pairwise_views_workspace_size(n, d, kind, true)});
-  pairwise_views_backward(scale, u, norm, negatives, grad, grad_z, grad_scale, out.with(more));
+  Array<T> work({two_views_workspace_size(n, d, kind, false)});
+  two_views_forward(z1, z2, scale, u, norm, negatives, rows, out.with(work));
+  Array<T> more({two_views_workspace_size(n, d, kind, true)});
+  two_views_backward(scale, u, norm, negatives, grad, grad_z, grad_scale, out.with(more));
   out.keep(rows, negatives, grad_z, grad_scale);
 }
 

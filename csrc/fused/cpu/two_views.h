@@ -7,7 +7,7 @@
 namespace sslspec::cpu {
 
 template <typename T>
-struct PairwiseViewsArgs {
+struct TwoViewsArgs {
   const T* z[2];  // [n, d] row stride ldz
   int64_t ldz[2];
   int64_t n, d;
@@ -23,8 +23,8 @@ struct PairwiseViewsArgs {
   int threads;
 };
 
-SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_views_workspace(int64_t n, int64_t d, bool backward);
-                 template <typename T> void pairwise_views_forward(const PairwiseViewsArgs<T>& args);
-                 template <typename T> void pairwise_views_backward(const PairwiseViewsArgs<T>& args);)
+SSLSPEC_EACH_ISA(template <typename T> int64_t two_views_workspace(int64_t n, int64_t d, bool backward);
+                 template <typename T> void two_views_forward(const TwoViewsArgs<T>& args);
+                 template <typename T> void two_views_backward(const TwoViewsArgs<T>& args);)
 
 }  // namespace sslspec::cpu

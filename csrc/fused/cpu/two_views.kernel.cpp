@@ -13,13 +13,13 @@ namespace {
 
 template <typename T>
 struct TwoView {
-  const PairwiseViewsArgs<T>& p;
+  const TwoViewsArgs<T>& p;
   RowLength<T> length = RowLength<T>::unit();
   int32_t* ids;       // [2 n]: both views of a sample share its number
   T *weight, *along;  // [2 n]
   T* pairwise_memory;
 
-  TwoView(const PairwiseViewsArgs<T>& args) : p(args) {
+  TwoView(const TwoViewsArgs<T>& args) : p(args) {
     const int64_t part = vector_size(p.n);
     ids = reinterpret_cast<int32_t*>(p.workspace);
     weight = p.workspace + part, along = weight + part, pairwise_memory = along + part;
@@ -77,23 +77,23 @@ struct TwoView {
 }  // namespace
 
 template <typename T>
-int64_t pairwise_views_workspace(int64_t n, int64_t d, bool backward) {
+int64_t two_views_workspace(int64_t n, int64_t d, bool backward) {
   return 3 * TwoView<T>::vector_size(n) + pairwise_workspace<T>(2 * n, 2 * n, d, true, backward);
 }
 template <typename T>
-void pairwise_views_forward(const PairwiseViewsArgs<T>& args) {
+void two_views_forward(const TwoViewsArgs<T>& args) {
   TwoView<T>(args).forward();
 }
 template <typename T>
-void pairwise_views_backward(const PairwiseViewsArgs<T>& args) {
+void two_views_backward(const TwoViewsArgs<T>& args) {
   TwoView<T>(args).backward();
 }
 
-template int64_t pairwise_views_workspace<float>(int64_t, int64_t, bool);
-template int64_t pairwise_views_workspace<double>(int64_t, int64_t, bool);
-template void pairwise_views_forward<float>(const PairwiseViewsArgs<float>&);
-template void pairwise_views_forward<double>(const PairwiseViewsArgs<double>&);
-template void pairwise_views_backward<float>(const PairwiseViewsArgs<float>&);
-template void pairwise_views_backward<double>(const PairwiseViewsArgs<double>&);
+template int64_t two_views_workspace<float>(int64_t, int64_t, bool);
+template int64_t two_views_workspace<double>(int64_t, int64_t, bool);
+template void two_views_forward<float>(const TwoViewsArgs<float>&);
+template void two_views_forward<double>(const TwoViewsArgs<double>&);
+template void two_views_backward<float>(const TwoViewsArgs<float>&);
+template void two_views_backward<double>(const TwoViewsArgs<double>&);
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA

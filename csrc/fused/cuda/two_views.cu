@@ -6,7 +6,7 @@
 namespace sslspec::cuda {
 namespace {
 
-constexpr const char* kOp = "pairwise_views";
+constexpr const char* kOp = "two_views";
 
 DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : computed_type(rows); }
 
@@ -179,7 +179,7 @@ void launch_factors(const Views& v, const ViewBuffers<T>& w, const TensorView& g
     above.weight *= static_cast<T>(weight);
   else
     above.stride[0] = v.stacked() ? grad.stride[0] : 0, above.stride[1] = grad.stride[grad.ndim - 1];
-  launch("pairwise_views_factors", views_factor_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
+  launch("two_views_factors", views_factor_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
          v.form != ViewForm::rows, pairs_of(v.problem<T>(0)), above, w.factors, w.weights[0], w.weights[1]);
 }
 
@@ -220,15 +220,15 @@ void statistics(const Views& v, const ViewBuffers<T>& w) {
 
 }  // namespace
 
-int64_t pairwise_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product) {
+int64_t two_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product) {
   const auto type = static_cast<DType>(dtype);
   const auto kind = static_cast<ViewForm>(form);
   if (type == DType::f64) return ViewBuffers<double>(nullptr, n, width, type, kind, backward, own_product).size;
   return ViewBuffers<float>(nullptr, n, width, type, kind, backward, own_product).size;
 }
 
-void pairwise_views_forward(const ViewInputs& views, TensorView scale, double number, TensorView loss, double weight,
-                            const Run& run, bool fast) {
+void two_views_forward(const ViewInputs& views, TensorView scale, double number, TensorView loss, double weight,
+                       const Run& run, bool fast) {
   const Views v(views, run, fast);
   v.check_loss("loss", loss);
   if (scale.present()) v.check_scalar("scale", scale);
@@ -242,20 +242,20 @@ void pairwise_views_forward(const ViewInputs& views, TensorView scale, double nu
     constexpr int kPack = 16 / sizeof(Z);
     const ViewBuffers<T> w = v.buffers<T>(run.workspace, false, false);
     const bool packed = wide<Z>(views.z1) && wide<Z>(views.z2) && (!v.copied() || wide<Multiplied<Z>>(views.u));
-    launch("pairwise_views_unit", packed ? views_unit_kernel<Z, kPack> : views_unit_kernel<Z, 1>, v.by_pair(),
-           kViewThreads, 0, v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
+    launch("two_views_unit", packed ? views_unit_kernel<Z, kPack> : views_unit_kernel<Z, 1>, v.by_pair(), kViewThreads,
+           0, v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
     statistics<T>(v, w);
     T* losses = loss.ndim == 0 ? w.losses : loss.as<T>();
     const PairwiseGrid grid(v.count(), v.count());
-    launch("pairwise_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
+    launch("two_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
            v.stacked(), v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, losses);
     if (loss.ndim == 0)
-      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, v.stream, losses, v.count(), weight,
+      launch("two_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, v.stream, losses, v.count(), weight,
              loss.as<T>());
   });
 }
 
-void pairwise_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run) {
+void two_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run) {
   const Views v(views, run, false);
   const DeviceGuard guard(v.device);
   if (v.real == DType::f64)
@@ -264,8 +264,8 @@ void pairwise_views_factors(const ViewInputs& views, TensorView grad, double wei
     launch_factors<float>(v, v.buffers<float>(run.workspace, true, false), grad, weight);
 }
 
-void pairwise_views_backward(const ViewInputs& views, TensorView grad, double weight, const TensorPair& products,
-                             const TensorPair& grad_z, TensorView grad_scale, const Run& run, bool fast) {
+void two_views_backward(const ViewInputs& views, TensorView grad, double weight, const TensorPair& products,
+                        const TensorPair& grad_z, TensorView grad_scale, const Run& run, bool fast) {
   const Views v(views, run, fast);
   const bool own = !products.first.present(), second_grad = grad_z.second.present();
   v.check_gradient("grad_z1", grad_z.first);
@@ -298,10 +298,10 @@ void pairwise_views_backward(const ViewInputs& views, TensorView grad, double we
                                grad_scale.present() ? w.scale_parts : nullptr};
     const bool packed =
         wide<Z>(views.z1) && wide<Z>(views.z2) && wide<Z>(grad_z.first) && (!second_grad || wide<Z>(grad_z.second));
-    launch("pairwise_views_gradient", packed ? views_gradient_kernel<Z, kPack> : views_gradient_kernel<Z, 1>,
-           v.by_pair(), kViewThreads, 0, v.stream, v.rows<Z>(), g);
+    launch("two_views_gradient", packed ? views_gradient_kernel<Z, kPack> : views_gradient_kernel<Z, 1>, v.by_pair(),
+           kViewThreads, 0, v.stream, v.rows<Z>(), g);
     if (grad_scale.present())
-      launch("pairwise_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, v.stream, w.scale_parts, v.n, 1.0,
+      launch("two_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, v.stream, w.scale_parts, v.n, 1.0,
              grad_scale.as<T>());
   });
 }

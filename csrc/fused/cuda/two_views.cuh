@@ -1,4 +1,4 @@
-// Kernels around the products of `pairwise_views`: rows -> unit rows, statistics -> loss, and back.
+// Kernels around the products of `two_views`: rows -> unit rows, statistics -> loss, and back.
 //
 // Tiling: a warp per pair of rows, lanes over the columns in packs of 16 bytes where rows are aligned; a thread per
 // anchor elsewhere. Memory traffic: every row is read twice in a pass, the second time from a cache.

@@ -19,7 +19,7 @@ enum class ViewForm { stacked = 0, rows = 1, both = 2 };
 
 // Elements of the workspace of a pass, of the dtype of the statistics; dtype: of the multiplied rows, `width` columns.
 // own_product: the backward pass is given none.
-int64_t pairwise_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product);
+int64_t two_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product);
 
 struct ViewInputs {
   TensorView z1, z2;  // [n, d], any row stride
@@ -35,19 +35,19 @@ struct ViewInputs {
   }
 };
 
-void pairwise_views_forward(const ViewInputs& views, TensorView scale, double number,  // [], or absent: the number
-                            TensorView loss,  // out, [2, n] stacked, else [n]; or []: weight times the sum
-                            double weight, const Run& run, bool fast);
+void two_views_forward(const ViewInputs& views, TensorView scale, double number,  // [], or absent: the number
+                       TensorView loss,  // out, [2, n] stacked, else [n]; or []: weight times the sum
+                       double weight, const Run& run, bool fast);
 
 // w to the first 2n elements of the workspace. grad: of loss, any strides.
-void pairwise_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run);
+void two_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run);
 
-void pairwise_views_backward(const ViewInputs& views, TensorView grad, double weight,
-                             const TensorPair& products,  // [n, width] c W y, c W' x for the factors of the workspace,
-                                                          // or absent: computed here (width <= 256)
-                             const TensorPair& grad_z,    // [n, d] out, dtype of z; the second may be absent unless
-                                                          // stacked
-                             TensorView grad_scale,       // [] out or absent
-                             const Run& run, bool fast);
+void two_views_backward(const ViewInputs& views, TensorView grad, double weight,
+                        const TensorPair& products,  // [n, width] c W y, c W' x for the factors of the workspace,
+                                                     // or absent: computed here (width <= 256)
+                        const TensorPair& grad_z,    // [n, d] out, dtype of z; the second may be absent unless
+                                                     // stacked
+                        TensorView grad_scale,       // [] out or absent
+                        const Run& run, bool fast);
 
 }  // namespace sslspec::cuda

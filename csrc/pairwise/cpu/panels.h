@@ -19,7 +19,7 @@ constexpr T kNegInf = -__builtin_inff();
 // The pairs of one block that must be left out: the padding of ragged edges, i == j, equal ids, a CSR pattern. Register
 // tiles come in the order of block_product: columns ascending, all rows at each.
 template <typename T>
-struct LeftOut {
+struct BlockMask {
   static constexpr int64_t R = Tile<T>::kRows, kCols = Tile<T>::kCols, kBlock = Tile<T>::kBlock;
 
   const PairwiseArgs<T>& p;
@@ -32,7 +32,7 @@ struct LeftOut {
   Range row[kBlock / R], col[kBlock / kCols];
   int64_t at[kBlock], next[kBlock];  // position in the pattern of each row, and the column there
 
-  LeftOut(const PairwiseArgs<T>& args, int64_t i0, int64_t ni, int64_t j0, int64_t nj) : p(args), i0(i0), j0(j0) {
+  BlockMask(const PairwiseArgs<T>& args, int64_t i0, int64_t ni, int64_t j0, int64_t nj) : p(args), i0(i0), j0(j0) {
     if (p.ids_a != nullptr) {
       ranges(p.ids_a + i0, ni, R, row);
       ranges(p.ids_b + j0, nj, kCols, col);
@@ -181,7 +181,7 @@ struct PairwiseBlocks {
   template <typename Use>
   inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
                                                        const Use& use) const {
-    LeftOut<T> left_out(p, i0, ni, j0, nj);
+    BlockMask<T> left_out(p, i0, ni, j0, nj);
     block_product<T, Op>(
         depth, w.a_panels, w.b_panels, {i0, ni, j0, nj}, tile, kLd,
         [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {

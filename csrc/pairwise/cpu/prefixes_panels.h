@@ -103,7 +103,7 @@ struct PrefixPanels {
   template <typename Use>
   inline __attribute__((always_inline)) void for_tiles(int64_t h, int64_t i0, int64_t ni, int64_t j0, int64_t nj,
                                                        T* tile, const Use& use) const {
-    LeftOut<T> left_out(p, i0, ni, j0, nj);
+    BlockMask<T> left_out(p, i0, ni, j0, nj);
     const T *alpha = w.row.factor + h * w.n_pad + i0, *beta = w.col.factor + h * w.m_pad + j0;
     const bool last = h + 1 == q.prefixes;
     block_product<T>(

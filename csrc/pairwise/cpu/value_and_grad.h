@@ -6,15 +6,15 @@
 namespace sslspec::cpu {
 
 template <typename T>
-struct PairwiseRowsArgs {
+struct OnePositiveArgs {
   PairwiseArgs<T>
       pairwise;       // rectangular; grad_row: the weights of the rows; row_lse: the rows, out; grad_b may be null
   const T* positive;  // [n]
   T* grad_positive;   // [n] out
-  T* panel;           // pairwise_rows_panel(m) values
+  T* panel;           // pairwise_one_positive_panel(m) values
 };
 
-SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_rows_panel(int64_t m);
-                 template <typename T> void pairwise_rows(const PairwiseRowsArgs<T>& args);)
+SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_one_positive_panel(int64_t m);
+                 template <typename T> void pairwise_one_positive(const OnePositiveArgs<T>& args);)
 
 }  // namespace sslspec::cpu

@@ -23,10 +23,10 @@ struct Rows : PairwisePanels<T> {
   using Base::p, Base::w, Base::cols, Base::for_tiles, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
   static constexpr int64_t kBlock = Tile<T>::kBlock, kTile = kBlock * kLd;
 
-  const PairwiseRowsArgs<T>& q;
+  const OnePositiveArgs<T>& q;
   T *top, *sum;  // [column block][row of the panel]
 
-  explicit Rows(const PairwiseRowsArgs<T>& args) : Base(args.pairwise, true), q(args) {
+  explicit Rows(const OnePositiveArgs<T>& args) : Base(args.pairwise, true), q(args) {
     top = q.panel + cols.count * kTile, sum = top + cols.count * kBlock;
   }
   static int64_t panel_size(int64_t m) { return Blocks(m).count * (kTile + 2 * kBlock); }
@@ -111,17 +111,17 @@ struct Rows : PairwisePanels<T> {
 }  // namespace
 
 template <typename T>
-int64_t pairwise_rows_panel(int64_t m) {
+int64_t pairwise_one_positive_panel(int64_t m) {
   return Rows<T>::panel_size(m);
 }
 template <typename T>
-void pairwise_rows(const PairwiseRowsArgs<T>& args) {
+void pairwise_one_positive(const OnePositiveArgs<T>& args) {
   Rows<T>(args).run();
 }
 
-template int64_t pairwise_rows_panel<float>(int64_t);
-template int64_t pairwise_rows_panel<double>(int64_t);
-template void pairwise_rows<float>(const PairwiseRowsArgs<float>&);
-template void pairwise_rows<double>(const PairwiseRowsArgs<double>&);
+template int64_t pairwise_one_positive_panel<float>(int64_t);
+template int64_t pairwise_one_positive_panel<double>(int64_t);
+template void pairwise_one_positive<float>(const OnePositiveArgs<float>&);
+template void pairwise_one_positive<double>(const OnePositiveArgs<double>&);
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA

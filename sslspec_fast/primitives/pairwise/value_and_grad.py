@@ -71,8 +71,8 @@ def _one_positive_body(
     a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
     shapes = _shapes(a, b, scale, positive, weight, skip_self, grad_b)
     _, rows, g_a, g_b, _, grad_positive = shapes
-    panel = a.new_empty(_C.pairwise_rows_panel_size(b.shape[0], CODE[a.dtype]))
-    _C.pairwise_rows(
+    panel = a.new_empty(_C.pairwise_one_positive_panel_size(b.shape[0], CODE[a.dtype]))
+    _C.pairwise_one_positive(
         Logits(a, b, scale, LeftOut(self_pairs=skip_self)).view(),
         view(positive.contiguous()),
         view(weight),

@@ -174,10 +174,10 @@ def test_opcheck() -> None:
 def test_the_core_names_what_is_wrong() -> None:
     a, row, scale = torch.zeros(4, 3), torch.zeros(4), torch.ones(())
     work = torch.zeros(_C.pairwise_workspace_size(4, 4, 3, 0, False, True))
-    panel = torch.zeros(_C.pairwise_rows_panel_size(4, 0))
+    panel = torch.zeros(_C.pairwise_one_positive_panel_size(4, 0))
 
     def call(positive: Tensor, grad_positive: Tensor, panel: Tensor) -> None:
-        _C.pairwise_rows(
+        _C.pairwise_one_positive(
             Logits(a, a, scale).view(),
             view(positive),
             view(row),
