@@ -35,7 +35,7 @@ class Probe:
     """values (m,) Ritz values, largest first; counts (m,) eigenvalues estimated at or above each;
     lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
     residuals (m,) of the Ritz pairs. block: columns of the start, so copies of an eigenvalue that
-    it sees. basis: the Krylov blocks, one after the other, when they were kept, with rows to be
+    it holds. basis: the Krylov blocks, one after the other, when they were kept, with rows to be
     multiplied by `scale` (n, 1); coefficients (m, m) are those of the Ritz vectors in it.
     """
 
@@ -49,9 +49,14 @@ class Probe:
     coefficients: Tensor | None = None
     scale: Tensor | None = None
 
+    def holds(self, width: int) -> bool:
+        """There are that many Ritz vectors, and the basis was kept."""
+        kept = bool(self.basis) and self.coefficients is not None
+        return kept and width <= len(self.values)
+
     def vectors(self, width: int) -> Tensor | None:
-        """(n, width) the first Ritz vectors, or None when the basis was not kept."""
-        if not self.basis or self.coefficients is None or width > len(self.values):
+        """(n, width) the first Ritz vectors, or None where the probe does not hold them."""
+        if not self.holds(width) or self.coefficients is None:
             return None
         x = multiply(self.basis, self.coefficients[:, :width])
         return x if self.scale is None else x.mul_(self.scale)
@@ -81,8 +86,8 @@ class Probe:
 def _line(k: int, dtype: torch.dtype) -> int:
     """Columns whose gathered rows are a cache line each: a product with fewer costs as much.
 
-    Narrower blocks get further per column, but see fewer copies of an eigenvalue: where many values
-    are wanted and some lie together, the look for what they missed would cost more.
+    Narrower blocks get further per column, but hold fewer copies of an eigenvalue: where many
+    values are wanted and some lie together, the search for what they missed would cost more.
     """
     return LINE // 2 if dtype == torch.float64 and k <= 2 * LINE else LINE
 
@@ -123,11 +128,11 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     return more if lanczos < more * width * cost else 0
 
 
-def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
+def probe(task: Task, keep: bool = False) -> Probe:
     """keep: the solver can start from Ritz vectors, so a run that makes good ones pays."""
-    op, nnz = task.op, task.op.nnz()
+    op, nnz, dtype = task.op, task.op.nnz(), task.low
     least, most = _limits(task, dtype)
-    # grids and trees (few entries a row) end in a factorisation or a long filter: look briefly
+    # grids and trees (few entries a row) end in a factorisation or a long filter: few steps will do
     keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
     b = _line(task.k, dtype) if keep else min(_BLOCK, max(task.free // 2, 1))
     run = Recurrence(task, b, dtype, keep)
