@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators.convert import to_array
+from .._arrays import to_array
 from ..primitives.basis import column_norms, lengths
 from .completeness.inertia import Proof
 from .linalg.signs import canonical_signs

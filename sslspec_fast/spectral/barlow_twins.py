@@ -23,7 +23,7 @@ from .._checks import count
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import normalized_modes
 from ._features import design_of
-from ._rows_target import relation
+from ._rows_target import target_of
 from .closed_form import ClosedForm, OutOfSample, package, pad
 from .filters.barlow_twins import barlow_filter, whitened_filter
 
@@ -70,15 +70,15 @@ def barlow_twins(
         "kernel": kernel,
         "starts": starts,
     }
-    rel = relation("barlow_twins", graph, group, facts)
-    k = check_rank(k, rel.n)
+    target = target_of("barlow_twins", graph, group, facts)
+    k = check_rank(k, target.n)
     alpha = check_positive(off_diagonal, "off_diagonal")
     solver = check_solver(solver)
     seed = int(solver.get("seed", 0))
     starts = None if starts is None else count("barlow_twins", "starts", starts, 0)
-    design = design_of(rel, features, kernel)
-    degree, volume = rel.degree, rel.volume
-    least = rel.least(degree)
+    design = design_of(target, features, kernel)
+    degree, volume = target.degree, target.volume
+    least = target.least(degree)
     if volume <= 0 or least < 0:
         raise ValueError(
             f"graph must have an edge and non-negative degrees, got volume {volume:.3g} and "
@@ -89,12 +89,12 @@ def barlow_twins(
         # Correlations cannot exceed 1; rounding can, and 1 - lam would turn into a loss of -1e-16.
         lam = np.minimum(lam, 1.0)
         if whitened:
-            return rel.alike(whitened_filter(lam, k, alpha))
-        return rel.alike(barlow_filter(lam, k, alpha, seed, starts))
+            return target.alike(whitened_filter(lam, k, alpha))
+        return target.alike(barlow_filter(lam, k, alpha, seed, starts))
 
     more: dict[str, Any]
     if design is None:
-        modes = normalized_modes(rel, k, solver, trivial=not center)
+        modes = normalized_modes(target, k, solver, trivial=not center)
         lam, info = modes.values, modes.info
         fit = best(lam)
         scale = np.where(degree > 0, 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0)), 0.0)
@@ -104,17 +104,17 @@ def barlow_twins(
             "out_of_sample": OutOfSample(basis, fit.mix, slope=lam),
         }
     else:
-        share = degree / volume if center else np.zeros(rel.n)
+        share = degree / volume if center else np.zeros(target.n)
 
         def form(x: Array) -> Array:
             x = x - share @ x  # Ghat and Dhat are G and D applied to the centred columns
-            return rel.quadratic(x)
+            return target.quadratic(x)
 
         def metric(x: Array) -> Array:
             x = x - share @ x
             return x.T @ (degree[:, None] * x)
 
-        pencil = design.pencil(rel, k, form, metric, largest=True)
+        pencil = design.pencil(target, k, form, metric, largest=True)
         lam, info = pencil.values, pencil.info
         fit = best(lam)
         more = {
@@ -126,7 +126,7 @@ def barlow_twins(
     if fit.regime == "multistart":  # its columns may mix modes: fewer dimensions than modes
         more["active"] = np.linalg.svd(fit.mix, compute_uv=False) ** 2
     return package(
-        rel,
+        target,
         eigenvalues=pad(lam, k, 0.0),
         filter_=pad(fit.s, k, 0.0),
         loss=fit.value,

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._arrays import real_array
 from ...operators.base import ShiftOperator, SymmetricOperator
-from ...operators.convert import array_kind, as_operator, real_array
+from ...operators.convert import array_kind, as_operator
 from ...operators.known import Deflated, DenseVectors, GroupVectors
 from .._checks import Settings, check_count
 from ..completeness.inertia import Count, counting

@@ -17,8 +17,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..._arrays import from_array, real_array, to_array
 from ...operators.base import SymmetricOperator
-from ...operators.convert import from_array, real_array, to_array
 from ...operators.csr import CsrOperator
 from ...operators.known import GroupVectors
 from ...operators.partitioned import PartitionedOperator, partitioned
