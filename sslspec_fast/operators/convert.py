@@ -49,7 +49,7 @@ def array_kind(A: Any) -> str:
 
 
 def refuse_grad(op: str, name: str, x: Any) -> None:
-    """Operators hold detached tensors: say so rather than return values without a gradient."""
+    """Raise if the gradient would be dropped: operators hold detached tensors."""
     check.refuse_grad(
         op,
         name,

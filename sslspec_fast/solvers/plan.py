@@ -253,7 +253,7 @@ RULES = (
 DENSE_RULE = (
     "dense",
     f"`n` ≤ {DENSE_ROWS}, or `k` > `n` / {DENSE_FRACTION} and `n` ≤ {DENSE_LIMIT}",
-    "LAPACK takes no longer than any iteration, and sees every multiplicity",
+    "LAPACK takes no longer than an iteration, and finds every multiplicity",
 )
 _NEVER = "for comparison: it needs more products than chebyshev"
 

@@ -36,7 +36,7 @@ class _Pairs:
     wanted: Tensor  # of the task, whose wanted end is the upper one
     vectors: Tensor
     residuals: Tensor
-    remeasured: bool  # the vectors are judged apart from what the method says
+    remeasured: bool  # the residuals are those of vectors that the method did not deflate
 
     @property
     def worst(self) -> float:
@@ -117,10 +117,10 @@ def _all_pairs(problem: Eigenproblem, outcome: Outcome) -> _Pairs:
     wanted = values
     values = values if sign > 0.0 else -values
     given = known is None and task.deflated is not None and len(values) > 0
-    # float32 sums of V c know residuals to some 1e-6 ||A||
+    # residuals from float32 sums of V c are good to some 1e-6 ||A||
     single = vectors.dtype == torch.float32
     coarse = single and (task.angle_tol is not None or task.tol < _COARSE * task.norm)
-    if given or coarse:  # `deflate` may not be invariant, and the method saw its complement
+    if given or coarse:  # `deflate` may not be invariant, and the method worked in its complement
         x = vectors.double()
         residuals = column_norms(op.matmat(x) - x * values.to(x))
     return _Pairs(values, wanted, vectors, residuals, given)

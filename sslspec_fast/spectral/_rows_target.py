@@ -1,4 +1,4 @@
-"""The pairwise relation G whose rows are spread over ranks, as the closed forms see it.
+"""The pairwise relation G whose rows are spread over ranks, as the closed forms use it.
 
 Arrays of nodes hold this rank's; counts, sums and whatever is decided by them are those of all.
 """

@@ -1,6 +1,6 @@
-"""The pairwise relation G as the closed forms see it: symmetric, float64, blocks of NumPy columns.
+"""The pairwise relation G as the closed forms use it: symmetric, float64, blocks of NumPy columns.
 
-One class hides where G came from (a `PairGraph`, a scipy matrix, a dense array) and knows in which
+One class for G from a `PairGraph`, a scipy matrix or a dense array, which also keeps in which
 array type the caller wants the results back.
 """
 

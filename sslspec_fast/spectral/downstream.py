@@ -62,7 +62,7 @@ def downstream_error(closed_form_or_z: ClosedForm | Any, Y: Any) -> float:
 
 
 def alignment(graph: Any, Y: Any) -> float:
-    """How well the graph knows the task: tr(Y^T Ghat Y) / tr(Y^T Dhat Y), at most 1.
+    """How well the graph fits the task: tr(Y^T Ghat Y) / tr(Y^T Dhat Y), at most 1.
 
     Ghat = G - d d^T/vol, Dhat = D - d d^T/vol: the correlation of Y across the ends of an edge. 1
     iff no edge joins two different values, about 0 for a graph that ignores Y, negative for one

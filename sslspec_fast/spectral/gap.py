@@ -146,7 +146,7 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
 def _spans(
     loss: str, z: Array, best: ClosedForm, graph: Any, hyper: dict[str, Any]
 ) -> tuple[Array, Array]:
-    """Orthonormal bases of what the loss sees of z and of the optimum."""
+    """Orthonormal bases of what the loss depends on, of z and of the optimum."""
     optimum = checked_array(best.embedding, "embedding", 2)
     degree = graph.degree.cpu().numpy()
     if loss == "barlow_twins" or (loss == "vicreg" and hyper.get("measure") == "degree"):

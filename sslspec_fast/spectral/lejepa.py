@@ -180,6 +180,6 @@ def _centred(x: Array) -> Array:
 
 
 def _energy(target: Target, x: Array) -> Array:
-    """X^T L X / n; L does not see the mean, and without it nothing cancels."""
+    """X^T L X / n; L does not depend on the mean, and without it nothing cancels."""
     x = _centred(x)
     return (x.T @ (target.degree[:, None] * x) - target.quadratic(x)) / target.n

@@ -129,7 +129,7 @@ def vicreg(
 
 
 def _degree_basis(target: Target, vectors: Array) -> Array:
-    """sqrt(vol) D^-1/2 U; rows of isolated nodes, which this measure does not see, stay zero."""
+    """sqrt(vol) D^-1/2 U; rows of isolated nodes, of weight 0 in this measure, stay zero."""
     degree = target.degree
     scale = np.where(degree > 0, np.sqrt(target.volume / np.where(degree > 0, degree, 1.0)), 0.0)
     return scale[:, None] * vectors
@@ -157,7 +157,7 @@ def _parametric(
         return centred.T @ (weight[:, None] * centred)
 
     def form(x: Array) -> Array:
-        centred = x - share @ x  # L does not see the mean; without it nothing cancels
+        centred = x - share @ x  # L does not depend on the mean; without it nothing cancels
         return (centred.T @ (degree[:, None] * centred) - target.quadratic(centred)) / total
 
     # x_k = gamma mu_k; the ridge adds eta/2 to gamma B, that is eta / (2 gamma) to B.

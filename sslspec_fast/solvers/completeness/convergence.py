@@ -2,7 +2,7 @@
 
 Convergence: ||r_i|| <= tol for every wanted pair and, with an angle tolerance,
 ||R||_F <= angle_tol * gap. The gap t_k - (t_{k+1} + 4 ||r_{k+1}||) needs a guard vector good to a
-tenth of that distance: copies of t_k would still hide behind less, and the next eigenvalue need not
+tenth of that distance: copies of t_k could still lie behind less, and the next eigenvalue need not
 be the one that the guard is near. The gap ends at the floor of a search for missed pairs, below
 which the search finds nothing. Where a bound shows that half of that distance holds no other
 eigenvalue, the guard may be as rough as it is.
@@ -126,7 +126,7 @@ class Monitor:
             self._best, self._stale = residual, 0
         elif residual <= self.task.tol:
             self._stale += 1
-        if self._stale > _STALE:  # rounding, or copies without end: there is no gap to be told
+        if self._stale > _STALE:  # rounding, or copies without end: the gap cannot be measured
             improve = False
         return torch.tensor([k] if improve else [], dtype=torch.int64)
 

@@ -74,7 +74,7 @@ def davidson(
     values stay. bound_on_missed: what the start itself tells of the gap, asked before the pair
     behind it is computed.
     """
-    run = _Run(task, expand, sizes, search, bound_on_missed)
+    run = _DavidsonRun(task, expand, sizes, search, bound_on_missed)
     run.begin(start)
     while True:
         state = run.rayleigh_ritz()
@@ -87,7 +87,7 @@ def davidson(
             return run.outcome(state, step)
 
 
-class _Run:
+class _DavidsonRun:
     """A basis, what is known of its Ritz pairs, and the three ways to go on."""
 
     def __init__(

@@ -2,7 +2,7 @@
 
 For the largest eigenvalues of A with sigma just above them, T = (sigma I - A)^-1 R spans the same
 block Krylov space as the inverse itself (X is in the basis already), while Rayleigh-Ritz on A
-keeps true residuals. Blocks see multiplicities that ARPACK's single vector misses.
+keeps true residuals. Blocks hold multiplicities that ARPACK's single vector misses.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ShiftedSolve:
 @dataclass
 class _SearchBySolves:
     """Random directions outside the basis by the solver itself, after a run that nothing else can
-    prove: columns next to the shift come out parallel, and hide others.
+    prove: columns next to the shift come out parallel, and others are lost.
     """
 
     task: Task
@@ -109,7 +109,7 @@ def shift_invert(task: Task, plan: Plan, found: Probe) -> Outcome:
     count = counting(task.op, task.deflated, task.known, matrix)
     width = plan.width
     start = random_block(task.op.n, width, task.seed, torch.float64, task.op.device)
-    run = _Run(replace(task, dtype=torch.float64), width, count)
+    run = _FactorRun(replace(task, dtype=torch.float64), width, count)
     run.place_shift(matrix, found, start)
     if task.warm is None:
         start = run.solver.grown(start, [], 2)
@@ -130,7 +130,7 @@ def shift_invert(task: Task, plan: Plan, found: Probe) -> Outcome:
     return outcome
 
 
-class _Run:
+class _FactorRun:
     """A task in float64, its factor, and what the runs before the last one took.
 
     solves: by factors before the present one; factors: all, of counts too; iterations: of runs

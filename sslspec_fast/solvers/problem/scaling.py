@@ -99,7 +99,7 @@ def divided(op: SymmetricOperator, scale: float) -> SymmetricOperator:
     if isinstance(op, DenseOperator):
         return DenseOperator((op.matrix.double() * factor).to(op.dtype))
     if isinstance(op, CsrOperator) and op.values is not None:
-        # scaled before float32 sees them
+        # scaled before they are rounded to float32
         diagonal = None if op.diagonal is None else op.diagonal * factor
         known = tuple(KnownPairs(pair.value * factor, pair.vectors) for pair in op.known())
         low, high = op.bounds()
