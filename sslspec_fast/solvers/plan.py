@@ -35,17 +35,33 @@ from .problem.task import Task
 
 __all__ = ["RULES", "Plan", "Rule", "lapack_pays", "make_plan", "takes_lapack"]
 
+# The thresholds of every choice. Seconds are those of one core of an AMD EPYC (AVX-512), tol 1e-4
+# on the graphs of `benchmarks.cases.eigsh` and 1e-6 on planted communities ("blocks") and paths.
+
+# Rows up to which LAPACK is at most some 30 ms slower than an iteration, and finds every copy: 6
+# pairs of 300 rows take it 7 ms (chebyshev 6 blocks, 4 path), of 600 rows 41 (7, 12), of 900 rows
+# 119 (7, 11).
 DENSE_ROWS = 600
+# Wanted pairs, as a fraction of the rows, beyond which LAPACK is faster: blocks of 2000 rows take
+# it 1.1 s; chebyshev takes 0.8 s for an eighth of the pairs, 3.4 s for a fifth.
 DENSE_FRACTION = 5
 DENSE_LIMIT = 20_000  # rows: 3.2 GB of float64 per copy
+# Growth per degree (log, base e) from which the wanted end counts as separated, and where rows have
+# `FILLED_ROWS` entries, so that a factor fills in: mnist5k has 0.16 for 10 pairs (chebyshev 0.014 s,
+# shift_invert 0.93) and 0.84 for 64 (0.045, 1.6), pp50k-32 has 1.3; the probe does not resolve the
+# ends of usa (1.0, 0.22) and geonames (13, 2.1).
 SEPARATED = 0.15
 SEPARATED_FILLED = 0.05
+# Problems so small that this many degrees of a filter take less than these seconds.
 SMALL_ROWS = 5000
 SMALL_SECONDS = 1e-3
 SMALL_DEGREE = 10.0
+# Degrees that 20 digits (base e) take, for each level of the graph: usa 4.0, mnist5k 6.9, geonames
+# 7.9 of all degrees that chebyshev runs.
 LEVELS_TO_DEGREE = 5.0
-FACTOR_MEMORY = 0.25  # of the memory of the machine
-_COLUMN = 1.5e-9  # seconds of a column, for each nanosecond of its product
+FACTOR_MEMORY = 0.25  # of the memory of the machine that a factor may take
+FACTOR_ENTRY = 24.0  # bytes of it, for each predicted entry
+COLUMN = 1.5e-9  # seconds of a column of a filter, for each nanosecond of `product_cost`
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ class Choice:
     def filter_seconds(self) -> float:
         """A degree of a filter of the start block; orthogonalisation is a minor part of it."""
         k, n = self.task.k, self.task.op.n
-        return (k + guards(k)) * (_COLUMN * product_cost(self.task.op, n))
+        return (k + guards(k)) * (COLUMN * product_cost(self.task.op, n))
 
     @cached_property
     def structure(self) -> tuple[Structure, int] | None:
@@ -147,6 +163,15 @@ def _why_lapack(op: SymmetricOperator, k: int) -> str | None:
     return None if op.ranks is not None else lapack_pays(op.n, k)
 
 
+def _why_not_lapack(op: SymmetricOperator, k: int) -> str:
+    if op.ranks is not None:
+        return "the rows are spread over ranks"
+    most = op.n // DENSE_FRACTION
+    if k > most:
+        return f"n = {op.n} > {DENSE_LIMIT}"
+    return f"n = {op.n} > {DENSE_ROWS} and k = {k} <= n / {DENSE_FRACTION} = {most}"
+
+
 def takes_lapack(op: SymmetricOperator, k: int, method: str) -> bool:
     """Whether the plan of `method=` is "dense". Needs no product with A."""
     return method == "dense" or (method == "auto" and _why_lapack(op, k) is not None)
@@ -195,7 +220,7 @@ def _not_stored(choice: Choice) -> tuple[bool, str]:
 def _factor_pays(choice: Choice) -> tuple[bool, str]:
     direct, polynomial, facts = choice.predicted()
     assert choice.structure is not None
-    memory = 24.0 * choice.structure[0].fill
+    memory = FACTOR_ENTRY * choice.structure[0].fill
     return direct < polynomial and memory < FACTOR_MEMORY * host_memory(), facts
 
 
@@ -227,12 +252,12 @@ RULES = (
         "chebyshev",
         f"`n` < {SMALL_ROWS}, and {SMALL_DEGREE:.0f} degrees of a filter take less than "
         f"{SMALL_SECONDS * 1e3:.0f} ms",
-        "no choice could save much",
+        "another choice could save a millisecond at most",
         _small,
     ),
     Rule(
         "chebyshev",
-        "`A` is a graph of implicit cliques, a sum with one, centred or of low rank",
+        "`A` is dense, centred, of low rank, of implicit cliques, or spread over ranks",
         "there are no stored entries to factorise",
         _not_stored,
     ),
@@ -240,7 +265,7 @@ RULES = (
         "shift_invert",
         "a factorisation is predicted to cost less than filters, from the levels of the graph, and "
         f"fits in {FACTOR_MEMORY:.0%} of the memory",
-        "each solve is worth a filter of the degree of several times the levels",
+        "a filter needs a degree of several times the levels; a factor of little fill does not",
         _factor_pays,
     ),
     Rule(
@@ -253,15 +278,16 @@ RULES = (
 DENSE_RULE = (
     "dense",
     f"`n` ≤ {DENSE_ROWS}, or `k` > `n` / {DENSE_FRACTION} and `n` ≤ {DENSE_LIMIT}",
-    "LAPACK takes no longer than an iteration, and finds every multiplicity",
+    "LAPACK takes milliseconds, or less than an iteration, and finds every multiplicity",
 )
-_NEVER = "for comparison: it needs more products than chebyshev"
+# mnist5k 1373 columns (chebyshev 736), for 64 pairs 11789 (2133), pp50k-32 616 (432), pp100k-16 421
+# (240), pp100k-64 1068 (640), without a multigrid preconditioner; usa fails in 60 steps.
+_NEVER = "it needs more products than chebyshev"
 
 
 def choose(choice: Choice) -> tuple[str, str, dict[str, str]]:
     """(method, reason, rejected) of the first rule that applies."""
-    n, k = choice.task.op.n, choice.task.k
-    rejected = {"dense": f"n = {n} > {DENSE_ROWS}, k = {k}, n / {DENSE_FRACTION} = {n // 5}"}
+    rejected = {"dense": _why_not_lapack(choice.task.op, choice.task.k)}
     for rule in RULES:
         applies, why = rule.judge(choice)
         if applies:

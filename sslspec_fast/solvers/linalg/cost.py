@@ -32,8 +32,8 @@ FILLED_ROWS = 8
 # Residual, relative to the norm, that filters in float32 reach from a random start.
 FILTER_RESIDUAL = 2e-6
 MAX_DEGREE = 300  # of a filter
-# Nanoseconds of a step beside its filter: for each row and column of the basis, for each cube of
-# its columns, and whatever the sizes are.
+# Nanoseconds of a step beside its filter, on two cores: for each row and column of the basis, for
+# each cube of its columns, and whatever the sizes are.
 _ROW, _CUBE, _STEP = 5.0, 2.0, 2e6
 _FILTER_PART = 2.5  # of the rest of a step: what its filter may take
 _FIRST = (8.0, 60.0)  # shortest and longest filter of a start block where nothing else tells
