@@ -47,9 +47,9 @@ DENSE_ROWS = 600
 DENSE_FRACTION = 5
 DENSE_LIMIT = 20_000  # rows: 3.2 GB of float64 per copy
 # Growth per degree (log, base e) from which the wanted end counts as separated, and where rows have
-# `FILLED_ROWS` entries, so that a factor fills in: mnist5k has 0.16 for 10 pairs (chebyshev 0.014 s,
-# shift_invert 0.93) and 0.84 for 64 (0.045, 1.6), pp50k-32 has 1.3; the probe does not resolve the
-# ends of usa (1.0, 0.22) and geonames (13, 2.1).
+# `FILLED_ROWS` entries, so that a factor fills in: mnist5k has 0.16 for 10 pairs (chebyshev takes
+# 0.014 s, shift_invert 0.93) and 0.84 for 64 (0.045, 1.6), pp50k-32 has 1.3; the probe does not
+# resolve the ends of usa (1.0, 0.22) and geonames (13, 2.1).
 SEPARATED = 0.15
 SEPARATED_FILLED = 0.05
 # Problems so small that this many degrees of a filter take less than these seconds.

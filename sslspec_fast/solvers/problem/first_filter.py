@@ -11,7 +11,16 @@ from dataclasses import dataclass
 
 from ..linalg.chebyshev_filter import growth_rate
 from ..linalg.cost import (
+    EDGE_RATE,
     FILTER_RESIDUAL,
+    ONE_FILTER,
+    ONE_FILTER_RATE,
+    OPEN_CUT,
+    OPEN_EDGE,
+    OPEN_EDGE_RATE,
+    STEP,
+    SURE_DEGREE,
+    SURE_RATE,
     longest_first_filter,
     padded,
     product_cost,
@@ -20,10 +29,6 @@ from .probe import Probe
 from .task import Task
 
 __all__ = ["FirstFilter", "first_filter", "is_multiple_of_identity"]
-
-# The edge of a dense spectrum takes the place of the Ritz value near it while a degree still gains
-# this fraction of what it would gain there.
-_EDGE = 0.33
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,16 @@ def _of_ritz(task: Task, found: Probe, width: int) -> FirstFilter:
     # Ritz values near a dense spectrum are low, and so is the cut: what lies between grows as well
     edge = cut + float(found.residuals[at])
     raised = growth_rate(wanted, lo, edge)
-    if raised > _EDGE * rate:
+    if raised > EDGE_RATE * rate:
         cut, rate = edge, raised
-        if rate < 0.6:  # no gap behind the cut: values there are as unsure as the cut itself
-            rate *= 0.8
-    elif rate < 0.8:
-        rate *= _EDGE
+        if rate < OPEN_EDGE:  # no gap behind the cut: values there are as unsure as it is
+            rate *= OPEN_EDGE_RATE
+    elif rate < OPEN_CUT:
+        rate *= EDGE_RATE
     need = math.log(max(2.0 * worst / max(task.tol, FILTER_RESIDUAL * task.norm), 1.0))
     n, block = task.op.n, product_cost(task.op, task.op.n) * padded(width)
-    longest = 36.0 if rate > 0.18 else longest_first_filter(n, width, block, 2e6)
+    sure = rate > SURE_RATE
+    longest = SURE_DEGREE if sure else longest_first_filter(n, width, block, STEP)
     degree = int(min(need / max(rate, 1e-6), longest)) + 1
     return FirstFilter(lo, cut, max(found.hi, cut), cut, degree, True, need > 0.0)
 
@@ -84,7 +90,7 @@ def _of_random(task: Task, found: Probe, width: int) -> FirstFilter:
     """Random vectors carry n / k times more of the unwanted: grow until that is paid back."""
     cut, last = found.split(width)
     n, block = task.op.n, product_cost(task.op, task.op.n) * width
-    longest = int(longest_first_filter(n, width, block, 1e6))
+    longest = int(longest_first_filter(n, width, block, STEP / 2))
     degree = longest
     lo = min(found.lo, cut - 1e-6 * task.norm)
     if last is not None:
@@ -92,6 +98,6 @@ def _of_random(task: Task, found: Probe, width: int) -> FirstFilter:
         reachable = max(task.tol / task.norm, FILTER_RESIDUAL)
         need = math.log(8.0 * math.sqrt(n) / reachable)
         # a well separated top needs no second filter: finish in one
-        most = 60 if rate > 0.4 else 1.5 * longest
+        most = ONE_FILTER if rate > ONE_FILTER_RATE else 1.5 * longest
         degree = int(min(max(need / max(rate, 1e-6), 4), most))
     return FirstFilter(lo, cut, max(found.hi, cut), cut if last is None else last, degree, False)

@@ -20,14 +20,25 @@ from torch import Tensor
 from ...primitives.basis import multiply
 from ..linalg.basis import host_memory
 from ..linalg.chebyshev_filter import growth_rate
-from ..linalg.cost import FILLED_ROWS, LINE, padded, product_cost, start_width
+from ..linalg.cost import (
+    FILLED_ROWS,
+    KEPT_BYTES,
+    LINE,
+    LONG_PROBE,
+    PASS_BYTE,
+    PROBE_BLOCK,
+    PROBE_STEPS,
+    PROJECTED_CUBE,
+    PROJECTED_PART,
+    RITZ_COLUMNS,
+    padded,
+    product_cost,
+    start_width,
+)
 from .recurrence import Recurrence
 from .task import Task
 
 __all__ = ["Probe", "probe"]
-
-_STEPS, _BLOCK = 8, 4
-_KEPT_BYTES = 1 << 30
 
 
 @dataclass
@@ -99,9 +110,10 @@ def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
     memory.
     """
     n = task.op.n
-    kept = min(_KEPT_BYTES, host_memory() / 8) / (task.op.most_rows * dtype.itemsize)
-    most = max(math.sqrt(0.6 * product_cost(task.op, n)), 16.0 * LINE)
-    return padded(max(15 * (task.k + 1) // 2, _STEPS * LINE)), int(min(most, n / LINE, kept))
+    kept = min(KEPT_BYTES, host_memory() / 8) / (task.op.most_rows * dtype.itemsize)
+    most = max(math.sqrt(PROJECTED_PART * product_cost(task.op, n)), float(LONG_PROBE * LINE))
+    least = max(RITZ_COLUMNS * (task.k + 1) // 2, PROBE_STEPS * LINE)
+    return padded(least), int(min(most, n / LINE, kept))
 
 
 def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
@@ -123,7 +135,8 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     more = math.ceil(min(math.log(worst / target) / max(rate, 1e-3), 1e4))
     # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
     cost, b = product_cost(task.op, n) * dtype.itemsize / 4, found.block
-    lanczos = more * b * (cost + 1.5 * dtype.itemsize * n) + 0.35 * (len(values) + b * more) ** 3
+    projected = PROJECTED_CUBE * (len(values) + b * more) ** 3
+    lanczos = more * b * (cost + PASS_BYTE * dtype.itemsize * n) + projected
     width = padded(start_width(k, task.free))
     return more if lanczos < more * width * cost else 0
 
@@ -134,9 +147,9 @@ def probe(task: Task, keep: bool = False) -> Probe:
     least, most = _limits(task, dtype)
     # grids and trees (few entries a row) end in a factorisation or a long filter: few steps will do
     keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
-    b = _line(task.k, dtype) if keep else min(_BLOCK, max(task.free // 2, 1))
+    b = _line(task.k, dtype) if keep else min(PROBE_BLOCK, max(task.free // 2, 1))
     run = Recurrence(task, b, dtype, keep)
-    run.run(least // b if keep else min(_STEPS, max(task.free // b, 1)))
+    run.run(least // b if keep else min(PROBE_STEPS, max(task.free // b, 1)))
     found = _read(task, run)
     while keep and len(set(run.sizes)) == 1:
         more = min(_more(task, found, dtype), run.steps // 2)

@@ -21,23 +21,22 @@ from ...operators.base import ShiftOperator, SymmetricOperator
 from ...operators.csr import CsrOperator
 from ...operators.known import KnownPairs
 from ..linalg.basis import host_memory
+from ..linalg.cost import CACHE_BYTES, LEAST_LEVELS, RENUMBERED_ENTRY, SCATTERED
 from ..linalg.factorization import INT32_LIMIT, structure
 from .probe import Probe
 from .task import Task
 
 __all__ = ["order", "renumber", "renumbering_pays"]
 
-_CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway
-_MEMORY = 240.0  # bytes of memory for an entry: with the new matrix they need a quarter of that
 _SAMPLE = 20_000  # rows that show how far apart neighbours are
 
 
 def renumbering_pays(op: SymmetricOperator, levels: int | None = None) -> bool:
     """Whether the nodes have a better order. levels: of a breadth-first search, if it was made."""
     n, op = op.n, op.op if isinstance(op, ShiftOperator) else op
-    if not isinstance(op, CsrOperator) or op.device.type != "cpu" or n * 64 <= _CACHE_BYTES:
+    if not isinstance(op, CsrOperator) or op.device.type != "cpu" or n * 64 <= CACHE_BYTES:
         return False
-    if op.nnz() > min(INT32_LIMIT, host_memory() / _MEMORY):
+    if op.nnz() > min(INT32_LIMIT, host_memory() / RENUMBERED_ENTRY):
         return False
     if levels is not None:
         return _pays(op, levels)
@@ -59,7 +58,7 @@ def _pattern(op: CsrOperator) -> Any:
 
 def _pays(op: CsrOperator, levels: int) -> bool:
     """A band holds the neighbours of the levels before and after."""
-    return levels >= 16 and _distance(op) * levels >= 4.0 * op.n
+    return levels >= LEAST_LEVELS and _distance(op) * levels >= SCATTERED * op.n
 
 
 def _distance(op: CsrOperator) -> float:

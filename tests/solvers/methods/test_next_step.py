@@ -77,4 +77,5 @@ def test_a_search_runs_only_for_what_is_left() -> None:
             assert HALF <= given.size < ALL
             assert given.may_miss
             assert not given.confirmed
-            assert not (given.stopped or given.out_of_steps)
+            assert not given.stopped
+            assert not given.out_of_steps
