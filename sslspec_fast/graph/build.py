@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._arrays import host_array
 from ..primitives.sparse.csr import Csr
 from .relation import index_dtype
 
@@ -75,7 +76,7 @@ def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool)
         w = np.ones(i.shape[0])
     else:
         _refuse_grad("from_edges", "weights", weights)
-        w = to_numpy(weights)
+        w = host_array(weights)
         if w.shape != i.shape:
             raise ValueError(f"from_edges: weights must match rows {i.shape}, got {w.shape}")
         if w.dtype.kind not in "biuf":
@@ -152,18 +153,8 @@ def _refuse_grad(op: str, name: str, x: Any) -> None:
     check.refuse_grad(op, name, required, f"pass {name}.detach()")
 
 
-def to_numpy(values: Any) -> np.ndarray:
-    """list, ndarray, tensor (any device) or cupy array in host memory."""
-    if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        return values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy()
-    if hasattr(values, "get") and type(values).__module__.startswith("cupy"):
-        return values.get()
-    return np.asarray(values)
-
-
 def _index_array(name: str, values: Any, n: int) -> np.ndarray:
-    out = to_numpy(values)
+    out = host_array(values)
     if out.ndim != 1:
         raise ValueError(f"from_edges: {name} must have shape (E,), got {out.shape}")
     if out.size == 0:
@@ -186,7 +177,7 @@ def label_tensor(labels: Any) -> Tensor:
         if labels.dtype == torch.uint64:
             _below_2_to_63(out)
     else:
-        array = to_numpy(labels)
+        array = host_array(labels)
         if array.size == 0 and array.ndim == 1:
             array = array.astype(np.int64)
         if array.dtype.kind not in "iub":

@@ -13,8 +13,9 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from .._arrays import host_array
 from ..primitives.sparse.csr import Csr
-from .build import csr_from_scipy, native, to_numpy
+from .build import csr_from_scipy, native
 from .distances import times_power
 from .nearest import SPARE, centred, neighbours
 
@@ -108,7 +109,7 @@ def _rows(X: Any, metric: str) -> tuple[Tensor, torch.dtype]:
         if x.layout != torch.strided or x.is_complex():
             raise TypeError(f"from_knn: X must be dense and real, got {x.layout} of {x.dtype}")
     else:
-        array = to_numpy(X)  # of objects when X is sparse
+        array = host_array(X)  # of objects when X is sparse
         if array.dtype.kind not in "fiub":
             kind = type(X).__name__
             raise TypeError(f"from_knn: X must be dense and real, got {kind} of {array.dtype}")

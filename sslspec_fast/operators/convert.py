@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._arrays import check_real, is_cupy, real_array
 from ..graph import PairGraph
 from ..graph.build import scipy_from_torch, summed
 from .base import ShiftOperator, SymmetricOperator
@@ -27,17 +28,13 @@ __all__ = [
     "array_kind",
     "as_operator",
     "centered",
-    "from_array",
     "low_rank",
-    "real_array",
     "refuse_grad",
     "shift",
-    "to_array",
     "to_csr",
     "trial",
 ]
 
-_FLOATS = (torch.float32, torch.float64)
 _FAR, _UP = 2.0**400, 500  # products beyond, or below the inverse, are made in another unit
 _FOREIGN = 1e-6  # asymmetry that products in float32 may show
 
@@ -51,27 +48,8 @@ def array_kind(A: Any) -> str:
     return "numpy"
 
 
-def from_array(x: Any) -> Tensor:
-    """numpy, torch or cupy array as a tensor, without a copy where memory allows it."""
-    if isinstance(x, Tensor):
-        return x.detach()
-    if type(x).__module__.split(".")[0] == "cupy":
-        return torch.from_dlpack(x)
-    return torch.from_numpy(np.ascontiguousarray(x))
-
-
-def to_array(x: Tensor, kind: str) -> Any:
-    if kind == "torch":
-        return x
-    if kind == "numpy":
-        return x.cpu().numpy()
-    import cupy  # type: ignore[import-not-found, unused-ignore]
-
-    return cupy.from_dlpack(x)
-
-
 def refuse_grad(op: str, name: str, x: Any) -> None:
-    """Operators hold detached tensors: say so rather than return values without a gradient."""
+    """Raise if the gradient would be dropped: operators hold detached tensors."""
     check.refuse_grad(
         op,
         name,
@@ -87,27 +65,6 @@ def _needs_grad(x: Any) -> bool:
     if isinstance(x, SymmetricOperator):
         x = list(vars(x).values())
     return isinstance(x, list) and any(map(_needs_grad, x))
-
-
-def real_array(op: str, name: str, x: Any) -> Tensor:
-    """An array of finite real numbers as a float32 or float64 tensor, detached."""
-    x = x if hasattr(x, "dtype") else np.asarray(x)
-    _check_real(op, name, x)
-    if isinstance(x, np.ndarray) and x.dtype not in (np.float32, np.float64):
-        x = x.astype(np.float64)
-    t = from_array(x)
-    t = t if t.dtype in _FLOATS else t.double()
-    finite: Any = np.isfinite(t.numpy()) if t.device.type == "cpu" else torch.isfinite(t)
-    if not finite.all():
-        raise ValueError(f"{op}: {name} must be finite, got {int((~finite).sum())} bad values")
-    return t
-
-
-def _check_real(op: str, name: str, x: Any) -> None:
-    dtype = getattr(x, "dtype", None)
-    kind = dtype.kind if isinstance(dtype, np.dtype) else "f"
-    if kind not in "fiub" or "complex" in str(dtype):
-        raise TypeError(f"{op}: {name} must be real, got dtype {dtype}")
 
 
 def low_rank(factor: Any, coefficients: Any = None) -> SymmetricOperator:
@@ -159,7 +116,7 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
         raise ValueError(
             f"{name}: A must be square (n, n), got {type(A).__name__} of shape {shape}"
         )
-    _check_real(name, "A", A)
+    check_real(name, "A", A)
     if scipy.sparse.issparse(A):
         return _from_scipy(A, name)
     if isinstance(A, Tensor):
@@ -171,7 +128,7 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
         csr = A.tocsr()
         arrays = [torch.from_dlpack(x) for x in (csr.indptr, csr.indices, csr.data)]
         return _checked_csr(arrays[0], arrays[1], arrays[2], shape[0], name)
-    if isinstance(A, np.ndarray) or module.split(".")[0] == "cupy":
+    if isinstance(A, np.ndarray) or is_cupy(A):
         return _from_dense(real_array(name, "A", A), name)
     op = CallableOperator(product, shape[0], torch.float64, torch.device("cpu"), array="numpy")
     return _probe_symmetry(op, name, _FOREIGN)  # whatever the precision of its products

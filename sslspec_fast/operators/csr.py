@@ -122,7 +122,7 @@ class CsrOperator(EntryBounds):
         matrix, scale = self._product(x.dtype)
         right, scaled = scale, x
         if scale is not None and self.nnz() >= _SCALE_AHEAD * self.n:
-            # one pass over X is less than a look at the scale for every entry
+            # one pass over X costs less than reading the scale for every entry
             right, scaled = None, new_block(x.shape[0], x.shape[1], x.dtype, x.device)
             torch.mul(x, scale[:, None], out=scaled)
         return self._multiply(matrix, scaled, scale, right, x, out, alpha, beta, gamma, w)

@@ -77,7 +77,7 @@ class GroupVectors:
     """Orthonormal block with one vector per group: v_c = weight on the rows of group c, normalised.
 
     labels: (n,) int64 in [0, count), or -1 for rows outside every group; weights: (n,) or None
-    for ones. Null vectors of graphs look like this (one per connected component), thousands of
+    for ones. Null vectors of graphs have this form (one per connected component), thousands of
     them cost O(n) instead of O(n * count). group: of ranks that hold the rows together; labels and
     weights are then those of this rank's rows, and count, of all, is needed.
     """

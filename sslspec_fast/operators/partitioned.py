@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
+from .._arrays import real_array
 from ..graph.build import scipy_from_torch, summed
 from ..primitives.basis import gram, new_block
 from ..primitives.sparse.csr import Csr
@@ -30,7 +31,7 @@ from ..ranks.differentiable import start_gather
 from ..ranks.halo import Halo
 from ..ranks.lockstep import Lockstep, ends, ordered_sum
 from ._discs import EntryBounds
-from .convert import real_array, refuse_grad
+from .convert import refuse_grad
 from .known import KnownPairs
 
 __all__ = ["PartitionedOperator", "partitioned"]

@@ -1,4 +1,4 @@
-"""Symmetric eigensolvers that say how far their answer can be trusted."""
+"""Symmetric eigensolvers that measure how far their results can be trusted."""
 
 from .eigsh import eigsh
 from .result import ConvergenceWarning, EigInfo, EigResult

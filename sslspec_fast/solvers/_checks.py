@@ -1,21 +1,40 @@
-"""Argument checks of `eigsh`, shared with whoever passes its settings on."""
+"""The settings of `eigsh` and their checks, shared with the closed forms that pass them on."""
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .._checks import count
 
-__all__ = ["check_count", "check_settings"]
+__all__ = ["Settings", "check_count", "check_settings"]
 
 _CHOICES = {
     "which": ("LA", "SA"),
     "method": ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense"),
     "precision": ("mixed", "float64", "float32"),
 }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keywords of `eigsh` but for B and group, as they were given."""
+
+    which: str
+    method: str
+    tol: float
+    angle_tol: float | None
+    x0: Any
+    deflate: Any
+    precision: str
+    max_iter: int | None
+    seed: int
+    callback: Callable[[dict[str, Any]], Any] | None
+    progress: bool
+    certify: bool
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -16,13 +16,13 @@ between equal eigenvalues are dropped; they vanish for every function of the spa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..operators.base import SymmetricOperator
-from ..operators.convert import as_operator, to_csr
+from ..operators.convert import to_csr
+from .problem.eigenproblem import Eigenproblem
 from .result import EigResult
 
 __all__ = ["differentiable", "solve_complement"]
@@ -32,38 +32,34 @@ _CHUNK = 1 << 22  # entries of the pattern per SDDMM piece
 
 
 def differentiable(
-    solve: Callable[..., EigResult], A: Tensor, k: int, settings: dict[str, Any]
+    solve: Callable[[Eigenproblem], EigResult], problem: Eigenproblem, A: Tensor
 ) -> EigResult:
-    """eigsh on a torch matrix that requires grad."""
+    """solve(problem) as a function of the torch matrix A, of which the problem is made."""
     if A.layout == torch.strided:
-        source, rebuild = A, None
+        entries, pattern = A, None
     else:
         csr = to_csr(A, "eigsh")
-        source = csr.values()
-        crow, col, shape = csr.crow_indices().detach(), csr.col_indices().detach(), csr.shape
-
-        def rebuild(values: Tensor) -> Tensor:
-            return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=False)
-
+        entries = csr.values()
+        pattern = csr.crow_indices().detach(), csr.col_indices().detach()
     holder: list[EigResult] = []
-    values, vectors = _Eigsh.apply(source, rebuild, solve, k, settings, holder)
+    values, vectors = _Eigsh.apply(entries, pattern, solve, problem, holder)
     return EigResult(values, vectors, holder[0].info)
 
 
 class _Eigsh(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, source, rebuild, solve, k, settings, holder):  # type: ignore[no-untyped-def]
-        matrix = source.detach() if rebuild is None else rebuild(source.detach())
-        result = solve(matrix, k, **settings)
+    def forward(ctx, entries, pattern, solve, problem, holder):  # type: ignore[no-untyped-def]
+        result = solve(problem)
         holder.append(result)
-        ctx.rebuild, ctx.which, ctx.cut = rebuild, settings["which"], result.info.cluster_cut
-        ctx.save_for_backward(source.detach(), result.values, result.vectors)
+        ctx.op, ctx.pattern = problem.given, pattern
+        ctx.which, ctx.cut = problem.settings.which, result.info.cluster_cut
+        # the operator shares the memory of A: its entries are saved so that a change is noticed
+        ctx.save_for_backward(entries.detach(), result.values, result.vectors)
         return result.values, result.vectors
 
     @staticmethod
     def backward(ctx, grad_values, grad_vectors):  # type: ignore[no-untyped-def]
-        source, values, v = ctx.saved_tensors
-        matrix = source if ctx.rebuild is None else ctx.rebuild(source)
+        entries, values, v = ctx.saved_tensors
         v, lam = v.double(), values.double()
         left, right = v * grad_values.double(), v
         if grad_vectors is not None and bool((grad_vectors != 0).any()):
@@ -82,20 +78,20 @@ class _Eigsh(torch.autograd.Function):
                     f"k = {v.shape[1]} inside a cluster at {float(lam[-1]):.6g}"
                 )
             if depends and v.shape[1] < v.shape[0]:
-                left = left + solve_complement(as_operator(matrix), v, lam, outside, sign)
-        if ctx.rebuild is None:
+                left = left + solve_complement(ctx.op, v, lam, outside, sign)
+        if ctx.pattern is None:
             grad = left @ right.T
             grad = (grad + grad.T) / 2
         else:
-            grad = _on_pattern(matrix, left, right)
-        return grad.to(source.dtype), None, None, None, None, None
+            crow, col = ctx.pattern
+            grad = _on_pattern(crow, col, left, right)
+        return grad.to(entries.dtype), None, None, None, None
 
 
-def _on_pattern(matrix: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """(nnz,) entries of sym(left right^T) where `matrix` stores something."""
-    crow, col = matrix.crow_indices(), matrix.col_indices()
+def _on_pattern(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """(nnz,) entries of sym(left right^T) where a CSR matrix stores something."""
     nnz = col.shape[0]
-    row = torch.arange(matrix.shape[0], device=col.device).repeat_interleave(
+    row = torch.arange(len(crow) - 1, device=col.device).repeat_interleave(
         crow.diff(), output_size=nnz
     )
     out = torch.empty(nnz, dtype=left.dtype, device=left.device)

@@ -2,8 +2,11 @@
 
     A x = lambda x   or   A x = lambda B x,      A (n, n) symmetric, k extreme eigenpairs
 
-Checks the input, takes out what is known exactly (deflated and null vectors), chooses a method,
-runs it and reports residuals, gap and angle bound. Nothing here touches more than k columns.
+    settings -> Eigenproblem -> probe -> Plan -> METHODS[plan.method] -> finish
+
+The problem is made once: converted, reduced, near norm 1, without what is known exactly (deflated
+and null vectors). The plan is made before the first step of a method and says why. Nothing here
+touches more than k columns.
 """
 
 from __future__ import annotations
@@ -18,40 +21,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..operators.base import ShiftOperator, SymmetricOperator
-from ..operators.convert import (
-    array_kind,
-    as_operator,
-    real_array,
-)
-from ..operators.known import Deflated, DenseVectors, GroupVectors
+from ..operators.convert import array_kind
+from ..primitives.spread import over_ranks
 from ..ranks import several
-from ._checks import check_count, check_settings
+from ._checks import Settings, check_settings
 from ._threads import at_most_threads, full_products
 from .autograd import differentiable
-from .completeness.inertia import Count, counting
 from .linalg.cost import machine
-from .methods.dense import dense
-from .methods.lobpcg import lobpcg
-from .methods.polynomial import chebyshev, lanczos
-from .methods.shift_invert import shift_invert
-from .problem import pencil
-from .problem.over_ranks import (
-    group_of,
-    independent,
-    of_first_rank,
-    run_on_all,
-    solve_small,
-    unit_groups,
-)
-from .problem.pencil import Back
-from .problem.probe import probe
-from .problem.reorder import order, renumber
-from .problem.scaling import at_unit_norm, unit_of
-from .problem.task import Known, Outcome, Task
-from .report import report
+from .methods import METHODS
+from .plan import Plan, make_plan, takes_lapack
+from .problem.eigenproblem import Eigenproblem
+from .problem.over_ranks import gather_small, group_of, own_rows, run_on_all
+from .problem.probe import Probe, probe
+from .problem.task import Outcome, Task
+from .report import finish
 from .result import EigResult
-from .select import choose, dense_pays, low_dtype, separated
 
 __all__ = ["eigsh"]
 
@@ -83,7 +67,7 @@ def eigsh(
     tol: largest residual ||A x - lambda x|| relative to ||A||. angle_tol: also ask for
         ||R||_F / gap <= angle_tol, which bounds the sine between the returned and the true
         subspace (Davis and Kahan 1970).
-    method: "auto" probes the spectrum and the graph and says in ``info.reason`` what it picked.
+    method: "auto" probes the spectrum and the graph; ``info.plan`` says what it picked and why.
     x0: (n, m) warm start. deflate: (n, c) block or `operators.GroupVectors` whose span is removed
         from the problem (it must be invariant under A, e.g. known null vectors). Without it, the
         null vectors that a graph operator knows are used, exactly, as first results.
@@ -114,284 +98,110 @@ def eigsh(
     >>> values
     array([5., 3.])
     """
-    start = time.perf_counter()
-    settings = {
-        "which": which,
-        "method": method,
-        "tol": tol,
-        "angle_tol": angle_tol,
-        "x0": x0,
-        "deflate": deflate,
-        "precision": precision,
-        "max_iter": max_iter,
-        "seed": seed,
-        "callback": callback,
-        "progress": progress,
-        "certify": certify,
-    }
+    started = time.perf_counter()
+    settings = Settings(
+        which=which,
+        method=method,
+        tol=tol,
+        angle_tol=angle_tol,
+        x0=x0,
+        deflate=deflate,
+        precision=precision,
+        max_iter=max_iter,
+        seed=seed,
+        callback=callback,
+        progress=progress,
+        certify=certify,
+    )
     group = several("eigsh", group_of(A) if group is None else group)
     if group is not None:
-        with run_on_all(A, k, B, settings, group) as spread_op:
-            kind = array_kind(A)
-            small = solve_small(spread_op, k, settings, kind, eigsh)
-            if small is not None:
-                return small
-            return _at_its_norm(spread_op, k, None, 1.0, kind, start, settings)
-    check_settings(settings)
-    if isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled():
-        if B is not None:
-            raise NotImplementedError("eigsh: gradients with B are not supported, got B and A.grad")
-        return differentiable(eigsh, A, k, settings)
-    kind = array_kind(A)
-    op = as_operator(A)
-    k = check_count(k, op.n)
-    back: Back | None = None
-    over = 1.0
+        return _over_ranks(A, B, k, settings, group, started)
+    check_settings(vars(settings))
+    if not (isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled()):
+        return _solve(Eigenproblem.of(A, B, k, settings, started))
     if B is not None:
-        if deflate is not None:
-            raise NotImplementedError("eigsh: deflate together with B is not supported")
-        op, back, over = pencil.reduce(op, B)
-    return _at_its_norm(op, k, back, over, kind, start, settings)
+        raise NotImplementedError("eigsh: gradients with B are not supported, got B and A.grad")
+    return differentiable(_solve, Eigenproblem.of(A.detach(), None, k, settings, started), A)
 
 
-def _at_its_norm(
-    op: SymmetricOperator,
-    k: int,
-    back: Back | None,
-    over: float,
-    kind: str,
-    start: float,
-    settings: dict[str, Any],
+def _over_ranks(
+    A: Any, B: Any, k: int, settings: Settings, group: Any, started: float
 ) -> EigResult:
-    """`eigsh` of an operator of any norm. over: what a pencil's values have been divided by."""
-    unit = unit_of(op)
+    """Of the rows of all ranks. Every rank solves a small problem as one process does."""
+    kind = array_kind(A)
+    with run_on_all(A, k, B, settings, group) as (op, own):
+        gathered = gather_small(op, k, own)
+        if gathered is None:
+            return _solve(Eigenproblem.of(op, None, k, own, started, kind))
+        with over_ranks(None):
+            result = _solve(Eigenproblem.of(gathered.op, None, k, gathered.settings, started))
+        return own_rows(result, op, kind)
 
-    def solve(op: SymmetricOperator, settings: dict[str, Any], kind: str = "torch") -> EigResult:
-        return _solve(op, k, back, kind, start, **settings)
 
-    if unit is None and over == 1.0:
-        return solve(op, settings, kind)
-    return at_unit_norm(solve, op, unit or 1.0, over, settings, kind)
-
-
-def _solve(
-    op: SymmetricOperator,
-    k: int,
-    back: Back | None,
-    kind: str,
-    start: float,
-    *,
-    which: str,
-    method: str,
-    tol: float,
-    angle_tol: float | None,
-    x0: Any,
-    deflate: Any,
-    precision: str,
-    max_iter: int | None,
-    seed: int,
-    callback: Callable[[dict[str, Any]], Any] | None,
-    progress: bool,
-    certify: bool,
-) -> EigResult:
-    """`eigsh` of an operator near norm 1. back: from its vectors to those of a pencil."""
-    n = op.n
-    solve_op = op if which == "LA" else ShiftOperator(op, -1.0, 0.0)
-    known, deflated = _exact(solve_op, k, deflate)
-    removed = 0 if deflated is None else deflated.count
-    have = 0 if known is None else known[1].shape[1]
-    free = n - removed
-    if k - have > free:
-        raise ValueError(
-            f"eigsh: k must be at most n minus the deflated vectors = {free + have}, got k = {k}"
-        )
-    low = low_dtype(precision)
-    basis_dtype = torch.float32 if precision == "float32" else torch.float64
-    task = Task(
-        solve_op,
-        k - have,
-        free,
-        0.0,
-        tol,
-        angle_tol,
-        max_iter if max_iter is not None else 1000,
-        int(seed),
-        deflated,
-        basis_dtype,
-        _watch(callback, progress, which),
-    )
-    warm = _warm_start(x0, task, back is not None)
-    facts: dict[str, Any] = {}
-    count: Count | None = None
-    if certify:
-        whole = task.k > 0 and (method == "dense" or (method == "auto" and dense_pays(op, task.k)))
-        count = (lambda *_: None) if whole else counting(solve_op, deflated, known)
+def _solve(problem: Eigenproblem) -> EigResult:
+    """The task of a problem, and its result in the words of the problem."""
+    task, settings = problem.task, problem.settings
     if task.k == 0:
-        outcome, method = _nothing(task, free, have, removed), "dense"
-        if math.isnan(outcome.gap):
-            outcome.gap = _gap_behind(task, known)
-        reason = f"all {k} wanted vectors are known exactly (one per connected component)"
+        why = f"all {problem.k} wanted vectors are known exactly (one per connected component)"
+        plan, outcome = Plan("dense", why), empty_outcome(problem)
     else:
-        threads = machine(op.device).threads(n, k)
-        with at_most_threads(threads), full_products(op.device):
-            outcome, facts, method, reason = _run(task, method, warm, low, known)
-    if progress:
+        threads = machine(problem.op.device).threads(problem.op.n, problem.k)
+        with at_most_threads(threads), full_products(problem.op.device):
+            plan, outcome = _run(task, settings.method)
+    if settings.progress:
         sys.stderr.write("\n")
-    labels = (method, reason, precision)
-    return report(op, outcome, known, back, task, facts, kind, which, labels, start, count)
+    return finish(problem, plan, outcome)
 
 
-def _exact(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Known, Deflated | None]:
-    """((values, vectors) known at the wanted end or None, what the problem is to be rid of)."""
-    if deflate is not None:
-        if isinstance(deflate, GroupVectors):
-            if deflate.n != op.rows:
-                raise ValueError(f"eigsh: deflate must have n = {op.rows} rows, got {deflate.n}")
-            if op.ranks is not None and not unit_groups(deflate):
-                raise ValueError(
-                    "eigsh: deflate must be GroupVectors(..., group=group), got lengths that are "
-                    "not 1 over all ranks"
-                )
-            return None, deflate if deflate.count else None
-        block = real_array("eigsh", "deflate", deflate).to(device=op.device, dtype=torch.float64)
-        if block.dim() != 2 or block.shape[0] != op.rows:
-            raise ValueError(f"eigsh: deflate must be (n = {op.rows}, c), got {tuple(block.shape)}")
-        q = _orthonormal(block) if op.ranks is None else independent(block)
-        if q is None:
-            raise ValueError("eigsh: deflate must have linearly independent columns")
-        return None, DenseVectors(q.contiguous()) if block.shape[1] else None
-    top = op.bounds()[1]
-    for pair in op.known():
-        # only vectors at the wanted end of the spectrum help
-        if pair.value >= top and pair.vectors.count:
-            vectors = pair.vectors.dense(k)
-            values = torch.full((vectors.shape[1],), pair.value, dtype=torch.float64)
-            return (values, vectors), pair.vectors
-    return None, None
+def _run(task: Task, method: str) -> tuple[Plan, Outcome]:
+    """Probe, plan, method."""
+    found: Probe | None = None
+    if not takes_lapack(task.op, task.k, method):
+        found = probe(task, keep=task.warm is None and method in ("auto", "chebyshev"))
+        task.set_norm(max(abs(found.lo), abs(found.hi)))
+    plan = make_plan(task, method, found)
+    return plan, METHODS[plan.method](task, plan, found)
 
 
-def _orthonormal(block: Tensor) -> Tensor | None:
-    """An orthonormal basis of the columns; None if they are dependent."""
-    q, r = torch.linalg.qr(block)
-    diagonal = r.diagonal().abs()
-    if block.shape[1] and float(diagonal.min()) <= 1e-12 * float(diagonal.max()):
-        return None
-    return q
-
-
-def _warm_start(x0: Any, task: Task, pencil_given: bool) -> Tensor | None:
-    n = task.op.rows
-    if x0 is None:
-        return None
-    if pencil_given:
-        raise NotImplementedError("eigsh: x0 together with B is not supported")
-    block = real_array("eigsh", "x0", x0)
-    block = block[:, None] if block.dim() == 1 else block
-    if block.dim() != 2 or block.shape[0] != n or block.shape[1] == 0:
-        raise ValueError(f"eigsh: x0 must be (n = {n}, m >= 1), got {tuple(block.shape)}")
-    return block.to(device=task.op.device, dtype=torch.float64).clone()
-
-
-def _watch(
-    callback: Callable[[dict[str, Any]], Any] | None, progress: bool, which: str
-) -> Callable[[dict[str, Any]], Any] | None:
-    callback = of_first_rank(callback)
-    if not progress and callback is None:
-        return None
-
-    def report(entry: dict[str, Any]) -> Any:
-        if progress:
-            width = 24
-            filled = width * entry["converged"] // max(entry["k"], 1)
-            bar, done = "#" * filled + "." * (width - filled), entry["converged"]
-            sys.stderr.write(
-                f"\reigsh [{bar}] {done}/{entry['k']} pairs, step {entry['iteration']}, "
-                f"{entry['n_matvec']} columns, residual {entry['residual']:.1e}   "
-            )
-            sys.stderr.flush()
-        if callback is None:
-            return None
-        # the solvers look for the largest eigenvalues of -A
-        values = entry["values"] if which == "LA" else 0.0 - entry["values"]
-        return callback({**entry, "values": values})
-
-    return report
-
-
-def _nothing(task: Task, free: int, have: int, removed: int) -> Outcome:
-    """Everything wanted was known; the cut is clean when no further known vector was left out."""
-    empty = torch.zeros(0, dtype=torch.float64)
-    inside = removed > have
-    vectors = torch.zeros(task.op.rows, 0, dtype=torch.float64, device=task.op.device)
-    if free == 0 and not inside:
-        gap = math.inf
-    elif inside:
+def empty_outcome(problem: Eigenproblem) -> Outcome:
+    """Every wanted pair is known; the cut is clean when no further known vector is left out."""
+    task = problem.task
+    inside = problem.removed > problem.k
+    if inside:
         gap = 0.0
     else:
-        gap = math.nan  # filled in from one more pair by the caller's residual report
+        gap = _gap_behind(task) if task.free else math.inf
+    empty = torch.zeros(0, dtype=torch.float64)
+    vectors = torch.zeros(task.op.rows, 0, dtype=torch.float64, device=task.op.device)
     good = task.angle_tol is None or not inside
     return Outcome(empty, vectors, empty, gap, good, "the cut lies inside a cluster", 0)
 
 
-def _run(
-    task: Task, method: str, warm: Tensor | None, low: torch.dtype, known: Known
-) -> tuple[Outcome, dict[str, Any], str, str]:
-    """Set the scale of the tolerance and hand over to the chosen method."""
-    asked = method != "auto"
-    reason = "as asked"
-    if not asked:
-        why = dense_pays(task.op, task.k)
-        if why is not None:
-            method, reason = "dense", why
-    facts: dict[str, Any]
-    if method == "dense":
-        lo, hi = task.op.bounds()
-        task.norm = max(abs(lo), abs(hi)) if math.isfinite(lo) and math.isfinite(hi) else 0.0
-        outcome, facts = dense(task)
-        return outcome, facts, method, reason
-    found = probe(task, low, keep=warm is None and method in ("auto", "chebyshev"))
-    task.norm = max(abs(found.lo), abs(found.hi))
-    task.tol *= task.norm
-    levels: int | None = None
-    if not asked:
-        method, reason, levels = choose(task, found, task.angle_tol)
-    elif separated(task, found):
-        levels = 0  # a short filter pays for no other order, so nobody need count them
-    better = order(task.op, levels) if method == "chebyshev" else None
-    if better is not None:
-        inner, found, warm = renumber(task, found, warm, better)
-        outcome, facts = chebyshev(inner, warm, low, found)
-        task.tol, task.norm, task.columns = inner.tol, inner.norm, inner.columns
-        vectors = torch.empty_like(outcome.vectors)
-        vectors[torch.from_numpy(better)] = outcome.vectors
-        facts["reordered"] = "reverse Cuthill-McKee"
-        return replace(outcome, vectors=vectors), facts, method, reason
-    if method == "lanczos":
-        outcome, facts = lanczos(task, warm, found)
-    elif method == "chebyshev":
-        outcome, facts = chebyshev(task, warm, low, found)
-    elif method == "lobpcg":
-        outcome, facts = lobpcg(task, warm, found)
-    else:
-        outcome, facts = shift_invert(task, warm, found, task.op.top_attained(), known)
-    return outcome, facts, method, reason
+def _gap_behind(task: Task) -> float:
+    """Every wanted pair is exact: the distance to the next value, by one more pair.
 
-
-def _gap_behind(task: Task, known: Known) -> float:
-    """Everything wanted was exact: the distance to the next value, by one more pair.
-
-    Sets the scale of the task's tolerance, which nobody has needed before.
+    Sets the scale of the task's tolerance, which no run has set.
     """
-    assert known is not None
+    assert task.known is not None
     relative = 1e-3
     while True:
-        one = replace(task, k=1, tol=relative, angle_tol=None, callback=None, columns=0, norm=0.0)
-        outcome, _, _, _ = _run(one, "auto", None, torch.float32, known)
+        one = replace(
+            task,
+            k=1,
+            tol=relative,
+            angle_tol=None,
+            callback=None,
+            columns=0,
+            norm=0.0,
+            low=torch.float32,
+            warm=None,
+        )
+        _, outcome = _run(one, "auto")
         task.columns += one.columns
-        distance = float(known[0][-1] - outcome.values[0])
+        distance = float(task.known[0][-1] - outcome.values[0])
         residual = float(outcome.residuals[0])
         if residual <= distance / 4 or relative < 1e-10:
             break
         relative = min(relative / 10, 0.2 * abs(distance) / max(one.norm, 1e-300))
-    task.norm, task.tol = one.norm, task.tol * one.norm
+    task.set_norm(one.norm)
     return max(distance - residual, 0.0)

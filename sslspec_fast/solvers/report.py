@@ -1,164 +1,189 @@
-"""The last step of `eigsh`: what was found, held against what was asked, as it is returned."""
+"""The last step of `eigsh`: what was found, compared with what was asked, in the units of A."""
 
 from __future__ import annotations
 
 import math
 import time
 import warnings
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..operators.base import SymmetricOperator
-from ..operators.convert import to_array
+from .._arrays import to_array
 from ..primitives.basis import column_norms, lengths
-from ..primitives.spread import current, first_found, highest
-from .completeness.inertia import Count, Proof
-from .problem.task import Known, Outcome, Task
+from .completeness.inertia import Proof
+from .linalg.signs import canonical_signs
+from .plan import Plan
+from .problem.eigenproblem import Eigenproblem
+from .problem.task import Outcome
 from .result import ConvergenceWarning, EigInfo, EigResult
 
-__all__ = ["report"]
+__all__ = ["finish"]
 
-_SIGN_ROWS = 64
 _ROUNDED = 1e-6  # defect of orthonormal columns in float32
 _COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge
+_CALLER = 5  # frames between a warning and the line that calls `eigsh`
+_FACTS = ("bounds", "start_cut", "sigma", "count_shift")  # of info.extra, in units of A
 
 
-def report(
-    op: SymmetricOperator,
-    outcome: Outcome,
-    known: Known,
-    back: Any,
-    task: Task,
-    facts: dict[str, Any],
-    kind: str,
-    which: str,
-    labels: tuple[str, str, str],
-    start: float,
-    count: Count | None = None,
-) -> EigResult:
-    """The result, with residuals of A itself, and `converged` only if they are what was asked.
+@dataclass
+class _Pairs:
+    """All wanted pairs, known ones first: values of A and of the task, vectors, residuals of A."""
 
-    count: of the eigenvalues beyond the wanted ones' end (`counting`), where a proof is wanted and
-    the method brought none; it is asked last.
-    """
-    values, vectors = outcome.values, outcome.vectors
-    residuals = outcome.residuals
+    values: Tensor
+    wanted: Tensor  # of the task, whose wanted end is the upper one
+    vectors: Tensor
+    residuals: Tensor
+    remeasured: bool  # the residuals are those of vectors that the method did not deflate
+
+    @property
+    def worst(self) -> float:
+        return float(self.residuals.max()) if len(self.residuals) else 0.0
+
+    @property
+    def frobenius(self) -> float:
+        return float(self.residuals.norm()) if len(self.residuals) else 0.0
+
+
+def finish(problem: Eigenproblem, plan: Plan, outcome: Outcome) -> EigResult:
+    """The result, with residuals of A itself, and `converged` only if they are what was asked."""
+    task = problem.task
+    pairs = _all_pairs(problem, outcome)
+    norm = max(task.norm, 0.0)
+    gap = 0.0 if math.isnan(outcome.gap) else outcome.gap
+    vectors = pairs.vectors if problem.back is None else problem.back(pairs.vectors)
+    vectors = canonical_signs(vectors)
+    converged, why = _judged(problem, pairs, outcome, norm)
+    proof = _proof(problem, pairs, outcome, gap, norm, converged)
+    facts = dict(outcome.facts)
+    if proof is not None:
+        shift = proof.shift if problem.settings.which == "LA" else -proof.shift
+        facts.update(count=proof.counted, count_shift=shift)
+        if proof.missing:
+            converged, why, gap = False, f"{proof}", 0.0
+        elif proof.complete:  # a shift above the cut proves no gap
+            gap = min(gap, max(float(pairs.wanted[-1]) - proof.shift - proof.error, 0.0))
+    # a gap that the residuals cannot resolve is no gap
+    cut = gap <= 10.0 * max(pairs.worst, 1e-14 * norm)
+    if converged and not task.angle_met(pairs.residuals, gap):
+        converged, why = False, "the residuals do not resolve the gap"
+    reason = plan.reason
+    if not converged:
+        reason = f"{reason}; stopped: {why}"
+        _warn(pairs.residuals, gap, problem, cut, why, proof)
+    elif proof is not None and not proof.complete:
+        reason = f"{reason}; completeness not proven: {proof}"
+        text = f"eigsh: not proven complete: {proof}"
+        warnings.warn(text, ConvergenceWarning, stacklevel=_CALLER - 1)
+    asked = problem.count is not None or proof is not None
+    complete = converged and (proof is None or proof.complete) if asked else None
+    info = EigInfo(
+        converged=converged,
+        residuals=pairs.residuals.numpy(),
+        norm=norm,
+        gap=gap,
+        angle_bound=pairs.frobenius / gap if gap > 0 else math.inf,
+        cluster_cut=bool(cut),
+        method=plan.method,
+        reason=reason,
+        n_iter=outcome.n_iter,
+        n_matvec=task.columns,
+        n_solve=int(facts.pop("n_solve", 0)),
+        seconds=time.perf_counter() - problem.started,
+        tol=task.tol,
+        angle_tol=task.angle_tol,
+        precision=problem.settings.precision,
+        complete=complete,
+        history=outcome.history,
+        extra=facts,
+        plan=plan,
+    )
+    return _in_units_of_a(problem, pairs.values, vectors, info)
+
+
+def _all_pairs(problem: Eigenproblem, outcome: Outcome) -> _Pairs:
+    """Known and computed pairs, with residuals of op itself where those of the task may differ."""
+    task, op, known = problem.task, problem.op, problem.known
+    values, vectors, residuals = outcome.values, outcome.vectors, outcome.residuals
+    sign = 1.0 if problem.settings.which == "LA" else -1.0
     if known is not None:
         extra = op.matmat(known[1])
-        sign = 1.0 if which == "LA" else -1.0
         extra -= known[1] * (sign * known[0]).to(extra)
         residuals = torch.cat([lengths(extra).cpu(), residuals])
         values = torch.cat([known[0], values])
         vectors = torch.cat([known[1].to(vectors), vectors], 1)
     wanted = values
-    if which == "SA":
-        values = -values
-    given = known is None and task.deflated is not None and len(values)
-    # float32 sums of V c know residuals to some 1e-6 ||A||
+    values = values if sign > 0.0 else -values
+    given = known is None and task.deflated is not None and len(values) > 0
+    # residuals from float32 sums of V c are good to some 1e-6 ||A||
     single = vectors.dtype == torch.float32
     coarse = single and (task.angle_tol is not None or task.tol < _COARSE * task.norm)
-    if given or coarse:  # `deflate` may not be invariant, and the solver saw its complement
+    if given or coarse:  # `deflate` may not be invariant, and the method worked in its complement
         x = vectors.double()
         residuals = column_norms(op.matmat(x) - x * values.to(x))
-    gap = 0.0 if math.isnan(outcome.gap) else outcome.gap
-    norm = max(task.norm, 0.0)
-    if back is not None:
-        vectors = back(vectors)
-    vectors = _signs(vectors)
-    worst = float(residuals.max()) if len(residuals) else 0.0
-    frobenius = float(residuals.norm()) if len(residuals) else 0.0
-    method, reason, precision = labels
-    converged, why = outcome.converged, outcome.reason
-    # whatever the method found: what is reported must meet what was asked
-    limit = max(task.tol, 1e-13 * norm * math.sqrt(op.n)) * (1 + 1e-6)
-    if converged and norm > 0.0 and worst > limit:
-        converged = False
-        why = f"rounded to {vectors.dtype}".replace("torch.", "")
-        if given or known is not None:
-            why = "deflate is not invariant under A" if given else "the known vectors are not exact"
-    proof = outcome.proof
-    if proof is None and count is not None and converged:
-        # vectors in float32 are orthonormal to its rounding only
-        slack = frobenius + (_ROUNDED * norm if single else 0.0)
-        proof = count(wanted.numpy(), slack, gap, task.tol, norm, None)
-    if proof is not None:
-        facts.update(
-            count=proof.counted, count_shift=proof.shift if which == "LA" else -proof.shift
-        )
-        if proof.missing:
-            converged, why, gap = False, f"{proof}", 0.0
-        elif proof.complete:  # a shift above the cut proves no gap
-            gap = min(gap, max(float(wanted[-1]) - proof.shift - proof.error, 0.0))
-    # a gap that the residuals cannot resolve is no gap
-    cut = gap <= 10.0 * max(worst, 1e-14 * norm)
-    if converged and not task.angle_met(residuals, gap):
-        converged, why = False, "the residuals do not resolve the gap"
-    if not converged:
-        reason = f"{reason}; stopped: {why}"
-        _warn(residuals, gap, task, cut, why, proof)
-    elif proof is not None and not proof.complete:
-        reason = f"{reason}; completeness not proven: {proof}"
-        warnings.warn(f"eigsh: not proven complete: {proof}", ConvergenceWarning, stacklevel=3)
-    asked = count is not None or proof is not None
-    complete = converged and (proof is None or proof.complete) if asked else None
-    info = EigInfo(
-        converged=converged,
-        residuals=residuals.numpy(),
-        norm=norm,
-        gap=gap,
-        angle_bound=frobenius / gap if gap > 0 else math.inf,
-        cluster_cut=bool(cut),
-        method=method,
-        reason=reason,
-        n_iter=outcome.n_iter,
-        n_matvec=task.columns,
-        n_solve=int(facts.pop("n_solve", 0)),
-        seconds=time.perf_counter() - start,
-        tol=task.tol,
-        angle_tol=task.angle_tol,
-        precision=precision,
-        complete=complete,
-        history=outcome.history,
-        extra=facts,
-    )
+    return _Pairs(values, wanted, vectors, residuals, given)
+
+
+def _judged(
+    problem: Eigenproblem, pairs: _Pairs, outcome: Outcome, norm: float
+) -> tuple[bool, str]:
+    """(converged, why not): whatever the method says, what is returned must meet what was asked."""
+    limit = max(problem.task.tol, 1e-13 * norm * math.sqrt(problem.op.n)) * (1 + 1e-6)
+    if not outcome.converged or norm == 0.0 or pairs.worst <= limit:
+        return outcome.converged, outcome.reason
+    if pairs.remeasured:
+        return False, "deflate is not invariant under A"
+    if problem.known is not None:
+        return False, "the known vectors are not exact"
+    return False, f"rounded to {pairs.vectors.dtype}".replace("torch.", "")
+
+
+def _proof(
+    problem: Eigenproblem, pairs: _Pairs, outcome: Outcome, gap: float, norm: float, converged: bool
+) -> Proof | None:
+    """Of the method, or a count of the eigenvalues where one is asked for."""
+    if outcome.proof is not None or problem.count is None or not converged:
+        return outcome.proof
+    # vectors in float32 are orthonormal to its rounding only
+    single = pairs.vectors.dtype == torch.float32
+    slack = pairs.frobenius + (_ROUNDED * norm if single else 0.0)
+    return problem.count(pairs.wanted.numpy(), slack, gap, problem.task.tol, norm, None)
+
+
+def _in_units_of_a(
+    problem: Eigenproblem, values: Tensor, vectors: Tensor, info: EigInfo
+) -> EigResult:
+    kind, scale = problem.kind, problem.scale
     values = values.to(vectors.dtype) + 0.0  # no -0
+    if scale is not None:
+        values = (values.double() * scale).to(values.dtype)
+        info = _scaled(info, scale)
     values = values.to(vectors.device if kind != "numpy" else "cpu")
     return EigResult(to_array(values, kind), to_array(vectors, kind), info)
 
 
-def _signs(vectors: Tensor) -> Tensor:
-    """Entry of largest magnitude positive; the lowest row within a tie of 1e-6. In place."""
-    n, k = vectors.shape
-    if k == 0 or (n == 0 and current() is None):
-        return vectors
-    # largest entries of blocks of rows first: one pass over the vectors, then one block a column
-    whole = n // _SIGN_ROWS * _SIGN_ROWS
-    blocks = vectors[:whole].reshape(-1, _SIGN_ROWS * k).abs()
-    while blocks.shape[1] > k:  # by halves: torch is slow at short reductions
-        blocks = torch.maximum(*blocks.chunk(2, 1))
-    if whole < n:
-        blocks = torch.cat([blocks, vectors[whole:].abs().amax(0, keepdim=True)])
-    if n == 0:
-        blocks = vectors.new_zeros(1, k)
-    tie = highest(blocks.amax(0)) * (1 - 1e-6)
-    large = blocks >= tie
-    if n == 0:
-        entry = vectors.new_zeros(k)
-    else:
-        first = large.to(torch.int8).argmax(0)
-        rows = first * _SIGN_ROWS + torch.arange(_SIGN_ROWS, device=vectors.device)[:, None]
-        entries = vectors.gather(0, rows.clamp_max(n - 1))
-        pivot = (entries.abs() >= tie).to(torch.int8).argmax(0, keepdim=True)
-        entry = entries.gather(0, pivot)[0]
-    sign = torch.sign(first_found(large.any(0), entry))
-    return vectors.mul_(torch.where(sign == 0, torch.ones_like(sign), sign))
+def _scaled(info: EigInfo, scale: float) -> EigInfo:
+    extra: dict[str, Any] = dict(info.extra)
+    for name in _FACTS:
+        if name in extra:
+            fact = extra[name]
+            extra[name] = tuple(x * scale for x in fact) if name == "bounds" else fact * scale
+    return replace(
+        info,
+        residuals=info.residuals * scale,
+        norm=info.norm * scale,
+        gap=info.gap * scale,
+        tol=info.tol * scale,
+        extra=extra,
+    )
 
 
 def _warn(
-    residuals: Tensor, gap: float, task: Task, cut: bool, why: str, proof: Proof | None
+    residuals: Tensor, gap: float, problem: Eigenproblem, cut: bool, why: str, proof: Proof | None
 ) -> None:
+    task = problem.task
     bad = int((residuals > task.tol).sum())
     if proof is not None and proof.missing:
         what = f"{proof.missing} eigenvalues are missing"
@@ -169,4 +194,4 @@ def _warn(
         what = f"the angle bound is above angle_tol = {task.angle_tol} (gap {gap:.2e})"
         if cut:
             what += "; the cut lies inside a cluster, so the span of k vectors is not unique"
-    warnings.warn(f"eigsh: not converged, {what}: {why}", ConvergenceWarning, stacklevel=4)
+    warnings.warn(f"eigsh: not converged, {what}: {why}", ConvergenceWarning, stacklevel=_CALLER)

@@ -1,4 +1,4 @@
-"""What an eigensolver hands back: values, vectors and an honest account of how it got them."""
+"""What an eigensolver returns: values, vectors, and how they were obtained."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from .plan import Plan
 
 __all__ = ["ConvergenceWarning", "EigInfo", "EigResult"]
 
@@ -30,6 +32,8 @@ class EigInfo:
                   (``extra["count"]`` of them lie beyond ``extra["count_shift"]``); None: not asked
     method        what ran: "dense" | "lanczos" | "chebyshev" | "lobpcg" | "shift_invert"
     reason        one sentence: why that method, and on stopping early why
+    plan          `Plan`: what was decided before the first step, with a reason against each other
+                  method; None where a closed form needs no eigensolver
     n_iter        outer iterations (Rayleigh-Ritz steps)
     n_matvec      columns multiplied by A in all, in any precision (a block of b counts b)
     n_solve       columns solved with a factorisation or preconditioner
@@ -55,6 +59,7 @@ class EigInfo:
     complete: bool | None = None
     history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     extra: dict[str, Any] = field(default_factory=dict)
+    plan: Plan | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         state = "converged" if self.converged else "NOT converged"

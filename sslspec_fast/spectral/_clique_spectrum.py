@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._target import Relation
+from ._target import Target
 
-__all__ = ["Cliques", "cliques_of"]
+__all__ = ["CliqueSpectrum", "clique_spectrum"]
 
 Array = np.ndarray
 
 
 @dataclass
-class Cliques:
+class CliqueSpectrum:
     """rows of each clique; weight w and diagonal G_ii per clique (cliques of two or more rows)."""
 
     rows: list[Array]
@@ -55,11 +55,11 @@ class Cliques:
         return np.array(found), vectors, None
 
 
-def cliques_of(rel: Relation) -> Cliques | None:
+def clique_spectrum(target: Target) -> CliqueSpectrum | None:
     """The cliques of an implicit graph with non-negative weights; None for any other graph."""
-    if rel.graph is None or rel.graph.clique_ids is None or rel.is_signed:
+    if target.graph is None or target.graph.clique_ids is None or target.is_signed:
         return None
-    ids = rel.graph.clique_ids.cpu().numpy()
+    ids = target.graph.clique_ids.cpu().numpy()
     order = np.argsort(ids, kind="stable")
     order = order[ids[order] >= 0]
     if order.size == 0:
@@ -68,5 +68,5 @@ def cliques_of(rel: Relation) -> Cliques | None:
     rows = [group for group in groups if len(group) > 1]
     first = np.array([group[0] for group in rows], dtype=np.int64)
     size = np.array([len(group) for group in rows], dtype=np.float64)
-    loop = rel.diagonal[first]
-    return Cliques(rows, (rel.degree[first] - loop) / np.maximum(size - 1, 1), loop)
+    loop = target.diagonal[first]
+    return CliqueSpectrum(rows, (target.degree[first] - loop) / np.maximum(size - 1, 1), loop)

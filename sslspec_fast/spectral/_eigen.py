@@ -13,18 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from .._arrays import host_array
 from ..operators import GroupVectors, SymmetricOperator, centered
 from ..solvers import EigInfo
-from ._clique_spectrum import Cliques, cliques_of
+from ..solvers.linalg.signs import canonical_signs
+from ._clique_spectrum import CliqueSpectrum, clique_spectrum
 from ._resolve import DEFAULT_TOL, resolved, solve
-from ._target import Relation, host_array
+from ._target import Target
 
 __all__ = [
     "Modes",
     "SpectrumInfo",
     "adjacency_modes",
-    "canonical_signs",
     "dense_info",
     "laplacian_modes",
     "normalized_modes",
@@ -64,16 +66,6 @@ class Modes:
     info: SpectrumInfo
 
 
-def canonical_signs(vectors: Array) -> Array:
-    """Make the entry of largest magnitude of each column positive (lowest index within a tie)."""
-    if vectors.size == 0:
-        return vectors
-    magnitude = np.abs(vectors)
-    pivot = np.argmax(magnitude >= magnitude.max(axis=0) * (1 - 1e-6), axis=0)
-    sign = np.sign(vectors[pivot, np.arange(vectors.shape[1])])
-    return vectors * np.where(sign == 0, 1.0, sign)
-
-
 def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> SpectrumInfo:
     """Info of a dense solve whose full spectrum `values` (wanted first) is known."""
     k = min(k, len(values))
@@ -104,69 +96,71 @@ def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> Spect
     )
 
 
-def laplacian_modes(rel: Relation, k: int, solver: dict[str, Any]) -> Modes:
+def laplacian_modes(target: Target, k: int, solver: dict[str, Any]) -> Modes:
     """min(k, n-1) smallest eigenpairs of L = D - G orthogonal to the constant vector."""
-    k = min(k, rel.n - 1)
-    count, labels = rel.components
-    if rel.is_signed:  # negative eigenvalues may come before the components' zeros
+    k = min(k, target.n - 1)
+    count, labels = target.components
+    if target.is_signed:  # negative eigenvalues may come before the components' zeros
         count, labels = 1, np.zeros_like(labels)
-    groups = rel.groups(labels, None, count)
+    groups = target.groups(labels, None, count)
     front = _inside(groups, np.ones(count, dtype=bool), k)
-    known = cliques_of(rel)
+    known = clique_spectrum(target)
     if known is not None:
         values = known.sizes * known.weight
-        return _exact_modes(rel, known, front, np.zeros(front.shape[1]), values, k, count - 1)
+        return _exact_modes(target, known, front, np.zeros(front.shape[1]), values, k, count - 1)
     modes = _behind(
-        rel, rel.laplacian(), k, "SA", groups, front, 0.0, count - 1, solver, rel.usual_row
+        target, target.laplacian(), k, "SA", groups, front, 0.0, count - 1, solver, target.usual_row
     )
-    if not rel.is_signed:
+    if not target.is_signed:
         modes.values = np.maximum(modes.values, 0.0)
     return modes
 
 
-def normalized_modes(rel: Relation, k: int, solver: dict[str, Any], *, trivial: bool) -> Modes:
+def normalized_modes(target: Target, k: int, solver: dict[str, Any], *, trivial: bool) -> Modes:
     """min(k, modes) largest eigenpairs of A = D^-1/2 G D^-1/2 on the nodes with d_i > 0.
 
     trivial=False leaves out the pair (1, sqrt(d)). Rows of nodes without degree are zero.
     """
-    degree = rel.degree
-    if rel.is_signed or (degree < 0).any():
+    degree = target.degree
+    if target.is_signed or (degree < 0).any():
         raise ValueError("graph must have non-negative weights for a degree-normalised closed form")
     alive = degree > 0
-    nodes = int(rel.total(alive.sum()))
+    nodes = int(target.total(alive.sum()))
     if not nodes:
-        raise ValueError(f"graph must have at least one edge, got none among {rel.n} nodes")
-    count, labels = rel.components
+        raise ValueError(f"graph must have at least one edge, got none among {target.n} nodes")
+    count, labels = target.components
     # Nodes without degree are groups of their own: removed from the problem with the components.
     weights = np.sqrt(np.where(alive, degree, 1.0))
-    groups = rel.groups(labels, weights, count)
-    connected = rel.total(np.bincount(labels[alive], minlength=count)) > 0
+    groups = target.groups(labels, weights, count)
+    connected = target.total(np.bincount(labels[alive], minlength=count)) > 0
     k = min(k, nodes - (0 if trivial else 1))
     front = _own(groups, connected, k) if trivial else _inside(groups, connected, k)
     exact = int(connected.sum()) - (0 if trivial else 1)
-    known = cliques_of(rel)
+    known = clique_spectrum(target)
     if known is not None:
         inner = (known.loop - known.weight) / (known.loop + known.weight * (known.sizes - 1))
         ones = np.ones(front.shape[1])
-        return _exact_modes(rel, known, front, ones, inner, k, exact, largest=True)
-    return _behind(rel, rel.normalized(), k, "LA", groups, front, 1.0, exact, solver, 1.0)
+        return _exact_modes(target, known, front, ones, inner, k, exact, largest=True)
+    return _behind(target, target.normalized(), k, "LA", groups, front, 1.0, exact, solver, 1.0)
 
 
-def adjacency_modes(rel: Relation, k: int, solver: dict[str, Any], *, center: bool) -> Modes:
+def adjacency_modes(target: Target, k: int, solver: dict[str, Any], *, center: bool) -> Modes:
     """min(k, n or n-1) largest (algebraic) eigenpairs of G, or of H G H without the constant."""
-    known = cliques_of(rel)
+    known = clique_spectrum(target)
     if known is not None:
-        indicators = _indicator_modes(rel, min(k, rel.n - center), center)
+        indicators = _indicator_modes(target, min(k, target.n - center), center)
         if indicators is not None:
             front, values, every = indicators
             inner = known.loop - known.weight
-            k = min(k, rel.n - center)
-            return _exact_modes(rel, known, front, values, inner, k, every, largest=True)
-    op = rel.adjacency()
+            k = min(k, target.n - center)
+            return _exact_modes(target, known, front, values, inner, k, every, largest=True)
+    op = target.adjacency()
     if not center:
-        return _solve(rel, op, k, "LA", None, solver, rel.usual_row)
-    constant = rel.groups(np.zeros(rel.rows, dtype=np.int64), None, 1)
-    return _solve(rel, centered(op), min(k, rel.n - 1), "LA", constant, solver, rel.usual_row)
+        return _solve(target, op, k, "LA", None, solver, target.usual_row)
+    constant = target.groups(np.zeros(target.rows, dtype=np.int64), None, 1)
+    return _solve(
+        target, centered(op), min(k, target.n - 1), "LA", constant, solver, target.usual_row
+    )
 
 
 # ------------------------------------------------------------------ exact modes
@@ -193,16 +187,16 @@ def _own(groups: GroupVectors, use: Array, k: int) -> Array:
     return host_array(groups.weights)[:, None] * (host_array(groups.labels)[:, None] == chosen)
 
 
-def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array, int] | None:
+def _indicator_modes(target: Target, k: int, center: bool) -> tuple[Array, Array, int] | None:
     """Modes of a clique graph's G (or H G H) inside the span of the indicators, descending.
 
     Returns (n, r) vectors, (r,) values and how many exist; one value more than vectors when there
     is one, so that a gap can be told. None when H G H mixes too many different cliques.
     """
-    count, labels = rel.components
-    groups = rel.groups(labels, None, count)
+    count, labels = target.components
+    groups = target.groups(labels, None, count)
     first = np.unique(labels, return_index=True)[1]
-    degree = rel.degree[first]
+    degree = target.degree[first]
     if not center:
         order = np.argsort(-degree, kind="stable")
         chosen = order[:k]
@@ -214,7 +208,7 @@ def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array,
         return vectors, np.full(more, degree.max(initial=0.0)), count - 1
     if count > _DENSE_GROUPS:
         return None
-    t = host_array(groups.norms) / np.sqrt(rel.n)
+    t = host_array(groups.norms) / np.sqrt(target.n)
     basis = np.linalg.svd(t[None, :])[2][1:].T  # the complement of the constant
     values, inner = np.linalg.eigh(basis.T @ (degree[:, None] * basis))
     values, inner = values[::-1], (basis @ inner)[:, ::-1]
@@ -223,8 +217,8 @@ def _indicator_modes(rel: Relation, k: int, center: bool) -> tuple[Array, Array,
 
 
 def _exact_modes(
-    rel: Relation,
-    known: Cliques,
+    target: Target,
+    known: CliqueSpectrum,
     front: Array,
     front_values: Array,
     inner: Array,
@@ -235,11 +229,11 @@ def _exact_modes(
 ) -> Modes:
     """`front` and then the contrasts inside the cliques, whose values are `inner`: no solve."""
     have = front.shape[1]
-    values, vectors, following = known.contrasts(inner, rel.n, k - have, largest=largest)
+    values, vectors, following = known.contrasts(inner, target.n, k - have, largest=largest)
     if have == k and have < exact:  # the cut lies between the front's own modes
         following = float(front_values[min(have, len(front_values) - 1)])
     values = np.concatenate([front_values[:have], values])
-    info = _exact_info(rel, False)
+    info = _exact_info(target, False)
     info.reason = "disjoint cliques: every eigenpair is known"
     info.norm = float(np.abs(values).max(initial=0.0))
     info.residuals = np.zeros(len(values))
@@ -247,11 +241,12 @@ def _exact_modes(
         info.gap = abs(float(values[-1]) - following)
         info.cluster_cut = info.gap <= 1e-12 * max(info.norm, 1e-300)
         info.angle_bound = float("inf") if info.cluster_cut else 0.0
-    return Modes(values, canonical_signs(np.concatenate([front, vectors], axis=1)), info)
+    vectors = np.concatenate([front, vectors], axis=1)
+    return Modes(values, canonical_signs(torch.from_numpy(vectors)).numpy(), info)
 
 
 def _behind(
-    rel: Relation,
+    target: Target,
     op: SymmetricOperator,
     k: int,
     which: str,
@@ -265,25 +260,25 @@ def _behind(
     """The exact modes `front` (eigenvalue `value`, `exact` of them exist), then solved ones."""
     have = front.shape[1]
     if have < k:
-        rest = _solve(rel, op, k - have, which, groups, solver, usual)
-    elif have < exact or groups.count == rel.n:  # the cut lies between exact modes, or behind all
-        rest = Modes(np.zeros(0), np.zeros((rel.rows, 0)), _exact_info(rel, have < exact))
+        rest = _solve(target, op, k - have, which, groups, solver, usual)
+    elif have < exact or groups.count == target.n:  # the cut is between exact modes, or behind all
+        rest = Modes(np.zeros(0), np.zeros((target.rows, 0)), _exact_info(target, have < exact))
     else:  # one loose pair measures the gap behind the exact modes
         for tol in (1e-4, DEFAULT_TOL):  # loose where that tells it from them
             loose = {**solver, "tol": tol, "angle_tol": None}
-            rest = _solve(rel, op, 1, which, groups, loose, usual)
+            rest = _solve(target, op, 1, which, groups, loose, usual)
             rest.info.gap = abs(float(rest.values[0]) - value)
             rest.info.cluster_cut = rest.info.gap <= 10.0 * float(rest.info.residuals.max())
             if not rest.info.cluster_cut:
                 break
         rest.info.residuals, rest.info.angle_bound = np.zeros(0), 0.0
-        rest.values, rest.vectors = np.zeros(0), np.zeros((rel.rows, 0))
+        rest.values, rest.vectors = np.zeros(0), np.zeros((target.rows, 0))
     rest.info.residuals = np.concatenate([np.zeros(have), rest.info.residuals])
     values = np.concatenate([np.full(have, value), rest.values])
     return Modes(values, np.concatenate([front, rest.vectors], axis=1), rest.info)
 
 
-def _exact_info(rel: Relation, cut: bool) -> SpectrumInfo:
+def _exact_info(target: Target, cut: bool) -> SpectrumInfo:
     gap = 0.0 if cut else math.inf
     return SpectrumInfo(
         converged=True,
@@ -297,13 +292,13 @@ def _exact_info(rel: Relation, cut: bool) -> SpectrumInfo:
         n_iter=0,
         n_matvec=0,
         seconds=0.0,
-        components=rel.components[0],
-        isolated=int(rel.total(rel.isolated.size)),
+        components=target.components[0],
+        isolated=int(target.total(target.isolated.size)),
     )
 
 
 def _solve(
-    rel: Relation,
+    target: Target,
     op: SymmetricOperator,
     k: int,
     which: str,
@@ -314,6 +309,6 @@ def _solve(
     found = solve(op, k, which, groups, solver, usual)
     facts = {f.name: getattr(found.info, f.name) for f in dataclasses.fields(found.info)}
     info = SpectrumInfo(
-        **facts, components=rel.components[0], isolated=int(rel.total(rel.isolated.size))
+        **facts, components=target.components[0], isolated=int(target.total(target.isolated.size))
     )
     return Modes(host_array(found.values), host_array(found.vectors), info)

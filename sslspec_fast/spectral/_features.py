@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
+import torch
 
-from ._eigen import SpectrumInfo, canonical_signs, dense_info
-from ._target import Relation, to_numpy
+from ..solvers.linalg.signs import canonical_signs
+from ._eigen import SpectrumInfo, dense_info
+from ._target import Target, checked_array
 
 __all__ = ["Design", "Pencil", "design_of"]
 
@@ -48,7 +50,7 @@ class Design:
 
     def pencil(
         self,
-        rel: Relation,
+        target: Target,
         k: int,
         graph_form: Form,
         metric_form: Form,
@@ -87,9 +89,10 @@ class Design:
             values, vectors = values[::-1], vectors[:, ::-1]
         residual = np.linalg.norm(form @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
         info = dense_info(values, k, time.perf_counter() - start, residual)
-        info.components, info.isolated = rel.components[0], int(rel.isolated.size)
+        info.components, info.isolated = target.components[0], int(target.isolated.size)
         info.extra["range"] = int(keep.sum())
-        return Pencil(values[:k], canonical_signs(unit[:, None] * p @ vectors[:, :k]), info)
+        weights = torch.from_numpy(unit[:, None] * p @ vectors[:, :k])
+        return Pencil(values[:k], canonical_signs(weights).numpy(), info)
 
 
 def _alike(x: Array) -> Array:
@@ -97,15 +100,15 @@ def _alike(x: Array) -> Array:
     return np.ldexp(1.0, -np.frexp(np.abs(x).max(axis=0, initial=0.0))[1])
 
 
-def design_of(rel: Relation, features: Any, kernel: Any, ridge: float = 0.0) -> Design | None:
+def design_of(target: Target, features: Any, kernel: Any, ridge: float = 0.0) -> Design | None:
     """The design matrix of the linear or kernel regime; None in the nonparametric one."""
     if features is not None and kernel is not None:
         raise ValueError("give features= or kernel=, not both")
     if features is not None:
-        x = to_numpy(features, "features", 2)
-        if x.shape[0] != rel.n:
+        x = checked_array(features, "features", 2)
+        if x.shape[0] != target.n:
             raise ValueError(
-                f"features must have one row per node: graph has {rel.n}, got shape {x.shape}"
+                f"features must have one row per node: graph has {target.n}, got shape {x.shape}"
             )
         if x.shape[1] == 0:
             raise ValueError(f"features must have at least one column, got shape {x.shape}")
@@ -122,9 +125,9 @@ def design_of(rel: Relation, features: Any, kernel: Any, ridge: float = 0.0) -> 
         return Design(x * unit @ vt.T, unit[:, None] * vt.T, features)
     if kernel is None:
         return None
-    gram = to_numpy(kernel, "kernel", 2)
-    if gram.shape != (rel.n, rel.n):
-        raise ValueError(f"kernel must be ({rel.n}, {rel.n}) like G, got shape {gram.shape}")
+    gram = checked_array(kernel, "kernel", 2)
+    if gram.shape != (target.n, target.n):
+        raise ValueError(f"kernel must be ({target.n}, {target.n}) like G, got shape {gram.shape}")
     top = float(np.abs(gram).max(initial=0.0))
     gap = float(np.abs(gram - gram.T).max(initial=0.0))
     if gap > 1e-9 * top:

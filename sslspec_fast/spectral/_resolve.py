@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import host_array
 from ..operators import GroupVectors, SymmetricOperator
 from ..solvers import ConvergenceWarning, EigInfo, EigResult, eigsh
-from ._target import host_array
 
 __all__ = ["DEFAULT_TOL", "resolved", "solve"]
 

@@ -1,4 +1,4 @@
-"""The pairwise relation G whose rows are spread over ranks, as the closed forms see it.
+"""The pairwise relation G whose rows are spread over ranks, as the closed forms use it.
 
 Arrays of nodes hold this rank's; counts, sums and whatever is decided by them are those of all.
 """
@@ -21,20 +21,20 @@ from ..ranks import agree, several, told_to_all
 from ..ranks.differentiable import start_gather
 from ..ranks.lockstep import ends, ordered_sum
 from ..ranks.traffic import broadcast, host_device
-from ._target import Relation
+from ._target import Target
 
-__all__ = ["RowsRelation", "relation"]
+__all__ = ["RowsTarget", "target_of"]
 
 Array = np.ndarray
 
 
-def relation(op: str, graph: Any, group: Any, options: Mapping[str, Any]) -> Relation:
-    """`Relation` of a graph, or of this rank's rows of one; options: alike on all ranks."""
+def target_of(op: str, graph: Any, group: Any, options: Mapping[str, Any]) -> Target:
+    """`Target` of a graph, or of this rank's rows of one; options: alike on all ranks."""
     group = several(op, group)
-    return Relation(graph) if group is None else RowsRelation(op, graph, group, options)
+    return Target(graph) if group is None else RowsTarget(op, graph, group, options)
 
 
-class RowsRelation(Relation):
+class RowsTarget(Target):
     """graph: (n_r, n) scipy or torch sparse, this rank's rows with global columns."""
 
     def __init__(self, op: str, graph: Any, group: Any, options: Mapping[str, Any]) -> None:

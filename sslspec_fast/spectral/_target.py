@@ -1,6 +1,6 @@
-"""The pairwise relation G as the closed forms see it: symmetric, float64, blocks of NumPy columns.
+"""The pairwise relation G as the closed forms use it: symmetric, float64, blocks of NumPy columns.
 
-One class hides where G came from (a `PairGraph`, a scipy matrix, a dense array) and knows in which
+One class for G from a `PairGraph`, a scipy matrix or a dense array, which also keeps in which
 array type the caller wants the results back.
 """
 
@@ -18,17 +18,12 @@ from ..graph import PairGraph
 from ..operators import GroupVectors, SymmetricOperator
 from ..solvers.problem.scaling import usual_row
 
-__all__ = ["Relation", "to_numpy"]
+__all__ = ["Target", "checked_array"]
 
 Array = np.ndarray
 
 
-def host_array(x: Any) -> Array:
-    """A tensor or array in host memory, in its own dtype."""
-    return x.detach().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
-
-
-def to_numpy(x: Any, name: str, ndim: int) -> Array:
+def checked_array(x: Any, name: str, ndim: int) -> Array:
     """A float64 NumPy copy (or view) of a tensor or array; checked for shape and finiteness."""
     if isinstance(x, torch.Tensor):
         if x.is_complex():
@@ -52,7 +47,7 @@ def to_numpy(x: Any, name: str, ndim: int) -> Array:
     return out
 
 
-class Relation:
+class Target:
     """Symmetric G (n, n) with the products, degrees and operators that the closed forms need.
 
     graph: `PairGraph`, scipy sparse, or a dense symmetric array / tensor (n, n), which may be
@@ -75,7 +70,7 @@ class Relation:
             if isinstance(graph, torch.Tensor):
                 self.device = graph.device
                 graph = graph.to_dense()
-            self.dense_matrix = _symmetric(to_numpy(graph, "graph", 2))
+            self.dense_matrix = _symmetric(checked_array(graph, "graph", 2))
         else:
             raise TypeError(
                 "graph must be a PairGraph, a scipy sparse matrix or a dense symmetric array, "

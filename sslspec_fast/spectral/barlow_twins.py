@@ -15,6 +15,7 @@ Source: Balestriero & LeCun 2022 (arXiv 2205.11508); Zbontar et al. 2021 (arXiv 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from .._checks import count
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import normalized_modes
 from ._features import design_of
-from ._rows_target import relation
+from ._rows_target import target_of
+from ._target import Target
 from .closed_form import ClosedForm, OutOfSample, package, pad
 from .filters.barlow_twins import barlow_filter, whitened_filter
 
@@ -70,51 +72,34 @@ def barlow_twins(
         "kernel": kernel,
         "starts": starts,
     }
-    rel = relation("barlow_twins", graph, group, facts)
-    k = check_rank(k, rel.n)
+    target = target_of("barlow_twins", graph, group, facts)
+    k = check_rank(k, target.n)
     alpha = check_positive(off_diagonal, "off_diagonal")
     solver = check_solver(solver)
     seed = int(solver.get("seed", 0))
     starts = None if starts is None else count("barlow_twins", "starts", starts, 0)
-    design = design_of(rel, features, kernel)
-    degree, volume = rel.degree, rel.volume
-    least = rel.least(degree)
-    if volume <= 0 or least < 0:
-        raise ValueError(
-            f"graph must have an edge and non-negative degrees, got volume {volume:.3g} and "
-            f"smallest degree {least:.3g}"
-        )
+    design = design_of(target, features, kernel)
+    degree, volume = _measure(target)
 
     def best(lam: Array) -> Any:
         # Correlations cannot exceed 1; rounding can, and 1 - lam would turn into a loss of -1e-16.
         lam = np.minimum(lam, 1.0)
         if whitened:
-            return rel.alike(whitened_filter(lam, k, alpha))
-        return rel.alike(barlow_filter(lam, k, alpha, seed, starts))
+            return target.alike(whitened_filter(lam, k, alpha))
+        return target.alike(barlow_filter(lam, k, alpha, seed, starts))
 
     more: dict[str, Any]
     if design is None:
-        modes = normalized_modes(rel, k, solver, trivial=not center)
+        modes = normalized_modes(target, k, solver, trivial=not center)
         lam, info = modes.values, modes.info
         fit = best(lam)
-        scale = np.where(degree > 0, 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0)), 0.0)
-        basis = scale[:, None] * modes.vectors
+        basis = _inverse_root(degree)[:, None] * modes.vectors
         more = {
             "embedding": basis @ fit.mix,
             "out_of_sample": OutOfSample(basis, fit.mix, slope=lam),
         }
     else:
-        share = degree / volume if center else np.zeros(rel.n)
-
-        def form(x: Array) -> Array:
-            x = x - share @ x  # Ghat and Dhat are G and D applied to the centred columns
-            return rel.quadratic(x)
-
-        def metric(x: Array) -> Array:
-            x = x - share @ x
-            return x.T @ (degree[:, None] * x)
-
-        pencil = design.pencil(rel, k, form, metric, largest=True)
+        pencil = design.pencil(target, k, *_forms(target, degree, volume, center), largest=True)
         lam, info = pencil.values, pencil.info
         fit = best(lam)
         more = {
@@ -126,10 +111,43 @@ def barlow_twins(
     if fit.regime == "multistart":  # its columns may mix modes: fewer dimensions than modes
         more["active"] = np.linalg.svd(fit.mix, compute_uv=False) ** 2
     return package(
-        rel,
+        target,
         eigenvalues=pad(lam, k, 0.0),
         filter_=pad(fit.s, k, 0.0),
         loss=fit.value,
         info=info,
         **more,
     )
+
+
+def _measure(target: Target) -> tuple[Array, float]:
+    """(degree, volume) of a graph that can be divided by them."""
+    degree, volume = target.degree, target.volume
+    least = target.least(degree)
+    if volume <= 0 or least < 0:
+        raise ValueError(
+            f"graph must have an edge and non-negative degrees, got volume {volume:.3g} and "
+            f"smallest degree {least:.3g}"
+        )
+    return degree, volume
+
+
+def _inverse_root(degree: Array) -> Array:
+    """degree^-1/2, 0 for nodes without degree."""
+    return np.where(degree > 0, 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0)), 0.0)
+
+
+def _forms(
+    target: Target, degree: Array, volume: float, center: bool
+) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    """x -> x^T Ghat x and x -> x^T Dhat x: G and D applied to the centred columns."""
+    weight = degree / volume if center else np.zeros(target.n)
+
+    def form(x: Array) -> Array:
+        return target.quadratic(x - weight @ x)
+
+    def metric(x: Array) -> Array:
+        x = x - weight @ x
+        return x.T @ (degree[:, None] * x)
+
+    return form, metric

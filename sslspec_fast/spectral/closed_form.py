@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from ._eigen import SpectrumInfo
-from ._target import Relation, to_numpy
+from ._target import Target, checked_array
 
 __all__ = ["ClosedForm", "OutOfSample", "count_active", "package", "pad"]
 
@@ -88,7 +88,7 @@ class ClosedForm:
         width = int(source.shape[0])
         if self.weights is not None:
             as_tensor = isinstance(rows, torch.Tensor)
-            out = _check_rows(rows, width) @ to_numpy(self.weights, "weights", 2)
+            out = _check_rows(rows, width) @ checked_array(self.weights, "weights", 2)
         else:
             as_tensor = isinstance(self.embedding, torch.Tensor)
             if self.out_of_sample is None:
@@ -107,9 +107,9 @@ def _check_rows(rows: Any, width: int) -> Any:
     """(m, width) array, or CSR for sparse rows: rows of a large graph fit in no dense array."""
     if sp.issparse(rows):
         out: Any = sp.csr_array(rows, dtype=np.float64)
-        to_numpy(out.data, "transform: rows", 1)
+        checked_array(out.data, "transform: rows", 1)
     else:
-        out = to_numpy(rows, "transform: rows", 2)
+        out = checked_array(rows, "transform: rows", 2)
     if out.shape[1] != width:
         raise ValueError(
             f"transform: rows must have {width} columns as in the fit, got shape {out.shape}"
@@ -127,7 +127,7 @@ def count_active(s: Array, relative: float = _ACTIVE) -> int:
 
 
 def package(
-    rel: Relation,
+    target: Target,
     *,
     embedding: Array,
     eigenvalues: Array,
@@ -148,21 +148,21 @@ def package(
     active = filter_ if active is None else active
     floor = 1e-6 if info.regime == "multistart" else _ACTIVE
     result = ClosedForm(
-        embedding=rel.wrap(embedding),
-        eigenvalues=rel.wrap(eigenvalues),
-        filter=rel.wrap(filter_),
+        embedding=target.wrap(embedding),
+        eigenvalues=target.wrap(eigenvalues),
+        filter=target.wrap(filter_),
         loss=float(loss),
         rank=count_active(active, floor),
         weights=None,
         info=info,
-        out_of_sample=out_of_sample if rel.group is None else None,  # its rows are elsewhere
+        out_of_sample=out_of_sample if target.group is None else None,  # its rows are elsewhere
     )
     if weights is not None:
         like = features.device if isinstance(features, torch.Tensor) else None
-        if like is None and rel.device is None:
+        if like is None and target.device is None:
             result.weights, result.embedding = weights, np.asarray(features, np.float64) @ weights
         else:
-            device = like if like is not None else rel.device
+            device = like if like is not None else target.device
             result.weights = torch.from_numpy(np.ascontiguousarray(weights)).to(device)
             x = torch.as_tensor(features, dtype=torch.float64, device=device).detach()
             result.embedding = x @ result.weights

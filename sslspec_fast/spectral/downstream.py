@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
-import torch
 
-from ._target import Relation, to_numpy
+from .._arrays import host_array
+from ._target import Target, checked_array
 from .closed_form import ClosedForm
 
 __all__ = ["active_span", "alignment", "downstream_error"]
@@ -25,13 +25,13 @@ Array = np.ndarray
 
 def _targets(y: Any, n: int) -> Array:
     """(n, m) targets; integer labels (n,) become one column per class."""
-    array = y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+    array = host_array(y)
     if array.shape[:1] != (n,) or array.ndim not in (1, 2):
         raise ValueError(f"Y must be ({n},) labels or ({n}, m) targets, got shape {array.shape}")
     if array.ndim == 1 and array.dtype.kind in "iubUSO":
         _, codes = np.unique(array, return_inverse=True)
         return np.eye(int(codes.max()) + 1)[codes]
-    return to_numpy(array.reshape(n, -1), "Y", 2)
+    return checked_array(array.reshape(n, -1), "Y", 2)
 
 
 def active_span(z: Array, relative: float = 1e-12) -> Array:
@@ -50,7 +50,7 @@ def downstream_error(closed_form_or_z: ClosedForm | Any, Y: Any) -> float:
     """
     source = closed_form_or_z
     z = source.embedding if isinstance(source, ClosedForm) else source
-    z = to_numpy(z, "z", 2)
+    z = checked_array(z, "z", 2)
     y = _targets(Y, z.shape[0])
     y = y - y.mean(axis=0)
     centred = z - z.mean(axis=0)
@@ -62,7 +62,7 @@ def downstream_error(closed_form_or_z: ClosedForm | Any, Y: Any) -> float:
 
 
 def alignment(graph: Any, Y: Any) -> float:
-    """How well the graph knows the task: tr(Y^T Ghat Y) / tr(Y^T Dhat Y), at most 1.
+    """How well the graph fits the task: tr(Y^T Ghat Y) / tr(Y^T Dhat Y), at most 1.
 
     Ghat = G - d d^T/vol, Dhat = D - d d^T/vol: the correlation of Y across the ends of an edge. 1
     iff no edge joins two different values, about 0 for a graph that ignores Y, negative for one
@@ -71,12 +71,12 @@ def alignment(graph: Any, Y: Any) -> float:
     Y: (n,) integer labels, or (n,) / (n, m) real targets. ValueError when Y is constant on the
     edges.
     """
-    rel = Relation(graph)
-    y = _targets(Y, rel.n)
-    if rel.volume <= 0:
-        raise ValueError(f"graph must have at least one edge, got none among {rel.n} nodes")
-    y = y - rel.degree @ y / rel.volume
-    spread = float((rel.degree @ y**2).sum())
-    if spread <= 1e-14 * float((rel.degree @ np.abs(y)).sum() + 1.0):
+    target = Target(graph)
+    y = _targets(Y, target.n)
+    if target.volume <= 0:
+        raise ValueError(f"graph must have at least one edge, got none among {target.n} nodes")
+    y = y - target.degree @ y / target.volume
+    spread = float((target.degree @ y**2).sum())
+    if spread <= 1e-14 * float((target.degree @ np.abs(y)).sum() + 1.0):
         raise ValueError("Y must vary between nodes with edges, got a constant target")
-    return float((y * rel.matmul(y)).sum()) / spread
+    return float((y * target.matmul(y)).sum()) / spread

@@ -26,12 +26,12 @@ except ImportError as missing:  # an optional extra: say how to get it
         "the estimators need scikit-learn >= 1.6: pip install 'sslspec-fast[sklearn]'"
     ) from missing
 
+from .._arrays import host_array
 from .._checks import count
 from ..graph import PairGraph
 from ._checks import check_positive
 from ._labels import class_codes
 from ._samples import check_size, lookup, neighbor_rows, unit_of
-from ._target import host_array
 from .barlow_twins import barlow_twins
 from .closed_form import ClosedForm
 from .simclr import simclr

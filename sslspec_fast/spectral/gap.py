@@ -18,7 +18,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from ..graph import PairGraph
-from ._target import Relation, to_numpy
+from ._target import Target, checked_array
 from .barlow_twins import barlow_twins
 from .closed_form import ClosedForm
 from .downstream import active_span
@@ -99,11 +99,11 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
             "optimality_gap: ridge must be 0, because the loss of z has no weights to penalise, "
             f"got {hyper['ridge']}"
         )
-    array = to_numpy(z, "z", 2)
-    relation = Relation(graph)
-    graph = relation.graph
+    array = checked_array(z, "z", 2)
+    target = Target(graph)
+    graph = target.graph
     if graph is None:
-        graph = PairGraph.from_sparse(sp.csr_array(relation.dense_matrix))
+        graph = PairGraph.from_sparse(sp.csr_array(target.dense_matrix))
     n = int(graph.n)
     if array.shape[0] != n or array.shape[1] == 0:
         raise ValueError(f"z must have shape ({n}, k) like the graph's nodes, got {array.shape}")
@@ -116,7 +116,7 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
 
     def value(x: Array) -> float:
         if name is None:
-            return gaussian_loss(x, relation, **terms)
+            return gaussian_loss(x, target, **terms)
         evaluate = getattr(functional, name)
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(graph.device)
         return float(evaluate(tensor, graph, **terms))
@@ -130,14 +130,14 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
         gap = gap / span
     else:  # collapse is optimal: nothing to divide by
         gap = 0.0 if abs(gap) <= 1e-9 * max(1.0, abs(found)) else float("inf")
-    own, target = _spans(loss, array, best, graph, hyper)
+    own, optimal = _spans(loss, array, best, graph, hyper)
     along = _along_the_ray(loss, value, array, graph, hyper)
     return Gap(
         loss=found,
         optimum=best.loss,
         relative_gap=float(gap),
         best_scale=_best_scale(along, array),
-        angle=_angle(own, target),
+        angle=_angle(own, optimal),
         rank=own.shape[1],
         closed_form=best,
     )
@@ -146,8 +146,8 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
 def _spans(
     loss: str, z: Array, best: ClosedForm, graph: Any, hyper: dict[str, Any]
 ) -> tuple[Array, Array]:
-    """Orthonormal bases of what the loss sees of z and of the optimum."""
-    optimum = to_numpy(best.embedding, "embedding", 2)
+    """Orthonormal bases of what the loss depends on, of z and of the optimum."""
+    optimum = checked_array(best.embedding, "embedding", 2)
     degree = graph.degree.cpu().numpy()
     if loss == "barlow_twins" or (loss == "vicreg" and hyper.get("measure") == "degree"):
         share = degree / degree.sum() if hyper.get("center", True) else np.zeros(len(z))
@@ -186,14 +186,14 @@ def _along_the_ray(
         q = (at[2] - 4 * at[1] + 3 * at[0]) / 12
         p = at[1] - at[0] - q
         return lambda t: at[0] + p * t**2 + q * t**4
-    rel = Relation(graph)
+    target = Target(graph)
     uniform = hyper.get("measure", "uniform") == "uniform"
-    share = np.full(rel.n, 1 / rel.n) if uniform else rel.degree / rel.volume
+    share = np.full(target.n, 1 / target.n) if uniform else target.degree / target.volume
     x = z - share @ z
-    c = x.T @ x / (rel.n - 1) if uniform else x.T @ (share[:, None] * x)
+    c = x.T @ x / (target.n - 1) if uniform else x.T @ (share[:, None] * x)
     variance, off = np.diag(c), float((c**2).sum() - (np.diag(c) ** 2).sum())
-    edges = float(((rel.degree[:, None] * x - rel.matmul(x)) * x).sum())
-    edges *= 2 / (rel.n if uniform else rel.volume)
+    edges = float(((target.degree[:, None] * x - target.matmul(x)) * x).sum())
+    edges *= 2 / (target.n if uniform else target.volume)
     alpha = hyper.get("variance", 1.0)
     beta = alpha if hyper.get("covariance") is None else hyper["covariance"]
     gamma = hyper.get("invariance", 1.0)

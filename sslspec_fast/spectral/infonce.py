@@ -24,7 +24,7 @@ import scipy.linalg as sla
 
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import SpectrumInfo, dense_info
-from ._target import Relation
+from ._target import Target
 from .closed_form import ClosedForm, package, pad
 
 __all__ = ["entropy_bound", "info_nce"]
@@ -49,19 +49,19 @@ def info_nce(
     weights positive, k >= n - 1, negatives "others". reduction "mean" (over anchors, 1/d_i) or
     "sum".
     """
-    rel = Relation(graph)
-    k = check_rank(k, rel.n)
+    target = Target(graph)
+    k = check_rank(k, target.n)
     tau = check_positive(temperature, "temperature", strict=True)
     check_solver(solver)
     if negatives not in ("others", "non_positive"):
         raise ValueError(f"negatives must be 'others' or 'non_positive', got {negatives!r}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
-    if rel.is_signed:
+    if target.is_signed:
         raise ValueError("graph must have non-negative weights for info_nce")
     if normalize:
-        return _simplex(rel, k, tau, negatives, reduction)
-    return _log_graph(rel, k, tau, negatives, reduction)
+        return _simplex(target, k, tau, negatives, reduction)
+    return _log_graph(target, k, tau, negatives, reduction)
 
 
 def entropy_bound(graph: Any, *, reduction: str = "mean") -> float:
@@ -70,33 +70,33 @@ def entropy_bound(graph: Any, *, reduction: str = "mean") -> float:
     Attained iff the softmax equals G_i/d_i. The diagonal is ignored; rows without edges are no
     anchors.
     """
-    return _entropy(Relation(graph), reduction)
+    return _entropy(Target(graph), reduction)
 
 
-def _entropy(rel: Relation, reduction: str) -> float:
-    matrix = rel.sparse()
-    matrix.data[np.repeat(np.arange(rel.n), np.diff(matrix.indptr)) == matrix.indices] = 0.0
+def _entropy(target: Target, reduction: str) -> float:
+    matrix = target.sparse()
+    matrix.data[np.repeat(np.arange(target.n), np.diff(matrix.indptr)) == matrix.indices] = 0.0
     matrix.eliminate_zeros()
     degree = np.asarray(matrix.sum(axis=1)).ravel()
-    rows = np.repeat(np.arange(rel.n), np.diff(matrix.indptr))
+    rows = np.repeat(np.arange(target.n), np.diff(matrix.indptr))
     share = matrix.data / degree[rows]
-    entropy = -np.bincount(rows, share * np.log(share), minlength=rel.n)
+    entropy = -np.bincount(rows, share * np.log(share), minlength=target.n)
     anchors = degree > 0
     if not anchors.any():
-        raise ValueError(f"graph must have at least one edge, got none among {rel.n} nodes")
+        raise ValueError(f"graph must have at least one edge, got none among {target.n} nodes")
     return float(degree @ entropy) if reduction == "sum" else float(entropy[anchors].mean())
 
 
-def _simplex(rel: Relation, k: int, tau: float, negatives: str, reduction: str) -> ClosedForm:
-    n = rel.n
-    cliques, labels = rel.components
+def _simplex(target: Target, k: int, tau: float, negatives: str, reduction: str) -> ClosedForm:
+    n = target.n
+    cliques, labels = target.components
     size = n // cliques
-    diagonal = rel.diagonal
-    volume = rel.volume - float(diagonal.sum())
+    diagonal = target.diagonal
+    volume = target.volume - float(diagonal.sum())
     # Edges stay inside components; equality in Cauchy-Schwarz over their n (size - 1) places
     # means that all of them are there and weigh the same.
     pairs = n * (size - 1)
-    energy = rel.frobenius_sq - float(diagonal @ diagonal)
+    energy = target.frobenius_sq - float(diagonal @ diagonal)
     balanced = bool((np.bincount(labels) == size).all()) and size >= 2 and cliques >= 2
     if not balanced or abs(energy * pairs - volume**2) > 1e-10 * volume**2:
         raise ValueError(
@@ -118,11 +118,11 @@ def _simplex(rel: Relation, k: int, tau: float, negatives: str, reduction: str) 
     vertices = np.zeros((cliques, k))
     vertices[:, : cliques - 1] = sla.helmert(cliques).T * math.sqrt(cliques / (cliques - 1))
     lam = np.full(cliques - 1, weight * (size - 1))
-    info = _info(np.concatenate([lam, np.full(n - cliques + 1, -weight)]), min(k, n), rel)
+    info = _info(np.concatenate([lam, np.full(n - cliques + 1, -weight)]), min(k, n), target)
     info.regime, info.lower_bound = "simplex", loss
     s = np.full(cliques - 1, n / (cliques - 1))
     return package(
-        rel,
+        target,
         embedding=vertices[labels],
         eigenvalues=pad(lam, k, -weight),
         filter_=pad(s, k, 0.0),
@@ -131,9 +131,9 @@ def _simplex(rel: Relation, k: int, tau: float, negatives: str, reduction: str) 
     )
 
 
-def _log_graph(rel: Relation, k: int, tau: float, negatives: str, reduction: str) -> ClosedForm:
-    n = rel.n
-    weights = rel.sparse().toarray()
+def _log_graph(target: Target, k: int, tau: float, negatives: str, reduction: str) -> ClosedForm:
+    n = target.n
+    weights = target.sparse().toarray()
     np.fill_diagonal(weights, 1.0)
     if negatives != "others" or (weights <= 0).any() or n < 2:
         raise ValueError(
@@ -146,11 +146,11 @@ def _log_graph(rel: Relation, k: int, tau: float, negatives: str, reduction: str
     values, vectors = sla.eigh(tau * np.log(weights))
     values, vectors = values[::-1], vectors[:, ::-1]
     s = np.maximum(values - values[-1], 0.0)[:k]  # the smallest shift of the free diagonal
-    loss = _entropy(rel, reduction)
-    info = _info(values, k, rel)
+    loss = _entropy(target, reduction)
+    info = _info(values, k, target)
     info.regime, info.lower_bound = "log G", loss
     return package(
-        rel,
+        target,
         embedding=vectors[:, :k] * np.sqrt(s),
         eigenvalues=values[:k].copy(),
         filter_=s,
@@ -159,8 +159,8 @@ def _log_graph(rel: Relation, k: int, tau: float, negatives: str, reduction: str
     )
 
 
-def _info(spectrum: Array, k: int, rel: Relation) -> SpectrumInfo:
+def _info(spectrum: Array, k: int, target: Target) -> SpectrumInfo:
     info = dense_info(spectrum, k, 0.0, np.zeros(k))
     info.method, info.reason = "exact", "the spectrum is known"
-    info.components, info.isolated = rel.components[0], int(rel.isolated.size)
+    info.components, info.isolated = target.components[0], int(target.isolated.size)
     return info

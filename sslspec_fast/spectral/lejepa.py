@@ -24,7 +24,7 @@ from .._checks import count
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import laplacian_modes
 from ._features import design_of
-from ._target import Relation
+from ._target import Target
 from .closed_form import ClosedForm, OutOfSample, package, pad
 from .filters.lejepa import (
     curvature,
@@ -74,32 +74,32 @@ def lejepa(
     centred, a Laplacian with a negative eigenvalue, which leaves the loss unbounded below;
     TypeError for wrong types.
     """
-    rel = Relation(graph)
-    k = check_rank(k, rel.n)
+    target = Target(graph)
+    k = check_rank(k, target.n)
     weight = _weight(weight)
-    rows = rel.n if rows is None else count("lejepa", "rows", rows, 1)
+    rows = target.n if rows is None else count("lejepa", "rows", rows, 1)
     knots, t_max = _quadrature(knots, t_max)
     if order not in ORDERS:
         raise ValueError(f"order must be 'exact' or 'second', got {order!r}")
-    if rel.n < 2:
-        raise ValueError(f"graph must have at least 2 nodes for a covariance, got {rel.n}")
+    if target.n < 2:
+        raise ValueError(f"graph must have at least 2 nodes for a covariance, got {target.n}")
     solver = check_solver(solver)
-    design = design_of(rel, features, kernel)
+    design = design_of(target, features, kernel)
     if design is None:
-        modes = laplacian_modes(rel, k, solver)
+        modes = laplacian_modes(target, k, solver)
         lam, info = modes.values, modes.info
-        basis = np.sqrt(rel.n) * modes.vectors
+        basis = np.sqrt(target.n) * modes.vectors
     else:
         _check_centred(design.features)
         pencil = design.pencil(
-            rel,
+            target,
             k,
-            lambda x: _energy(rel, x),
-            lambda x: _centred(x).T @ _centred(x) / rel.n,
+            lambda x: _energy(target, x),
+            lambda x: _centred(x).T @ _centred(x) / target.n,
             largest=False,
         )
         lam, info, basis = pencil.values, pencil.info, pencil.weights
-        lam = lam if rel.is_signed else np.maximum(lam, 0.0)
+        lam = lam if target.is_signed else np.maximum(lam, 0.0)
     if len(lam) and lam.min() < -1e-9 * max(1.0, float(np.abs(lam).max())):
         raise ValueError(
             f"graph must have a non-negative Laplacian for lejepa, got an eigenvalue "
@@ -126,7 +126,12 @@ def lejepa(
         }
     )
     return package(
-        rel, eigenvalues=pad(lam, k, np.inf), filter_=pad(s, k, 0.0), loss=value, info=info, **more
+        target,
+        eigenvalues=pad(lam, k, np.inf),
+        filter_=pad(s, k, 0.0),
+        loss=value,
+        info=info,
+        **more,
     )
 
 
@@ -140,12 +145,12 @@ def gaussian_loss(
     t_max: float = 3.0,
 ) -> float:
     """The loss that `lejepa` minimises, at z (n, k): SIGReg of the Gaussian with z's moments."""
-    rel = graph if isinstance(graph, Relation) else Relation(graph)
+    target = graph if isinstance(graph, Target) else Target(graph)
     n, k = z.shape
     mean = z.mean(axis=0)
     s, axes = np.linalg.eigh(_centred(z).T @ _centred(z) / n)
     law = gaussian_sigreg(np.maximum(s, 0.0), mean @ axes, knots, t_max)[0]
-    energy = float(np.trace(_energy(rel, z)))
+    energy = float(np.trace(_energy(target, z)))
     return weight * (n if rows is None else rows) * law + (1 - weight) * energy / k
 
 
@@ -174,7 +179,7 @@ def _centred(x: Array) -> Array:
     return x - x.mean(axis=0)
 
 
-def _energy(rel: Relation, x: Array) -> Array:
-    """X^T L X / n; L does not see the mean, and without it nothing cancels."""
+def _energy(target: Target, x: Array) -> Array:
+    """X^T L X / n; L does not depend on the mean, and without it nothing cancels."""
     x = _centred(x)
-    return (x.T @ (rel.degree[:, None] * x) - rel.quadratic(x)) / rel.n
+    return (x.T @ (target.degree[:, None] * x) - target.quadratic(x)) / target.n

@@ -22,8 +22,8 @@ import numpy as np
 from ._checks import check_rank, check_solver
 from ._eigen import adjacency_modes, normalized_modes
 from ._features import design_of
-from ._rows_target import relation
-from ._target import Relation
+from ._rows_target import target_of
+from ._target import Target
 from .closed_form import ClosedForm, OutOfSample, package, pad
 
 __all__ = ["simclr", "spectral_contrastive"]
@@ -58,22 +58,23 @@ def simclr(
     Errors: ValueError for a directed graph or k out of range, TypeError for wrong types.
     """
     facts = {"k": k, "center": center, "features": features, "kernel": kernel}
-    rel = relation("simclr", graph, group, facts)
-    k = check_rank(k, rel.n)
+    target = target_of("simclr", graph, group, facts)
+    k = check_rank(k, target.n)
     solver = check_solver(solver)
-    design = design_of(rel, features, kernel)
-    target = rel.frobenius_sq
+    design = design_of(target, features, kernel)
+    constant = target.frobenius_sq  # of the loss
     if center:  # |H G H|^2 from the row sums; G itself is not touched
-        target += (
-            -2.0 * float(rel.total(rel.degree @ rel.degree)) / rel.n + (rel.volume / rel.n) ** 2
+        constant += (
+            -2.0 * float(target.total(target.degree @ target.degree)) / target.n
+            + (target.volume / target.n) ** 2
         )
     if design is None:
-        modes = adjacency_modes(rel, k, solver, center=center)
+        modes = adjacency_modes(target, k, solver, center=center)
         lam, info, vectors = modes.values, modes.info, modes.vectors
         s = _positive(lam)
         mix = np.diag(np.sqrt(s))
         mix = np.concatenate([mix, np.zeros((len(s), k - len(s)))], axis=1)
-        shift = rel.total(rel.degree @ vectors) / rel.n if center else 0.0
+        shift = target.total(target.degree @ vectors) / target.n if center else 0.0
         more: dict[str, Any] = {
             "embedding": vectors @ mix,
             "out_of_sample": OutOfSample(vectors, mix, offset=lam, shift=shift),
@@ -82,12 +83,12 @@ def simclr(
 
         def form(x: Array) -> Array:
             x = x - x.mean(axis=0) if center else x
-            return rel.quadratic(x)
+            return target.quadratic(x)
 
-        pencil = design.pencil(rel, k, form, lambda x: x.T @ x, largest=True)
+        pencil = design.pencil(target, k, form, lambda x: x.T @ x, largest=True)
         lam, info = pencil.values, pencil.info
         more = _weights(design, pencil.weights, _positive(lam), k)
-    return _finish(rel, k, lam, target - float((_positive(lam) ** 2).sum()), info, more)
+    return _finish(target, k, lam, constant - float((_positive(lam) ** 2).sum()), info, more)
 
 
 def spectral_contrastive(
@@ -105,15 +106,15 @@ def spectral_contrastive(
     the loss; their rows are zero. group: as in `simclr`.
     """
     facts = {"k": k, "features": features, "kernel": kernel}
-    rel = relation("spectral_contrastive", graph, group, facts)
-    k = check_rank(k, rel.n)
+    target = target_of("spectral_contrastive", graph, group, facts)
+    k = check_rank(k, target.n)
     solver = check_solver(solver)
-    design = design_of(rel, features, kernel)
-    if rel.volume <= 0:
-        raise ValueError(f"graph must have at least one edge, got none among {rel.n} nodes")
-    share = rel.degree / rel.volume
+    design = design_of(target, features, kernel)
+    if target.volume <= 0:
+        raise ValueError(f"graph must have at least one edge, got none among {target.n} nodes")
+    share = target.degree / target.volume
     if design is None:
-        modes = normalized_modes(rel, k, solver, trivial=True)
+        modes = normalized_modes(target, k, solver, trivial=True)
         lam, info = modes.values, modes.info
         scale = np.where(share > 0, 1.0 / np.sqrt(np.where(share > 0, share, 1.0)), 0.0)
         basis = scale[:, None] * modes.vectors
@@ -127,15 +128,15 @@ def spectral_contrastive(
         if share.min() < 0:
             raise ValueError("graph must have non-negative degrees for spectral_contrastive")
         pencil = design.pencil(
-            rel,
+            target,
             k,
-            lambda x: rel.quadratic(x) / rel.volume,
+            lambda x: target.quadratic(x) / target.volume,
             lambda x: x.T @ (share[:, None] * x),
             largest=True,
         )
         lam, info = pencil.values, pencil.info
         more = _weights(design, pencil.weights, _positive(lam), k)
-    return _finish(rel, k, lam, -float((_positive(lam) ** 2).sum()), info, more)
+    return _finish(target, k, lam, -float((_positive(lam) ** 2).sum()), info, more)
 
 
 def _weights(design: Any, pencil: Array, s: Array, k: int) -> dict[str, Any]:
@@ -145,11 +146,11 @@ def _weights(design: Any, pencil: Array, s: Array, k: int) -> dict[str, Any]:
 
 
 def _finish(
-    rel: Relation, k: int, lam: Array, loss: float, info: Any, more: dict[str, Any]
+    target: Target, k: int, lam: Array, loss: float, info: Any, more: dict[str, Any]
 ) -> ClosedForm:
     info.regime, info.certified, info.lower_bound = "positive part", True, loss
     return package(
-        rel,
+        target,
         eigenvalues=pad(lam, k, 0.0),
         filter_=pad(_positive(lam), k, 0.0),
         loss=loss,

@@ -23,8 +23,8 @@ from .._checks import count
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import laplacian_modes, normalized_modes
 from ._features import Design, design_of
-from ._rows_target import relation
-from ._target import Relation
+from ._rows_target import target_of
+from ._target import Target
 from .closed_form import ClosedForm, OutOfSample, package, pad
 from .filters.vicreg import PENALTIES, Filter, vicreg_filter
 
@@ -83,8 +83,8 @@ def vicreg(
         "ridge": ridge,
         "starts": starts,
     }
-    rel = relation("vicreg", graph, group, facts)
-    k = check_rank(k, rel.n)
+    target = target_of("vicreg", graph, group, facts)
+    k = check_rank(k, target.n)
     alpha = check_positive(variance, "variance", strict=True)
     beta = alpha if covariance is None else check_positive(covariance, "covariance")
     gamma = check_positive(invariance, "invariance")
@@ -96,47 +96,47 @@ def vicreg(
         raise ValueError(f"measure must be 'uniform' or 'degree', got {measure!r}")
     if eps >= 1:
         raise ValueError(f"eps must be below 1 (the target variance), got {eps:g}")
-    if rel.n < 2:
-        raise ValueError(f"graph must have at least 2 nodes for a covariance, got {rel.n}")
+    if target.n < 2:
+        raise ValueError(f"graph must have at least 2 nodes for a covariance, got {target.n}")
     eps = eps if penalty.endswith("std") else 0.0  # the variance forms have no square root
     solver = check_solver(solver)
     seed = int(solver.get("seed", 0))
     starts = None if starts is None else count("vicreg", "starts", starts, 0)
-    design = design_of(rel, features, kernel, ridge)
+    design = design_of(target, features, kernel, ridge)
     if ridge > 0 and design is None:
         raise ValueError(f"ridge needs features= or kernel=, got ridge={ridge:g} without either")
 
     def best(x: Array) -> Filter:
-        return rel.alike(vicreg_filter(x, k, alpha, beta, penalty, eps, seed, starts))
+        return target.alike(vicreg_filter(x, k, alpha, beta, penalty, eps, seed, starts))
 
     if design is not None:
-        return _parametric(rel, k, design, gamma, measure, ridge, solver, best)
+        return _parametric(target, k, design, gamma, measure, ridge, solver, best)
     if measure == "uniform":
-        modes = laplacian_modes(rel, k, solver)
-        scale = np.sqrt(rel.n - 1.0)
-        x = gamma * (rel.n - 1.0) / rel.n * modes.values
+        modes = laplacian_modes(target, k, solver)
+        scale = np.sqrt(target.n - 1.0)
+        x = gamma * (target.n - 1.0) / target.n * modes.values
         basis = scale * modes.vectors
         lam = modes.values
         fit = best(x)
         out = OutOfSample(basis, fit.mix, slope=1.0, offset=-lam)
     else:
-        modes = normalized_modes(rel, k, solver, trivial=False)
+        modes = normalized_modes(target, k, solver, trivial=False)
         lam = 1.0 - modes.values
         fit = best(gamma * np.maximum(lam, 0.0))
-        basis = _degree_basis(rel, modes.vectors)
+        basis = _degree_basis(target, modes.vectors)
         out = OutOfSample(basis, fit.mix, slope=1.0 - lam)
-    return _result(rel, k, basis @ fit.mix, lam, fit, modes.info, out_of_sample=out)
+    return _result(target, k, basis @ fit.mix, lam, fit, modes.info, out_of_sample=out)
 
 
-def _degree_basis(rel: Relation, vectors: Array) -> Array:
-    """sqrt(vol) D^-1/2 U; rows of isolated nodes, which this measure does not see, stay zero."""
-    degree = rel.degree
-    scale = np.where(degree > 0, np.sqrt(rel.volume / np.where(degree > 0, degree, 1.0)), 0.0)
+def _degree_basis(target: Target, vectors: Array) -> Array:
+    """sqrt(vol) D^-1/2 U; rows of isolated nodes, of weight 0 in this measure, stay zero."""
+    degree = target.degree
+    scale = np.where(degree > 0, np.sqrt(target.volume / np.where(degree > 0, degree, 1.0)), 0.0)
     return scale[:, None] * vectors
 
 
 def _parametric(
-    rel: Relation,
+    target: Target,
     k: int,
     design: Design,
     gamma: float,
@@ -145,39 +145,39 @@ def _parametric(
     solver: dict,
     best: Any,
 ) -> ClosedForm:
-    degree = rel.degree
-    if measure == "degree" and (degree.min() < 0 or rel.volume <= 0):
+    degree = target.degree
+    if measure == "degree" and (degree.min() < 0 or target.volume <= 0):
         raise ValueError("graph must have non-negative degrees and an edge for measure='degree'")
-    share = np.full(rel.n, 1.0 / rel.n) if measure == "uniform" else degree / rel.volume
-    weight = np.full(rel.n, 1.0 / (rel.n - 1.0)) if measure == "uniform" else share
-    total = float(rel.n) if measure == "uniform" else rel.volume
+    share = np.full(target.n, 1.0 / target.n) if measure == "uniform" else degree / target.volume
+    weight = np.full(target.n, 1.0 / (target.n - 1.0)) if measure == "uniform" else share
+    total = float(target.n) if measure == "uniform" else target.volume
 
     def metric(x: Array) -> Array:
         centred = x - share @ x
         return centred.T @ (weight[:, None] * centred)
 
     def form(x: Array) -> Array:
-        centred = x - share @ x  # L does not see the mean; without it nothing cancels
-        return (centred.T @ (degree[:, None] * centred) - rel.quadratic(centred)) / total
+        centred = x - share @ x  # L does not depend on the mean; without it nothing cancels
+        return (centred.T @ (degree[:, None] * centred) - target.quadratic(centred)) / total
 
     # x_k = gamma mu_k; the ridge adds eta/2 to gamma B, that is eta / (2 gamma) to B.
     unit = gamma if gamma > 0 else 1.0
     inner = form if gamma > 0 or ridge == 0 else (lambda x: np.zeros((x.shape[1],) * 2))
-    pencil = design.pencil(rel, k, inner, metric, largest=False, ridge=ridge / (2.0 * unit))
-    mu = pencil.values if rel.is_signed else np.maximum(pencil.values, 0.0)
+    pencil = design.pencil(target, k, inner, metric, largest=False, ridge=ridge / (2.0 * unit))
+    mu = pencil.values if target.is_signed else np.maximum(pencil.values, 0.0)
     fit = best(gamma * mu if gamma > 0 else (mu if ridge > 0 else 0.0 * mu))
     weights = design.weights(pencil.weights @ fit.mix)
     return _result(
-        rel, k, np.zeros((0, k)), mu, fit, pencil.info, weights=weights, features=design.given
+        target, k, np.zeros((0, k)), mu, fit, pencil.info, weights=weights, features=design.given
     )
 
 
 def _result(
-    rel: Relation, k: int, embedding: Array, lam: Array, fit: Filter, info: Any, **more: Any
+    target: Target, k: int, embedding: Array, lam: Array, fit: Filter, info: Any, **more: Any
 ) -> ClosedForm:
     info.regime, info.certified, info.lower_bound = fit.regime, fit.certified, fit.lower_bound
     return package(
-        rel,
+        target,
         embedding=embedding,
         eigenvalues=pad(lam, k, np.inf),
         filter_=pad(fit.s, k, 0.0),

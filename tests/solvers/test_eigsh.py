@@ -202,7 +202,7 @@ def test_warm_start_saves_work() -> None:
     cold = eigsh(matrix, 8, method="chebyshev", tol=1e-9)
     warm = eigsh(matrix, 8, method="chebyshev", tol=1e-9, x0=cold.vectors)
     assert warm.info.converged
-    # what is left is the probe, and a look for directions that the start may lack
+    # what is left is the probe, and a search for directions that the start may lack
     assert warm.info.n_matvec < 0.9 * cold.info.n_matvec
     np.testing.assert_allclose(warm.values, cold.values, rtol=1e-9)
 

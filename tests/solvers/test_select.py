@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import threading
 import warnings
 from typing import Any
@@ -18,9 +19,10 @@ from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import eigsh
 from sslspec_fast.solvers._threads import at_most_threads
 from sslspec_fast.solvers.linalg.cost import machine, start_width
-from sslspec_fast.solvers.methods.shift_invert import _Solve
+from sslspec_fast.solvers.linalg.factorization import Structure
+from sslspec_fast.solvers.methods.shift_invert import ShiftedSolve
 from sslspec_fast.solvers.problem.probe import probe
-from sslspec_fast.solvers.problem.reorder import order
+from sslspec_fast.solvers.problem.reorder import renumbering_pays
 from sslspec_fast.solvers.problem.task import Task
 from sslspec_fast.solvers.result import ConvergenceWarning
 
@@ -106,19 +108,19 @@ def test_start_from_the_probe_agrees_with_a_random_start() -> None:
 
 
 def test_probe_keeps_a_basis_only_where_it_pays() -> None:
-    def look(matrix, k: int):
+    def probed(matrix, k: int):
         op = ops.as_operator(matrix)
         task = Task(op, k, op.n, 1.0, 1e-6, None, 10, 0)
-        return probe(task, torch.float32, keep=True)
+        return probe(task, keep=True)
 
-    wide = look(graphs.blocks_graph(6000, 9), 9)
+    wide = probed(graphs.blocks_graph(6000, 9), 9)
     x = wide.vectors(16)
     assert x is not None
     assert x.shape == (6000, 16)
     assert float((x.T @ x - torch.eye(16)).abs().max()) < 1e-3
     assert wide.vectors(10_000) is None
-    assert look(graphs.path(6000)[0], 9).vectors(4) is None  # few entries a row
-    assert look(graphs.blocks_graph(6000, 9), 64).vectors(4) is None  # more wanted than it sees
+    assert probed(graphs.path(6000)[0], 9).vectors(4) is None  # few entries a row
+    assert probed(graphs.blocks_graph(6000, 9), 64).vectors(4) is None  # more wanted than it sees
 
 
 def _tall_and_mixed(copies: int, separate: int, n: int, seed: int):
@@ -159,7 +161,7 @@ def test_probe_goes_on_where_that_beats_a_filter() -> None:
 
 
 def test_blocks_of_the_probe_are_cache_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 columns of float32, 8 of float64; 16 again where copies of many values could hide."""
+    """16 columns of float32, 8 of float64; 16 again where copies of many values could be missed."""
     door = importlib.import_module("sslspec_fast.solvers.eigsh")
     probe, seen = door.probe, []
 
@@ -216,9 +218,7 @@ def test_one_thread_for_small_problems_is_undone() -> None:
 def test_renumbering_changes_nothing_but_the_order(
     which: str, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    door = importlib.import_module("sslspec_fast.solvers.eigsh")
-    choose = door.choose
-    monkeypatch.setattr(door, "choose", lambda *a: ("chebyshev", *choose(*a)[1:]))
+    monkeypatch.setattr(Structure, "seconds", lambda *a: math.inf)  # no factorisation
     # two weighted grids of different size and two isolated nodes, numbered at random
     parts = [graphs.torus(100, 101)[0], graphs.torus(80, 90)[0], sp.csr_array((2, 2))]
     matrix = sp.csr_array(sp.block_diag(parts))
@@ -232,7 +232,9 @@ def test_renumbering_changes_nothing_but_the_order(
 
     fast = solve()
     assert fast.info.extra["reordered"] == "reverse Cuthill-McKee"
-    monkeypatch.setattr(door, "order", lambda *a: None)
+    assert fast.info.plan.reordered
+    plan = importlib.import_module("sslspec_fast.solvers.plan")
+    monkeypatch.setattr(plan, "renumbering_pays", lambda *a: False)
     plain = solve()
     assert fast.info.converged
     assert "reordered" not in plain.info.extra
@@ -244,12 +246,12 @@ def test_renumbering_changes_nothing_but_the_order(
 
 def test_no_order_for_graphs_without_one() -> None:
     natural = ops.as_operator(graphs.torus(130, 131)[0])
-    assert order(natural, 130) is None
+    assert not renumbering_pays(natural, 130)
     scattered = ops.as_operator(graphs.blocks_graph(20_000, 4))
-    assert order(scattered, 5) is None
-    assert order(ops.as_operator(graphs.path(2000)[0]), 2000) is None
-    for op in (natural, scattered):  # nobody has counted the levels yet
-        assert order(op) is None
+    assert not renumbering_pays(scattered, 5)
+    assert not renumbering_pays(ops.as_operator(graphs.path(2000)[0]), 2000)
+    for op in (natural, scattered):  # the levels are to be counted
+        assert not renumbering_pays(op)
 
 
 def _paths() -> sp.csr_array:
@@ -258,7 +260,7 @@ def _paths() -> sp.csr_array:
 
 
 @pytest.mark.parametrize("method", ["auto", "chebyshev", "lobpcg", "shift_invert", "lanczos"])
-def test_a_start_of_wrong_eigenvectors_is_not_believed(method: str) -> None:
+def test_a_start_of_wrong_eigenvectors_is_not_accepted(method: str) -> None:
     matrix = _paths()
     wrong = eigsh(matrix, 12, which="SA", tol=1e-10)
     found = eigsh(matrix, 4, x0=wrong.vectors, method=method, angle_tol=1e-6)
@@ -308,7 +310,7 @@ def test_a_shift_that_meets_a_deflated_eigenvalue_is_moved() -> None:
     spectrum = np.r_[np.arange(1.0, 699.0), 8000.0, 9000.0]
     matrix = sp.csr_array(sp.diags_array(spectrum))
     task = Task(ops.as_operator(matrix), 3, 698, 9000.0, 1e-3, None, 10, 0)
-    solver = _Solve(task, matrix, 8000.0)
+    solver = ShiftedSolve(task, matrix, 8000.0)
     assert 0 < solver.sigma - 8000.0 <= 1e-6 * 9000
     x = torch.eye(700, 3, dtype=torch.float64)
     expected = x / (8000.0 - torch.arange(1.0, 4.0, dtype=torch.float64))

@@ -2,9 +2,10 @@
 
 Convergence: ||r_i|| <= tol for every wanted pair and, with an angle tolerance,
 ||R||_F <= angle_tol * gap. The gap t_k - (t_{k+1} + 4 ||r_{k+1}||) needs a guard vector good to a
-tenth of that distance: copies of t_k would still hide behind less, and the next eigenvalue need not
-be the one that the guard is near. What a look for missed directions could not see is no gap. Where
-a witness shows that nothing lies in half of that distance, the guard may be as rough as it is.
+tenth of that distance: copies of t_k could still lie behind less, and the next eigenvalue need not
+be the one that the guard is near. The gap ends at the floor of a search for missed pairs, below
+which the search finds nothing. Where a bound shows that half of that distance holds no other
+eigenvalue, the guard may be as rough as it is.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ from ..linalg.basis import Basis
 from ..linalg.cost import machine
 from ..problem.task import Task
 
-__all__ = ["Hidden", "Monitor"]
+__all__ = ["BoundOnMissed", "Monitor"]
 
 # (basis, Ritz values and vectors) -> above it, there is nothing but the wanted pairs
-Hidden = Callable[[Basis, Tensor, Tensor], float]
+BoundOnMissed = Callable[[Basis, Tensor, Tensor], float]
 
-_STALE = 25  # looks at a guard that is good to tol and gets no better
+_STALE = 25  # measurements of a guard that is good to tol and gets no better
 _LEAST = 2e-15  # residual that rounding allows, relative to the norm
 
 
 class Monitor:
     """Which Ritz pairs are good enough, how wide the gap is, and what is still to do."""
 
-    def __init__(self, task: Task, hidden: Hidden | None = None) -> None:
+    def __init__(self, task: Task, bound_on_missed: BoundOnMissed | None = None) -> None:
         self.task = task
-        self._hidden = hidden  # until it has been asked
-        self._clear = math.inf  # what it said
+        self._bound_on_missed = bound_on_missed  # until it has been computed
+        self._bound = math.inf  # its value
         self.target = task.tol
         self.gap = math.inf if not task.guard else math.nan
         self.norms = torch.full((task.k + 1,), math.inf, dtype=torch.float64)
-        self.sight = -math.inf  # above it, a look would have seen every eigenvalue
-        self._best, self._stale = math.inf, 0  # residual of the guard, and looks since it fell
-        self.trusted = 0  # leading pairs that the last call took for good without measuring them
+        self.search_floor = -math.inf  # above it, a search would have found every eigenvalue
+        self._best, self._stale = math.inf, 0  # residual of the guard, and calls since it fell
+        self.trusted = 0  # leading pairs that the last call accepted without measuring them
 
     def pick(
         self, basis: Basis, values: Tensor, q: Tensor, block: int, fill: int
@@ -62,14 +63,14 @@ class Monitor:
     def measure(self, basis: Basis, values: Tensor, q: Tensor, block: int) -> tuple[Tensor, Tensor]:
         """Indices still to improve (at most `block`) and their residual vectors.
 
-        Residuals are computed chunk by chunk from the first doubtful pair on, the pair behind the
-        wanted ones with the last chunk. Pairs that were good are trusted until the end, when all
-        are measured again; a chunk of them is not: a pass over V and A V costs the same.
+        Residuals are computed chunk by chunk from the first pair that is not good on, the pair
+        behind the wanted ones with the last chunk. Pairs that were good are trusted until the end,
+        when all are measured again; a chunk of them is not: a pass over V and A V costs the same.
         """
         task = self.task
         last = min(task.k, basis.size)
         guarded = task.guard if basis.size > task.k else 0
-        chunk = max(block, machine(task.op.device).together)
+        chunk = max(block, machine(task.op.device).residuals_per_pass)
         start = 0
         while start < last and self.norms[start] <= self.target:
             start += 1
@@ -90,8 +91,9 @@ class Monitor:
                 start = stop
             if not picked and guarded:
                 guard = self._guard(values)
-                if len(guard) and self._hidden is not None:
-                    self._clear, self._hidden = self._hidden(basis, values, q), None
+                if len(guard) and self._bound_on_missed is not None:
+                    self._bound = self._bound_on_missed(basis, values, q)
+                    self._bound_on_missed = None
                     guard = self._guard(values)
                 if not len(guard) and self._tighten(values):
                     self.trusted = start = 0
@@ -112,25 +114,25 @@ class Monitor:
         floor = self.task.tol
         if self.task.angle_tol is not None:  # below, no residual could resolve the gap
             floor = max(1e-13, _LEAST * math.sqrt(k) / self.task.angle_tol) * self.task.norm
-        copies = self.copies(values)
-        share = 0.01 if copies else 0.1
+        copies = self.copies_at_the_cut(values)
+        fraction = 0.01 if copies else 0.1
         self.gap = 0.0
-        doubtful = residual > max(share * distance, floor)
-        if residual <= share * distance:
-            self.gap = max(min(distance - 4.0 * residual, last - self.sight), 0.0)
-        elif last - self._clear >= 0.5 * distance > 0.0 and not copies:
-            self.gap, doubtful = max(last - max(self._clear, self.sight), 0.0), False
+        improve = residual > max(fraction * distance, floor)
+        if residual <= fraction * distance:
+            self.gap = max(min(distance - 4.0 * residual, last - self.search_floor), 0.0)
+        elif last - self._bound >= 0.5 * distance > 0.0 and not copies:
+            self.gap, improve = max(last - max(self._bound, self.search_floor), 0.0), False
         if residual < 0.5 * self._best:
             self._best, self._stale = residual, 0
         elif residual <= self.task.tol:
             self._stale += 1
-        if self._stale > _STALE:  # rounding, or copies without end: there is no gap to be told
-            doubtful = False
-        return torch.tensor([k] if doubtful else [], dtype=torch.int64)
+        if self._stale > _STALE:  # rounding, or copies without end: the gap cannot be measured
+            improve = False
+        return torch.tensor([k] if improve else [], dtype=torch.int64)
 
-    def copies(self, values: Tensor) -> bool:
+    def copies_at_the_cut(self, values: Tensor) -> bool:
         """The last wanted values are one, as far as their residuals tell: there may be more of it,
-        and a mixture of those and what lies behind can look like the end of the gap.
+        and a mixture of those and what lies behind can pass for the end of the gap.
         """
         k = self.task.k
         if k < 2 or not self.task.guard or len(values) <= k:

@@ -8,8 +8,8 @@ inside the gap, m = k: the k largest were found, and the gap is at least t_k - s
 the cut lies inside a cluster, at a shift tol above t_k: lambda_k is at most that, which is a proof
 where tol is small beside the wanted values (or the rows of A, for values near 0). More eigenvalues
 than Ritz values, also of those up to ||R|| below the shift (Kahan 1967; Parlett 1998, section
-11.5): some were missed. No method that multiplies by A alone can tell that: what its start does not
-see, it does not miss. ||E||_F is estimated without bias from products with normal vectors, since
+11.5): some were missed. No method that multiplies by A alone can show that: it holds only what its
+start holds. ||E||_F is estimated without bias from products with normal vectors, since
 E|g|^2 = ||E||_F^2, and doubled; it shows as well where a factor without pivoting has blown up.
 """
 

@@ -1,11 +1,11 @@
-"""A look for what a run may have missed: random directions outside the basis, filtered.
+"""The search for what a run may have missed: random directions outside the basis, filtered.
 
-A Krylov or filter method holds only what its start sees. A given start (`x0`) may lack any pair; b
-random columns hold b directions of each eigenspace, fewer where they came out parallel; and a
-method that follows single residuals (Lanczos with restarts, LOBPCG) may drop copies it once saw.
+A Krylov or filter method holds only what its start block holds. A given start (`x0`) may lack any
+pair; b random columns hold b directions of each eigenspace, fewer where they came out parallel; and
+a method that follows single residuals (Lanczos with restarts, LOBPCG) may drop copies it once held.
 
-Often the filtered columns need not even be searched: what is left of them outside the pairs that
-were found bounds how far the filter can have lifted anything else (`Witness`).
+Often the filtered columns need not even be added to the basis: what is left of them outside the
+pairs that were found bounds how far the filter can have lifted anything else (`FilteredSample`).
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from ..linalg.chebyshev_filter import Clean, filter_block, growth_rate
 from ..linalg.cost import LINE
 from ..problem.task import Task
 
-__all__ = ["FilteredLook", "Witness"]
+__all__ = ["FilteredSample", "MissedPairSearch"]
 
-# A short run tells no closer values apart: this share of the spectrum, or 5 tol.
+# A short run tells no closer values apart: this fraction of the spectrum, or 5 tol.
 _TOGETHER = 1e-3
 _MOST = 200.0  # degrees of a filter
-_TOTAL = 1000.0  # of all filters of a look
-_LEAD = 1e3  # by which what is known may outgrow what is looked for
+_TOTAL = 1000.0  # of all filters of a search
+_LEAD = 1e3  # by which what is known may outgrow what is searched for
 _LOG_GROWTH = 60.0  # what float32 can hold of a growth, and `filter_block` takes out in advance
 _LOG_ODDS = math.log(1e6)  # against a random block that shows an eigenvector too weakly
-_LEAK = 0.2  # squared, of what is looked for, that may lie in Ritz vectors behind the wanted ones
+_LEAK = 0.2  # squared, of a missed vector, that may lie in Ritz vectors behind the wanted ones
 
 
 @dataclass
-class Witness:
+class FilteredSample:
     """Random columns behind a filter, y = C_degree(A) X for X (n, b) with entries of rms `size`.
 
-    An eigenvector v that is not among those found kept its share p(v) v^T X, p(v) = C_degree at its
+    An eigenvector v that is not among those found has kept p(v) v^T X, p(v) = C_degree at its
     eigenvalue, and |v^T X|^2 > size^2 b / (e odds^(2 / b)) for all but one in `odds` blocks
     (Chernoff's bound for chi^2). So it shows in the norm of what is left, or p(v) was small; what
     crowds behind it, or rounds, only adds to that norm.
@@ -53,7 +53,7 @@ class Witness:
 
     def growth(self, found: list[Removable], leak: float = 0.0) -> float:
         """Log of the most that the filter can have lifted what lies outside `found`, but for a
-        squared share `leak`; inf: it tells nothing.
+        squared fraction `leak`; inf: the sample overflowed and bounds nothing.
         """
         y, b = self.y.clone(), self.y.shape[1]
         for known in found:
@@ -65,11 +65,14 @@ class Witness:
         return log + 0.5 + _LOG_ODDS / b - 0.5 * math.log1p(-leak)
 
     def level(self, growth: float) -> float:
+        """The eigenvalue that the filter lifts by exp(growth)."""
         return _level(self.lo, self.cut, self.degree, growth)
 
-    def hidden(self, task: Task, width: int, basis: Basis, values: Tensor, q: Tensor) -> float:
+    def bound_on_missed(
+        self, task: Task, width: int, basis: Basis, values: Tensor, q: Tensor
+    ) -> float:
         """Above this value there is nothing but the k wanted pairs of a run that started from
-        `width` columns, these among them; inf: nobody knows.
+        `width` columns, these among them; inf where the sample does not tell.
         """
         k, spare = task.k, width - task.k
         found: list[Removable] = [DenseVectors(basis.vectors(q[:, :k]))]
@@ -87,23 +90,40 @@ def _level(lo: float, cut: float, degree: int, growth: float) -> float:
     return ((cut + lo) + (cut - lo) * math.cosh(log / degree)) / 2 if log < 700.0 else math.inf
 
 
+@dataclass(frozen=True)
+class _Spectrum:
+    """The ends of a spectrum, and the Ritz values on either side of the cut behind the wanted."""
+
+    lo: float
+    top: float
+    last: float  # wanted value
+    behind: float  # the value after it
+
+    @property
+    def half(self) -> float:
+        """Halfway up the gap."""
+        return (self.behind + self.last) / 2
+
+
 @dataclass
-class FilteredLook:
-    """lo, hi: bounds of the spectrum; low: dtype of the products; copies: of an eigenvalue, that
-    the start sees, or None for a start or a method that is doubted as such.
+class MissedPairSearch:
+    """lo, hi: bounds of the spectrum; low: dtype of the products; multiplicity: of an eigenvalue,
+    up to which the start holds every copy; None for a start or a method that may miss any pair.
     """
 
     task: Task
     lo: float
     hi: float
     low: torch.dtype
-    copies: int | None = None
+    multiplicity: int | None = None
 
-    def doubts(self, values: Tensor) -> bool:
-        """Whether a copy may be hidden: as many of the wanted values as it sees lie together."""
-        if self.copies is None:
+    def may_miss_copies(self, values: Tensor) -> bool:
+        """Whether the start may lack a copy: as many of the wanted values as it holds copies of
+        lie together.
+        """
+        if self.multiplicity is None:
             return True
-        wanted, b = values[: self.task.k], self.copies
+        wanted, b = values[: self.task.k], self.multiplicity
         if len(wanted) < b:
             return False
         widths = wanted[: len(wanted) - b + 1] - wanted[b - 1 :]
@@ -113,39 +133,46 @@ class FilteredLook:
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
         """b <= 16 columns; the basis keeps room for what is wanted.
 
-        An eigenvalue that was missed has its share sqrt(b / n) of the block, and the filter must
+        An eigenvalue that was missed has a fraction sqrt(b / n) of the block, and the filter must
         lift it above all that lies below the cut, where |C_d| <= 1. What is known, and would grow
         fastest, is taken out on the way: it may only get so far ahead.
         """
-        task, n = self.task, self.task.op.n
+        task = self.task
         room = basis.capacity - task.k - task.guard
         width = max(min(LINE, task.free - basis.size, room), 1)
-        # not all of the basis: that may hold a part of what is looked for, and what would be left
-        # of it is no eigenvector
+        # not all of the basis: that may hold a part of a missed vector, and what would be left of
+        # it is no eigenvector
         q = basis.ritz()[1]
         known = basis.vectors(q[:, : task.k])
         x = task.op.random_block(width, seed, task.dtype)
         x = orthonormalize(x, [known], task.deflated)
-        lo = min(self.lo, float(values[-1]))
-        top = max(self.hi, float(values[0]))
-        last, behind = float(values[task.k - 1]), float(values[min(task.k, len(values) - 1)])
-        cut = max(behind, lo + 1e-6 * task.norm)
-        if x.shape[1] == 0 or top - lo <= 1e-12 * task.norm:
+        ends = _Spectrum(
+            min(self.lo, float(values[-1])),
+            max(self.hi, float(values[0])),
+            float(values[task.k - 1]),
+            float(values[min(task.k, len(values) - 1)]),
+        )
+        if x.shape[1] == 0 or ends.top - ends.lo <= 1e-12 * task.norm:
             return x, -math.inf
-        # from halfway up the gap on, everything is to be seen, and to be lifted by 1e4
-        half = (behind + last) / 2
-        rate = max(growth_rate(half, lo, cut), 1e-9)
-        visible = math.log(10.0 * math.sqrt(n / x.shape[1]))
+        return self._filtered(basis, values, q, x, known, ends)
+
+    def _filtered(
+        self, basis: Basis, values: Tensor, q: Tensor, x: Tensor, known: Tensor, ends: _Spectrum
+    ) -> tuple[Tensor, float]:
+        """From halfway up the gap on, every eigenvalue is to show, and to be lifted by 1e4."""
+        task, lo, top = self.task, ends.lo, ends.top
+        cut = max(ends.behind, lo + 1e-6 * task.norm)
+        rate = max(growth_rate(ends.half, lo, cut), 1e-9)
+        visible = math.log(10.0 * math.sqrt(task.op.n / x.shape[1]))
         need = max(visible, math.log(1e4))
         most = min(_MOST, _LOG_GROWTH / max(growth_rate(top, lo, cut), 1e-9))
         degree = int(max(1.0, min(math.ceil((need + math.log(2.0)) / rate), most)))
         passes = math.ceil(need / max(_log_cosh(degree * rate), 1e-12))  # no gap: it may be 0
         passes = max(min(passes, int(_TOTAL / degree)), 1)
-        sight = self._glance(basis, values, q, x, known, lo, top, degree * passes)
-        if sight <= half:
-            return x[:, :0], sight
-        every = self._every(top, last, lo, cut)
-        clean = Clean(_Both(DenseVectors(known), task.deflated), every)
+        floor = self._bound_without_search(basis, values, q, x, known, ends, degree * passes)
+        if floor <= ends.half:
+            return x[:, :0], floor
+        clean = self._clean(known, _every(top, ends.last, lo, cut))
         task.columns += degree * passes * x.shape[1]
         for step in range(passes):
             if step:
@@ -156,19 +183,17 @@ class FilteredLook:
         # where the passes lift as much as it takes to be visible
         return x, _level(lo, cut, degree, visible / passes)
 
-    def _every(self, top: float, last: float, lo: float, cut: float) -> int:
-        lead = growth_rate(top, lo, cut) - growth_rate(last, lo, cut)
-        return int(max(min(math.log(_LEAD) / max(lead, 1e-9), 1e9), 1.0))
+    def _clean(self, known: Tensor, every: int) -> Clean:
+        return Clean(_Both(DenseVectors(known), self.task.deflated), every)
 
-    def _glance(
+    def _bound_without_search(
         self,
         basis: Basis,
         values: Tensor,
         q: Tensor,
         x: Tensor,
         known: Tensor,
-        lo: float,
-        top: float,
+        ends: _Spectrum,
         most: int,
     ) -> float:
         """Above this value there is nothing but what was found, by a filter of fewer degrees than
@@ -178,6 +203,7 @@ class FilteredLook:
         So the filter may cut below them: where the next gap is wider, it has to be much shorter.
         """
         task, k, n, b = self.task, self.task.k, self.task.op.n, x.shape[1]
+        lo, top = ends.lo, ends.top
         stop = min(k + b, len(values))
         if stop == k:
             return math.inf
@@ -199,13 +225,19 @@ class FilteredLook:
             DenseVectors(basis.vectors(q[:, k : k + good])),
         ]
         found += [] if task.deflated is None else [task.deflated]
-        clean = Clean(_Both(DenseVectors(known), task.deflated), self._every(top, half, lo, cut))
+        clean = self._clean(known, _every(top, half, lo, cut))
         task.columns += degree * b
         x = x.to(self.low, copy=True)
         y = filter_block(task.op, x, lo, cut, degree, max(top, cut), clean)
         size = math.exp(-degree * growth_rate(max(top, cut), lo, cut)) / math.sqrt(n)
-        seen = Witness(y, lo, cut, degree, size)
-        return seen.level(seen.growth(found, float(leaks[good - 1])))
+        sample = FilteredSample(y, lo, cut, degree, size)
+        return sample.level(sample.growth(found, float(leaks[good - 1])))
+
+
+def _every(top: float, last: float, lo: float, cut: float) -> int:
+    """Degrees after which what is known leads by so much that it is taken out."""
+    lead = growth_rate(top, lo, cut) - growth_rate(last, lo, cut)
+    return int(max(min(math.log(_LEAD) / max(lead, 1e-9), 1e9), 1.0))
 
 
 def _log_cosh(x: float) -> float:

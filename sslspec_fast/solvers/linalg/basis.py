@@ -202,7 +202,7 @@ class Basis:
     """V, A V and H = V^T A V. V and A V are lists of blocks of columns, up to `capacity` in all.
 
     Blocks are adopted as they come and nothing is copied before a restart: to write into a new
-    store, memory that nobody has touched yet, would cost as much as several products.
+    store, memory that was never touched, would cost as much as several products.
     """
 
     def __init__(self, n: int, capacity: int, dtype: torch.dtype, device: torch.device) -> None:

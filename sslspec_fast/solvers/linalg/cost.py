@@ -6,45 +6,75 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = [
-    "FILLED_ROWS",
-    "LINE",
-    "MACHINES",
-    "Machine",
-    "guards",
-    "machine",
-    "padded",
-    "product_cost",
-    "start_width",
-]
-
 # Columns of float32 in a cache line: a gather of them costs no more than one of 4. So it is on an
 # H100 (4e6 rows, beyond its L2: 8 and 16 columns 2.4 and 2.6 ms, 24 and 32 columns 4.0 and 3.8).
 LINE = 16
 # Entries per row from which a factorisation fills in; grids and trees have fewer.
 FILLED_ROWS = 8
+# Nanoseconds of a product, for each entry and row of a column; entries of a row of a callable.
+PRODUCT_ENTRY, PRODUCT_ROW, UNKNOWN_ENTRIES = 0.3, 1.5, 20
+
+# ---- the filter of a start block, and those of later steps
+# Residual, relative to the norm, that filters in float32 reach from a random start.
+FILTER_RESIDUAL = 2e-6
+MAX_DEGREE = 300  # of a filter
+# Nanoseconds of a step beside its filter, on two cores: for each row and column of the basis, for
+# each cube of its columns, and whatever the sizes are.
+STEP_ROW, STEP_CUBE, STEP = 5.0, 2.0, 2e6
+FILTER_PART = 2.5  # of the rest of a step: what its filter may take
+FIRST_DEGREES = (8.0, 60.0)  # shortest and longest filter of a start block of unknown or low rate
+# Ritz vectors: the edge of a dense spectrum takes the place of the Ritz value near it while a
+# degree still gains this fraction of what it gains there.
+EDGE_RATE = 0.33
+# Rates (log of the growth per degree) below which the edge, or the cut, has no gap behind it, and
+# the fraction of such a rate that a filter attains.
+OPEN_EDGE, OPEN_EDGE_RATE, OPEN_CUT = 0.6, 0.8, 0.8
+SURE_RATE, SURE_DEGREE = 0.18, 36.0  # a rate that may be relied on, up to this degree
+ONE_FILTER_RATE, ONE_FILTER = 0.4, 60  # of random columns: one filter is all that is needed
+
+# ---- the probe
+PROBE_STEPS, PROBE_BLOCK = 8, 4  # of a run that is not kept
+KEPT_BYTES = 1 << 30  # of a basis that is kept
+RITZ_COLUMNS = 15  # columns that leave good Ritz vectors, for two wanted pairs
+LONG_PROBE = 16  # steps that a kept run may take at least
+PROJECTED_PART = 0.6  # (columns of the basis)^2 for a nanosecond of product: LAPACK is a minor part
+PROJECTED_CUBE = 0.35  # nanoseconds of LAPACK for each cube of the columns
+PASS_BYTE = 1.5  # nanoseconds of a pass over three blocks, for each byte of one
+
+# ---- a factor: seconds for each row, predicted entry and cube of the separator; and of a solve.
+# SuperLU on one core. Predicted and measured with 10 pairs, s: usa 0.77 and 0.22, geonames 5.3 and
+# 2.1, mnist5k 1.8 and 0.93.
+FACTOR_ROW, FACTOR_FILL, FACTOR_CUBE = 3e-6, 0.3e-6, 1e-10
+SOLVE_ROW, SOLVE_FILL = 70e-9, 2.5e-9
+
+# ---- another order of the nodes
+CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway
+RENUMBERED_ENTRY = 240.0  # bytes of memory for an entry: the new matrix needs a quarter of that
+LEAST_LEVELS = 16
+SCATTERED = 4.0  # mean distance of neighbours, in levels' widths, from which a new order pays
 
 
 @dataclass(frozen=True)
 class Machine:
     """What depends on where the blocks are.
 
-    together: Ritz pairs whose residuals are worth one more pass over the basis.
-    share: entries of a block that keep a host thread busy for longer than it takes to wake it.
+    residuals_per_pass: Ritz pairs whose residuals are worth one more pass over the basis.
+    entries_per_thread: entries of a block that keep a host thread busy for longer than it takes to
+        wake it.
     """
 
-    together: int
-    share: int
+    residuals_per_pass: int
+    entries_per_thread: int
 
     def threads(self, n: int, k: int) -> int:
         """Host threads for k pairs of n rows."""
-        return max(n * max(k, LINE) // self.share, 1)
+        return max(n * max(k, LINE) // self.entries_per_thread, 1)
 
 
 # On a GPU the host has the small matrices only, and its threads would wake for microseconds of
 # work: one of them does it.
-_CPU = Machine(together=8, share=1 << 15)
-_GPU = Machine(together=128, share=1 << 62)
+_CPU = Machine(residuals_per_pass=8, entries_per_thread=1 << 15)
+_GPU = Machine(residuals_per_pass=128, entries_per_thread=1 << 62)
 MACHINES = {"cpu": _CPU, "cuda": _GPU}
 
 
@@ -55,7 +85,7 @@ def machine(device: torch.device) -> Machine:
 def product_cost(op: object, n: int) -> float:
     """Nanoseconds per column of a float32 product with a block (2 cores; ratios matter only)."""
     nnz = getattr(op, "nnz", lambda: None)()
-    return 0.3 * (20 * n if nnz is None else nnz) + 1.5 * n
+    return PRODUCT_ENTRY * (UNKNOWN_ENTRIES * n if nnz is None else nnz) + PRODUCT_ROW * n
 
 
 def padded(b: int) -> int:
@@ -66,6 +96,35 @@ def padded(b: int) -> int:
 def guards(k: int) -> int:
     """Fewest columns behind k wanted ones, so that the last of those converges."""
     return max(3, min(k // 8, 16))
+
+
+def guarded_width(k: int, free: int) -> int:
+    """Columns of the start block of a method whose steps are narrow."""
+    return min(k + max(2, min(k // 4, 8)), free)
+
+
+def lanczos_block(k: int, free: int) -> int:
+    """Columns of a step of block Lanczos."""
+    return min(max(4, min(16, k // 4)), free)
+
+
+def balanced_degree(op: object, b: int, size: int) -> float:
+    """Degree of a filter of b columns from which the rest of a step, with a basis of `size`
+    columns, is a minor part of it.
+    """
+    n: int = op.n  # type: ignore[attr-defined]
+    product = product_cost(op, n) * padded(b)
+    rest = STEP_ROW * n * size + 3.0 * product + STEP + STEP_CUBE * size**3
+    return FILTER_PART * rest / product
+
+
+def longest_first_filter(n: int, width: int, product: float, step: float) -> float:
+    """Degree that a filter of the start block may have where the rate is unknown or low.
+
+    product: nanoseconds of a product with the block; step: of what follows, whatever the sizes.
+    """
+    shortest, longest = FIRST_DEGREES
+    return max(shortest, min(longest, FILTER_PART * (STEP_ROW * n * width + step) / product))
 
 
 def start_width(k: int, free: int) -> int:

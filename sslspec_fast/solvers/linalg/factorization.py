@@ -18,6 +18,8 @@ import scipy.sparse
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.sparse.linalg import splu
 
+from .cost import FACTOR_CUBE, FACTOR_FILL, FACTOR_ROW, SOLVE_FILL, SOLVE_ROW
+
 __all__ = ["INT32_LIMIT", "SingularFactor", "Structure", "structure", "symmetric_factor"]
 
 INT32_LIMIT = 2**31 - 1  # entries that SuperLU and scipy's graph routines can index
@@ -36,9 +38,9 @@ class Structure:
     fill: float
 
     def seconds(self, n: int, columns: int) -> float:
-        """Factorisation and `columns` solves, from SuperLU's measured rates on one core."""
-        factor = 3e-6 * n + 0.3e-6 * self.fill + 1e-10 * float(self.separator) ** 3
-        return factor + columns * (70e-9 * n + 2.5e-9 * self.fill)
+        """Factorisation and `columns` solves."""
+        factor = FACTOR_ROW * n + FACTOR_FILL * self.fill + FACTOR_CUBE * float(self.separator) ** 3
+        return factor + columns * (SOLVE_ROW * n + SOLVE_FILL * self.fill)
 
 
 def structure(matrix: Any) -> Structure:

@@ -6,208 +6,289 @@
 What `expand` does names the method: a Chebyshev filter in residual form (chebyshev), a solve with
 a factorisation (shift_invert), a preconditioner (lobpcg), nothing (block Lanczos: V stays a
 block Krylov space). Zhou and Saad 2007 (block Chebyshev-Davidson), Stathopoulos 2007 (restarts
-that keep the previous Ritz vectors). The driver always looks for the largest eigenvalues.
+that keep the previous Ritz vectors). The driver always computes the largest eigenvalues.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ...primitives.spread import decided
-from ..completeness.convergence import Hidden, Monitor
+from ..completeness.convergence import BoundOnMissed, Monitor
 from ..linalg.basis import Basis, orthonormalize
 from ..linalg.cost import LINE, guards
 from ..problem.task import Outcome, Task
+from ._next_step import State, Step, next_step
 
-__all__ = ["Look", "davidson"]
+__all__ = ["Search", "Sizes", "davidson"]
 
 Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
 
-_REFILLS = 3  # random blocks after which rounding is to blame that nothing new comes
+_REFILLS = 3  # random blocks that bring nothing new, after which rounding is the cause
 
 
-class Look(Protocol):
-    """Random directions outside the basis, pushed to the wanted end: what a run may have missed."""
+class Search(Protocol):
+    """Random directions outside the basis, lifted to the wanted end: what a run may have missed."""
 
-    def doubts(self, values: Tensor) -> bool:
-        """Whether these Ritz values may hide others."""
+    def may_miss_copies(self, values: Tensor) -> bool:
+        """Whether these Ritz values leave room for eigenvalues that the run does not hold."""
 
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
-        """(n, b) new directions, at most as many as leave room for what is wanted, and the sight:
-        an eigenvalue above it would have shown up in them. None, where there is no such eigenvalue.
+        """(n, b) new directions, at most as many as leave room for what is wanted, and the floor
+        of the search: an eigenvalue above it would have shown up in them. None, where there is no
+        such eigenvalue.
         """
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Columns. block, fill: most and fewest of a step; capacity, keep: of the basis, and of what a
+    restart leaves of it; krylov_steps: products with A that extend the basis at once.
+    """
+
+    block: int
+    capacity: int
+    keep: int
+    krylov_steps: int = 1
+    fill: int = 1
 
 
 def davidson(
     task: Task,
     start: Tensor,
     expand: Expand | None,
-    *,
-    block: int,
-    capacity: int,
-    keep: int,
-    krylov_steps: int = 1,
-    fill: int = 1,
-    look: Look | None = None,
-    hidden: Hidden | None = None,
+    sizes: Sizes,
+    search: Search | None = None,
+    bound_on_missed: BoundOnMissed | None = None,
 ) -> Outcome:
     """Run until the task is met. start (n, m): first directions, not yet orthonormal.
 
-    block, fill: most and fewest columns of a step; capacity, keep: of the basis, and after restart.
-    look: where it doubts the values, or where the start lost its guards, a run that is done is
-    believed once such directions have been added and the wanted values stay, and not before.
-    hidden: what the start itself tells of the gap, asked before its end is searched for.
+    search: where pairs may be missing, because of the values or of a start that lost its guards, a
+    run that has converged is accepted only after these directions have been added and the wanted
+    values stay. bound_on_missed: what the start itself tells of the gap, asked before the pair
+    behind it is computed.
     """
-    capacity = max(min(capacity, task.free), min(task.k + task.guard, task.free))
-    # what a look brings completes what the basis has of it: nothing may be dropped for it
-    most = capacity + (0 if look is None else LINE)
-    basis = Basis(task.op.rows, most, task.dtype, task.op.device)
-    steps = krylov_steps if expand is None else 1
-    _grow(task, basis, start.to(task.dtype), capacity, steps)
-    lost = basis.size < min(start.shape[1], capacity, task.k + guards(task.k))
-    needed = min(task.k + task.guard, task.free)
-    monitor = Monitor(task, hidden)
-    history: list[dict[str, Any]] = []
-    previous = torch.zeros(basis.size, 0, dtype=torch.float64)
-    reason, refills, looks, iteration = "max_iter reached", 0, 0, 0
-    done = proven = may = False
-    seen = torch.full((task.k,), math.nan, dtype=torch.float64)  # wanted values at the last look
+    run = _DavidsonRun(task, expand, sizes, search, bound_on_missed)
+    run.begin(start)
     while True:
-        iteration += 1
-        values, q = basis.ritz()
-        if basis.size < needed:
-            index, r = torch.zeros(0, dtype=torch.int64), basis.empty
-            done = False
+        state = run.rayleigh_ritz()
+        step = next_step(state)
+        if step is Step.SEARCH_MISSED:
+            step = run.search_missed()
+        elif step is Step.EXPAND:
+            step = run.extend()
+        if step.ends:
+            return run.outcome(state, step)
+
+
+class _DavidsonRun:
+    """A basis, what is known of its Ritz pairs, and the three ways to go on."""
+
+    def __init__(
+        self,
+        task: Task,
+        expand: Expand | None,
+        sizes: Sizes,
+        search: Search | None,
+        bound_on_missed: BoundOnMissed | None,
+    ) -> None:
+        self.task, self.expand, self.search, self.sizes = task, expand, search, sizes
+        least = min(task.k + task.guard, task.free)
+        self.capacity = max(min(sizes.capacity, task.free), least)
+        # a search completes what the basis has of a pair: nothing may be dropped for its columns
+        most = self.capacity + (0 if search is None else LINE)
+        self.basis = Basis(task.op.rows, most, task.dtype, task.op.device)
+        self.needed = least
+        self.krylov_steps = sizes.krylov_steps if expand is None else 1
+        self.monitor = Monitor(task, bound_on_missed)
+        self.history: list[dict[str, Any]] = []
+        self.iteration = self.searches = self.refills = 0
+        # wanted values before the last search
+        self.searched = torch.full((task.k,), math.nan, dtype=torch.float64)
+        self.lost_guards = False
+
+    def begin(self, start: Tensor) -> None:
+        task, basis = self.task, self.basis
+        self._grow(start.to(task.dtype), self.capacity, self.krylov_steps)
+        self.lost_guards = basis.size < min(start.shape[1], self.capacity, task.k + guards(task.k))
+        self._forget_previous()
+
+    def rayleigh_ritz(self) -> State:
+        """Ritz pairs, and the residuals of those that are to be improved."""
+        task, basis, monitor = self.task, self.basis, self.monitor
+        self.iteration += 1
+        self.values, self.q = basis.ritz()
+        if basis.size < self.needed:
+            self.index, self.residuals = torch.zeros(0, dtype=torch.int64), basis.empty
+            converged = False
         else:
-            index, r = monitor.pick(basis, values, q, block, fill)
-            done = len(index) == 0
-        if done and monitor.trusted:  # measure every wanted pair on the final basis
-            monitor.norms[: task.k] = math.inf
-            index, r = monitor.pick(basis, values, q, block, fill)
-            done = len(index) == 0
-        enough = basis.size >= min(task.k, task.free)  # a run that is cut short returns k pairs too
-        stopped = _report(task, monitor, history, iteration, basis, values) and enough
-        doubted = look is not None and (lost or look.doubts(values) or monitor.copies(values))
-        slack = min(task.tol, 0.1 * monitor.gap) if monitor.gap > 0.0 else task.tol
-        stays = enough and bool(((values[: task.k] - seen).abs() <= slack).all())
-        proven = basis.size >= task.free or stays or (enough and not doubted)
-        may = not stopped and iteration <= task.max_iter
-        owed = enough and not proven and may
-        if look is not None and owed and (done or refills == _REFILLS):
-            looks, seen = looks + 1, values[: task.k].clone()
-            if basis.size > capacity:  # from the look before
-                _restart(basis, q, previous, keep, task.k)
-                previous = torch.zeros(basis.size, 0, dtype=torch.float64)
-                values, q = basis.ritz()
-            more, monitor.sight = look(basis, values, task.seed + 104729 * looks)
-            proven = bool(torch.isfinite(more).all())
-            if _grow(task, basis, more.to(task.dtype), basis.capacity):
-                refills = 0
-            elif not proven:
-                reason = "the look for missed directions overflowed"
-                break
-            monitor.norms[:] = math.inf
-            continue
-        if done and proven:
-            reason = "tolerance met" if monitor.satisfied() else "the cut lies inside a cluster"
-            break
-        if basis.size >= task.free:
-            reason = "the basis spans the whole space"
-            break
-        if stopped:
-            reason = "stopped by the callback"
-            break
-        if iteration > task.max_iter and enough:
-            break
+            converged = self._pick()
+            if converged and monitor.trusted:  # measure every wanted pair on the final basis
+                monitor.norms[: task.k] = math.inf
+                converged = self._pick()
+        stopped = _report(task, monitor, self.history, self.iteration, basis, self.values)
+        return State(
+            size=basis.size,
+            k=task.k,
+            free=task.free,
+            converged=converged,
+            may_miss=self._may_miss(),
+            confirmed=self._confirmed(),
+            exhausted=self.refills == _REFILLS,
+            stopped=stopped,
+            out_of_steps=self.iteration > task.max_iter,
+        )
+
+    def _pick(self) -> bool:
+        """True when there is no pair to improve."""
+        sizes = self.sizes
+        self.index, self.residuals = self.monitor.pick(
+            self.basis, self.values, self.q, sizes.block, sizes.fill
+        )
+        return len(self.index) == 0
+
+    def _may_miss(self) -> bool:
+        if self.search is None:
+            return False
+        values = self.values
+        return (
+            self.lost_guards
+            or self.search.may_miss_copies(values)
+            or self.monitor.copies_at_the_cut(values)
+        )
+
+    def _confirmed(self) -> bool:
+        """Whether the last search has left the wanted values as they were."""
+        wanted, gap, tol = self.values[: self.task.k], self.monitor.gap, self.task.tol
+        slack = min(tol, 0.1 * gap) if gap > 0.0 else tol
+        same = len(wanted) == self.task.k
+        return same and bool(((wanted - self.searched).abs() <= slack).all())
+
+    def search_missed(self) -> Step:
+        """Add directions that hold what the basis may lack."""
+        task, basis, monitor = self.task, self.basis, self.monitor
+        assert self.search is not None
+        self.searches += 1
+        self.searched = self.values[: task.k].clone()
+        if basis.size > self.capacity:  # from the search before
+            self._restart(self.sizes.keep)
+        seed = task.seed + 104729 * self.searches
+        more, monitor.search_floor = self.search(basis, self.values, seed)
+        finite = bool(torch.isfinite(more).all())
+        if self._grow(more.to(task.dtype), basis.capacity):
+            self.refills = 0
+        elif not finite:
+            return Step.OVERFLOW
+        monitor.norms[:] = math.inf
+        return Step.SEARCH_MISSED
+
+    def extend(self) -> Step:
+        """Expand the residuals, or random directions where nothing new comes of them."""
+        task, basis, sizes = self.task, self.basis, self.sizes
+        capacity, index, r = self.capacity, self.index, self.residuals
         if basis.size + max(len(index), 1) > capacity:
-            _restart(basis, q, previous, min(keep, capacity - max(block // 2, 1)), task.k)
-            values, q = basis.ritz()
+            self._restart(min(sizes.keep, capacity - max(sizes.block // 2, 1)))
             index = index[index < basis.size]
-            r = _same_residual(basis, values, q, index, r)
-        previous = q[:, : task.k + task.guard]
+            # Ritz pairs kept by a restart are unchanged up to sign, and so are their residuals
+            if len(index):
+                r = basis.residual(self.values[index], self.q[:, index])
+        self.previous = self.q[:, : task.k + task.guard]
         room = capacity - basis.size
         added = 0
         if len(index):
             index, r = index[:room], r[:, :room]
-            t = r if expand is None else expand(r, values[index], basis, values)
-            added = _grow(task, basis, t.to(task.dtype), capacity, steps)
-        if added == 0:  # nothing new came out: look for missed directions at random
-            if refills == _REFILLS:
-                if owed:
-                    continue
-                reason = "no new directions: rounding level reached"
+            values = self.values
+            t = r if self.expand is None else self.expand(r, values[index], basis, values)
+            added = self._grow(t.to(task.dtype), capacity, self.krylov_steps)
+        if added:
+            return Step.EXPAND
+        if self.refills == _REFILLS:
+            return Step.ROUNDING
+        seed = task.seed + 7919 * (basis.size + self.refills + 1)
+        width = min(max(sizes.block, 1), capacity - basis.size)
+        more = task.op.random_block(width, seed, task.dtype)
+        # while there are fewer than what is wanted, only a block that adds nothing counts
+        wanting = basis.size < self.needed
+        self.refills += not (self._grow(more, capacity) and wanting)
+        return Step.EXPAND
+
+    def outcome(self, state: State, step: Step) -> Outcome:
+        """The wanted pairs. A run that was cut short proves nothing, whatever its residuals are;
+        at rounding level the pair behind may stay open.
+        """
+        task, basis, monitor = self.task, self.basis, self.monitor
+        if not state.converged:
+            monitor.settle(basis, self.values, self.q)
+        good = state.complete and step in (Step.ACCEPT, Step.WHOLE_SPACE, Step.ROUNDING)
+        reason = step.value
+        if step is Step.ACCEPT and not monitor.satisfied():
+            reason = "the cut lies inside a cluster"
+        k = min(task.k, basis.size)
+        vectors = basis.vectors(self.q[:, :k])
+        return Outcome(
+            self.values[:k],
+            vectors,
+            monitor.norms[:k].clone(),
+            monitor.gap,
+            good and monitor.satisfied(),
+            reason,
+            self.iteration,
+            self.history,
+        )
+
+    def _grow(self, t: Tensor, most: int, steps: int = 1) -> int:
+        """Orthonormalise t against V and append, up to `most` columns in all; `steps` > 1 goes on
+        along the Krylov space.
+        """
+        task, basis, added = self.task, self.basis, 0
+        for step in range(steps):
+            t = t[:, : max(most - basis.size, 0)]
+            t = orthonormalize(t, basis.v, task.deflated)
+            if t.shape[1] == 0:
                 break
-            seed = task.seed + 7919 * (basis.size + refills + 1)
-            width = min(max(block, 1), capacity - basis.size)
-            more = task.op.random_block(width, seed, task.dtype)
-            # while there are fewer than what is wanted, only a block that adds nothing counts
-            wanting = basis.size < needed
-            refills += not (_grow(task, basis, more, capacity) and wanting)
-    if not done:
-        monitor.settle(basis, values, q)
-    # at rounding level the pair behind may stay open; a run that somebody cut short proves nothing
-    finished = proven and (done or may or basis.size >= task.free)
-    k = min(task.k, basis.size)
-    vectors = basis.vectors(q[:, :k])
-    return Outcome(
-        values[:k],
-        vectors,
-        monitor.norms[:k].clone(),
-        monitor.gap,
-        finished and monitor.satisfied(),
-        reason,
-        iteration,
-        history,
-    )
+            at = task.apply(t.contiguous())
+            if task.deflated is not None:
+                task.deflated.remove_(at)
+            basis.append(t, at)
+            added += t.shape[1]
+            if step + 1 < steps:
+                t = at.clone()  # the basis has adopted A t itself
+        return added
+
+    def _forget_previous(self) -> None:
+        self.previous = torch.zeros(self.basis.size, 0, dtype=torch.float64)
+
+    def _restart(self, keep: int) -> None:
+        """Keep the best Ritz vectors and, in the room that is left, those of the step before."""
+        self.basis.rotate(*decided(_kept(self.q, self.previous, keep, self.task.k)))
+        self._forget_previous()
+        self.values, self.q = self.basis.ritz()
 
 
-def _grow(task: Task, basis: Basis, t: Tensor, most: int, steps: int = 1) -> int:
-    """Orthonormalise t against V and append, up to `most` columns in all; `steps` > 1 goes on along
-    the Krylov space.
-    """
-    added = 0
-    for step in range(steps):
-        t = t[:, : max(most - basis.size, 0)]
-        t = orthonormalize(t, basis.v, task.deflated)
-        if t.shape[1] == 0:
-            break
-        at = task.apply(t.contiguous())
-        if task.deflated is not None:
-            task.deflated.remove_(at)
-        basis.append(t, at)
-        added += t.shape[1]
-        if step + 1 < steps:
-            t = at.clone()  # the basis has adopted A t itself
-    return added
-
-
-def _restart(basis: Basis, q: Tensor, previous: Tensor, keep: int, k: int) -> None:
-    """Keep the best Ritz vectors and, in the room that is left, those of the iteration before."""
+def _kept(q: Tensor, previous: Tensor, keep: int, k: int) -> Tensor:
+    """Orthonormal coefficients (j, at most keep) of what a restart leaves."""
     old = torch.zeros(q.shape[0], previous.shape[1], dtype=q.dtype)
     old[: previous.shape[0]] = previous
     room = max(min(previous.shape[1], keep - k - 1), 0)
     coefficients = q[:, : keep - room]
-    if room:
-        old = old[:, -room:] if room < old.shape[1] else old
-        for _ in range(2):
-            old = old - coefficients @ (coefficients.T @ old)
-        lengths = old.norm(dim=0)
-        old = old[:, lengths > 1e-8] / lengths[lengths > 1e-8]
-        if old.shape[1]:
-            u, s, _ = torch.linalg.svd(old, full_matrices=False)
-            coefficients = torch.cat([coefficients, u[:, s > 1e-6 * s[0]]], 1)
-            coefficients = torch.linalg.qr(coefficients)[0]
-    basis.rotate(*decided(coefficients))
-
-
-def _same_residual(basis: Basis, values: Tensor, q: Tensor, index: Tensor, r: Tensor) -> Tensor:
-    """Ritz pairs kept by a restart are unchanged up to sign, and so are their residuals."""
-    return basis.residual(values[index], q[:, index]) if len(index) else r
+    if not room:
+        return coefficients
+    old = old[:, -room:] if room < old.shape[1] else old
+    for _ in range(2):
+        old = old - coefficients @ (coefficients.T @ old)
+    lengths = old.norm(dim=0)
+    old = old[:, lengths > 1e-8] / lengths[lengths > 1e-8]
+    if old.shape[1]:
+        u, s, _ = torch.linalg.svd(old, full_matrices=False)
+        coefficients = torch.cat([coefficients, u[:, s > 1e-6 * s[0]]], 1)
+        coefficients = torch.linalg.qr(coefficients)[0]
+    return coefficients
 
 
 def _report(

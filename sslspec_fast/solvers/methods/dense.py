@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
 from ...primitives.basis.blocks import column_norms
+from ..plan import Plan
 from ..problem.task import Outcome, Task, rounded
 
 __all__ = ["dense"]
 
 
-def dense(task: Task) -> tuple[Outcome, dict]:
+def dense(task: Task, plan: Plan, found: Any) -> Outcome:
     """All eigenpairs of P A P, with the deflated directions moved below the spectrum.
 
-    task.tol is relative here: only the spectrum knows ||A|| where the operator has no bounds.
+    task.tol is relative here: only the spectrum tells ||A|| where the operator has no bounds.
     """
+    lo, hi = task.op.bounds()
+    norm = max(abs(lo), abs(hi)) if math.isfinite(lo) and math.isfinite(hi) else 0.0
     n, k = task.op.n, task.k
     matrix = task.op.to_dense()
     scale = float(matrix.abs().sum(1).max()) if n else 0.0
@@ -29,9 +33,9 @@ def dense(task: Task) -> tuple[Outcome, dict]:
         matrix = (matrix + matrix.T) / 2
     values, vectors = torch.linalg.eigh(matrix)
     values, vectors = values.flip(0).cpu(), vectors.flip(1)
-    if task.norm == 0.0 and task.free:
-        task.norm = float(values[: task.free].abs().max())
-    task.tol *= task.norm
+    if norm == 0.0 and task.free:
+        norm = float(values[: task.free].abs().max())
+    task.set_norm(norm)
     x = vectors[:, :k].contiguous()
     residual = task.apply(x)
     if task.deflated is not None:
@@ -52,4 +56,4 @@ def dense(task: Task) -> tuple[Outcome, dict]:
     if task.callback is not None:  # nothing is left to stop
         task.callback({**entry, "k": k, "values": values[:k].clone()})
     outcome = Outcome(values[:k], x, norms, gap, good, "all eigenpairs", 1, [entry])
-    return rounded(outcome, task), {}
+    return rounded(outcome, task)

@@ -8,6 +8,7 @@ sigma I - A when pyamg is installed and A has entries, else the identity.
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from ...primitives.basis import random_block
-from ..completeness.missed_pairs import FilteredLook
+from ..completeness.missed_pairs import MissedPairSearch
 from ..linalg.basis import Basis
+from ..plan import Plan
 from ..problem.probe import Probe
 from ..problem.task import Outcome, Task
-from ._davidson import davidson
+from ._davidson import Sizes, davidson
 
 __all__ = ["lobpcg"]
 
@@ -49,29 +51,29 @@ class _Multigrid:
         return torch.from_numpy(out).to(r)
 
 
-def lobpcg(task: Task, x0: Tensor | None, found: Probe) -> tuple[Outcome, dict]:
-    n, k = task.op.n, task.k
-    guard = max(2, min(k // 4, 8))
-    width = min(k + guard, task.free)
+def lobpcg(task: Task, plan: Plan, found: Probe) -> Outcome:
+    n, width = task.op.n, plan.width
     start = random_block(n, width, task.seed, task.dtype, task.op.device)
-    if x0 is not None:  # beside as many random directions: a given block may lack wanted ones
-        start = torch.cat([x0[:, :width].to(start), start], 1)
+    if task.warm is not None:  # beside as many random directions: it may lack wanted ones
+        start = torch.cat([task.warm[:, :width].to(start), start], 1)
     expand = None
-    name = "identity"
+    facts: dict[str, Any] = {"preconditioner": "identity"}
     stored = n > 0 and task.op.assemble() is not None
     if stored and importlib.util.find_spec("pyamg") is not None:
         expand = _Multigrid(task, found.hi + 1e-5 * task.norm)
-        name = "pyamg smoothed aggregation"
+        facts["preconditioner"] = "pyamg smoothed aggregation"
     outcome = davidson(
         task,
         start,
         expand,
-        block=width,
-        keep=2 * width + 1,
-        capacity=width + max(2 * width, start.shape[1]) + 1,
-        look=FilteredLook(task, found.lo, found.hi, task.dtype),
+        Sizes(
+            block=width,
+            keep=2 * width + 1,
+            capacity=width + max(2 * width, start.shape[1]) + 1,
+        ),
+        MissedPairSearch(task, found.lo, found.hi, task.dtype),
     )
-    facts = {"preconditioner": name}
     if expand is not None:
-        facts["n_solve"] = expand.columns  # type: ignore[assignment]
-    return outcome, facts
+        facts["n_solve"] = expand.columns
+    outcome.facts = facts
+    return outcome

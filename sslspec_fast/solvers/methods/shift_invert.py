@@ -2,7 +2,7 @@
 
 For the largest eigenvalues of A with sigma just above them, T = (sigma I - A)^-1 R spans the same
 block Krylov space as the inverse itself (X is in the basis already), while Rayleigh-Ritz on A
-keeps true residuals. Blocks see multiplicities that ARPACK's single vector misses.
+keeps true residuals. Blocks hold multiplicities that ARPACK's single vector misses.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from torch import Tensor
 
 from ...primitives.basis import random_block
 from ...primitives.basis.blocks import column_norms
-from ..completeness.inertia import counting
+from ..completeness.inertia import Count, counting
 from ..linalg.basis import Basis, orthonormalize
 from ..linalg.factorization import symmetric_factor
+from ..plan import Plan
 from ..problem.probe import Probe
-from ..problem.task import Known, Outcome, Task, rounded
-from ._davidson import davidson
+from ..problem.task import Outcome, Task, rounded
+from ._davidson import Sizes, davidson
 
 __all__ = ["shift_invert"]
 
-_FRESH = 4  # columns that look for missed directions
+_FRESH = 4  # columns that search for missed directions
 _SOLVES = 40  # at most, for each of them
 _ATTEMPTS = 3  # to find what a count says is missing
 
 
-class _Solve:
+class ShiftedSolve:
     """R -> (sigma I - A)^-1 R. sigma may move: eigenvalues of deflated vectors lie anywhere."""
 
     def __init__(self, task: Task, matrix: Any, sigma: float) -> None:
@@ -65,15 +66,15 @@ class _Solve:
 
 
 @dataclass
-class _Look:
+class _SearchBySolves:
     """Random directions outside the basis by the solver itself, after a run that nothing else can
-    prove: columns next to the shift come out parallel, and hide others.
+    prove: columns next to the shift come out parallel, and others are lost.
     """
 
     task: Task
-    solver: _Solve
+    solver: ShiftedSolve
 
-    def doubts(self, values: Tensor) -> bool:
+    def may_miss_copies(self, values: Tensor) -> bool:
         return True
 
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
@@ -86,17 +87,14 @@ class _Look:
         solves = int(max(3.0, min(visible / max(rate, 1e-9), _SOLVES)))
         known = [basis.vectors(basis.ritz()[1][:, :k])]
         more = random_block(op.n, _FRESH, seed, torch.float64, op.device)
-        sight = sigma - (sigma - behind) * math.exp(-visible / solves)
-        return self.solver.grown(more, known, solves), sight
+        floor = sigma - (sigma - behind) * math.exp(-visible / solves)
+        return self.solver.grown(more, known, solves), floor
 
 
-def shift_invert(
-    task: Task, x0: Tensor | None, found: Probe, exact_top: bool, known: Known
-) -> tuple[Outcome, dict]:
-    """Block Krylov on the factor. exact_top: found.hi is known to touch the spectrum; known: wanted
-    pairs that are among the deflated ones.
+def shift_invert(task: Task, plan: Plan, found: Probe) -> Outcome:
+    """Block Krylov on the factor.
 
-    A second factor, at a shift inside the gap, counts the eigenvalues above it (certificate). A run
+    A second factor, at a shift inside the gap, counts the eigenvalues above it (`inertia`). A run
     that lacks some of them, or is too rough to be judged, goes on with other directions.
 
     The factor is float64 and so is the basis, whatever the precision: a float32 one costs more
@@ -108,83 +106,99 @@ def shift_invert(
             "shift_invert: A must have stored entries (sparse matrix or stored graph), got "
             f"{type(task.op).__name__}; use method='chebyshev'"
         )
-    count = counting(task.op, task.deflated, known, matrix)
-    n, k = task.op.n, task.k
-    offset, top = 1e-6 * max(task.norm, 1e-300), found.hi
-    if task.tol < 1e-9 * task.norm:
-        # values that lie closer together: nearer to the top than what the probe's float32 can tell
-        top = min(task.op.bounds()[1], found.hi + offset)
-        offset = max(10.0 * task.tol, 1e-13 * task.norm)
-    solver = _Solve(task, matrix, top + offset)
-    solves, factors, iterations = 0, 1, 0
-    guard = max(2, min(k // 4, 8))
-    width = min(k + guard, task.free)
-    start = random_block(n, width, task.seed, torch.float64, task.op.device)
-    if not exact_top:
+    count = counting(task.op, task.deflated, task.known, matrix)
+    width = plan.width
+    start = random_block(task.op.n, width, task.seed, torch.float64, task.op.device)
+    run = _FactorRun(replace(task, dtype=torch.float64), width, count)
+    run.place_shift(matrix, found, start)
+    if task.warm is None:
+        start = run.solver.grown(start, [], 2)
+    else:
+        start[:, : min(task.warm.shape[1], width)] = task.warm[:, :width].to(start)
+    outcome = run.until_complete(start)
+    task.columns = run.task.columns
+    outcome = rounded(outcome, task)
+    outcome.n_iter += run.iterations
+    solver = run.solver
+    fill = float(solver.factor.L.nnz + solver.factor.U.nnz) / max(matrix.nnz, 1)
+    outcome.facts = {
+        "sigma": solver.sigma,
+        "fill": fill,
+        "factorisations": run.factors,
+        "n_solve": run.solves + solver.columns,
+    }
+    return outcome
+
+
+class _FactorRun:
+    """A task in float64, its factor, and what the runs before the last one took.
+
+    solves: by factors before the present one; factors: all, of counts too; iterations: of runs
+    before the last.
+    """
+
+    solver: ShiftedSolve
+
+    def __init__(self, task: Task, width: int, count: Count | None) -> None:
+        self.task, self.width, self.count = task, width, count
+        self.tol = task.tol  # as asked; that of the task may be lowered
+        self.solves, self.factors, self.iterations = 0, 1, 0
+
+    def place_shift(self, matrix: Any, found: Probe, start: Tensor) -> None:
+        """Factorise next to the top of the spectrum."""
+        task = self.task
+        offset, top = 1e-6 * max(task.norm, 1e-300), found.hi
+        if task.tol < 1e-9 * task.norm:
+            # values that lie closer together: nearer to the top than the probe's float32 can tell
+            top = min(task.op.bounds()[1], found.hi + offset)
+            offset = max(10.0 * task.tol, 1e-13 * task.norm)
+        self.solver = solver = ShiftedSolve(task, matrix, top + offset)
+        if task.op.top_attained():
+            return
         # the bound may lie far above: find the top roughly, then move the shift next to it
-        first = replace(
-            task,
-            k=1,
-            angle_tol=None,
-            max_iter=9,
-            tol=offset,
-            callback=None,
-            columns=0,
-            dtype=torch.float64,
-        )
-        block = start[:, : min(4, width)]
-        near = davidson(first, solver.solve(block), solver, block=4, capacity=24, keep=8)
+        first = replace(task, k=1, angle_tol=None, max_iter=9, tol=offset, callback=None, columns=0)
+        block = start[:, : min(4, self.width)]
+        near = davidson(first, solver.solve(block), solver, Sizes(block=4, capacity=24, keep=8))
         task.columns += first.columns
-        iterations = near.n_iter
+        self.iterations = near.n_iter
         top, residual = float(near.values[0]), float(near.residuals[0])
         # eigenvalues converge with the square of the residual over the distance to the rest, here
         # at least of the order of the old shift's; a shift inside the spectrum would still serve
         margin = min(residual, 3.0 * residual**2 / max(solver.sigma - top, offset))
         if solver.sigma - top > 3.0 * max(margin, offset):
-            solves, factors = solver.columns, 2
-            solver = _Solve(task, matrix, top + max(margin, offset))
-    if x0 is None:
-        start = solver.grown(start, [], 2)
-    else:
-        start[:, : min(x0.shape[1], width)] = x0[:, :width].to(start)
+            self.solves, self.factors = solver.columns, 2
+            self.solver = ShiftedSolve(task, matrix, top + max(margin, offset))
 
-    inner = replace(task, dtype=torch.float64)
+    def until_complete(self, start: Tensor) -> Outcome:
+        """Runs from other directions until none of the eigenvalues that were counted is missing."""
+        task, solver, width = self.task, self.solver, self.width
+        search = None if self.count is not None else _SearchBySolves(task, solver)
+        outcome = self._once(start, search)
+        for attempt in range(_ATTEMPTS):
+            proof = outcome.proof
+            self.factors += proof is not None
+            if proof is None or proof.complete:
+                break
+            self.iterations += outcome.n_iter
+            if not proof.missing:  # Ritz values too rough to be told from what was counted
+                task.tol *= 0.1
+            seed = task.seed + 104729 * (attempt + 1)
+            more = random_block(task.op.n, width, seed, torch.float64, task.op.device)
+            more = solver.grown(more, [outcome.vectors], _SOLVES)
+            outcome = self._once(torch.cat([outcome.vectors, more], 1), None)
+        return outcome
 
-    def run(start: Tensor, look: _Look | None) -> Outcome:
-        out = davidson(
-            inner,
-            start,
-            solver,
+    def _once(self, start: Tensor, search: _SearchBySolves | None) -> Outcome:
+        task, width = self.task, self.width
+        sizes = Sizes(
             block=min(width, 16),
             keep=width + max(width // 2, 2),
             capacity=5 * width + _FRESH,
             fill=min(width, 4),
-            look=look,
         )
-        if count is not None and out.converged:
+        out = davidson(task, start, self.solver, sizes, search)
+        if self.count is not None and out.converged:
             norm = float(out.residuals.norm())
-            order = np.argsort(solver.factor.perm_c)
-            out.proof = count(out.values.numpy(), norm, out.gap, task.tol, task.norm, order)
+            order = np.argsort(self.solver.factor.perm_c)
+            out.proof = self.count(out.values.numpy(), norm, out.gap, self.tol, task.norm, order)
         return out
-
-    outcome = run(start, None if count is not None else _Look(task, solver))
-    for attempt in range(_ATTEMPTS):
-        proof = outcome.proof
-        factors += proof is not None
-        if proof is None or proof.complete:
-            break
-        iterations += outcome.n_iter
-        if not proof.missing:  # Ritz values too rough to be told from what was counted
-            inner.tol *= 0.1
-        more = random_block(
-            n, width, task.seed + 104729 * (attempt + 1), torch.float64, task.op.device
-        )
-        more = solver.grown(more, [outcome.vectors], _SOLVES)
-        outcome = run(torch.cat([outcome.vectors, more], 1), None)
-    task.columns = inner.columns
-    outcome = rounded(outcome, task)
-    outcome.n_iter += iterations
-    fill = float(solver.factor.L.nnz + solver.factor.U.nnz) / max(matrix.nnz, 1)
-    facts = {"sigma": solver.sigma, "fill": fill, "factorisations": factors}
-    facts["n_solve"] = solves + solver.columns
-    return outcome, facts

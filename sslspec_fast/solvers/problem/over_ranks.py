@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..._arrays import from_array, real_array, to_array
 from ...operators.base import SymmetricOperator
-from ...operators.convert import from_array, real_array, to_array
 from ...operators.csr import CsrOperator
 from ...operators.known import GroupVectors
 from ...operators.partitioned import PartitionedOperator, partitioned
@@ -25,17 +26,18 @@ from ...primitives.spread import current, over_ranks, total
 from ...ranks import Ranks, agree, told_to_all
 from ...ranks.differentiable import start_gather
 from ...ranks.lockstep import Lockstep
-from .._checks import check_count, check_settings
+from .._checks import Settings, check_count, check_settings
 from ..linalg.basis import host_memory, orthonormalize
+from ..plan import lapack_pays
 from ..result import EigResult
-from ..select import lapack_pays
 
 __all__ = [
+    "gather_small",
     "group_of",
     "independent",
     "of_first_rank",
+    "own_rows",
     "run_on_all",
-    "solve_small",
     "unit_groups",
 ]
 
@@ -51,45 +53,46 @@ def group_of(A: Any) -> Any:
 
 @contextlib.contextmanager
 def run_on_all(
-    A: Any, k: int, B: Any, settings: dict[str, Any], group: Any
-) -> Iterator[SymmetricOperator]:
-    """The operator of which A is this rank's part, for a run over the ranks of the group.
+    A: Any, k: int, B: Any, settings: Settings, group: Any
+) -> Iterator[tuple[SymmetricOperator, Settings]]:
+    """The operator of which A is this rank's part, for a run over the ranks of the group, and the
+    settings of this rank: the first one shows the progress.
 
-    What one rank raises within it is raised on all. Of `settings`, progress is left to the first.
+    What one rank raises within it is raised on all.
     """
     with told_to_all("eigsh", group):
-        check_settings(settings)
+        check_settings(vars(settings))
         _check_scope(A, B, settings)
-        facts = {name: settings[name] for name in _ALIKE}
+        facts = {name: getattr(settings, name) for name in _ALIKE}
         given = A if isinstance(A, SymmetricOperator) else None
         facts |= {"k": k, "A": "rows" if given is None else f"an operator of n = {given.n}"}
-        facts |= {name: _columns(settings[name]) for name in ("x0", "deflate")}
-        facts["callback"] = "None" if settings["callback"] is None else "given"
+        facts |= {name: _columns(getattr(settings, name)) for name in ("x0", "deflate")}
+        facts["callback"] = "None" if settings.callback is None else "given"
         if given is not None and group_of(given) is not group:
             raise ValueError("eigsh: group must be that of the operator A, got another one")
     agree("eigsh", group, facts, 0)
     op = partitioned(A, group, name="eigsh") if given is None else given
     assert op.ranks is not None
     check_count(k, op.n)
-    settings["progress"] = settings["progress"] and op.ranks.rank == 0
+    settings = replace(settings, progress=settings.progress and op.ranks.rank == 0)
     lockstep = Lockstep("eigsh", op.ranks, host_memory())
     try:
         with over_ranks(lockstep):
-            yield op
+            yield op, settings
         lockstep.meet()
     except Exception as error:
         lockstep.fail(error)
         raise
 
 
-def _check_scope(A: Any, B: Any, settings: dict[str, Any]) -> None:
+def _check_scope(A: Any, B: Any, settings: Settings) -> None:
     if B is not None:
         raise NotImplementedError("eigsh: B together with a group is not supported")
-    if settings["certify"]:
+    if settings.certify:
         raise NotImplementedError("eigsh: certify together with a group is not supported")
-    if settings["method"] not in _METHODS:
+    if settings.method not in _METHODS:
         raise NotImplementedError(
-            f"eigsh: method must be one of {_METHODS} with a group, got {settings['method']!r}"
+            f"eigsh: method must be one of {_METHODS} with a group, got {settings.method!r}"
         )
     if isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError("eigsh: gradients with a group are not supported, got A.grad")
@@ -140,18 +143,18 @@ def unit_groups(deflate: GroupVectors) -> bool:
     return bool(((square - 1.0).abs() < 1e-8).all())
 
 
-def solve_small(
-    op: SymmetricOperator,
-    k: int,
-    settings: dict[str, Any],
-    kind: str,
-    solve: Callable[..., EigResult],
-) -> EigResult | None:
-    """This rank's rows of the result where LAPACK is the right method, else None."""
-    ranks, exchange = op.ranks, current()
-    assert ranks is not None
-    assert exchange is not None
-    asked = settings["method"]
+@dataclass(frozen=True)
+class Gathered:
+    """The rows of all ranks, of A and of the settings' blocks."""
+
+    op: SymmetricOperator
+    settings: Settings
+
+
+def gather_small(op: SymmetricOperator, k: int, settings: Settings) -> Gathered | None:
+    """The whole problem on every rank where LAPACK is the right method, else None."""
+    assert op.ranks is not None
+    asked = settings.method
     if asked != "dense" and not (asked == "auto" and lapack_pays(op.n, k)):
         return None
     if not isinstance(op, PartitionedOperator):
@@ -160,13 +163,17 @@ def solve_small(
         raise NotImplementedError(
             f"eigsh: A must be rows or `partitioned` for 'dense' with a group, got {type(op)}"
         )
-    A = _gathered(op, ranks)
-    given = dict(settings)
-    for name in ("x0", "deflate"):
-        given[name] = _whole(name, settings[name], ranks)
-    given["callback"] = of_first_rank(settings["callback"])
-    with over_ranks(None):
-        found = solve(A, k, **given)
+    whole = _gathered(op, op.ranks)
+    x0, deflate = (_whole(n, getattr(settings, n), op.ranks) for n in ("x0", "deflate"))
+    callback = of_first_rank(settings.callback)
+    return Gathered(whole, replace(settings, x0=x0, deflate=deflate, callback=callback))
+
+
+def own_rows(found: EigResult, op: SymmetricOperator, kind: str) -> EigResult:
+    """This rank's rows of a result that every rank has; the first rank's, bit for bit."""
+    ranks, exchange = op.ranks, current()
+    assert ranks is not None
+    assert exchange is not None
     values, vectors = found.values, found.vectors
     same = exchange.first(values.double(), vectors.double())
     mine = same[1][ranks.here].to(vectors)

@@ -12,10 +12,11 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..._arrays import real_array
 from ...graph.build import scipy_from_torch, summed
 from ...operators.base import SymmetricOperator
 from ...operators.composite import CallableOperator, DenseOperator, ScaledOperator
-from ...operators.convert import real_array, refuse_grad
+from ...operators.convert import refuse_grad
 from .scaling import power_near
 
 __all__ = ["reduce"]

@@ -20,14 +20,25 @@ from torch import Tensor
 from ...primitives.basis import multiply
 from ..linalg.basis import host_memory
 from ..linalg.chebyshev_filter import growth_rate
-from ..linalg.cost import FILLED_ROWS, LINE, padded, product_cost, start_width
+from ..linalg.cost import (
+    FILLED_ROWS,
+    KEPT_BYTES,
+    LINE,
+    LONG_PROBE,
+    PASS_BYTE,
+    PROBE_BLOCK,
+    PROBE_STEPS,
+    PROJECTED_CUBE,
+    PROJECTED_PART,
+    RITZ_COLUMNS,
+    padded,
+    product_cost,
+    start_width,
+)
 from .recurrence import Recurrence
 from .task import Task
 
 __all__ = ["Probe", "probe"]
-
-_STEPS, _BLOCK = 8, 4
-_KEPT_BYTES = 1 << 30
 
 
 @dataclass
@@ -35,7 +46,7 @@ class Probe:
     """values (m,) Ritz values, largest first; counts (m,) eigenvalues estimated at or above each;
     lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
     residuals (m,) of the Ritz pairs. block: columns of the start, so copies of an eigenvalue that
-    it sees. basis: the Krylov blocks, one after the other, when they were kept, with rows to be
+    it holds. basis: the Krylov blocks, one after the other, when they were kept, with rows to be
     multiplied by `scale` (n, 1); coefficients (m, m) are those of the Ritz vectors in it.
     """
 
@@ -49,9 +60,14 @@ class Probe:
     coefficients: Tensor | None = None
     scale: Tensor | None = None
 
+    def holds(self, width: int) -> bool:
+        """There are that many Ritz vectors, and the basis was kept."""
+        kept = bool(self.basis) and self.coefficients is not None
+        return kept and width <= len(self.values)
+
     def vectors(self, width: int) -> Tensor | None:
-        """(n, width) the first Ritz vectors, or None when the basis was not kept."""
-        if not self.basis or self.coefficients is None or width > len(self.values):
+        """(n, width) the first Ritz vectors, or None where the probe does not hold them."""
+        if not self.holds(width) or self.coefficients is None:
             return None
         x = multiply(self.basis, self.coefficients[:, :width])
         return x if self.scale is None else x.mul_(self.scale)
@@ -81,8 +97,8 @@ class Probe:
 def _line(k: int, dtype: torch.dtype) -> int:
     """Columns whose gathered rows are a cache line each: a product with fewer costs as much.
 
-    Narrower blocks get further per column, but see fewer copies of an eigenvalue: where many values
-    are wanted and some lie together, the look for what they missed would cost more.
+    Narrower blocks get further per column, but hold fewer copies of an eigenvalue: where many
+    values are wanted and some lie together, the search for what they missed would cost more.
     """
     return LINE // 2 if dtype == torch.float64 and k <= 2 * LINE else LINE
 
@@ -94,9 +110,10 @@ def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
     memory.
     """
     n = task.op.n
-    kept = min(_KEPT_BYTES, host_memory() / 8) / (task.op.most_rows * dtype.itemsize)
-    most = max(math.sqrt(0.6 * product_cost(task.op, n)), 16.0 * LINE)
-    return padded(max(15 * (task.k + 1) // 2, _STEPS * LINE)), int(min(most, n / LINE, kept))
+    kept = min(KEPT_BYTES, host_memory() / 8) / (task.op.most_rows * dtype.itemsize)
+    most = max(math.sqrt(PROJECTED_PART * product_cost(task.op, n)), float(LONG_PROBE * LINE))
+    least = max(RITZ_COLUMNS * (task.k + 1) // 2, PROBE_STEPS * LINE)
+    return padded(least), int(min(most, n / LINE, kept))
 
 
 def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
@@ -118,20 +135,21 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     more = math.ceil(min(math.log(worst / target) / max(rate, 1e-3), 1e4))
     # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
     cost, b = product_cost(task.op, n) * dtype.itemsize / 4, found.block
-    lanczos = more * b * (cost + 1.5 * dtype.itemsize * n) + 0.35 * (len(values) + b * more) ** 3
+    projected = PROJECTED_CUBE * (len(values) + b * more) ** 3
+    lanczos = more * b * (cost + PASS_BYTE * dtype.itemsize * n) + projected
     width = padded(start_width(k, task.free))
     return more if lanczos < more * width * cost else 0
 
 
-def probe(task: Task, dtype: torch.dtype, keep: bool = False) -> Probe:
+def probe(task: Task, keep: bool = False) -> Probe:
     """keep: the solver can start from Ritz vectors, so a run that makes good ones pays."""
-    op, nnz = task.op, task.op.nnz()
+    op, nnz, dtype = task.op, task.op.nnz(), task.low
     least, most = _limits(task, dtype)
-    # grids and trees (few entries a row) end in a factorisation or a long filter: look briefly
+    # grids and trees (few entries a row) end in a factorisation or a long filter: few steps will do
     keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
-    b = _line(task.k, dtype) if keep else min(_BLOCK, max(task.free // 2, 1))
+    b = _line(task.k, dtype) if keep else min(PROBE_BLOCK, max(task.free // 2, 1))
     run = Recurrence(task, b, dtype, keep)
-    run.run(least // b if keep else min(_STEPS, max(task.free // b, 1)))
+    run.run(least // b if keep else min(PROBE_STEPS, max(task.free // b, 1)))
     found = _read(task, run)
     while keep and len(set(run.sizes)) == 1:
         more = min(_more(task, found, dtype), run.steps // 2)

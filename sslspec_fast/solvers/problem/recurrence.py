@@ -1,4 +1,4 @@
-"""Block Lanczos without looking back: each block is made orthogonal to the last two alone.
+"""Block Lanczos by its short recurrence: each block is made orthogonal to the last two alone.
 
     A [V_0 .. V_s-1] = [V_0 .. V_s-1] T + V_s beta_s e_s^T,      T block tridiagonal
 
@@ -39,9 +39,9 @@ class Recurrence:
         self._room: list[Tensor] = []  # for the products of the next steps
         self._old: Tensor | None = None  # V_j-1
         self._v: Tensor | None = None  # V_j
-        self._rest: Tensor  # V_j+1, or the room for it while it is to be made of these:
-        self._made: tuple[list[Tensor], Tensor] | None  # blocks, and coefficients one below another
-        self._alphas: list[np.ndarray] = []  # diagonal blocks of T, to be made symmetric
+        self._rest: Tensor  # V_j+1, or the room for it while it is this combination:
+        self._pending: tuple[list[Tensor], Tensor] | None  # blocks, coefficients below each other
+        self._alphas: list[np.ndarray] = []  # diagonal blocks of T, symmetric up to rounding
         x = task.op.random_block(b, task.seed + 1, dtype)
         self._next(self.inner.enter(x))
         # those below it; the first has no columns
@@ -68,8 +68,8 @@ class Recurrence:
     def _step(self) -> None:
         """A V_j - V_j alpha - V_j-1 beta^T = V_j+1 beta_next."""
         v = self._rest
-        if self._made is not None:  # one pass over the rows, once somebody needs the block
-            multiply_into(v, *self._made)
+        if self._pending is not None:  # one pass over the rows, once the block is needed
+            multiply_into(v, *self._pending)
         self._old, self._v = self._v, v
         fits = self._room and self._room[-1].shape == v.shape
         w = self._room.pop() if fits else new_block(v.shape[0], v.shape[1], v.dtype, v.device)
@@ -98,7 +98,7 @@ class Recurrence:
         following, inverse, norm = cholesky(g)
         whole = (g.diagonal() > _LEFT * square.diagonal()).all()
         if whole and norm * math.sqrt(g.diagonal().max()) < _CONDITION:
-            self._made = [w, *known], stacked(w.dtype, inverse, -parts @ inverse)
+            self._pending = [w, *known], stacked(w.dtype, inverse, -parts @ inverse)
         else:
             self._remove(w, known, parts)
             self._remove(w, known)  # of what cancelled, the rounding is left
@@ -109,7 +109,7 @@ class Recurrence:
             for _ in range(2):
                 self._remove(w, known)
                 w = inner.enter(orthonormalize(inner.leave(w), deflated=self.task.deflated))
-            self._made, following = None, inner.gram(w, before).numpy()
+            self._pending, following = None, inner.gram(w, before).numpy()
         self._rest = w
         if v is not None:
             self._betas.append(following)

@@ -21,37 +21,44 @@ from ...operators.base import ShiftOperator, SymmetricOperator
 from ...operators.csr import CsrOperator
 from ...operators.known import KnownPairs
 from ..linalg.basis import host_memory
+from ..linalg.cost import CACHE_BYTES, LEAST_LEVELS, RENUMBERED_ENTRY, SCATTERED
 from ..linalg.factorization import INT32_LIMIT, structure
 from .probe import Probe
 from .task import Task
 
-__all__ = ["order", "renumber"]
+__all__ = ["order", "renumber", "renumbering_pays"]
 
-_CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway
-_MEMORY = 240.0  # bytes of memory for an entry: with the new matrix they need a quarter of that
 _SAMPLE = 20_000  # rows that show how far apart neighbours are
 
 
-def order(op: SymmetricOperator, levels: int | None = None) -> np.ndarray | None:
-    """A better order of the nodes, or None. levels: of a breadth-first search, if that was made."""
+def renumbering_pays(op: SymmetricOperator, levels: int | None = None) -> bool:
+    """Whether the nodes have a better order. levels: of a breadth-first search, if it was made."""
     n, op = op.n, op.op if isinstance(op, ShiftOperator) else op
-    if not isinstance(op, CsrOperator) or op.device.type != "cpu" or n * 64 <= _CACHE_BYTES:
-        return None
-    if op.nnz() > min(INT32_LIMIT, host_memory() / _MEMORY):
-        return None
-    if levels is not None and not _pays(op, levels):
-        return None
+    if not isinstance(op, CsrOperator) or op.device.type != "cpu" or n * 64 <= CACHE_BYTES:
+        return False
+    if op.nnz() > min(INT32_LIMIT, host_memory() / RENUMBERED_ENTRY):
+        return False
+    if levels is not None:
+        return _pays(op, levels)
+    return _pays(op, structure(_pattern(op)).levels)
+
+
+def order(op: SymmetricOperator) -> np.ndarray:
+    """(n,) node in each place of the better order."""
+    op = op.op if isinstance(op, ShiftOperator) else op
+    assert isinstance(op, CsrOperator)
+    return np.asarray(reverse_cuthill_mckee(_pattern(op), symmetric_mode=True), dtype=np.int64)
+
+
+def _pattern(op: CsrOperator) -> Any:
     ones = np.ones(op.nnz(), dtype=np.int8)
     indices, indptr = (t.numpy().astype(np.int32, copy=False) for t in (op.indices, op.indptr))
-    matrix = scipy.sparse.csr_array((ones, indices, indptr), shape=op.shape)
-    if levels is None and not _pays(op, structure(matrix).levels):
-        return None
-    return np.asarray(reverse_cuthill_mckee(matrix, symmetric_mode=True), dtype=np.int64)
+    return scipy.sparse.csr_array((ones, indices, indptr), shape=op.shape)
 
 
 def _pays(op: CsrOperator, levels: int) -> bool:
     """A band holds the neighbours of the levels before and after."""
-    return levels >= 16 and _distance(op) * levels >= 4.0 * op.n
+    return levels >= LEAST_LEVELS and _distance(op) * levels >= SCATTERED * op.n
 
 
 def _distance(op: CsrOperator) -> float:
@@ -67,19 +74,17 @@ def _distance(op: CsrOperator) -> float:
     return float((columns - torch.repeat_interleave(rows, counts)).abs().double().mean())
 
 
-def renumber(
-    task: Task, found: Probe, warm: Tensor | None, permutation: np.ndarray
-) -> tuple[Task, Probe, Tensor | None]:
+def renumber(task: Task, found: Probe, permutation: np.ndarray) -> tuple[Task, Probe]:
     """The same problem with node permutation[i] in place i; vectors come back in that order."""
     p = torch.from_numpy(permutation)
     op = _permuted(task.op, p)
     deflated = None if task.deflated is None else task.deflated.reordered(p)
+    warm = None if task.warm is None else task.warm[p]
     basis = [block[p] for block in found.basis]
     scale = None if found.scale is None else found.scale[p]
     return (
-        replace(task, op=op, deflated=deflated),
+        replace(task, op=op, deflated=deflated, warm=warm),
         replace(found, basis=basis, scale=scale),
-        None if warm is None else warm[p],
     )
 
 

@@ -8,8 +8,6 @@ to multiply is multiplied in float64, where its products are what it makes of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +16,15 @@ from torch import Tensor
 
 from ...operators.base import ShiftOperator, SymmetricOperator, combine
 from ...operators.composite import DenseOperator, ScaledOperator
-from ...operators.convert import to_array, trial
+from ...operators.convert import trial
 from ...operators.csr import CsrOperator
 from ...operators.known import KnownPairs
 from ...operators.partitioned import PartitionedOperator
-from ..result import EigResult
 
-__all__ = ["at_unit_norm", "power_near", "unit_of", "usual_row"]
+__all__ = ["divided", "norm_scale", "power_near", "refuse_scale", "usual_row"]
 
 _NEAR = 40  # norms from 2^-40 to 2^40 are left alone
 _WIDE = 40  # likewise scales of rows that are so far from each other
-_FACTS = ("bounds", "start_cut", "sigma", "count_shift")  # of info.extra, in units of A
 
 
 def power_near(size: float, exponent: int = 0) -> float:
@@ -50,17 +46,17 @@ def usual_row(matrix: Any) -> float:
     return float(np.median(size[size > 0])) if (size > 0).any() else 0.0
 
 
-def unit_of(op: SymmetricOperator) -> float | None:
+def norm_scale(op: SymmetricOperator) -> float | None:
     """A power of two next to the norm, measured by a product where no bound is known; None where
-    products of any precision will do.
+    the norm is near 1 and products of any precision will do.
     """
     norm = max(abs(bound) for bound in op.bounds())
     if norm < math.inf:
-        unit = power_near(norm)
+        scale = power_near(norm)
     else:
         x, y, exponent = trial(op)
-        unit = power_near(float(y.norm() / x.norm()), exponent) if op.n else 1.0
-    return unit if unit != 1.0 or not _fits_float32(op) else None
+        scale = power_near(float(y.norm() / x.norm()), exponent) if op.n else 1.0
+    return scale if scale != 1.0 or not _fits_float32(op) else None
 
 
 def _fits_float32(op: SymmetricOperator) -> bool:
@@ -73,7 +69,7 @@ def _fits_float32(op: SymmetricOperator) -> bool:
     return (inner == math.inf or power_near(inner) == 1.0) and high <= 2.0**_WIDE * low
 
 
-class _Wide(ShiftOperator):
+class _Float64Products(ShiftOperator):
     """a A, with products in float64: those of A may be no numbers of float32."""
 
     def matmat(
@@ -95,14 +91,15 @@ class _Wide(ShiftOperator):
         return self, None
 
 
-def _divided(op: SymmetricOperator, unit: float) -> SymmetricOperator:
-    factor = 1.0 / unit
+def divided(op: SymmetricOperator, scale: float) -> SymmetricOperator:
+    """A / scale, rounded once, or multiplied in float64 where it has no entries."""
+    factor = 1.0 / scale
     if isinstance(op, PartitionedOperator):
         return op.scaled(factor)
     if isinstance(op, DenseOperator):
         return DenseOperator((op.matrix.double() * factor).to(op.dtype))
     if isinstance(op, CsrOperator) and op.values is not None:
-        # scaled before float32 sees them
+        # scaled before they are rounded to float32
         diagonal = None if op.diagonal is None else op.diagonal * factor
         known = tuple(KnownPairs(pair.value * factor, pair.vectors) for pair in op.known())
         low, high = op.bounds()
@@ -118,48 +115,18 @@ def _divided(op: SymmetricOperator, unit: float) -> SymmetricOperator:
             trusted=True,
             bounds=(low * factor, high * factor) if math.isfinite(high - low) else None,
         )
-    return _Wide(op, factor, 0.0)
+    return _Float64Products(op, factor, 0.0)
 
 
-def at_unit_norm(
-    solve: Callable[[SymmetricOperator, dict[str, Any]], EigResult],
-    op: SymmetricOperator,
-    unit: float,
-    over: float,
-    settings: dict[str, Any],
-    kind: str,
-) -> EigResult:
-    """solve(op / unit), and everything it says in units of op / over."""
-    op, unit = _divided(op, unit), unit / over
-    if not 0.0 < unit < math.inf:
+def refuse_scale(scale: float, precision: str) -> None:
+    """Raise where eigenvalues of this size do not fit in the numbers of the result."""
+    if not 0.0 < scale < math.inf:
         raise ValueError(
             "eigsh: eigenvalues must fit in float64, got A and B whose sizes are too far apart"
         )
     limits = torch.finfo(torch.float32)
-    if settings["precision"] == "float32" and not 8 * limits.tiny < unit < limits.max / 8:
+    if precision == "float32" and not 8 * limits.tiny < scale < limits.max / 8:
         raise ValueError(
-            f"eigsh: precision='float32' must hold the eigenvalues, got a norm near {unit:.3g}; "
+            f"eigsh: precision='float32' must hold the eigenvalues, got a norm near {scale:.3g}; "
             "use 'mixed' or 'float64'"
         )
-    callback = settings["callback"]
-
-    def report(entry: dict[str, Any]) -> Any:
-        return callback({**entry, "values": entry["values"] * unit})
-
-    settings = {**settings, "callback": None if callback is None else report}
-    result = solve(op, settings)
-    info, extra = result.info, dict(result.info.extra)
-    for name in _FACTS:
-        if name in extra:
-            fact = extra[name]
-            extra[name] = tuple(x * unit for x in fact) if name == "bounds" else fact * unit
-    info = replace(
-        info,
-        residuals=info.residuals * unit,
-        norm=info.norm * unit,
-        gap=info.gap * unit,
-        tol=info.tol * unit,
-        extra=extra,
-    )
-    values = (result.values.double() * unit).to(result.values.dtype)
-    return EigResult(to_array(values, kind), to_array(result.vectors, kind), info)

@@ -27,7 +27,7 @@ class Task:
     k: int
     free: int  # dimension of the complement of the deflated vectors
     norm: float  # bound of ||A||
-    tol: float  # absolute bound of ||r_i||
+    tol: float  # absolute bound of ||r_i||; relative until `set_norm`
     angle_tol: float | None
     max_iter: int
     seed: int
@@ -35,6 +35,14 @@ class Task:
     dtype: torch.dtype = torch.float64  # of the basis
     callback: Callable[[dict[str, Any]], Any] | None = None
     columns: int = 0  # columns multiplied so far, all precisions
+    low: torch.dtype = torch.float32  # of the products of the probe and of filters
+    warm: Tensor | None = None  # (n, m) start that was given
+    known: Known = None  # wanted pairs that are among the deflated ones
+
+    def set_norm(self, norm: float) -> None:
+        """Once ||A|| is known: the tolerance, relative until then, is absolute."""
+        self.norm = norm
+        self.tol *= norm
 
     def apply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         self.columns += x.shape[1]
@@ -54,6 +62,8 @@ class Task:
 
 @dataclass
 class Outcome:
+    """The pairs that a method has found, and what it tells of them."""
+
     values: Tensor
     vectors: Tensor
     residuals: Tensor
@@ -62,7 +72,8 @@ class Outcome:
     reason: str
     n_iter: int
     history: list[dict[str, Any]] = field(default_factory=list)
-    proof: Any = None  # certificate.Proof that nothing is missing, where a method had one
+    proof: Any = None  # inertia.Proof that nothing is missing, where a method has one
+    facts: dict[str, Any] = field(default_factory=dict)  # of the method, for `info.extra`
 
 
 def rounded(outcome: Outcome, task: Task) -> Outcome:

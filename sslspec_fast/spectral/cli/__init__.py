@@ -1,4 +1,4 @@
-"""``python -m sslspec_fast embed`` and ``gap``: closed forms from files, with an honest report."""
+"""``python -m sslspec_fast embed`` and ``gap``: closed forms from files, with a report."""
 
 from __future__ import annotations
 
@@ -56,6 +56,37 @@ _ALWAYS = ("embedding.npy", "spectrum.csv", "report.txt")
 
 def embed(argv: Sequence[str] | None = None) -> int:
     """Embed a file of features (or a graph) by a closed form; write embedding, report and plot."""
+    parser = _embed_parser()
+    options = parser.parse_args(argv)
+    with _one_line_errors(parser, options.input):
+        inputs = [p for p in (options.input, options.graph, options.labels) if p is not None]
+        check_folder(options.out, _NAMES, _ALWAYS, inputs)  # before hours of work
+        table = table_options(options, (options.input, options.graph))
+        found = read_input(options.input, replace(table, label=options.label_column))
+        hyper = _hyper(options.method, options)
+        _check_unused(found.kind, options)
+        codes = _codes(found, options)
+        graph = _graph(found, codes, options, table)
+        if options.linear:
+            if found.features is None:
+                raise ValueError("--linear needs features, got a graph as input")
+            hyper["features"] = torch.from_numpy(found.features)
+        solver = {"tol": options.tol, "certify": options.certify}
+        form = METHODS[options.method](graph, options.k, **solver, **hyper)
+        lines = describe(options, found, graph, form, codes)
+        with results(options.out, _NAMES, _ALWAYS, inputs) as folder:
+            np.save(folder / "embedding.npy", form.embedding.numpy())
+            if form.weights is not None:
+                np.save(folder / "weights.npy", form.weights.numpy())
+            write_spectrum(folder / "spectrum.csv", form)
+            lines.append(plot(folder / "embedding.png", form, codes))
+            (folder / "report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
+    print(f"wrote {options.out}/")
+    return 0 if form.info.converged and form.info.complete is not False else 1
+
+
+def _embed_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sslspec_fast embed",
         usage="%(prog)s INPUT [options]; --help lists them",
@@ -93,33 +124,7 @@ def embed(argv: Sequence[str] | None = None) -> int:
     )
     table_arguments(parser)
     _loss_arguments(parser)
-    options = parser.parse_args(argv)
-    with _one_line_errors(parser, options.input):
-        inputs = [p for p in (options.input, options.graph, options.labels) if p is not None]
-        check_folder(options.out, _NAMES, _ALWAYS, inputs)  # before hours of work
-        table = table_options(options, (options.input, options.graph))
-        found = read_input(options.input, replace(table, label=options.label_column))
-        hyper = _hyper(options.method, options)
-        _check_unused(found.kind, options)
-        codes = _codes(found, options)
-        graph = _graph(found, codes, options, table)
-        if options.linear:
-            if found.features is None:
-                raise ValueError("--linear needs features, got a graph as input")
-            hyper["features"] = torch.from_numpy(found.features)
-        solver = {"tol": options.tol, "certify": options.certify}
-        form = METHODS[options.method](graph, options.k, **solver, **hyper)
-        lines = describe(options, found, graph, form, codes)
-        with results(options.out, _NAMES, _ALWAYS, inputs) as folder:
-            np.save(folder / "embedding.npy", form.embedding.numpy())
-            if form.weights is not None:
-                np.save(folder / "weights.npy", form.weights.numpy())
-            write_spectrum(folder / "spectrum.csv", form)
-            lines.append(plot(folder / "embedding.png", form, codes))
-            (folder / "report.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
-    print(f"wrote {options.out}/")
-    return 0 if form.info.converged and form.info.complete is not False else 1
+    return parser
 
 
 def gap(argv: Sequence[str] | None = None) -> int:

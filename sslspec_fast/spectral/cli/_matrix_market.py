@@ -1,7 +1,7 @@
 """Matrix Market files: each line is checked against the format, then SciPy converts them.
 
 SciPy's reader stops at the end of a number, whatever follows it on the line ("1.5abc", "1,5" and a
-fourth column are read as 1.5, 1 and nothing), so it sees a file only after the check.
+fourth column are read as 1.5, 1 and nothing), so it reads a file only after the check.
 Source: Boisvert, Pozo & Remington 1996 (NISTIR 5935).
 """
 

@@ -173,7 +173,7 @@ def table_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         ".csv, .tsv and .parquet files",
         "a first column without a name holds row names, as pandas and R write them, and is left "
-        "out; other cases of doubt are errors that these options settle",
+        "out; other ambiguous cases are errors that these options settle",
     )
     group.add_argument("--delimiter", help="character that ends a cell (',', in .tsv a tab)")
     group.add_argument(

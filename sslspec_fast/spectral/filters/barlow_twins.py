@@ -71,7 +71,7 @@ def whitened_filter(lam: Array, k: int, alpha: float) -> Filter:
 def barlow_filter(lam: Array, k: int, alpha: float, seed: int, starts: int | None) -> Filter:
     """Minimise the exact loss over B (r, k); Filter.s = diag(B B^T) by mode.
 
-    Columns have unit norm, as the loss only sees directions, or are zero (C_kk = 0, cost 1): with
+    Columns have unit norm, since the loss has only directions, or are zero (C_kk = 0, cost 1): with
     more columns than sum 1/lambda over the positive modes, energy has nowhere useful to go.
     """
     positive = lam[lam > 1e-12]

@@ -40,7 +40,7 @@ class Filter:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class _VicregProblem:
     x: Array
     k: int
     alpha: float
@@ -105,7 +105,7 @@ def vicreg_filter(
     starts: int | None,
 ) -> Filter:
     """Minimise value(B) for x (r,) ascending, r <= k. Columns beyond r modes stay possible."""
-    p = _Problem(np.asarray(x, dtype=np.float64), k, alpha, beta, kind, eps)
+    p = _VicregProblem(np.asarray(x, dtype=np.float64), k, alpha, beta, kind, eps)
     if kind != "ls_var" and p.x.size and p.x.min() < -1e-9 * max(1.0, float(np.abs(p.x).max())):
         raise ValueError(
             f"graph must have a non-negative Laplacian for penalty={kind!r}, got an eigenvalue "
@@ -125,13 +125,13 @@ def vicreg_filter(
     return _multistart(p, [decorrelated, equal], seed, starts)
 
 
-def _finish(p: _Problem, mix: Array, regime: str, certified: bool) -> Filter:
+def _finish(p: _VicregProblem, mix: Array, regime: str, certified: bool) -> Filter:
     value = p.value(mix)
     s = (mix**2).sum(axis=1)
     return Filter(s, mix, value, regime, certified, value if certified else -np.inf)
 
 
-def _decorrelated_s(p: _Problem, x: Array) -> Array:
+def _decorrelated_s(p: _VicregProblem, x: Array) -> Array:
     """Best variance of one axis at cost 2 x per unit (regime A, V3A; V1 for ls_var)."""
     a, eps = p.alpha, p.eps
     with np.errstate(divide="ignore"):
@@ -144,7 +144,7 @@ def _decorrelated_s(p: _Problem, x: Array) -> Array:
     return (2.0 * x < a).astype(np.float64)
 
 
-def _decorrelated(p: _Problem) -> Filter:
+def _decorrelated(p: _VicregProblem) -> Filter:
     s = np.maximum(_decorrelated_s(p, p.x), 0.0)
     mix = np.zeros((len(s), p.k))
     np.fill_diagonal(mix, np.sqrt(s))
@@ -159,7 +159,7 @@ def _decorrelated(p: _Problem) -> Filter:
     return result
 
 
-def _beta_star(p: _Problem, s: Array) -> float:
+def _beta_star(p: _VicregProblem, s: Array) -> float:
     """Smallest beta at which no pair of axes of the decorrelated point gains by rotating (V3A).
 
     Moving variance from axis j to axis k saves min(2 x_k, -alpha pen'(s_k)) per unit, costs 2 x_j,
@@ -178,19 +178,19 @@ def _beta_star(p: _Problem, s: Array) -> float:
     return float(ratio.max(initial=0.0))
 
 
-def _equal_variance(p: _Problem) -> Filter:
+def _equal_variance(p: _VicregProblem) -> Filter:
     """All variances equal, columns correlated: a water level in the modes (regime B, V3B)."""
     a, b, kind, eps, k = p.alpha, p.beta, p.kind, p.eps, p.k
 
-    def pull(level: float) -> float:
+    def multiplier(level: float) -> float:
         return -a * float(penalty_slope(np.array(level), kind, eps))
 
     def spectrum(level: float, w: float) -> Array:
         return np.maximum(0.0, level + w / (2.0 * b) - p.x / b)
 
     top = p.ceiling
-    if np.isfinite(top) and spectrum(top, pull(top)).sum() / k >= top:
-        low, high = 0.0, pull(top)  # saturated: the kink's multiplier lies between 0 and pull
+    if np.isfinite(top) and spectrum(top, multiplier(top)).sum() / k >= top:
+        low, high = 0.0, multiplier(top)  # saturated: the kink's multiplier lies between 0 and this
         for _ in range(200):
             mid = (low + high) / 2.0
             low, high = (mid, high) if spectrum(top, mid).sum() / k < top else (low, mid)
@@ -198,12 +198,14 @@ def _equal_variance(p: _Problem) -> Filter:
         s = spectrum(top, high)
     else:
         low, high = 0.0, top if np.isfinite(top) else max(1.0, a / b)
-        while np.isinf(top) and spectrum(high, pull(high)).sum() / k > high:
+        while np.isinf(top) and spectrum(high, multiplier(high)).sum() / k > high:
             high *= 2.0
         for _ in range(300):
             mid = (low + high) / 2.0
-            low, high = (mid, high) if spectrum(mid, pull(mid)).sum() / k > mid else (low, mid)
-        level, w = (low + high) / 2.0, pull((low + high) / 2.0)
+            low, high = (
+                (mid, high) if spectrum(mid, multiplier(mid)).sum() / k > mid else (low, mid)
+            )
+        level, w = (low + high) / 2.0, multiplier((low + high) / 2.0)
         s = spectrum(level, w)
         level = s.sum() / k
     rotation = schur_horn(np.concatenate([s, np.zeros(k - len(s))]))
@@ -214,7 +216,7 @@ def _equal_variance(p: _Problem) -> Filter:
     return result
 
 
-def _supports(p: _Problem, level: float, w: float) -> bool:
+def _supports(p: _VicregProblem, level: float, w: float) -> bool:
     """Is phi(v) = alpha pen(v) - beta v^2 above its line of slope -(w + 2 beta level) at `level`?
 
     Then sum phi(C_kk) is bounded by that line, what remains is convex and separable in the
@@ -234,7 +236,7 @@ def _supports(p: _Problem, level: float, w: float) -> bool:
     return bool((phi(v) >= line - 1e-12 * max(1.0, p.alpha)).all())
 
 
-def _single_mode(p: _Problem) -> Filter:
+def _single_mode(p: _VicregProblem) -> Filter:
     """beta = 0: nothing keeps the columns apart, all of them use the cheapest mode."""
     s = np.zeros(len(p.x))
     mix = np.zeros((len(p.x), p.k))
@@ -245,7 +247,9 @@ def _single_mode(p: _Problem) -> Filter:
 
 
 # ---------------------------------------------------------------------- the part without a formula
-def _multistart(p: _Problem, candidates: list[Filter], seed: int, starts: int | None) -> Filter:
+def _multistart(
+    p: _VicregProblem, candidates: list[Filter], seed: int, starts: int | None
+) -> Filter:
     """Best of the candidates and of L-BFGS from random points, sorted onto the cheapest modes."""
     if len(p.x) == 0:
         return candidates[0]
@@ -271,7 +275,7 @@ def _sorted_onto_modes(mix: Array) -> Array:
     return sigma[:, None] * vt
 
 
-def _descend(p: _Problem, start: Array) -> Array:
+def _descend(p: _VicregProblem, start: Array) -> Array:
     """L-BFGS; under a hinge column norms are sin(theta), which makes its kink a smooth maximum.
 
     (Variances above the kink never pay: shrinking such a column lowers every other term.)

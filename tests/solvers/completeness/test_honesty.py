@@ -53,7 +53,10 @@ def test_eigenvectors_that_are_not_wanted_as_a_start(
     k: int, first: int, last: int, method: str, precision: str
 ) -> None:
     x0 = np.eye(N)[:, first:last][:, ::-1]
-    for scale in (1.0, 1000.0):  # a start far below the top must not overflow the look for the rest
+    for scale in (
+        1.0,
+        1000.0,
+    ):  # a start far below the top must not overflow the search for the rest
         result = solve(LINE * scale, k, method=method, x0=x0, precision=precision, tol=1e-5)
         assert result.info.converged
         right_or_honest(result, scale * np.linspace(0, 1, N))
@@ -241,7 +244,7 @@ def test_a_cut_inside_copies_next_to_a_larger_cluster() -> None:
 @pytest.mark.parametrize(("copies", "k"), [(17, 18), (24, 20), (40, 30)])
 @pytest.mark.parametrize("tol", [1e-6, 1e-4])
 def test_copies_below_an_outlier(copies: int, k: int, outlier: float, tol: float) -> None:
-    # the outlier outgrew everything in the filters, those of the look for more copies among them
+    # the outlier outgrew everything in the filters, those of the search for more copies among them
     n = 700
     rng = np.random.default_rng(copies)
     values = np.r_[outlier, np.ones(copies), rng.uniform(-1, 1 - 1e-3, n - copies - 1)]

@@ -14,7 +14,7 @@ from sslspec_fast.operators import as_operator
 from sslspec_fast.operators.known import DenseVectors
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers import eigsh
-from sslspec_fast.solvers.completeness.missed_pairs import Witness
+from sslspec_fast.solvers.completeness.missed_pairs import FilteredSample
 from sslspec_fast.solvers.linalg.chebyshev_filter import filter_block, growth_rate
 from sslspec_fast.solvers.result import ConvergenceWarning
 
@@ -23,11 +23,11 @@ from ...support import graphs
 N, CUT = 400, 0.5
 
 
-def witness(values: np.ndarray, degree: int, columns: int, seed: int) -> Witness:
+def sample_of(values: np.ndarray, degree: int, columns: int, seed: int) -> FilteredSample:
     op = as_operator(sp.csr_array(sp.diags_array(values)))
     x = random_block(N, columns, seed, torch.float64, torch.device("cpu"))
     size = math.exp(-degree * growth_rate(1.0, 0.0, CUT)) / math.sqrt(3.0)
-    return Witness(filter_block(op, x, 0.0, CUT, degree, 1.0), 0.0, CUT, degree, size)
+    return FilteredSample(filter_block(op, x, 0.0, CUT, degree, 1.0), 0.0, CUT, degree, size)
 
 
 def coordinates(count: int) -> DenseVectors:
@@ -39,23 +39,23 @@ def coordinates(count: int) -> DenseVectors:
 def test_an_eigenvalue_that_is_missing_lies_below_the_bound(missing: float, columns: int) -> None:
     values = np.r_[np.ones(5), missing, np.linspace(0, CUT, N - 6)]
     for seed in range(60):
-        seen = witness(values, 12, columns, seed)
-        assert seen.level(seen.growth([coordinates(5)])) >= missing
+        sample = sample_of(values, 12, columns, seed)
+        assert sample.level(sample.growth([coordinates(5)])) >= missing
 
 
 def test_with_all_that_is_above_found_the_bound_is_near_the_cut() -> None:
     values = np.r_[np.full(6, 0.95), np.linspace(0, CUT, N - 6)]
-    seen = witness(values, 30, 16, 0)
-    level = seen.level(seen.growth([coordinates(6)]))
+    sample = sample_of(values, 30, 16, 0)
+    level = sample.level(sample.growth([coordinates(6)]))
     assert CUT < level < 0.6
-    assert seen.level(seen.growth([coordinates(6)], leak=0.2)) > level
-    assert seen.level(seen.growth([coordinates(3), coordinates(6)])) == pytest.approx(level)
+    assert sample.level(sample.growth([coordinates(6)], leak=0.2)) > level
+    assert sample.level(sample.growth([coordinates(3), coordinates(6)])) == pytest.approx(level)
 
 
 def test_columns_that_overflowed_tell_nothing() -> None:
-    seen = Witness(torch.full((N, 4), math.nan), 0.0, CUT, 5, 1.0)
-    assert seen.growth([]) == math.inf
-    assert seen.level(math.inf) == math.inf
+    sample = FilteredSample(torch.full((N, 4), math.nan), 0.0, CUT, 5, 1.0)
+    assert sample.growth([]) == math.inf
+    assert sample.level(math.inf) == math.inf
 
 
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
@@ -75,7 +75,7 @@ def test_a_start_of_the_results_costs_less_than_none(precision: str, seed: int) 
 @pytest.mark.parametrize("method", ["lanczos", "chebyshev", "lobpcg"])
 @pytest.mark.parametrize("k", [2, 3])
 def test_a_gap_below_rounding(k: int, method: str) -> None:
-    # its share of the growth of a filter rounded to 0, and the look divided by it
+    # its share of the growth of a filter rounded to 0, and the search divided by it
     values = np.r_[2.0, np.full(2, 1 + 1e-6), np.ones(697)]
     matrix = sp.csr_array(sp.diags_array(values))
     result = eigsh(matrix, k, method=method, x0=np.eye(700)[:, :5], tol=1e-3)

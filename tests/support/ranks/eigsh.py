@@ -15,7 +15,7 @@ import torch.distributed as dist
 import sslspec_fast as sf
 from sslspec_fast.operators import CsrOperator, GroupVectors, KnownPairs, laplacian, partitioned
 from sslspec_fast.solvers import ConvergenceWarning
-from sslspec_fast.solvers.methods.polynomial import Filter
+from sslspec_fast.solvers.methods.chebyshev import ResidualFilter
 
 N, K = 900, 7
 
@@ -228,12 +228,12 @@ def error(group: Any, name: str) -> str:
         options |= {"callback": (lambda _: 1 / 0) if wrong else (lambda _: None)}
     k = N + 1 if name == "k" else 2
 
-    def degree(self: Filter, *args: Any) -> int:
+    def degree(self: ResidualFilter, *args: Any) -> int:
         return original(self, *args) + (name == "decision" and wrong)
 
-    original = Filter._degree
+    original = ResidualFilter._degree
     try:
-        with mock.patch.object(Filter, "_degree", degree):
+        with mock.patch.object(ResidualFilter, "_degree", degree):
             sf.eigsh(rows, k, group=group, **{"method": "chebyshev", **options})
     except Exception as found:
         return f"{type(found).__name__}: {found}"

@@ -1,0 +1,219 @@
+"""What `eigsh` is asked, ready to be solved: converted, reduced, near norm 1, exact pairs out.
+
+A x = lambda B x   ->   (F^-1 A F^-T / scale) y = mu y      on the complement of known vectors
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..._arrays import real_array
+from ...operators.base import ShiftOperator, SymmetricOperator
+from ...operators.convert import array_kind, as_operator
+from ...operators.known import Deflated, DenseVectors, GroupVectors
+from .._checks import Settings, check_count
+from ..completeness.inertia import Count, counting
+from ..plan import takes_lapack
+from . import pencil
+from .over_ranks import independent, of_first_rank, unit_groups
+from .pencil import Back
+from .scaling import divided, norm_scale, refuse_scale
+from .task import Known, Task
+
+__all__ = ["Eigenproblem"]
+
+
+@dataclass
+class Eigenproblem:
+    """A question to `eigsh`, and the task that is left of it.
+
+    task      the pairs to be computed: the largest of op, or of -op for which="SA"
+    given     A itself
+    op        A, or F^-1 A F^-T for a pencil, divided by `scale`
+    scale     a power of two; None: op is not divided
+    back      from eigenvectors of op to those of a pencil
+    known     (values, vectors) of wanted pairs that need no solve
+    removed   vectors that are taken out of the problem
+    kind      array type of the result
+    count     of eigenvalues beyond the wanted ones, for `certify`
+    started   time.perf_counter() when it was asked
+    """
+
+    task: Task
+    settings: Settings
+    given: SymmetricOperator
+    op: SymmetricOperator
+    scale: float | None
+    back: Back | None
+    kind: str
+    count: Count | None
+    started: float
+
+    @property
+    def known(self) -> Known:
+        return self.task.known
+
+    @property
+    def k(self) -> int:
+        """Wanted pairs, known ones among them."""
+        return self.task.k + (0 if self.known is None else len(self.known[0]))
+
+    @property
+    def removed(self) -> int:
+        return 0 if self.task.deflated is None else self.task.deflated.count
+
+    @classmethod
+    def of(
+        cls,
+        A: Any,
+        B: Any,
+        k: int,
+        settings: Settings,
+        started: float,
+        kind: str | None = None,
+    ) -> Eigenproblem:
+        """Settings have been checked. kind: array type of the result, where A is not the input."""
+        kind = array_kind(A) if kind is None else kind
+        given = op = as_operator(A)
+        k = check_count(k, op.n)
+        back: Back | None = None
+        over = 1.0  # what a pencil's values have been divided by
+        if B is not None:
+            if settings.deflate is not None:
+                raise NotImplementedError("eigsh: deflate together with B is not supported")
+            op, back, over = pencil.reduce(op, B)
+        scale = norm_scale(op)
+        if scale is not None or over != 1.0:
+            op, scale = divided(op, scale or 1.0), (scale or 1.0) / over
+            refuse_scale(scale, settings.precision)
+        task = _task(op, k, settings, scale, back is not None)
+        count = _count(op, task, settings) if settings.certify else None
+        return cls(task, settings, given, op, scale, back, kind, count, started)
+
+
+def _task(
+    op: SymmetricOperator, k: int, settings: Settings, scale: float | None, pencil_given: bool
+) -> Task:
+    op = op if settings.which == "LA" else ShiftOperator(op, -1.0, 0.0)
+    known, deflated = exact_pairs(op, k, settings.deflate)
+    have = 0 if known is None else known[1].shape[1]
+    free = op.n - (0 if deflated is None else deflated.count)
+    if k - have > free:
+        raise ValueError(
+            f"eigsh: k must be at most n minus the deflated vectors = {free + have}, got k = {k}"
+        )
+    precision = settings.precision
+    return Task(
+        op,
+        k - have,
+        free,
+        0.0,
+        settings.tol,
+        settings.angle_tol,
+        settings.max_iter if settings.max_iter is not None else 1000,
+        int(settings.seed),
+        deflated,
+        torch.float32 if precision == "float32" else torch.float64,
+        _watch(settings, scale),
+        low=torch.float64 if precision == "float64" else torch.float32,
+        warm=_warm_start(op, settings.x0, pencil_given),
+        known=known,
+    )
+
+
+def exact_pairs(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Known, Deflated | None]:
+    """((values, vectors) known at the wanted end or None, what the problem is to be rid of)."""
+    if deflate is not None:
+        return None, _deflated(op, deflate)
+    top = op.bounds()[1]
+    for pair in op.known():
+        # only vectors at the wanted end of the spectrum help
+        if pair.value >= top and pair.vectors.count:
+            vectors = pair.vectors.dense(k)
+            values = torch.full((vectors.shape[1],), pair.value, dtype=torch.float64)
+            return (values, vectors), pair.vectors
+    return None, None
+
+
+def _deflated(op: SymmetricOperator, deflate: Any) -> Deflated | None:
+    if isinstance(deflate, GroupVectors):
+        if deflate.n != op.rows:
+            raise ValueError(f"eigsh: deflate must have n = {op.rows} rows, got {deflate.n}")
+        if op.ranks is not None and not unit_groups(deflate):
+            raise ValueError(
+                "eigsh: deflate must be GroupVectors(..., group=group), got lengths that are "
+                "not 1 over all ranks"
+            )
+        return deflate if deflate.count else None
+    block = real_array("eigsh", "deflate", deflate).to(device=op.device, dtype=torch.float64)
+    if block.dim() != 2 or block.shape[0] != op.rows:
+        raise ValueError(f"eigsh: deflate must be (n = {op.rows}, c), got {tuple(block.shape)}")
+    q = _orthonormal(block) if op.ranks is None else independent(block)
+    if q is None:
+        raise ValueError("eigsh: deflate must have linearly independent columns")
+    return DenseVectors(q.contiguous()) if block.shape[1] else None
+
+
+def _orthonormal(block: Tensor) -> Tensor | None:
+    """An orthonormal basis of the columns; None if they are dependent."""
+    q, r = torch.linalg.qr(block)
+    diagonal = r.diagonal().abs()
+    if block.shape[1] and float(diagonal.min()) <= 1e-12 * float(diagonal.max()):
+        return None
+    return q
+
+
+def _warm_start(op: SymmetricOperator, x0: Any, pencil_given: bool) -> Tensor | None:
+    if x0 is None:
+        return None
+    if pencil_given:
+        raise NotImplementedError("eigsh: x0 together with B is not supported")
+    block = real_array("eigsh", "x0", x0)
+    block = block[:, None] if block.dim() == 1 else block
+    if block.dim() != 2 or block.shape[0] != op.rows or block.shape[1] == 0:
+        raise ValueError(f"eigsh: x0 must be (n = {op.rows}, m >= 1), got {tuple(block.shape)}")
+    return block.to(device=op.device, dtype=torch.float64).clone()
+
+
+def _count(op: SymmetricOperator, task: Task, settings: Settings) -> Count:
+    """How to count the eigenvalues; LAPACK finds all, and leaves nothing to count."""
+    if task.k > 0 and takes_lapack(op, task.k, settings.method):
+        return lambda *_: None
+    count = counting(task.op, task.deflated, task.known)
+    assert count is not None
+    return count
+
+
+def _watch(settings: Settings, scale: float | None) -> Callable[[dict[str, Any]], Any] | None:
+    """What the methods call after each step: it shows the progress and asks the callback."""
+    callback, progress = of_first_rank(settings.callback), settings.progress
+    if not progress and callback is None:
+        return None
+
+    def watch(entry: dict[str, Any]) -> Any:
+        if progress:
+            _show(entry)
+        if callback is None:
+            return None
+        # the methods compute the largest eigenvalues of -A
+        values = entry["values"] if settings.which == "LA" else 0.0 - entry["values"]
+        return callback({**entry, "values": values if scale is None else values * scale})
+
+    return watch
+
+
+def _show(entry: dict[str, Any]) -> None:
+    width = 24
+    filled = width * entry["converged"] // max(entry["k"], 1)
+    bar, done = "#" * filled + "." * (width - filled), entry["converged"]
+    sys.stderr.write(
+        f"\reigsh [{bar}] {done}/{entry['k']} pairs, step {entry['iteration']}, "
+        f"{entry['n_matvec']} columns, residual {entry['residual']:.1e}   "
+    )
+    sys.stderr.flush()
