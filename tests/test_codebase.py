@@ -109,6 +109,7 @@ ALLOWED = {
         "_register",
     },
     "functional": {"losses"},
+    "grad_cache": {"_checks", "_torch_private"},
     "metrics": {
         "primitives",
         "fused",
