@@ -120,6 +120,17 @@ ALLOWED = {
         "_dtypes",
         "ranks",
     },
+    "integrations": {
+        "functional",
+        "grad_cache",
+        "graph",
+        "losses",
+        "metrics",
+        "ranks",
+        "spectral",
+        "_checks",
+        "_dtypes",
+    },
     "operators": {"graph", "primitives", "_checks", "_dtypes", "ranks"},
     "solvers": {"operators", "graph", "primitives", "_checks", "_dtypes", "ranks"},
     "spectral": {
