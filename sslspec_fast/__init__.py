@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 from . import functional, metrics, operators, spectral
 from ._config import show_config
+from .grad_cache import GradCache
 from .graph import PairGraph
 from .losses import (
     BarlowTwinsLoss,
@@ -49,6 +50,7 @@ __all__ = [
     "EigInfo",
     "EigResult",
     "FalconLoss",
+    "GradCache",
     "GraphLoss",
     "InfoNCELoss",
     "KoLeoLoss",

@@ -1,4 +1,4 @@
-"""Private functions of torch that some supported versions lack, each with a fallback."""
+"""Private functions of torch; those that some supported versions lack have a fallback."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-__all__ = ["PLAIN_TENSORS", "any_requires_grad", "dispatch_bits", "graph_is_kept", "key_set"]
+__all__ = [
+    "PLAIN_TENSORS",
+    "any_requires_grad",
+    "dispatch_bits",
+    "graph_is_kept",
+    "key_set",
+    "tree_flatten",
+    "tree_unflatten",
+]
 
 _keep_graph: Callable[[], bool] | None = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", None

@@ -95,7 +95,7 @@ def variant_of(case: Case, name: str) -> Variant:
     return compiled
 
 
-def _resident(field: str) -> float:
+def resident(field: str) -> float:
     for line in _STATUS.read_text(encoding="ascii").splitlines():
         if line.startswith(field + ":"):
             return float(line.split()[1]) / 1024
@@ -113,10 +113,10 @@ def _measure(case: Case, name: str) -> float:
         )
         forward_backward(variant, tiny)
     gc.collect()
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     gradients = forward_backward(variant, leaves)
-    peak = _resident("VmHWM")
+    peak = resident("VmHWM")
     held = sum(g.numel() * g.element_size() for g in gradients) / MIB
     return max(0.0, peak - before - held)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,15 +26,40 @@ class Loss(torch.nn.Module):
 
     group: the process group or 1-D DeviceMesh over whose ranks the rows are spread. Without one,
     ``gather_distributed=True`` stands for all processes, once torch.distributed is initialised.
+
+    options: further keywords of the functional, such as ``reduction="none"`` and
+    ``return_terms=True``; ``forward`` takes what belongs to one batch, such as ``sample_weight``.
     """
 
+    functional: ClassVar[Callable[..., Any]]
+    named: ClassVar[tuple[str, ...]] = ()  # keywords of the functional that are no options
     _held: Held | None = None
     gather_distributed = False
 
-    def __init__(self, group: Any = None) -> None:
+    def __init__(self, group: Any = None, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         if group is not None:
             self._held = Held(type(self).__name__, group)
+        self.options = {} if options is None else dict(options)
+        self._check_options()
+
+    def _check_options(self) -> None:
+        if not self.options:
+            return
+        op, functional = type(self).__name__, type(self).functional
+        known = [
+            name
+            for name, parameter in inspect.signature(functional).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+            and name not in (*self.named, "sample_weight", "group")
+        ]
+        for name, value in self.options.items():
+            if name not in known:
+                raise TypeError(f"{op}: has no keyword {name!r}, only {', '.join(known)}")
+            if name == "reduction":
+                check.choice(op, name, value, check.REDUCTIONS)
+            if name == "impl":
+                check.choice(op, name, value, check.IMPLEMENTATIONS)
 
     @property
     def group(self) -> Any:
@@ -45,8 +70,9 @@ class Loss(torch.nn.Module):
 
     def extra_repr(self) -> str:
         names = inspect.signature(type(self).__init__).parameters
-        shown = [name for name in names if name in vars(self)]
-        each = [f"{name}={getattr(self, name)!r}" for name in shown]
+        given = {name: getattr(self, name) for name in names if name in vars(self)}
+        given |= given.pop("options", {})
+        each = [f"{name}={value!r}" for name, value in given.items()]
         if self._held is not None:
             each.append(f"group of {self._held.size}")
         return ", ".join(each)

@@ -83,11 +83,21 @@ def barlow_twins(
 class BarlowTwinsLoss(Loss):
     """`barlow_twins` with lightly's constructor and ``forward(z0, z1)``."""
 
+    functional = staticmethod(barlow_twins)
+    named = ("off_diagonal",)
+
     def __init__(
-        self, lambda_param: float = 5e-3, gather_distributed: bool = False, *, group: Any = None
+        self,
+        lambda_param: float = 5e-3,
+        gather_distributed: bool = False,
+        *,
+        group: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(group)
+        super().__init__(group, options)
         self.lambda_param, self.gather_distributed = lambda_param, gather_distributed
 
     def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
-        return barlow_twins(z0, z1, off_diagonal=self.lambda_param, group=self.group)
+        return barlow_twins(
+            z0, z1, off_diagonal=self.lambda_param, group=self.group, **self.options
+        )

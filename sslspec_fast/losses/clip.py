@@ -16,6 +16,7 @@ arXiv 2103.00020), section 2.3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch  # noqa: F401  the docstring example
@@ -135,6 +136,12 @@ def clip(
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
 
 
+def check_output_dict(op: str, output_dict: bool, options: Mapping[str, Any]) -> None:
+    """A dict of losses is added up by those who ask for it: terms of the loss are none."""
+    if output_dict and options.get("return_terms"):
+        raise ValueError(f"{op}: output_dict must be False with return_terms, got True")
+
+
 class CLIPLoss(Loss):
     """`clip` with the call of open_clip's ClipLoss.
 
@@ -143,6 +150,9 @@ class CLIPLoss(Loss):
     torch.distributed (or for `group`), whose global batch is exact whatever local_loss,
     gather_with_grad and cache_labels say.
     """
+
+    functional = staticmethod(clip)
+    named = ("logit_scale", "logit_bias")
 
     def __init__(
         self,
@@ -154,13 +164,14 @@ class CLIPLoss(Loss):
         use_horovod: bool = False,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
         op = "CLIPLoss"
         rank = check.count(op, "rank", rank, 0)
         world_size = check.count(op, "world_size", world_size, 1)
         if use_horovod and world_size > 1:
             raise ValueError(f"{op}: use_horovod must be False for {world_size} ranks, got True")
-        super().__init__(world_of(op, rank, world_size, group))
+        super().__init__(world_of(op, rank, world_size, group), options)
 
     def forward(
         self,
@@ -169,8 +180,17 @@ class CLIPLoss(Loss):
         logit_scale: float | Tensor,
         logit_bias: float | Tensor | None = None,
         output_dict: bool = False,
+        *,
+        sample_weight: Tensor | None = None,
     ) -> Any:
+        check_output_dict(type(self).__name__, output_dict, self.options)
         loss = clip(
-            image_features, text_features, logit_scale, logit_bias=logit_bias, group=self.group
+            image_features,
+            text_features,
+            logit_scale,
+            logit_bias=logit_bias,
+            sample_weight=sample_weight,
+            group=self.group,
+            **self.options,
         )
         return {"contrastive_loss": loss} if output_dict else loss

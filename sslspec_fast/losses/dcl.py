@@ -128,6 +128,9 @@ def negative_mises_fisher_weights(u1: Tensor, u2: Tensor, sigma: float = 0.5) ->
 class DCLLoss(Loss):
     """`dcl` with lightly's constructor and ``forward(z0, z1)``."""
 
+    functional = staticmethod(dcl)
+    named = ("temperature", "weight_fn")
+
     def __init__(
         self,
         temperature: float = 0.1,
@@ -135,13 +138,24 @@ class DCLLoss(Loss):
         gather_distributed: bool = False,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(group)
+        super().__init__(group, options)
         self.temperature, self.weight_fn = temperature, weight_fn
         self.gather_distributed = gather_distributed
 
-    def forward(self, z0: Tensor, z1: Tensor) -> LossOrTerms:
-        return dcl(z0, z1, temperature=self.temperature, weight_fn=self.weight_fn, group=self.group)
+    def forward(
+        self, z0: Tensor, z1: Tensor, *, sample_weight: Tensor | None = None
+    ) -> LossOrTerms:
+        return dcl(
+            z0,
+            z1,
+            temperature=self.temperature,
+            weight_fn=self.weight_fn,
+            sample_weight=sample_weight,
+            group=self.group,
+            **self.options,
+        )
 
 
 class DCLWLoss(DCLLoss):
@@ -154,6 +168,8 @@ class DCLWLoss(DCLLoss):
         gather_distributed: bool = False,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
         weight_fn = partial(negative_mises_fisher_weights, sigma=sigma)
-        super().__init__(temperature, weight_fn, gather_distributed, group=group)
+        super().__init__(temperature, weight_fn, gather_distributed, group=group, **options)
+        self.sigma = sigma

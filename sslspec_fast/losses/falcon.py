@@ -107,6 +107,8 @@ class FalconLoss(Loss):
     The codes are drawn once, from ``seed``, so the module also works under torch.compile.
     """
 
+    functional = staticmethod(falcon)
+    named = ("codes", "n_codes", "beta", "eps", "seed")
     codes: Tensor
 
     def __init__(
@@ -118,13 +120,20 @@ class FalconLoss(Loss):
         seed: int = 0,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(group)
+        super().__init__(group, options)
         self.beta, self.eps = beta, eps
         size = 8 * n_features if n_codes is None else n_codes
         self.register_buffer("codes", random_codes(n_features, size, seed))
 
-    def forward(self, h1: Tensor, h2: Tensor) -> Tensor:
-        loss = falcon(h1, h2, codes=self.codes, beta=self.beta, eps=self.eps, group=self.group)
-        assert isinstance(loss, Tensor)
-        return loss
+    def forward(self, h1: Tensor, h2: Tensor) -> LossOrTerms:
+        return falcon(
+            h1,
+            h2,
+            codes=self.codes,
+            beta=self.beta,
+            eps=self.eps,
+            group=self.group,
+            **self.options,
+        )

@@ -186,13 +186,38 @@ def false_negatives(
 
 
 class InfoNCELoss(Loss):
-    """`info_nce` as a module: ``forward(query, key, negatives=None)``."""
+    """`info_nce` as a module: ``forward(query, key, negatives=None)``.
 
-    def __init__(self, temperature: float | Tensor = 0.1, *, group: Any = None) -> None:
-        super().__init__(group)
+    ``forward`` also takes the functional's ``sample_weight``, ``ids`` and ``negative_ids``.
+    """
+
+    functional = staticmethod(info_nce)
+    named = ("temperature", "negatives", "ids", "negative_ids")
+
+    def __init__(
+        self, temperature: float | Tensor = 0.1, *, group: Any = None, **options: Any
+    ) -> None:
+        super().__init__(group, options)
         self.temperature = temperature
 
-    def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> LossOrTerms:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        negatives: Tensor | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+        ids: Any = None,
+        negative_ids: Any = None,
+    ) -> LossOrTerms:
         return info_nce(
-            query, key, temperature=self.temperature, negatives=negatives, group=self.group
+            query,
+            key,
+            temperature=self.temperature,
+            negatives=negatives,
+            sample_weight=sample_weight,
+            ids=ids,
+            negative_ids=negative_ids,
+            group=self.group,
+            **self.options,
         )

@@ -92,11 +92,14 @@ def koleo(
 class KoLeoLoss(Loss):
     """`koleo` with lightly's constructor and ``forward(x)``; p must be 2."""
 
-    def __init__(self, p: float = 2, eps: float = 1e-8) -> None:
-        super().__init__()
+    functional = staticmethod(koleo)
+    named = ("eps", "ids")
+
+    def __init__(self, p: float = 2, eps: float = 1e-8, **options: Any) -> None:
+        super().__init__(options=options)
         if p != 2:
             raise ValueError(f"KoLeoLoss: p must be 2, the Euclidean distance, got {p}")
         self.p, self.eps = p, eps
 
-    def forward(self, x: Tensor) -> Tensor:
-        return koleo(x, eps=self.eps)
+    def forward(self, x: Tensor, *, ids: Any = None) -> Tensor:
+        return koleo(x, eps=self.eps, ids=ids, **self.options)

@@ -127,6 +127,9 @@ class LeJEPALoss(Loss):
     ``sigreg_num_vectors=None`` takes the mean over all directions.
     """
 
+    functional = staticmethod(lejepa)
+    named = ("weight", "slices", "knots", "t_max")
+
     def __init__(
         self,
         lambda_param: float = 0.05,
@@ -134,8 +137,9 @@ class LeJEPALoss(Loss):
         sigreg_knots: int = 17,
         sigreg_t_max: float = 3.0,
         sigreg_num_vectors: int | None = 1024,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(options=options)
         self.lambda_param, self.gather_distributed = lambda_param, gather_distributed
         check.one_rank("LeJEPALoss", self.group)
         self.sigreg_knots, self.sigreg_t_max = sigreg_knots, sigreg_t_max
@@ -150,4 +154,5 @@ class LeJEPALoss(Loss):
             slices=self.sigreg_num_vectors,
             knots=self.sigreg_knots,
             t_max=self.sigreg_t_max,
+            **self.options,
         )

@@ -136,6 +136,8 @@ class NTXentLoss(Loss):
     the loss is the mean over the rows of all, and every rank stores the out1 of all.
     """
 
+    functional = staticmethod(nt_xent)
+    named = ("temperature",)
     bank: Tensor
     next: Tensor  # () the row of the bank that the next step writes first
     _shared = False  # whether all ranks of the group have the same bank
@@ -147,8 +149,9 @@ class NTXentLoss(Loss):
         gather_distributed: bool = False,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(group)
+        super().__init__(group, options)
         op = "NTXentLoss"
         several = isinstance(memory_bank_size, (tuple, list))
         given: list[Any] = list(memory_bank_size) if several else [memory_bank_size]  # type: ignore
@@ -159,16 +162,31 @@ class NTXentLoss(Loss):
             )
         self.temperature, self.gather_distributed = temperature, gather_distributed
         self.memory_bank_size = sizes[0]
+        if sizes[0] and options:
+            raise ValueError(
+                f"{op}: memory_bank_size must be 0 with {', '.join(options)}, got {sizes[0]}"
+            )
         features = sizes[1] if len(sizes) == 2 else 0
         with torch.inference_mode(False):  # the buffers are written to in later training steps
             bank = unit_rows(torch.randn(sizes[0], features))
             self.register_buffer("bank", bank, persistent=False)
             self.register_buffer("next", torch.zeros((), dtype=torch.int64), persistent=False)
 
-    def forward(self, out0: Tensor, out1: Tensor) -> LossOrTerms:
+    def forward(
+        self, out0: Tensor, out1: Tensor, *, sample_weight: Tensor | None = None
+    ) -> LossOrTerms:
         group = self.group
         if self.memory_bank_size == 0:
-            return nt_xent(out0, out1, temperature=self.temperature, group=group)
+            return nt_xent(
+                out0,
+                out1,
+                temperature=self.temperature,
+                sample_weight=sample_weight,
+                group=group,
+                **self.options,
+            )
+        if sample_weight is not None:
+            raise ValueError("NTXentLoss: sample_weight must be None with a memory bank")
         return self._against_bank(out0, out1, several("NTXentLoss", group))
 
     def _against_bank(self, out0: Tensor, out1: Tensor, group: Any) -> Tensor:

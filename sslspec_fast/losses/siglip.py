@@ -29,6 +29,7 @@ from ..primitives.pairwise.value_and_grad import softplus_total
 from ..ranks import world_of
 from ..reference import siglip as reference
 from ._common import Loss, LossOrTerms, reduce_rows, row_weights, run_reference, with_terms
+from .clip import check_output_dict
 from .over_ranks import over_ranks
 from .over_ranks.sigmoid import SIGLIP
 
@@ -106,6 +107,9 @@ class SigLIPLoss(Loss):
     logits open_clip stores at once, changes nothing where none are stored.
     """
 
+    functional = staticmethod(siglip)
+    named = ("logit_scale", "logit_bias")
+
     def __init__(
         self,
         cache_labels: bool = False,
@@ -115,11 +119,12 @@ class SigLIPLoss(Loss):
         chunk_size: int | None = None,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
         op = "SigLIPLoss"
         rank = check.count(op, "rank", rank, 0)
         world_size = check.count(op, "world_size", world_size, 1)
-        super().__init__(world_of(op, rank, world_size, group))
+        super().__init__(world_of(op, rank, world_size, group), options)
         if dist_impl is not None:
             check.choice(op, "dist_impl", dist_impl, DIST_IMPLS)
         if chunk_size is not None:
@@ -132,7 +137,18 @@ class SigLIPLoss(Loss):
         logit_scale: float | Tensor,
         logit_bias: float | Tensor | None = None,
         output_dict: bool = False,
+        *,
+        sample_weight: Tensor | None = None,
     ) -> Any:
+        check_output_dict(type(self).__name__, output_dict, self.options)
         bias = 0.0 if logit_bias is None else logit_bias
-        loss = siglip(image_features, text_features, logit_scale, bias, group=self.group)
+        loss = siglip(
+            image_features,
+            text_features,
+            logit_scale,
+            bias,
+            sample_weight=sample_weight,
+            group=self.group,
+            **self.options,
+        )
         return {"contrastive_loss": loss} if output_dict else loss

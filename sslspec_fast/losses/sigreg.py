@@ -194,18 +194,24 @@ class SIGReg(Loss):
     Directions are drawn from torch's global generator; ``num_vectors=None`` takes all of them.
     """
 
+    functional = staticmethod(sigreg)
+    named = ("slices", "knots", "t_max", "directions")
+
     def __init__(
         self,
         knots: int = 17,
         t_max: float = 3.0,
         num_vectors: int | None = 1024,
         gather_distributed: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(options=options)
         self.knots, self.t_max, self.num_vectors = knots, t_max, num_vectors
         self.gather_distributed = gather_distributed
         check.one_rank("SIGReg", self.group)
 
     def forward(self, proj: Tensor) -> Tensor:
         check.one_rank("SIGReg", self.group)
-        return sigreg(proj, slices=self.num_vectors, knots=self.knots, t_max=self.t_max)
+        return sigreg(
+            proj, slices=self.num_vectors, knots=self.knots, t_max=self.t_max, **self.options
+        )

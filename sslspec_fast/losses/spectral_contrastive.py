@@ -110,9 +110,16 @@ def spectral_contrastive(
 class SpectralContrastiveLoss(Loss):
     """`spectral_contrastive` as a module: ``forward(z1, z2)``."""
 
-    def __init__(self, mu: float = 1.0, *, group: Any = None) -> None:
-        super().__init__(group)
+    functional = staticmethod(spectral_contrastive)
+    named = ("mu",)
+
+    def __init__(self, mu: float = 1.0, *, group: Any = None, **options: Any) -> None:
+        super().__init__(group, options)
         self.mu = mu
 
-    def forward(self, z1: Tensor, z2: Tensor) -> LossOrTerms:
-        return spectral_contrastive(z1, z2, mu=self.mu, group=self.group)
+    def forward(
+        self, z1: Tensor, z2: Tensor, *, sample_weight: Tensor | None = None
+    ) -> LossOrTerms:
+        return spectral_contrastive(
+            z1, z2, mu=self.mu, sample_weight=sample_weight, group=self.group, **self.options
+        )

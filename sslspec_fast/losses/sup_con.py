@@ -133,7 +133,13 @@ class SupConLoss(Loss):
     directly and may be asymmetric or weighted; with neither, the views of a sample are positives of
     each other (SimCLR). contrast_mode "all": every view is an anchor; "one": the first one. Over
     ranks, features and labels are those of a rank's own samples, and mask must be None.
+
+    ``sample_weight`` (n,), for all views of a sample, and the options of `sup_con` need
+    contrast_mode="all" and no mask.
     """
+
+    functional = staticmethod(sup_con)
+    named = ("temperature", "base_temperature")
 
     def __init__(
         self,
@@ -142,29 +148,40 @@ class SupConLoss(Loss):
         base_temperature: float | None = 0.07,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(group)
+        super().__init__(group, options)
         if base_temperature is not None:
             check.number("SupConLoss", "base_temperature", base_temperature, low=0.0, strict=True)
         check.choice("SupConLoss", "contrast_mode", contrast_mode, ("all", "one"))
+        if options and contrast_mode == "one":
+            raise ValueError(
+                f"SupConLoss: contrast_mode must be 'all' with {', '.join(options)}, got 'one'"
+            )
         self.temperature = temperature
         self.contrast_mode = contrast_mode
         self.base_temperature = base_temperature
 
     def forward(
-        self, features: Tensor, labels: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
+        self,
+        features: Tensor,
+        labels: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        sample_weight: Tensor | None = None,
+    ) -> LossOrTerms:
         op = "SupConLoss"
         group = several(op, self.group)
         with told_to_all(op, group):
             stack, y, views = self._checked(features, labels, mask, group)
+            weight = self._weight(sample_weight, mask, stack, y.shape[0], views)
         if group is not None:
-            return self._over_ranks(stack, labels is not None, y, views, group)
+            return self._over_ranks(stack, labels is not None, y, views, weight, group)
         n = y.shape[0]
         if y.is_floating_point():
             y = torch.where(y < 0, -1, numbered(y))
         if mask is None and self.contrast_mode == "all":
-            return self._plain(stack, y.repeat(views))
+            return self._plain(stack, y.repeat(views), sample_weight=weight)
         if mask is None:
             itself = torch.eye(n, dtype=torch.bool, device=y.device)
             mask = (y[:, None] == y) & ((y >= 0)[:, None] | itself)
@@ -198,20 +215,46 @@ class SupConLoss(Loss):
                 raise ValueError(f"{op}: mask must have shape ({n}, {n}), got {tuple(mask.shape)}")
         return stack, y, views
 
-    def _plain(self, stack: Tensor, y: Tensor, **keywords: Any) -> Tensor:
-        loss = sup_con(
+    def _weight(
+        self,
+        sample_weight: Tensor | None,
+        mask: Tensor | None,
+        stack: Tensor,
+        n: int,
+        views: int,
+    ) -> Tensor | None:
+        """One weight for each row of the stack."""
+        op = "SupConLoss"
+        given = [*self.options, *([] if sample_weight is None else ["sample_weight"])]
+        if given and mask is not None:
+            raise ValueError(f"{op}: mask must be None with {', '.join(given)}, got a tensor")
+        if sample_weight is None:
+            return None
+        if self.contrast_mode == "one":
+            raise ValueError(f"{op}: contrast_mode must be 'all' with sample_weight, got 'one'")
+        reduction = self.options.get("reduction", "mean")
+        weight = check.sample_weight(op, sample_weight, stack, n, reduction)
+        return None if weight is None else weight.repeat(views)
+
+    def _plain(self, stack: Tensor, y: Tensor, **keywords: Any) -> LossOrTerms:
+        return sup_con(
             stack,
             y,
             temperature=self.temperature,
             base_temperature=self.base_temperature,
             **keywords,
+            **self.options,
         )
-        assert isinstance(loss, Tensor)
-        return loss
 
     def _over_ranks(
-        self, stack: Tensor, labelled: bool, y: Tensor, views: int, group: Any
-    ) -> Tensor:
+        self,
+        stack: Tensor,
+        labelled: bool,
+        y: Tensor,
+        views: int,
+        weight: Tensor | None,
+        group: Any,
+    ) -> LossOrTerms:
         """Labels are numbered over all ranks; without any, a sample has its global number."""
         n = y.shape[0]
         facts = {
@@ -225,7 +268,6 @@ class SupConLoss(Loss):
             given = gather_rows(y, ranks)
             alone = every + ranks.n if self.contrast_mode == "one" else -1
             every = torch.where(given < 0, alone, numbered(given))
-        weight = None
         if self.contrast_mode == "one":  # the other views are columns only
             weight = torch.ones_like(stack[:, 0])
             weight[n:] = 0

@@ -96,6 +96,9 @@ def vicreg(
 class VICRegLoss(Loss):
     """`vicreg` with lightly's constructor and ``forward(z0, z1)``."""
 
+    functional = staticmethod(vicreg)
+    named = ("invariance", "variance", "covariance", "eps")
+
     def __init__(
         self,
         lambda_param: float = 25.0,
@@ -105,8 +108,9 @@ class VICRegLoss(Loss):
         eps: float = 1e-4,
         *,
         group: Any = None,
+        **options: Any,
     ) -> None:
-        super().__init__(group)
+        super().__init__(group, options)
         self.lambda_param, self.mu_param, self.nu_param = lambda_param, mu_param, nu_param
         self.gather_distributed, self.eps = gather_distributed, eps
 
@@ -119,4 +123,5 @@ class VICRegLoss(Loss):
             covariance=self.nu_param,
             eps=self.eps,
             group=self.group,
+            **self.options,
         )

@@ -38,6 +38,26 @@ class Scatter:
         return cls(count, mean, apart.T @ apart, within.T @ within)
 
     @classmethod
+    def of_views(cls, views: Tensor) -> Scatter:
+        """views (q, n, d): the q views of a sample are its class."""
+        x = views.double()
+        means = x.mean(0)
+        within = ((x - means) / (len(x) - 1) ** 0.5).flatten(0, 1)
+        mean = means.mean(0)
+        apart = means - mean
+        return cls(len(means), mean, apart.T @ apart, within.T @ within)
+
+    def packed(self) -> Tensor:
+        """(2 d + 2, d): `between`, `within`, `mean`, and the number of classes in every column."""
+        count = self.mean.new_full((1, len(self.mean)), float(self.classes))
+        return torch.cat([self.between, self.within, self.mean[None], count])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor) -> Scatter:
+        d = packed.shape[1]
+        return cls(int(packed[-1, 0]), packed[2 * d], packed[:d], packed[d : 2 * d])
+
+    @classmethod
     def nothing(cls, d: int, device: torch.device) -> Scatter:
         zeros = torch.zeros(d, d, dtype=torch.float64, device=device)
         return cls(0, zeros.sum(0), zeros, zeros)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from ..support.ranks.metrics import accumulated, batch_metrics, error, gradients, second_derivative
+from ..support.ranks.metrics import (
+    accumulated,
+    batch_metrics,
+    error,
+    gradients,
+    second_derivative,
+    torchmetrics_collection,
+)
 from ..support.ranks.pool import Pool
 
 SPLITS = [(14, 12), (26, 0), (4, 0, 22), (8, 6, 0, 12)]
@@ -41,6 +48,15 @@ def test_accumulators(pool: Pool, split: tuple[int, ...]) -> None:
     for got, want in answers:
         assert got == answers[0][0]
         assert got == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_torchmetrics_classes(pool: Pool, split: tuple[int, ...]) -> None:
+    pytest.importorskip("torchmetrics")
+    answers = pool.run(torchmetrics_collection, split, ranks=len(split))
+    for got, want in answers:
+        assert got == answers[0][0]
+        assert got == pytest.approx(want, rel=1e-6)
 
 
 @pytest.mark.parametrize(

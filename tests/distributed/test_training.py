@@ -48,8 +48,18 @@ def test_accumulation_under_no_sync(pool: Pool) -> None:
     assert max(pool.run(training.accumulated, ranks=3)) < 1e-12
 
 
-def test_cached_gradients(pool: Pool) -> None:
-    assert max(pool.run(training.cached, ranks=3)) < 1e-12
+@pytest.mark.parametrize("ranks", [2, 3])  # one of three has no rows
+@pytest.mark.parametrize("order", ["around", "inside"])
+def test_cached_gradients_are_reduced_once(pool: Pool, order: str, ranks: int) -> None:
+    for found in pool.run(training.cached, order, ranks=ranks):
+        assert found["error"] < 1e-12
+        assert found["reductions"] == 1  # of two steps, in one bucket
+
+
+@pytest.mark.skipif(not hasattr(torch.distributed.fsdp, "fully_shard"), reason="torch < 2.6")
+def test_cached_gradients_of_sharded_weights(pool: Pool) -> None:
+    for found in pool.run(training.cached, "sharded"):
+        assert found["error"] < 1e-12
 
 
 def test_a_mesh_is_a_group(pool: Pool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -108,6 +109,35 @@ def accumulated(group: Any, split: tuple[int, ...]) -> Any:
                 made["lidar"].update(z[rows_of], views(rows_of.stop - rows_of.start))
                 made["accuracy"].update(z[rows_of], y[rows_of])
         out.append({name: metric.compute() for name, metric in made.items()})
+    return out
+
+
+def torchmetrics_collection(group: Any, split: tuple[int, ...]) -> Any:
+    """Batches of 6 pairs at most; a rank without rows sees none. The second: one process."""
+    from torchmetrics import MetricCollection
+
+    from sslspec_fast.integrations import torchmetrics as ours
+
+    z, w, out = rows(), rows(seed=1), []
+    for which, parts in ((group, [here(group, split)]), (None, None)):
+        made = MetricCollection(
+            [
+                metric(*args, process_group=which, distributed_available_fn=lambda w=which: bool(w))
+                for metric, *args in (
+                    (ours.EffectiveRank, D),
+                    (ours.Lidar, D),
+                    (ours.Alignment, 1.5),
+                    (ours.Uniformity,),
+                )
+            ]
+        )
+        for part in parts or [here_of(split, r) for r in range(len(split))]:
+            for start in range(part.start, part.stop, 6):
+                own = slice(start, min(start + 6, part.stop))
+                made.update(z[own], w[own])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a rank that has seen no batch
+            out.append({name: float(value) for name, value in made.compute().items()})
     return out
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.ranks import buffer_bytes, bytes_sent
 
@@ -169,29 +172,44 @@ def accumulated(group: Any) -> float:
     return relative(net.weight.grad, one.weight.grad)
 
 
-def mean_gradient(parameter: Tensor, group: Any) -> Tensor:
-    total = parameter.grad.clone()
-    dist.all_reduce(total, group=group)
-    return total / group.size()
-
-
-def cached(group: Any) -> float:
-    """GradCache: the loss of detached features; their gradients replayed through the encoder."""
+def cached(group: Any, order: str) -> dict[str, float]:
+    """A step of the global batch by `sf.GradCache` around DDP or FSDP2, or inside DDP; the second
+    of two steps that are added up. reduced: how often the gradients were exchanged in each.
+    """
     torch.manual_seed(0)
     net, one = (torch.nn.Linear(5, 4, dtype=torch.float64) for _ in "ab")
     one.load_state_dict(net.state_dict())
-    batch = Batch(group)
-    with torch.no_grad():
-        features = [net(x) for x in batch.own]
-    leaves = [x.requires_grad_() for x in features]
-    F.clip(*leaves, 2.0, group=group).backward()
-    for x, leaf in zip(batch.own, leaves, strict=True):
-        for rows, grads in zip(x.detach().split(2), leaf.grad.split(2), strict=True):
-            (net(rows) * grads).sum().backward()
-    F.clip(*(one(x) for x in batch.whole), 2.0, impl="torch").backward()
-    if net.weight.grad is None:  # a rank without rows
-        net.weight.grad = torch.zeros_like(net.weight)
-    return relative(mean_gradient(net.weight, group), one.weight.grad)
+    reductions = []
+
+    def counted(state, bucket):  # DDP reads annotations, and takes no text for a type
+        reductions.append(bucket.index())
+        return allreduce_hook(state, bucket)
+
+    if order == "sharded":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(net, mesh=init_device_mesh("cpu", (group.size(),)))
+        model, chunk = sf.GradCache(net, 100), 100
+    else:
+        chunk = 2
+        inner = sf.GradCache(net, chunk) if order == "inside" else net
+        ddp = DistributedDataParallel(inner, process_group=group)
+        ddp.register_comm_hook(group, counted)
+        model = sf.GradCache(ddp, chunk) if order == "around" else ddp
+    for k in (0, 1):
+        batch = Batch(group, seed=k)
+        own, whole = (torch.cat(x).detach() for x in (batch.own, batch.whole))
+        waits = order != "sharded" and k == 0
+        with ddp.no_sync() if waits else contextlib.nullcontext():
+            z = model(own)
+        F.clip(*z.chunk(2), 2.0, group=group).backward()
+        F.clip(*one(whole).chunk(2), 2.0, impl="torch").backward()
+    grad = net.weight.grad
+    return {
+        "error": relative(grad.full_tensor() if order == "sharded" else grad, one.weight.grad),
+        "reductions": len(reductions),
+    }
 
 
 def meshes(group: Any) -> tuple[float, str]:
