@@ -541,3 +541,87 @@ def test_no_file_of_this_package_is_left_unfinished() -> None:
         if marks.search(path.read_text("utf-8"))
     ]
     assert found == []
+
+
+# ---- the eigensolver and the closed forms --------------------------------------------
+
+SPECTRAL = ("solvers", "operators", "spectral")
+
+
+def parsed(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
+    for folder in folders:
+        for path in sources(PACKAGE / folder, ".py"):
+            yield path, ast.parse(path.read_text("utf-8"))
+
+
+def test_every_method_of_eigsh_has_its_file() -> None:
+    from sslspec_fast.solvers._checks import _CHOICES
+    from sslspec_fast.solvers.methods import METHODS
+
+    assert set(METHODS) == set(_CHOICES["method"]) - {"auto"}
+    folder = PACKAGE / "solvers" / "methods"
+    assert {p.stem for p in folder.glob("[!_]*.py")} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", ["first_filter", "probe", "reorder"])
+def test_thresholds_of_a_choice_are_in_plan_or_cost(name: str) -> None:
+    # What decides before the first step of a method has its numbers in solvers/plan.py or cost.py.
+    path = PACKAGE / "solvers" / "problem" / f"{name}.py"
+    numbers = [
+        ast.unparse(node)
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.Assign) and re.search(r"\d", ast.unparse(node.value))
+    ]
+    assert [n for n in numbers if not n.startswith("_SAMPLE")] == []
+
+
+def words(name: str) -> set[str]:
+    """The words of a snake_case or CamelCase name."""
+    return {w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
+
+
+def test_names_are_terms_of_the_field() -> None:
+    # Other folders are not held to it yet.
+    gone = {"look", "sight", "witness", "pull", "made", "owed"}
+    assert words("FilteredLook") & gone == {"look"}
+    fields = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.keyword: "arg"}
+    fields |= {ast.FunctionDef: "name", ast.ClassDef: "name", ast.alias: "asname"}
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, tree in parsed(*SPECTRAL)
+        for node in ast.walk(tree)
+        if (name := getattr(node, fields.get(type(node), ""), None)) and words(name) & gone
+    }
+    assert found == set()
+    spoken = re.compile(r"\b(nobody|anybody|somebody|believe[sd]?|doubt\w*|owe[sd]?)\b")
+    text = [p for folder in SPECTRAL for p in sources(PACKAGE / folder, ".py")]
+    assert offences([*text, ROOT / "docs" / "eigensolver.md"], spoken.pattern) == []
+
+
+def test_class_names_are_unique() -> None:
+    homes: dict[str, list[Path]] = {}
+    for path, tree in parsed("."):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(path.relative_to(PACKAGE))
+    twice = {
+        name: paths
+        for name, paths in homes.items()
+        if len(paths) > 1 and any(path.parts[0] in SPECTRAL for path in paths)
+    }
+    assert twice == {}
+
+
+def test_functions_fit_on_a_page() -> None:
+    long = {
+        f"{path.relative_to(ROOT)}: {node.name}": length
+        for path, tree in parsed(*SPECTRAL)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        if (
+            length := node.end_lineno
+            - (node.body[0].end_lineno if ast.get_docstring(node) else node.lineno)
+        )
+        > 60
+    }
+    assert long == {}

@@ -34,7 +34,7 @@ struct TensorPair {
   static constexpr auto fields() { return std::make_tuple(&TensorPair::first, &TensorPair::second); }
 };
 
-// Scratch memory of the caller, and where the work is done: on how many CPU threads,
+// Where a CPU kernel works: in scratch memory of the caller, on so many threads.
 struct Run {
   TensorView workspace;
   int threads = 1;
@@ -43,7 +43,7 @@ struct Run {
 
 namespace cuda {
 
-// or on which stream of the GPU.
+// Where a CUDA kernel works: in scratch memory of the caller, on a stream (its handle as an integer).
 struct Run {
   TensorView workspace;
   int64_t stream = 0;
