@@ -105,7 +105,7 @@ class Choice:
 
     @cached_property
     def separated(self) -> str | None:
-        """Why a filter of moderate degree is all it takes; None where the probe does not show it."""
+        """Why a filter of moderate degree is all it takes, or None: the probe does not show it."""
         op = self.task.op
         cut, last = self.spectrum.split(self.task.k + guards(self.task.k))
         if last is None:
