@@ -87,15 +87,15 @@ def register_op(
 
 
 def grouping(
-    count: int, group: Callable[..., Any]
+    count: int, group: Callable[[tuple[Any, ...]], Any]
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For bodies and shapes of operators: takes the first `count` arguments of the schema as one,
-    ``group(*arguments)``. A schema is flat; what travels together in it is a NamedTuple in Python.
+    """For bodies and shapes of operators: they take the first `count` arguments of the schema as
+    one, ``group(arguments)``. A schema is flat; what travels together in it is a NamedTuple here.
     """
 
     def decorate(body: Callable[..., Any]) -> Callable[..., Any]:
         def flat(*args: Any) -> Any:
-            return body(group(*args[:count]), *args[count:])
+            return body(group(args[:count]), *args[count:])
 
         return flat
 

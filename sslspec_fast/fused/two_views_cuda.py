@@ -61,7 +61,7 @@ class _Views(NamedTuple):
         return view(z1), view(z2), view(u), view(stats), _FORMS[form], unit
 
 
-_of_views = grouping(4, _Views)
+_of_views = grouping(4, _Views._make)
 
 
 def _weight(reduction: str, form: str, n: int) -> float:

@@ -2,7 +2,7 @@
 
 Within `over_ranks`, `gram` and whatever else calls `total` add up over all ranks, with the same
 bits on each, so that an algorithm made of such sums runs on every rank as it would on one process
-that has all rows. Outside, which is one look at a variable, nothing happens.
+that has all rows. Outside, where one variable is read, nothing happens.
 """
 
 from __future__ import annotations

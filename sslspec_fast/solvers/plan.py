@@ -72,8 +72,7 @@ class Plan:
     reason        why
     rejected      why not, for each other method, where `auto` had the choice
     width         columns of the start block (0 for "dense")
-    first_filter  the Chebyshev filter of the start block; None: it has none. Of A / 4^m, where a
-                  norm beyond 2^40 or below 2^-40 is divided out
+    first_filter  the Chebyshev filter of the start block; None: it has none
     reordered     the nodes are renumbered by reverse Cuthill-McKee before the iteration
     """
 
@@ -92,14 +91,30 @@ class Plan:
 
 @dataclass
 class Choice:
-    """What the rules are asked about: a task, and the probe's account of its spectrum."""
+    """What the rules are asked about: a task, and what the probe found of its spectrum, which is
+    None where LAPACK is to run.
+    """
 
     task: Task
-    found: Probe
+    found: Probe | None
+
+    @property
+    def spectrum(self) -> Probe:
+        assert self.found is not None
+        return self.found
 
     @cached_property
     def separated(self) -> str | None:
-        return separated(self.task, self.found)
+        """Why a filter of moderate degree is all it takes, or None: the probe does not show it."""
+        op = self.task.op
+        cut, last = self.spectrum.split(self.task.k + guards(self.task.k))
+        if last is None:
+            return None
+        rate = growth_rate(last, self.spectrum.lo, cut)
+        filled = (op.nnz() or 0) >= FILLED_ROWS * op.n
+        if rate <= (SEPARATED_FILLED if filled else SEPARATED):
+            return None
+        return f"well separated top, {rate:.2f} digits (base e) per degree"
 
     @property
     def filter_seconds(self) -> float:
@@ -163,35 +178,26 @@ def _why_lapack(op: SymmetricOperator, k: int) -> str | None:
     return None if op.ranks is not None else lapack_pays(op.n, k)
 
 
-def _why_not_lapack(op: SymmetricOperator, k: int) -> str:
-    if op.ranks is not None:
-        return "the rows are spread over ranks"
-    most = op.n // DENSE_FRACTION
-    if k > most:
-        return f"n = {op.n} > {DENSE_LIMIT}"
-    return f"n = {op.n} > {DENSE_ROWS} and k = {k} <= n / {DENSE_FRACTION} = {most}"
-
-
 def takes_lapack(op: SymmetricOperator, k: int, method: str) -> bool:
     """Whether the plan of `method=` is "dense". Needs no product with A."""
     return method == "dense" or (method == "auto" and _why_lapack(op, k) is not None)
 
 
-def separated(task: Task, found: Probe) -> str | None:
-    """Why a filter of moderate degree is all it takes, or None: the probe does not tell that."""
-    op = task.op
-    cut, last = found.split(task.k + guards(task.k))
-    if last is None:
-        return None
-    rate = growth_rate(last, found.lo, cut)
-    filled = (op.nnz() or 0) >= FILLED_ROWS * op.n
-    if rate <= (SEPARATED_FILLED if filled else SEPARATED):
-        return None
-    return f"well separated top, {rate:.2f} digits (base e) per degree"
+def _lapack(choice: Choice) -> tuple[bool, str]:
+    op, k = choice.task.op, choice.task.k
+    why = _why_lapack(op, k)
+    if why is not None:
+        return True, why
+    if op.ranks is not None:
+        return False, "the rows are spread over ranks"
+    most = op.n // DENSE_FRACTION
+    if k > most:
+        return False, f"n = {op.n} > {DENSE_LIMIT}"
+    return False, f"n = {op.n} > {DENSE_ROWS} and k = {k} <= n / {DENSE_FRACTION} = {most}"
 
 
 def _identity(choice: Choice) -> tuple[bool, str]:
-    if is_multiple_of_identity(choice.task, choice.found):
+    if is_multiple_of_identity(choice.task, choice.spectrum):
         return True, "A is a multiple of the identity"
     return False, "A is no multiple of the identity, and filters need fewer passes over the basis"
 
@@ -230,6 +236,12 @@ def _filter_pays(choice: Choice) -> tuple[bool, str]:
 
 RULES = (
     Rule(
+        "dense",
+        f"`n` ≤ {DENSE_ROWS}, or `k` > `n` / {DENSE_FRACTION} and `n` ≤ {DENSE_LIMIT}",
+        "LAPACK takes milliseconds, or less than an iteration, and finds every multiplicity",
+        _lapack,
+    ),
+    Rule(
         "lanczos",
         "`A` is a multiple of the identity",
         "there is nothing to filter",
@@ -252,7 +264,7 @@ RULES = (
         "chebyshev",
         f"`n` < {SMALL_ROWS}, and {SMALL_DEGREE:.0f} degrees of a filter take less than "
         f"{SMALL_SECONDS * 1e3:.0f} ms",
-        "another choice could save a millisecond at most",
+        "filters cost too little for a prediction to pay",
         _small,
     ),
     Rule(
@@ -275,11 +287,6 @@ RULES = (
         _filter_pays,
     ),
 )
-DENSE_RULE = (
-    "dense",
-    f"`n` ≤ {DENSE_ROWS}, or `k` > `n` / {DENSE_FRACTION} and `n` ≤ {DENSE_LIMIT}",
-    "LAPACK takes milliseconds, or less than an iteration, and finds every multiplicity",
-)
 # mnist5k 1373 columns (chebyshev 736), for 64 pairs 11789 (2133), pp50k-32 616 (432), pp100k-16 421
 # (240), pp100k-64 1068 (640), without a multigrid preconditioner; usa fails in 60 steps.
 _NEVER = "it needs more products than chebyshev"
@@ -287,38 +294,33 @@ _NEVER = "it needs more products than chebyshev"
 
 def choose(choice: Choice) -> tuple[str, str, dict[str, str]]:
     """(method, reason, rejected) of the first rule that applies."""
-    rejected = {"dense": _why_not_lapack(choice.task.op, choice.task.k)}
+    rejected: dict[str, str] = {}
     for rule in RULES:
         applies, why = rule.judge(choice)
         if applies:
-            for other in ("lanczos", "chebyshev", "shift_invert"):
-                rejected.setdefault(other, f"{rule.method} was chosen first: {why}")
+            for other in RULES:
+                rejected.setdefault(other.method, f"{rule.method} was chosen first: {why}")
             rejected["lobpcg"] = _NEVER
             rejected.pop(rule.method)
             return rule.method, why, rejected
-        if rule.method != "chebyshev":
+        if rule.method != "chebyshev":  # asked more than once, and for other reasons
             rejected[rule.method] = why
     raise AssertionError("the last rule always applies")
 
 
 def make_plan(task: Task, method: str, found: Probe | None) -> Plan:
     """The plan of `method=` for a task with its tolerance set; found: None for LAPACK."""
-    if found is None:
-        if method == "dense":
-            return Plan("dense", "as asked")
-        reason = _why_lapack(task.op, task.k) or ""
-        others = ("lanczos", "chebyshev", "shift_invert", "lobpcg")
-        return Plan("dense", reason, dict.fromkeys(others, f"dense was chosen first: {reason}"))
     choice = Choice(task, found)
-    rejected: dict[str, str] = {}
-    levels: int | None = None
-    if method == "auto":
+    asked = method != "auto"
+    reason, rejected = "as asked", dict[str, str]()
+    if not asked:
         method, reason, rejected = choose(choice)
-        levels = choice.levels
+    if found is None:
+        return Plan(method, reason, rejected)
+    if asked:  # a short filter pays for no other order; else the levels are to be counted
+        levels = None if choice.separated is None else 0
     else:
-        reason = "as asked"
-        if choice.separated is not None:
-            levels = 0  # a short filter pays for no other order
+        levels = choice.levels
     width = _width(task, method)
     first = None
     if method == "chebyshev" and task.warm is None:

@@ -170,8 +170,12 @@ def _scaled(info: EigInfo, scale: float) -> EigInfo:
         if name in extra:
             fact = extra[name]
             extra[name] = tuple(x * scale for x in fact) if name == "bounds" else fact * scale
+    plan = info.plan
+    if plan is not None and plan.first_filter is not None:
+        plan = replace(plan, first_filter=plan.first_filter.times(scale))
     return replace(
         info,
+        plan=plan,
         residuals=info.residuals * scale,
         norm=info.norm * scale,
         gap=info.gap * scale,

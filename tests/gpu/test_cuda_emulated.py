@@ -367,7 +367,7 @@ def test_sparse(core: ModuleType, monkeypatch: Any, b: int, index: torch.dtype, 
     monkeypatch.setattr(graph_cov_cuda, "_C", core)
     for module in (graph_cov_cuda, csr):
         monkeypatch.setattr(module, "view", view)
-    got = graph_cov_cuda.compute(csr.CsrArrays(indptr, indices, values), x, None)
+    got = graph_cov_cuda.compute(csr.Sparse(indptr, indices, values), x, None)
     close(got, x.double().T @ a @ x.double(), 10 * ERROR[dtype])
 
 

@@ -19,7 +19,7 @@ from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import eigsh
 from sslspec_fast.solvers.linalg.factorization import Structure
 from sslspec_fast.solvers.methods import METHODS
-from sslspec_fast.solvers.plan import DENSE_RULE, RULES
+from sslspec_fast.solvers.plan import RULES
 
 from ..support import graphs
 
@@ -78,6 +78,8 @@ def test_width_and_degree_are_those_of_the_run() -> None:
     assert found.plan.degree == found.extra["start_degree"] > 1
     assert found.plan.first_filter.cut == found.extra["start_cut"]
     assert not found.plan.reordered
+    tiny = eigsh(graphs.blocks_graph(6000, 9) * 2.0**-80, 9, tol=1e-9).info
+    assert tiny.plan.first_filter.cut == tiny.extra["start_cut"] < 1e-20
     warm = eigsh(
         graphs.blocks_graph(700, 4), 4, method="chebyshev", x0=np.eye(700)[:, :40]
     ).info.plan
@@ -116,9 +118,8 @@ def test_problems_are_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_page_begins_with_what_auto_picks() -> None:
-    rows = [(rule.method, rule.when, rule.because) for rule in RULES]
     lines = ["| | where | picks | because |", "|--:|---|---|---|"]
-    for number, (method, when, because) in enumerate([DENSE_RULE, *rows], 1):
-        lines.append(f"| {number} | {when} | `{method}` | {because} |")
+    for number, rule in enumerate(RULES, 1):
+        lines.append(f"| {number} | {rule.when} | `{rule.method}` | {rule.because} |")
     table = "\n".join(lines)
     assert table in PAGE.read_text("utf-8"), f"docs/eigensolver.md needs this table:\n{table}"

@@ -75,7 +75,11 @@ class Logits(NamedTuple):
 
     def view(self) -> tuple[Any, ...]:
         """As the core takes it, csrc/pairwise/logits.h."""
-        a, b, scale, left_out, bias = self
+        return self.view_with(self.a, self.b)
+
+    def view_with(self, a: Tensor, b: Tensor | None) -> tuple[Any, ...]:
+        """The same with other rows: a and b as the kernels take them."""
+        _, _, scale, left_out, bias = self
         return view(a), view(b), view(scale), view(bias), left_out.view()
 
 
@@ -84,7 +88,7 @@ LOGITS = (
     "Tensor a, Tensor b, Tensor scale, Tensor? ids_a, Tensor? ids_b, "
     "Tensor? skip_indptr, Tensor? skip_indices, bool skip_self"
 )
-of_logits = grouping(8, lambda a, b, scale, *left_out: Logits(a, b, scale, LeftOut(*left_out)))
+of_logits = grouping(8, lambda x: Logits(x[0], x[1], x[2], LeftOut._make(x[3:])))
 
 
 def pair_ids(n: int, device: torch.device) -> Tensor:

@@ -65,7 +65,7 @@ class _Prefixes(NamedTuple):
         )
 
 
-_of_prefixes = grouping(7, _Prefixes)
+_of_prefixes = grouping(7, _Prefixes._make)
 
 
 def _outputs(x: _Prefixes) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,8 @@ __all__ = ["softplus"]
 _ARGS = "Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self"
 
 
-def _logits(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, skip_self: bool) -> Logits:
+def _logits(args: tuple[Any, ...]) -> Logits:
+    a, b, scale, bias, skip_self = args
     return Logits(a, b, scale, LeftOut(self_pairs=skip_self), bias)
 
 
@@ -44,12 +45,10 @@ def _softplus_shapes(x: Logits) -> Tensor:
 def _softplus_body(x: Logits) -> Tensor:
     if x.a.is_cuda:
         return cuda.forward(x)[0]
-    a, b, scale, left_out, bias = x
-    assert b is not None
-    a, b, out = unit_stride(a), unit_stride(b), a.new_empty(a.shape[0])
+    assert x.b is not None
+    a, b, out = unit_stride(x.a), unit_stride(x.b), x.a.new_empty(x.a.shape[0])
     work = workspace(a, b, backward=False)
-    logits = Logits(a, b, scale, left_out, bias)
-    _C.pairwise_sigmoid_forward(logits.view(), view(out), (view(work), threads()))
+    _C.pairwise_sigmoid_forward(x.view_with(a, b), view(out), (view(work), threads()))
     return out
 
 
@@ -75,21 +74,20 @@ def _softplus_bwd_body(
     if x.a.is_cuda:
         wants = want_b, want_bias, want_scale
         return cuda.gradients(x, (None, None), (grad, None), *wants)
-    a, b, scale, left_out, bias = x
-    assert b is not None
-    a, b, grad = unit_stride(a), unit_stride(b), grad.contiguous()
+    assert x.b is not None
+    a, b, grad = unit_stride(x.a), unit_stride(x.b), grad.contiguous()
     grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
     grad_b = b.new_empty(b.shape if want_b else (0,))
     work = workspace(a, b, backward=True)
     _C.pairwise_sigmoid_backward(
-        Logits(a, b, scale, left_out, bias).view(),
+        x.view_with(a, b),
         view(grad),
         view(grad_bias),
         None,
         (view(grad_a), view(grad_b) if want_b else None),
         (view(work), threads()),
     )
-    grad_a, grad_scale = through_scale(a, grad_a, scale)
+    grad_a, grad_scale = through_scale(a, grad_a, x.scale)
     return grad_a, grad_b, grad_scale, grad_bias.sum()
 
 

@@ -59,9 +59,8 @@ def _lse_body(x: Logits, cols: bool, half: bool) -> tuple[Tensor, Tensor]:
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
     left, right = multiplied(a, scale, half), multiplied(b, scale, half)
     work = workspace(left, right, backward=False)
-    logits = Logits(left, right, scale, x.left_out)
     lse = view(row), view(col) if cols else None
-    _C.pairwise_forward(logits.view(), lse, (view(work), threads()))
+    _C.pairwise_forward(x.view_with(left, right), lse, (view(work), threads()))
     return row, col
 
 
@@ -101,7 +100,7 @@ def _lse_bwd_body(
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
     work = workspace(left, right, backward=True)
     _C.pairwise_backward(
-        Logits(left, right, scale, x.left_out).view(),
+        x.view_with(left, right),
         (view(row), view(col) if cols else None),
         (view(grad_row), view(grad_col) if cols else None),
         (view(grad_a), view(grad_b) if want_b else None),

@@ -16,48 +16,31 @@ from ..._register import grouping
 from ..._seam import view
 
 
-class CsrArrays(NamedTuple):
-    """The arrays of a `Csr`."""
-
-    indptr: Tensor
-    indices: Tensor
-    values: Tensor | None = None
-
-    @property
-    def n_rows(self) -> int:
-        return self.indptr.shape[0] - 1
-
-    def view(self) -> tuple[Any, ...]:
-        """As the core takes them, CsrView of csrc/sparse/csr.h."""
-        indptr, indices, values = self
-        return view(indptr), view(indices), view(values)
-
-
 class Sparse(NamedTuple):
     """The arrays of A and of its transpose, which is absent when A is symmetric."""
 
     indptr: Tensor
     indices: Tensor
-    values: Tensor | None
+    values: Tensor | None = None
     t_indptr: Tensor | None = None
     t_indices: Tensor | None = None
     t_values: Tensor | None = None
 
-    @property
-    def a(self) -> CsrArrays:
-        return CsrArrays(self.indptr, self.indices, self.values)
+    def view(self) -> tuple[Any, ...]:
+        """A as the core takes it, CsrView of csrc/sparse/csr.h."""
+        return view(self.indptr), view(self.indices), view(self.values)
 
     def t(self) -> Sparse:
         """The same of Aᵀ."""
         if self.t_indptr is None or self.t_indices is None:
             return self
-        return Sparse(self.t_indptr, self.t_indices, self.t_values, *self.a)
+        return Sparse(self.t_indptr, self.t_indices, self.t_values, *self[:3])
 
 
-# Both in the schema of an operator, and in the body of one.
+# In the schema of an operator, without and with the transpose, and in the body of one.
 CSR_ARGS = "Tensor indptr, Tensor indices, Tensor? values"
 SPARSE_ARGS = f"{CSR_ARGS}, Tensor? t_indptr, Tensor? t_indices, Tensor? t_values"
-of_csr, of_sparse = grouping(3, CsrArrays), grouping(6, Sparse)
+of_csr, of_sparse = grouping(3, lambda args: Sparse(*args)), grouping(6, Sparse._make)
 
 
 class Csr:
@@ -96,8 +79,8 @@ class Csr:
         self._transposed: Csr | None = None
 
     @property
-    def arrays(self) -> CsrArrays:
-        return CsrArrays(self.indptr, self.indices, self.values)
+    def arrays(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.indptr, self.indices, self.values
 
     def view(self) -> tuple[Any, ...]:
         """As the core takes it, CsrView of csrc/sparse/csr.h."""

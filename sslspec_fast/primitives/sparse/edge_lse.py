@@ -22,7 +22,7 @@ from torch import Tensor
 from ..._register import grouping, register_op
 from ..._seam import _C, stream, threads, unit_stride, view
 from .._double_backward import row_blocks_vjp
-from .csr import Csr, CsrArrays, Sparse
+from .csr import Csr, Sparse
 from .spmm import spmm_op
 
 __all__ = ["edge_lse"]
@@ -43,22 +43,22 @@ class _Edges(NamedTuple):
     ids: Tensor | None
 
     @property
-    def a(self) -> CsrArrays:
-        return CsrArrays(self.indptr, self.indices)
+    def a(self) -> Sparse:
+        return Sparse(self.indptr, self.indices)
 
     @property
-    def t(self) -> CsrArrays:
+    def t(self) -> Sparse:
         if self.t_indptr is None or self.t_indices is None:
             return self.a
-        return CsrArrays(self.t_indptr, self.t_indices)
+        return Sparse(self.t_indptr, self.t_indices)
 
 
-_of_edges = grouping(7, _Edges)
+_of_edges = grouping(7, _Edges._make)
 
 
-def _logits(a: CsrArrays, x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+def _logits(a: Sparse, x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
     """(nnz,) x_i . y_j, -inf where the ids of i and j differ; (nnz,) the row of every entry."""
-    indptr, indices, _ = a
+    indptr, indices, *_ = a
     x, y = unit_stride(x), unit_stride(y)
     out = x.new_empty(indices.shape[0])
     arguments = (a.view(), view(x), view(y), view(out))
@@ -107,7 +107,7 @@ def _bwd_shapes(e: _Edges, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 @_of_edges
 def _bwd_body(e: _Edges, lse: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    def product(a: CsrArrays, weights: Tensor, rows: Tensor) -> Tensor:
+    def product(a: Sparse, weights: Tensor, rows: Tensor) -> Tensor:
         weighted = Sparse(a.indptr, a.indices, weights)
         out: Tensor = spmm_op(*weighted, rows, None, None, None, False, 1.0)
         return out

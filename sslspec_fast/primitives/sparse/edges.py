@@ -20,13 +20,13 @@ from torch import Tensor
 
 from ..._register import register_op
 from ..._seam import _C, stream, threads, unit_stride, view
-from .csr import CSR_ARGS, SPARSE_ARGS, Csr, CsrArrays, Sparse, of_csr, of_sparse
+from .csr import CSR_ARGS, SPARSE_ARGS, Csr, Sparse, of_csr, of_sparse
 from .spmm import spmm_op
 
 __all__ = ["edge_dot", "edge_sqdist"]
 
 
-def _compute(a: CsrArrays, x: Tensor, y: Tensor, squared: bool) -> Tensor:
+def _compute(a: Sparse, x: Tensor, y: Tensor, squared: bool) -> Tensor:
     out, x, y = x.new_empty(x.shape[0]), unit_stride(x), unit_stride(y)
     arguments = (a.view(), view(x), view(y), view(out), squared)
     if x.is_cuda:
@@ -46,7 +46,7 @@ def _shapes(a: Sparse, x: Tensor, y: Tensor, squared: bool) -> Tensor:
 
 @of_sparse
 def _body(a: Sparse, x: Tensor, y: Tensor, squared: bool) -> Tensor:
-    return _compute(a.a, x, y, squared)
+    return _compute(a, x, y, squared)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -81,12 +81,12 @@ _edges = register_op(
 
 
 @of_csr
-def _self_shapes(a: CsrArrays, x: Tensor, squared: bool) -> Tensor:
+def _self_shapes(a: Sparse, x: Tensor, squared: bool) -> Tensor:
     return x.new_empty(x.shape[0])
 
 
 @of_csr
-def _self_body(a: CsrArrays, x: Tensor, squared: bool) -> Tensor:
+def _self_body(a: Sparse, x: Tensor, squared: bool) -> Tensor:
     return _compute(a, x, x, squared)
 
 

@@ -25,12 +25,12 @@ from torch import Tensor
 from ..._register import register_op
 from ..._seam import _C, CODE, threads, unit_stride, view
 from . import graph_cov_cuda
-from .csr import CSR_ARGS, SPARSE_ARGS, Csr, CsrArrays, Sparse, of_csr, of_sparse
+from .csr import CSR_ARGS, SPARSE_ARGS, Csr, Sparse, of_csr, of_sparse
 
 __all__ = ["graph_cov", "graph_cov_centred"]
 
 
-def _compute(a: CsrArrays, x: Tensor, y: Tensor | None) -> Tensor:
+def _compute(a: Sparse, x: Tensor, y: Tensor | None) -> Tensor:
     n, d = x.shape
     e = d if y is None else y.shape[1]
     x, y = unit_stride(x), None if y is None else unit_stride(y)
@@ -52,7 +52,7 @@ def _shapes(a: Sparse, x: Tensor, y: Tensor) -> Tensor:
 
 @of_sparse
 def _body(a: Sparse, x: Tensor, y: Tensor) -> Tensor:
-    return _compute(a.a, x, y)
+    return _compute(a, x, y)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -71,12 +71,12 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 @of_csr
-def _self_shapes(a: CsrArrays, x: Tensor) -> Tensor:
+def _self_shapes(a: Sparse, x: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], x.shape[1])
 
 
 @of_csr
-def _self_body(a: CsrArrays, x: Tensor) -> Tensor:
+def _self_body(a: Sparse, x: Tensor) -> Tensor:
     return _compute(a, x, None)
 
 
@@ -90,12 +90,12 @@ def _self_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 @of_csr
-def _centred_shapes(a: CsrArrays, x: Tensor, degree: Tensor) -> Tensor:
+def _centred_shapes(a: Sparse, x: Tensor, degree: Tensor) -> Tensor:
     return x.new_empty(x.shape[1], x.shape[1])
 
 
 @of_csr
-def _centred_body(a: CsrArrays, x: Tensor, degree: Tensor) -> Tensor:
+def _centred_body(a: Sparse, x: Tensor, degree: Tensor) -> Tensor:
     return _centre(_compute(a, x, None), x, degree)
 
 
@@ -116,12 +116,12 @@ def _centred_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 @of_csr
-def _kept_shapes(a: CsrArrays, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
+def _kept_shapes(a: Sparse, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape[1], x.shape[1]), x.new_empty(x.shape)
 
 
 @of_csr
-def _kept_body(a: CsrArrays, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
+def _kept_body(a: Sparse, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
     c, product = graph_cov_cuda.compute_and_keep(a, unit_stride(x))
     return c if degree is None else _centre(c, x, degree), product
 
@@ -149,17 +149,17 @@ def _kept_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any
 
 @of_sparse
 def _apply_shapes(a: Sparse, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
-    return y.new_empty(a.a.n_rows, mat.shape[1])
+    return y.new_empty(a.indptr.shape[0] - 1, mat.shape[1])
 
 
 @of_sparse
 def _apply_body(a: Sparse, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
     if y.is_cuda:
-        return graph_cov_cuda.apply(a.a, unit_stride(y), mat, u, v)
-    out, y, mat = y.new_empty(a.a.n_rows, mat.shape[1]), unit_stride(y), unit_stride(mat)
+        return graph_cov_cuda.apply(a, unit_stride(y), mat, u, v)
+    out, y, mat = y.new_empty(a.indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
     work = y.new_empty(_C.graph_cov_apply_workspace_size(y.shape[1], mat.shape[1], CODE[y.dtype]))
     run = view(work), threads()
-    _C.graph_cov_apply(a.a.view(), view(y), view(mat), view(u), view(v), view(out), run)
+    _C.graph_cov_apply(a.view(), view(y), view(mat), view(u), view(v), view(out), run)
     return out
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._seam import _C, stream, view
-from .csr import CsrArrays
+from .csr import Sparse
 from .spmm import Combination
 
 __all__ = ["apply", "compute", "compute_and_keep", "multiplied"]
@@ -24,7 +24,7 @@ _STRIP_BYTES = 32 << 20
 _GEMM_ROWS = 1 << 16
 
 
-def compute(a: CsrArrays, x: Tensor, y: Tensor | None) -> Tensor:
+def compute(a: Sparse, x: Tensor, y: Tensor | None) -> Tensor:
     """X^T A Y, (d, e)."""
     right = x if y is None else y
     out = x.new_zeros(x.shape[1], right.shape[1])
@@ -34,7 +34,7 @@ def compute(a: CsrArrays, x: Tensor, y: Tensor | None) -> Tensor:
     return out + out.mT if y is None else out
 
 
-def compute_and_keep(a: CsrArrays, x: Tensor) -> tuple[Tensor, Tensor]:
+def compute_and_keep(a: Sparse, x: Tensor) -> tuple[Tensor, Tensor]:
     """X^T A X, (d, d), and A X, (n, d)."""
     product = x.new_empty(x.shape)
     _gather(a, x, product)
@@ -53,9 +53,9 @@ def multiplied(product: Tensor, mat: Tensor) -> Tensor:
     return out
 
 
-def apply(a: CsrArrays, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
+def apply(a: Sparse, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | None) -> Tensor:
     """(A Y) M + u v^T, (n, d)."""
-    out = y.new_empty(a.n_rows, mat.shape[1])
+    out = y.new_empty(a.indptr.shape[0] - 1, mat.shape[1])
     with torch.autocast(y.device.type, enabled=False):
         for rows, strip in _products(a, y, upper=False):
             torch.mm(strip, mat, out=out[rows])
@@ -64,9 +64,9 @@ def apply(a: CsrArrays, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor | No
     return out
 
 
-def _products(a: CsrArrays, y: Tensor, upper: bool) -> Iterator[tuple[slice, Tensor]]:
+def _products(a: Sparse, y: Tensor, upper: bool) -> Iterator[tuple[slice, Tensor]]:
     """Rows of A Y in a buffer that the next strip takes again."""
-    n, e = a.n_rows, y.shape[1]
+    n, e = a.indptr.shape[0] - 1, y.shape[1]
     height = min(n, max(1024, _STRIP_BYTES // (max(e, 1) * y.element_size())))
     buffer = y.new_empty(height, e)
     for start in range(0, n, max(height, 1)):
@@ -77,7 +77,7 @@ def _products(a: CsrArrays, y: Tensor, upper: bool) -> Iterator[tuple[slice, Ten
         yield slice(start, stop), strip
 
 
-def _gather(a: CsrArrays, y: Tensor, out: Tensor, upper_from: int = -1) -> None:
+def _gather(a: Sparse, y: Tensor, out: Tensor, upper_from: int = -1) -> None:
     """out = A Y; upper_from: number of the first row of a, to read only j >= i."""
     scales, combination = (None, None, False), Combination().view()
     _C.cuda_spmm(a.view(), view(y), None, scales, combination, view(out), upper_from, stream(y))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..._register import register_op
 from ..._seam import _C, stream, threads, unit_stride, view
-from .csr import SPARSE_ARGS, Csr, CsrArrays, Sparse, of_sparse
+from .csr import SPARSE_ARGS, Csr, Sparse, of_sparse
 
 __all__ = ["Combination", "spmm", "spmm_into", "spmm_op"]
 
@@ -51,7 +51,7 @@ def _flat(scale: Tensor | None) -> Tensor | None:
 
 
 def _run(
-    a: CsrArrays | Csr,
+    a: Csr | Sparse,
     x: Tensor,
     own: Tensor | None,
     scales: tuple[Tensor | None, Tensor | None, bool],
@@ -78,7 +78,7 @@ def _shapes(
     add_scales: bool,
     alpha: float,
 ) -> Tensor:
-    return x.new_empty(a.a.n_rows, x.shape[1])
+    return x.new_empty(a.indptr.shape[0] - 1, x.shape[1])
 
 
 @of_sparse
@@ -91,10 +91,10 @@ def _body(
     add_scales: bool,
     alpha: float,
 ) -> Tensor:
-    y = x.new_empty(a.a.n_rows, x.shape[1])
+    y = x.new_empty(a.indptr.shape[0] - 1, x.shape[1])
     x, own = unit_stride(x), None if own is None else unit_stride(own)
     row_scale, col_scale = _flat(row_scale), _flat(col_scale)
-    _run(a.a, x, own, (row_scale, col_scale, add_scales), Combination(alpha), y)
+    _run(a, x, own, (row_scale, col_scale, add_scales), Combination(alpha), y)
     return y
 
 

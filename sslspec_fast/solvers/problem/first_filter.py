@@ -7,7 +7,7 @@ follows.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..linalg.chebyshev_filter import growth_rate
 from ..linalg.cost import (
@@ -47,6 +47,11 @@ class FirstFilter:
     degree: int
     of_ritz: bool
     needed: bool = True
+
+    def times(self, scale: float) -> FirstFilter:
+        """The same filter of scale * A."""
+        ends = {name: getattr(self, name) * scale for name in ("lo", "cut", "top", "wanted")}
+        return replace(self, **ends)
 
 
 def is_multiple_of_identity(task: Task, found: Probe) -> bool:

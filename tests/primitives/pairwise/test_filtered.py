@@ -66,7 +66,8 @@ def test_operator_and_second_derivatives() -> None:
     scale = torch.tensor(1.5, dtype=F64, requires_grad=True)
     bound = torch.linspace(-1, 2, 7, dtype=F64)
     op = torch.ops.sslspec_fast.pairwise_lse_below.default
-    torch.library.opcheck(op, (a, b, scale, bound, None, None, False))
+    left_out = pairwise.LeftOut()
+    torch.library.opcheck(op, (a, b, scale, *left_out, bound))
 
     def loss(*x: Tensor) -> Tensor:
         return pairwise.lse_below(*x, bound)[1:]  # of row 0 nothing is left
