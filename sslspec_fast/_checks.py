@@ -181,14 +181,11 @@ def scale(
     like: Tensor,
     *,
     rows: Sequence[int],
-    inverse: bool = False,
 ) -> float | Tensor:
-    """`positive`, or 1 / that; but a number stays one, for which nothing is launched on a GPU."""
+    """`positive`, but a number stays one, for which nothing is launched on a GPU."""
     if isinstance(value, Tensor):
-        checked = positive(op, name, value, like, rows=rows)
-        return checked.reciprocal() if inverse else checked
-    value = number(op, name, value, low=0.0, strict=True)
-    return 1 / value if inverse else value
+        return positive(op, name, value, like, rows=rows)
+    return number(op, name, value, low=0.0, strict=True)
 
 
 def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:

@@ -9,10 +9,6 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from .. import _checks as check
-from .._dtypes import widen
-from ..graph._checks import check_graph
-from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
 from ..ranks.group import Held, world
 
@@ -141,34 +137,6 @@ def run_reference(reference: Callable[..., Tensor], *args: Any, **hyper: Any) ->
     """The plain-torch loss at the precision of its inputs: autocast would round its products."""
     with torch.autocast(args[0].device.type, enabled=False):
         return reference(*args, **hyper)
-
-
-def dense(graph: PairGraph, like: Tensor) -> Tensor:
-    """G as a dense matrix, for the references."""
-    indptr, indices, values = graph.csr()
-    rows = torch.repeat_interleave(indptr.diff(), output_size=indices.shape[0])
-    weights = like.new_ones(indices.shape) if values is None else values.to(like.dtype)
-    return like.new_zeros(graph.n, graph.n).index_put((rows, indices.long()), weights)
-
-
-def prepare_graph(
-    op: str,
-    z: Tensor,
-    graph: PairGraph,
-    impl: str,
-    group: Any,
-    *,
-    symmetric: bool = True,
-    nonnegative: bool = False,
-    min_rows: int = 1,
-) -> Tensor:
-    """The checks that every graph loss makes; returns the rows to compute with."""
-    check.common(op, impl, group)
-    check.matrix(op, "z", z, min_rows=min_rows)
-    check_graph(op, graph, z, symmetric=symmetric)
-    if nonnegative and graph.has_negative_weights:
-        raise ValueError(f"{op}: graph must have weights >= 0, got a negative one")
-    return widen(z)
 
 
 def two_view_scale(scale: Tensor, n: int) -> tuple[Tensor, Tensor]:

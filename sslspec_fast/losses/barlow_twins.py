@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import own_rows, widen
+from .._dtypes import own_rows
 from ..primitives import gram
 from ..reference import barlow_twins as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
+from ._inputs import prepare_pair
 from .over_ranks import over_ranks
 from .over_ranks.columns import BARLOW_TWINS
 
@@ -58,13 +59,12 @@ def barlow_twins(
     3.0
     """
     op = "barlow_twins"
-    check.common(op, impl, group)
-    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
+    pair = prepare_pair(op, ("z1", "z2"), z1, z2, impl=impl, group=group, min_rows=2)
     off_diagonal = check.number(op, "off_diagonal", off_diagonal, low=0.0)
     eps = check.number(op, "eps", eps, low=0.0, strict=True)
 
     if impl == "torch":
-        x1, x2 = widen(z1), widen(z2)
+        x1, x2 = pair.rows()
         loss = run_reference(reference.barlow_twins, x1, x2, off_diagonal=off_diagonal, eps=eps)
         if not return_terms:
             return loss

@@ -23,7 +23,7 @@ import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import is_half, products, widen
+from .._dtypes import is_half, products
 from ..fused.two_views import has_matched_loss, matched_loss
 from ..primitives import pairwise
 from ..ranks import world_of
@@ -38,6 +38,7 @@ from ._common import (
     reduced_inside,
     run_reference,
 )
+from ._inputs import prepare_pair
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 from .over_ranks import over_ranks
 from .over_ranks.softmax import CLIP
@@ -83,24 +84,29 @@ def clip(
     0.3408
     """
     op = "clip"
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("image", "text"), image, text)
+    pair = prepare_pair(
+        op,
+        ("image", "text"),
+        image,
+        text,
+        impl=impl,
+        group=group,
+        reduction=reduction,
+        weight=sample_weight,
+        scale=("logit_scale", logit_scale),
+    )
+    n, weight = image.shape[0], pair.weight
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
-    n = image.shape[0]
     bias = None if logit_bias is None else check.real(op, "logit_bias", logit_bias, image)
-    weight = check.sample_weight(op, sample_weight, image, n, reduction)
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
-    if plain and has_matched_loss(image):
-        c = check.scale(op, "logit_scale", logit_scale, image, rows=(n,))
-        if is_scalar(c):
-            loss = reduced_inside(
-                lambda how: matched_loss(image, text, c, how, both=True, unit=False),
-                reduction,
-                weight,
-            )
-            return loss if bias is None else loss + 0.0 * bias
-    x, y = widen(image), widen(text)
-    scale = check.positive(op, "logit_scale", logit_scale, x, rows=(n,))
+    if plain and has_matched_loss(image) and is_scalar(pair.scale):
+        loss = reduced_inside(
+            lambda how: matched_loss(image, text, pair.scale, how, both=True, unit=False),
+            reduction,
+            weight,
+        )
+        return loss if bias is None else loss + 0.0 * bias
+    (x, y), scale = pair.rows(), pair.scale_tensor()
     positive = (x * y).sum(1) * scale
 
     if impl == "torch":

@@ -24,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import widen
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import dcl as reference
@@ -37,6 +36,7 @@ from ._common import (
     self_lse,
     two_view_scale,
 )
+from ._inputs import prepare_pair
 from .over_ranks import over_ranks
 from .over_ranks.softmax import DCL
 
@@ -78,25 +78,34 @@ def dcl(
     -0.2082
     """
     op = "dcl"
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
-    n = z1.shape[0]
-    x1, x2 = widen(z1), widen(z2)
-    t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
-    weight = check.sample_weight(op, sample_weight, x1, n, reduction)
+    pair = prepare_pair(
+        op,
+        ("z1", "z2"),
+        z1,
+        z2,
+        impl=impl,
+        group=group,
+        reduction=reduction,
+        weight=sample_weight,
+        scale=("temperature", temperature),
+        views=2,
+        min_rows=2,
+    )
+    n, weight = z1.shape[0], pair.weight
+    (x1, x2), t = pair.rows(), pair.scale_tensor()
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)
     u = (F.normalize if impl == "torch" else unit_rows)(torch.cat([x1, x2]))
     positive = ((u[:n] * u[n:]).sum(1) * scale).expand(2, n)
     if weight_fn is not None:
         if not callable(weight_fn):
             raise TypeError(f"{op}: weight_fn must be callable, got {type(weight_fn).__name__}")
-        pull = torch.stack([weight_fn(u[:n], u[n:]), weight_fn(u[n:], u[:n])])
-        if pull.shape != (2, n):
+        weights = torch.stack([weight_fn(u[:n], u[n:]), weight_fn(u[n:], u[:n])])
+        if weights.shape != (2, n):
             raise ValueError(
                 f"{op}: weight_fn must return one weight per pair ({n},), "
-                f"got {tuple(pull.shape[1:])}"
+                f"got {tuple(weights.shape[1:])}"
             )
-        positive = positive * pull.to(u.dtype)
+        positive = positive * weights.to(u.dtype)
 
     if impl == "torch":
         loss = run_reference(

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..graph.pair_graph import PairGraph
 from ..reference import dirichlet_energy as reference
-from ._common import dense, prepare_graph, run_reference
+from ._common import run_reference
+from ._inputs import dense, prepare_graph
 
 
 def dirichlet_energy(

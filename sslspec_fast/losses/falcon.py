@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import falcon as reference
 from ._codes import code_sums, divergence, given_codes, random_codes
 from ._common import Loss, LossOrTerms, run_reference, with_terms
+from ._inputs import prepare_pair
 from .over_ranks import over_ranks
 from .over_ranks.codes import FALCON
 
@@ -71,11 +71,9 @@ def falcon(
     True
     """
     op = "falcon"
-    check.common(op, impl, group)
-    check.pair(op, ("h1", "h2"), h1, h2)
+    x1, x2 = prepare_pair(op, ("h1", "h2"), h1, h2, impl=impl, group=group).rows()
     beta = check.number(op, "beta", beta, low=0.0)
     eps = check.number(op, "eps", eps, low=0.0, strict=True)
-    x1, x2 = widen(h1), widen(h2)
     n, f = x1.shape
     codes = given_codes(codes, n_codes, seed, eps, x1)
     c = codes.shape[1]

@@ -27,7 +27,8 @@ from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import graph_barlow_twins as reference
-from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, run_reference, with_terms
+from ._inputs import dense, prepare_graph
 
 
 def graph_barlow_twins(

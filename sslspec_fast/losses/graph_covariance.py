@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..graph.pair_graph import PairGraph
 from ..reference import graph_covariance as reference
-from ._common import dense, prepare_graph, run_reference
+from ._common import run_reference
+from ._inputs import dense, prepare_graph
 
 
 def graph_covariance(

@@ -31,16 +31,8 @@ from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..primitives.sparse.edge_lse import edge_lse
 from ..reference import graph_info_nce as reference
-from ._common import (
-    LossOrTerms,
-    dense,
-    dot_with_sum,
-    prepare_graph,
-    row_ids,
-    run_reference,
-    self_lse,
-    with_terms,
-)
+from ._common import LossOrTerms, dot_with_sum, row_ids, run_reference, self_lse, with_terms
+from ._inputs import dense, prepare_graph
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 
 NEGATIVES = ("others", "non_positive")

@@ -30,7 +30,8 @@ from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..primitives.rows import moments
 from ..reference import graph_vicreg as reference
-from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, run_reference, with_terms
+from ._inputs import dense, prepare_graph
 
 PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")
 MEASURES = ("uniform", "degree")

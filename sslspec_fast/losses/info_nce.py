@@ -39,6 +39,7 @@ from ._common import (
     row_weights,
     run_reference,
 )
+from ._inputs import prepare_pair
 from ._softmax import FalseNegatives, check_softmax, debiased, one_positive_rows, smoothing
 from .over_ranks import over_ranks
 from .over_ranks.softmax import INFO_NCE
@@ -93,11 +94,19 @@ def info_nce(
     0.3408
     """
     op = "info_nce"
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("query", "key"), query, key)
+    pair = prepare_pair(
+        op,
+        ("query", "key"),
+        query,
+        key,
+        impl=impl,
+        group=group,
+        reduction=reduction,
+        weight=sample_weight,
+        scale=("temperature", temperature),
+    )
+    weight = pair.weight
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
-    n = query.shape[0]
-    weight = check.sample_weight(op, sample_weight, query, n, reduction)
     if negatives is not None:
         check.columns(op, "negatives", negatives, "query", query)
     margin = check.number(op, "margin", margin, low=0.0)
@@ -109,17 +118,13 @@ def info_nce(
         )
     changed = margin or false
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms or changed)
-    if plain and negatives is None and has_matched_loss(query):
-        c = check.scale(op, "temperature", temperature, query, rows=(n,), inverse=True)
-        if is_scalar(c):
-            return reduced_inside(
-                lambda how: matched_loss(query, key, c, how, both=False, unit=True),
-                reduction,
-                weight,
-            )
-    q, k = widen(query), widen(key)
+    if plain and negatives is None and has_matched_loss(query) and is_scalar(pair.scale):
+        c = pair.inverse_scale()
+        return reduced_inside(
+            lambda how: matched_loss(query, key, c, how, both=False, unit=True), reduction, weight
+        )
+    (q, k), t = pair.rows(), pair.scale_tensor()
     extra = None if negatives is None else widen(negatives)
-    t = check.positive(op, "temperature", temperature, q, rows=(n,))
 
     scale = t.reciprocal()
     if impl == "torch":

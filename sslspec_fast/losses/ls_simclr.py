@@ -24,7 +24,8 @@ from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..primitives.gram.nested import nested_sqnorm
 from ..reference import ls_simclr as reference
-from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from ._common import LossOrTerms, run_reference, with_terms
+from ._inputs import dense, prepare_graph
 from ._nested import Nested, over_prefixes, prefix_weights, tails
 
 

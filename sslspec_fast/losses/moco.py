@@ -23,11 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import products, widen
+from .._dtypes import products
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows
 from ..reference import moco as reference
 from ._common import LossOrTerms, add_terms, reduce_rows, row_weights, run_reference
+from ._inputs import prepare_pair
 from ._softmax import FalseNegatives, one_positive_rows
 
 
@@ -75,13 +76,20 @@ def moco(
     0.2395
     """
     op = "moco"
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("query", "key"), query, key)
-    n, q, k = query.shape[0], widen(query), widen(key)
-    bank = _unit_queue(op, queue, query, q)
-    t = check.positive(op, "temperature", temperature, q, rows=(n,))
+    pair = prepare_pair(
+        op,
+        ("query", "key"),
+        query,
+        key,
+        impl=impl,
+        group=group,
+        reduction=reduction,
+        weight=sample_weight,
+        scale=("temperature", temperature),
+    )
+    (q, k), t, weight = pair.rows(), pair.scale_tensor(), pair.weight
+    n, bank = query.shape[0], _unit_queue(op, queue, query, q)
     margin = check.number(op, "margin", margin, low=0.0)
-    weight = check.sample_weight(op, sample_weight, query, n, reduction)
     if (ids is None) != (queue_ids is None):
         given, missing = ("ids", "queue_ids") if queue_ids is None else ("queue_ids", "ids")
         raise ValueError(f"{op}: {given} need {missing}, got None")

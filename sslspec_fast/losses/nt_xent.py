@@ -44,6 +44,7 @@ from ._common import (
     self_lse,
     two_view_scale,
 )
+from ._inputs import prepare_pair
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 from .over_ranks import over_ranks
 from .over_ranks.softmax import NT_XENT
@@ -85,18 +86,26 @@ def nt_xent(
     0.5944
     """
     op = "nt_xent"
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("z1", "z2"), z1, z2)
+    pair = prepare_pair(
+        op,
+        ("z1", "z2"),
+        z1,
+        z2,
+        impl=impl,
+        group=group,
+        reduction=reduction,
+        weight=sample_weight,
+        scale=("temperature", temperature),
+        views=2,
+    )
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
-    n = z1.shape[0]
-    weight = check.sample_weight(op, sample_weight, z1, n, reduction)
-    if impl == "fused" and not (label_smoothing or tau_plus or return_terms):
-        c = check.scale(op, "temperature", temperature, z1, rows=(n, 2 * n), inverse=True)
-        if is_scalar(c):
-            loss = reduced_inside(lambda how: two_view_loss(z1, z2, c, how), reduction, weight)
-            return loss.reshape(2 * n) if reduction == "none" else loss
-    x1, x2 = widen(z1), widen(z2)
-    t = check.positive(op, "temperature", temperature, x1, rows=(n, 2 * n))
+    n, weight = z1.shape[0], pair.weight
+    plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
+    if plain and is_scalar(pair.scale):
+        c = pair.inverse_scale()
+        loss = reduced_inside(lambda how: two_view_loss(z1, z2, c, how), reduction, weight)
+        return loss.reshape(2 * n) if reduction == "none" else loss
+    (x1, x2), t = pair.rows(), pair.scale_tensor()
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)
     u = (F.normalize if impl == "torch" else unit_rows)(torch.cat([x1, x2]))
     positive = (u[:n] * u[n:]).sum(1) * scale  # (n,), or (views, n) with a scale per anchor

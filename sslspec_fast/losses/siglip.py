@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import products, widen
+from .._dtypes import products
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import softplus_total
 from ..ranks import world_of
 from ..reference import siglip as reference
 from ._common import Loss, LossOrTerms, reduce_rows, row_weights, run_reference, with_terms
 from .clip import check_output_dict
+from ._inputs import prepare_pair
 from .over_ranks import over_ranks
 from .over_ranks.sigmoid import SIGLIP
 
@@ -69,13 +70,19 @@ def siglip(
     0.6932
     """
     op = "siglip"
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("image", "text"), image, text)
-    n = image.shape[0]
-    x, y = widen(image), widen(text)
-    scale = check.positive(op, "logit_scale", logit_scale, x, rows=(n,))
+    pair = prepare_pair(
+        op,
+        ("image", "text"),
+        image,
+        text,
+        impl=impl,
+        group=group,
+        reduction=reduction,
+        weight=sample_weight,
+        scale=("logit_scale", logit_scale),
+    )
+    (x, y), scale, weight = pair.rows(), pair.scale_tensor(), pair.weight
     bias = check.real(op, "logit_bias", logit_bias, x)
-    weight = check.sample_weight(op, sample_weight, x, n, reduction)
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
 
     if impl == "torch":

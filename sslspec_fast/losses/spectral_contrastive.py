@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import own_rows, widen
+from .._dtypes import own_rows
 from ..fused import spectral_contrastive as fused_loss
 from ..primitives.rows.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
 from ._common import Loss, LossOrTerms, reduce_rows, run_reference, with_terms
+from ._inputs import prepare_pair
 from .over_ranks import over_ranks
 from .over_ranks.columns import SPECTRAL_CONTRASTIVE
 
@@ -62,13 +63,21 @@ def spectral_contrastive(
     -2.0
     """
     op = "spectral_contrastive"
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
+    pair = prepare_pair(
+        op,
+        ("z1", "z2"),
+        z1,
+        z2,
+        impl=impl,
+        group=group,
+        reduction=reduction,
+        weight=sample_weight,
+        min_rows=2,
+    )
+    n, weight = z1.shape[0], pair.weight
     mu = check.number(op, "mu", mu, low=0.0, strict=True)
-    n = z1.shape[0]
-    fused = impl == "fused" and reduction != "none" and sample_weight is None
-    x1, x2 = (own_rows(z1), own_rows(z2)) if fused else (widen(z1), widen(z2))
-    weight = check.sample_weight(op, sample_weight, x1, n, reduction)
+    fused = impl == "fused" and reduction != "none" and weight is None
+    x1, x2 = (own_rows(z1), own_rows(z2)) if fused else pair.rows()
     longest = mu**0.5
     alignment = None
 

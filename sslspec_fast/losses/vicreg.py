@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import own_rows, widen
+from .._dtypes import own_rows
 from ..primitives import gram
 from ..reference import vicreg as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
+from ._inputs import prepare_pair
 from .over_ranks import over_ranks
 from .over_ranks.columns import VICREG
 
@@ -63,14 +64,13 @@ def vicreg(
     24.75
     """
     op = "vicreg"
-    check.common(op, impl, group)
-    check.pair(op, ("z1", "z2"), z1, z2, min_rows=2)
+    pair = prepare_pair(op, ("z1", "z2"), z1, z2, impl=impl, group=group, min_rows=2)
     coefficients = {"invariance": invariance, "variance": variance, "covariance": covariance}
     coefficients = {k: check.number(op, k, value, low=0.0) for k, value in coefficients.items()}
     eps = check.number(op, "eps", eps, low=0.0, strict=True)
 
     if impl == "torch":
-        x1, x2 = widen(z1), widen(z2)
+        x1, x2 = pair.rows()
         loss = run_reference(reference.vicreg, x1, x2, **coefficients, eps=eps)
         if not return_terms:
             return loss

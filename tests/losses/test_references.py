@@ -10,7 +10,7 @@ from torch import Tensor
 
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.losses._common import dense
+from sslspec_fast.losses._inputs import dense
 from sslspec_fast.losses.falcon import random_codes
 
 from ..support import by_rows
