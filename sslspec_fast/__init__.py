@@ -37,6 +37,7 @@ from .losses import (
     VICRegLoss,
 )
 from .solvers import ConvergenceWarning, EigInfo, EigResult, eigsh
+from .spectral import _ESTIMATORS
 
 if TYPE_CHECKING:
     from .spectral.estimators import BarlowTwinsEmbedding, SimCLREmbedding, VICRegEmbedding
@@ -74,7 +75,6 @@ __all__ = [
 
 if importlib.util.find_spec("sklearn") is not None:  # or `import *` would fail on them
     __all__ += ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
-_ESTIMATORS = ("BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding")
 
 
 def __getattr__(name: str) -> Any:

@@ -20,6 +20,9 @@ from torch import Tensor
 from ._dtypes import computed_dtype
 
 REDUCTIONS = ("mean", "sum", "none")
+PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")  # of VICReg's variances
+MEASURES = ("uniform", "degree")  # of the rows of a graph
+NEGATIVES = ("others", "non_positive")  # of InfoNCE on a graph
 IMPLEMENTATIONS = ("fused", "torch")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

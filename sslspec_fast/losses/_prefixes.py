@@ -15,15 +15,14 @@ from .. import _checks as check
 from .._dtypes import widen
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.pairwise.prefixes import has_prefixes, lse_prefixes
+from ._catalogue import CATALOGUE
 from ._common import reduce_rows
 from ._softmax import one_positive_rows
 
-# the keyword of the scale, and what it is when nobody says
-SCALES: dict[str, tuple[str, float | None]] = {
-    "nt_xent": ("temperature", 0.5),
-    "dcl": ("temperature", 0.1),
-    "info_nce": ("temperature", 0.1),
-    "clip": ("logit_scale", None),
+# the keyword of the scale and its default, of the losses that are made here
+SCALES = {
+    name: (CATALOGUE[name].scale, CATALOGUE[name].scale_default)
+    for name in ("nt_xent", "dcl", "info_nce", "clip")
 }
 MIN_ROWS = 512  # for fewer, the fixed cost of the operations around the kernel decides
 _EPS = 1e-12  # as torch.nn.functional.normalize

@@ -41,6 +41,7 @@ from .over_ranks import over_ranks
 from .over_ranks.softmax import DCL
 
 WeightFn = Callable[[Tensor, Tensor], Tensor]
+TEMPERATURE = 0.1
 
 
 @over_ranks(DCL)
@@ -48,7 +49,7 @@ def dcl(
     z1: Tensor,
     z2: Tensor,
     *,
-    temperature: float | Tensor = 0.1,
+    temperature: float | Tensor = TEMPERATURE,
     weight_fn: WeightFn | None = None,
     reduction: str = "mean",
     sample_weight: Tensor | None = None,
@@ -142,7 +143,7 @@ class DCLLoss(Loss):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: float = TEMPERATURE,
         weight_fn: WeightFn | None = None,
         gather_distributed: bool = False,
         *,
@@ -172,7 +173,7 @@ class DCLWLoss(DCLLoss):
 
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: float = TEMPERATURE,
         sigma: float = 0.5,
         gather_distributed: bool = False,
         *,

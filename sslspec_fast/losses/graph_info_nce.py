@@ -35,8 +35,6 @@ from ._common import LossOrTerms, dot_with_sum, row_ids, run_reference, self_lse
 from ._inputs import dense, prepare_graph
 from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 
-NEGATIVES = ("others", "non_positive")
-
 
 def graph_info_nce(
     z: Tensor,
@@ -86,7 +84,7 @@ def graph_info_nce(
     op = "graph_info_nce"
     x = prepare_graph(op, z, graph, impl, group, symmetric=False, nonnegative=True)
     check.choice(op, "reduction", reduction, check.REDUCTIONS)
-    check.choice(op, "negatives", negatives, NEGATIVES)
+    check.choice(op, "negatives", negatives, check.NEGATIVES)
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     if (label_smoothing or tau_plus) and (negatives != "others" or ids is not None):
         raise ValueError(

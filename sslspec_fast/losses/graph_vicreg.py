@@ -33,9 +33,6 @@ from ..reference import graph_vicreg as reference
 from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
 
-PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")
-MEASURES = ("uniform", "degree")
-
 
 def graph_vicreg(
     z: Tensor,
@@ -75,8 +72,8 @@ def graph_vicreg(
     """
     op = "graph_vicreg"
     x = prepare_graph(op, z, graph, impl, group, nonnegative=measure == "degree", min_rows=2)
-    check.choice(op, "penalty", penalty, PENALTIES)
-    check.choice(op, "measure", measure, MEASURES)
+    check.choice(op, "penalty", penalty, check.PENALTIES)
+    check.choice(op, "measure", measure, check.MEASURES)
     beta = variance if covariance is None else covariance
     coefficients = {"variance": variance, "covariance": beta, "invariance": invariance}
     coefficients = {k: check.number(op, k, value, low=0.0) for k, value in coefficients.items()}

@@ -44,13 +44,15 @@ from ._softmax import FalseNegatives, check_softmax, debiased, one_positive_rows
 from .over_ranks import over_ranks
 from .over_ranks.softmax import INFO_NCE
 
+TEMPERATURE = 0.1
+
 
 @over_ranks(INFO_NCE)
 def info_nce(
     query: Tensor,
     key: Tensor,
     *,
-    temperature: float | Tensor = 0.1,
+    temperature: float | Tensor = TEMPERATURE,
     negatives: Tensor | None = None,
     reduction: str = "mean",
     sample_weight: Tensor | None = None,
@@ -200,7 +202,7 @@ class InfoNCELoss(Loss):
     named = ("temperature", "negatives", "ids", "negative_ids")
 
     def __init__(
-        self, temperature: float | Tensor = 0.1, *, group: Any = None, **options: Any
+        self, temperature: float | Tensor = TEMPERATURE, *, group: Any = None, **options: Any
     ) -> None:
         super().__init__(group, options)
         self.temperature = temperature

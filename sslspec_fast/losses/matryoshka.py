@@ -12,7 +12,7 @@ Kusupati et al., "Matryoshka Representation Learning" (NeurIPS 2022, arXiv 2205.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,29 +23,12 @@ from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
 from ..ranks import agree, several, told_to_all
 from ..reference import matryoshka as reference
+from ._catalogue import CATALOGUE, TWO_VIEWS
 from ._common import Loss, LossOrTerms, with_terms
 from ._prefixes import shared_prefixes
-from .barlow_twins import barlow_twins
-from .clip import clip
-from .dcl import dcl
-from .info_nce import info_nce
-from .nt_xent import nt_xent
-from .siglip import siglip
-from .spectral_contrastive import spectral_contrastive
-from .vicreg import vicreg
 
-LOSSES: dict[str, Callable[..., Any]] = {
-    "barlow_twins": barlow_twins,
-    "clip": clip,
-    "dcl": dcl,
-    "info_nce": info_nce,
-    "nt_xent": nt_xent,
-    "siglip": siglip,
-    "spectral_contrastive": spectral_contrastive,
-    "vicreg": vicreg,
-}
-# these take rows as they are although their maths wants unit rows: a prefix is re-normalised here
-NEED_UNIT_ROWS = ("clip", "siglip", "spectral_contrastive")
+ROWS = {row.name: row for row in CATALOGUE.values() if row.inputs == TWO_VIEWS}
+LOSSES = {name: row.function for name, row in ROWS.items()}
 
 
 def matryoshka(
@@ -62,7 +45,7 @@ def matryoshka(
 
     Args:
         loss: name of a two-view functional: "nt_xent", "info_nce", "clip", "siglip", "dcl",
-            "vicreg", "barlow_twins" or "spectral_contrastive".
+            "vicreg", "barlow_twins", "spectral_contrastive" or "falcon".
         z1, z2: (n, d) as that functional takes them.
         dims: prefix lengths, each in 1 ... d.
         weights: one number >= 0 per prefix; None: all 1.
@@ -94,7 +77,7 @@ def matryoshka(
 
     function = LOSSES[loss]
     negatives = hyper.pop("negatives", None)
-    renormalize = loss in NEED_UNIT_ROWS
+    renormalize = ROWS[loss].unit_rows  # a prefix of a unit row is none
     if hyper.get("impl") == "torch" and not return_terms and negatives is None:
         return reference.matryoshka(
             function,

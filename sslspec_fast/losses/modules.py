@@ -10,8 +10,6 @@ with l one of the graph functionals, its keywords fixed at construction. Example
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,28 +17,11 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..graph.pair_graph import PairGraph
-from .dirichlet_energy import dirichlet_energy
-from .graph_barlow_twins import graph_barlow_twins
-from .graph_info_nce import graph_info_nce
-from .graph_spectral_contrastive import graph_spectral_contrastive
-from .graph_vicreg import graph_vicreg
-from .ls_simclr import ls_simclr
+from ._catalogue import CATALOGUE
 
-LOSSES: dict[str, Callable[..., Any]] = {
-    "dirichlet_energy": dirichlet_energy,
-    "graph_barlow_twins": graph_barlow_twins,
-    "graph_info_nce": graph_info_nce,
-    "graph_spectral_contrastive": graph_spectral_contrastive,
-    "graph_vicreg": graph_vicreg,
-    "ls_simclr": ls_simclr,
-}
-ALIASES = {
-    "barlow_twins": "graph_barlow_twins",
-    "info_nce": "graph_info_nce",
-    "simclr": "ls_simclr",
-    "spectral_contrastive": "graph_spectral_contrastive",
-    "vicreg": "graph_vicreg",
-}
+ROWS = {row.name: row for row in CATALOGUE.values() if "GraphLoss" in row.modules}
+LOSSES = {name: row.function for name, row in ROWS.items()}
+ALIASES = {row.closed_form: name for name, row in ROWS.items() if row.closed_form is not None}
 
 
 class GraphLoss(torch.nn.Module):
@@ -59,9 +40,7 @@ class GraphLoss(torch.nn.Module):
         super().__init__()
         check.choice("GraphLoss", "name", name, (*LOSSES, *ALIASES))
         self.name = ALIASES.get(name, name)
-        known = [
-            p for p in inspect.signature(LOSSES[self.name]).parameters if p not in ("z", "graph")
-        ]
+        known = ROWS[self.name].keywords
         for keyword in hyper:
             if keyword not in known:
                 raise TypeError(

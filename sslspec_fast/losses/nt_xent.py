@@ -49,13 +49,15 @@ from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
 from .over_ranks import over_ranks
 from .over_ranks.softmax import NT_XENT
 
+TEMPERATURE = 0.5
+
 
 @over_ranks(NT_XENT)
 def nt_xent(
     z1: Tensor,
     z2: Tensor,
     *,
-    temperature: float | Tensor = 0.5,
+    temperature: float | Tensor = TEMPERATURE,
     reduction: str = "mean",
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -153,7 +155,7 @@ class NTXentLoss(Loss):
 
     def __init__(
         self,
-        temperature: float = 0.5,
+        temperature: float = TEMPERATURE,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
         *,

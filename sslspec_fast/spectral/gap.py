@@ -3,11 +3,12 @@
     relative_gap = (loss(Z) - optimum) / (loss(0) - optimum)
 
 0 at the optimum, 1 at the collapsed embedding. This is the one place where the closed forms meet
-the losses: the loss comes from `functional`, the optimum from this package (arXiv 2205.11508).
+the losses: the loss comes from their catalogue, the optimum from this package (arXiv 2205.11508).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,9 @@ import scipy.sparse as sp
 import torch
 from scipy.optimize import minimize_scalar
 
+from .._checks import choice
 from ..graph import PairGraph
+from ..losses._catalogue import of_closed_form
 from ._target import Target, checked_array
 from .barlow_twins import barlow_twins
 from .closed_form import ClosedForm
@@ -32,26 +35,32 @@ __all__ = ["Gap", "optimality_gap"]
 
 Array = np.ndarray
 
-# The loss functional, the closed form, and the hyper-parameters that they share. LeJEPA's loss
-# depends on the law of z beyond its covariance: both sides are those of a Gaussian law.
-_LOSSES = {
-    "vicreg": (
-        "graph_vicreg",
-        vicreg,
-        ("variance", "covariance", "invariance", "penalty", "measure", "eps"),
-    ),
-    "simclr": ("ls_simclr", simclr, ("center",)),
-    "barlow_twins": ("graph_barlow_twins", barlow_twins, ("off_diagonal", "center")),
-    "spectral_contrastive": ("graph_spectral_contrastive", spectral_contrastive, ()),
-    "lejepa": (None, lejepa, ("weight", "rows", "knots", "t_max")),
-    "info_nce": (
-        "graph_info_nce",
-        info_nce,
-        ("temperature", "normalize", "negatives", "reduction"),
-    ),
+CLOSED_FORMS: dict[str, Callable[..., ClosedForm]] = {
+    "vicreg": vicreg,
+    "simclr": simclr,
+    "barlow_twins": barlow_twins,
+    "spectral_contrastive": spectral_contrastive,
+    "lejepa": lejepa,
+    "info_nce": info_nce,
 }
-# F.graph_vicreg's default penalty; the closed form's own default is ls_var.
-_DEFAULTS = {"vicreg": {"penalty": "hinge_std"}}
+
+
+def _loss_of(name: str) -> Callable[..., Any]:
+    """The loss that a closed form minimises. LeJEPA's depends on the law of z beyond its
+    covariance: both sides are those of a Gaussian law.
+    """
+    row = of_closed_form(name)
+    return gaussian_loss if row is None else row.function
+
+
+def _shared(loss: Callable[..., Any], solve: Callable[..., Any]) -> dict[str, Any]:
+    """The hyper-parameters that a loss and its closed form both take, with the loss's defaults."""
+    known = inspect.signature(solve).parameters
+    return {
+        p.name: p.default
+        for p in inspect.signature(loss).parameters.values()
+        if p.kind == p.KEYWORD_ONLY and p.name in known and p.name != "group"
+    }
 
 
 @dataclass(frozen=True)
@@ -88,12 +97,10 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
 
     Errors: ValueError for an unknown loss, a shape that does not match the graph, or a ridge.
     """
-    if loss not in _LOSSES:
-        raise ValueError(f"loss must be one of {sorted(_LOSSES)}, got {loss!r}")
-    from .. import functional
-
-    name, solve, shared = _LOSSES[loss]
-    hyper = {**_DEFAULTS.get(loss, {}), **hyper}
+    choice("optimality_gap", "loss", loss, tuple(CLOSED_FORMS))
+    evaluate, solve = _loss_of(loss), CLOSED_FORMS[loss]
+    shared = _shared(evaluate, solve)
+    hyper = {**shared, **hyper}
     if hyper.get("ridge", 0.0):
         raise ValueError(
             "optimality_gap: ridge must be 0, because the loss of z has no weights to penalise, "
@@ -112,12 +119,11 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
             f"z must have at most as many columns as the graph has nodes, {n}, got shape "
             f"{array.shape}"
         )
-    terms = {key: hyper[key] for key in shared if key in hyper}
+    terms = {key: hyper[key] for key in shared}
 
     def value(x: Array) -> float:
-        if name is None:
+        if evaluate is gaussian_loss:
             return gaussian_loss(x, target, **terms)
-        evaluate = getattr(functional, name)
         tensor = torch.from_numpy(np.ascontiguousarray(x)).to(graph.device)
         return float(evaluate(tensor, graph, **terms))
 
@@ -149,9 +155,9 @@ def _spans(
     """Orthonormal bases of what the loss depends on, of z and of the optimum."""
     optimum = checked_array(best.embedding, "embedding", 2)
     degree = graph.degree.cpu().numpy()
-    if loss == "barlow_twins" or (loss == "vicreg" and hyper.get("measure") == "degree"):
-        share = degree / degree.sum() if hyper.get("center", True) else np.zeros(len(z))
-        pair = [np.sqrt(degree)[:, None] * (x - share @ x) for x in (z, optimum)]
+    if loss == "barlow_twins" or (loss == "vicreg" and hyper["measure"] == "degree"):
+        weight = degree / degree.sum() if hyper.get("center", True) else np.zeros(len(z))
+        pair = [np.sqrt(degree)[:, None] * (x - weight @ x) for x in (z, optimum)]
     elif loss in ("vicreg", "info_nce", "lejepa"):
         pair = [x - x.mean(axis=0) for x in (z, optimum)]
     elif loss == "spectral_contrastive":
@@ -177,7 +183,7 @@ def _along_the_ray(
     loss: str, value: Callable[[Array], float], z: Array, graph: Any, hyper: dict[str, Any]
 ) -> Callable[[float], float] | None:
     """t -> loss(t z) from a few numbers instead of a pass over the data; None: scale-invariant."""
-    if loss == "barlow_twins" or (loss == "info_nce" and hyper.get("normalize", True)):
+    if loss == "barlow_twins" or (loss == "info_nce" and hyper["normalize"]):
         return None
     if loss in ("info_nce", "lejepa"):
         return lambda t: value(t * z)
@@ -187,19 +193,18 @@ def _along_the_ray(
         p = at[1] - at[0] - q
         return lambda t: at[0] + p * t**2 + q * t**4
     target = Target(graph)
-    uniform = hyper.get("measure", "uniform") == "uniform"
-    share = np.full(target.n, 1 / target.n) if uniform else target.degree / target.volume
-    x = z - share @ z
-    c = x.T @ x / (target.n - 1) if uniform else x.T @ (share[:, None] * x)
+    uniform = hyper["measure"] == "uniform"
+    weight = np.full(target.n, 1 / target.n) if uniform else target.degree / target.volume
+    x = z - weight @ z
+    c = x.T @ x / (target.n - 1) if uniform else x.T @ (weight[:, None] * x)
     variance, off = np.diag(c), float((c**2).sum() - (np.diag(c) ** 2).sum())
     edges = float(((target.degree[:, None] * x - target.matmul(x)) * x).sum())
     edges *= 2 / (target.n if uniform else target.volume)
-    alpha = hyper.get("variance", 1.0)
-    beta = alpha if hyper.get("covariance") is None else hyper["covariance"]
-    gamma = hyper.get("invariance", 1.0)
+    alpha, gamma = hyper["variance"], hyper["invariance"]
+    beta = alpha if hyper["covariance"] is None else hyper["covariance"]
 
     def along(t: float) -> float:
-        pen = penalty(t**2 * variance, hyper["penalty"], hyper.get("eps", 0.0)).sum()
+        pen = penalty(t**2 * variance, hyper["penalty"], hyper["eps"]).sum()
         return float(alpha * pen + beta * t**4 * off + gamma * t**2 * edges)
 
     return along

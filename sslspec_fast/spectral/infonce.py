@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg as sla
 
+from .._checks import NEGATIVES, choice
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import SpectrumInfo, dense_info
 from ._target import Target
@@ -53,10 +54,8 @@ def info_nce(
     k = check_rank(k, target.n)
     tau = check_positive(temperature, "temperature", strict=True)
     check_solver(solver)
-    if negatives not in ("others", "non_positive"):
-        raise ValueError(f"negatives must be 'others' or 'non_positive', got {negatives!r}")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
+    choice("info_nce", "negatives", negatives, NEGATIVES)
+    choice("info_nce", "reduction", reduction, ("mean", "sum"))
     if target.is_signed:
         raise ValueError("graph must have non-negative weights for info_nce")
     if normalize:

@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from .._checks import count
+from .._checks import MEASURES, PENALTIES, choice, count
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import laplacian_modes, normalized_modes
 from ._features import Design, design_of
 from ._rows_target import target_of
 from ._target import Target
 from .closed_form import ClosedForm, OutOfSample, package, pad
-from .filters.vicreg import PENALTIES, Filter, vicreg_filter
+from .filters.vicreg import Filter, vicreg_filter
 
 __all__ = ["vicreg"]
 
@@ -90,10 +90,8 @@ def vicreg(
     gamma = check_positive(invariance, "invariance")
     ridge = check_positive(ridge, "ridge")
     eps = check_positive(eps, "eps")
-    if penalty not in PENALTIES:
-        raise ValueError(f"penalty must be one of {PENALTIES}, got {penalty!r}")
-    if measure not in ("uniform", "degree"):
-        raise ValueError(f"measure must be 'uniform' or 'degree', got {measure!r}")
+    choice("vicreg", "penalty", penalty, PENALTIES)
+    choice("vicreg", "measure", measure, MEASURES)
     if eps >= 1:
         raise ValueError(f"eps must be below 1 (the target variance), got {eps:g}")
     if target.n < 2:

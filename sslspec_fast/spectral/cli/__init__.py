@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,13 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..._checks import MEASURES, PENALTIES
 from ..._outputs import check_folder, results
 from ...graph import PairGraph
 from .._labels import class_codes
-from ..barlow_twins import barlow_twins
-from ..gap import optimality_gap
-from ..simclr import simclr, spectral_contrastive
-from ..vicreg import vicreg
+from ..gap import CLOSED_FORMS, optimality_gap
 from .files import (
     Input,
     TableOptions,
@@ -36,19 +35,21 @@ from .report import describe, plot, write_spectrum
 
 __all__ = ["embed", "gap"]
 
+# The closed forms of any graph and any number of dimensions.
 METHODS = {
-    "vicreg": vicreg,
-    "simclr": simclr,
-    "barlow_twins": barlow_twins,
-    "spectral_contrastive": spectral_contrastive,
+    name: CLOSED_FORMS[name]
+    for name in ("vicreg", "simclr", "barlow_twins", "spectral_contrastive")
 }
-# Options of each loss, as on the command line; None means the function's own default.
-_LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
-    "vicreg": ("variance", "covariance", "invariance", "penalty", "measure"),
-    "simclr": ("center",),
-    "barlow_twins": ("off_diagonal",),
-    "spectral_contrastive": (),
-}
+# Hyper-parameters on the command line; None means the function's own default.
+_HYPER = (
+    "variance",
+    "covariance",
+    "invariance",
+    "penalty",
+    "measure",
+    "off_diagonal",
+    "center",
+)
 # What embed may write, and what each run of it writes.
 _NAMES = ("embedding.npy", "weights.npy", "spectrum.csv", "embedding.png", "report.txt")
 _ALWAYS = ("embedding.npy", "spectrum.csv", "report.txt")
@@ -182,18 +183,17 @@ def _loss_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--invariance", type=float)
     group.add_argument(
         "--penalty",
-        choices=("hinge_std", "ls_var", "ls_std", "hinge_var"),
+        choices=PENALTIES,
         help="of vicreg: embed has ls_var by default, gap hinge_std",
     )
-    group.add_argument("--measure", choices=("uniform", "degree"))
+    group.add_argument("--measure", choices=MEASURES)
     group.add_argument("--off-diagonal", type=float)
     group.add_argument("--center", action="store_true", default=None)
 
 
 def _hyper(method: str, options: argparse.Namespace) -> dict[str, Any]:
-    every = {name for names in _LOSS_OPTIONS.values() for name in names}
-    given = {name: getattr(options, name) for name in every if getattr(options, name) is not None}
-    unknown = sorted(set(given) - set(_LOSS_OPTIONS[method]))
+    given = {name: getattr(options, name) for name in _HYPER if getattr(options, name) is not None}
+    unknown = sorted(set(given) - set(inspect.signature(METHODS[method]).parameters))
     if unknown:
         raise ValueError(f"{method} has no option {', '.join(unknown)}")
     return given

@@ -18,10 +18,9 @@ from scipy.optimize import minimize
 
 from .rotation import schur_horn
 
-__all__ = ["PENALTIES", "Filter", "penalty", "penalty_slope", "vicreg_filter"]
+__all__ = ["Filter", "penalty", "penalty_slope", "vicreg_filter"]
 
 Array = np.ndarray
-PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")
 
 
 _SEARCHED = 8  # columns up to which a local minimum is checked by a multistart

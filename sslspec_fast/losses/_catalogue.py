@@ -1,0 +1,213 @@
+"""All losses, a row each: what a loss takes, its modules, and the losses whose place they take.
+
+The function of a row stands in the file of its name, which also names its reference, its page in
+docs/math and its test. `GraphLoss`, `matryoshka`, `optimality_gap`, the command line, the table in
+the README and the tests read these rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+# what a function takes before its keywords
+TWO_VIEWS = "two views"
+QUEUE = "two views and a queue"
+VIEWS = "views"
+ROWS = "rows"
+LABELS = "rows and labels"
+GRAPH = "rows and graph"
+NAMED = "the name of a loss of two views, and two views"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A loss.
+
+    name: of its function. title: of its page. inputs: one of the words above.
+    modules: names in `losses`; GraphLoss is that of every loss of a graph, and MemoryBank keeps
+        the queue of `moco`.
+    drop_in: library and name of the losses that the modules (else the function) are equal to.
+    scale: the keyword of its temperature or logit scale; empty without one.
+    unit_rows: it takes rows of unit length as they are.
+    closed_form: the name of its optimum in `spectral`, which is another name of it in GraphLoss.
+    """
+
+    name: str
+    title: str
+    inputs: str
+    modules: tuple[str, ...] = ()
+    drop_in: tuple[str, ...] = ()
+    scale: str = ""
+    unit_rows: bool = False
+    closed_form: str | None = None
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        function: Callable[..., Any] = getattr(
+            importlib.import_module(f".{self.name}", __package__), self.name
+        )
+        return function
+
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """What the function takes by keyword only."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return tuple(p.name for p in parameters if p.kind == p.KEYWORD_ONLY)
+
+    @property
+    def scale_default(self) -> float | None:
+        """What the scale is where the caller does not give it; None where the caller must."""
+        found = inspect.signature(self.function).parameters[self.scale].default
+        return None if found is inspect.Parameter.empty else float(found)
+
+
+CATALOGUE = {
+    row.name: row
+    for row in (
+        Row(
+            "nt_xent",
+            "NT-Xent",
+            TWO_VIEWS,
+            ("NTXentLoss",),
+            ("lightly NTXentLoss",),
+            scale="temperature",
+        ),
+        Row(
+            "info_nce",
+            "InfoNCE",
+            TWO_VIEWS,
+            ("InfoNCELoss",),
+            ("info-nce-pytorch InfoNCE",),
+            scale="temperature",
+        ),
+        Row(
+            "moco",
+            "MoCo",
+            QUEUE,
+            ("MemoryBank",),
+            ("solo-learn mocov2plus_loss_func",),
+            scale="temperature",
+        ),
+        Row(
+            "clip",
+            "CLIP",
+            TWO_VIEWS,
+            ("CLIPLoss",),
+            ("open_clip ClipLoss",),
+            scale="logit_scale",
+            unit_rows=True,
+        ),
+        Row(
+            "siglip",
+            "SigLIP",
+            TWO_VIEWS,
+            ("SigLIPLoss",),
+            ("open_clip SigLipLoss",),
+            scale="logit_scale",
+            unit_rows=True,
+        ),
+        Row(
+            "sup_con",
+            "SupCon",
+            LABELS,
+            ("SupConLoss",),
+            ("SupContrast SupConLoss",),
+            scale="temperature",
+            unit_rows=True,
+        ),
+        Row(
+            "dcl",
+            "DCL and DCLW",
+            TWO_VIEWS,
+            ("DCLLoss", "DCLWLoss"),
+            ("lightly DCLLoss", "lightly DCLWLoss"),
+            scale="temperature",
+        ),
+        Row(
+            "vicreg",
+            "VICReg",
+            TWO_VIEWS,
+            ("VICRegLoss",),
+            ("lightly VICRegLoss",),
+        ),
+        Row(
+            "barlow_twins",
+            "Barlow Twins",
+            TWO_VIEWS,
+            ("BarlowTwinsLoss",),
+            ("lightly BarlowTwinsLoss",),
+        ),
+        Row(
+            "spectral_contrastive",
+            "Spectral contrastive loss",
+            TWO_VIEWS,
+            ("SpectralContrastiveLoss",),
+            unit_rows=True,
+        ),
+        Row("falcon", "FALCON", TWO_VIEWS, ("FalconLoss",)),
+        Row("koleo", "KoLeo", ROWS, ("KoLeoLoss",), ("lightly KoLeoLoss",)),
+        Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly SIGReg",)),
+        Row("lejepa", "LeJEPA", VIEWS, ("LeJEPALoss",), ("lightly LeJEPALoss",)),
+        Row("matryoshka", "Matryoshka", NAMED, ("MatryoshkaLoss",)),
+        Row(
+            "graph_info_nce",
+            "InfoNCE on a graph",
+            GRAPH,
+            ("GraphLoss",),
+            scale="temperature",
+            closed_form="info_nce",
+        ),
+        Row(
+            "graph_vicreg",
+            "VICReg on a graph",
+            GRAPH,
+            ("GraphLoss",),
+            closed_form="vicreg",
+        ),
+        Row(
+            "graph_barlow_twins",
+            "Barlow Twins on a graph",
+            GRAPH,
+            ("GraphLoss",),
+            closed_form="barlow_twins",
+        ),
+        Row(
+            "graph_spectral_contrastive",
+            "Spectral contrastive loss on a graph",
+            GRAPH,
+            ("GraphLoss",),
+            closed_form="spectral_contrastive",
+        ),
+        Row(
+            "ls_simclr",
+            "Least-squares SimCLR",
+            GRAPH,
+            ("GraphLoss",),
+            closed_form="simclr",
+        ),
+        Row("dirichlet_energy", "Dirichlet energy", GRAPH, ("GraphLoss",)),
+        Row("graph_covariance", "Graph covariance", GRAPH),
+    )
+}
+
+
+def of_closed_form(name: str) -> Row | None:
+    """The loss of a graph whose optimum is `spectral.<name>`."""
+    return next((row for row in CATALOGUE.values() if row.closed_form == name), None)
+
+
+def markdown() -> str:
+    """The table of all losses, as the README has it."""
+    lines = ["| function | module | drop-in for | page |", "|---|---|---|---|"]
+    for row in CATALOGUE.values():
+        modules = ", ".join(f"`sf.{module}`" for module in row.modules)
+        others = [other.split() for other in row.drop_in]
+        drop_in = ", ".join(f"{library} `{name}`" for library, name in others)
+        page = f"[{row.title}](docs/math/{row.name}.md)"
+        cells = [f"`F.{row.name}`", modules or "–", drop_in or "–", page]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
