@@ -21,6 +21,7 @@ from .losses.lejepa import lejepa
 from .losses.ls_simclr import ls_simclr
 from .losses.matryoshka import matryoshka
 from .losses.moco import moco
+from .losses.negative_cosine import negative_cosine
 from .losses.nt_xent import nt_xent
 from .losses.siglip import siglip
 from .losses.sigreg import sigreg
@@ -45,6 +46,7 @@ __all__ = [
     "ls_simclr",
     "matryoshka",
     "moco",
+    "negative_cosine",
     "negative_mises_fisher_weights",
     "nt_xent",
     "siglip",

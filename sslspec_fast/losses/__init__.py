@@ -10,6 +10,7 @@ from .koleo import KoLeoLoss
 from .lejepa import LeJEPALoss
 from .matryoshka import MatryoshkaLoss
 from .modules import GraphLoss
+from .negative_cosine import NegativeCosineSimilarity
 from .nt_xent import NTXentLoss
 from .siglip import SigLIPLoss
 from .sigreg import SIGReg
@@ -30,6 +31,7 @@ __all__ = [
     "MatryoshkaLoss",
     "MemoryBank",
     "NTXentLoss",
+    "NegativeCosineSimilarity",
     "SIGReg",
     "SigLIPLoss",
     "SpectralContrastiveLoss",

@@ -148,6 +148,13 @@ CATALOGUE = {
             ("SpectralContrastiveLoss",),
             unit_rows=True,
         ),
+        Row(
+            "negative_cosine",
+            "Negative cosine similarity",
+            TWO_VIEWS,
+            ("NegativeCosineSimilarity",),
+            ("lightly NegativeCosineSimilarity",),
+        ),
         Row("falcon", "FALCON", TWO_VIEWS, ("FalconLoss",)),
         Row("koleo", "KoLeo", ROWS, ("KoLeoLoss",), ("lightly KoLeoLoss",)),
         Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly SIGReg",)),

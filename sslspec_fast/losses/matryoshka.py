@@ -45,7 +45,7 @@ def matryoshka(
 
     Args:
         loss: name of a two-view functional: "nt_xent", "info_nce", "clip", "siglip", "dcl",
-            "vicreg", "barlow_twins", "spectral_contrastive" or "falcon".
+            "vicreg", "barlow_twins", "spectral_contrastive", "negative_cosine" or "falcon".
         z1, z2: (n, d) as that functional takes them.
         dims: prefix lengths, each in 1 ... d.
         weights: one number >= 0 per prefix; None: all 1.

@@ -1,5 +1,7 @@
 """Bad arguments: the type of the error, and a message with argument, rule and both values."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -7,36 +9,23 @@ import torch
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast import losses
+from sslspec_fast.losses._catalogue import CATALOGUE, GRAPH
 
-from ..support.cases import CASES, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, TWO_VIEWS, pair_rows, unit, weighted_graph
 
 QUEUE = {None: torch.eye(3, 4), torch.float64: torch.eye(3, 4, dtype=torch.float64)}
-TWO_VIEWS = {
-    "nt_xent": ("z1", "z2", F.nt_xent),
-    "dcl": ("z1", "z2", F.dcl),
-    "vicreg": ("z1", "z2", F.vicreg),
-    "barlow_twins": ("z1", "z2", F.barlow_twins),
-    "spectral_contrastive": ("z1", "z2", F.spectral_contrastive),
-    "info_nce": ("query", "key", F.info_nce),
-    "moco": ("query", "key", lambda a, b, **k: F.moco(a, b, QUEUE.get(a.dtype, QUEUE[None]), **k)),
-    "clip": ("image", "text", lambda a, b, **k: F.clip(a, b, 10.0, **k)),
-    "siglip": ("image", "text", lambda a, b, **k: F.siglip(a, b, 10.0, -10.0, **k)),
-    "falcon": ("h1", "h2", F.falcon),
+PAIRS = {
+    **TWO_VIEWS,
+    "moco": lambda a, b, **k: F.moco(a, b, QUEUE.get(a.dtype, QUEUE[None]), **k),
 }
-GRAPHS = {
-    "graph_info_nce": F.graph_info_nce,
-    "graph_vicreg": F.graph_vicreg,
-    "graph_barlow_twins": F.graph_barlow_twins,
-    "graph_spectral_contrastive": F.graph_spectral_contrastive,
-    "ls_simclr": F.ls_simclr,
-    "dirichlet_energy": F.dirichlet_energy,
-    "graph_covariance": F.graph_covariance,
-}
+WEIGHTED = [name for name in PAIRS if "sample_weight" in CATALOGUE[name].keywords]
+GRAPHS = {name: row.function for name, row in CATALOGUE.items() if row.inputs == GRAPH}
 
 
-@pytest.mark.parametrize("op", TWO_VIEWS)
+@pytest.mark.parametrize("op", PAIRS)
 def test_pairs(op):
-    first, second, loss = TWO_VIEWS[op]
+    first, second, *_ = inspect.signature(getattr(F, op)).parameters
+    loss = PAIRS[op]
     a, b = torch.zeros(6, 4), torch.zeros(6, 4)
     with pytest.raises(
         ValueError, match=rf"{op}: {second} must match {first} \(6, 4\), got \(6, 3"
@@ -86,10 +75,10 @@ def test_graphs(op):
         loss(z.to("meta"), graph)
 
 
-@pytest.mark.parametrize("op", [*TWO_VIEWS, *GRAPHS])
+@pytest.mark.parametrize("op", [*PAIRS, *GRAPHS])
 def test_impl_and_group(op):
-    if op in TWO_VIEWS:
-        loss, arguments = TWO_VIEWS[op][2], pair_rows(6, 4)
+    if op in PAIRS:
+        loss, arguments = PAIRS[op], pair_rows(6, 4)
     else:
         loss, arguments = GRAPHS[op], (pair_rows(6, 4)[0], weighted_graph(6))
     with pytest.raises(
@@ -99,9 +88,9 @@ def test_impl_and_group(op):
     assert loss(*arguments, group=None) is not None
 
 
-@pytest.mark.parametrize("op", ["nt_xent", "info_nce", "dcl", "spectral_contrastive", "siglip"])
+@pytest.mark.parametrize("op", WEIGHTED)
 def test_reductions_and_weights(op):
-    loss = TWO_VIEWS[op][2]
+    loss = PAIRS[op]
     a, b = (unit(x) for x in pair_rows(6, 4))
     with pytest.raises(ValueError, match=rf"{op}: reduction must be one of .* got 'median'"):
         loss(a, b, reduction="median")
@@ -193,7 +182,7 @@ def test_numpy_numbers_are_numbers():
     )
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "dcl", "clip", "siglip", "sup_con"])
+@pytest.mark.parametrize("name", [*WEIGHTED, "sup_con"])
 def test_weights_that_leave_no_mean(name):
     (z, *rest), loss = CASES[name].make(8, 4)
     weight = torch.zeros(8, dtype=torch.float64)

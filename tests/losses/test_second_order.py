@@ -5,7 +5,7 @@ import torch
 
 import sslspec_fast.functional as F
 
-from ..support.cases import CASES, pair_rows, unit
+from ..support.cases import CASES, TWO_VIEWS, pair_rows, unit
 
 # pen'' of a hinge jumps; away from the kink it is the same code as the penalties that are here
 SMOOTH = [name for name in CASES if "hinge" not in name]
@@ -47,14 +47,7 @@ def test_gradient_penalty_is_the_references(name):
 
 
 VIEWS = {
-    "nt_xent": F.nt_xent,
-    "info_nce": F.info_nce,
-    "dcl": F.dcl,
-    "clip": lambda a, b, **kw: F.clip(a, b, 5.0, **kw),
-    "siglip": lambda a, b, **kw: F.siglip(a, b, 5.0, -3.0, **kw),
-    "vicreg": F.vicreg,
-    "barlow_twins": F.barlow_twins,
-    "spectral_contrastive": F.spectral_contrastive,
+    **TWO_VIEWS,
     "matryoshka": lambda a, b, **kw: F.matryoshka("nt_xent", a, b, dims=(3, 6), **kw),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
+from sslspec_fast.losses import _catalogue
 from sslspec_fast.losses.falcon import random_codes
 
 RAGGED = (1, 2, 7, 252, 257)
@@ -322,6 +324,7 @@ CASES = {
             7,
             hyper={"center": False},
         ),
+        LossCase("negative_cosine", _pairs(F.negative_cosine)),
         LossCase("falcon", _falcon, 2),
         LossCase("koleo", _koleo, 3),
         LossCase("sigreg", _normality(), largest=1e3),
@@ -331,5 +334,12 @@ CASES = {
         LossCase("lejepa", _lejepa(19), largest=1e3),
         LossCase("lejepa_exact", _lejepa(None), largest=3.0),
     )
+}
+# every loss of two views as a function of them
+_REQUIRED = {"clip": {"logit_scale": 10.0}, "siglip": {"logit_scale": 10.0, "logit_bias": -10.0}}
+TWO_VIEWS: dict[str, Callable[..., Any]] = {
+    name: partial(row.function, **_REQUIRED.get(name, {}))
+    for name, row in _catalogue.CATALOGUE.items()
+    if row.inputs == _catalogue.TWO_VIEWS
 }
 SOFTMAX = [name for name, case in CASES.items() if case.softmax]

@@ -40,7 +40,8 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def checked(args: Any, keywords: Any) -> tuple[Given, dict[str, Any]]:
             arguments = {**defaults, **dict(zip(names, args, strict=False)), **keywords}
             options = {"reduction": arguments.get("reduction", "mean")}
-            options |= {key: arguments.pop(key) for key in ("impl", "return_terms")}
+            options["impl"] = arguments.pop("impl")
+            options["return_terms"] = arguments.pop("return_terms", False)
             arguments.pop("group", None)
             for name in alone:
                 value = arguments.pop(name)

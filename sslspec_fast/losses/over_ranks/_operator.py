@@ -81,9 +81,11 @@ def _reference(
             ).T.reshape(-1)
         else:
             every[key] = gather_rows(x, ranks)
-    keywords = {"reduction": reduction} if form.reduces else {}
+    keywords: dict[str, Any] = {"reduction": reduction} if form.reduces else {}
     arguments = form.restore({**every, **given.numbers})
-    out = single(**arguments, **keywords, impl="torch", return_terms=return_terms)
+    if return_terms:
+        keywords["return_terms"] = True
+    out = single(**arguments, **keywords, impl="torch")
     if reduction != "none":
         return out
     loss, terms = out if return_terms else (out, {})

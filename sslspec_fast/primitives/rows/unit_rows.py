@@ -23,7 +23,7 @@ from ..._register import register_op
 from ..._seam import _C, stream, threads, unit_stride, view
 from .._double_backward import through_composition
 
-__all__ = ["backward_into", "forward_into", "paired_rows", "unit_rows"]
+__all__ = ["backward_into", "cosines", "forward_into", "paired_rows", "unit_rows"]
 
 _EPS = 1e-12  # as torch.nn.functional.normalize
 
@@ -183,3 +183,11 @@ def paired_rows(
     """
     x, y, _, dot = _unit_rows(z1, z2, 0.0 if longest is None else float(longest))
     return x, y, dot
+
+
+def cosines(z1: Tensor, z2: Tensor, eps: float) -> Tensor:
+    """(n,) z1_i . z2_i / (max(|z1_i|, eps) max(|z2_i|, eps)), as torch's cosine_similarity.
+
+    z1, z2: (n, d) float32 or float64; differentiable. eps: > 0, with squares that their dtype has.
+    """
+    return paired_rows(z1, z2, eps)[2] / eps**2

@@ -11,6 +11,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 import sslspec_fast.functional as F
+from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
 
 N = 13
@@ -57,11 +58,14 @@ class Own:
 
 @dataclass(frozen=True)
 class Case:
-    """call(z1, z2, scale, bias, own, **keywords): the loss; rows: it has reduction="none"."""
+    """call(z1, z2, scale, bias, own, **keywords): the loss; rows: it has reduction="none"; terms:
+    it has return_terms.
+    """
 
     call: Callable[..., Any]
     rows: int = 1
     d: int = 5
+    terms: bool = True
 
 
 def unit(z: Tensor) -> Tensor:
@@ -147,11 +151,13 @@ CASES = {
     "barlow_twins, rows": Case(
         lambda a, b, c, t, o, **k: F.barlow_twins(a, b, off_diagonal=0.3, **k), 0, 24
     ),
-    "spectral, columns": Case(
+    "spectral_contrastive, columns": Case(
         lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, mu=0.1, **k), 1, 2
     ),
-    "spectral, rows": Case(lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, **k), 1, 24),
-    "spectral weights": Case(
+    "spectral_contrastive, rows": Case(
+        lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, **k), 1, 24
+    ),
+    "spectral_contrastive weights": Case(
         lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, sample_weight=o["weight"], **k)
     ),
     "falcon": Case(
@@ -163,3 +169,20 @@ CASES = {
         )
     ),
 }
+
+
+def _plain(name: str, weighted: bool) -> Case:
+    """A loss of two views with its own defaults, and with weights of the samples."""
+    loss, taken = getattr(F, name), CATALOGUE[name].keywords
+
+    def call(a: Tensor, b: Tensor, c: Tensor, t: Tensor, o: Own, **keywords: Any) -> Any:
+        return loss(a, b, **{"sample_weight": o["weight"]} if weighted else {}, **keywords)
+
+    return Case(call, int("reduction" in taken), terms="return_terms" in taken)
+
+
+for name, row in CATALOGUE.items():
+    if row.inputs == TWO_VIEWS and not any(case.startswith(name) for case in CASES):
+        CASES[name] = _plain(name, weighted=False)
+        if "sample_weight" in row.keywords:
+            CASES[f"{name} weights"] = _plain(name, weighted=True)

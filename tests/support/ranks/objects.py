@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import sslspec_fast as sf
+from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 
 from .training import Batch
 from .work import relative
@@ -38,6 +39,10 @@ PAIRS: dict[str, tuple[Callable[..., Module], Callable[[], Module]]] = {
     "CLIPLoss": (lambda **k: sf.CLIPLoss(**k), sf.CLIPLoss),
     "SigLIPLoss": (lambda **k: sf.SigLIPLoss(**k), sf.SigLIPLoss),
 }
+for row in CATALOGUE.values():
+    if row.inputs == TWO_VIEWS:
+        for kind in row.modules:
+            PAIRS.setdefault(kind, (getattr(sf, kind), getattr(sf, kind)))
 GATHERED = ("NTXentLoss", "DCLLoss", "DCLWLoss", "VICRegLoss", "BarlowTwinsLoss")
 
 
