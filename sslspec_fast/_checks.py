@@ -177,20 +177,6 @@ def positive(
     return value.to(device=like.device, dtype=computed_dtype(like)).contiguous()
 
 
-def scale(
-    op: str,
-    name: str,
-    value: float | Tensor,
-    like: Tensor,
-    *,
-    rows: Sequence[int],
-) -> float | Tensor:
-    """`positive`, but a number stays one, for which nothing is launched on a GPU."""
-    if isinstance(value, Tensor):
-        return positive(op, name, value, like, rows=rows)
-    return number(op, name, value, low=0.0, strict=True)
-
-
 def real(op: str, name: str, value: float | Tensor, like: Tensor) -> Tensor:
     """A bias, a number or a tensor of one value, as a 0-dim tensor in the dtype of the loss."""
     if not isinstance(value, Tensor):

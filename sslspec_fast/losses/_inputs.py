@@ -30,7 +30,7 @@ class Pair(NamedTuple):
         return widen(self.x), widen(self.y)
 
     def inverse_scale(self) -> float | Tensor:
-        """1 / scale; a number stays one, for which nothing is launched on a GPU."""
+        """1 / scale, a number where the scale is one."""
         return self.scale.reciprocal() if isinstance(self.scale, Tensor) else 1 / self.scale
 
     def scale_tensor(self) -> Tensor:
@@ -67,8 +67,12 @@ def prepare_pair(
         weight = check.sample_weight(op, weight, x, n, reduction)
     if scale is None:
         return Pair(x, y, weight)
-    rows = (n,) if views == 1 else (n, 2 * n)
-    return Pair(x, y, weight, check.scale(op, *scale, x, rows=rows))
+    name, value = scale
+    if isinstance(value, Tensor):
+        value = check.positive(op, name, value, x, rows=(n,) if views == 1 else (n, 2 * n))
+    else:  # a number stays one, for which nothing is launched on a GPU
+        value = check.number(op, name, value, low=0.0, strict=True)
+    return Pair(x, y, weight, value)
 
 
 def prepare_graph(
