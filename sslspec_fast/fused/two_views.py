@@ -12,6 +12,10 @@ are what a small batch pays for.
 With :math:`w_i = \bar\ell_i\, \sigma(a_i - c\, u_i \cdot u_{p(i)})`, W the pairwise weights for
 the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v`,
 :math:`\bar c = \tfrac12 \langle u, v \rangle`.
+
+Each device has its own operators here, behind one function. With one schema, the CPU would take the
+GPU's options (reduction, form, which gradients) and reduce inside the operator, in Python, what
+autograd reduces in C++: 5 microseconds more for forward and backward of 8 x 16 rows, which take 60.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..._register import register_op
 from ..._seam import _C, CODE, threads, unit_stride, view
+from .._value_and_grad import wanted
 from . import graph_cov_cuda
 from .csr import CSR_ARGS, SPARSE_ARGS, Csr, Sparse, of_csr, of_sparse
 
@@ -67,36 +68,25 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return (None,) * 6 + (grad_x, grad_y)
 
 
-# ---- symmetric A, Y = X -----------------------------------------------------------------------
+# ---- symmetric A, or A − d dᵀ/vol, Y = X ------------------------------------------------------
 
 
 @of_csr
-def _self_shapes(a: Sparse, x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[1], x.shape[1])
+def _self_shapes(
+    a: Sparse, x: Tensor, degree: Tensor | None, grad_x: bool
+) -> tuple[Tensor, Tensor]:
+    """C, and on a GPU A X where a gradient will be asked for."""
+    kept = x.shape if grad_x and x.is_cuda else (0,)
+    return x.new_empty(x.shape[1], x.shape[1]), x.new_empty(kept)
 
 
 @of_csr
-def _self_body(a: Sparse, x: Tensor) -> Tensor:
-    return _compute(a, x, None)
-
-
-def _self_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    indptr, indices, values, x = ctx.saved_tensors
-    sparse = Sparse(indptr, indices, values)
-    return None, None, None, _apply(*sparse, x, grad + grad.mT, None, None)
-
-
-# ---- symmetric A − d dᵀ/vol, Y = X ------------------------------------------------------------
-
-
-@of_csr
-def _centred_shapes(a: Sparse, x: Tensor, degree: Tensor) -> Tensor:
-    return x.new_empty(x.shape[1], x.shape[1])
-
-
-@of_csr
-def _centred_body(a: Sparse, x: Tensor, degree: Tensor) -> Tensor:
-    return _centre(_compute(a, x, None), x, degree)
+def _self_body(a: Sparse, x: Tensor, degree: Tensor | None, grad_x: bool) -> tuple[Tensor, Tensor]:
+    if grad_x and x.is_cuda:
+        c, product = graph_cov_cuda.compute_and_keep(a, unit_stride(x))
+    else:
+        c, product = _compute(a, x, None), x.new_empty(0)
+    return c if degree is None else _centre(c, x, degree), product
 
 
 def _centre(c: Tensor, x: Tensor, degree: Tensor) -> Tensor:
@@ -104,44 +94,27 @@ def _centre(c: Tensor, x: Tensor, degree: Tensor) -> Tensor:
     return c.sub_(weighted[:, None] * (weighted / degree.sum()))
 
 
-def _centred_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    indptr, indices, values, x, degree = ctx.saved_tensors
-    both = grad + grad.mT
-    rank_one = both @ (x.mT @ degree) / -degree.sum()
-    sparse = Sparse(indptr, indices, values)
-    return None, None, None, _apply(*sparse, x, both, degree, rank_one), None
-
-
-# ---- both on a GPU, with A X kept for the gradient ---------------------------------------------
-
-
-@of_csr
-def _kept_shapes(a: Sparse, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[1], x.shape[1]), x.new_empty(x.shape)
-
-
-@of_csr
-def _kept_body(a: Sparse, x: Tensor, degree: Tensor | None) -> tuple[Tensor, Tensor]:
-    c, product = graph_cov_cuda.compute_and_keep(a, unit_stride(x))
-    return c if degree is None else _centre(c, x, degree), product
-
-
-def _kept_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _self_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, grad_x = inputs
+    ctx.kept = grad_x and tensors[3].is_cuda
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # zeros for A X: a pass over memory
-    ctx.save_for_backward(*inputs, output[1])
+    ctx.save_for_backward(*tensors, output[1])
 
 
-def _kept_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
+def _self_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:
     if grad is None:
-        return (None,) * 5
+        return (None,) * 6
     *sparse, x, degree, product = ctx.saved_tensors
     both = grad + grad.mT
     rank_one = None if degree is None else both @ (x.mT @ degree) / -degree.sum()
-    if torch.is_grad_enabled():  # a second derivative: A X as a function of x
-        return None, None, None, _apply(*Sparse(*sparse), x, both, degree, rank_one), None
-    grad_x = graph_cov_cuda.multiplied(product, both)
-    return None, None, None, grad_x if rank_one is None else grad_x.addr_(degree, rank_one), None
+    if ctx.kept and not torch.is_grad_enabled():
+        grad_x = graph_cov_cuda.multiplied(product, both)
+        if rank_one is not None:
+            grad_x.addr_(degree, rank_one)
+    else:
+        grad_x = _apply(*Sparse(*sparse), x, both, degree, rank_one)
+    return None, None, None, grad_x, None, None
 
 
 # ---- (A Y) M + u vᵀ, the gradient -------------------------------------------------------------
@@ -189,35 +162,13 @@ _graph_cov = register_op(
     setup=_setup,
 )
 _graph_cov_self = register_op(
-    f"graph_cov_self({CSR_ARGS}, Tensor x) -> Tensor",
+    f"graph_cov_self({CSR_ARGS}, Tensor x, Tensor? degree, bool grad_x) -> (Tensor, Tensor)",
     cpu=_self_body,
     cuda=_self_body,
     fake=_self_shapes,
     backward=_self_backward,
-    setup=_setup,
+    setup=_self_setup,
 )
-
-_graph_cov_centred = register_op(
-    f"graph_cov_centred({CSR_ARGS}, Tensor x, Tensor degree) -> Tensor",
-    cpu=_centred_body,
-    cuda=_centred_body,
-    fake=_centred_shapes,
-    backward=_centred_backward,
-    setup=_setup,
-)
-
-_graph_cov_kept = register_op(
-    f"graph_cov_kept({CSR_ARGS}, Tensor x, Tensor? degree) -> (Tensor, Tensor)",
-    cpu=_kept_body,
-    cuda=_kept_body,
-    fake=_kept_shapes,
-    backward=_kept_backward,
-    setup=_kept_setup,
-)
-
-
-def _keeps(x: Tensor) -> bool:
-    return x.is_cuda and x.requires_grad and torch.is_grad_enabled()
 
 
 def graph_cov(a: Csr, x: Tensor, y: Tensor) -> Tensor:
@@ -238,10 +189,8 @@ def graph_cov(a: Csr, x: Tensor, y: Tensor) -> Tensor:
             f"graph_cov: y must be ({a.n_cols}, e) {x.dtype}, got {tuple(y.shape)} {y.dtype}"
         )
     out: Tensor
-    if y is x and a.symmetric and _keeps(x):
-        out = _graph_cov_kept(*a.arrays, x, None)[0]
-    elif y is x and a.symmetric:
-        out = _graph_cov_self(*a.arrays, x)
+    if y is x and a.symmetric:
+        out = _graph_cov_self(*a.arrays, x, None, wanted(x))[0]
     else:
         out = _graph_cov(*a.with_transpose(), x, y)
     return out
@@ -267,9 +216,5 @@ def graph_cov_centred(a: Csr, x: Tensor, degree: Tensor) -> Tensor:
             f"graph_cov_centred: degree must be ({a.n_rows},) {x.dtype}, "
             f"got {tuple(degree.shape)} {degree.dtype}"
         )
-    out: Tensor
-    if _keeps(x):
-        out = _graph_cov_kept(*a.arrays, x, degree)[0]
-    else:
-        out = _graph_cov_centred(*a.arrays, x, degree)
+    out: Tensor = _graph_cov_self(*a.arrays, x, degree, wanted(x))[0]
     return out

@@ -105,9 +105,9 @@ def test_operator_contract() -> None:
     m = dense_rows(3, 2, torch.float32).requires_grad_()
     torch.library.opcheck(ops.graph_cov_apply.default, (*a.with_transpose(), y, m, None, None))
     s, _ = symmetric_matrix(7)
-    torch.library.opcheck(ops.graph_cov_self.default, (s.indptr, s.indices, None, x))
-    degree = s.row_sums().float()
-    torch.library.opcheck(ops.graph_cov_centred.default, (s.indptr, s.indices, None, x, degree))
+    for degree in (None, s.row_sums().float()):
+        arguments = (s.indptr, s.indices, None, x, degree, True)
+        torch.library.opcheck(ops.graph_cov_self.default, arguments)
     v = dense_rows(2, 1, torch.float32)[:, 0].contiguous().requires_grad_()
     u = torch.ones(7)
     torch.library.opcheck(ops.graph_cov_apply.default, (*a.with_transpose(), y, m, u, v))
