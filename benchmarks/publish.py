@@ -1,8 +1,9 @@
-"""``python benchmarks/publish.py``: put the newest measured table and the demo into their pages.
+"""``python benchmarks/publish.py``: put the table of losses and new results into their pages.
 
-Reads ``bench_results/bench.md``, ``demo/report.txt`` and ``demo/demo.png`` where they exist, and
-writes them between the markers of ``benchmarks/results/cpu.md`` and ``docs/demo.md``, and
-``docs/demo.png``. Results are never typed by hand.
+Writes the catalogue of losses into ``README.md``. Reads ``bench_results/bench.md``,
+``demo/report.txt`` and ``demo/demo.png`` where they exist, and writes them between the markers of
+``benchmarks/results/cpu.md`` and ``docs/demo.md``, and ``docs/demo.png``. Results are never typed
+by hand.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+
+from sslspec_fast.losses._catalogue import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +29,7 @@ def splice(page: Path, marker: str, body: str) -> None:
 
 
 def main() -> None:
+    splice(ROOT / "README.md", "losses", markdown())
     table = ROOT / "bench_results" / "bench.md"
     if table.exists():
         splice(ROOT / "benchmarks" / "results" / "cpu.md", "bench", table.read_text("utf-8"))

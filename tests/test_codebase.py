@@ -259,12 +259,37 @@ def test_folders_of_the_package_show_their_design() -> None:
     assert crowded == {}
 
 
-def test_the_tests_lie_as_what_they_test() -> None:
-    # Only tests, conftest.py, support/ (what tests share) and sanitize/ (what a sanitizer runs).
+def misplaced(tests: Path, package: Path) -> list[str]:
+    """Tests that do not lie as the folder or the module that they are named after."""
+    apart = ("support", "sanitize", "gpu", "distributed", "properties", "benchmarks")
+    found = []
+    for path in sources(tests, ".py"):
+        here, parts = path.relative_to(tests), path.relative_to(tests).parts
+        if path.name == "conftest.py" or parts[0] in apart:
+            continue
+        name = path.stem.removeprefix("test_")
+        named = [m for m in package.joinpath(*parts[:1]).rglob("*") if m.stem.strip("_") == name]
+        beside = {m.parent.relative_to(package) for m in named if m.suffix == ".py" or m.is_dir()}
+        if not (package / here.parent).is_dir() or (beside and here.parent not in beside):
+            found.append(str(here))
+    return found
+
+
+def test_the_tests_lie_as_what_they_test(tmp_path: Path) -> None:
+    # Apart are what tests share, what a sanitizer runs, and tests of another machine or of ranks,
+    # of drawn examples and of the benchmarks.
     for path in sources(ROOT / "tests", ".py"):
         parts = path.relative_to(ROOT / "tests").parts
         if parts[0] not in ("support", "sanitize"):
             assert path.name.startswith("test_") or path.name == "conftest.py", path
+    assert misplaced(ROOT / "tests", PACKAGE) == []
+    for name in ("tests/a/test_x.py", "tests/a/b/test_p.py", "tests/c/test_f.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name in ("package/a/b/x.py", "package/a/b/p.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert misplaced(tmp_path / "tests", tmp_path / "package") == ["a/test_x.py", "c/test_f.py"]
 
 
 def all_imports(path: Path) -> set[Path]:

@@ -30,7 +30,7 @@ class Row:
     name: of its function. title: of its page. inputs: one of the words above.
     modules: names in `losses`; GraphLoss is that of every loss of a graph, and MemoryBank keeps
         the queue of `moco`.
-    drop_in: library and name of the losses that the modules (else the function) are equal to.
+    drop_in: the libraries whose losses of that name the modules (else the function) are equal to.
     scale: the keyword of its temperature or logit scale; empty without one.
     unit_rows: it takes rows of unit length as they are.
     closed_form: the name of its optimum in `spectral`, which is another name of it in GraphLoss.
@@ -73,7 +73,7 @@ CATALOGUE = {
             "NT-Xent",
             TWO_VIEWS,
             ("NTXentLoss",),
-            ("lightly NTXentLoss",),
+            ("lightly", "solo-learn"),
             scale="temperature",
         ),
         Row(
@@ -81,7 +81,7 @@ CATALOGUE = {
             "InfoNCE",
             TWO_VIEWS,
             ("InfoNCELoss",),
-            ("info-nce-pytorch InfoNCE",),
+            ("info-nce-pytorch", "sentence-transformers"),
             scale="temperature",
         ),
         Row(
@@ -89,7 +89,7 @@ CATALOGUE = {
             "MoCo",
             QUEUE,
             ("MemoryBank",),
-            ("solo-learn mocov2plus_loss_func",),
+            ("solo-learn", "sslsv"),
             scale="temperature",
         ),
         Row(
@@ -97,7 +97,7 @@ CATALOGUE = {
             "CLIP",
             TWO_VIEWS,
             ("CLIPLoss",),
-            ("open_clip ClipLoss",),
+            ("open_clip",),
             scale="logit_scale",
             unit_rows=True,
         ),
@@ -106,7 +106,7 @@ CATALOGUE = {
             "SigLIP",
             TWO_VIEWS,
             ("SigLIPLoss",),
-            ("open_clip SigLipLoss",),
+            ("open_clip",),
             scale="logit_scale",
             unit_rows=True,
         ),
@@ -115,7 +115,7 @@ CATALOGUE = {
             "SupCon",
             LABELS,
             ("SupConLoss",),
-            ("SupContrast SupConLoss",),
+            ("SupContrast",),
             scale="temperature",
             unit_rows=True,
         ),
@@ -124,7 +124,7 @@ CATALOGUE = {
             "DCL and DCLW",
             TWO_VIEWS,
             ("DCLLoss", "DCLWLoss"),
-            ("lightly DCLLoss", "lightly DCLWLoss"),
+            ("lightly",),
             scale="temperature",
         ),
         Row(
@@ -132,20 +132,21 @@ CATALOGUE = {
             "VICReg",
             TWO_VIEWS,
             ("VICRegLoss",),
-            ("lightly VICRegLoss",),
+            ("lightly", "the authors' code"),
         ),
         Row(
             "barlow_twins",
             "Barlow Twins",
             TWO_VIEWS,
             ("BarlowTwinsLoss",),
-            ("lightly BarlowTwinsLoss",),
+            ("lightly", "the authors' code"),
         ),
         Row(
             "spectral_contrastive",
             "Spectral contrastive loss",
             TWO_VIEWS,
             ("SpectralContrastiveLoss",),
+            ("the authors' code",),
             unit_rows=True,
         ),
         Row(
@@ -153,12 +154,12 @@ CATALOGUE = {
             "Negative cosine similarity",
             TWO_VIEWS,
             ("NegativeCosineSimilarity",),
-            ("lightly NegativeCosineSimilarity",),
+            ("lightly",),
         ),
         Row("falcon", "FALCON", TWO_VIEWS, ("FalconLoss",)),
-        Row("koleo", "KoLeo", ROWS, ("KoLeoLoss",), ("lightly KoLeoLoss",)),
-        Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly SIGReg",)),
-        Row("lejepa", "LeJEPA", VIEWS, ("LeJEPALoss",), ("lightly LeJEPALoss",)),
+        Row("koleo", "KoLeo", ROWS, ("KoLeoLoss",), ("lightly", "DINOv2", "DINOv3")),
+        Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly", "lejepa")),
+        Row("lejepa", "LeJEPA", VIEWS, ("LeJEPALoss",), ("lightly",)),
         Row("matryoshka", "Matryoshka", NAMED, ("MatryoshkaLoss",)),
         Row(
             "graph_info_nce",
@@ -209,12 +210,10 @@ def of_closed_form(name: str) -> Row | None:
 
 def markdown() -> str:
     """The table of all losses, as the README has it."""
-    lines = ["| function | module | drop-in for | page |", "|---|---|---|---|"]
+    lines = ["| loss | function | module | drop-in for |", "|---|---|---|---|"]
     for row in CATALOGUE.values():
-        modules = ", ".join(f"`sf.{module}`" for module in row.modules)
-        others = [other.split() for other in row.drop_in]
-        drop_in = ", ".join(f"{library} `{name}`" for library, name in others)
+        call = f'("{row.name}")' if row.modules == ("GraphLoss",) else ""
+        modules = ", ".join(f"`sf.{module}{call}`" for module in row.modules)
         page = f"[{row.title}](docs/math/{row.name}.md)"
-        cells = [f"`F.{row.name}`", modules or "–", drop_in or "–", page]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {page} | `F.{row.name}` | {modules} | {', '.join(row.drop_in)} |")
     return "\n".join(lines)

@@ -64,7 +64,7 @@ def test_public_names() -> None:
 
 
 def test_the_table_of_the_readme() -> None:
-    # python benchmarks/readme.py writes it.
+    # python benchmarks/publish.py writes it.
     text = (ROOT / "README.md").read_text("utf-8")
     found = re.search(r"<!-- losses -->\n(.*?)\n<!-- /losses -->", text, flags=re.S)
     assert found is not None

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from sslspec_fast.spectral.cli.files import read_input, read_labels
 
-from ..support.budget import budget
+from ...support.budget import budget
 
 X = np.random.default_rng(0).standard_normal((6, 3)).round(4)
 W = sp.coo_array((np.arange(1.0, 7), ([0, 1, 2, 1, 3, 4], [1, 0, 1, 2, 4, 3])), shape=(6, 6))

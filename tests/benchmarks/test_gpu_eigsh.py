@@ -9,7 +9,7 @@ import pytest
 
 import sslspec_fast  # noqa: F401  before the checkout, which may lack the compiled core, is on the path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")

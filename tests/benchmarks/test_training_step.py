@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sslspec_fast  # noqa: F401  before the checkout, which may lack the compiled core, is on the path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FAMILIES = ("vicreg", "barlow", "nt_xent")
 
 
