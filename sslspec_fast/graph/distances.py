@@ -87,8 +87,8 @@ def nearest_of(
         before, after = length[:, :-1][:, :k], length[:, 1 : k + 1]
         close = (after - before <= 2 * relative_error(x.shape[1]) * after) | after.isinf()
         close &= after > 0  # copies are copies
-        doubt = torch.nonzero(close.any(1))[:, 0]
-        for part in doubt.split(_pieces(x, found)) if len(doubt) else ():
+        unsure = torch.nonzero(close.any(1))[:, 0]
+        for part in unsure.split(_pieces(x, found)) if len(unsure) else ():
             place = _exact_order(x, rows[part], found[part])
             near[part] = found[part].gather(1, place)
     return near[:, :k], length[:, :k]

@@ -5,7 +5,7 @@ e (a + |x_j|)^2, a row that is no candidate is farther away than the root of
 
     reach - e (2 a + sqrt(reach))^2,         reach: computed square of the farthest candidate
 
-since rows with |x_j| > a + sqrt(reach) are farther than sqrt(reach) anyway. Three looks, each for
+since rows with |x_j| > a + sqrt(reach) are farther than sqrt(reach) anyway. Three steps, each for
 the rows that the one before leaves open: products about the mean, in the precision of the rows;
 products in float64 about the median of those rows, with all candidates that the bound leaves open;
 differences to every row. So outliers and clusters far apart cost time and nothing else. Among
@@ -31,8 +31,8 @@ __all__ = ["SPARE", "centred", "neighbours"]
 SPARE = 8  # candidates beyond k, so that rounding in the products need not lose a neighbour
 _BLOCK_BYTES = 64 << 20
 _GROUP = 32
-_OPEN = 256  # candidates of a second look
-_EXACT_ENTRIES = 1 << 18  # of the candidates of one row in the last look
+_OPEN = 256  # candidates of a row that is rechecked
+_EXACT_ENTRIES = 1 << 18  # of the candidates of one row in the last step
 _FAR = 2.0**400  # coordinates beyond, in units of the rows in question, are cut: squares fit
 
 
@@ -75,7 +75,7 @@ def neighbours(
         if count < n - 1:
             left.append(rows[~products.certain(rows, reach, search.length[rows, -1])])
     if left:
-        search.differences(search.second_look(torch.cat(left)))
+        search.differences(search.recheck(torch.cat(left)))
     return search.index, times_power(search.length, search.exponent)
 
 
@@ -88,7 +88,7 @@ class _Products:
         self.width = -(-n // _GROUP) * _GROUP
         self.block = max(1, min(n, _BLOCK_BYTES // (self.width * y.element_size())))
         # a sum of d products, its terms, and the rounding of y itself; what vanishes in squares
-        self.share = 0.0 if exact else torch.finfo(y.dtype).eps * (y.shape[1] / 2 + 8)
+        self.relative = 0.0 if exact else torch.finfo(y.dtype).eps * (y.shape[1] / 2 + 8)
         self.least = 0.0 if exact else 4.0 * y.shape[1] * torch.finfo(y.dtype).smallest_normal
         self._scratch = y.new_empty(0)
 
@@ -110,7 +110,7 @@ class _Products:
     def _error(self, rows: Tensor, reach: Tensor) -> Tensor:
         """Of the computed squares to rows at most sqrt(reach) away."""
         a = self.norms[rows].double().sqrt()
-        return self.share * (2 * a + reach.clamp_min(0).sqrt()).square() + self.least
+        return self.relative * (2 * a + reach.clamp_min(0).sqrt()).square() + self.least
 
     def _unit(self, length: Tensor) -> Tensor:
         """In units of y, and no less for its own error."""
@@ -148,7 +148,7 @@ class _Search:
         """Candidates, where the copies that are to spare are none."""
         return min(max(most, self.k + SPARE), self.x.shape[0] - len(self.spare) - 1)
 
-    def second_look(self, left: Tensor) -> Tensor:
+    def recheck(self, left: Tensor) -> Tensor:
         """Products about the median of the rows that are left; returns what they leave open."""
         if not len(left):
             return left

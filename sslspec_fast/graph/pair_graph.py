@@ -17,7 +17,7 @@ from .build import csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
 from .relation import Relation, components, constant_when_traced, cuthill_mckee, rescaled
-from .stored import Stored
+from .stored import CsrRelation
 from .total import add
 
 
@@ -106,12 +106,12 @@ class PairGraph:
         """
         n = count("from_edges", "n", n, 0)
         device = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
-        return cls(Stored(csr_from_edges(rows, cols, weights, n, symmetrize).to(device)))
+        return cls(CsrRelation(csr_from_edges(rows, cols, weights, n, symmetrize).to(device)))
 
     @classmethod
     def from_sparse(cls, A: Any) -> PairGraph:
         """G = A, a square scipy, torch (COO, CSR, CSC) or cupyx sparse matrix of finite weights."""
-        return cls(Stored(csr_from_sparse(A)))
+        return cls(CsrRelation(csr_from_sparse(A)))
 
     @classmethod
     def from_knn(
@@ -135,7 +135,7 @@ class PairGraph:
         """
         k = count("from_knn", "n_neighbors", n_neighbors, 1)
         options = {"metric": metric, "weight": weight, "backend": backend}
-        return cls(Stored(knn_csr(X, k, mutual=mutual, **options)))
+        return cls(CsrRelation(knn_csr(X, k, mutual=mutual, **options)))
 
     # ------------------------------------------------------------------ algebra
 
@@ -163,7 +163,7 @@ class PairGraph:
         if weight == 0.0:
             none: list[int] = []
             return PairGraph(
-                Stored(csr_from_edges(none, none, None, self.n, False)).to(self.device)
+                CsrRelation(csr_from_edges(none, none, None, self.n, False)).to(self.device)
             )
         return PairGraph(rescaled(self._relation, weight))
 

@@ -1,4 +1,4 @@
-"""Stored relation: G as compressed sparse rows, with one scalar factor so that `w * g` copies
+"""A stored relation: G as compressed sparse rows, with one scalar factor so that `w * g` copies
 nothing.
 """
 
@@ -15,7 +15,7 @@ from ..primitives.sparse.spmm import spmm
 from .relation import HubEdges, Relation, range_of
 
 
-class Stored(Relation):
+class CsrRelation(Relation):
     """scale * A, A in compressed-row form with sorted, unique columns and no stored zeros."""
 
     kind = "csr"
@@ -81,17 +81,17 @@ class Stored(Relation):
     def _rescale(self, r: Tensor) -> Tensor:
         return r if self._scale == 1.0 else r * self._scale
 
-    def scaled(self, weight: float) -> Stored:
-        return Stored(self._a, self._scale * weight)
+    def scaled(self, weight: float) -> CsrRelation:
+        return CsrRelation(self._a, self._scale * weight)
 
     def weight_range(self) -> tuple[float, float]:
         low, high = (1.0, 1.0) if self._a.values is None else range_of(self._a.values.abs())
         return low * abs(self._scale), high * abs(self._scale)
 
-    def to(self, device: torch.device) -> Stored:
-        return self if device == self.device else Stored(self._a.to(device), self._scale)
+    def to(self, device: torch.device) -> CsrRelation:
+        return self if device == self.device else CsrRelation(self._a.to(device), self._scale)
 
-    def without_diagonal(self) -> Stored:
+    def without_diagonal(self) -> CsrRelation:
         if not self.has_self_loops:
             return self
         a = self._a
@@ -101,7 +101,7 @@ class Stored(Relation):
         dropped[a.indices[~keep].long()] = 1
         torch.cumsum(a.indptr.diff() - dropped, 0, out=indptr[1:])
         values = None if a.values is None else a.values[keep]
-        return Stored(Csr(indptr, a.indices[keep], values, self.n, a._symmetric), self._scale)
+        return CsrRelation(Csr(indptr, a.indices[keep], values, self.n, a._symmetric), self._scale)
 
     def csr(self) -> Csr:
         return self._a.scaled(self._scale)

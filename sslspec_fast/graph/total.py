@@ -12,12 +12,12 @@ from ..primitives.sparse.csr import Csr
 from .build import csr_from_scipy
 from .cliques import Cliques
 from .relation import HubEdges, Relation, constant_when_traced
-from .stored import Stored
+from .stored import CsrRelation
 
 _numbers = itertools.count()
 
 
-class Total(Relation):
+class SumRelation(Relation):
     """Σ_p G_p: any number of clique unions and at most one stored relation (stored ones are
     merged).
     """
@@ -77,18 +77,20 @@ class Total(Relation):
     def covariance(self, x: Tensor, y: Tensor) -> Tensor:
         return _add([p.covariance(x, y) for p in self.parts])
 
-    def scaled(self, weight: float) -> Total:
-        return Total(tuple(p.scaled(weight) for p in self.parts))
+    def scaled(self, weight: float) -> SumRelation:
+        return SumRelation(tuple(p.scaled(weight) for p in self.parts))
 
     def weight_range(self) -> tuple[float, float]:
         low, high = zip(*(p.weight_range() for p in self.parts), strict=True)
         return min(low), max(high)
 
-    def to(self, device: torch.device) -> Total:
-        return self if device == self.device else Total(tuple(p.to(device) for p in self.parts))
+    def to(self, device: torch.device) -> SumRelation:
+        return (
+            self if device == self.device else SumRelation(tuple(p.to(device) for p in self.parts))
+        )
 
-    def without_diagonal(self) -> Total:
-        return Total(tuple(p.without_diagonal() for p in self.parts))
+    def without_diagonal(self) -> SumRelation:
+        return SumRelation(tuple(p.without_diagonal() for p in self.parts))
 
     def csr(self) -> Csr:
         return self._merged(self._name)
@@ -119,19 +121,19 @@ class Total(Relation):
 def add(a: Relation, b: Relation) -> Relation:
     """a + b, flattened; stored parts are merged into one."""
     parts = [*_parts(a), *_parts(b)]
-    stored = [p for p in parts if isinstance(p, Stored)]
-    cliques = [p for p in parts if not isinstance(p, Stored)]
+    stored = [p for p in parts if isinstance(p, CsrRelation)]
+    cliques = [p for p in parts if not isinstance(p, CsrRelation)]
     if len(stored) > 1:
         merged = stored[0].csr().to_scipy() + stored[1].csr().to_scipy()
         symmetric = True if all(p.symmetric for p in stored) else None
-        stored = [Stored(csr_from_scipy(merged, symmetric=symmetric).to(a.device))]
+        stored = [CsrRelation(csr_from_scipy(merged, symmetric=symmetric).to(a.device))]
     stored = [p for p in stored if p.nnz > 0 or not cliques]
     rest = (*cliques, *stored)
-    return rest[0] if len(rest) == 1 else Total(rest)
+    return rest[0] if len(rest) == 1 else SumRelation(rest)
 
 
 def _parts(r: Relation) -> tuple[Relation, ...]:
-    return r.parts if isinstance(r, Total) else (r,)
+    return r.parts if isinstance(r, SumRelation) else (r,)
 
 
 def _add(terms: list[Tensor]) -> Tensor:
@@ -144,7 +146,7 @@ def _add(terms: list[Tensor]) -> Tensor:
 def _inner(a: Relation, b: Relation) -> float:
     if isinstance(a, Cliques) and isinstance(b, Cliques):
         return a.inner(b)
-    if isinstance(a, Stored):
+    if isinstance(a, CsrRelation):
         a, b = b, a
     pattern = b.csr()  # b is the stored one: nothing implicit is materialised
     values = a.entries(pattern.rows(), pattern.indices.long())

@@ -122,8 +122,8 @@ def is_scalar(scale: float | Tensor) -> bool:
 
 def row_weights(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
     """(n,) the factor of each row in the mean or sum of `reduce_rows`."""
-    share = torch.ones_like(rows) if weight is None else weight
-    return share / share.sum() if reduction == "mean" else share
+    factors = torch.ones_like(rows) if weight is None else weight
+    return factors / factors.sum() if reduction == "mean" else factors
 
 
 def with_terms(loss: Tensor, terms: Terms | None) -> LossOrTerms:

@@ -61,7 +61,7 @@ def debiased(
 ) -> Tensor:
     """log of the debiased sum over negatives (Chuang et al. 2020, arXiv 2007.00224, eq. 8).
 
-    A share tau_plus of the count negatives is taken to be of the anchor's own class, and the
+    A fraction tau_plus of the count negatives is taken to be of the anchor's own class, and the
     positive says what those look like: (S - tau_plus count e^p) / (1 - tau_plus), at least
     count e^-scale, the smallest value that unit rows allow. An anchor without negatives has S = 0
     and nothing to correct: its -inf stays, and has no gradient.

@@ -70,7 +70,7 @@ def clip(
             gradient is 0.
         reduction: "mean", "sum" or "none": (n,), the mean of the two directions.
         sample_weight: (n,) per pair; mean = sum of w l / sum of w.
-        label_smoothing: share of the target spread over the n columns.
+        label_smoothing: fraction of the target spread over the n columns.
         tau_plus: class prior of the debiased loss (arXiv 2007.00224), for unit rows.
         return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exps}.
         impl: "fused", or "torch" for the plain reference.

@@ -68,7 +68,7 @@ def graph_info_nce(
         reduction: "mean" over anchors with d_i > 0; "none": (n,) the same terms, 0 for isolated
             rows; "sum": the paper's L = sum of d_i times those.
         sample_weight: (n,); mean = sum of w l / sum of w over anchors with d_i > 0.
-        label_smoothing: share of the target spread over the n - 1 columns of "others".
+        label_smoothing: fraction of the target spread over the n - 1 columns of "others".
         tau_plus: class prior of the debiased loss (arXiv 2007.00224), with "others" only.
         return_terms: also return {"alignment": of the positive logits, "uniformity": of a_i}.
         impl: "fused", or "torch" for the plain reference.

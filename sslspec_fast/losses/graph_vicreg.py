@@ -106,8 +106,8 @@ def graph_vicreg(
         off_diagonal = off_diagonal / (n - 1) ** 2
         distance = edge_sum / n
     else:
-        share = (graph.degree / graph.volume).to(x.dtype)[:, None]
-        y = share.sqrt() * (x - (share * x).sum(0))
+        weight = (graph.degree / graph.volume).to(x.dtype)[:, None]
+        y = weight.sqrt() * (x - (weight * x).sum(0))
         var = y.square().sum(0)
         off_diagonal = gram.sqnorm(y, off_diagonal=True, half=is_half(z))
         distance = edge_sum / graph.volume

@@ -75,7 +75,7 @@ def info_nce(
         negatives: (m, d) more columns (a queue, mined negatives), or None.
         reduction: "mean", "sum" or "none" over the n queries.
         sample_weight: (n,); mean = sum of w l / sum of w.
-        label_smoothing: share of the target spread over the n + m columns.
+        label_smoothing: fraction of the target spread over the n + m columns.
         tau_plus: class prior of the debiased loss (arXiv 2007.00224).
         margin: >= 0, taken off the cosine of the positive pair (additive margin softmax, arXiv
             1801.05599); in numerator and denominator.
@@ -155,8 +155,8 @@ def info_nce(
                 lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
             loss = reduce_rows(one_positive_rows(lse, positive), reduction, weight)
         else:
-            share = row_weights(positive.detach(), reduction, weight)
-            loss = one_positive_total(a, b, scale, positive, share, skip_self=True)
+            row_weight = row_weights(positive.detach(), reduction, weight)
+            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=True)
         if label_smoothing:
             total = dot_with_sum(u, columns) * scale
             rows = smoothing(positive, total, columns.shape[0], label_smoothing)

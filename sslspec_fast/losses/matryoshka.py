@@ -4,7 +4,7 @@ r"""Matryoshka: one loss on several prefixes of the features.
     L = \sum_m w_m \, \ell\bigl(Z_1[:, :m], Z_2[:, :m]\bigr),
 
 each prefix re-normalised for the losses on unit rows. Gradient: the prefixes' gradients add up in
-the columns they share. Prefixes are strided views: nothing is copied before the rows are
+the columns they factor. Prefixes are strided views: nothing is copied before the rows are
 normalised.
 
 Kusupati et al., "Matryoshka Representation Learning" (NeurIPS 2022, arXiv 2205.13147), section 3.
@@ -65,12 +65,12 @@ def matryoshka(
     op = "matryoshka"
     group = several(op, hyper.get("group"))
     with told_to_all(op, group):
-        sizes, shares = _checked(loss, z1, z2, dims, weights, hyper, 1 if group is None else 0)
+        sizes, factors = _checked(loss, z1, z2, dims, weights, hyper, 1 if group is None else 0)
     if group is not None and not torch.compiler.is_compiling():
         alike = {
             "loss": loss,
             "dims": sizes,
-            "weights": shares,
+            "weights": factors,
             "keywords": sorted(k for k, v in hyper.items() if v is not None),
         }
         agree(op, group, alike, z1.shape[0])
@@ -84,7 +84,7 @@ def matryoshka(
             widen(z1),
             widen(z2),
             dims=sizes,
-            weights=shares,
+            weights=factors,
             renormalize=renormalize,
             **hyper,
         )
@@ -103,8 +103,8 @@ def matryoshka(
         values = {m: alone(m) for m in prefixes}
     terms = {f"dim_{m}": value for m, value in values.items()}
     total: Tensor | float = 0.0
-    for m, share in zip(sizes, shares, strict=True):
-        total = total + share * values[m]
+    for m, factor in zip(sizes, factors, strict=True):
+        total = total + factor * values[m]
     assert isinstance(total, Tensor)
     return with_terms(total, terms if return_terms else None)
 
@@ -130,16 +130,16 @@ def _checked(
         if not 1 <= m <= d:
             raise ValueError(f"{op}: dims must be in 1 ... {d}, the features of z1, got {m}")
     each = [1.0] * len(sizes) if weights is None else _several(op, "weights", weights)
-    shares = [check.number(op, "weights", w, low=0.0) for w in each]
-    if len(shares) != len(sizes):
+    factors = [check.number(op, "weights", w, low=0.0) for w in each]
+    if len(factors) != len(sizes):
         raise ValueError(
-            f"{op}: weights must have one number per prefix ({len(sizes)}), got {len(shares)}"
+            f"{op}: weights must have one number per prefix ({len(sizes)}), got {len(factors)}"
         )
     if hyper.get("negatives") is not None:
         if loss != "info_nce":
             raise TypeError(f"{op}: negatives are for loss='info_nce', got loss={loss!r}")
         check.columns(op, "negatives", hyper["negatives"], "z1", z1, min_rows=min_rows)
-    return sizes, shares
+    return sizes, factors
 
 
 def _several(op: str, name: str, values: Any) -> list[Any]:

@@ -124,8 +124,8 @@ def moco(
             rows = one_positive_rows(false.lse(a, b, scale, skip_self=False), positive)
             loss = reduce_rows(rows, reduction, weight)
         else:
-            share = row_weights(positive.detach(), reduction, weight)
-            loss = one_positive_total(a, b, scale, positive, share, skip_self=False)
+            row_weight = row_weights(positive.detach(), reduction, weight)
+            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
 
 

@@ -74,7 +74,7 @@ def nt_xent(
             or (2n,) view-major. A tensor may require a gradient.
         reduction: "mean" and "sum" over the 2n anchors, or "none": (2n,) view-major.
         sample_weight: (n,) per pair, applied to both views; mean = sum of w l / sum of w.
-        label_smoothing: share of the target spread over the 2n - 1 columns.
+        label_smoothing: fraction of the target spread over the 2n - 1 columns.
         tau_plus: class prior of the debiased loss (arXiv 2007.00224).
         return_terms: also return {"alignment": of -s_pos, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
@@ -215,9 +215,9 @@ class NTXentLoss(Loss):
         bank = self.bank.to(x)
         u, v, similarity = paired_rows(x, y)
         positive, n = similarity * scale, x.shape[0] if ranks is None else ranks.n
-        share = torch.ones_like(similarity.detach()) / n
+        row_weight = torch.ones_like(similarity.detach()) / n
         if x.shape[0]:
-            loss = one_positive_total(u, bank.clone(), scale, positive, share, skip_self=False)
+            loss = one_positive_total(u, bank.clone(), scale, positive, row_weight, skip_self=False)
         else:
             loss = positive.sum()
         if out0.requires_grad:

@@ -95,8 +95,8 @@ def siglip(
             rows = pairwise.softplus(a, b, scale, bias, skip_self=True) + positive
             loss = reduce_rows(rows, reduction, weight)
         else:
-            share = row_weights(positive.detach(), reduction, weight)
-            loss = softplus_total(a, b, scale, bias, share, skip_self=True)
+            row_weight = row_weights(positive.detach(), reduction, weight)
+            loss = softplus_total(a, b, scale, bias, row_weight, skip_self=True)
             loss = loss + reduce_rows(positive, reduction, weight)
     if not return_terms:
         return loss

@@ -61,7 +61,7 @@ def sup_con(
         base_temperature: multiplies the loss by temperature / base_temperature; None: no factor.
         reduction: "mean" over all n rows, "sum", or "none": (n,).
         sample_weight: (n,); mean = sum of w l / sum of w over all rows.
-        label_smoothing: share of the target spread over the n - 1 columns, for anchors with
+        label_smoothing: fraction of the target spread over the n - 1 columns, for anchors with
             positives.
         return_terms: also return {"alignment": of the mean positive logits, "uniformity"}.
         impl: "fused", or "torch" for the plain reference.
@@ -103,9 +103,9 @@ def sup_con(
             return loss
         positive = scale * run_reference(reference.mean_positive, x, y)
     else:
-        pulled, count = positive_sums(x, y)
+        sums, count = positive_sums(x, y)
         anchor = count > 0
-        positive = torch.where(anchor, scale * pulled / count.clamp(min=1), 0.0)
+        positive = torch.where(anchor, scale * sums / count.clamp(min=1), 0.0)
         rows = self_lse(x, scale) - positive
         if label_smoothing:
             total = scale * (dot_with_sum(x, x) - x.square().sum(1))
@@ -282,8 +282,8 @@ class SupConLoss(Loss):
         t = check.positive("SupConLoss", "temperature", self.temperature, stack, rows=())
         own = mask.diagonal().repeat(copies)
         with torch.autocast(stack.device.type, enabled=False):
-            pulled = mask @ stack.view(views, n, -1).sum(0)
-        dot = (anchors * pulled.repeat(copies, 1)).sum(1) - own * anchors.square().sum(1)
+            positives = mask @ stack.view(views, n, -1).sum(0)
+        dot = (anchors * positives.repeat(copies, 1)).sum(1) - own * anchors.square().sum(1)
         count = (views * mask.sum(1)).repeat(copies) - own
         # anchors without positives: divisor 1, and still counted in the mean
         count_or_one = torch.where(count < 1e-6, 1.0, count)

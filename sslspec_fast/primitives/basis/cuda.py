@@ -82,7 +82,7 @@ def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float)
         return out.mul_(beta) if beta else out.zero_()
     small = c.to(out.device, out.dtype, non_blocking=True).contiguous()  # one transfer
     groups = _groups(tuple(sizes)) if 0 < out.shape[1] <= _NARROW and out.stride(1) == 1 else None
-    if groups and not _share(out, blocks[groups[0].stop :]):
+    if groups and not _overlap(out, blocks[groups[0].stop :]):
         at = 0
         for some in groups:
             rows = sum(sizes[some])
@@ -97,7 +97,7 @@ def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float)
             at, beta = at + rows, 1.0
         return out
     factors = small.split(sizes)
-    total = torch.empty_like(out) if _share(out, blocks) else out
+    total = torch.empty_like(out) if _overlap(out, blocks) else out
     if beta:
         torch.addmm(out, blocks[0], factors[0], beta=beta, out=total)
     else:
@@ -107,7 +107,7 @@ def multiply_into(out: Tensor, blocks: Sequence[Tensor], c: Tensor, beta: float)
     return out if total is out else out.copy_(total)
 
 
-def _share(out: Tensor, blocks: Sequence[Tensor]) -> bool:
+def _overlap(out: Tensor, blocks: Sequence[Tensor]) -> bool:
     """Whether one of the blocks may lie in the memory of `out`."""
     store = out.untyped_storage().data_ptr()
     return any(v.untyped_storage().data_ptr() == store for v in blocks)

@@ -77,16 +77,16 @@ class Products:
                 factors, self._matrix(factors, self.strips[0], sums, slot), wanted
             )
         shape, kind = (len(wanted), self.n, factors.shape[2]), computed_dtype(factors)
-        made = factors.new_empty(shape, dtype=kind)
+        gradients = factors.new_empty(shape, dtype=kind)
         for strip, slots in zip(self.strips, self.slots, strict=True):
             matrix = self._matrix(factors, strip, sums, slot)
             slot += slots
             if wanted and self.mixed:
-                self._mixed_gradients(factors, matrix[0], strip, made, wanted)
+                self._mixed_gradients(factors, matrix[0], strip, gradients, wanted)
             elif wanted:
                 part = (..., strip) if self.columns else (slice(None), strip)
-                made[part] = self._gradients(factors, matrix, wanted)
-        return made
+                gradients[part] = self._gradients(factors, matrix, wanted)
+        return gradients
 
     def _matrix(self, factors: Tensor, strip: slice, sums: Tensor, slot: int) -> Tensor:
         """A strip of the matrices for the next GEMM; its values go to `sums`."""
@@ -118,24 +118,24 @@ class Products:
         return mm_float32(left if whole else left[:, strip], right.mT)[:, None]
 
     def _mixed_gradients(
-        self, factors: Tensor, c: Tensor, strip: slice, made: Tensor, wanted: list[int]
+        self, factors: Tensor, c: Tensor, strip: slice, gradients: Tensor, wanted: list[int]
     ) -> None:
         f, g = factors[:, : self.n]
         part = g[:, strip] if self.columns else g[strip]
         if 0 in wanted:
             a, b = (part, c.mT) if self.columns else (c, part)
             if strip.start == 0:
-                mm_float32_into(a, b, made[0])
+                mm_float32_into(a, b, gradients[0])
             else:
-                add_mm_float32(made[0], a, b)
+                add_mm_float32(gradients[0], a, b)
         if 1 not in wanted:
             return
         if not self.columns:
-            mm_float32_into(c.mT, f, made[-1, strip])
+            mm_float32_into(c.mT, f, gradients[-1, strip])
         elif len(self.strips) == 1:
-            mm_float32_into(f, c, made[-1])
+            mm_float32_into(f, c, gradients[-1])
         else:
-            made[-1][:, strip] = mm_float32(f, c)
+            gradients[-1][:, strip] = mm_float32(f, c)
 
 
 def _square(

@@ -119,9 +119,9 @@ def _series(function: Function, top: float, points: int, digits: float) -> Tenso
 
 def _mean_cosines(d: int, t: Array, weights: Array, top: float) -> Function:
     """sum_k weights_k E_a cos(t_k sqrt(r) a . e) for r <= top."""
-    s, share = _cosine_of_directions(d, float(t.max()) * math.sqrt(top))
+    s, mass = _cosine_of_directions(d, float(t.max()) * math.sqrt(top))
     frequency = np.outer(t, s).ravel()
-    weight = np.outer(weights, share).ravel()
+    weight = np.outer(weights, mass).ravel()
 
     def function(r: Array) -> tuple[Array, Array]:
         value, slope = np.empty_like(r), np.empty_like(r)
@@ -141,16 +141,16 @@ def _cosine_of_directions(d: int, largest: float) -> tuple[Array, Array]:
     if d == 1:
         return np.ones(1), np.ones(1)
     if d <= 40:
-        s, share = scipy.special.roots_gegenbauer(40 + int(largest / 2), (d - 2) / 2)
-        s, share = s[s > -1e-12], share[s > -1e-12]
-        share = np.where(s > 1e-12, 2 * share, share)
+        s, mass = scipy.special.roots_gegenbauer(40 + int(largest / 2), (d - 2) / 2)
+        s, mass = s[s > -1e-12], mass[s > -1e-12]
+        mass = np.where(s > 1e-12, 2 * mass, mass)
     else:  # the trapezoid rule in the angle: its integrand and many derivatives vanish at the ends
         count = 64 + 8 * math.isqrt(d) + int(largest)
         angle = np.pi / 2 * np.arange(count) / count
-        s, share = np.sin(angle), np.cos(angle) ** (d - 2)
-        share[1:] *= 2
-        s, share = s[share > 1e-20], share[share > 1e-20]
-    return s, share / share.sum()
+        s, mass = np.sin(angle), np.cos(angle) ** (d - 2)
+        mass[1:] *= 2
+        s, mass = s[mass > 1e-20], mass[mass > 1e-20]
+    return s, mass / mass.sum()
 
 
 def _imq_mean(b: float, d: int) -> Function:

@@ -107,11 +107,11 @@ def _backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Any, ...]:
             )
         )
     else:
-        made = _lse_prefixes_bwd(
+        grads = _lse_prefixes_bwd(
             a, b, alpha, beta, ctx.dims, ids, ctx.cols, row, col, grad_row, grad_col
         )
         grads = [
-            t if x is not None else None for t, x in zip(made, (a, b, alpha, beta), strict=True)
+            t if x is not None else None for t, x in zip(grads, (a, b, alpha, beta), strict=True)
         ]
     return *grads, None, None, None
 
