@@ -365,6 +365,7 @@ def test_no_file_of_this_package_is_left_unfinished() -> None:
 # ---- the eigensolver and the closed forms --------------------------------------------
 
 SPECTRAL = ("solvers", "operators", "spectral")
+LOSSES = ("losses", "fused", "primitives", "graph")
 
 
 def parsed(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
@@ -400,20 +401,21 @@ def words(name: str) -> set[str]:
 
 
 def test_names_are_terms_of_the_field() -> None:
-    # Other folders are not held to it yet.
+    # losses/over_ranks and the folders outside are not held to it yet.
     gone = {"look", "sight", "witness", "pull", "made", "owed"}
     assert words("FilteredLook") & gone == {"look"}
     fields = {ast.Name: "id", ast.Attribute: "attr", ast.arg: "arg", ast.keyword: "arg"}
     fields |= {ast.FunctionDef: "name", ast.ClassDef: "name", ast.alias: "asname"}
     found = {
         f"{path.relative_to(ROOT)}: {name}"
-        for path, tree in parsed(*SPECTRAL)
+        for path, tree in parsed(*SPECTRAL, *LOSSES)
         for node in ast.walk(tree)
         if (name := getattr(node, fields.get(type(node), ""), None)) and words(name) & gone
+        if path.parent.name != "over_ranks"
     }
     assert found == set()
     spoken = re.compile(r"\b(nobody|anybody|somebody|believe[sd]?|doubt\w*|owe[sd]?)\b")
-    text = [p for folder in SPECTRAL for p in sources(PACKAGE / folder, ".py")]
+    text = [p for f in (*SPECTRAL, *LOSSES) for p in sources(PACKAGE / f, ".py")]
     assert offences([*text, ROOT / "docs" / "eigensolver.md"], spoken.pattern) == []
 
 

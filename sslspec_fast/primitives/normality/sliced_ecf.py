@@ -76,7 +76,7 @@ def _cuda_body(
     views, n, d = z.shape
     rows, step = z.reshape(views * n, d), t_max / (knots - 1)
     t, weights, targets = (x.to(z.device)[:, None] for x in epps_pulley(knots, t_max))
-    share = 2 / (views * directions.shape[1])
+    factor = 2 / (views * directions.shape[1])
     value = z.new_zeros((), dtype=torch.float64)
     for first in range(0, directions.shape[1], chunk := max(1, _BUDGET // (views * n))):
         part = directions[:, first : first + chunk]
@@ -88,12 +88,12 @@ def _cuda_body(
         value += (weights * (c.square() + s.square())).sum()
         if not grad_z:
             continue
-        slopes = share * weights * t
+        slopes = factor * weights * t
         coefficients = torch.cat((slopes * s, -slopes * c), 1).to(z.dtype)
         _C.cuda_sliced_ecf_gradient(view(half), view(coefficients), stream(z))
         out = grad.view(views * n, d)
         torch.addmm(out, half.view(views * n, -1), part.T, beta=float(first > 0), out=out)
-    return (value * (n * share / 2)).to(z.dtype), grad, none
+    return (value * (n * factor / 2)).to(z.dtype), grad, none
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
