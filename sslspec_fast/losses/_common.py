@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
+from .. import _checks as check
 from ..primitives import pairwise
 from ..ranks.group import Held, world
 

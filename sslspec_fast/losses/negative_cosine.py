@@ -85,11 +85,18 @@ class NegativeCosineSimilarity(Loss):
     As there, the caller detaches the targets.
     """
 
-    def __init__(self, dim: int = 1, eps: float = 1e-8, *, group: Any = None) -> None:
-        super().__init__(group)
+    functional = staticmethod(negative_cosine)
+    named = ("eps",)
+
+    def __init__(
+        self, dim: int = 1, eps: float = 1e-8, *, group: Any = None, **options: Any
+    ) -> None:
+        super().__init__(group, options)
         if dim != 1:
             raise ValueError(f"NegativeCosineSimilarity: dim must be 1, the features, got {dim}")
         self.dim, self.eps = dim, eps
 
-    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
-        return negative_cosine(x0, x1, eps=self.eps, group=self.group)
+    def forward(self, x0: Tensor, x1: Tensor, *, sample_weight: Tensor | None = None) -> Tensor:
+        return negative_cosine(
+            x0, x1, eps=self.eps, sample_weight=sample_weight, group=self.group, **self.options
+        )

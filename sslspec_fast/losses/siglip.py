@@ -29,8 +29,8 @@ from ..primitives.pairwise.value_and_grad import softplus_total
 from ..ranks import world_of
 from ..reference import siglip as reference
 from ._common import Loss, LossOrTerms, reduce_rows, row_weights, run_reference, with_terms
-from .clip import check_output_dict
 from ._inputs import prepare_pair
+from .clip import check_output_dict
 from .over_ranks import over_ranks
 from .over_ranks.sigmoid import SIGLIP
 
