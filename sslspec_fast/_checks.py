@@ -42,10 +42,11 @@ def number(
     op: str, name: str, value: float, *, low: float = -math.inf, strict: bool = False
 ) -> float:
     """A finite number, at least low (above low if strict), as a Python one."""
-    if isinstance(value, (np.floating, np.integer)):
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
+    if type(value) is not float:  # checks of every call: a float, most often
+        if isinstance(value, (np.floating, np.integer)):
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise TypeError(f"{op}: {name} must be a number, got {type(value).__name__}")
     # comparisons only: NaN fails them all, and a symbolic float of torch.compile allows them
     if not -math.inf < value < math.inf or value < low or (strict and value == low):
         rule = "finite" if low == -math.inf else f"finite and {'>' if strict else '>='} {low:g}"
