@@ -14,8 +14,9 @@ export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),nat
 TEST_NEEDS := pytest pytest-xdist hypothesis pandas scikit-build-core scikit-learn matplotlib tqdm \
               torchmetrics lightning
 LINT_NEEDS := ruff mypy codespell clang-format
+DOCS_NEEDS := sphinx furo myst-parser sphinx-mathjax-offline scikit-learn
 
-.PHONY: demo test test-isa test-lowest sanitize fuzz lint bench check clean help
+.PHONY: demo test test-isa test-lowest sanitize fuzz lint docs bench check clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -62,6 +63,10 @@ lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	find csrc tests/cuda_emulator tests/sanitize -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)/clang-format --dry-run --Werror
 
+docs: $(VENV)/.package $(VENV)/.docs      ## the site, in build/site; a warning or a dead link is an error
+	$(BIN)/python -I -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
+	$(BIN)/python -I docs/site/check.py build/site
+
 bench: $(VENV)/.package                   ## the benchmark table (minutes; alone on the machine)
 	$(BIN)/python -I -m sslspec_fast bench
 
@@ -85,6 +90,10 @@ $(VENV)/.mnist: | $(VENV)/.created
 
 $(VENV)/.test: constraints.txt | $(VENV)/.created
 	$(PIP) $(TEST_NEEDS)
+	touch $@
+
+$(VENV)/.docs: constraints.txt | $(VENV)/.created
+	$(PIP) $(DOCS_NEEDS)
 	touch $@
 
 $(VENV)/.lint: constraints.txt | $(VENV)/.created

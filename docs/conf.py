@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # pages of one formula begin their sections where they like
 default_role = "literal"  # `name` in a docstring is code
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signature has them, "Args" says more
+autodoc_typehints_format = "short"
 autodoc_default_options = {
     "exclude-members": "extra_repr, forward, get_extra_state, set_extra_state"
 }
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_use_rtype = False
 python_maximum_signature_line_length = 88
+highlight_language = "none"  # blocks that name no language are tables and commands
 
 # ---- HTML that asks nothing of a network
 html_theme = "furo"
@@ -103,6 +106,9 @@ TREE = {
 }
 
 
+PAGE = r"(?<![\w/.])docs/([\w/]+)\.md\b"  # as texts name one
+
+
 def loss_pages() -> list[str]:
     """docs/math in the order of the table of README.md."""
     text = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
@@ -131,12 +137,20 @@ def defined_in(module: str) -> str:
 
 
 def complete(app: Any, page: str, source: list[str]) -> None:
-    """What a page has on the site beside its Markdown."""
+    """What a page has on the site beside its Markdown: titles in place of file names, and parts."""
+    source[0] = re.sub(r"\[[\w./]+\.md\]\(", "[](", source[0])
+    source[0] = re.sub(rf"(?<!\]\()(?<![`\[])(?<!# ){PAGE}(?![`\]])", r"[](/docs/\1.md)", source[0])
     if page == root_doc:
         source[0] += tree()
     elif page.startswith("docs/math/"):
         source[0] += defined_in(f"sslspec_fast.losses.{page.removeprefix('docs/math/')}")
 
 
+def link_pages(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """A page that a docstring names is a link, under its title."""
+    lines[:] = [re.sub(PAGE, r":doc:`/docs/\1`", line) for line in lines]
+
+
 def setup(app: Any) -> None:
     app.connect("source-read", complete)
+    app.connect("autodoc-process-docstring", link_pages)

@@ -121,7 +121,7 @@ def dcl(
 
 
 def negative_mises_fisher_weights(u1: Tensor, u2: Tensor, sigma: float = 0.5) -> Tensor:
-    """Detached weights 2 - n softmax_i(u1_i . u2_i / sigma): the ``weight_fn`` of DCLW.
+    """Detached weights 2 - n softmax_i(<u1_i, u2_i> / sigma): the ``weight_fn`` of DCLW.
 
     Yeh et al. (arXiv 2110.06848), section 3.2, as in lightly.
 
