@@ -139,7 +139,7 @@ def defined_in(module: str) -> str:
 def complete(app: Any, page: str, source: list[str]) -> None:
     """What a page has on the site beside its Markdown: titles in place of file names, and parts."""
     source[0] = re.sub(r"\[[\w./]+\.md\]\(", "[](", source[0])
-    source[0] = re.sub(rf"(?<!\]\()(?<![`\[])(?<!# ){PAGE}(?![`\]])", r"[](/docs/\1.md)", source[0])
+    source[0] = re.sub(rf"(?<!\]\()(?<![`\[])(?<!# ){PAGE}(?![`\]])", r"[](/\g<0>)", source[0])
     if page == root_doc:
         source[0] += tree()
     elif page.startswith("docs/math/"):
