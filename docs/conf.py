@@ -102,7 +102,7 @@ TREE = {
         "/benchmarks/results/kernels",
     ],
     "Internals": ["architecture", "kernels", "numerics", "adding_a_loss", "/CONTRIBUTING"],
-    "Project": ["/README", "versions", "/SECURITY", "/CHANGELOG"],
+    "Project": ["/README", "versions", "/SECURITY", "/THIRD_PARTY_NOTICES", "/CHANGELOG"],
 }
 
 

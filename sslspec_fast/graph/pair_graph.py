@@ -7,17 +7,18 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
 from .._checks import count
+from .._torch_private import constant_when_traced
 from ..primitives.sparse.csr import Csr
 from .build import csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
 from .products import Products
-from .relation import Relation, components, constant_when_traced, cuthill_mckee, rescaled
+from .relation import Relation, components, cuthill_mckee, rescaled
 from .stored import Stored
 from .total import add
 
