@@ -41,6 +41,7 @@ def test_the_rules_can_fail(tmp_path: Path) -> None:
         ("csrc", CPP, 400),
         ("sslspec_fast", (".py", ".pyi"), 400),
         ("benchmarks", (".py",), 400),
+        ("packaging", (".py",), 400),
         ("tests", (".py",), 600),
     ],
 )
