@@ -69,6 +69,7 @@ TREE = {
         "precision",
         "logging",
         "metrics",
+        "integrations",
         "graphs",
         "large_eigenproblems",
         "command_line",

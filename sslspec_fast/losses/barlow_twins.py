@@ -93,6 +93,10 @@ class BarlowTwinsLoss(Loss):
         lambda_param: weight of the redundancy term.
         gather_distributed: the rows of all processes are one batch.
         group: as in `barlow_twins`.
+        options: further keywords of `barlow_twins`.
+
+    Raises:
+        TypeError: a keyword that `barlow_twins` does not have.
     """
 
     functional = staticmethod(barlow_twins)

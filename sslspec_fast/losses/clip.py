@@ -160,10 +160,12 @@ class CLIPLoss(Loss):
         world_size: more than 1 stands for all processes of torch.distributed (or for `group`).
         use_horovod: refused for several ranks.
         group: as in `clip`.
+        options: further keywords of `clip`.
 
     Raises:
         ValueError or TypeError: rank or world_size is out of range or not that of the group, or
             use_horovod with several ranks.
+        TypeError: a keyword that `clip` does not have.
     """
 
     functional = staticmethod(clip)

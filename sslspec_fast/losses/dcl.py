@@ -146,6 +146,10 @@ class DCLLoss(Loss):
     Args:
         temperature, weight_fn, group: as in `dcl`.
         gather_distributed: the rows of all processes are one batch.
+        options: further keywords of `dcl`.
+
+    Raises:
+        TypeError: a keyword that `dcl` does not have.
     """
 
     functional = staticmethod(dcl)
@@ -185,6 +189,10 @@ class DCLWLoss(DCLLoss):
         temperature, group: as in `dcl`.
         sigma: as in `negative_mises_fisher_weights`.
         gather_distributed: the rows of all processes are one batch.
+        options: further keywords of `dcl`.
+
+    Raises:
+        TypeError: a keyword that `dcl` does not have.
     """
 
     def __init__(

@@ -114,6 +114,10 @@ class FalconLoss(Loss):
     Args:
         n_features: f, the columns of h1 and h2.
         n_codes, beta, eps, seed, group: as in `falcon`.
+        options: further keywords of `falcon`.
+
+    Raises:
+        TypeError: a keyword that `falcon` does not have.
     """
 
     functional = staticmethod(falcon)

@@ -194,6 +194,13 @@ class InfoNCELoss(Loss):
     """`info_nce` as a module: ``forward(query, key, negatives=None)``.
 
     ``forward`` also takes the functional's ``sample_weight``, ``ids`` and ``negative_ids``.
+
+    Args:
+        temperature, group: as in `info_nce`.
+        options: further keywords of `info_nce`.
+
+    Raises:
+        TypeError: a keyword that `info_nce` does not have.
     """
 
     functional = staticmethod(info_nce)

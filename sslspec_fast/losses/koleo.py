@@ -100,9 +100,11 @@ class KoLeoLoss(Loss):
     Args:
         p: of the distance, 2.
         eps: as in `koleo`.
+        options: further keywords of `koleo`.
 
     Raises:
         ValueError: p is not 2.
+        TypeError: a keyword that `koleo` does not have.
     """
 
     functional = staticmethod(koleo)

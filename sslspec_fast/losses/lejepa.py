@@ -134,9 +134,11 @@ class LeJEPALoss(Loss):
         gather_distributed: accepted for one process only.
         sigreg_knots, sigreg_t_max: `knots` and `t_max` of `sigreg`.
         sigreg_num_vectors: how many directions are drawn; None takes all of them.
+        options: further keywords of `lejepa`.
 
     Raises:
         ValueError: gather_distributed with several processes.
+        TypeError: a keyword that `lejepa` does not have.
     """
 
     functional = staticmethod(lejepa)

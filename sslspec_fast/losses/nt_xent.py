@@ -144,9 +144,11 @@ class NTXentLoss(Loss):
         temperature, group: as in `nt_xent`.
         memory_bank_size: rows, or (rows, features) to allocate at once; 0: no bank.
         gather_distributed: the rows of all processes are one batch.
+        options: further keywords of `nt_xent`.
 
     Raises:
         ValueError or TypeError: memory_bank_size is neither.
+        TypeError: a keyword that `nt_xent` does not have.
     """
 
     functional = staticmethod(nt_xent)

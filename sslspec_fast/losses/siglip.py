@@ -117,10 +117,12 @@ class SigLIPLoss(Loss):
         chunk_size: how many rows of logits open_clip stores at once; changes nothing where none are
             stored.
         group: as in `siglip`.
+        options: further keywords of `siglip`.
 
     Raises:
         ValueError or TypeError: an argument is out of range, or rank and world_size are not those
             of the group.
+        TypeError: a keyword that `siglip` does not have.
     """
 
     functional = staticmethod(siglip)

@@ -202,9 +202,11 @@ class SIGReg(Loss):
         knots, t_max: as in `sigreg`.
         num_vectors: how many directions are drawn; None takes all of them.
         gather_distributed: accepted for one process only.
+        options: further keywords of `sigreg`.
 
     Raises:
         ValueError: gather_distributed with several processes.
+        TypeError: a keyword that `sigreg` does not have.
     """
 
     functional = staticmethod(sigreg)

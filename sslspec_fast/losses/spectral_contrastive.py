@@ -117,6 +117,10 @@ class SpectralContrastiveLoss(Loss):
 
     Args:
         mu, group: as in `spectral_contrastive`.
+        options: further keywords of `spectral_contrastive`.
+
+    Raises:
+        TypeError: a keyword that `spectral_contrastive` does not have.
     """
 
     functional = staticmethod(spectral_contrastive)

@@ -106,6 +106,10 @@ class VICRegLoss(Loss):
         lambda_param, mu_param, nu_param: the coefficients of invariance, variance and covariance.
         gather_distributed: the rows of all processes are one batch.
         eps, group: as in `vicreg`.
+        options: further keywords of `vicreg`.
+
+    Raises:
+        TypeError: a keyword that `vicreg` does not have.
     """
 
     functional = staticmethod(vicreg)
