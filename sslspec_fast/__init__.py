@@ -15,7 +15,6 @@ __version__ = "0.2.0"
 
 from . import functional, metrics
 from ._config import show_config
-from .grad_cache import GradCache
 from .graph import PairGraph
 from .losses import (
     BarlowTwinsLoss,
@@ -39,6 +38,7 @@ from .losses import (
 
 if TYPE_CHECKING:
     from . import operators, spectral
+    from .grad_cache import GradCache
     from .solvers.eigsh import eigsh
     from .solvers.result import ConvergenceWarning, EigInfo, EigResult
     from .spectral.estimators import BarlowTwinsEmbedding, SimCLREmbedding, VICRegEmbedding
@@ -80,6 +80,7 @@ _ESTIMATORS = ("BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding")
 _LATE = {  # name -> module that is imported on first use
     **dict.fromkeys(_ESTIMATORS, "spectral.estimators"),  # scikit-learn is an optional extra
     **dict.fromkeys(("ConvergenceWarning", "EigInfo", "EigResult", "eigsh"), "solvers"),
+    "GradCache": "grad_cache",  # needs the compiler, to be left out of its graphs
     "operators": "operators",  # these and the solvers need SciPy's sparse matrices
     "spectral": "spectral",
 }
