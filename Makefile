@@ -67,9 +67,9 @@ docs: $(VENV)/.package $(VENV)/.docs      ## the site, in build/site; a warning 
 	$(BIN)/python -I -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 	$(BIN)/python -I docs/site/check.py build/site
 
-# All architectures of a release, unless SSLSPEC_CUDA_ARCHS is given on the command line.
+# All architectures of a release, unless SSLSPEC_CUDA_ARCHS is given.
 wheels: $(VENV)/.wheels                   ## a repaired and tried wheel in dist/ for every Python that is found
-	$(if $(findstring command,$(origin SSLSPEC_CUDA_ARCHS)),,env -u SSLSPEC_CUDA_ARCHS) $(BIN)/python packaging/wheels.py
+	$(if $(filter file,$(origin SSLSPEC_CUDA_ARCHS)),env -u SSLSPEC_CUDA_ARCHS) $(BIN)/python packaging/wheels.py
 
 bench: $(VENV)/.package                   ## the benchmark table (minutes; alone on the machine)
 	$(BIN)/python -I -m sslspec_fast bench
