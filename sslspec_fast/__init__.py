@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch  # noqa: F401  imported first: the compiled core shares torch's OpenMP runtime
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
-from . import functional, metrics, operators, spectral
+from . import functional, metrics
 from ._config import show_config
-from .grad_cache import GradCache
 from .graph import PairGraph
 from .losses import (
     BarlowTwinsLoss,
@@ -37,10 +36,12 @@ from .losses import (
     SupConLoss,
     VICRegLoss,
 )
-from .solvers import ConvergenceWarning, EigInfo, EigResult, eigsh
-from .spectral import _ESTIMATORS
 
 if TYPE_CHECKING:
+    from . import operators, spectral
+    from .grad_cache import GradCache
+    from .solvers.eigsh import eigsh
+    from .solvers.result import ConvergenceWarning, EigInfo, EigResult
     from .spectral.estimators import BarlowTwinsEmbedding, SimCLREmbedding, VICRegEmbedding
 
 __all__ = [
@@ -77,10 +78,24 @@ __all__ = [
 
 if importlib.util.find_spec("sklearn") is not None:  # or `import *` would fail on them
     __all__ += ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
+_ESTIMATORS = ("BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding")
+_LATE = {  # name -> module that is imported on first use
+    **dict.fromkeys(_ESTIMATORS, "spectral.estimators"),  # scikit-learn is an optional extra
+    **dict.fromkeys(("ConvergenceWarning", "EigInfo", "EigResult", "eigsh"), "solvers"),
+    "GradCache": "grad_cache",  # needs the compiler, to be left out of its graphs
+    "operators": "operators",  # these and the solvers need SciPy's sparse matrices
+    "spectral": "spectral",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """The estimators are imported on first use: scikit-learn is an optional extra."""
-    if name in _ESTIMATORS:
-        return getattr(importlib.import_module("sslspec_fast.spectral.estimators"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LATE[name]}")
+    found = module if name == _LATE[name] else getattr(module, name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,9 +18,9 @@ def show_config() -> dict[str, Any]:
 
     Returns:
         A dict with ``versions`` (of sslspec_fast, torch and Python), ``instruction_set`` (of the
-        CPU kernels in use; the environment variable
-        ``SSLSPEC_ISA`` caps it), ``cuda_architectures`` (of the compiled CUDA kernels, empty for a
-        CPU-only build), ``cuda_devices`` (names of the GPUs that torch sees) and ``threads``
+        CPU kernels in use; the environment variable ``SSLSPEC_ISA`` caps it),
+        ``cuda_architectures`` (of the compiled CUDA kernels; 90a-real are those of Hopper; empty
+        for a CPU-only build), ``cuda_devices`` (names of the GPUs that torch sees) and ``threads``
         (torch's setting, which the CPU kernels follow).
     """
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -11,12 +11,15 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 __all__ = [
     "PLAIN_TENSORS",
     "any_requires_grad",
+    "constant_when_traced",
     "dispatch_bits",
     "graph_is_kept",
     "key_set",
     "tree_flatten",
     "tree_unflatten",
 ]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _keep_graph: Callable[[], bool] | None = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", None
@@ -37,6 +40,18 @@ def any_requires_grad(*args: Any) -> bool:
         return bool(_any_requires_grad(*args))
     flat = [item for x in args for item in (x if isinstance(x, (list, tuple)) else [x])]
     return any(isinstance(x, torch.Tensor) and x.requires_grad for x in flat)
+
+
+def constant_when_traced(function: _F) -> _F:
+    """torch.compile calls the function while it traces and keeps the result as a constant.
+
+    It guards the arguments but not ``self``: an argument must tell one relation from another, or
+    the caller must read an attribute that does.
+
+    The mark of torch.compiler.assume_constant_result, which would import the compiler here.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def key_set(*names: str) -> Any:

@@ -64,7 +64,8 @@ class GradCache(torch.nn.Module):
     need the same number of chunks. Around a data-parallel encoder gradients go to ``.grad`` only:
     call ``backward``, not ``torch.autograd.grad``.
 
-    Errors: TypeError or ValueError on arguments and outputs that do not fit.
+    Raises:
+        TypeError or ValueError: arguments that do not fit; at a call, outputs that do not.
 
     >>> encoder = torch.nn.Linear(3, 2)
     >>> z = GradCache(encoder, chunk_size=4)(torch.ones(10, 3))

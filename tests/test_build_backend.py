@@ -1,4 +1,4 @@
-"""CUTLASS's headers come from one known file, or the build stops and says what to do."""
+"""A build that lacks something stops and says what to do; CUTLASS is one known file."""
 
 from __future__ import annotations
 
@@ -51,3 +51,26 @@ def test_a_build_that_would_lose_the_hopper_kernels_stops(
             backend._fetch()
     monkeypatch.setenv("SSLSPEC_CUDA_ARCHS", "80-real")
     backend._fetch()
+
+
+def test_a_build_without_a_compiler_says_so_in_three_lines(
+    backend: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("CXX", "CMAKE_ARGS", "CMAKE_TOOLCHAIN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for hook in (backend.get_requires_for_build_wheel, backend.get_requires_for_build_editable):
+        with pytest.raises(SystemExit):
+            hook()
+        first, *others = capfd.readouterr().err.splitlines()
+        assert first.startswith("sslspec_fast: no C++ compiler was found")
+        assert len(others) == 2
+    compiler = tmp_path / "g++"
+    compiler.touch(mode=0o755)
+    backend._check_compiler()
+    compiler.unlink()
+    monkeypatch.setenv("CXX", "/opt/compiler")
+    backend._check_compiler()

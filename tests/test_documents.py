@@ -14,7 +14,16 @@ import sslspec_fast.spectral.estimators
 from sslspec_fast import functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("sslspec_fast", "csrc", "benchmarks", "docs", "tests", "examples", "_build_backend")
+FOLDERS = (
+    "sslspec_fast",
+    "csrc",
+    "benchmarks",
+    "docs",
+    "tests",
+    "examples",
+    "_build_backend",
+    "packaging",
+)
 CPP = (".cpp", ".h", ".cu", ".cuh")
 HERE = Path(__file__).resolve()
 

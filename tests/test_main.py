@@ -60,6 +60,21 @@ def test_unknown_subcommand_is_an_error(capsys: pytest.CaptureFixture[str]) -> N
     assert "nonsense" in capsys.readouterr().err
 
 
+def test_import_leaves_the_compiler_and_sparse_matrices_to_their_first_use(tmp_path: Path) -> None:
+    """They take longer to import than all of the package."""
+    code = """
+import sys
+import sslspec_fast as sf
+print(*sorted({"torch._dynamo", "scipy.sparse", "sklearn"} & set(sys.modules)))
+assert "eigsh" in dir(sf) and sf.spectral.vicreg and sf.operators.shift
+print(*(name for name in sf.__all__ if not hasattr(sf, name)))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert run.stdout.strip() == ""
+
+
 def test_star_import_without_scikit_learn(tmp_path: Path) -> None:
     """The estimators stay out of `*`; asked for by name, they say what to install."""
     code = """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 

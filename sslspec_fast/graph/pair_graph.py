@@ -7,21 +7,23 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
 from .._checks import count
+from .._torch_private import constant_when_traced
 from ..primitives.sparse.csr import Csr
 from .build import csr_from_edges, csr_from_sparse, label_tensor
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
-from .relation import Relation, components, constant_when_traced, cuthill_mckee, rescaled
+from .products import Products
+from .relation import Relation, components, cuthill_mckee, rescaled
 from .stored import CsrRelation
 from .total import add
 
 
-class PairGraph:
+class PairGraph(Products):
     """A relation G (n, n) between n samples: who is a positive of whom, and how much.
 
     Balestriero and LeCun, "Contrastive and Non-Contrastive Self-Supervised Learning Recover Global
@@ -64,6 +66,17 @@ class PairGraph:
 
         Rows are stacked view-major: row v * n_samples + s is view v of sample s. Weight 1, no
         diagonal, never stored.
+
+        Args:
+            n_samples: >= 1.
+            n_views: >= 1.
+            device: of the rows that the graph is used with.
+
+        Returns:
+            A graph of n_samples * n_views rows.
+
+        Raises:
+            ValueError or TypeError: a number that is no integer >= 1.
         """
         n_samples = count("from_views", "n_samples", n_samples, 1)
         n_views = count("from_views", "n_views", n_views, 1)
@@ -73,13 +86,21 @@ class PairGraph:
     def from_labels(
         cls, labels: Any, *, weight: str = "uniform", self_loops: bool = False
     ) -> PairGraph:
-        """Rows with equal labels are positives of each other; a negative label means unlabelled and
-        joins nothing.
+        """Rows with equal labels are positives of each other; never stored, products cost O(n b).
 
-        labels: (n,) integers (list, array or tensor). weight: "uniform" gives every pair 1,
-        "class_size" gives 1/n_c with n_c the number of rows in the class (with self_loops this is
-        the projector Y (YᵀY)⁻¹ Yᵀ of linear discriminant analysis). Never stored: products cost O(n
-        b).
+        Args:
+            labels: (n,) integers (list, array or tensor); a negative label means unlabelled and
+                joins nothing.
+            weight: "uniform" gives every pair 1, "class_size" gives 1/n_c with n_c the number of
+                rows in the class (with self_loops this is the projector Y (YᵀY)⁻¹ Yᵀ of linear
+                discriminant analysis).
+            self_loops: whether rows are positives of themselves.
+
+        Returns:
+            A graph of n rows, on the device of labels.
+
+        Raises:
+            ValueError or TypeError: labels that are no integers (n,), or another weight.
         """
         if weight not in ("uniform", "class_size"):
             raise ValueError(
@@ -98,11 +119,21 @@ class PairGraph:
         n: int,
         symmetrize: bool = False,
     ) -> PairGraph:
-        """G[rows[e], cols[e]] += weights[e] (1 without weights); symmetrize: (G + Gᵀ)/2 afterwards.
+        """G[rows[e], cols[e]] += weights[e] (1 without weights).
 
-        rows, cols: (E,) integers in [0, n); weights: (E,) finite numbers. Lists, arrays or tensors;
-        the graph lives on the device of `rows`. Edges are ordered pairs: give both directions, or
-        symmetrize.
+        Args:
+            rows, cols: (E,) integers in [0, n); lists, arrays or tensors. Edges are ordered pairs:
+                give both directions, or symmetrize.
+            weights: (E,) finite numbers, or None.
+            n: number of rows of G.
+            symmetrize: take (G + Gᵀ)/2 afterwards.
+
+        Returns:
+            A graph on the device of `rows`.
+
+        Raises:
+            ValueError or TypeError: shapes that differ, indices outside [0, n), weights that are
+                not finite and real.
         """
         n = count("from_edges", "n", n, 0)
         device = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
@@ -110,7 +141,17 @@ class PairGraph:
 
     @classmethod
     def from_sparse(cls, A: Any) -> PairGraph:
-        """G = A, a square scipy, torch (COO, CSR, CSC) or cupyx sparse matrix of finite weights."""
+        """G = A.
+
+        Args:
+            A: (n, n) scipy, torch (COO, CSR, CSC) or cupyx sparse matrix of finite real weights.
+
+        Returns:
+            A graph on the device of A.
+
+        Raises:
+            ValueError or TypeError: A is dense, not square, complex or not finite.
+        """
         return cls(CsrRelation(csr_from_sparse(A)))
 
     @classmethod
@@ -124,14 +165,29 @@ class PairGraph:
         mutual: bool = False,
         backend: str = "auto",
     ) -> PairGraph:
-        """(W + Wᵀ)/2 of the k-nearest-neighbour graph; mutual: only pairs that chose each other.
+        """(W + Wᵀ)/2 of the k-nearest-neighbour graph.
 
-        X: (n, d) array or tensor. W_ij is 1 (`weight="connectivity"`) or exp(−‖x_i − x_j‖²/(σ_i
-        σ_j)) with σ_i the distance to the k-th neighbour (`"heat"`; Zelnik-Manor and Perona 2004).
-        cosine searches the rows scaled to length 1 in float64. A row is not its own neighbour; its
-        copies are, and k of them leave no room for others. Exact for float64 numbers at any scale
-        and offset; ties, to some 28 digits, go to the lowest index. backend: "exact" (blocked
-        products), "faiss" (approximate beyond 200,000 rows), "auto": faiss where it is installed.
+        W_ij is 1, or exp(−‖x_i − x_j‖²/(σ_i σ_j)) with σ_i the distance to the k-th neighbour
+        (Zelnik-Manor and Perona 2004). A row is not its own neighbour; its copies are, and k of
+        them leave no room for others. Exact for float64 numbers at any scale and offset; ties, to
+        some 28 digits, go to the lowest index.
+
+        Args:
+            X: (n, d) array or tensor.
+            n_neighbors: k, in [1, n - 1].
+            metric: "euclidean", or "cosine", which searches the rows scaled to length 1 in float64.
+            weight: "connectivity" (1) or "heat" (the exponential).
+            mutual: only pairs that chose each other.
+            backend: "exact" (blocked products), "faiss" (approximate beyond 200,000 rows), or
+                "auto": faiss where it is installed.
+
+        Returns:
+            A graph of n rows, on the device of X.
+
+        Raises:
+            ValueError or TypeError: X is not dense, real, finite and (n, d), or another setting is
+                out of range.
+            ImportError: backend="faiss" without it.
         """
         k = count("from_knn", "n_neighbors", n_neighbors, 1)
         options = {"metric": metric, "weight": weight, "backend": backend}
@@ -190,6 +246,7 @@ class PairGraph:
 
     @property
     def device(self) -> torch.device:
+        """Where its arrays are, and the rows that it multiplies must be."""
         return self._relation.device
 
     @property
@@ -214,10 +271,12 @@ class PairGraph:
 
     @property
     def is_directed(self) -> bool:
+        """Whether G ≠ Gᵀ."""
         return not self._symmetric
 
     @property
     def has_self_loops(self) -> bool:
+        """Whether some G_ii is not 0."""
         return self._self_loops
 
     @property
@@ -258,83 +317,6 @@ class PairGraph:
         count, labels = self._components
         sizes = torch.bincount(labels, minlength=count)
         return torch.nonzero(sizes[labels] == 1)[:, 0]
-
-    # ------------------------------------------------------------------ products
-
-    def matmul(self, X: Tensor) -> Tensor:
-        """G @ X, differentiable in X.
-
-        X: (n, b) or (n,), any float dtype; the result has X's dtype.
-        """
-        x = self._rows("matmul", "X", X)
-        if X.dim() == 1:
-            return self.matmul(X[:, None])[:, 0]
-        return self._relation.matmul(x).to(X.dtype)
-
-    __matmul__ = matmul
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
-        """`G @ X` under torch.compile, whose tracer asks for Tensor.matmul(X, G) whichever of the
-        two came first: taken for G @ X unless X @ G would be of the same shape.
-        """
-        if function is not torch.Tensor.matmul or not torch.compiler.is_compiling():
-            return NotImplemented
-        x, g = args
-        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else g.is_directed:
-            raise TypeError("PairGraph: torch.compile hides the order of @, call G.matmul(X)")
-        return g.matmul(x)
-
-    def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n,): r_i = Σ_j G_ij <x_i, y_j>, differentiable in x (n, d) and y (n, d)."""
-        left, right = self._rows("edge_dot", "x", x), self._rows("edge_dot", "y", y)
-        if x.shape != y.shape or x.dtype != y.dtype or x.dim() != 2:
-            raise ValueError(
-                f"edge_dot: y must match x {tuple(x.shape)} {x.dtype}, "
-                f"got {tuple(y.shape)} {y.dtype}"
-            )
-        return self._relation.edge_dot(left, right).to(x.dtype)
-
-    def edge_sqdist(self, x: Tensor) -> Tensor:
-        """(n,): r_i = Σ_j G_ij ‖x_i − x_j‖², differentiable in x (n, d)."""
-        rows = self._rows("edge_sqdist", "x", x)
-        if x.dim() != 2:
-            raise ValueError(f"edge_sqdist: x must have shape (n, d), got {tuple(x.shape)}")
-        return self._relation.edge_sqdist(rows).to(x.dtype)
-
-    def covariance(self, x: Tensor, y: Tensor | None = None, *, center: bool = False) -> Tensor:
-        """(d, e): Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ, differentiable in x (n, d) and y (n, e).
-
-        y is x when left out. center: G − d dᵀ/vol in place of a symmetric G, with y left out.
-        """
-        left = self._rows("covariance", "x", x)
-        if center:
-            if y is not None or not self.is_symmetric:
-                raise ValueError("covariance: center=True needs a symmetric graph and no y")
-            return self._relation.centred_covariance(left).to(x.dtype)
-        right = left if y is None else self._rows("covariance", "y", y)
-        if left.dim() != 2 or right.dim() != 2 or left.dtype != right.dtype:
-            raise ValueError(
-                f"covariance: x and y must be (n, d) and (n, e) of one dtype, got "
-                f"{tuple(left.shape)} {left.dtype} and {tuple(right.shape)} {right.dtype}"
-            )
-        return self._relation.covariance(left, right).to(x.dtype)
-
-    def _rows(self, op: str, name: str, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: {name} must be a torch tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"{op}: {name} must be a float tensor, got {x.dtype}")
-        if x.dim() not in (1, 2) or x.shape[0] != self.n:
-            raise ValueError(
-                f"{op}: {name} must have n = {self.n} rows, got shape {tuple(x.shape)}"
-            )
-        if x.device != self.device:
-            raise ValueError(
-                f"{op}: {name} must be on the graph's device {self.device}, got {x.device}"
-            )
-        # half precision has no sums worth keeping: compute in float32, round once at the end
-        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
     # ------------------------------------------------------------------ exports
 

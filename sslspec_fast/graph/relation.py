@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
-import scipy.sparse
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
@@ -122,18 +122,6 @@ class Relation(ABC):
 
         Cliques become stars around a hub, so that components never need the materialised cliques.
         """
-
-
-def constant_when_traced(function: _F) -> _F:
-    """torch.compile calls the function while it traces and keeps the result as a constant.
-
-    It guards the arguments but not ``self``: an argument must tell one relation from another, or
-    the caller must read an attribute that does.
-
-    The mark of torch.compiler.assume_constant_result, which would import the compiler here.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 def rescaled(relation: Relation, weight: float) -> Relation:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._torch_private import constant_when_traced
 from ..primitives.sparse.csr import Csr
 from .build import csr_from_scipy
 from .cliques import Cliques
-from .relation import HubEdges, Relation, constant_when_traced
+from .relation import HubEdges, Relation
 from .stored import CsrRelation
 
 _numbers = itertools.count()

@@ -70,9 +70,14 @@ class MemoryBank(torch.nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor, ids: Any = None) -> None:
-        """Store rows (n, d), normalised; of more than `size` the last ones.
+        """Store rows, normalised; of more than `size` the last ones.
 
-        ids: (n,) integers, needed by a bank with ids and refused by one without.
+        Args:
+            rows: (n, d).
+            ids: (n,) integers, needed by a bank with ids and refused by one without.
+
+        Raises:
+            ValueError or TypeError: rows or ids that do not fit the bank.
         """
         op = "MemoryBank.update"
         check.matrix(op, "rows", rows, min_rows=0)
@@ -100,8 +105,18 @@ class MemoryBank(torch.nn.Module):
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """(n, d): for each row of z the stored row of largest cosine, in the dtype of the bank;
-        of equal ones the first. What NNCLR puts in the place of a view.
+        """For each row of z the stored row of largest cosine, of equal ones the first.
+
+        What NNCLR puts in the place of a view.
+
+        Args:
+            z: (n, d).
+
+        Returns:
+            (n, d) in the dtype of the bank.
+
+        Raises:
+            ValueError or TypeError: z does not fit the bank, or the bank is empty.
         """
         op = "MemoryBank.nearest"
         check.matrix(op, "z", z)

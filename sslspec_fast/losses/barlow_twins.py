@@ -52,8 +52,14 @@ def barlow_twins(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; rows have
-    no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
+    Rows have no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
+
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with
+        return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> float(barlow_twins(torch.zeros(4, 3), torch.zeros(4, 3)))
     3.0
@@ -81,7 +87,17 @@ def barlow_twins(
 
 
 class BarlowTwinsLoss(Loss):
-    """`barlow_twins` with lightly's constructor and ``forward(z0, z1)``."""
+    """`barlow_twins` with lightly's constructor and ``forward(z0, z1)``.
+
+    Args:
+        lambda_param: weight of the redundancy term.
+        gather_distributed: the rows of all processes are one batch.
+        group: as in `barlow_twins`.
+        options: further keywords of `barlow_twins`.
+
+    Raises:
+        TypeError: a keyword that `barlow_twins` does not have.
+    """
 
     functional = staticmethod(barlow_twins)
     named = ("off_diagonal",)

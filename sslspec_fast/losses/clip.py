@@ -77,7 +77,12 @@ def clip(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> x = torch.eye(4, 8)
     >>> round(float(clip(x, x, 2.0)), 4)
@@ -152,9 +157,21 @@ class CLIPLoss(Loss):
     """`clip` with the call of open_clip's ClipLoss.
 
     ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``. The
-    constructor takes what open_clip's does. world_size > 1 stands for all processes of
-    torch.distributed (or for `group`), whose global batch is exact whatever local_loss,
-    gather_with_grad and cache_labels say.
+    constructor takes what open_clip's does.
+
+    Args:
+        local_loss, gather_with_grad, cache_labels: change nothing: the loss of several ranks is
+            exact whatever they say.
+        rank: of this process, checked against torch.distributed.
+        world_size: more than 1 stands for all processes of torch.distributed (or for `group`).
+        use_horovod: refused for several ranks.
+        group: as in `clip`.
+        options: further keywords of `clip`.
+
+    Raises:
+        ValueError or TypeError: rank or world_size is out of range or not that of the group, or
+            use_horovod with several ranks.
+        TypeError: a keyword that `clip` does not have.
     """
 
     functional = staticmethod(clip)

@@ -72,7 +72,12 @@ def dcl(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (2n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> z = torch.eye(4, 8)
     >>> round(float(dcl(z, z, temperature=0.5)), 4)
@@ -126,9 +131,19 @@ def dcl(
 
 
 def negative_mises_fisher_weights(u1: Tensor, u2: Tensor, sigma: float = 0.5) -> Tensor:
-    """(n,) detached weights 2 - n softmax_i(u1_i . u2_i / sigma): the ``weight_fn`` of DCLW.
+    """Detached weights 2 - n softmax_i(<u1_i, u2_i> / sigma): the ``weight_fn`` of DCLW.
 
-    u1, u2: (n, d) unit rows. Yeh et al. (arXiv 2110.06848), section 3.2, as in lightly.
+    Yeh et al. (arXiv 2110.06848), section 3.2, as in lightly.
+
+    Args:
+        u1, u2: (n, d) unit rows.
+        sigma: > 0; larger ones bring the weights nearer to 1.
+
+    Returns:
+        (n,) in the dtype of u1.
+
+    Raises:
+        ValueError or TypeError: sigma is no number > 0.
     """
     sigma = check.number("negative_mises_fisher_weights", "sigma", sigma, low=0.0, strict=True)
     similarity = (u1.detach() * u2.detach()).sum(1) / sigma
@@ -136,7 +151,16 @@ def negative_mises_fisher_weights(u1: Tensor, u2: Tensor, sigma: float = 0.5) ->
 
 
 class DCLLoss(Loss):
-    """`dcl` with lightly's constructor and ``forward(z0, z1)``."""
+    """`dcl` with lightly's constructor and ``forward(z0, z1)``.
+
+    Args:
+        temperature, weight_fn, group: as in `dcl`.
+        gather_distributed: the rows of all processes are one batch.
+        options: further keywords of `dcl`.
+
+    Raises:
+        TypeError: a keyword that `dcl` does not have.
+    """
 
     functional = staticmethod(dcl)
     named = ("temperature", "weight_fn")
@@ -169,7 +193,17 @@ class DCLLoss(Loss):
 
 
 class DCLWLoss(DCLLoss):
-    """DCL with von Mises-Fisher weights, as lightly's DCLWLoss."""
+    """DCL with von Mises-Fisher weights, as lightly's DCLWLoss.
+
+    Args:
+        temperature, group: as in `dcl`.
+        sigma: as in `negative_mises_fisher_weights`.
+        gather_distributed: the rows of all processes are one batch.
+        options: further keywords of `dcl`.
+
+    Raises:
+        TypeError: a keyword that `dcl` does not have.
+    """
 
     def __init__(
         self,

@@ -35,8 +35,11 @@ def dirichlet_energy(
         impl: "fused", or "torch" for the plain reference.
         group: None or a process group of one rank (ValueError otherwise).
 
-    Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
-    graph.
+    Returns:
+        The energy, 0-dim, in the dtype of z (float32 for half precision).
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes or devices that do not fit, or a directed graph.
 
     >>> g = PairGraph.from_edges([0, 1], [1, 0], n=2)
     >>> float(dirichlet_energy(torch.tensor([[0.0], [3.0]]), g))

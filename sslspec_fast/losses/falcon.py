@@ -64,7 +64,12 @@ def falcon(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with
+        return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> h = torch.eye(4)
     >>> float(falcon(h, h)) > 0
@@ -103,6 +108,14 @@ class FalconLoss(Loss):
     """`falcon` with its codes as a buffer: ``forward(h1, h2)``.
 
     The codes are drawn once, from ``seed``, so the module also works under torch.compile.
+
+    Args:
+        n_features: f, the columns of h1 and h2.
+        n_codes, beta, eps, seed, group: as in `falcon`.
+        options: further keywords of `falcon`.
+
+    Raises:
+        TypeError: a keyword that `falcon` does not have.
     """
 
     functional = staticmethod(falcon)

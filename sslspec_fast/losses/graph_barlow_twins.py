@@ -54,8 +54,13 @@ def graph_barlow_twins(
         impl: "fused", or "torch" for the plain reference.
         group: None or a process group of one rank (ValueError otherwise).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit, or a
-    directed graph.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with
+        return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit, or a directed
+            graph.
 
     >>> g = PairGraph.from_edges([0, 1], [1, 0], n=2)
     >>> float(graph_barlow_twins(torch.zeros(2, 3), g))

@@ -42,8 +42,12 @@ def graph_covariance(
         impl: "fused", or "torch" for the plain reference.
         group: None or a process group of one rank (ValueError otherwise).
 
-    Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
-    graph with center=True.
+    Returns:
+        (d, d), in the dtype of z (float32 for half precision).
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes or devices that do not fit, or a directed graph with
+            center=True.
 
     >>> g = PairGraph.from_edges([0, 1], [1, 0], n=2)
     >>> float(graph_covariance(torch.tensor([[1.0], [3.0]]), g, center=False))

@@ -74,8 +74,13 @@ def graph_info_nce(
         impl: "fused", or "torch" for the plain reference.
         group: None or a process group of one rank (ValueError otherwise).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; ValueError
-    if "non_positive" leaves a row with positives without any negative.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit; ValueError if
+            "non_positive" leaves a row with positives without any negative.
 
     >>> g = PairGraph.from_views(4)
     >>> round(float(graph_info_nce(torch.eye(4).repeat(2, 1), g, temperature=0.5)), 4)

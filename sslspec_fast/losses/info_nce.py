@@ -89,7 +89,12 @@ def info_nce(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> z = torch.eye(4, 8)
     >>> round(float(info_nce(z, z, temperature=0.5)), 4)
@@ -196,6 +201,13 @@ class InfoNCELoss(Loss):
     """`info_nce` as a module: ``forward(query, key, negatives=None)``.
 
     ``forward`` also takes the functional's ``sample_weight``, ``ids`` and ``negative_ids``.
+
+    Args:
+        temperature, group: as in `info_nce`.
+        options: further keywords of `info_nce`.
+
+    Raises:
+        TypeError: a keyword that `info_nce` does not have.
     """
 
     functional = staticmethod(info_nce)

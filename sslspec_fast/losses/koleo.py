@@ -53,7 +53,12 @@ def koleo(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none".
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> round(float(koleo(torch.eye(4))), 4)  # all rows are sqrt(2) apart
     -0.3466
@@ -90,7 +95,17 @@ def koleo(
 
 
 class KoLeoLoss(Loss):
-    """`koleo` with lightly's constructor and ``forward(x)``; p must be 2."""
+    """`koleo` with lightly's constructor and ``forward(x)``.
+
+    Args:
+        p: of the distance, 2.
+        eps: as in `koleo`.
+        options: further keywords of `koleo`.
+
+    Raises:
+        ValueError: p is not 2.
+        TypeError: a keyword that `koleo` does not have.
+    """
 
     functional = staticmethod(koleo)
     named = ("eps", "ids")

@@ -58,7 +58,12 @@ def lejepa(
         impl: "fused", or "torch" for the plain reference; see `sigreg`.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with
+        return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> z = torch.tensor([[[1.0]], [[3.0]]])  # two global views of one sample, 1 from their mean
     >>> float(lejepa(z, weight=0.0))
@@ -124,7 +129,16 @@ def _views(op: str, name: str, views: Views) -> list[Tensor]:
 class LeJEPALoss(Loss):
     """`lejepa` with lightly's constructor and ``forward(*, local_proj, global_proj)``.
 
-    ``sigreg_num_vectors=None`` takes the mean over all directions.
+    Args:
+        lambda_param: the weight lambda.
+        gather_distributed: accepted for one process only.
+        sigreg_knots, sigreg_t_max: `knots` and `t_max` of `sigreg`.
+        sigreg_num_vectors: how many directions are drawn; None takes all of them.
+        options: further keywords of `lejepa`.
+
+    Raises:
+        ValueError: gather_distributed with several processes.
+        TypeError: a keyword that `lejepa` does not have.
     """
 
     functional = staticmethod(lejepa)

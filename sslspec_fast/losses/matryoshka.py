@@ -56,7 +56,11 @@ def matryoshka(
     Every prefix is divided by its row norms, except for vicreg and barlow_twins, which standardise
     columns and know no row norm.
 
-    Errors: ValueError or TypeError on names, lengths or ranges that do not fit.
+    Returns:
+        The sum as the functional returns it; (sum, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: names, lengths or ranges that do not fit.
 
     >>> z = torch.eye(4, 8)
     >>> round(float(matryoshka("nt_xent", z, z, dims=[4, 8])), 4)
@@ -150,7 +154,15 @@ def _several(op: str, name: str, values: Any) -> list[Any]:
 
 
 class MatryoshkaLoss(Loss):
-    """`matryoshka` as a module: ``forward(z1, z2)``."""
+    """`matryoshka` as a module: ``forward(z1, z2)``.
+
+    Args:
+        loss, dims, weights, hyper: as in `matryoshka`.
+        group: as in the functional of that name.
+
+    Raises:
+        ValueError: no two-view functional has that name.
+    """
 
     def __init__(
         self,

@@ -68,8 +68,13 @@ def moco(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; on a CPU
-    also where one of 64 rows of the queue is not of unit length.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit; on a CPU also
+            where one of 64 rows of the queue is not of unit length.
 
     >>> z = torch.eye(4, 8)
     >>> round(float(moco(z[:2], z[:2], z[2:], temperature=0.5)), 4)

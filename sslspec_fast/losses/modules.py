@@ -27,9 +27,14 @@ ALIASES = {row.closed_form: name for name, row in ROWS.items() if row.closed_for
 class GraphLoss(torch.nn.Module):
     """``GraphLoss(name, **hyper)(z, graph)`` is ``functional.<name>(z, graph, **hyper)``.
 
-    name: "graph_info_nce", "graph_vicreg", "graph_barlow_twins", "graph_spectral_contrastive",
-    "ls_simclr" or "dirichlet_energy"; the names of sslspec_fast.spectral work too. A keyword that
-    the loss does not have is a TypeError here.
+    Args:
+        name: "graph_info_nce", "graph_vicreg", "graph_barlow_twins", "graph_spectral_contrastive",
+            "ls_simclr" or "dirichlet_energy"; the names of sslspec_fast.spectral work too.
+        hyper: keywords of that functional.
+
+    Raises:
+        ValueError: another name.
+        TypeError: a keyword that the loss does not have.
 
     >>> g = PairGraph.from_edges([0, 1], [1, 0], n=2)
     >>> float(GraphLoss("vicreg", penalty="ls_var")(torch.zeros(2, 3), g))

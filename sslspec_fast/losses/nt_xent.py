@@ -81,7 +81,12 @@ def nt_xent(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (2n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> z = torch.eye(4, 8)
     >>> round(float(nt_xent(z, z, temperature=0.5)), 4)
@@ -143,8 +148,18 @@ class NTXentLoss(Loss):
 
     With a memory bank the loss has one direction, as in lightly: out0 against its partner in out1
     and the bank, a first-in first-out store of the out1 of earlier calls, updated when out0
-    requires a gradient. memory_bank_size: rows, or (rows, features) to allocate at once. Over ranks
-    the loss is the mean over the rows of all, and every rank stores the out1 of all.
+    requires a gradient. Over ranks the loss is the mean over the rows of all, and every rank stores
+    the out1 of all.
+
+    Args:
+        temperature, group: as in `nt_xent`.
+        memory_bank_size: rows, or (rows, features) to allocate at once; 0: no bank.
+        gather_distributed: the rows of all processes are one batch.
+        options: further keywords of `nt_xent`.
+
+    Raises:
+        ValueError or TypeError: memory_bank_size is neither.
+        TypeError: a keyword that `nt_xent` does not have.
     """
 
     functional = staticmethod(nt_xent)

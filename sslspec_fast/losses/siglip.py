@@ -63,7 +63,12 @@ def siglip(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> x = torch.eye(2, 4)
     >>> round(float(siglip(x, x, 10.0, -10.0)), 4)
@@ -108,10 +113,23 @@ class SigLIPLoss(Loss):
     """`siglip` with the call of open_clip's SigLipLoss.
 
     ``forward(image_features, text_features, logit_scale, logit_bias=None, output_dict=False)``. The
-    constructor takes what open_clip's does. world_size > 1 stands for all processes of
-    torch.distributed (or for `group`), whose global batch is exact whatever dist_impl (None,
-    "bidir", "shift", "reduce" or "gather") and cache_labels say; chunk_size, how many rows of
-    logits open_clip stores at once, changes nothing where none are stored.
+    constructor takes what open_clip's does.
+
+    Args:
+        cache_labels: changes nothing.
+        rank: of this process, checked against torch.distributed.
+        world_size: more than 1 stands for all processes of torch.distributed (or for `group`),
+            whose global batch is exact.
+        dist_impl: None, "bidir", "shift", "reduce" or "gather"; changes nothing.
+        chunk_size: how many rows of logits open_clip stores at once; changes nothing where none are
+            stored.
+        group: as in `siglip`.
+        options: further keywords of `siglip`.
+
+    Raises:
+        ValueError or TypeError: an argument is out of range, or rank and world_size are not those
+            of the group.
+        TypeError: a keyword that `siglip` does not have.
     """
 
     functional = staticmethod(siglip)

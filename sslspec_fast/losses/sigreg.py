@@ -69,9 +69,14 @@ def sigreg(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; with
-    slices=None, on rows longer than 1024 / t_max (110 / t_max with impl="torch"), or than 512 with
-    kernel "imq".
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (views,) with
+        reduction="none".
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit; with
+            slices=None, on rows longer than 1024 / t_max (110 / t_max with impl="torch"), or than
+            512 with kernel "imq".
 
     >>> round(float(sigreg(torch.zeros(4, 3), seed=0)), 4)  # 4 sum_k w_k (1 - phi_k)^2
     1.6082
@@ -191,7 +196,17 @@ def check_reference(
 class SIGReg(Loss):
     """`sigreg` with lightly's constructor and ``forward(proj)``, proj (n, d) or (views, n, d).
 
-    Directions are drawn from torch's global generator; ``num_vectors=None`` takes all of them.
+    Directions are drawn from torch's global generator.
+
+    Args:
+        knots, t_max: as in `sigreg`.
+        num_vectors: how many directions are drawn; None takes all of them.
+        gather_distributed: accepted for one process only.
+        options: further keywords of `sigreg`.
+
+    Raises:
+        ValueError: gather_distributed with several processes.
+        TypeError: a keyword that `sigreg` does not have.
     """
 
     functional = staticmethod(sigreg)

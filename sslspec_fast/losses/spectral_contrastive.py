@@ -57,7 +57,12 @@ def spectral_contrastive(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> float(spectral_contrastive(torch.eye(4, 8), torch.eye(4, 8)))
     -2.0
@@ -117,7 +122,15 @@ def spectral_contrastive(
 
 
 class SpectralContrastiveLoss(Loss):
-    """`spectral_contrastive` as a module: ``forward(z1, z2)``."""
+    """`spectral_contrastive` as a module: ``forward(z1, z2)``.
+
+    Args:
+        mu, group: as in `spectral_contrastive`.
+        options: further keywords of `spectral_contrastive`.
+
+    Raises:
+        TypeError: a keyword that `spectral_contrastive` does not have.
+    """
 
     functional = staticmethod(spectral_contrastive)
     named = ("mu",)

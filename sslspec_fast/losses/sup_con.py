@@ -68,7 +68,12 @@ def sup_con(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> z = torch.eye(2, 8).repeat(2, 1)
     >>> round(float(sup_con(z, torch.tensor([0, 1, 0, 1]), temperature=0.5)), 4)
@@ -127,15 +132,22 @@ def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 class SupConLoss(Loss):
     """SupCon with SupContrast's constructor and call.
 
-    ``forward(features, labels=None, mask=None)``: features (n, views, ...) are flattened to
-    (n, views, d) and not normalised. labels (n,) or (n, 1), of any real dtype, say which samples
-    are positives: those with an equal label, a negative one means unlabelled; mask (n, n) says it
+    ``forward(features, labels=None, mask=None)``: features (n, views, ...) are flattened to (n,
+    views, d) and not normalised. labels (n,) or (n, 1), of any real dtype, say which samples are
+    positives: those with an equal label, a negative one means unlabelled; mask (n, n) says it
     directly and may be asymmetric or weighted; with neither, the views of a sample are positives of
-    each other (SimCLR). contrast_mode "all": every view is an anchor; "one": the first one. Over
-    ranks, features and labels are those of a rank's own samples, and mask must be None.
+    each other (SimCLR). Over ranks, features and labels are those of a rank's own samples, and mask
+    must be None.
 
     ``sample_weight`` (n,), for all views of a sample, and the options of `sup_con` need
     contrast_mode="all" and no mask.
+
+    Args:
+        temperature, base_temperature, group, options: as in `sup_con`.
+        contrast_mode: "all": every view is an anchor; "one": the first one.
+
+    Raises:
+        ValueError or TypeError: base_temperature or contrast_mode is out of range.
     """
 
     functional = staticmethod(sup_con)

@@ -57,8 +57,14 @@ def vicreg(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; rows have
-    no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
+    Rows have no loss of their own, so there is no ``reduction`` and no ``sample_weight``.
+
+    Returns:
+        The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with
+        return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> float(vicreg(torch.zeros(4, 3), torch.zeros(4, 3)))
     24.75
@@ -94,7 +100,17 @@ def vicreg(
 
 
 class VICRegLoss(Loss):
-    """`vicreg` with lightly's constructor and ``forward(z0, z1)``."""
+    """`vicreg` with lightly's constructor and ``forward(z0, z1)``.
+
+    Args:
+        lambda_param, mu_param, nu_param: the coefficients of invariance, variance and covariance.
+        gather_distributed: the rows of all processes are one batch.
+        eps, group: as in `vicreg`.
+        options: further keywords of `vicreg`.
+
+    Raises:
+        TypeError: a keyword that `vicreg` does not have.
+    """
 
     functional = staticmethod(vicreg)
     named = ("invariance", "variance", "covariance", "eps")

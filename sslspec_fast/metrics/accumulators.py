@@ -34,6 +34,7 @@ class _Accumulator:
         self.reset()
 
     def reset(self) -> None:
+        """Forget all batches."""
         raise NotImplementedError
 
     def _ranks(self, updates: int, **options: object) -> tuple[Ranks | None, int]:
@@ -62,6 +63,7 @@ class _Mean(_Accumulator):
         raise NotImplementedError
 
     def reset(self) -> None:
+        """Forget all batches."""
         self._total, self._count = 0.0, 0
 
     def _add(self, value: Tensor, count: int) -> None:
@@ -76,7 +78,12 @@ class _Mean(_Accumulator):
 
 
 class Alignment(_Mean):
-    """`alignment` over batches: the exact mean over all pairs."""
+    """`alignment` over batches: the exact mean over all pairs.
+
+    Args:
+        alpha: > 0, as in `alignment`.
+        group: of the ranks whose batches count together, or None.
+    """
 
     def __init__(self, alpha: float = 2.0, *, group: Any = None) -> None:
         super().__init__(group)
@@ -86,13 +93,16 @@ class Alignment(_Mean):
         return {"alpha": self.alpha}
 
     def update(self, z1: Tensor, z2: Tensor) -> None:
+        """Add the pairs (z1, z2), (n, d) each, checked by `alignment`."""
         self._add(batch.alignment(z1.detach(), z2.detach(), self.alpha), z1.shape[0])
 
 
 class NeighborhoodAccuracy(_Mean):
     """`neighborhood_accuracy` over batches of queries against a fixed bank.
 
-    group: of ranks that hold queries of their own and the same bank, all of it.
+    Args:
+        bank, bank_labels, k: as in `neighborhood_accuracy`.
+        group: of ranks that hold queries of their own and the same bank, all of it.
     """
 
     def __init__(self, bank: Tensor, bank_labels: Any, k: int = 20, *, group: Any = None) -> None:
@@ -103,6 +113,7 @@ class NeighborhoodAccuracy(_Mean):
         return {"k": self.k, "rows of bank": len(self.bank)}
 
     def update(self, z: Tensor, labels: Any) -> None:
+        """Add the queries z (n, d) with labels (n,), checked by `neighborhood_accuracy`."""
         accuracy = batch.neighborhood_accuracy(
             z, labels, self.k, bank=self.bank, bank_labels=self.bank_labels
         )
@@ -112,7 +123,9 @@ class NeighborhoodAccuracy(_Mean):
 class Uniformity(_Accumulator):
     """`uniformity` over batches: the pairs inside each batch, averaged before the logarithm.
 
-    group: the batches are those that single ranks were given.
+    Args:
+        t: > 0, as in `uniformity`.
+        group: of the ranks whose batches count together; a batch is what one rank was given.
     """
 
     def __init__(self, t: float = 2.0, *, group: Any = None) -> None:
@@ -120,10 +133,12 @@ class Uniformity(_Accumulator):
         super().__init__(group)
 
     def reset(self) -> None:
+        """Forget all batches."""
         self._logs: list[float] = []
         self._pairs = 0
 
     def update(self, z: Tensor) -> None:
+        """Add the pairs of the rows z (n, d), n >= 2, checked by `uniformity`."""
         mean = float(batch.uniformity(z.detach(), self.t))
         pairs = z.shape[0] * (z.shape[0] - 1)
         self._logs.append(mean + math.log(pairs))
@@ -148,6 +163,13 @@ class EffectiveRank(_Accumulator):
     """`effective_rank` of all rows of all batches, in (d, d) memory: Z^T Z is summed in float64.
 
     Singular values below 1e-8 of the largest are lost to the squaring; RankMe does not see them.
+
+    Args:
+        eps: >= 0, as in `effective_rank`.
+        group: of the ranks whose batches count together, or None.
+
+    Raises:
+        ValueError or TypeError: eps is out of range.
     """
 
     def __init__(self, eps: float = 1e-7, *, group: Any = None) -> None:
@@ -155,11 +177,13 @@ class EffectiveRank(_Accumulator):
         super().__init__(group)
 
     def reset(self) -> None:
+        """Forget all batches."""
         self._gram: Tensor | None = None
         self._rows = 0
 
     @torch.no_grad()
     def update(self, z: Tensor) -> None:
+        """Add the rows z (n, d), finite, of the d of earlier batches."""
         check.matrix("EffectiveRank", "z", z)
         check.finite("EffectiveRank", "z", z)
         x = z.detach().double()
@@ -188,6 +212,13 @@ class Lidar(_Accumulator):
     """`lidar` of the classes of all batches, in (d, d) memory, summed in float64.
 
     A class is a component of the graph of one batch: what another batch holds of it is another.
+
+    Args:
+        delta, eps: as in `lidar`.
+        group: of the ranks whose batches count together, or None.
+
+    Raises:
+        ValueError or TypeError: delta or eps is out of range.
     """
 
     def __init__(self, delta: float = 1e-4, eps: float = 1e-8, *, group: Any = None) -> None:
@@ -196,11 +227,12 @@ class Lidar(_Accumulator):
         super().__init__(group)
 
     def reset(self) -> None:
+        """Forget all batches."""
         self._sums: Scatter | None = None
 
     @torch.no_grad()
     def update(self, z: Tensor, graph: PairGraph) -> None:
-        """z (n, d); graph: as in `lidar`, here one component will do."""
+        """Add the rows z (n, d) with their graph, as in `lidar`; here one component will do."""
         label, size = batch._classes("Lidar", z, graph, self.delta, self.eps, None)
         more = Scatter.of(widen(z.detach()), label, size)
         if self._sums is not None:

@@ -26,10 +26,21 @@ __all__ = ["alignment", "effective_rank", "lidar", "neighborhood_accuracy", "uni
 def alignment(z1: Tensor, z2: Tensor, alpha: float = 2.0, *, group: Any = None) -> Tensor:
     r"""Mean distance of positive pairs, :math:`\frac1n \sum_i \|u_i - v_i\|^\alpha` on unit rows.
 
-    z1, z2: (n, d). Lower is better. Differentiable: a pair of identical rows has distance 0 and no
-    gradient, for every alpha > 0. group: of the ranks that hold the pairs together; the gradient of
-    a rank's rows is then W times that of the value, so that the mean over ranks that DDP takes is
-    the gradient of one process.
+    Lower is better. Differentiable: a pair of identical rows has distance 0 and no gradient, for
+    every alpha.
+
+    Args:
+        z1, z2: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
+        alpha: > 0.
+        group: of the ranks that hold the pairs together; the gradient of a rank's rows is then W
+            times that of the value, so that the mean over ranks that DDP takes is the gradient of
+            one process.
+
+    Returns:
+        The mean, 0-dim.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> float(alignment(torch.eye(3), torch.eye(3)))
     0.0
@@ -52,10 +63,20 @@ def alignment(z1: Tensor, z2: Tensor, alpha: float = 2.0, *, group: Any = None) 
 def uniformity(z: Tensor, t: float = 2.0, *, group: Any = None) -> Tensor:
     r"""Log of the mean Gaussian potential, :math:`\log \mathrm{mean}_{i<j} e^{-t \|u_i - u_j\|^2}`.
 
-    z: (n, d), n >= 2. Lower is more uniform. Differentiable. On unit rows the exponent is
-    :math:`2 t (u_i \cdot u_j - 1)`: one log-sum-exp of scaled similarities, linear in memory.
-    group: of the ranks that hold the rows together; all pairs count, those of rows on different
-    ranks too, and the gradient is as in `alignment` (first derivatives only).
+    Lower is more uniform. Differentiable. On unit rows the exponent is :math:`2 t (u_i \cdot u_j -
+    1)`: one log-sum-exp of scaled similarities, linear in memory.
+
+    Args:
+        z: (n, d), n >= 2, float64, float32, bfloat16 or float16 (computed in float32).
+        t: > 0.
+        group: of the ranks that hold the rows together; all pairs count, those of rows on different
+            ranks too, and the gradient is as in `alignment` (first derivatives only).
+
+    Returns:
+        The logarithm, 0-dim.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> round(float(uniformity(torch.eye(3))), 4)
     -4.0
@@ -77,10 +98,22 @@ def uniformity(z: Tensor, t: float = 2.0, *, group: Any = None) -> Tensor:
 def effective_rank(z: Tensor, eps: float = 1e-7, *, group: Any = None) -> Tensor:
     r"""RankMe: :math:`\exp(-\sum p_k \log p_k)`, :math:`p_k = \sigma_k / \sum \sigma + \epsilon`.
 
-    z: (n, d); the singular values are those of z as it is, neither centred nor normalised. Garrido,
+    The singular values are those of z as it is, neither centred nor normalised. Garrido,
     Balestriero, Najman, LeCun, "RankMe: Assessing the downstream performance of pretrained
     self-supervised representations by their rank" (ICML 2023, arXiv 2210.02885), equation 2.
-    group: of the ranks that hold the rows together; they exchange triangular factors, (d, d) each.
+
+    Args:
+        z: (n, d), finite.
+        eps: >= 0, as in the formula.
+        group: of the ranks that hold the rows together; they exchange triangular factors, (d, d)
+            each.
+
+    Returns:
+        The effective rank, 0-dim, without a gradient.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit, or z is not
+            finite.
 
     >>> round(float(effective_rank(torch.eye(4))), 3)
     4.0
@@ -110,16 +143,28 @@ def lidar(
 ) -> Tensor:
     r"""LiDAR: effective rank of :math:`\Sigma_w^{-1/2} \Sigma_b \Sigma_w^{-1/2}`.
 
-    z: (n, d). graph: its connected components are the surrogate classes, for example
-    ``PairGraph.from_views(m, q)`` for q augmentations of m samples; every component needs at least
-    two rows. With m components of means :math:`\mu_c`, :math:`\Sigma_b` is the covariance of the
-    means (over m - 1) and :math:`\Sigma_w` the mean within-class covariance (over size - 1), plus
-    delta times the identity. Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint
-    Embedding SSL Architectures" (ICLR 2024, arXiv 2312.04000), equations 1 to 4.
+    With m classes of means :math:`\mu_c`, :math:`\Sigma_b` is the covariance of the means (over m -
+    1) and :math:`\Sigma_w` the mean within-class covariance (over size - 1), plus delta times the
+    identity. Thilak et al., "LiDAR: Sensing Linear Probing Performance in Joint Embedding SSL
+    Architectures" (ICLR 2024, arXiv 2312.04000), equations 1 to 4.
 
-    group: of the ranks that hold the rows together. Each passes the graph of its own rows, so that
-    no class has rows on two ranks, and one without rows passes None; the covariances are summed in
-    float64.
+    Args:
+        z: (n, d), finite.
+        graph: its connected components are the surrogate classes, for example
+            ``PairGraph.from_views(m, q)`` for q augmentations of m samples; every component needs
+            at least two rows.
+        delta: > 0, as above.
+        eps: >= 0, as in `effective_rank`.
+        group: of the ranks that hold the rows together. Each passes the graph of its own rows, so
+            that no class has rows on two ranks, and one without rows passes None; the covariances
+            are summed in float64.
+
+    Returns:
+        The effective rank, 0-dim, without a gradient.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit, z is not finite,
+            or the graph has a row by itself or one component only.
 
     >>> z = torch.eye(4).repeat(2, 1)
     >>> round(float(lidar(z, PairGraph.from_views(4))), 3)
@@ -179,15 +224,27 @@ def neighborhood_accuracy(
 ) -> Tensor:
     """Share of rows whose class is the majority among their k nearest neighbours by cosine.
 
-    z: (n, d); labels: (n,) integers >= 0. Without a bank a row's neighbours are the other rows of z
-    (leave one out); with one, those of bank (m, d) with bank_labels (m,). A tie goes to the class
-    with the nearest member. Wu, Xiong, Yu, Lin, "Unsupervised Feature Learning via Non-Parametric
-    Instance Discrimination" (CVPR 2018, arXiv 1805.01978), section 3.4, with equal votes.
+    A tie goes to the class with the nearest member. Wu, Xiong, Yu, Lin, "Unsupervised Feature
+    Learning via Non-Parametric Instance Discrimination" (CVPR 2018, arXiv 1805.01978), section 3.4,
+    with equal votes.
 
-    group: of the ranks that hold the rows together; the neighbours are then sought among the rows
-    of all ranks, and ``bank`` is this rank's share of the bank: what every rank holds a copy of is
-    passed as ``bank[rank::W]``. Rows come from the other ranks a piece at a time
-    (``ranks.buffer_bytes``).
+    Args:
+        z: (n, d), finite.
+        labels: (n,) integers >= 0.
+        k: how many neighbours vote, >= 1.
+        bank: (m, d) among which the neighbours are sought; None: the other rows of z.
+        bank_labels: (m,) of the bank, given with it.
+        group: of the ranks that hold the rows together; the neighbours are then sought among the
+            rows of all ranks, and ``bank`` is this rank's share of the bank: what every rank holds
+            a copy of is passed as ``bank[rank::W]``. Rows come from the other ranks a piece at a
+            time (``ranks.buffer_bytes``).
+
+    Returns:
+        The share in [0, 1], 0-dim.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit, or fewer than k
+            neighbours.
 
     >>> z = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
     >>> float(neighborhood_accuracy(z, [0, 0, 1, 1], k=1))

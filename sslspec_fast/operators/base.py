@@ -26,11 +26,14 @@ __all__ = ["ShiftOperator", "SumOperator", "SymmetricOperator", "combine"]
 class SymmetricOperator:
     """A symmetric (n, n) operator. Subclasses define `_apply` (or override `matmat`).
 
-    dtype is the dtype of the data behind it; products run in the dtype of X (float32 or float64).
     op @ X multiplies; A + B, A - B, 2 * A, A / 2 and -A are operators too.
 
-    ranks: who holds which of the n rows, of A and of the blocks that it multiplies; None where this
-    process has all of them, so that `rows` is n.
+    Args:
+        n: rows and columns.
+        dtype: of the data behind it; products run in the dtype of X (float32 or float64).
+        device: of the blocks that it multiplies.
+        ranks: who holds which of the n rows, of A and of the blocks that it multiplies; None where
+            this process has all of them, so that `rows` is n.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class SymmetricOperator:
 
     @property
     def n(self) -> int:
+        """Rows and columns."""
         return self.shape[0]
 
     @property
@@ -223,7 +227,14 @@ class ShiftOperator(SymmetricOperator):
 
 
 class SumOperator(SymmetricOperator):
-    """Sum of operators of one size."""
+    """Sum of operators of one size.
+
+    Args:
+        parts: the operators, at least one.
+
+    Raises:
+        ValueError: shapes, devices or ranks that differ.
+    """
 
     def __init__(self, parts: list[SymmetricOperator]) -> None:
         first = parts[0]

@@ -50,7 +50,15 @@ class CenteredOperator(SymmetricOperator):
 
 
 class LowRankOperator(SymmetricOperator):
-    """U diag(c) U^T.   factor: (n, r); coefficients: (r,) or None for ones."""
+    """U diag(c) U^T.
+
+    Args:
+        factor: U (n, r), float32 or float64.
+        coefficients: c (r,), or None for ones.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
 
     def __init__(self, factor: Tensor, coefficients: Tensor | None = None) -> None:
         if factor.dim() != 2:
@@ -84,7 +92,15 @@ class LowRankOperator(SymmetricOperator):
 
 
 class ScaledOperator(SymmetricOperator):
-    """diag(s) A diag(s), s: (n,)."""
+    """diag(s) A diag(s).
+
+    Args:
+        op: A.
+        scale: s (n,).
+
+    Raises:
+        NotImplementedError: the rows of A are spread over ranks.
+    """
 
     def __init__(self, op: SymmetricOperator, scale: Tensor) -> None:
         if op.ranks is not None:
@@ -114,7 +130,11 @@ class ScaledOperator(SymmetricOperator):
 
 
 class DenseOperator(SymmetricOperator):
-    """A dense symmetric matrix, (n, n)."""
+    """A dense symmetric matrix.
+
+    Args:
+        matrix: (n, n) float32 or float64; its symmetry is not checked (`as_operator` does).
+    """
 
     def __init__(self, matrix: Tensor) -> None:
         super().__init__(matrix.shape[0], matrix.dtype, matrix.device)
@@ -153,9 +173,16 @@ class DenseOperator(SymmetricOperator):
 
 
 class CallableOperator(SymmetricOperator):
-    """Wraps X -> A X of a LinearOperator-like object or of a PairGraph.
+    """X -> A X of a LinearOperator-like object or of a PairGraph.
 
-    `array` says what the callable eats: "numpy" blocks are converted (host only), "torch" are not.
+    Args:
+        apply: the product with a block (n, b).
+        n, dtype, device: as in `SymmetricOperator`.
+        array: what `apply` takes and returns: "numpy" (blocks are converted, host only) or "torch".
+        bounds: of the spectrum, where they are known.
+        known: exact eigenpairs.
+        nnz: stored entries that a product touches, where that is known.
+        assemble: returns A as a scipy CSR array, where it has entries.
     """
 
     def __init__(

@@ -68,7 +68,19 @@ def _needs_grad(x: Any) -> bool:
 
 
 def low_rank(factor: Any, coefficients: Any = None) -> SymmetricOperator:
-    """U diag(c) U^T.   factor: (n, r); coefficients: (r,) or None for ones."""
+    """The operator U diag(c) U^T.
+
+    Args:
+        factor: U (n, r), array or tensor, real and finite.
+        coefficients: c (r,), or None for ones.
+
+    Returns:
+        `LowRankOperator`.
+
+    Raises:
+        ValueError or TypeError: shapes that do not fit, values that are not real and finite.
+        NotImplementedError: a tensor that requires a gradient.
+    """
     refuse_grad("low_rank", "factor", factor)
     refuse_grad("low_rank", "coefficients", coefficients)
     c = None if coefficients is None else real_array("low_rank", "coefficients", coefficients)
@@ -76,7 +88,19 @@ def low_rank(factor: Any, coefficients: Any = None) -> SymmetricOperator:
 
 
 def shift(op: Any, a: Any, b: Any) -> SymmetricOperator:
-    """a * A + b * I; a, b: numbers or 0-dim tensors."""
+    """The operator a * A + b * I.
+
+    Args:
+        op: A, as `as_operator` takes it.
+        a, b: finite numbers or 0-dim tensors.
+
+    Returns:
+        A `SymmetricOperator`.
+
+    Raises:
+        ValueError or TypeError: a or b is no finite number, or A as in `as_operator`.
+        NotImplementedError: a tensor that requires a gradient.
+    """
     for name, value in (("a", a), ("b", b)):
         refuse_grad("shift", name, value)
         check.number("shift", name, value.item() if getattr(value, "ndim", None) == 0 else value)
@@ -84,15 +108,34 @@ def shift(op: Any, a: Any, b: Any) -> SymmetricOperator:
 
 
 def centered(op: Any) -> SymmetricOperator:
-    """H A H, H = I - 1 1^T / n (classical MDS, centred LS-SimCLR)."""
+    """The operator H A H, H = I - 1 1^T / n (classical MDS, centred LS-SimCLR).
+
+    Args:
+        op: A, as `as_operator` takes it.
+
+    Returns:
+        A `SymmetricOperator`.
+
+    Raises:
+        ValueError, TypeError or NotImplementedError: as in `as_operator`.
+    """
     return CenteredOperator(as_operator(op, "centered"))
 
 
 def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
-    """Operator, PairGraph, scipy / torch / cupy sparse, LinearOperator-like, or dense square.
+    """What `eigsh` multiplies by, from anything that stands for a symmetric matrix.
 
-    ValueError when A is not square, not symmetric or not finite; TypeError for complex data or an
-    object that cannot multiply; NotImplementedError for a tensor that requires grad.
+    Args:
+        A: operator, `PairGraph`, scipy / torch / cupy sparse, LinearOperator-like, or dense (n, n).
+        name: what errors begin with.
+
+    Returns:
+        A `SymmetricOperator`; A itself where it is one.
+
+    Raises:
+        ValueError: A is not square, not symmetric or not finite.
+        TypeError: complex data, or an object that cannot multiply.
+        NotImplementedError: a tensor that requires a gradient.
     """
     refuse_grad(name, "A", A)
     if isinstance(A, SymmetricOperator):

@@ -34,9 +34,19 @@ _CHUNK = 1 << 22  # entries scaled at once
 class CsrOperator(EntryBounds):
     """diag(diagonal) + sign * diag(scale) M diag(scale) on compressed rows.
 
-    indptr (n+1,), indices (nnz,) int32 or int64, values (nnz,) or None for ones; scale, diagonal:
-    (n,) float64 or None. `bounds` overrides Gershgorin's; `known` lists exact eigenpairs; trusted:
-    the arrays have been checked.
+    Args:
+        indptr: (n + 1,) int32 or int64.
+        indices: (nnz,) int32 or int64.
+        values: (nnz,) float32 or float64, or None for ones.
+        n: rows and columns.
+        scale, diagonal: (n,) float64 or None.
+        sign: 1 or -1.
+        bounds: of the spectrum, in place of Gershgorin's.
+        known: exact eigenpairs.
+        trusted: the arrays have been checked.
+
+    Raises:
+        ValueError or TypeError: compressed rows that leave the matrix.
     """
 
     def __init__(

@@ -23,8 +23,19 @@ __all__ = ["adjacency", "laplacian"]
 def adjacency(g: PairGraph, normalized: bool = False) -> SymmetricOperator:
     """G, or D^-1/2 G D^-1/2 with zero rows for nodes without degree.
 
-    The normalised form needs non-negative weights and knows its eigenvectors of eigenvalue 1
-    exactly (one per connected component that has an edge).
+    The normalised form knows its eigenvectors of eigenvalue 1 exactly (one per connected component
+    that has an edge).
+
+    Args:
+        g: symmetric.
+        normalized: take the second form, which needs weights >= 0.
+
+    Returns:
+        A `SymmetricOperator`, without a copy of G.
+
+    Raises:
+        TypeError: g is no `PairGraph`.
+        ValueError: g is directed, or has negative weights under normalized.
     """
     _require_symmetric("adjacency", g)
     if not normalized:
@@ -40,6 +51,17 @@ def laplacian(g: PairGraph, normalized: bool = False) -> SymmetricOperator:
     """L = D - G, or I - D^-1/2 G D^-1/2 (a row without degree: eigenvalue 1 when normalised).
 
     With non-negative weights the null vectors, one per connected component, are known exactly.
+
+    Args:
+        g: symmetric.
+        normalized: take the second form, which needs weights >= 0.
+
+    Returns:
+        A `SymmetricOperator`, without a copy of G.
+
+    Raises:
+        TypeError: g is no `PairGraph`.
+        ValueError: g is directed, or has negative weights under normalized.
     """
     _require_symmetric("laplacian", g)
     if normalized:

@@ -76,10 +76,19 @@ def _remove(v: Tensor, x: Tensor) -> Tensor:
 class GroupVectors:
     """Orthonormal block with one vector per group: v_c = weight on the rows of group c, normalised.
 
-    labels: (n,) int64 in [0, count), or -1 for rows outside every group; weights: (n,) or None
-    for ones. Null vectors of graphs have this form (one per connected component), thousands of
-    them cost O(n) instead of O(n * count). group: of ranks that hold the rows together; labels and
-    weights are then those of this rank's rows, and count, of all, is needed.
+    Null vectors of graphs have this form (one per connected component); thousands of them cost O(n)
+    instead of O(n * count).
+
+    Args:
+        labels: (n,) int64 in [0, count), or -1 for rows outside every group.
+        weights: (n,), or None for ones.
+        count: of groups; None: the largest label + 1.
+        group: of ranks that hold the rows together; labels and weights are then those of this
+            rank's rows, and count, of all, is needed.
+
+    Raises:
+        ValueError: labels that are not (n,), a group without a row of non-zero weight, or no count
+            beside a process group.
     """
 
     def __init__(
@@ -133,6 +142,7 @@ class GroupVectors:
         return self._dense[dtype]
 
     def reordered(self, p: Tensor) -> GroupVectors:
+        """The rows of V in the order p."""
         labels = torch.where(self.weights[p] != 0, self.labels[p], -1)
         return GroupVectors(labels, self.weights[p], self.count)
 
@@ -145,7 +155,12 @@ class GroupVectors:
 
 @dataclass(frozen=True)
 class KnownPairs:
-    """Eigenpairs known without computing: one `value` shared by all of `vectors`."""
+    """Eigenpairs known without computing.
+
+    Attributes:
+        value: the eigenvalue of all of them.
+        vectors: their vectors.
+    """
 
     value: float
     vectors: GroupVectors

@@ -38,10 +38,15 @@ __all__ = ["PartitionedOperator", "partitioned"]
 
 
 class PartitionedOperator(EntryBounds):
-    """This rank's rows of A; see `partitioned`.
+    """This rank's rows of A; made by `partitioned`.
 
-    near: (n_r, n_r) the columns of this rank; far: (n_r, h) those that `halo` fetches; nnz: stored
-    entries of all ranks.
+    Args:
+        near: (n_r, n_r), the columns of this rank.
+        far: (n_r, h), those that `halo` fetches.
+        halo: the exchange of rows between ranks.
+        dtype: of the entries.
+        nnz: stored entries of all ranks.
+        bounds, known: as in `CsrOperator`.
     """
 
     def __init__(
@@ -247,14 +252,21 @@ def partitioned(
 ) -> PartitionedOperator:
     """The symmetric operator of which every rank of a process group holds some rows.
 
-    A: (n_r, n) scipy or torch sparse, real: this rank's rows, in rank order those of the whole, and
-        global columns; n_r may be 0. Entries are taken in float32 or float64.
-    group: a ProcessGroup or a 1-D DeviceMesh. To be called on all of its ranks.
-    bounds: of the spectrum, if they are known; Gershgorin's discs otherwise.
-    known: eigenpairs that are known exactly, with ``GroupVectors(..., group=group)``.
+    Args:
+        A: (n_r, n) scipy or torch sparse, real: this rank's rows, in rank order those of the whole,
+            and global columns; n_r may be 0. Entries are taken in float32 or float64.
+        group: a ProcessGroup or a 1-D DeviceMesh. To be called on all of its ranks.
+        bounds: of the spectrum, if they are known; Gershgorin's discs otherwise.
+        known: eigenpairs that are known exactly, with ``GroupVectors(..., group=group)``.
+        name: what errors begin with.
 
-    Errors, on all ranks: TypeError for what is not sparse or not real; ValueError for columns that
-    are not as many as rows in all, for A not symmetric or not finite.
+    Returns:
+        `PartitionedOperator`.
+
+    Raises:
+        TypeError: what is not sparse or not real, on all ranks.
+        ValueError: columns that are not as many as rows in all, A not symmetric or not finite; on
+            all ranks.
     """
     group = process_group(name, group)
     with told_to_all(name, group):

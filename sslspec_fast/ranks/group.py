@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .._torch_private import constant_when_traced
+
 
 def process_group(op: str, group: Any) -> Any:
     """The ProcessGroup of a ProcessGroup or of a one-dimensional DeviceMesh.
@@ -59,7 +61,7 @@ def world() -> Any:
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def name_and_size(op: str, group: Any) -> tuple[str, int]:
     """The name by which operators know the group, and its size; constants of a compiled graph."""
     checked = process_group(op, group)

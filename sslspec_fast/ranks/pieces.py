@@ -23,7 +23,18 @@ _BUDGET: ContextVar[int] = ContextVar("sslspec_fast_buffer_bytes", default=1 << 
 @contextlib.contextmanager
 def buffer_bytes(budget: int) -> Iterator[None]:
     """Within it, rows gathered from other ranks and their gradients take about `budget` bytes at
-    most, 1 GiB by default; fewer bytes, and rows are gathered twice. The same on all ranks.
+    most.
+
+    A context manager. Fewer bytes, and rows are gathered twice.
+
+    Args:
+        budget: bytes, the same on all ranks; 1 GiB outside.
+
+    Returns:
+        A context manager.
+
+    Raises:
+        ValueError: budget < 1.
     """
     if budget < 1:
         raise ValueError(f"buffer_bytes: budget must be >= 1, got {budget}")

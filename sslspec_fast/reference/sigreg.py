@@ -3,9 +3,11 @@
 import math
 
 import numpy as np
+import scipy  # its submodules load on first use
 import torch
-from scipy.special import roots_gegenbauer
 from torch import Tensor
+
+from .._torch_private import constant_when_traced
 
 LONGEST = 220.0  # t_max times the largest distance that the 128 cosines of `_cosines` are right for
 
@@ -36,7 +38,7 @@ def _quadrature(knots: int, t_max: float) -> tuple[np.ndarray, np.ndarray, np.nd
     return t, phi, w
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _tables(knots: int, t_max: float) -> tuple[list[float], list[float], list[float]]:
     t, phi, w = _quadrature(knots, t_max)
     return t.tolist(), phi.tolist(), w.tolist()
@@ -52,7 +54,7 @@ def _by_kernel(z: Tensor, knots: int, t_max: float, kernel: tuple[str, float] | 
         _, phi, w = _tables(knots, t_max)
         pairs = _cosines(distance, *_frequencies(d, knots, t_max, 0))
         rows = _cosines(square, *_frequencies(d, knots, t_max, 1))
-        constant = sum(a * b * b for a, b in zip(w, phi, strict=True))
+        constant: float | Tensor = sum(a * b * b for a, b in zip(w, phi, strict=True))
     elif kernel[0] == "gaussian":
         h = kernel[1] ** 2
         pairs = torch.exp(-distance / (2 * h))
@@ -72,7 +74,7 @@ def _cosines(r: Tensor, frequency: list[float], amplitude: list[float]) -> Tenso
     return angle.cos() @ torch.tensor(amplitude, dtype=r.dtype, device=r.device)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _frequencies(d: int, knots: int, t_max: float, order: int) -> tuple[list[float], list[float]]:
     """f, a with sum_m a_m cos(f_m u) = sum_k w_k phi_k^order E cos(t_k u s), s one coordinate of a
     uniform direction in d dimensions.
@@ -81,7 +83,9 @@ def _frequencies(d: int, knots: int, t_max: float, order: int) -> tuple[list[flo
     same first moments has the same mean cosine.
     """
     t, phi, w = _quadrature(knots, t_max)
-    s, share = (np.ones(1), np.ones(1)) if d == 1 else roots_gegenbauer(200, d / 2 - 1)
+    s, share = (
+        (np.ones(1), np.ones(1)) if d == 1 else scipy.special.roots_gegenbauer(200, d / 2 - 1)
+    )
     relative = np.arccos(np.clip(np.outer(t / t_max, s).ravel(), -1, 1))
     weight = np.outer(w * phi**order, share / share.sum()).ravel()
     even = 2 * np.arange(128)

@@ -61,41 +61,47 @@ def eigsh(
 ) -> EigResult:
     """The k largest ("LA") or smallest ("SA") eigenpairs of a symmetric A, with proof of accuracy.
 
-    A: operator, PairGraph (G itself), scipy / torch / cupy sparse, LinearOperator-like (.matmat),
-        or dense (n, n); real, float32 or float64. B: None, diagonal as (n,) or sparse, or dense
-        symmetric positive definite (n, n); vectors are then B-orthonormal.
-    tol: largest residual ||A x - lambda x|| relative to ||A||. angle_tol: also ask for
-        ||R||_F / gap <= angle_tol, which bounds the sine between the returned and the true
-        subspace (Davis and Kahan 1970).
-    method: "auto" probes the spectrum and the graph; ``info.plan`` says what it picked and why.
-    x0: (n, m) warm start. deflate: (n, c) block or `operators.GroupVectors` whose span is removed
-        from the problem (it must be invariant under A, e.g. known null vectors). Without it, the
-        null vectors that a graph operator knows are used, exactly, as first results.
-    precision: "mixed" (float32 filters around a float64 anchor: full accuracy), "float64",
-        "float32" (everything; residuals stop near 1e-6 ||A||).
-    callback: called with a dict each outer iteration (once by "dense"): iteration, k, how many
-        pairs have converged, values, residual (largest, relative), basis, n_matvec; a true return
-        value stops the run. progress: the same as a line on stderr.
-    certify: prove that no eigenvalue was missed: count those beyond the cut by the inertia of a
-        factor of A - sigma I (Sylvester; ``info.complete``). Needs the entries of A and room for
-        the factor; the gap is then proven too. The count disagrees: not converged.
-    group: a process group or 1-D DeviceMesh of ranks that hold the rows together. A is then the
-        (n_r, n) rows of this rank, scipy or torch sparse with global columns, or an
-        `operators.partitioned`; x0, deflate and the vectors are this rank's rows, 0 allowed. All
-        ranks call with the same settings and get the same values and info, to rounding those of
-        one process. Methods chebyshev, lanczos and dense (docs/distributed_eigensolver.md).
+    Args:
+        A: operator, PairGraph (G itself), scipy / torch / cupy sparse, LinearOperator-like
+            (.matmat), or dense (n, n); real, float32 or float64.
+        k, which: how many, 1 <= k <= n, and from which end, "LA" or "SA".
+        B: None, diagonal as (n,) or sparse, or dense symmetric positive definite (n, n); vectors
+            are then B-orthonormal.
+        method: "auto" probes the spectrum and the graph; ``info.plan`` says what it picked and why;
+            or one of those in docs/eigensolver.md (Zhou and Saad 2007, arXiv 2503.22652).
+        tol: largest residual ``||A x - lambda x||`` relative to ``||A||``.
+        angle_tol: also ask for ``||R||_F / gap`` <= angle_tol, which bounds the sine between the
+            returned and the true subspace (Davis and Kahan 1970).
+        x0: (n, m) warm start.
+        deflate: (n, c) block or `operators.GroupVectors` whose span is removed from the problem (it
+            must be invariant under A). Without it, the null vectors that a graph operator knows are
+            used, exactly, as first results.
+        precision: "mixed" (float32 filters around a float64 anchor: full accuracy), "float64",
+            "float32" (everything; residuals stop near 1e-6 ``||A||``).
+        max_iter, seed: outer iterations (None: 1000), and the seed of random starts.
+        callback: called with a dict each outer iteration (once by "dense"): iteration, k, how many
+            pairs have converged, values, residual (largest, relative), basis, n_matvec; a true
+            return value stops the run.
+        progress: the same as a line on stderr.
+        certify: prove that no eigenvalue was missed, and the gap, by the inertia of a factor of A -
+            sigma I (Sylvester; ``info.complete``). Needs the entries of A and room for the factor.
+            The count disagrees: not converged.
+        group: a process group or 1-D DeviceMesh of ranks that hold the rows together. A is then the
+            (n_r, n) rows of this rank, or an `operators.partitioned`; x0, deflate and the vectors
+            are this rank's rows, 0 allowed (docs/distributed_eigensolver.md).
 
-    Returns `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did
-    not reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
-    Eigenvalues and gauge-invariant functions of the vectors are differentiable when A is a torch
-    tensor (dense or sparse CSR / COO) that requires grad; inside operators or B it is refused.
+    Returns:
+        `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did not
+        reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
+        Eigenvalues and gauge-invariant functions of the vectors are differentiable when A is a
+        torch tensor (dense or sparse CSR / COO) that requires grad.
 
-    Methods: block Chebyshev-Davidson (Zhou and Saad 2007) with the residual-form filter of
-    arXiv 2503.22652, its corners block Lanczos, LOBPCG and shift-invert, and LAPACK.
+    Raises:
+        ValueError or TypeError: A, B or a setting that does not fit.
+        NotImplementedError: gradients of operators or B, deflate beside B, a method over ranks.
 
     >>> import numpy as np, sslspec_fast as sf
-    >>> values, vectors = sf.eigsh(np.diag([1.0, 5.0, 3.0]), 2)
-    >>> values
+    >>> sf.eigsh(np.diag([1.0, 5.0, 3.0]), 2).values
     array([5., 3.])
     """
     started = time.perf_counter()

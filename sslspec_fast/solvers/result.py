@@ -21,24 +21,28 @@ class ConvergenceWarning(UserWarning):
 class EigInfo:
     """How a result was obtained and how far it can be trusted.
 
-    residuals     (k,) float64, ``||A x - lambda x||`` of each returned pair (unit vectors); with B
-                  ``||F^-1 (A x - lambda B x)||``, B = F F^T, of B-orthonormal vectors
-    norm          the bound of ``||A||`` that ``tol`` is relative to
-    gap           distance of the k-th value to the nearest value that was not returned
-                  (``inf`` when there is none, e.g. k = n; estimated from Ritz values otherwise)
-    angle_bound   ``||R||_F / gap``: bounds the sine between the returned and the exact subspace
-    cluster_cut   the k-th value lies inside a cluster, so the span of the vectors is not unique
-    complete      with ``certify``: a count of the eigenvalues proved that none was missed
-                  (``extra["count"]`` of them lie beyond ``extra["count_shift"]``); None: not asked
-    method        what ran: "dense" | "lanczos" | "chebyshev" | "lobpcg" | "shift_invert"
-    reason        one sentence: why that method, and on stopping early why
-    plan          `Plan`: what was decided before the first step, with a reason against each other
-                  method; None where a closed form needs no eigensolver
-    n_iter        outer iterations (Rayleigh-Ritz steps)
-    n_matvec      columns multiplied by A in all, in any precision (a block of b counts b)
-    n_solve       columns solved with a factorisation or preconditioner
-    history       one dict per outer iteration: residual (largest, relative), basis, converged
-    extra         method-specific facts (filter degree, fill, precision, bounds ...)
+    Attributes:
+        converged: every pair met the tolerance, and the span the angle if one was asked for.
+        residuals: (k,) float64, ``||A x - lambda x||`` of each returned pair (unit vectors); with B
+            ``||F^-1 (A x - lambda B x)||``, B = F F^T, of B-orthonormal vectors.
+        norm: the bound of ``||A||`` that ``tol`` is relative to.
+        gap: distance of the k-th value to the nearest value that was not returned (``inf`` when
+            there is none, e.g. k = n; estimated from Ritz values otherwise).
+        angle_bound: ``||R||_F / gap``: bounds the sine between the returned and the exact subspace.
+        cluster_cut: the k-th value lies inside a cluster, so the span of the vectors is not unique.
+        method: what ran: "dense", "lanczos", "chebyshev", "lobpcg" or "shift_invert".
+        reason: one sentence: why that method, and on stopping early why.
+        plan: `Plan`: what was decided before the first step, with a reason against each other
+            method; None where a closed form needs no eigensolver.
+        n_iter: outer iterations (Rayleigh-Ritz steps).
+        n_matvec: columns multiplied by A in all, in any precision (a block of b counts b).
+        seconds: of the whole call.
+        n_solve: columns solved with a factorisation or preconditioner.
+        tol, angle_tol, precision: as they were asked for.
+        complete: with ``certify``: a count of the eigenvalues proved that none was missed
+            (``extra["count"]`` of them lie beyond ``extra["count_shift"]``); None: not asked.
+        history: one dict per outer iteration: residual (largest, relative), basis, converged.
+        extra: method-specific facts (filter degree, fill, precision, bounds ...).
     """
 
     converged: bool
@@ -77,9 +81,11 @@ class EigInfo:
 class EigResult:
     """Eigenpairs, wanted first; unpacks as ``values, vectors = result``.
 
-    values   (k,), LA: descending, SA: ascending
-    vectors  (n, k), orthonormal (B-orthonormal for a pencil); entry of largest magnitude positive
-    info     `EigInfo`
+    Attributes:
+        values: (k,), LA: descending, SA: ascending.
+        vectors: (n, k), orthonormal (B-orthonormal for a pencil); entry of largest magnitude
+            positive.
+        info: `EigInfo`.
     """
 
     values: Any

@@ -42,12 +42,13 @@ _DENSE_GROUPS = 2000
 class SpectrumInfo(EigInfo):
     """`EigInfo` plus what a closed form must tell about its graph and its K x K problem.
 
-    components    number of connected components of the graph (isolated nodes count)
-    isolated      number of nodes without an edge; they own modes of eigenvalue 0
-    regime        formula that gave the minimum, e.g. "decorrelated", "equal variance", "multistart"
-    certified     the minimum is proven global; False: the best of a multistart, or a
-                  local-optimality criterion that is only numerically known to be global
-    lower_bound   a proven lower bound of the loss (equals ``loss`` when certified)
+    Attributes:
+        components: number of connected components of the graph (isolated nodes count).
+        isolated: number of nodes without an edge; they own modes of eigenvalue 0.
+        regime: formula that gave the minimum, e.g. "decorrelated", "equal variance", "multistart".
+        certified: the minimum is proven global; False: the best of a multistart, or a
+            local-optimality criterion that is only numerically known to be global.
+        lower_bound: a proven lower bound of the loss (equals ``loss`` when certified).
     """
 
     components: int = 1

@@ -49,19 +49,27 @@ def barlow_twins(
 ) -> ClosedForm:
     """Optimum of ``F.graph_barlow_twins(z, graph, off_diagonal=..., center=...)``.
 
-    whitened=True adds the constraint Z^T Dhat Z = I, under which the optimum is CCA; otherwise the
-    exact loss: a formula for off_diagonal = 1 (and below 1 when k is a power of two), else the best
-    of a multistart over the k x k problem, with a proven ``info.lower_bound`` for off_diagonal < 1.
-    center=False is the paper's snippet, whose optimum contains the constant column.
+    The exact loss has a formula for off_diagonal = 1 (and below 1 when k is a power of two), else
+    the result is the best of a multistart over the k x k problem, with a proven
+    ``info.lower_bound`` for off_diagonal < 1. The loss ignores column scales; columns come out with
+    p_k = 1. Nodes without edges do not enter the loss; their rows are zero.
 
-    ``eigenvalues``: of the centred A or of the pencil; ``filter``: energy b_k / lambda_k of mode k
-    (1 when whitened). The loss ignores column scales; columns come out with p_k = 1. Nodes without
-    edges do not enter the loss; their rows are zero. k beyond the number of modes: whitened, the
-    surplus columns are zero and cost 1 each.
-    group: a process group or 1-D DeviceMesh of ranks that hold the nodes together. graph is then
-    the (n_r, n) rows of this rank, scipy or torch sparse with global columns, and so are the rows
-    of the embedding; no features or kernel, no ``transform`` (docs/distributed_eigensolver.md).
-    Errors: ValueError for a directed or edgeless graph, k out of range, negative off_diagonal.
+    Args:
+        graph: symmetric, weights >= 0, at least one edge; in the forms of `vicreg`.
+        k: embedding dimensions. Beyond the number of modes, whitened: the surplus columns are zero
+            and cost 1 each.
+        off_diagonal: weight >= 0 of the redundancy term.
+        whitened: add the constraint Z^T Dhat Z = I, under which the optimum is CCA.
+        center: False is the paper's snippet, whose optimum contains the constant column.
+        features, kernel, starts, group, solver: as in `vicreg`.
+
+    Returns:
+        `ClosedForm`. ``eigenvalues``: of the centred A or of the pencil; ``filter``: energy b_k /
+        lambda_k of mode k (1 when whitened).
+
+    Raises:
+        ValueError: a directed or edgeless graph, k out of range, negative off_diagonal.
+        TypeError: wrong types.
     """
     facts = {
         "k": k,

@@ -54,16 +54,18 @@ class OutOfSample:
 class ClosedForm:
     """The optimum of a joint-embedding loss on a graph (docs/closed_forms.md).
 
-    embedding     (n, k) float64, one optimal Z (unique up to the symmetries of the loss)
-    eigenvalues   (k,) of the operator or pencil, in the order of the modes; surplus columns
-                  (k beyond the number of modes) hold inf (VICReg) or 0
-    filter        (k,) the s_k of docs/closed_forms.md: how much of mode k the optimum keeps
-    loss          the minimum of the matching ``F.graph_*`` loss (plus the ridge term, if any)
-    rank          dimensions of the embedding: active modes, or mixtures of them
-    weights       (d, k) with embedding == features @ weights; (n, k) with embedding ==
-                  kernel @ weights in the kernel regime; None without features
-    info          `SpectrumInfo`: convergence, residuals, gap, cut cluster, components, isolated
-                  nodes, regime, certified
+    Attributes:
+        embedding: (n, k) float64, one optimal Z (unique up to the symmetries of the loss).
+        eigenvalues: (k,) of the operator or pencil, in the order of the modes; surplus columns (k
+            beyond the number of modes) hold inf (VICReg) or 0.
+        filter: (k,) the s_k of docs/closed_forms.md: how much of mode k the optimum keeps.
+        loss: the minimum of the matching ``F.graph_*`` loss (plus the ridge term, if any).
+        rank: dimensions of the embedding: active modes, or mixtures of them.
+        weights: (d, k) with embedding == features @ weights; (n, k) with embedding == kernel @
+            weights in the kernel regime; None without features.
+        info: `SpectrumInfo`: convergence, residuals, gap, cut cluster, components, isolated nodes,
+            regime, certified.
+        out_of_sample: the extension to rows that `transform` uses; None where there is none.
     """
 
     embedding: Any
@@ -76,13 +78,20 @@ class ClosedForm:
     out_of_sample: OutOfSample | None = field(default=None, repr=False)
 
     def transform(self, rows: Any) -> Any:
-        """Embed new rows (m, k).
+        """Embed new rows.
 
-        rows: features (m, d); kernel rows k(new, training) (m, n); or, without features, edge
-        weights (m, n) to the training nodes. A row whose position the eigen-equation leaves open is
-        NaN: one without edges, except in ``simclr`` (0; centred, one place for all of them) and in
-        uniform ``vicreg`` (0, but NaN where a mode of eigenvalue 0 is kept: a graph in pieces), and
-        there one of total weight lambda_k. ValueError when the number of columns does not match.
+        Args:
+            rows: features (m, d); kernel rows k(new, training) (m, n); or, without features, edge
+                weights (m, n) to the training nodes.
+
+        Returns:
+            (m, k). A row whose position the eigen-equation leaves open is NaN: one without edges,
+            except in ``simclr`` (0; centred, one place for all of them) and in uniform ``vicreg``
+            (0, but NaN where a mode of eigenvalue 0 is kept: a graph in pieces), and there one of
+            total weight lambda_k.
+
+        Raises:
+            ValueError: the number of columns does not match.
         """
         source = self.weights if self.weights is not None else self.embedding
         width = int(source.shape[0])

@@ -45,8 +45,15 @@ def active_span(z: Array, relative: float = 1e-12) -> Array:
 def downstream_error(closed_form_or_z: ClosedForm | Any, Y: Any) -> float:
     """Least-squares error of the best affine readout of Y from the embedding, with all labels.
 
-    closed_form_or_z: `ClosedForm` or z (n, k). Y: (n, m) or (n,) real targets, or (n,) integer
-    labels (one-hot). Returns |(I - P_Z) H Y|_F^2, summed over rows and targets.
+    Args:
+        closed_form_or_z: `ClosedForm`, or z (n, k).
+        Y: (n, m) or (n,) real targets, or (n,) integer labels (one-hot).
+
+    Returns:
+        ``|(I - P_Z) H Y|_F^2``, summed over rows and targets.
+
+    Raises:
+        ValueError: Y and z have different numbers of rows, or hold what is not finite.
     """
     source = closed_form_or_z
     z = source.embedding if isinstance(source, ClosedForm) else source
@@ -68,8 +75,15 @@ def alignment(graph: Any, Y: Any) -> float:
     iff no edge joins two different values, about 0 for a graph that ignores Y, negative for one
     that avoids it; for labels, Newman's assortativity (doi 10.1103/PhysRevE.67.026126).
 
-    Y: (n,) integer labels, or (n,) / (n, m) real targets. ValueError when Y is constant on the
-    edges.
+    Args:
+        graph: symmetric; in the forms of `vicreg`.
+        Y: (n,) integer labels, or (n,) / (n, m) real targets.
+
+    Returns:
+        The correlation.
+
+    Raises:
+        ValueError: Y is constant on the edges, or does not match the graph.
     """
     target = Target(graph)
     y = _targets(Y, target.n)

@@ -1,37 +1,14 @@
-"""The closed forms behind scikit-learn's estimator interface.
+"""The closed forms behind scikit-learn's estimator interface: a loss each, on a graph of the data.
 
-Each estimator builds a graph from the data (nearest neighbours, labels, or a given affinity), takes
-the closed-form optimum of its loss on it, and embeds new rows by the Nystrom formula of that loss
-(nonparametric), by X W (linear) or by kernel rows (kernel).
 Source: Balestriero & LeCun, NeurIPS 2022 (arXiv 2205.11508).
 """
 
 from __future__ import annotations
 
-import inspect
-import warnings
 from typing import Any
 
-import numpy as np
-import scipy.sparse as sp
-
-try:
-    from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-    from sklearn.metrics.pairwise import KERNEL_PARAMS, pairwise_kernels
-    from sklearn.neighbors import NearestNeighbors
-    from sklearn.utils import check_random_state
-    from sklearn.utils.validation import check_is_fitted, check_non_negative, validate_data
-except ImportError as missing:  # an optional extra: say how to get it
-    raise ImportError(
-        "the estimators need scikit-learn >= 1.6: pip install 'sslspec-fast[sklearn]'"
-    ) from missing
-
-from .._arrays import host_array
-from .._checks import count
 from ..graph import PairGraph
-from ._checks import check_positive
-from ._labels import class_codes
-from ._samples import check_size, lookup, neighbor_rows, unit_of
+from ._estimator import ClosedFormEmbedding
 from .barlow_twins import barlow_twins
 from .closed_form import ClosedForm
 from .simclr import simclr
@@ -39,229 +16,29 @@ from .vicreg import vicreg
 
 __all__ = ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
 
-Array = np.ndarray
-_AFFINITIES = ("nearest_neighbors", "precomputed", "labels")
-_REGIMES = ("nonparametric", "linear", "kernel")
-# What has a meaning under some values of another parameter only.
-_ONLY_WITH = (
-    ("n_neighbors", "affinity", ("nearest_neighbors",)),
-    ("ridge", "regime", ("linear", "kernel")),
-    ("kernel", "regime", ("kernel",)),
-    ("gamma", "regime", ("kernel",)),
-)
 
-
-class _ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Shared life cycle: validate, build the graph, solve, transform."""
-
-    # Parameters of every subclass, set by their own __init__ as scikit-learn requires.
-    n_components: int
-    affinity: str
-    n_neighbors: int
-    regime: str
-    kernel: str
-    gamma: float | None
-    tol: float
-    _fit_X: Any  # the training rows; None for a precomputed affinity
-    random_state: int
-
-    def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
-        raise NotImplementedError
-
-    def fit(self, X: Any, y: Any = None) -> Any:
-        """X: (n, d) samples, or the (n, n) affinity for affinity="precomputed"; y: (n,) labels for
-        affinity="labels": integers or names, where a negative integer means unlabelled. Returns the
-        estimator.
-        """
-        for name, allowed in (("affinity", _AFFINITIES), ("regime", _REGIMES)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        self._check_unused()
-        precomputed = self.affinity == "precomputed"
-        if precomputed and self.regime != "nonparametric":
-            raise ValueError(
-                "affinity='precomputed' gives no samples, so regime must be 'nonparametric', "
-                f"got {self.regime!r}"
-            )
-        X = validate_data(
-            self,
-            X,
-            dtype=np.float64,
-            ensure_min_samples=2,
-            accept_sparse=("csr", "csc", "coo") if precomputed else False,
-        )
-        n = X.shape[0]
-        if precomputed and X.shape[1] != n:
-            raise ValueError(f"X must be a square affinity, got shape {X.shape}")
-        if precomputed and self._divides_by_degree():
-            check_non_negative(X, f"{type(self).__name__} (fit, an affinity)")
-        k = count("fit", "n_components", self.n_components)
-        if not 1 <= k <= n:
-            raise ValueError(f"fit: n_components must be between 1 and n_samples={n}, got {k}")
-        if self.regime != "nonparametric":
-            check_size(X)  # its products are taken as they are
-        graph = self._graph(X, y)
-        state: Any = self.random_state  # also None or a RandomState, as everywhere in scikit-learn
-        if not isinstance(state, (int, np.integer)):
-            state = check_random_state(state).randint(2**31 - 1)
-        design: dict[str, Any] = {"tol": self.tol, "seed": int(state)}
-        if self.regime == "linear":
-            design["features"] = X
-        elif self.regime == "kernel":
-            self._check_kernel()
-            design["kernel"] = self._kernel_rows(X, X)
-        form = self._solve(graph, k, design)
-        self.embedding_ = host_array(form.embedding)
-        self.eigenvalues_ = host_array(form.eigenvalues)
-        self.filter_ = host_array(form.filter)
-        self.loss_, self.rank_, self.info_ = form.loss, form.rank, form.info
-        self.closed_form_ = form
-        if self.regime == "linear":
-            self.components_ = host_array(form.weights).T
-        self._fit_X = None if precomputed else X
-        self._n_features_out = self.embedding_.shape[1]
-        return self
-
-    def fit_transform(self, X: Any, y: Any = None) -> Array:
-        """Fit and return the embedding (n, n_components) of the training rows."""
-        return self.fit(X, y).embedding_.copy()
-
-    def transform(self, X: Any) -> Array:
-        """Embed new rows: samples (m, d), or affinities (m, n) to the training nodes
-        ("precomputed").
-
-        Nonparametric with labels there is nothing to extend by (new rows have no label):
-        ValueError, except for rows of the training data. A training row gets its own embedding
-        back.
-        """
-        check_is_fitted(self, "embedding_")
-        precomputed = self.affinity == "precomputed"
-        X = validate_data(
-            self,
-            X,
-            dtype=np.float64,
-            reset=False,
-            accept_sparse=("csr", "csc", "coo") if precomputed else False,
-        )
-        if self.regime == "linear":
-            return X @ self.components_.T
-        if self.regime == "kernel":
-            return host_array(self.closed_form_.transform(self._kernel_rows(X, self._fit_X)))
-        if precomputed:
-            return host_array(self.closed_form_.transform(X))
-        return self._extend(X)
-
-    # ------------------------------------------------------------------ checks
-    def _check_unused(self) -> None:
-        """A setting that nothing would read, and that is not its default, is a mistake."""
-        parameters = inspect.signature(type(self)).parameters
-        for name, other, users in _ONLY_WITH:
-            if name not in parameters or getattr(self, other) in users:
-                continue
-            value, default = getattr(self, name), parameters[name].default
-            if np.any(value != default):
-                raise ValueError(
-                    f"{name} is used with {other}={' or '.join(map(repr, users))} only, so it must "
-                    f"be {default!r} with {other}={getattr(self, other)!r}, got {value!r}"
-                )
-
-    def _check_kernel(self) -> None:
-        if not callable(self.kernel):
-            names = (*KERNEL_PARAMS, "precomputed")
-            if self.kernel not in names:
-                raise ValueError(f"kernel must be a function or in {names}, got {self.kernel!r}")
-            if self.gamma is not None and "gamma" not in KERNEL_PARAMS.get(self.kernel, ()):
-                raise ValueError(
-                    f"gamma must be None with kernel={self.kernel!r}, which has none, "
-                    f"got {self.gamma!r}"
-                )
-        if self.gamma is not None:
-            check_positive(self.gamma, "gamma", strict=True)
-
-    # ------------------------------------------------------------------ graph
-    def _graph(self, X: Any, y: Any) -> PairGraph:
-        if self.affinity == "precomputed":
-            matrix = sp.csr_array(X)
-            gap = abs(matrix - matrix.T).max() if matrix.nnz else 0.0
-            if gap > 1e-9 * abs(matrix).max() if matrix.nnz else False:
-                raise ValueError(f"X must be a symmetric affinity, got max |X - X^T| = {gap:.3g}")
-            return PairGraph.from_sparse((matrix + matrix.T) / 2)
-        if self.affinity == "labels":
-            if y is None:
-                raise ValueError(
-                    "affinity='labels' requires y to be passed, but the target y is None"
-                )
-            codes = class_codes(host_array(y).reshape(-1), "y")
-            if len(codes) != X.shape[0]:
-                raise ValueError(
-                    f"y must have one label per row of X: {X.shape[0]}, got {len(codes)}"
-                )
-            # Self loops and weight 1/n_c: the graph on which the linear regime is exactly LDA.
-            return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
-        k = count("fit", "n_neighbors", self.n_neighbors, 1)
-        if k >= X.shape[0]:
-            warnings.warn(
-                f"fit: n_neighbors must be below n_samples={X.shape[0]}, got {k}; all are joined",
-                stacklevel=3,
-            )
-        self._unit = unit_of(X)
-        self._neighbors = NearestNeighbors(n_neighbors=min(k, X.shape[0] - 1)).fit(X * self._unit)
-        distance, index = self._neighbors.kneighbors()  # of the training rows, without themselves
-        self._reach = distance[:, -1]  # to the last neighbour
-        directed = neighbor_rows(index, np.ones_like(distance), X.shape[0])
-        return PairGraph.from_sparse((directed + directed.T) / 2)
-
-    def _extend(self, X: Array) -> Array:
-        """Rows of the training data keep their place; others are joined as the graph was built."""
-        known = lookup(self._fit_X, X)
-        fresh = known < 0
-        out = np.empty((X.shape[0], self.embedding_.shape[1]))
-        out[~fresh] = self.embedding_[known[~fresh]]
-        if fresh.any():
-            if self.affinity == "labels":
-                raise ValueError(
-                    f"transform: {int(fresh.sum())} row(s) are not training rows, and affinity="
-                    "'labels' with regime='nonparametric' cannot place them; use regime='linear'"
-                )
-            check_size(X, self._unit)
-            distance, index = self._neighbors.kneighbors(X[fresh] * self._unit)
-            # Weight 1/2 for "j is near x" and 1/2 more for "x is as near to j as j's own
-            # neighbours".
-            weight = 0.5 + 0.5 * (distance <= self._reach[index])
-            edges = neighbor_rows(index, weight, self.embedding_.shape[0])
-            out[fresh] = host_array(self.closed_form_.transform(edges))
-        return out
-
-    def _kernel_rows(self, X: Array, training: Array) -> Array:
-        options = {} if self.gamma is None else {"gamma": self.gamma}
-        return pairwise_kernels(X, training, metric=self.kernel, filter_params=True, **options)
-
-    def _divides_by_degree(self) -> bool:
-        """Whether the closed form needs the root of the degrees, so that no weight is negative."""
-        return False
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.positive_only = self.affinity == "precomputed" and self._divides_by_degree()
-        tags.input_tags.pairwise = self.affinity == "precomputed"
-        tags.input_tags.sparse = self.affinity == "precomputed"
-        tags.target_tags.required = self.affinity == "labels"
-        return tags
-
-
-class VICRegEmbedding(_ClosedFormEmbedding):
+class VICRegEmbedding(ClosedFormEmbedding):
     """Optimum of VICReg: Laplacian eigenmaps with a soft spectral cut-off (LPP when linear).
 
-    n_components: dimensions of the embedding. affinity: "nearest_neighbors" (mean of the two
-    directions of the neighbour relation), "precomputed" (fit on an (n, n) affinity) or "labels"
-    (fit with y). regime: "nonparametric" | "linear" | "kernel". variance, covariance, invariance,
-    penalty, measure, eps: the loss, as in ``F.graph_vicreg``. kernel, gamma: scikit-learn's kernel
-    name and its gamma; ridge: weight of |W|^2 or tr A^T K A. tol, random_state: the eigensolver.
-    What affinity or regime leaves unused must keep its default.
+    With ``measure="degree"`` the span is that of scikit-learn's SpectralEmbedding on the same
+    affinity. What affinity or regime leaves unused must keep its default.
 
-    After fit: embedding_, eigenvalues_, filter_, loss_, rank_, info_, closed_form_, components_
-    (linear). With ``measure="degree"`` the span is that of scikit-learn's SpectralEmbedding on the
-    same affinity.
+    Args:
+        n_components: dimensions of the embedding.
+        affinity: "nearest_neighbors" (mean of the two directions of the neighbour relation),
+            "precomputed" (fit on an (n, n) affinity) or "labels" (fit with y).
+        n_neighbors: of "nearest_neighbors".
+        regime: "nonparametric", "linear" or "kernel".
+        variance, covariance, invariance, penalty, measure, eps: the loss, as in ``F.graph_vicreg``.
+        kernel, gamma: scikit-learn's kernel name and its gamma.
+        ridge: weight of ``|W|^2`` or tr A^T K A.
+        tol, random_state: of the eigensolver.
+
+    Attributes:
+        embedding_: (n, n_components) float64, of the training rows.
+        eigenvalues_, filter_, loss_, rank_, info_: those of `ClosedForm`.
+        closed_form_: the `ClosedForm` itself.
+        components_: (n_components, d) the linear map, where regime="linear".
     """
 
     def __init__(
@@ -318,12 +95,19 @@ class VICRegEmbedding(_ClosedFormEmbedding):
         )
 
 
-class SimCLREmbedding(_ClosedFormEmbedding):
+class SimCLREmbedding(ClosedFormEmbedding):
     """Optimum of least-squares SimCLR: MDS of the graph (Isomap for a geodesic target).
 
-    Parameters as in `VICRegEmbedding` where the names agree. center: fit H G H, which drops the
-    constant direction (default, unlike ``sf.spectral.simclr``). With affinity="precomputed" and
-    X = -1/2 H D^2 H of geodesic distances the embedding is scikit-learn's Isomap.
+    With affinity="precomputed" and X = -1/2 H D^2 H of geodesic distances the embedding is
+    scikit-learn's Isomap.
+
+    Args:
+        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state: as in
+            `VICRegEmbedding`.
+        center: fit H G H, which drops the constant direction (default, unlike
+            ``sf.spectral.simclr``).
+
+    Attributes are those of `VICRegEmbedding`.
     """
 
     def __init__(
@@ -353,11 +137,16 @@ class SimCLREmbedding(_ClosedFormEmbedding):
         return simclr(graph, k, center=self.center, **design)
 
 
-class BarlowTwinsEmbedding(_ClosedFormEmbedding):
+class BarlowTwinsEmbedding(ClosedFormEmbedding):
     """Optimum of Barlow Twins: canonical correlation analysis, water-filled (LDA on labels).
 
-    Parameters as in `VICRegEmbedding` where the names agree. off_diagonal: weight of the
-    off-diagonal terms; whitened: the CCA constraint instead of the exact loss.
+    Args:
+        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state: as in
+            `VICRegEmbedding`.
+        off_diagonal: weight of the off-diagonal terms.
+        whitened: the CCA constraint instead of the exact loss.
+
+    Attributes are those of `VICRegEmbedding`.
     """
 
     def __init__(

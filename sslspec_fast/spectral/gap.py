@@ -65,13 +65,16 @@ def _shared(loss: Callable[..., Any], solve: Callable[..., Any]) -> dict[str, An
 
 @dataclass(frozen=True)
 class Gap:
-    """loss           of z as given
-    optimum        the minimum of that loss (closed form)
-    relative_gap   (loss - optimum) / (loss at z = 0 - optimum)
-    best_scale     the factor t > 0 that minimises loss(t z): 1 at an optimum
-    angle          largest principal angle (radians) between the active spans of optimum and z
-    rank           numerical rank of z (centred, where the loss ignores the mean)
-    closed_form    the optimum itself
+    """How far an embedding is from the optimum of its loss.
+
+    Attributes:
+        loss: of z as given.
+        optimum: the minimum of that loss (closed form).
+        relative_gap: (loss - optimum) / (loss at z = 0 - optimum).
+        best_scale: the factor t > 0 that minimises loss(t z): 1 at an optimum.
+        angle: largest principal angle (radians) between the active spans of optimum and z.
+        rank: numerical rank of z (centred, where the loss ignores the mean).
+        closed_form: the optimum itself.
     """
 
     loss: float
@@ -86,16 +89,24 @@ class Gap:
 def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     """Compare z (n, k) with the optimum of ``loss`` on ``graph``.
 
-    loss: "vicreg" | "simclr" | "barlow_twins" | "spectral_contrastive", or "info_nce" on the graphs
-    where that has a closed form (`spectral.info_nce`), or "lejepa": the loss of z is then that of
-    the Gaussian with its mean and covariance (`spectral.lejepa`). hyper: the keywords of the
-    ``F.graph_*`` loss with that loss's defaults, and of the closed form (``features=``,
-    ``kernel=``, ``whitened=``, solver options); with features the optimum is that of the linear
-    regime. ``whitened=True`` compares with the optimum under a constraint that z may violate: the
-    gap can then be negative. graph: as for the closed forms. On a plain two-view graph every k <=
-    N'-1 has optimum 0, so measure on label or kNN graphs.
+    On a plain two-view graph every k <= N' - 1 has optimum 0, so measure on label or kNN graphs.
 
-    Errors: ValueError for an unknown loss, a shape that does not match the graph, or a ridge.
+    Args:
+        loss: "vicreg", "simclr", "barlow_twins", "spectral_contrastive", or "info_nce" on the
+            graphs where that has a closed form (`spectral.info_nce`), or "lejepa": the loss of z is
+            then that of the Gaussian with its mean and covariance (`spectral.lejepa`).
+        z: (n, k) array or tensor, k <= n.
+        graph: as for the closed forms.
+        hyper: the keywords of the ``F.graph_*`` loss with that loss's defaults, and of the closed
+            form (``features=``, ``kernel=``, ``whitened=``, solver options); with features the
+            optimum is that of the linear regime. ``whitened=True`` compares with the optimum under
+            a constraint that z may violate: the gap can then be negative.
+
+    Returns:
+        `Gap`.
+
+    Raises:
+        ValueError: an unknown loss, a shape that does not match the graph, or a ridge.
     """
     choice("optimality_gap", "loss", loss, tuple(CLOSED_FORMS))
     evaluate, solve = _loss_of(loss), CLOSED_FORMS[loss]

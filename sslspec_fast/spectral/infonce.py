@@ -43,12 +43,24 @@ def info_nce(
     reduction: str = "mean",
     **solver: Any,
 ) -> ClosedForm:
-    """Optimum of ``F.graph_info_nce(z, graph, ...)`` where one is known, else a ValueError.
+    """Optimum of ``F.graph_info_nce(z, graph, ...)`` where one is known.
 
-    normalize=True: graph must be C >= 2 disjoint cliques of equal size and weight (the diagonal is
-    ignored), k >= C - 1; negatives "others" or "non_positive". normalize=False: all off-diagonal
-    weights positive, k >= n - 1, negatives "others". reduction "mean" (over anchors, 1/d_i) or
-    "sum".
+    Args:
+        graph: with normalize=True C >= 2 disjoint cliques of equal size and weight (the diagonal is
+            ignored); with normalize=False all off-diagonal weights positive.
+        k: embedding dimensions, at least C - 1, or n - 1 without normalize.
+        temperature: > 0.
+        normalize: whether the loss divides rows by their norms.
+        negatives: "others", or with normalize=True also "non_positive".
+        reduction: "mean" (over anchors, 1/d_i) or "sum".
+        solver: as in `vicreg`.
+
+    Returns:
+        `ClosedForm`.
+
+    Raises:
+        ValueError: a graph, k or negatives for which no closed form is known, or a temperature <=
+            0.
     """
     target = Target(graph)
     k = check_rank(k, target.n)
@@ -68,6 +80,16 @@ def entropy_bound(graph: Any, *, reduction: str = "mean") -> float:
 
     Attained iff the softmax equals G_i/d_i. The diagonal is ignored; rows without edges are no
     anchors.
+
+    Args:
+        graph: weights >= 0, at least one edge; in the forms of `vicreg`.
+        reduction: "mean" over anchors, or "sum" weighted by d_i.
+
+    Returns:
+        The bound.
+
+    Raises:
+        ValueError: a negative weight, no edge, or another reduction.
     """
     return _entropy(Target(graph), reduction)
 

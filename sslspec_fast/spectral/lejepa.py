@@ -57,22 +57,30 @@ def lejepa(
     The loss reads the law of z: here SIGReg is that of the Gaussian with z's mean and covariance,
     as it is for many Gaussian features under a linear map. Another law may do better or worse.
 
-    graph: symmetric relation of all n rows, such that the invariance is tr Z^T L Z / (n k): for V
-    global views ``PairGraph.from_views(samples, V) * (1 / V)``; with local views the signed view
-    graph of docs/math/lejepa.md. k <= n dimensions. weight: lambda in (0, 1]. rows: those of one
-    view, which SIGReg is multiplied by; None: all n. knots, t_max: as in ``F.lejepa``. order:
-    "exact", or "second" for the model of second order at C = I, which has a closed filter and is
-    VICReg with ls_var. features (n, d), kernel (n, n): the linear and the kernel regime, of columns
-    with mean zero. solver: as for `vicreg`.
+    Args:
+        graph: symmetric relation of all n rows, such that the invariance is tr Z^T L Z / (n k): for
+            V global views ``PairGraph.from_views(samples, V) * (1 / V)``; with local views the
+            signed view graph of docs/math/lejepa.md.
+        k: embedding dimensions, at most n.
+        weight: lambda in (0, 1].
+        rows: those of one view, which SIGReg is multiplied by; None: all n.
+        knots, t_max: as in ``F.lejepa``.
+        order: "exact", or "second" for the model of second order at C = I, which has a closed
+            filter and is VICReg with ls_var.
+        features, kernel: (n, d) and (n, n), the linear and the kernel regime, of columns with mean
+            zero.
+        solver: as in `vicreg`.
 
-    ``filter`` holds the eigenvalues s_k of the covariance, above 1 for the smoothest modes;
-    ``loss`` the minimum, of the model with order="second". ``info.extra["collapse"]`` is the loss
-    of z = 0: the price of collapse is finite. ``info.certified``: order="second" is convex; the
-    exact filter is the best of descents.
+    Returns:
+        `ClosedForm`. ``filter`` holds the eigenvalues s_k of the covariance, above 1 for the
+        smoothest modes; ``loss`` the minimum, of the model with order="second".
+        ``info.extra["collapse"]`` is the loss of z = 0: the price of collapse is finite.
+        ``info.certified``: order="second" is convex; the exact filter is the best of descents.
 
-    Errors: ValueError for a directed graph, k or weight out of range, features that are not
-    centred, a Laplacian with a negative eigenvalue, which leaves the loss unbounded below;
-    TypeError for wrong types.
+    Raises:
+        ValueError: a directed graph, k or weight out of range, features that are not centred, a
+            Laplacian with a negative eigenvalue, which leaves the loss unbounded below.
+        TypeError: wrong types.
     """
     target = Target(graph)
     k = check_rank(k, target.n)

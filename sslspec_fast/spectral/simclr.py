@@ -49,13 +49,21 @@ def simclr(
 ) -> ClosedForm:
     """Optimum of ``F.ls_simclr(z, graph, center=center)`` over all z (n, k) or z = features @ W.
 
-    graph: symmetric, possibly signed when given as a matrix (MDS, Isomap). center: fit H G H
-    instead of G (drops the constant direction that is the top eigenvector of a regular graph).
-    ``eigenvalues`` are those of G, H G H or the pencil; ``filter`` their positive part.
-    group: a process group or 1-D DeviceMesh of ranks that hold the nodes together. graph is then
-    the (n_r, n) rows of this rank, scipy or torch sparse with global columns, and so are the rows
-    of the embedding; no features or kernel, no ``transform`` (docs/distributed_eigensolver.md).
-    Errors: ValueError for a directed graph or k out of range, TypeError for wrong types.
+    Args:
+        graph: symmetric, possibly signed when given as a matrix (MDS, Isomap); in the forms of
+            `vicreg`.
+        k: embedding dimensions, at most n.
+        center: fit H G H instead of G (drops the constant direction that is the top eigenvector of
+            a regular graph).
+        features, kernel, group, solver: as in `vicreg`.
+
+    Returns:
+        `ClosedForm`. ``eigenvalues`` are those of G, H G H or the pencil; ``filter`` their positive
+        part.
+
+    Raises:
+        ValueError: a directed graph or k out of range.
+        TypeError: wrong types.
     """
     facts = {"k": k, "center": center, "features": features, "kernel": kernel}
     target = target_of("simclr", graph, group, facts)
@@ -103,7 +111,19 @@ def spectral_contrastive(
     """Optimum of ``F.graph_spectral_contrastive(z, graph)`` over all z (n, k) or z = features @ W.
 
     The constant feature (eigenvalue 1) is part of this optimum. Nodes without edges do not enter
-    the loss; their rows are zero. group: as in `simclr`.
+    the loss; their rows are zero.
+
+    Args:
+        graph: symmetric, weights >= 0, at least one edge; in the forms of `vicreg`.
+        k: embedding dimensions, at most n.
+        features, kernel, group, solver: as in `vicreg`.
+
+    Returns:
+        `ClosedForm`. ``eigenvalues``: of A or of the pencil; ``filter``: their positive part.
+
+    Raises:
+        ValueError: a directed or edgeless graph or k out of range.
+        TypeError: wrong types.
     """
     facts = {"k": k, "features": features, "kernel": kernel}
     target = target_of("spectral_contrastive", graph, group, facts)

@@ -52,23 +52,31 @@ def vicreg(
 ) -> ClosedForm:
     """Optimum of ``F.graph_vicreg(z, graph, ...)`` over all z (n, k), or over z = features @ W.
 
-    graph: symmetric relation of n nodes; k <= n embedding dimensions (k > n - 1: surplus columns
-    are zero). variance, covariance, invariance, penalty, measure, eps: as in ``F.graph_vicreg``.
-    features (n, d): the linear regime; kernel (n, n), positive semi-definite: the kernel regime.
-    ridge: weight of |W|_F^2 (linear) or tr(A^T K A) (kernel), added to ``loss``.
-    starts: random starts of the K x K problem, where it has no closed form.
-    solver: ``method``, ``tol``, ``angle_tol``, ``x0``, ``precision``, ``max_iter``, ``seed``,
-    ``callback``, ``progress`` of `sslspec_fast.eigsh`.
-    group: a process group or 1-D DeviceMesh of ranks that hold the nodes together. graph is then
-    the (n_r, n) rows of this rank, scipy or torch sparse with global columns, and so are the rows
-    of the embedding; no features or kernel, no ``transform`` (docs/distributed_eigensolver.md).
+    Args:
+        graph: symmetric relation of n nodes: a `PairGraph`, a SciPy or torch sparse matrix, or a
+            dense array.
+        k: embedding dimensions, at most n (k > n - 1: surplus columns are zero).
+        variance, covariance, invariance, penalty, measure, eps: as in ``F.graph_vicreg``.
+        features: (n, d), the linear regime.
+        kernel: (n, n), positive semi-definite, the kernel regime.
+        ridge: weight of ``|W|_F^2`` (linear) or tr(A^T K A) (kernel), added to ``loss``.
+        starts: random starts of the K x K problem, where it has no closed form.
+        group: a process group or 1-D DeviceMesh of ranks that hold the nodes together. graph is
+            then the (n_r, n) rows of this rank, scipy or torch sparse with global columns, and so
+            are the rows of the embedding; no features or kernel, no ``transform``
+            (docs/distributed_eigensolver.md).
+        solver: ``method``, ``tol``, ``angle_tol``, ``x0``, ``precision``, ``max_iter``, ``seed``,
+            ``callback``, ``progress`` of `sslspec_fast.eigsh`.
 
-    ``filter`` holds the eigenvalues s_k of the covariance; ``eigenvalues`` those of L (uniform),
-    of I - A (degree) or of the pencil. ``info.regime`` names the formula used and
-    ``info.certified`` says whether the minimum is proven.
+    Returns:
+        `ClosedForm`. ``filter`` holds the eigenvalues s_k of the covariance; ``eigenvalues`` those
+        of L (uniform), of I - A (degree) or of the pencil. ``info.regime`` names the formula used
+        and ``info.certified`` says whether the minimum is proven.
 
-    Errors: ValueError for a directed graph, k out of range, negative weights of a term, a signed
-    graph under a hinge (unbounded below); TypeError for wrong types.
+    Raises:
+        ValueError: a directed graph, k out of range, negative weights of a term, a signed graph
+            under a hinge (unbounded below).
+        TypeError: wrong types.
     """
     facts = {
         "k": k,

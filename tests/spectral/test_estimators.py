@@ -299,7 +299,8 @@ def test_negative_affinities_where_degrees_divide():
 def test_without_scikit_learn(monkeypatch):
     """The extra is missing: the message says how to install it; the closed forms still import."""
     monkeypatch.setitem(sys.modules, "sklearn.base", None)
-    monkeypatch.delitem(sys.modules, "sslspec_fast.spectral.estimators")
+    for name in ("estimators", "_estimator"):
+        monkeypatch.delitem(sys.modules, f"sslspec_fast.spectral.{name}")
     with pytest.raises(ImportError, match=r"pip install 'sslspec-fast\[sklearn\]'"):
         _ = spectral.VICRegEmbedding
     with pytest.raises(AttributeError, match=r"no attribute 'Isomap'"):

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 

@@ -8,7 +8,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
