@@ -76,9 +76,9 @@ __all__ = [
     "spectral",
 ]
 
-if importlib.util.find_spec("sklearn") is not None:  # or `import *` would fail on them
-    __all__ += ["BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"]
 _ESTIMATORS = ("BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding")
+if importlib.util.find_spec("sklearn") is not None:  # or `import *` would fail on them
+    __all__ += _ESTIMATORS
 _LATE = {  # name -> module that is imported on first use
     **dict.fromkeys(_ESTIMATORS, "spectral.estimators"),  # scikit-learn is an optional extra
     **dict.fromkeys(("ConvergenceWarning", "EigInfo", "EigResult", "eigsh"), "solvers"),

@@ -53,7 +53,11 @@ def negative_cosine(
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
             (docs/distributed.md).
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim or (n,), in the dtype of the rows (float32 for half precision).
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> p, z = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([[3.0, 0.0], [1.0, 0.0]])
     >>> float(negative_cosine(p, z))  # one pair is parallel, one is orthogonal
@@ -83,6 +87,15 @@ class NegativeCosineSimilarity(Loss):
     """`negative_cosine` with lightly's constructor and ``forward(x0, x1)``; dim must be 1.
 
     As there, the caller detaches the targets.
+
+    Args:
+        dim: 1, the features.
+        eps, group: as in `negative_cosine`.
+        options: further keywords of `negative_cosine`.
+
+    Raises:
+        ValueError: dim is not 1.
+        TypeError: a keyword that `negative_cosine` does not have.
     """
 
     functional = staticmethod(negative_cosine)

@@ -29,11 +29,9 @@ __all__ = [
     "vicreg",
 ]
 
-_ESTIMATORS = ("BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding")
-
 
 def __getattr__(name: str) -> Any:
     """The estimators are imported on first use: scikit-learn is an optional extra."""
-    if name in _ESTIMATORS:
+    if name.endswith("Embedding"):
         return getattr(importlib.import_module("sslspec_fast.spectral.estimators"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
