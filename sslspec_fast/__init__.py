@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     from .grad_cache import GradCache
     from .solvers.eigsh import eigsh
     from .solvers.result import ConvergenceWarning, EigInfo, EigResult
-    from .spectral.estimators import BarlowTwinsEmbedding, SimCLREmbedding, VICRegEmbedding
+    from .spectral.estimators import (  # noqa: F401  in __all__ where scikit-learn is installed
+        BarlowTwinsEmbedding,
+        SimCLREmbedding,
+        VICRegEmbedding,
+    )
 
 __all__ = [
     "BarlowTwinsLoss",
