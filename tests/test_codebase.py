@@ -74,7 +74,7 @@ ALLOWED = {
     "ranks": set(),
     "primitives": {"_seam", "_register", "_torch_private", "_checks", "_dtypes"},
     "fused": {"primitives", "_seam", "_register", "_torch_private", "_checks", "_dtypes"},
-    "graph": {"primitives", "_arrays", "_checks", "_dtypes", "_seam"},
+    "graph": {"primitives", "ranks", "_arrays", "_checks", "_dtypes", "_seam"},
     "losses": {
         "primitives",
         "fused",

@@ -13,15 +13,18 @@ from torch import Tensor
 
 from .._checks import count
 from ..primitives.sparse.csr import Csr
-from .build import csr_from_edges, csr_from_sparse, label_tensor
+from ..ranks import several
+from . import over_ranks
+from ._products import Products
+from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
 from .relation import Relation, components, constant_when_traced, cuthill_mckee, rescaled
 from .stored import Stored
-from .total import add
+from .total import add, nothing
 
 
-class PairGraph:
+class PairGraph(Products):
     """A relation G (n, n) between n samples: who is a positive of whom, and how much.
 
     Balestriero and LeCun, "Contrastive and Non-Contrastive Self-Supervised Learning Recover Global
@@ -47,31 +50,47 @@ class PairGraph:
         # Facts that losses read on every call are Python values from the start: computing them
         # late would break the graph of torch.compile.
         self._nnz = relation.nnz
-        self._volume = float(relation.degree.sum())
+        self._volume = relation.volume
         self._symmetric = relation.symmetric
         self._self_loops = relation.has_self_loops
         self._negative = relation.has_negative
         self._csr: Csr | None = None
         self._off_diagonal: PairGraph | None = None
+        self.name, self.number = "", 0  # over ranks: for operators, and for the ranks to compare
+        if relation.ranks is not None:
+            self.name, self.number = over_ranks.register(self, relation)
 
     # ------------------------------------------------------------------ constructors
 
     @classmethod
     def from_views(
-        cls, n_samples: int, n_views: int = 2, *, device: torch.device | str = "cpu"
+        cls,
+        n_samples: int,
+        n_views: int = 2,
+        *,
+        device: torch.device | str = "cpu",
+        group: Any = None,
     ) -> PairGraph:
         """All views of one sample are positives of each other: G = (11ᵀ − I)_V ⊗ I.
 
         Rows are stacked view-major: row v * n_samples + s is view v of sample s. Weight 1, no
-        diagonal, never stored.
+        diagonal, never stored. group: this rank has n_samples of the samples, in all their views.
         """
+        over = several("from_views", group)
+        if over is not None:
+            return cls(over_ranks.views(n_samples, n_views, torch.device(device), over))
         n_samples = count("from_views", "n_samples", n_samples, 1)
         n_views = count("from_views", "n_views", n_views, 1)
         return cls(views_relation(n_samples, n_views, torch.device(device)))
 
     @classmethod
     def from_labels(
-        cls, labels: Any, *, weight: str = "uniform", self_loops: bool = False
+        cls,
+        labels: Any,
+        *,
+        weight: str = "uniform",
+        self_loops: bool = False,
+        group: Any = None,
     ) -> PairGraph:
         """Rows with equal labels are positives of each other; a negative label means unlabelled and
         joins nothing.
@@ -79,13 +98,12 @@ class PairGraph:
         labels: (n,) integers (list, array or tensor). weight: "uniform" gives every pair 1,
         "class_size" gives 1/n_c with n_c the number of rows in the class (with self_loops this is
         the projector Y (YᵀY)⁻¹ Yᵀ of linear discriminant analysis). Never stored: products cost O(n
-        b).
+        b). group: labels of this rank's rows; equal labels of any ranks are joined.
         """
-        if weight not in ("uniform", "class_size"):
-            raise ValueError(
-                f"from_labels: weight must be 'uniform' or 'class_size', got {weight!r}"
-            )
-        ids, class_size = label_tensor(labels), weight == "class_size"
+        over = several("from_labels", group)
+        if over is not None:
+            return cls(over_ranks.labels(labels, weight, self_loops, over))
+        ids, class_size = label_tensor(labels), weighs_by_class_size(weight)
         return cls(labels_relation(ids, class_size_weight=class_size, self_loops=self_loops))
 
     @classmethod
@@ -97,20 +115,31 @@ class PairGraph:
         *,
         n: int,
         symmetrize: bool = False,
+        group: Any = None,
     ) -> PairGraph:
         """G[rows[e], cols[e]] += weights[e] (1 without weights); symmetrize: (G + Gᵀ)/2 afterwards.
 
         rows, cols: (E,) integers in [0, n); weights: (E,) finite numbers. Lists, arrays or tensors;
         the graph lives on the device of `rows`. Edges are ordered pairs: give both directions, or
-        symmetrize.
+        symmetrize. group: the edges of this rank's n rows, with rows in [0, n) and cols among the
+        rows of all ranks, in rank order.
         """
+        over = several("from_edges", group)
+        if over is not None:
+            return cls(over_ranks.edges(rows, cols, weights, n, symmetrize, over))
         n = count("from_edges", "n", n, 0)
         device = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
         return cls(Stored(csr_from_edges(rows, cols, weights, n, symmetrize).to(device)))
 
     @classmethod
-    def from_sparse(cls, A: Any) -> PairGraph:
-        """G = A, a square scipy, torch (COO, CSR, CSC) or cupyx sparse matrix of finite weights."""
+    def from_sparse(cls, A: Any, *, group: Any = None) -> PairGraph:
+        """G = A, a square scipy, torch (COO, CSR, CSC) or cupyx sparse matrix of finite weights.
+
+        group: A holds the rows of this rank, and has a column for each row of all ranks.
+        """
+        over = several("from_sparse", group)
+        if over is not None:
+            return cls(over_ranks.sparse(A, over))
         return cls(Stored(csr_from_sparse(A)))
 
     @classmethod
@@ -145,6 +174,8 @@ class PairGraph:
             return NotImplemented
         if other.n != self.n:
             raise ValueError(f"PairGraph: g1 + g2 needs equal n, got {self.n} and {other.n}")
+        if other._relation.ranks != self._relation.ranks:
+            raise ValueError("PairGraph: g1 + g2 needs rows over the same ranks, got others")
         if other.device != self.device:
             raise ValueError(
                 f"PairGraph: g1 + g2 needs one device, got {self.device} and {other.device}"
@@ -161,10 +192,7 @@ class PairGraph:
         if not math.isfinite(weight):
             raise ValueError(f"PairGraph: w * g needs a finite w, got {weight}")
         if weight == 0.0:
-            none: list[int] = []
-            return PairGraph(
-                Stored(csr_from_edges(none, none, None, self.n, False)).to(self.device)
-            )
+            return PairGraph(nothing(self._relation))
         return PairGraph(rescaled(self._relation, weight))
 
     __rmul__ = __mul__
@@ -174,23 +202,19 @@ class PairGraph:
     # ------------------------------------------------------------------ facts
 
     @property
+    def group(self) -> Any:
+        """The process group over whose ranks the rows are spread, or None."""
+        return None if self._relation.ranks is None else self._relation.ranks.group
+
+    @property
     def kind(self) -> str:
         """ "views", "labels", "csr" or "sum"."""
         return self._relation.kind
 
     @property
-    def n(self) -> int:
-        """Number of rows."""
-        return self._relation.n
-
-    @property
     def nnz(self) -> int:
         """Number of non-zero entries; in a sum, a pair that two parts share counts twice."""
         return self._nnz
-
-    @property
-    def device(self) -> torch.device:
-        return self._relation.device
 
     @property
     def degree(self) -> Tensor:
@@ -206,15 +230,6 @@ class PairGraph:
     def volume(self) -> float:
         """1ᵀ G 1."""
         return self._volume
-
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether G = Gᵀ, up to the rounding of weights."""
-        return self._symmetric
-
-    @property
-    def is_directed(self) -> bool:
-        return not self._symmetric
 
     @property
     def has_self_loops(self) -> bool:
@@ -249,6 +264,7 @@ class PairGraph:
 
     @cached_property
     def _components(self) -> tuple[int, Tensor]:
+        self._one_process("connected_components")
         count, labels = components(self._relation)
         return count, torch.from_numpy(labels).to(self.device)
 
@@ -259,82 +275,12 @@ class PairGraph:
         sizes = torch.bincount(labels, minlength=count)
         return torch.nonzero(sizes[labels] == 1)[:, 0]
 
-    # ------------------------------------------------------------------ products
-
-    def matmul(self, X: Tensor) -> Tensor:
-        """G @ X, differentiable in X.
-
-        X: (n, b) or (n,), any float dtype; the result has X's dtype.
-        """
-        x = self._rows("matmul", "X", X)
-        if X.dim() == 1:
-            return self.matmul(X[:, None])[:, 0]
-        return self._relation.matmul(x).to(X.dtype)
-
-    __matmul__ = matmul
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
-        """`G @ X` under torch.compile, whose tracer asks for Tensor.matmul(X, G) whichever of the
-        two came first: taken for G @ X unless X @ G would be of the same shape.
-        """
-        if function is not torch.Tensor.matmul or not torch.compiler.is_compiling():
-            return NotImplemented
-        x, g = args
-        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else g.is_directed:
-            raise TypeError("PairGraph: torch.compile hides the order of @, call G.matmul(X)")
-        return g.matmul(x)
-
-    def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
-        """(n,): r_i = Σ_j G_ij <x_i, y_j>, differentiable in x (n, d) and y (n, d)."""
-        left, right = self._rows("edge_dot", "x", x), self._rows("edge_dot", "y", y)
-        if x.shape != y.shape or x.dtype != y.dtype or x.dim() != 2:
+    def _one_process(self, op: str) -> None:
+        ranks = self._relation.ranks
+        if ranks is not None:
             raise ValueError(
-                f"edge_dot: y must match x {tuple(x.shape)} {x.dtype}, "
-                f"got {tuple(y.shape)} {y.dtype}"
+                f"PairGraph: {op} needs all rows in one process, got rows over {ranks.size} ranks"
             )
-        return self._relation.edge_dot(left, right).to(x.dtype)
-
-    def edge_sqdist(self, x: Tensor) -> Tensor:
-        """(n,): r_i = Σ_j G_ij ‖x_i − x_j‖², differentiable in x (n, d)."""
-        rows = self._rows("edge_sqdist", "x", x)
-        if x.dim() != 2:
-            raise ValueError(f"edge_sqdist: x must have shape (n, d), got {tuple(x.shape)}")
-        return self._relation.edge_sqdist(rows).to(x.dtype)
-
-    def covariance(self, x: Tensor, y: Tensor | None = None, *, center: bool = False) -> Tensor:
-        """(d, e): Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ, differentiable in x (n, d) and y (n, e).
-
-        y is x when left out. center: G − d dᵀ/vol in place of a symmetric G, with y left out.
-        """
-        left = self._rows("covariance", "x", x)
-        if center:
-            if y is not None or not self.is_symmetric:
-                raise ValueError("covariance: center=True needs a symmetric graph and no y")
-            return self._relation.centred_covariance(left).to(x.dtype)
-        right = left if y is None else self._rows("covariance", "y", y)
-        if left.dim() != 2 or right.dim() != 2 or left.dtype != right.dtype:
-            raise ValueError(
-                f"covariance: x and y must be (n, d) and (n, e) of one dtype, got "
-                f"{tuple(left.shape)} {left.dtype} and {tuple(right.shape)} {right.dtype}"
-            )
-        return self._relation.covariance(left, right).to(x.dtype)
-
-    def _rows(self, op: str, name: str, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{op}: {name} must be a torch tensor, got {type(x).__name__}")
-        if not x.is_floating_point():
-            raise TypeError(f"{op}: {name} must be a float tensor, got {x.dtype}")
-        if x.dim() not in (1, 2) or x.shape[0] != self.n:
-            raise ValueError(
-                f"{op}: {name} must have n = {self.n} rows, got shape {tuple(x.shape)}"
-            )
-        if x.device != self.device:
-            raise ValueError(
-                f"{op}: {name} must be on the graph's device {self.device}, got {x.device}"
-            )
-        # half precision has no sums worth keeping: compute in float32, round once at the end
-        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
     # ------------------------------------------------------------------ exports
 
@@ -367,7 +313,8 @@ class PairGraph:
 
     def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """(indptr (n + 1,) int64, indices (nnz,) int32 or int64, values or None when all are 1):
-        materialises G. The arrays belong to the graph: copy before writing.
+        materialises G; over ranks, the rows of this one with the columns of all. The arrays belong
+        to the graph: copy before writing.
         """
         a = self.stored()
         return a.indptr, a.indices, a.values
@@ -390,6 +337,7 @@ class PairGraph:
         whose rows come in no particular order are bound by cache misses, which this removes where
         the graph has a geometry; compute with Z[order] and undo with out[order] = Z'.
         """
+        self._one_process("reorder")
         a = self.to_scipy()
         perm = cuthill_mckee(a, self.is_symmetric)
         order = torch.from_numpy(perm).to(self.device)
@@ -397,4 +345,8 @@ class PairGraph:
 
     def __repr__(self) -> str:
         direction = "symmetric" if self.is_symmetric else "directed"
-        return f"PairGraph({self.kind}, n={self.n}, nnz={self.nnz}, {direction}, {self.device})"
+        ranks = self._relation.ranks
+        place = "" if ranks is None else f", rank {ranks.rank} of {ranks.size}"
+        return (
+            f"PairGraph({self.kind}, n={self.n}, nnz={self.nnz}, {direction}, {self.device}{place})"
+        )

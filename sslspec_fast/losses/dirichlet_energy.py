@@ -21,8 +21,11 @@ from torch import Tensor
 from ..graph.pair_graph import PairGraph
 from ..reference import dirichlet_energy as reference
 from ._common import dense, prepare_graph, run_reference
+from .over_ranks import over_ranks
+from .over_ranks.graphs import DIRICHLET_ENERGY
 
 
+@over_ranks(DIRICHLET_ENERGY)
 def dirichlet_energy(
     z: Tensor, graph: PairGraph, *, impl: str = "fused", group: Any = None
 ) -> Tensor:
@@ -32,7 +35,8 @@ def dirichlet_energy(
         z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
         graph: symmetric, at least one edge; weights of any sign; the diagonal has no effect.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
     graph.

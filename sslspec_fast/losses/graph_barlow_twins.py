@@ -28,8 +28,11 @@ from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..reference import graph_barlow_twins as reference
 from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
+from .over_ranks import over_ranks
+from .over_ranks.graphs import GRAPH_BARLOW_TWINS
 
 
+@over_ranks(GRAPH_BARLOW_TWINS)
 def graph_barlow_twins(
     z: Tensor,
     graph: PairGraph,
@@ -51,7 +54,8 @@ def graph_barlow_twins(
         eps: norms are max(p_k, eps), > 0; a zero column has C_kk = 0 and no gradient.
         return_terms: also return the unweighted {"on_diagonal", "off_diagonal"}.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit, or a
     directed graph.

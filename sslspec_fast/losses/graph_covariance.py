@@ -22,8 +22,11 @@ from torch import Tensor
 from ..graph.pair_graph import PairGraph
 from ..reference import graph_covariance as reference
 from ._common import dense, prepare_graph, run_reference
+from .over_ranks import over_ranks
+from .over_ranks.graphs import GRAPH_COVARIANCE
 
 
+@over_ranks(GRAPH_COVARIANCE)
 def graph_covariance(
     z: Tensor,
     graph: PairGraph,
@@ -39,7 +42,8 @@ def graph_covariance(
         graph: at least one edge; symmetric if center; any weights with a volume other than 0.
         center: take out the degree-weighted mean.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
     graph with center=True.

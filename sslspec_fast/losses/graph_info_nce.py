@@ -41,11 +41,13 @@ from ._common import (
     self_lse,
     with_terms,
 )
-from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+from ._graph_queries import check_options, logaddexp
+from ._softmax import debiased, one_positive_rows, smoothing
+from .over_ranks import over_ranks
+from .over_ranks.graph_queries import GRAPH_INFO_NCE
 
-NEGATIVES = ("others", "non_positive")
 
-
+@over_ranks(GRAPH_INFO_NCE)
 def graph_info_nce(
     z: Tensor,
     graph: PairGraph,
@@ -82,7 +84,8 @@ def graph_info_nce(
         tau_plus: class prior of the debiased loss (arXiv 2007.00224), with "others" only.
         return_terms: also return {"alignment": of the positive logits, "uniformity": of a_i}.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; ValueError
     if "non_positive" leaves a row with positives without any negative.
@@ -94,13 +97,7 @@ def graph_info_nce(
     op = "graph_info_nce"
     x = prepare_graph(op, z, graph, impl, group, symmetric=False, nonnegative=True)
     check.choice(op, "reduction", reduction, check.REDUCTIONS)
-    check.choice(op, "negatives", negatives, NEGATIVES)
-    label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
-    if (label_smoothing or tau_plus) and (negatives != "others" or ids is not None):
-        raise ValueError(
-            f"{op}: label_smoothing and tau_plus need negatives='others' and ids=None, "
-            f"got negatives={negatives!r} and ids {'given' if ids is not None else 'None'}"
-        )
+    label_smoothing, tau_plus = check_options(op, negatives, ids, label_smoothing, tau_plus)
     n = x.shape[0]
     graph = graph.without_diagonal()
     if graph.nnz == 0:
@@ -206,7 +203,7 @@ def _others(
         return self_lse(u, scale)
     other_id = self_lse(u, scale, row_ids(ids))
     same_id = _edge_lse(u, scale, graph, ids)  # the positives that the ids took away
-    return _logaddexp(other_id, same_id)
+    return logaddexp(other_id, same_id)
 
 
 def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float) -> Tensor:
@@ -219,7 +216,7 @@ def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float
     # isolated rows have no anchor term: any finite value will do, NaN would not
     mean_positive = torch.where(partners > 0, mean_positive, negatives)
     count = u.shape[0] - 1 - partners
-    return _logaddexp(
+    return logaddexp(
         debiased(negatives, mean_positive, scale, count, tau_plus),
         torch.where(partners > 0, positives, -math.inf),
     )
@@ -228,10 +225,3 @@ def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float
 def _edge_lse(u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None) -> Tensor:
     """(n,) log-sum-exp over the positives of each row (those with its id, given ids)."""
     return edge_lse(graph.stored(), u * (scale if scale.dim() == 0 else scale[:, None]), u, ids)
-
-
-def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """logaddexp whose first and second derivatives are 0, not NaN, at -inf."""
-    no_a, no_b = torch.isneginf(a), torch.isneginf(b)
-    both = torch.logaddexp(torch.where(no_a, 0.0, a), torch.where(no_b, 0.0, b))
-    return torch.where(no_b, a, torch.where(no_a, b, both))

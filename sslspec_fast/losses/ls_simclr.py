@@ -26,8 +26,11 @@ from ..primitives.gram.nested import nested_sqnorm
 from ..reference import ls_simclr as reference
 from ._common import LossOrTerms, dense, prepare_graph, run_reference, with_terms
 from ._nested import Nested, over_prefixes, prefix_weights, tails
+from .over_ranks import over_ranks
+from .over_ranks.graphs import LS_SIMCLR
 
 
+@over_ranks(LS_SIMCLR)
 def ls_simclr(
     z: Tensor,
     graph: PairGraph,
@@ -50,7 +53,8 @@ def ls_simclr(
         return_terms: also return {"alignment": -2 <Z, G Z>, "uniformity": ||Z^T Z||^2,
             "constant": the squared norm of the target}; they add up to the loss.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Errors: ValueError or TypeError on shapes, dtypes or devices that do not fit, or a directed
     graph.

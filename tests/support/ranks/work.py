@@ -29,10 +29,14 @@ class Net(torch.nn.Module):
     def forward(self, own: Own, **keywords: Any) -> Any:
         z1, z2 = self.encoder(torch.cat([own["x1"], own["x2"]])).chunk(2)
         unused = 0.0 * (self.log_scale + self.bias)  # DDP waits for the gradient of everything
+        terms = keywords.pop("return_terms", False)
+        if terms and self.case.terms:
+            keywords["return_terms"] = True
         out = self.case.call(z1, z2, self.log_scale.exp(), self.bias, own, **keywords)
-        if keywords.get("return_terms"):
-            return out[0] + unused, out[1]
-        return out + unused
+        if not terms:
+            return out + unused
+        loss, found = out if self.case.terms else (out, {})
+        return loss + unused, found
 
     def gradients(self) -> Tensor:
         return torch.cat([p.grad.flatten() for p in self.parameters()])
@@ -82,8 +86,11 @@ def equal_to_one_process(
             {
                 "value": float((got - value).abs().max() / scale) if value.numel() else 0.0,
                 "terms": max(
-                    float((got_terms[k] - v).abs().max() / scale) if v.numel() else 0.0
-                    for k, v in terms.items()
+                    (
+                        float((got_terms[k] - v).abs().max() / scale) if v.numel() else 0.0
+                        for k, v in terms.items()
+                    ),
+                    default=0.0,
                 ),
                 "gradient": relative(net.gradients(), one.gradients()),
                 "bits": all(torch.equal(b, bits[0]) for b in bits),

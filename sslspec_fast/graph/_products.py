@@ -1,0 +1,124 @@
+"""What a graph multiplies: the part of `PairGraph` that is differentiable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ranks import sum_to_value
+from .relation import Relation
+
+
+class Products:
+    """Products of G with rows; over ranks, with the rows of this rank, to be called on all."""
+
+    _relation: Relation
+    _symmetric: bool
+
+    @property
+    def n(self) -> int:
+        """Number of rows; over ranks, of this rank's."""
+        return self._relation.n
+
+    @property
+    def device(self) -> torch.device:
+        return self._relation.device
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether G = Gᵀ, up to the rounding of weights."""
+        return self._symmetric
+
+    @property
+    def is_directed(self) -> bool:
+        return not self.is_symmetric
+
+    def matmul(self, X: Tensor) -> Tensor:
+        """G @ X, differentiable in X.
+
+        X: (n, b) or (n,), any float dtype; the result has X's dtype.
+        """
+        x = self._rows("matmul", "X", X)
+        if X.dim() == 1:
+            return self.matmul(X[:, None])[:, 0]
+        return self._relation.matmul(x).to(X.dtype)
+
+    __matmul__ = matmul
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any, kwargs: Any = None) -> Any:
+        """`G @ X` under torch.compile, whose tracer asks for Tensor.matmul(X, G) whichever of the
+        two came first: taken for G @ X unless X @ G would be of the same shape.
+        """
+        if function is not torch.Tensor.matmul or not torch.compiler.is_compiling():
+            return NotImplemented
+        x, g = args
+        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else g.is_directed:
+            raise TypeError("PairGraph: torch.compile hides the order of @, call G.matmul(X)")
+        return g.matmul(x)
+
+    def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
+        """(n,): r_i = Σ_j G_ij <x_i, y_j>, differentiable in x (n, d) and y (n, d)."""
+        left, right = self._rows("edge_dot", "x", x), self._rows("edge_dot", "y", y)
+        if x.shape != y.shape or x.dtype != y.dtype or x.dim() != 2:
+            raise ValueError(
+                f"edge_dot: y must match x {tuple(x.shape)} {x.dtype}, "
+                f"got {tuple(y.shape)} {y.dtype}"
+            )
+        return self._relation.edge_dot(left, right).to(x.dtype)
+
+    def edge_sqdist(self, x: Tensor) -> Tensor:
+        """(n,): r_i = Σ_j G_ij ‖x_i − x_j‖², differentiable in x (n, d)."""
+        rows = self._rows("edge_sqdist", "x", x)
+        if x.dim() != 2:
+            raise ValueError(f"edge_sqdist: x must have shape (n, d), got {tuple(x.shape)}")
+        return self._relation.edge_sqdist(rows).to(x.dtype)
+
+    def covariance(self, x: Tensor, y: Tensor | None = None, *, center: bool = False) -> Tensor:
+        """(d, e): Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ, differentiable in x (n, d) and y (n, e).
+
+        y is x when left out. center: G − d dᵀ/vol in place of a symmetric G, with y left out.
+        """
+        left = self._rows("covariance", "x", x)
+        if center:
+            if y is not None or not self.is_symmetric:
+                raise ValueError("covariance: center=True needs a symmetric graph and no y")
+            return self._centred(left).to(x.dtype)
+        right = left if y is None else self._rows("covariance", "y", y)
+        if left.dim() != 2 or right.dim() != 2 or left.dtype != right.dtype:
+            raise ValueError(
+                f"covariance: x and y must be (n, d) and (n, e) of one dtype, got "
+                f"{tuple(left.shape)} {left.dtype} and {tuple(right.shape)} {right.dtype}"
+            )
+        return self._summed(self._relation.covariance(left, right)).to(x.dtype)
+
+    def _summed(self, part: Tensor) -> Tensor:
+        """Over ranks, as what all of them use in the same way."""
+        ranks = self._relation.ranks
+        return part if ranks is None else sum_to_value(part, ranks)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        relation = self._relation
+        if relation.ranks is None:
+            return relation.centred_covariance(x)
+        weighted = self._summed((x * relation.degree.to(x.dtype)[:, None]).sum(0))
+        part = self._summed(relation.covariance(x, x))
+        return part - weighted[:, None] * weighted / relation.volume
+
+    def _rows(self, op: str, name: str, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{op}: {name} must be a torch tensor, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(f"{op}: {name} must be a float tensor, got {x.dtype}")
+        if x.dim() not in (1, 2) or x.shape[0] != self.n:
+            raise ValueError(
+                f"{op}: {name} must have n = {self.n} rows, got shape {tuple(x.shape)}"
+            )
+        if x.device != self.device:
+            raise ValueError(
+                f"{op}: {name} must be on the graph's device {self.device}, got {x.device}"
+            )
+        # half precision has no sums worth keeping: compute in float32, round once at the end
+        return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
