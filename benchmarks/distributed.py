@@ -1,12 +1,15 @@
 """Losses over the ranks that torchrun starts: ``--check`` them, or time them.
 
     torchrun --nproc-per-node=8 -m benchmarks.distributed --check
-    torchrun --nproc-per-node=8 -m benchmarks.distributed --pairs 32768 --columns 512
+    torchrun --nproc-per-node=8 -m benchmarks.distributed --pairs 32768 --columns 512 --peers
 
 NCCL with a GPU for each rank, gloo otherwise. The check compares every loss, its gradients and the
 bits of its value on all ranks with the plain loss of one process, for uneven and empty ranks. The
 times are those of forward and backward, beside "gathered": all rows gathered with a gradient, and
-the fused loss of one process on them, as peers do; bytes are those that a rank sends.
+the fused loss of one process on them; bytes are those that a rank sends. --peers: lightly with
+gather_distributed, open_clip's ClipLoss with local_loss and gather_with_grad, and its SigLipLoss
+(bidir), where they are installed; --only takes names of losses. Peak memory is that of torch on a
+GPU, and on a CPU how much the resident memory of the process grew over a step.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
+from benchmarks.peers import over_ranks
+from sslspec_fast.bench.memory import available, peak_mib, reset_peak
 from sslspec_fast.ranks import Ranks, bytes_sent, gather_rows
 
 Loss = Callable[..., Tensor]
@@ -30,6 +36,16 @@ Loss = Callable[..., Tensor]
 
 def unit(z: Tensor) -> Tensor:
     return torch.nn.functional.normalize(z, dim=1)
+
+
+def views(a: Tensor, keywords: dict[str, Any]) -> sf.PairGraph:
+    return sf.PairGraph.from_views(len(a), device=a.device, group=keywords.get("group"))
+
+
+def labels(a: Tensor, keywords: dict[str, Any]) -> sf.PairGraph:
+    """Classes of the rows by their signs, which cross the ranks."""
+    classes = (a.detach()[:, :2] > 0).long() @ torch.tensor([1, 2], device=a.device)
+    return sf.PairGraph.from_labels(classes, group=keywords.get("group"))
 
 
 LOSSES: dict[str, Loss] = {
@@ -45,6 +61,19 @@ LOSSES: dict[str, Loss] = {
     "barlow_twins": lambda a, b, **k: F.barlow_twins(a, b, **k),
     "spectral_contrastive": lambda a, b, **k: F.spectral_contrastive(a, b, **k),
     "falcon": lambda a, b, **k: F.falcon(a, b, n_codes=32, **k),
+    "sigreg": lambda a, b, **k: F.sigreg(torch.stack([a, b]), slices=256, seed=0, **k),
+    "sigreg, pairs": lambda a, b, **k: F.sigreg(a, slices=None, **k),
+    "lejepa": lambda a, b, **k: F.lejepa([a, b], slices=256, seed=0, **k),
+    "koleo": lambda a, b, **k: F.koleo(a, k=2, **k),
+    "moco": lambda a, b, **k: F.moco(
+        a, b, torch.eye(a.shape[1], dtype=a.dtype, device=a.device), **k
+    ),
+    "graph_info_nce": lambda a, b, **k: F.graph_info_nce(torch.cat([a, b]), views(a, k), **k),
+    "graph_vicreg": lambda a, b, **k: F.graph_vicreg(torch.cat([a, b]), views(a, k), **k),
+    "graph_barlow_twins": lambda a, b, **k: F.graph_barlow_twins(a, labels(a, k), **k),
+    "graph_spectral": lambda a, b, **k: F.graph_spectral_contrastive(a, labels(a, k), **k),
+    "ls_simclr": lambda a, b, **k: F.ls_simclr(a, labels(a, k), **k),
+    "dirichlet_energy": lambda a, b, **k: F.dirichlet_energy(a, labels(a, k), **k),
 }
 
 
@@ -120,22 +149,26 @@ def check(device: torch.device) -> bool:
 def measured(
     step: Callable[[], None], repeats: int, device: torch.device
 ) -> tuple[float, float, float]:
-    """Median milliseconds, bytes sent by this rank in a step, and peak extra MiB on a GPU."""
-    times, sent, peak = [], 0, float("nan")
+    """Median milliseconds, bytes sent by this rank in a step, and peak extra MiB."""
+    times, sent, peak = [], 0, 0.0
     for k in range(repeats + 1):
         dist.barrier()
         if device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
+            before = torch.cuda.memory_allocated() / 2**20
+        else:
+            before = reset_peak() if available() else 0.0
         begin, sent = time.perf_counter(), bytes_sent()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize()
-            peak = (torch.cuda.max_memory_allocated() - before) / 2**20
-        sent = bytes_sent() - sent
-        if k:  # the first one warms up
-            times.append(1e3 * (time.perf_counter() - begin))
+            now = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            now = peak_mib() if available() else float("nan")
+        elapsed, sent = 1e3 * (time.perf_counter() - begin), bytes_sent() - sent
+        peak = max(peak, now - before) if k else 0.0  # the first one warms up
+        times += [elapsed] if k else []
     return median(times), sent / 2**20, peak
 
 
@@ -149,23 +182,36 @@ def table(options: argparse.Namespace, device: torch.device) -> None:
     ]
     group = dist.group.WORLD
     ranks = Ranks(group, rank, tuple(counts))
+    peers = over_ranks(rank, size) if options.peers else {}
 
-    def gathered(loss: Loss) -> Any:
+    def gathered(loss: Loss) -> Tensor:
         return loss(*(gather_rows(x, ranks) for x in own))
 
     if rank == 0:
         print(f"{options.pairs} pairs, {options.columns} columns, {options.dtype}, {size} ranks")
-        for heads in (
-            ("", "over ranks", "", "", "gathered"),
-            ("", *("ms", "MiB sent", "MiB peak") * 2),
-        ):
-            print(f"{heads[0]:22}" + "".join(f"{x:>12}" for x in heads[1:]))
+        groups = ("over ranks", *(() if options.no_gathered else ("gathered",)), "peer")
+        print(f"{'':22}" + "".join(f"{x:>12}{'':>24}" for x in groups))
+        print(
+            f"{'':22}" + "".join(f"{x:>12}" for x in ("ms", "MiB sent", "MiB peak") * len(groups))
+        )
     for name, loss in LOSSES.items():
-        line = []
-        for call in (lambda f: f(*own, group=group), gathered):
-            line += measured(lambda c=call, f=loss: c(f).backward(), options.repeats, device)
+        if options.only and name not in options.only:
+            continue
+        peer, theirs = peers.get(name, ("", None))
+        calls = [lambda f=loss: f(*own, group=group)]
+        calls += [] if options.no_gathered else [lambda f=loss: gathered(f)]
+        calls += [] if theirs is None else [lambda f=theirs: f(*own)]
+        line: list[float] = []
+        for call in calls:
+
+            def step(call: Callable[[], Tensor] = call) -> None:
+                for x in own:
+                    x.grad = None
+                call().backward()
+
+            line += measured(step, options.repeats, device)
         if rank == 0:
-            print(f"{name:22}" + "".join(f"{x:12.2f}" for x in line))
+            print(f"{name:22}" + "".join(f"{x:12.2f}" for x in line) + f"  {peer}", flush=True)
 
 
 def main() -> int:
@@ -175,6 +221,9 @@ def main() -> int:
     parser.add_argument("--columns", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float64"])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peers", action="store_true", help="lightly and open_clip beside ours")
+    parser.add_argument("--only", nargs="*", help="names of losses", choices=list(LOSSES))
+    parser.add_argument("--no-gathered", action="store_true", help="without the gathered form")
     options = parser.parse_args()
     device = start()
     good = True

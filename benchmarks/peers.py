@@ -43,9 +43,8 @@ def _lightly(case: Case) -> dict[str, Variant]:
         "vicreg": loss.VICRegLoss,
         "barlow": lambda: loss.BarlowTwinsLoss(lambda_param=5e-3),
     }
-    if case.family == "sigreg" and importlib.util.find_spec("lightly.loss.lejepa_loss"):
-        module = importlib.import_module("lightly.loss.lejepa_loss")
-        return {"lightly": module.SIGReg()}  # draws its 1024 directions
+    if case.family == "sigreg" and hasattr(loss, "lejepa_loss"):
+        return {"lightly": loss.lejepa_loss.SIGReg()}  # draws its 1024 directions
     return {"lightly": losses[case.family]()} if case.family in losses else {}
 
 
@@ -87,6 +86,34 @@ def _open_clip_losses() -> ModuleType:
         sys.modules[name] = module
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+def over_ranks(rank: int, size: int) -> dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]]:
+    """Losses of lightly and open_clip over all processes, by the names of `benchmarks.distributed`:
+    the peer's name, and what its class computes of the rows of a rank.
+    """
+    found: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {}
+    if _installed("lightly"):
+        loss = _lightly_losses()
+        found["nt_xent"] = "lightly", loss.NTXentLoss(0.2, gather_distributed=True)
+        found["dcl"] = "lightly", loss.DCLLoss(gather_distributed=True)
+        found["vicreg"] = "lightly", loss.VICRegLoss(gather_distributed=True)
+        found["barlow_twins"] = "lightly", loss.BarlowTwinsLoss(gather_distributed=True)
+        if hasattr(loss, "lejepa_loss"):
+            sigreg = loss.lejepa_loss.SIGReg(num_vectors=256, gather_distributed=True)
+            found["sigreg"] = "lightly", lambda a, b: sigreg(torch.stack([a, b]))
+    if _installed("open_clip_torch"):
+        module = _open_clip_losses()
+        place = {"rank": rank, "world_size": size}
+        clip = module.ClipLoss(local_loss=True, gather_with_grad=True, **place)
+        siglip = module.SigLipLoss(dist_impl="bidir", **place)
+        found["clip"] = "open_clip", lambda a, b: clip(_unit(a), _unit(b), 20.0)
+        found["siglip"] = "open_clip", lambda a, b: siglip(_unit(a), _unit(b), 10.0, -10.0)
+    return found
+
+
+def _unit(z: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(z, dim=1)
 
 
 def _own_reference(case: Case) -> dict[str, Variant]:

@@ -57,6 +57,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_kernel", &pairwise_kernel, no_gil);
   m.def("sliced_ecf_workspace_size", &sliced_ecf_workspace_size);
   m.def("sliced_ecf", &sliced_ecf, no_gil);
+  m.def("sliced_ecf_sums", &sliced_ecf_sums, no_gil);
+  m.def("sliced_ecf_gradient", &sliced_ecf_gradient, no_gil);
 
   // pairwise
   m.def("pairwise_workspace_size", &pairwise_workspace_size);

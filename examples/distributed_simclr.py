@@ -63,17 +63,17 @@ def train(images: Tensor, steps: int, batch: int, device: torch.device) -> nn.Mo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--images", type=int, help="of the 4000 for training; all by default")
     parser.add_argument("--batch", type=int, default=256, help="pairs of all processes together")
     arguments = parser.parse_args()
     device = start()
     digits = load_mnist()
-    backbone = train(digits.train, arguments.steps, arguments.batch, device)
+    images, labels = digits.train[: arguments.images], digits.train_labels[: arguments.images]
+    backbone = train(images, arguments.steps, arguments.batch, device)
     if dist.get_rank() == 0:
         backbone = backbone.cpu().eval()
-        train_features, test_features = (features(backbone, x) for x in (digits.train, digits.test))
-        accuracy = knn_accuracy(
-            train_features, digits.train_labels, test_features, digits.test_labels
-        )
+        train_features, test_features = (features(backbone, x) for x in (images, digits.test))
+        accuracy = knn_accuracy(train_features, labels, test_features, digits.test_labels)
         print(f"nearest neighbours on held-out digits: {100 * accuracy:.1f} %")
     dist.barrier()
     dist.destroy_process_group()

@@ -58,12 +58,13 @@ def moments_backward(
     x: View, mean: View, grad_mean: View, grad_var: View, grad_x: View, threads: int, /
 ) -> None: ...
 def pairwise_kernel_workspace_size(
-    views: int, n: int, d: int, dtype: int, backward: bool, /
+    views: int, n: int, count: int, d: int, dtype: int, backward: bool, /
 ) -> int: ...
 def pairwise_kernel_lengths(z: View, out: View, threads: int, /) -> None: ...
 def pairwise_kernel_series(r: View, table: View, top: float, values: View, /) -> None: ...
 def pairwise_kernel(
-    z: View, rows: KernelRows, radial: Radial, factor: float, values: View, grad: Maybe, run: Run, /
+    z: View, rows: KernelRows, first: int, count: int, radial: Radial, factor: float, values: View,
+    grad: Maybe, run: Run, /,
 ) -> None: ...
 def sliced_ecf_workspace_size(
     views: int, n: int, d: int, directions: int, dtype: int, /
@@ -71,6 +72,12 @@ def sliced_ecf_workspace_size(
 def sliced_ecf(
     z: View, directions: View, quadrature: Quadrature, factor: float, values: View, grad: Maybe,
     run: Run, /,
+) -> None: ...
+def sliced_ecf_sums(
+    z: View, directions: View, step: float, sums: View, run: Run, /
+) -> None: ...
+def sliced_ecf_gradient(
+    z: View, directions: View, step: float, coefficients: View, grad: View, run: Run, /
 ) -> None: ...
 def pairwise_workspace_size(
     n: int, m: int, d: int, dtype: int, symmetric: bool, backward: bool, /

@@ -98,10 +98,11 @@ def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
         )
 
 
-def views(op: str, name: str, x: Tensor) -> None:
-    """x: (n, d), or (views, n, d), with at least one view, row and column."""
+def views(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
+    """x: (n, d), or (views, n, d), with at least one view, min_rows rows and one column."""
     dense(op, name, x)
-    if x.dim() not in (2, 3) or 0 in x.shape:
+    *views, rows, features = x.shape if x.dim() in (2, 3) else (0, 0)
+    if rows < min_rows or 0 in (*views, features):
         raise ValueError(
             f"{op}: {name} must be (rows, features) or (views, rows, features), at least one of "
             f"each, got shape {tuple(x.shape)}"

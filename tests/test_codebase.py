@@ -75,7 +75,7 @@ ALLOWED = {
     "ranks": {"_torch_private"},
     "primitives": {"_seam", "_register", "_torch_private", "_checks", "_dtypes"},
     "fused": {"primitives", "_seam", "_register", "_torch_private", "_checks", "_dtypes"},
-    "graph": {"primitives", "_arrays", "_checks", "_dtypes", "_seam", "_torch_private"},
+    "graph": {"primitives", "ranks", "_arrays", "_checks", "_dtypes", "_seam", "_torch_private"},
     "losses": {
         "primitives",
         "fused",

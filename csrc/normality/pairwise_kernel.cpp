@@ -12,11 +12,11 @@ constexpr const char* kOp = "pairwise_kernel";
 
 }  // namespace
 
-int64_t pairwise_kernel_workspace_size(int64_t views, int64_t n, int64_t d, int dtype, bool backward) {
+int64_t pairwise_kernel_workspace_size(int64_t views, int64_t n, int64_t count, int64_t d, int dtype, bool backward) {
   int64_t size = 0;
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    size = SSLSPEC_CALL(pairwise_kernel_workspace<T>, views, n, d, backward);
+    size = SSLSPEC_CALL(pairwise_kernel_workspace<T>, views, n, count, d, backward);
   });
   return size;
 }
@@ -57,8 +57,8 @@ void pairwise_kernel_series(TensorView r, TensorView table, double top, TensorVi
   }
 }
 
-void pairwise_kernel(TensorView z, const KernelRows& rows, const Radial& radial, double factor, TensorView values,
-                     TensorView grad, const Run& run) {
+void pairwise_kernel(TensorView z, const KernelRows& rows, int64_t first, int64_t count, const Radial& radial,
+                     double factor, TensorView values, TensorView grad, const Run& run) {
   const TensorView& table = radial.table;
   check_views(kOp, z);
   const int64_t views = z.shape[0], n = z.shape[1], d = z.shape[2];
@@ -67,16 +67,19 @@ void pairwise_kernel(TensorView z, const KernelRows& rows, const Radial& radial,
   check_contiguous(kOp, "slopes", rows.slopes, 2, z.shape, DType::f64);
   check_vector(kOp, "values", values, views, DType::f64, kCpu);
   radial.check(kOp, kCpu);
-  if (grad.present()) check_contiguous(kOp, "grad", grad, 3, z.shape, z.dtype);
+  SSLSPEC_CHECK(first >= 0 && count >= 1 && first + count <= n, kOp, ": rows must lie in 0 ... ", n, ", got ", first,
+                " + ", count);
+  const int64_t own[3] = {views, count, d};
+  if (grad.present()) check_contiguous(kOp, "grad", grad, 3, own, z.dtype);
   check_vector(kOp, "workspace", run.workspace,
-               pairwise_kernel_workspace_size(views, n, d, int(z.dtype), grad.present()), z.dtype, kCpu);
+               pairwise_kernel_workspace_size(views, n, count, d, int(z.dtype), grad.present()), z.dtype, kCpu);
   dispatch_float(kOp, z.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     cpu::PairwiseKernelArgs<T> p{};
     p.z = z.as<T>(), p.ldv = z.stride[0], p.ldz = z.stride[1], p.views = views, p.n = n, p.d = d;
     p.lengths = rows.lengths.as<double>(), p.offsets = rows.offsets.as<double>(), p.slopes = rows.slopes.as<double>();
-    p.radial = static_cast<RadialKind>(radial.kind), p.parameter = radial.parameter, p.at_zero = radial.at_zero,
-    p.factor = factor;
+    p.first = first, p.count = count, p.radial = static_cast<RadialKind>(radial.kind);
+    p.parameter = radial.parameter, p.at_zero = radial.at_zero, p.factor = factor;
     p.table = table.as<double>(), p.terms = table.present() ? table.shape[1] : 0;
     p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
     SSLSPEC_CALL(pairwise_kernel<T>, p);

@@ -1,7 +1,8 @@
 // Sums of a radial function over all pairs of rows of each view, and their gradient, in one visit of every pair:
 //   value_b = (1 / n) sum_ij (k(|z_i - z_j|^2) - o_i - o_j)
 //   grad_i  = factor * [ (4 / n) sum_j k'(|z_i - z_j|^2) (z_i - z_j) - 4 s_i z_i ]
-// with o the offsets of the rows and s their derivatives in |z_i|^2. The offsets are subtracted pair by pair, because
+// with i over rows first ... first + count, all of them or those of one process, and j over all n rows;
+// o are the offsets of the rows and s their derivatives in |z_i|^2. The offsets are subtracted pair by pair, because
 // the sums nearly cancel.
 //
 // Radial functions k(r), r >= 0 the squared distance:
@@ -15,7 +16,7 @@
 namespace sslspec {
 
 // Elements of the workspace, in the dtype of the rows.
-int64_t pairwise_kernel_workspace_size(int64_t views, int64_t n, int64_t d, int dtype, bool backward);
+int64_t pairwise_kernel_workspace_size(int64_t views, int64_t n, int64_t count, int64_t d, int dtype, bool backward);
 
 // Squared lengths of the rows of z [views, n, d], in double: what the offsets are functions of.
 void pairwise_kernel_lengths(TensorView z, TensorView out, int threads);
@@ -51,9 +52,9 @@ struct KernelRows {
 };
 
 void pairwise_kernel(TensorView z,  // [views, n, d]
-                     const KernelRows& rows, const Radial& radial, double factor,
+                     const KernelRows& rows, int64_t first, int64_t count, const Radial& radial, double factor,
                      TensorView values,  // [views] double, out
-                     TensorView grad,    // [views, n, d] out, or absent
+                     TensorView grad,    // [views, count, d] out, or absent
                      const Run& run);
 
 }  // namespace sslspec

@@ -28,4 +28,16 @@ void sliced_ecf(TensorView z,           // [views, n, d]
                 TensorView grad,    // [views, n, d] out, or absent
                 const Run& run);
 
+// The two visits that rows on several processes need. Sums over the rows, which add up over processes:
+//   sums[b][k - 1][s] = sum_i cos(t_k p_is),   sums[b][knots + k - 1][s] = sum_i sin(t_k p_is)
+void sliced_ecf_sums(TensorView z, TensorView directions, double step,
+                     TensorView sums,  // [views, 2 knots, S] double, out
+                     const Run& run);
+
+//   grad_i = sum_s a_s sum_k [u_ks cos(t_k p_is) + v_ks sin(t_k p_is)]
+void sliced_ecf_gradient(TensorView z, TensorView directions, double step,
+                         TensorView coefficients,  // [views, 2 knots, S] double: u and then v
+                         TensorView grad,          // [views, n, d] out
+                         const Run& run);
+
 }  // namespace sslspec

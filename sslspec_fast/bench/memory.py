@@ -102,6 +102,19 @@ def resident(field: str) -> float:
     raise RuntimeError(f"no field {field} in {_STATUS}")
 
 
+def reset_peak() -> float:
+    """MiB that are resident now, from which on `peak_mib` looks for the most."""
+    gc.collect()
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return before
+
+
+def peak_mib() -> float:
+    """The most MiB that were resident at one time since `reset_peak`."""
+    return resident("VmHWM")
+
+
 def _measure(case: Case, name: str) -> float:
     variant = variant_of(case, name)
     leaves = case.inputs("cpu", case.dtype)
@@ -112,11 +125,9 @@ def _measure(case: Case, name: str) -> float:
             leaf.detach()[:8].clone().requires_grad_(leaf.requires_grad) for leaf in leaves
         )
         forward_backward(variant, tiny)
-    gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = reset_peak()
     gradients = forward_backward(variant, leaves)
-    peak = resident("VmHWM")
+    peak = peak_mib()
     held = sum(g.numel() * g.element_size() for g in gradients) / MIB
     return max(0.0, peak - before - held)
 

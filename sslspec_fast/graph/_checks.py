@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
+from ..ranks import several, told_to_all
 from .pair_graph import PairGraph
 
 
@@ -27,3 +30,20 @@ def check_graph(op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True)
             f"{op}: graph must be on the device of z, {z.device}, got {graph.device}; "
             "use graph.to(z.device)"
         )
+
+
+def group_of_graph(op: str, graph: Any, group: Any) -> Any:
+    """The process group of a graph over ranks, which a caller may have named too; otherwise the one
+    that was named, or None.
+    """
+    own = graph.group if isinstance(graph, PairGraph) else None
+    given = several(op, group)
+    if given is None or not isinstance(graph, PairGraph) or given is own:
+        return own or given
+    with told_to_all(op, own or given):
+        if own is None:
+            raise ValueError(
+                f"{op}: graph must have its rows on the ranks of the group, made with group=, "
+                "got one whose rows are all in this process"
+            )
+        raise ValueError(f"{op}: group must be the one that the graph was made with")

@@ -69,19 +69,8 @@ def _float(dtype: np.dtype) -> Any:
 
 
 def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool) -> Csr:
-    i, j = _index_array("rows", rows, n), _index_array("cols", cols, n)
-    if i.shape != j.shape:
-        raise ValueError(f"from_edges: cols must match rows {i.shape}, got {j.shape}")
-    if weights is None:
-        w = np.ones(i.shape[0])
-    else:
-        _refuse_grad("from_edges", "weights", weights)
-        w = host_array(weights)
-        if w.shape != i.shape:
-            raise ValueError(f"from_edges: weights must match rows {i.shape}, got {w.shape}")
-        if w.dtype.kind not in "biuf":
-            raise TypeError(f"from_edges: weights must be real numbers, got dtype {w.dtype}")
-        w = native(w)
+    i, j, w = checked_edges(rows, cols, weights, n)
+    check_columns(j, n)
     a = scipy.sparse.coo_array((w, (i, j)), shape=(n, n))
     if symmetrize:
         a = summed(a, check_weights)
@@ -89,10 +78,36 @@ def csr_from_edges(rows: Any, cols: Any, weights: Any, n: int, symmetrize: bool)
     return csr_from_scipy(a, symmetric=True if symmetrize else None)
 
 
+def checked_edges(
+    rows: Any, cols: Any, weights: Any, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows in [0, n), columns that are not checked yet, and finite or infinite weights."""
+    i, j = _index_array("rows", rows, n), _index_array("cols", cols, None)
+    if i.shape != j.shape:
+        raise ValueError(f"from_edges: cols must match rows {i.shape}, got {j.shape}")
+    if weights is None:
+        return i, j, np.ones(i.shape[0])
+    _refuse_grad("from_edges", "weights", weights)
+    w = host_array(weights)
+    if w.shape != i.shape:
+        raise ValueError(f"from_edges: weights must match rows {i.shape}, got {w.shape}")
+    if w.dtype.kind not in "biuf":
+        raise TypeError(f"from_edges: weights must be real numbers, got dtype {w.dtype}")
+    return i, j, native(w)
+
+
 def csr_from_sparse(matrix: Any) -> Csr:
     """scipy.sparse, torch sparse (COO, CSR, CSC) or cupyx.scipy.sparse; the result lives where
     `matrix` lives.
     """
+    host, device = sparse_on_host(matrix)
+    if len(host.shape) != 2 or host.shape[0] != host.shape[1]:
+        raise ValueError(f"from_sparse: A must be square, got shape {tuple(host.shape)}")
+    return csr_from_scipy(host).to(device)
+
+
+def sparse_on_host(matrix: Any) -> tuple[Any, torch.device]:
+    """As scipy's, and the device that it came from."""
     device = torch.device("cpu")
     _refuse_grad("from_sparse", "A", matrix)
     if isinstance(matrix, Tensor):
@@ -108,9 +123,7 @@ def csr_from_sparse(matrix: Any) -> Csr:
     else:
         kind = type(matrix).__name__
         raise TypeError(f"from_sparse: A must be a scipy, torch or cupyx sparse matrix, got {kind}")
-    if len(host.shape) != 2 or host.shape[0] != host.shape[1]:
-        raise ValueError(f"from_sparse: A must be square, got shape {tuple(host.shape)}")
-    return csr_from_scipy(host).to(device)
+    return host, device
 
 
 def scipy_from_torch(t: Tensor, op: str) -> Any:
@@ -153,7 +166,7 @@ def _refuse_grad(op: str, name: str, x: Any) -> None:
     check.refuse_grad(op, name, required, f"pass {name}.detach()")
 
 
-def _index_array(name: str, values: Any, n: int) -> np.ndarray:
+def _index_array(name: str, values: Any, n: int | None) -> np.ndarray:
     out = host_array(values)
     if out.ndim != 1:
         raise ValueError(f"from_edges: {name} must have shape (E,), got {out.shape}")
@@ -161,11 +174,28 @@ def _index_array(name: str, values: Any, n: int) -> np.ndarray:
         return out.astype(np.int64)
     if out.dtype.kind not in "iu":
         raise TypeError(f"from_edges: {name} must be integers, got dtype {out.dtype}")
-    low, high = int(out.min()), int(out.max())
+    if n is not None:
+        _check_range(name, out, n)
+    return out.astype(np.int64, copy=False)
+
+
+def check_columns(cols: np.ndarray, n: int) -> None:
+    """cols: integers in [0, n)."""
+    if cols.size:
+        _check_range("cols", cols, n)
+
+
+def _check_range(name: str, values: np.ndarray, n: int) -> None:
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high >= n:
         worst = low if low < 0 else high
         raise ValueError(f"from_edges: {name} must lie in [0, {n}), got {worst}")
-    return out.astype(np.int64, copy=False)
+
+
+def weighs_by_class_size(weight: str) -> bool:
+    if weight not in ("uniform", "class_size"):
+        raise ValueError(f"from_labels: weight must be 'uniform' or 'class_size', got {weight!r}")
+    return weight == "class_size"
 
 
 def label_tensor(labels: Any) -> Tensor:

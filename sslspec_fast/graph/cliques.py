@@ -17,6 +17,7 @@ from ..primitives.sparse.csr import Csr
 from ..primitives.sparse.edges import edge_dot, edge_sqdist
 from ..primitives.sparse.graph_cov import graph_cov
 from ..primitives.sparse.spmm import spmm
+from ..ranks import Ranks, gather_rows, sum_to_rows
 from .relation import HubEdges, Relation, index_dtype, range_of
 
 
@@ -24,39 +25,63 @@ class Cliques(Relation):
     """Nodes with the same id >= 0 are joined; a negative id joins nothing.
 
     ids: (n,) int64 in [-1, n_cliques).  weights: (n_cliques,) float64, all of one sign per clique.
+    every: over ranks, the ids of all rows, where a clique has rows of several ranks; else the ids
+    number the cliques of this rank.
     """
 
     def __init__(
-        self, kind: str, ids: Tensor, n_cliques: int, weights: Tensor, self_loops: bool
+        self,
+        kind: str,
+        ids: Tensor,
+        n_cliques: int,
+        weights: Tensor,
+        self_loops: bool,
+        ranks: Ranks | None = None,
+        every: Tensor | None = None,
     ) -> None:
-        self.kind = kind
+        self.kind, self.ranks, self._every = kind, ranks, every
         self.n = ids.shape[0]
         self.device = ids.device
         self._ids = self.clique_ids = ids
         self._n_cliques = n_cliques
         self._weights = weights
         self._self_loops = self_loops
-        member = ids >= 0
-        self._sizes = torch.bincount(ids[member], minlength=n_cliques)
+        all_ids = ids if every is None else every
+        self._sizes = torch.bincount(all_ids[all_ids >= 0], minlength=n_cliques)
+        own = self._sizes if every is None else torch.bincount(ids[ids >= 0], minlength=n_cliques)
         self._node_size = _gather(self._sizes, ids)  # (n,) size of the node's clique, 0 outside
         self._node_weight = _gather(weights, ids)  # (n,) float64
-        self._gather_csr, self._sum_csr = _membership(ids, n_cliques, self._sizes)
+        self._gather_csr, self._sum_csr = _membership(ids, n_cliques, own)
         self._self_csr = _diagonal(self._node_weight)
+        if ranks is not None and every is None:  # numbers that no other rank has
+            self.clique_ids = torch.where(ids < 0, ids, ids + ranks.here.start)
         # Python values, for torch.compile: the number of entries of `csr`, and whether all are 1
         self._entries = int(self._partner_count().sum())
         self._unit = bool((weights == 1).all())
         self._pairs = _partners(self) if kind == "views" else None
+        self._nnz = int(self.over_all(self._partner_count()[self._node_weight != 0].sum()))
+
+    def _changed(self, weights: Tensor, self_loops: bool) -> Cliques:
+        rest = self.ranks, self._every
+        return Cliques(self.kind, self._ids, self._n_cliques, weights, self_loops, *rest)
+
+    def _by_clique(self, x: Tensor, row_scale: Tensor | None = None) -> Tensor:
+        """(n_cliques, b) sums of the rows of each clique; of all ranks where cliques cross them."""
+        sums = spmm(self._sum_csr, x, row_scale=row_scale)
+        if self.ranks is None or self._every is None:
+            return sums
+        return sum_to_rows(sums, self.ranks)
 
     def _partner_count(self) -> Tensor:
         return self._node_size if self._self_loops else (self._node_size - 1).clamp(min=0)
 
     @property
     def nnz(self) -> int:
-        return int(self._partner_count()[self._node_weight != 0].sum())
+        return self._nnz
 
     @property
     def has_negative(self) -> bool:
-        return bool((self._weights < 0).any()) and self.nnz > 0
+        return int(self.over_all((self._weights < 0).sum())) > 0 and self.nnz > 0
 
     @property
     def has_self_loops(self) -> bool:
@@ -69,28 +94,28 @@ class Cliques(Relation):
         return self._node_weight if self._self_loops else torch.zeros_like(self._node_weight)
 
     def frobenius_sq(self) -> float:
-        return float((self._degree() * self._node_weight).sum())
+        return float(self.over_all((self._degree() * self._node_weight).sum()))
 
     def matmul(self, x: Tensor) -> Tensor:
         if self._pairs is not None:
             return spmm(self._pairs, x)
         weight = self._node_weight.to(x.dtype)
-        y = spmm(self._gather_csr, spmm(self._sum_csr, x), row_scale=weight)
+        y = spmm(self._gather_csr, self._by_clique(x), row_scale=weight)
         return y if self._self_loops else y - weight[:, None] * x
 
     def edge_dot(self, x: Tensor, y: Tensor) -> Tensor:
         if self._pairs is not None:
             return edge_dot(self._pairs, x, y)
-        r = edge_dot(self._gather_csr, x, spmm(self._sum_csr, y)) * self._node_weight.to(x.dtype)
+        r = edge_dot(self._gather_csr, x, self._by_clique(y)) * self._node_weight.to(x.dtype)
         return r if self._self_loops else r - edge_dot(self._self_csr, x, y)
 
     def edge_sqdist(self, x: Tensor) -> Tensor:
         if self._pairs is not None:
             return edge_sqdist(self._pairs, x, x)
         size = self._sizes.clamp(min=1).to(x.dtype)
-        mean = spmm(self._sum_csr, x, row_scale=size.reciprocal())
+        mean = self._by_clique(x, row_scale=size.reciprocal())
         spread = edge_sqdist(self._gather_csr, x, mean)  # (n,) ‖x_i − m‖²
-        total = spmm(self._sum_csr, spread[:, None])  # (n_cliques, 1)
+        total = self._by_clique(spread[:, None])  # (n_cliques, 1)
         r = spread * self._node_size.to(x.dtype) + spmm(self._gather_csr, total)[:, 0]
         return r * self._node_weight.to(x.dtype)
 
@@ -99,12 +124,11 @@ class Cliques(Relation):
         if self._pairs is not None:
             return graph_cov(self._pairs, x, y)
         weight = self._weights.to(x.dtype)[:, None]
-        c = spmm(self._sum_csr, x).mT @ (weight * spmm(self._sum_csr, y))
+        c = spmm(self._sum_csr, x).mT @ (weight * self._by_clique(y))
         return c if self._self_loops else c - graph_cov(self._self_csr, x, y)
 
     def scaled(self, weight: float) -> Cliques:
-        scaled = self._weights * weight
-        return Cliques(self.kind, self._ids, self._n_cliques, scaled, self._self_loops)
+        return self._changed(self._weights * weight, self._self_loops)
 
     def weight_range(self) -> tuple[float, float]:
         return range_of(self._weights.abs())
@@ -113,17 +137,26 @@ class Cliques(Relation):
         if device == self.device:
             return self
         ids, weights = self._ids.to(device), self._weights.to(device)
-        return Cliques(self.kind, ids, self._n_cliques, weights, self._self_loops)
+        every = None if self._every is None else self._every.to(device)
+        rest = self._self_loops, self.ranks, every
+        return Cliques(self.kind, ids, self._n_cliques, weights, *rest)
 
     def without_diagonal(self) -> Cliques:
         if not self._self_loops:
             return self
-        return Cliques(self.kind, self._ids, self._n_cliques, self._weights, False)
+        return self._changed(self._weights, False)
 
     def csr(self) -> Csr:
         """Partners in ascending order; no size depends on data, so torch.compile can trace it."""
-        members = self._sum_csr.indices.long()  # clique by clique, ascending inside each
-        start = _gather(self._sum_csr.indptr[:-1], self._ids)  # (n,) where the node's clique starts
+        first, n_cols = (0, self.n) if self.ranks is None else (self.ranks.here.start, self.ranks.n)
+        if self._every is None:  # cliques of rows of this rank
+            starts, members = self._sum_csr.indptr[:-1], self._sum_csr.indices.long() + first
+        else:
+            starts = torch.nn.functional.pad(self._sizes.cumsum(0), (1, 0))[:-1]
+            outside = int((self._every < 0).sum())
+            members = torch.argsort(self._every, stable=True)[outside:]
+        # members: clique by clique, ascending inside each
+        start = _gather(starts, self._ids)  # (n,) where the node's clique starts
         count = self._partner_count()
         indptr = torch.nn.functional.pad(count.cumsum(0), (1, 0))
         rows = torch.arange(self.n, device=self.device).repeat_interleave(
@@ -132,9 +165,10 @@ class Cliques(Relation):
         at = start[rows] + torch.arange(self._entries, device=self.device) - indptr[rows]
         cols = members[at]
         if not self._self_loops:  # from the node itself on, the next member
-            cols = torch.where(cols < rows, cols, members[at + 1])
+            cols = torch.where(cols < rows + first, cols, members[at + 1])
         values = None if self._unit else self._node_weight[rows]
-        return Csr(indptr, cols.to(index_dtype(self.n)), values, self.n, symmetric=True)
+        whole = self.ranks is None
+        return Csr(indptr, cols.to(index_dtype(n_cols)), values, n_cols, symmetric=whole)
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
         joined = (self._ids[rows] == self._ids[cols]) & (self._ids[rows] >= 0)
@@ -159,26 +193,33 @@ class Cliques(Relation):
         return float((pairs * weight).sum())
 
 
-def views_relation(n_samples: int, n_views: int, device: torch.device) -> Cliques:
-    """Rows stacked view-major: row v * n_samples + s is view v of sample s."""
+def views_relation(
+    n_samples: int, n_views: int, device: torch.device, ranks: Ranks | None = None
+) -> Cliques:
+    """Rows stacked view-major: row v * n_samples + s is view v of sample s. ranks: of the rows."""
     ids = torch.arange(n_samples, device=device).repeat(n_views)
     weights = torch.ones(n_samples, dtype=torch.float64, device=device)
-    return Cliques("views", ids, n_samples, weights, self_loops=False)
+    return Cliques("views", ids, n_samples, weights, False, ranks)
 
 
-def labels_relation(labels: Tensor, *, class_size_weight: bool, self_loops: bool) -> Cliques:
+def labels_relation(
+    labels: Tensor, *, class_size_weight: bool, self_loops: bool, ranks: Ranks | None = None
+) -> Cliques:
     """labels: (n,) integers; a negative label joins nothing. class_size_weight: 1/n_c instead of
-    1.
+    1. ranks: labels are those of this rank, and equal ones on any rank are joined.
     """
-    ids = torch.full_like(labels, -1, dtype=torch.int64)
-    member = labels >= 0
-    classes, compact = labels[member].unique(return_inverse=True)
+    every = labels if ranks is None else gather_rows(labels, ranks)
+    ids = torch.full_like(every, -1, dtype=torch.int64)
+    member = every >= 0
+    classes, compact = every[member].unique(return_inverse=True)
     ids[member] = compact
     n_classes = classes.shape[0]
     weights = torch.ones(n_classes, dtype=torch.float64, device=labels.device)
     if class_size_weight:
         weights /= torch.bincount(compact, minlength=n_classes)
-    return Cliques("labels", ids, n_classes, weights, self_loops)
+    if ranks is None:
+        return Cliques("labels", ids, n_classes, weights, self_loops)
+    return Cliques("labels", ids[ranks.here], n_classes, weights, self_loops, ranks, ids)
 
 
 def _gather(per_clique: Tensor, ids: Tensor) -> Tensor:

@@ -14,13 +14,15 @@ from torch import Tensor
 from .._checks import count
 from .._torch_private import constant_when_traced
 from ..primitives.sparse.csr import Csr
-from .build import csr_from_edges, csr_from_sparse, label_tensor
+from ..ranks import several
+from . import over_ranks
+from ._products import Products
+from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import labels_relation, views_relation
 from .knn import knn_csr
-from .products import Products
 from .relation import Relation, components, cuthill_mckee, rescaled
 from .stored import CsrRelation
-from .total import add
+from .total import add, nothing
 
 
 class PairGraph(Products):
@@ -49,18 +51,26 @@ class PairGraph(Products):
         # Facts that losses read on every call are Python values from the start: computing them
         # late would break the graph of torch.compile.
         self._nnz = relation.nnz
-        self._volume = float(relation.degree.sum())
+        self._volume = relation.volume
         self._symmetric = relation.symmetric
         self._self_loops = relation.has_self_loops
         self._negative = relation.has_negative
         self._csr: Csr | None = None
         self._off_diagonal: PairGraph | None = None
+        self.name, self.number = "", 0  # over ranks: for operators, and for the ranks to compare
+        if relation.ranks is not None:
+            self.name, self.number = over_ranks.register(self, relation)
 
     # ------------------------------------------------------------------ constructors
 
     @classmethod
     def from_views(
-        cls, n_samples: int, n_views: int = 2, *, device: torch.device | str = "cpu"
+        cls,
+        n_samples: int,
+        n_views: int = 2,
+        *,
+        device: torch.device | str = "cpu",
+        group: Any = None,
     ) -> PairGraph:
         """All views of one sample are positives of each other: G = (11ᵀ − I)_V ⊗ I.
 
@@ -71,6 +81,7 @@ class PairGraph(Products):
             n_samples: >= 1.
             n_views: >= 1.
             device: of the rows that the graph is used with.
+            group: this rank has n_samples of the samples, in all their views.
 
         Returns:
             A graph of n_samples * n_views rows.
@@ -78,13 +89,21 @@ class PairGraph(Products):
         Raises:
             ValueError or TypeError: a number that is no integer >= 1.
         """
+        over = several("from_views", group)
+        if over is not None:
+            return cls(over_ranks.views(n_samples, n_views, torch.device(device), over))
         n_samples = count("from_views", "n_samples", n_samples, 1)
         n_views = count("from_views", "n_views", n_views, 1)
         return cls(views_relation(n_samples, n_views, torch.device(device)))
 
     @classmethod
     def from_labels(
-        cls, labels: Any, *, weight: str = "uniform", self_loops: bool = False
+        cls,
+        labels: Any,
+        *,
+        weight: str = "uniform",
+        self_loops: bool = False,
+        group: Any = None,
     ) -> PairGraph:
         """Rows with equal labels are positives of each other; never stored, products cost O(n b).
 
@@ -95,6 +114,7 @@ class PairGraph(Products):
                 rows in the class (with self_loops this is the projector Y (YᵀY)⁻¹ Yᵀ of linear
                 discriminant analysis).
             self_loops: whether rows are positives of themselves.
+            group: labels are those of this rank's rows; equal labels of any ranks are joined.
 
         Returns:
             A graph of n rows, on the device of labels.
@@ -102,11 +122,10 @@ class PairGraph(Products):
         Raises:
             ValueError or TypeError: labels that are no integers (n,), or another weight.
         """
-        if weight not in ("uniform", "class_size"):
-            raise ValueError(
-                f"from_labels: weight must be 'uniform' or 'class_size', got {weight!r}"
-            )
-        ids, class_size = label_tensor(labels), weight == "class_size"
+        over = several("from_labels", group)
+        if over is not None:
+            return cls(over_ranks.labels(labels, weight, self_loops, over))
+        ids, class_size = label_tensor(labels), weighs_by_class_size(weight)
         return cls(labels_relation(ids, class_size_weight=class_size, self_loops=self_loops))
 
     @classmethod
@@ -118,6 +137,7 @@ class PairGraph(Products):
         *,
         n: int,
         symmetrize: bool = False,
+        group: Any = None,
     ) -> PairGraph:
         """G[rows[e], cols[e]] += weights[e] (1 without weights).
 
@@ -127,6 +147,8 @@ class PairGraph(Products):
             weights: (E,) finite numbers, or None.
             n: number of rows of G.
             symmetrize: take (G + Gᵀ)/2 afterwards.
+            group: the edges are those of this rank's n rows, with rows in [0, n) and cols among
+                the rows of all ranks, in rank order.
 
         Returns:
             A graph on the device of `rows`.
@@ -135,16 +157,20 @@ class PairGraph(Products):
             ValueError or TypeError: shapes that differ, indices outside [0, n), weights that are
                 not finite and real.
         """
+        over = several("from_edges", group)
+        if over is not None:
+            return cls(over_ranks.edges(rows, cols, weights, n, symmetrize, over))
         n = count("from_edges", "n", n, 0)
         device = rows.device if isinstance(rows, Tensor) else torch.device("cpu")
         return cls(CsrRelation(csr_from_edges(rows, cols, weights, n, symmetrize).to(device)))
 
     @classmethod
-    def from_sparse(cls, A: Any) -> PairGraph:
+    def from_sparse(cls, A: Any, *, group: Any = None) -> PairGraph:
         """G = A.
 
         Args:
             A: (n, n) scipy, torch (COO, CSR, CSC) or cupyx sparse matrix of finite real weights.
+            group: A holds the rows of this rank, and has a column for each row of all ranks.
 
         Returns:
             A graph on the device of A.
@@ -152,6 +178,9 @@ class PairGraph(Products):
         Raises:
             ValueError or TypeError: A is dense, not square, complex or not finite.
         """
+        over = several("from_sparse", group)
+        if over is not None:
+            return cls(over_ranks.sparse(A, over))
         return cls(CsrRelation(csr_from_sparse(A)))
 
     @classmethod
@@ -201,6 +230,8 @@ class PairGraph(Products):
             return NotImplemented
         if other.n != self.n:
             raise ValueError(f"PairGraph: g1 + g2 needs equal n, got {self.n} and {other.n}")
+        if other._relation.ranks != self._relation.ranks:
+            raise ValueError("PairGraph: g1 + g2 needs rows over the same ranks, got others")
         if other.device != self.device:
             raise ValueError(
                 f"PairGraph: g1 + g2 needs one device, got {self.device} and {other.device}"
@@ -217,10 +248,7 @@ class PairGraph(Products):
         if not math.isfinite(weight):
             raise ValueError(f"PairGraph: w * g needs a finite w, got {weight}")
         if weight == 0.0:
-            none: list[int] = []
-            return PairGraph(
-                CsrRelation(csr_from_edges(none, none, None, self.n, False)).to(self.device)
-            )
+            return PairGraph(nothing(self._relation))
         return PairGraph(rescaled(self._relation, weight))
 
     __rmul__ = __mul__
@@ -230,24 +258,19 @@ class PairGraph(Products):
     # ------------------------------------------------------------------ facts
 
     @property
+    def group(self) -> Any:
+        """The process group over whose ranks the rows are spread, or None."""
+        return None if self._relation.ranks is None else self._relation.ranks.group
+
+    @property
     def kind(self) -> str:
         """ "views", "labels", "csr" or "sum"."""
         return self._relation.kind
 
     @property
-    def n(self) -> int:
-        """Number of rows."""
-        return self._relation.n
-
-    @property
     def nnz(self) -> int:
         """Number of non-zero entries; in a sum, a pair that two parts share counts twice."""
         return self._nnz
-
-    @property
-    def device(self) -> torch.device:
-        """Where its arrays are, and the rows that it multiplies must be."""
-        return self._relation.device
 
     @property
     def degree(self) -> Tensor:
@@ -263,16 +286,6 @@ class PairGraph(Products):
     def volume(self) -> float:
         """1ᵀ G 1."""
         return self._volume
-
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether G = Gᵀ, up to the rounding of weights."""
-        return self._symmetric
-
-    @property
-    def is_directed(self) -> bool:
-        """Whether G ≠ Gᵀ."""
-        return not self._symmetric
 
     @property
     def has_self_loops(self) -> bool:
@@ -308,6 +321,7 @@ class PairGraph(Products):
 
     @cached_property
     def _components(self) -> tuple[int, Tensor]:
+        self._one_process("connected_components")
         count, labels = components(self._relation)
         return count, torch.from_numpy(labels).to(self.device)
 
@@ -317,6 +331,13 @@ class PairGraph(Products):
         count, labels = self._components
         sizes = torch.bincount(labels, minlength=count)
         return torch.nonzero(sizes[labels] == 1)[:, 0]
+
+    def _one_process(self, op: str) -> None:
+        ranks = self._relation.ranks
+        if ranks is not None:
+            raise ValueError(
+                f"PairGraph: {op} needs all rows in one process, got rows over {ranks.size} ranks"
+            )
 
     # ------------------------------------------------------------------ exports
 
@@ -349,7 +370,8 @@ class PairGraph(Products):
 
     def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """(indptr (n + 1,) int64, indices (nnz,) int32 or int64, values or None when all are 1):
-        materialises G. The arrays belong to the graph: copy before writing.
+        materialises G; over ranks, the rows of this one with the columns of all. The arrays belong
+        to the graph: copy before writing.
         """
         a = self.stored()
         return a.indptr, a.indices, a.values
@@ -372,6 +394,7 @@ class PairGraph(Products):
         whose rows come in no particular order are bound by cache misses, which this removes where
         the graph has a geometry; compute with Z[order] and undo with out[order] = Z'.
         """
+        self._one_process("reorder")
         a = self.to_scipy()
         perm = cuthill_mckee(a, self.is_symmetric)
         order = torch.from_numpy(perm).to(self.device)
@@ -379,4 +402,8 @@ class PairGraph(Products):
 
     def __repr__(self) -> str:
         direction = "symmetric" if self.is_symmetric else "directed"
-        return f"PairGraph({self.kind}, n={self.n}, nnz={self.nnz}, {direction}, {self.device})"
+        ranks = self._relation.ranks
+        place = "" if ranks is None else f", rank {ranks.rank} of {ranks.size}"
+        return (
+            f"PairGraph({self.kind}, n={self.n}, nnz={self.nnz}, {direction}, {self.device}{place})"
+        )

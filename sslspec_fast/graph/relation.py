@@ -19,18 +19,26 @@ import torch
 from torch import Tensor
 
 from ..primitives.sparse.csr import Csr
+from ..ranks import Ranks
+from ..ranks.differentiable import sum_over_ranks
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 HubEdges = tuple[np.ndarray, np.ndarray, int]
 
 
 class Relation(ABC):
-    """An (n, n) matrix of pair weights."""
+    """An (n, n) matrix of pair weights, or the n rows of it that this rank holds.
+
+    ranks: who holds the rows, or None where one process holds all. With ranks, whatever has a value
+    per row is that of this rank's rows, every other fact is that of all rows, and products and
+    facts are to be asked for on all ranks.
+    """
 
     kind: str
     n: int
     device: torch.device
     clique_ids: Tensor | None = None
+    ranks: Ranks | None = None
 
     @property
     @abstractmethod
@@ -61,6 +69,15 @@ class Relation(ABC):
         """(n,) float64 column sums."""
         return self.degree
 
+    @property
+    def volume(self) -> float:
+        """The sum of all weights."""
+        return float(self.over_all(self.degree.sum()))
+
+    def over_all(self, x: Tensor) -> Tensor:
+        """x, a fact of this rank's rows, summed over ranks."""
+        return x if self.ranks is None else sum_over_ranks(x, self.ranks)
+
     @abstractmethod
     def _degree(self) -> Tensor: ...
 
@@ -86,7 +103,7 @@ class Relation(ABC):
 
     @abstractmethod
     def covariance(self, x: Tensor, y: Tensor) -> Tensor:
-        """(d, e) Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ."""
+        """(d, e) Xᵀ G Y = Σ_ij G_ij x_i y_jᵀ; the part of this rank's rows."""
 
     def centred_covariance(self, x: Tensor) -> Tensor:
         """(d, d) Xᵀ (G − d dᵀ/vol) X, G symmetric."""

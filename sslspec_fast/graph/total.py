@@ -12,7 +12,8 @@ from .._torch_private import constant_when_traced
 from ..primitives.sparse.csr import Csr
 from .build import csr_from_scipy
 from .cliques import Cliques
-from .relation import HubEdges, Relation
+from .partitioned import Partitioned, partitioned
+from .relation import HubEdges, Relation, index_dtype
 from .stored import CsrRelation
 
 _numbers = itertools.count()
@@ -28,7 +29,7 @@ class SumRelation(Relation):
     def __init__(self, parts: tuple[Relation, ...]) -> None:
         self.parts = parts
         self._name = f"sum {next(_numbers)}"
-        self.n = parts[0].n
+        self.n, self.ranks = parts[0].n, parts[0].ranks
         self.device = parts[0].device
 
     @property
@@ -61,6 +62,8 @@ class SumRelation(Relation):
 
     def frobenius_sq(self) -> float:
         """Σ ‖G_p‖² + 2 Σ_{p<q} <G_p, G_q>."""
+        if self.ranks is not None:
+            raise ValueError("PairGraph: the norm of a sum of graphs needs all rows in one process")
         total = sum(p.frobenius_sq() for p in self.parts)
         for i, p in enumerate(self.parts):
             total += 2 * sum(_inner(p, q) for q in self.parts[i + 1 :])
@@ -104,7 +107,8 @@ class SumRelation(Relation):
         merged = self.parts[0].csr().to_scipy()
         for part in self.parts[1:]:
             merged = merged + part.csr().to_scipy()
-        return csr_from_scipy(merged, symmetric=self.symmetric or None).to(self.device)
+        symmetric = (self.symmetric or None) if self.ranks is None else False
+        return csr_from_scipy(merged, symmetric=symmetric).to(self.device)
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
         return _add([p.entries(rows, cols) for p in self.parts])
@@ -122,15 +126,28 @@ class SumRelation(Relation):
 def add(a: Relation, b: Relation) -> Relation:
     """a + b, flattened; stored parts are merged into one."""
     parts = [*_parts(a), *_parts(b)]
-    stored = [p for p in parts if isinstance(p, CsrRelation)]
-    cliques = [p for p in parts if not isinstance(p, CsrRelation)]
+    stored: list[Relation] = [p for p in parts if isinstance(p, (CsrRelation, Partitioned))]
+    cliques = [p for p in parts if p not in stored]
     if len(stored) > 1:
         merged = stored[0].csr().to_scipy() + stored[1].csr().to_scipy()
         symmetric = True if all(p.symmetric for p in stored) else None
-        stored = [CsrRelation(csr_from_scipy(merged, symmetric=symmetric).to(a.device))]
+        if a.ranks is None:
+            stored = [CsrRelation(csr_from_scipy(merged, symmetric=symmetric).to(a.device))]
+        else:
+            rows = csr_from_scipy(merged, symmetric=False).to(a.device)
+            stored = [partitioned(rows, a.ranks, symmetric)]
     stored = [p for p in stored if p.nnz > 0 or not cliques]
     rest = (*cliques, *stored)
     return rest[0] if len(rest) == 1 else SumRelation(rest)
+
+
+def nothing(like: Relation) -> Relation:
+    """No pair between the rows of another relation."""
+    size = like.n if like.ranks is None else like.ranks.n
+    indptr = torch.zeros(like.n + 1, dtype=torch.int64, device=like.device)
+    indices = torch.zeros(0, dtype=index_dtype(size), device=like.device)
+    a = Csr(indptr, indices, None, size, symmetric=like.ranks is None)
+    return CsrRelation(a) if like.ranks is None else partitioned(a, like.ranks, True)
 
 
 def _parts(r: Relation) -> tuple[Relation, ...]:

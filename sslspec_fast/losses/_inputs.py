@@ -88,11 +88,26 @@ def prepare_graph(
 ) -> Tensor:
     """The checks that every graph loss makes; returns the rows to compute with."""
     check.common(op, impl, group)
+    check_rows_of_graph(
+        op, z, graph, symmetric=symmetric, nonnegative=nonnegative, min_rows=min_rows
+    )
+    return widen(z)
+
+
+def check_rows_of_graph(
+    op: str,
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    symmetric: bool = True,
+    nonnegative: bool = False,
+    min_rows: int = 1,
+) -> None:
+    """The checks of rows and their graph; over ranks, of the rows of this one."""
     check.matrix(op, "z", z, min_rows=min_rows)
     check_graph(op, graph, z, symmetric=symmetric)
     if nonnegative and graph.has_negative_weights:
         raise ValueError(f"{op}: graph must have weights >= 0, got a negative one")
-    return widen(z)
 
 
 def dense(graph: PairGraph, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import _checks as check
 from .._dtypes import widen
 from ..primitives.rows.unit_rows import unit_rows
+from ..ranks import Held, agree, gather_rows, several, told_to_all
 
 _BLOCK_ELEMENTS = 1 << 22  # similarities at once
 
@@ -22,6 +23,8 @@ class MemoryBank(torch.nn.Module):
         features: d, >= 1.
         ids: also keep an integer for each row.
         dtype: of the rows that are kept, float32 or float64.
+        group: a process group or 1-D DeviceMesh: `update` stores the rows of all its ranks, in rank
+            order, on each of them.
 
     ``bank.rows`` (m, d) and ``bank.ids`` (m,) are what is there, m <= size, without a copy and in
     no order; `update` overwrites the oldest. Call it after ``backward()``: autograd refuses a loss
@@ -38,10 +41,17 @@ class MemoryBank(torch.nn.Module):
     stored_ids: Tensor | None  # (size,) int64
 
     def __init__(
-        self, size: int, features: int, ids: bool = False, dtype: torch.dtype = torch.float32
+        self,
+        size: int,
+        features: int,
+        ids: bool = False,
+        dtype: torch.dtype = torch.float32,
+        *,
+        group: Any = None,
     ) -> None:
         super().__init__()
         op = "MemoryBank"
+        self._held = None if group is None else Held(op, group)
         self.size = check.count(op, "size", size, 1)
         self.features = check.count(op, "features", features, 1)
         if dtype not in (torch.float32, torch.float64):
@@ -56,7 +66,9 @@ class MemoryBank(torch.nn.Module):
         return self._filled
 
     def extra_repr(self) -> str:
-        return f"size={self.size}, features={self.features}, ids={self.stored_ids is not None}"
+        held = "" if self._held is None else f", group of {self._held.size}"
+        ids = self.stored_ids is not None
+        return f"size={self.size}, features={self.features}, ids={ids}{held}"
 
     @property
     def rows(self) -> Tensor:
@@ -70,7 +82,8 @@ class MemoryBank(torch.nn.Module):
 
     @torch.no_grad()
     def update(self, rows: Tensor, ids: Any = None) -> None:
-        """Store rows, normalised; of more than `size` the last ones.
+        """Store rows, normalised; of more than `size` the last ones. With a group, those of all
+        ranks, to be called on all of them.
 
         Args:
             rows: (n, d).
@@ -80,6 +93,15 @@ class MemoryBank(torch.nn.Module):
             ValueError or TypeError: rows or ids that do not fit the bank.
         """
         op = "MemoryBank.update"
+        group = None if self._held is None else several(op, self._held.group)
+        with told_to_all(op, group):
+            numbers = self._checked(op, rows, ids)
+        fresh = widen(rows.detach())
+        if group is not None:
+            fresh, numbers = self._of_all(op, fresh, numbers, group)
+        self._store(fresh, numbers)
+
+    def _checked(self, op: str, rows: Tensor, ids: Any) -> Tensor | None:
         check.matrix(op, "rows", rows, min_rows=0)
         if rows.shape[1] != self.features:
             raise ValueError(
@@ -90,13 +112,30 @@ class MemoryBank(torch.nn.Module):
             got = "none" if ids is None else "some"
             rule = "needs" if ids is None else "takes no"
             raise ValueError(f"{op}: a bank made with ids={ids is None} {rule} ids, got {got}")
+        return None if ids is None else check.ids(op, ids, rows, rows.shape[0])
+
+    def _of_all(
+        self, op: str, rows: Tensor, numbers: Tensor | None, group: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """The rows and ids of all ranks, in rank order, once their banks are alike."""
+        facts = {
+            "size": self.size,
+            "features": self.features,
+            "ids": numbers is not None,
+            "the dtype of rows": rows.dtype,
+            "the rows that are stored": self._filled,
+            "the place of the next row": self._next,
+        }
+        ranks, _ = agree(op, group, facts, rows.shape[0])
+        return gather_rows(rows, ranks), None if numbers is None else gather_rows(numbers, ranks)
+
+    def _store(self, rows: Tensor, numbers: Tensor | None) -> None:
         n = rows.shape[0]
-        numbers = None if ids is None else check.ids(op, ids, rows, n)
         if n == 0:
             return
         kept = min(n, self.size)
         at = (self._next + torch.arange(kept, device=self.stored.device)) % self.size
-        fresh = unit_rows(widen(rows.detach()[n - kept :]))
+        fresh = unit_rows(rows[n - kept :])
         self.stored.index_copy_(0, at, fresh.to(self.stored))
         if numbers is not None and self.stored_ids is not None:
             self.stored_ids.index_copy_(0, at, numbers[n - kept :].to(at.device))

@@ -8,7 +8,7 @@ nearly equal numbers is never amplified, however small the temperature.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
-from ._common import row_ids
+from ._common import numbered, row_ids
 
 
 def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[float, float]:
@@ -49,6 +49,59 @@ class FalseNegatives(NamedTuple):
         if self.threshold is None:
             return pairwise.lse(rows, columns, scale, left_out)[0]
         return pairwise.lse_below(rows, columns, scale, self.threshold, left_out)
+
+
+def false_negatives(
+    op: str,
+    query: Tensor,
+    ids: Any,
+    negatives: Tensor | None,
+    negative_ids: Any,
+    threshold: float | Tensor | None,
+) -> FalseNegatives:
+    """What the ids of n rows, keys alike, and of further columns say, and a threshold."""
+    ids, own, threshold = check_false_negatives(op, query, ids, negatives, negative_ids, threshold)
+    if ids is None or negatives is None:
+        return FalseNegatives(ids, ids, threshold)
+    if own is None:
+        ids = numbered(ids)  # 0 ... n - 1, so that -1 is none of them
+        own = ids.new_full((negatives.shape[0],), -1)
+    return FalseNegatives(ids, torch.cat([ids, own]), threshold)
+
+
+def check_false_negatives(
+    op: str,
+    query: Tensor,
+    ids: Any,
+    negatives: Tensor | None,
+    negative_ids: Any,
+    threshold: float | Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """ids, negative_ids and threshold."""
+    n, own = query.shape[0], None
+    if negative_ids is not None and (ids is None or negatives is None):
+        missing = "ids" if ids is None else "negatives"
+        raise ValueError(f"{op}: negative_ids need {missing}, got None")
+    if ids is not None:
+        ids = check.ids(op, ids, query, n)
+    if negative_ids is not None and negatives is not None:
+        own = check.ids(op, negative_ids, query, negatives.shape[0], "negative_ids")
+    if threshold is not None:
+        threshold = check.threshold(op, threshold, query, n)
+    return ids, own, threshold
+
+
+def check_margin(
+    op: str, margin: float, false: bool, label_smoothing: float, tau_plus: float
+) -> float:
+    """margin >= 0; it and what leaves columns out go without smoothing and debiasing."""
+    margin = check.number(op, "margin", margin, low=0.0)
+    if (margin or false) and (label_smoothing or tau_plus):
+        raise ValueError(
+            f"{op}: margin, ids and threshold go without label_smoothing and tau_plus, "
+            f"got label_smoothing={label_smoothing}, tau_plus={tau_plus}"
+        )
+    return margin
 
 
 def one_positive_rows(negatives: Tensor, positive: Tensor) -> Tensor:

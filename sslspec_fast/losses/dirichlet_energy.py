@@ -22,8 +22,11 @@ from ..graph.pair_graph import PairGraph
 from ..reference import dirichlet_energy as reference
 from ._common import run_reference
 from ._inputs import dense, prepare_graph
+from .over_ranks import over_ranks
+from .over_ranks.graphs import DIRICHLET_ENERGY
 
 
+@over_ranks(DIRICHLET_ENERGY)
 def dirichlet_energy(
     z: Tensor, graph: PairGraph, *, impl: str = "fused", group: Any = None
 ) -> Tensor:
@@ -33,7 +36,8 @@ def dirichlet_energy(
         z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
         graph: symmetric, at least one edge; weights of any sign; the diagonal has no effect.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         The energy, 0-dim, in the dtype of z (float32 for half precision).

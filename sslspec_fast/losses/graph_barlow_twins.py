@@ -29,8 +29,11 @@ from ..primitives import gram
 from ..reference import graph_barlow_twins as reference
 from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
+from .over_ranks import over_ranks
+from .over_ranks.graphs import GRAPH_BARLOW_TWINS
 
 
+@over_ranks(GRAPH_BARLOW_TWINS)
 def graph_barlow_twins(
     z: Tensor,
     graph: PairGraph,
@@ -52,7 +55,8 @@ def graph_barlow_twins(
         eps: norms are max(p_k, eps), > 0; a zero column has C_kk = 0 and no gradient.
         return_terms: also return the unweighted {"on_diagonal", "off_diagonal"}.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with

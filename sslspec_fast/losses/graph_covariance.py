@@ -23,8 +23,11 @@ from ..graph.pair_graph import PairGraph
 from ..reference import graph_covariance as reference
 from ._common import run_reference
 from ._inputs import dense, prepare_graph
+from .over_ranks import over_ranks
+from .over_ranks.graphs import GRAPH_COVARIANCE
 
 
+@over_ranks(GRAPH_COVARIANCE)
 def graph_covariance(
     z: Tensor,
     graph: PairGraph,
@@ -40,7 +43,8 @@ def graph_covariance(
         graph: at least one edge; symmetric if center; any weights with a volume other than 0.
         center: take out the degree-weighted mean.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         (d, d), in the dtype of z (float32 for half precision).

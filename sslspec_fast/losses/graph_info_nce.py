@@ -32,10 +32,14 @@ from ..primitives.rows.unit_rows import unit_rows
 from ..primitives.sparse.edge_lse import edge_lse
 from ..reference import graph_info_nce as reference
 from ._common import LossOrTerms, dot_with_sum, row_ids, run_reference, self_lse, with_terms
+from ._graph_queries import check_options, logaddexp
 from ._inputs import dense, prepare_graph
-from ._softmax import check_softmax, debiased, one_positive_rows, smoothing
+from ._softmax import debiased, one_positive_rows, smoothing
+from .over_ranks import over_ranks
+from .over_ranks.graph_queries import GRAPH_INFO_NCE
 
 
+@over_ranks(GRAPH_INFO_NCE)
 def graph_info_nce(
     z: Tensor,
     graph: PairGraph,
@@ -72,7 +76,8 @@ def graph_info_nce(
         tau_plus: class prior of the debiased loss (arXiv 2007.00224), with "others" only.
         return_terms: also return {"alignment": of the positive logits, "uniformity": of a_i}.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
@@ -89,13 +94,7 @@ def graph_info_nce(
     op = "graph_info_nce"
     x = prepare_graph(op, z, graph, impl, group, symmetric=False, nonnegative=True)
     check.choice(op, "reduction", reduction, check.REDUCTIONS)
-    check.choice(op, "negatives", negatives, check.NEGATIVES)
-    label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
-    if (label_smoothing or tau_plus) and (negatives != "others" or ids is not None):
-        raise ValueError(
-            f"{op}: label_smoothing and tau_plus need negatives='others' and ids=None, "
-            f"got negatives={negatives!r} and ids {'given' if ids is not None else 'None'}"
-        )
+    label_smoothing, tau_plus = check_options(op, negatives, ids, label_smoothing, tau_plus)
     n = x.shape[0]
     graph = graph.without_diagonal()
     if graph.nnz == 0:
@@ -201,7 +200,7 @@ def _others(
         return self_lse(u, scale)
     other_id = self_lse(u, scale, row_ids(ids))
     same_id = _edge_lse(u, scale, graph, ids)  # the positives that the ids took away
-    return _logaddexp(other_id, same_id)
+    return logaddexp(other_id, same_id)
 
 
 def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float) -> Tensor:
@@ -214,7 +213,7 @@ def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float
     # isolated rows have no anchor term: any finite value will do, NaN would not
     mean_positive = torch.where(partners > 0, mean_positive, negatives)
     count = u.shape[0] - 1 - partners
-    return _logaddexp(
+    return logaddexp(
         debiased(negatives, mean_positive, scale, count, tau_plus),
         torch.where(partners > 0, positives, -math.inf),
     )
@@ -223,10 +222,3 @@ def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float
 def _edge_lse(u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None) -> Tensor:
     """(n,) log-sum-exp over the positives of each row (those with its id, given ids)."""
     return edge_lse(graph.stored(), u * (scale if scale.dim() == 0 else scale[:, None]), u, ids)
-
-
-def _logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """logaddexp whose first and second derivatives are 0, not NaN, at -inf."""
-    no_a, no_b = torch.isneginf(a), torch.isneginf(b)
-    both = torch.logaddexp(torch.where(no_a, 0.0, a), torch.where(no_b, 0.0, b))
-    return torch.where(no_b, a, torch.where(no_a, b, both))

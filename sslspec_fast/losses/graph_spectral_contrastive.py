@@ -28,8 +28,11 @@ from ..reference import graph_spectral_contrastive as reference
 from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
 from ._nested import Nested, over_prefixes, prefix_weights, tails
+from .over_ranks import over_ranks
+from .over_ranks.graphs import GRAPH_SPECTRAL_CONTRASTIVE
 
 
+@over_ranks(GRAPH_SPECTRAL_CONTRASTIVE)
 def graph_spectral_contrastive(
     z: Tensor,
     graph: PairGraph,
@@ -49,7 +52,8 @@ def graph_spectral_contrastive(
             order, not only their span (arXiv 2510.24672). The (d, d) product is then stored.
         return_terms: also return {"alignment": the edge sum, "uniformity": the squared Gram sum}.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with

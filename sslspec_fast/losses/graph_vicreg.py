@@ -21,7 +21,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
@@ -32,8 +31,12 @@ from ..primitives.rows import moments
 from ..reference import graph_vicreg as reference
 from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
+from ._penalties import penalise
+from .over_ranks import over_ranks
+from .over_ranks.graphs import GRAPH_VICREG
 
 
+@over_ranks(GRAPH_VICREG)
 def graph_vicreg(
     z: Tensor,
     graph: PairGraph,
@@ -61,7 +64,8 @@ def graph_vicreg(
             gradient of the root is taken as 0.
         return_terms: also return the unweighted {"variance", "covariance", "invariance"}.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with
@@ -117,21 +121,10 @@ def graph_vicreg(
         off_diagonal = gram.sqnorm(y, off_diagonal=True, half=is_half(z))
         distance = edge_sum / graph.volume
     terms = {
-        "variance": _penalise(var, penalty, eps).sum(),
+        "variance": penalise(var, penalty, eps).sum(),
         "covariance": off_diagonal,
         "invariance": distance,
     }
     alpha, beta, gamma = coefficients.values()
     loss = alpha * terms["variance"] + beta * off_diagonal + gamma * distance
     return with_terms(loss, terms if return_terms else None)
-
-
-def _penalise(var: Tensor, penalty: str, eps: float) -> Tensor:
-    if penalty == "ls_var":
-        return (1 - var).square()
-    if penalty == "hinge_var":
-        return F.relu(1 - var)
-    shifted = var + eps
-    alive = shifted > 0  # the root has no derivative at 0: a constant column gets none
-    root = torch.where(alive, torch.where(alive, shifted, 1.0).sqrt(), 0.0)
-    return F.relu(1 - root) if penalty == "hinge_std" else (1 - root).square()

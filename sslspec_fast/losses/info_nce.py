@@ -33,16 +33,22 @@ from ._common import (
     add_terms,
     dot_with_sum,
     is_scalar,
-    numbered,
     reduce_rows,
     reduced_inside,
     row_weights,
     run_reference,
 )
 from ._inputs import prepare_pair
-from ._softmax import FalseNegatives, check_softmax, debiased, one_positive_rows, smoothing
+from ._softmax import (
+    check_margin,
+    check_softmax,
+    debiased,
+    false_negatives,
+    one_positive_rows,
+    smoothing,
+)
 from .over_ranks import over_ranks
-from .over_ranks.softmax import INFO_NCE
+from .over_ranks.queries import INFO_NCE
 
 TEMPERATURE = 0.1
 
@@ -116,13 +122,8 @@ def info_nce(
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     if negatives is not None:
         check.columns(op, "negatives", negatives, "query", query)
-    margin = check.number(op, "margin", margin, low=0.0)
     false = false_negatives(op, query, ids, negatives, negative_ids, threshold)
-    if (margin or false) and (label_smoothing or tau_plus):
-        raise ValueError(
-            f"{op}: margin, ids and threshold go without label_smoothing and tau_plus, "
-            f"got label_smoothing={label_smoothing}, tau_plus={tau_plus}"
-        )
+    margin = check_margin(op, margin, bool(false), label_smoothing, tau_plus)
     changed = margin or false
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms or changed)
     if plain and negatives is None and has_matched_loss(query) and is_scalar(pair.scale):
@@ -167,34 +168,6 @@ def info_nce(
             rows = smoothing(positive, total, columns.shape[0], label_smoothing)
             loss = loss + reduce_rows(rows, reduction, weight)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
-
-
-def false_negatives(
-    op: str,
-    query: Tensor,
-    ids: Any,
-    negatives: Tensor | None,
-    negative_ids: Any,
-    threshold: float | Tensor | None,
-) -> FalseNegatives:
-    """The columns that are left out of the n keys and the negatives."""
-    n, columns = query.shape[0], None
-    if negative_ids is not None and (ids is None or negatives is None):
-        missing = "ids" if ids is None else "negatives"
-        raise ValueError(f"{op}: negative_ids need {missing}, got None")
-    if ids is not None:
-        ids = columns = check.ids(op, ids, query, n)
-    if ids is not None and negatives is not None:
-        m = negatives.shape[0]
-        if negative_ids is None:
-            ids = numbered(ids)  # 0 ... n - 1, so that -1 is none of them
-            own = ids.new_full((m,), -1)
-        else:
-            own = check.ids(op, negative_ids, query, m, "negative_ids")
-        columns = torch.cat([ids, own])
-    if threshold is not None:
-        threshold = check.threshold(op, threshold, query, n)
-    return FalseNegatives(ids, columns, threshold)
 
 
 class InfoNCELoss(Loss):

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
+import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
@@ -26,8 +25,12 @@ from .._dtypes import widen
 from ..primitives.pairwise.nearest import nearest
 from ..reference import koleo as reference
 from ._common import Loss, run_reference
+from ._koleo import check_koleo, mean_log_distances, unit_or_shorter
+from .over_ranks import over_ranks
+from .over_ranks.neighbours import KOLEO
 
 
+@over_ranks(KOLEO)
 def koleo(
     z: Tensor,
     *,
@@ -46,12 +49,13 @@ def koleo(
         k: nearest neighbours of a row, >= 1 and less than the rows of a group.
         ids: (n,) integers: rows with the same id, such as crops of one image, are no neighbours.
         group_size: a divisor of n: neighbours are looked for among consecutive groups of so many
-            rows. None: among all.
+            rows. None: among all. With a group, a divisor of the rows of every rank.
         eps: > 0, as in the formula; rows shorter than eps are not brought to unit length.
         reduction: "mean" or "sum" over rows that have a neighbour, or "none": (n,), 0 for rows
             that have none. A row with fewer than k neighbours takes the mean of what it has.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
@@ -65,32 +69,23 @@ def koleo(
     """
     op = "koleo"
     check.common(op, impl, group, reduction)
-    check.matrix(op, "z", z, min_rows=2)
-    n = z.shape[0]
-    rows = n if group_size is None else check.count(op, "group_size", group_size, 2)
-    if n % rows:
-        raise ValueError(f"{op}: group_size must divide the {n} rows of z, got {group_size}")
-    k = check.count(op, "k", k, 1)
-    if k >= rows:
-        raise ValueError(f"{op}: k must be less than the {rows} rows of a group, got {k}")
-    if ids is not None:
-        ids = check.integers(op, "ids", ids, z, n)
-    eps = check.number(op, "eps", eps, low=0.0, strict=True)
+    k, given, group_size, eps = check_koleo(z, k, ids, group_size, eps, min_rows=2)
     x = widen(z)
     if impl == "torch":
         return run_reference(
-            reference.koleo, x, k=k, ids=ids, group_size=group_size, eps=eps, reduction=reduction
+            reference.koleo,
+            x,
+            k=k,
+            ids=given,
+            group_size=group_size,
+            eps=eps,
+            reduction=reduction,
         )
-    # The direction does not depend on the length, and squares of long rows would leave the dtype.
-    largest = x.detach().abs().amax(1, keepdim=True)
-    u = F.normalize(x / torch.where((largest > 1e6) & (eps < 1), largest, 1.0), dim=1, eps=eps)
-    index = nearest(u, k, ids=ids, group=rows)
-    found = index >= 0
-    difference = u[:, None] - u[index.clamp(min=0)] + eps
-    logs = (torch.linalg.vector_norm(difference, dim=2) + eps).log()
-    values = -(logs * found).sum(1) / found.sum(1).clamp(min=1)  # NaN rows stay NaN
+    u = unit_or_shorter(x, eps)
+    index = nearest(u, k, ids=given, group=group_size)
+    values, found = mean_log_distances(u, u, index, eps)
     if reduction == "mean":
-        return values.sum() / found[:, 0].sum().clamp(min=1)
+        return values.sum() / found.sum().clamp(min=1)
     return values.sum() if reduction == "sum" else values
 
 
@@ -110,11 +105,13 @@ class KoLeoLoss(Loss):
     functional = staticmethod(koleo)
     named = ("eps", "ids")
 
-    def __init__(self, p: float = 2, eps: float = 1e-8, **options: Any) -> None:
-        super().__init__(options=options)
+    def __init__(
+        self, p: float = 2, eps: float = 1e-8, *, group: Any = None, **options: Any
+    ) -> None:
+        super().__init__(group, options)
         if p != 2:
             raise ValueError(f"KoLeoLoss: p must be 2, the Euclidean distance, got {p}")
         self.p, self.eps = p, eps
 
     def forward(self, x: Tensor, *, ids: Any = None) -> Tensor:
-        return koleo(x, eps=self.eps, ids=ids, **self.options)
+        return koleo(x, eps=self.eps, ids=ids, group=self.group, **self.options)

@@ -15,7 +15,6 @@ Balestriero, LeCun, "LeJEPA: Provable and Scalable Self-Supervised Learning With
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,11 +24,13 @@ from .. import _checks as check
 from .._dtypes import widen
 from ..reference import lejepa as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
-from .sigreg import Kernel, check_options, check_reference, draw, normality
+from ._normality import Kernel, Views, check_options, given_views
+from .over_ranks import over_ranks
+from .over_ranks.normality import LEJEPA
+from .sigreg import check_reference, draw, normality
 
-Views = Tensor | Sequence[Tensor]
 
-
+@over_ranks(LEJEPA)
 def lejepa(
     global_views: Views,
     local_views: Views | None = None,
@@ -56,7 +57,8 @@ def lejepa(
             views. slices=None takes the mean over all directions.
         return_terms: also return the unweighted {"sigreg", "invariance"}.
         impl: "fused", or "torch" for the plain reference; see `sigreg`.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with
@@ -71,19 +73,7 @@ def lejepa(
     """
     op = "lejepa"
     check.common(op, impl, group)
-    first = _views(op, "global_views", global_views)
-    further = [] if local_views is None else _views(op, "local_views", local_views)
-    for view in (*first, *further):
-        name = "global_views" if any(view is x for x in first) else "local_views"
-        if view.shape != first[0].shape:
-            raise ValueError(
-                f"{op}: {name} must match the first of global_views {tuple(first[0].shape)}, "
-                f"got {tuple(view.shape)}"
-            )
-        check.same_kind(op, name, view, "the first of global_views", first[0])
-    weight = check.number(op, "weight", weight, low=0.0)
-    if weight > 1:
-        raise ValueError(f"{op}: weight must be in [0, 1], got {weight}")
+    first, further, weight = given_views(op, global_views, local_views, weight)
     options = check_options(op, first[0], slices, directions, knots, t_max, seed, kernel)
 
     z = widen(torch.stack([*first, *further]))
@@ -106,24 +96,6 @@ def lejepa(
     }
     loss = weight * terms["sigreg"] + (1 - weight) * terms["invariance"]
     return with_terms(loss, terms if return_terms else None)
-
-
-def _views(op: str, name: str, views: Views) -> list[Tensor]:
-    """Views as a list of (n, d)."""
-    if isinstance(views, Tensor):
-        check.views(op, name, views)
-        if views.dim() != 3:
-            raise ValueError(
-                f"{op}: {name} must be (views, rows, features) or a list of (rows, features), "
-                f"got shape {tuple(views.shape)}"
-            )
-        return list(views.unbind(0))
-    if not isinstance(views, (list, tuple)) or not views:
-        got = "an empty one" if isinstance(views, (list, tuple)) else type(views).__name__
-        raise TypeError(f"{op}: {name} must be a tensor or a list of tensors, got {got}")
-    for view in views:
-        check.matrix(op, name, view)
-    return list(views)
 
 
 class LeJEPALoss(Loss):
@@ -151,16 +123,16 @@ class LeJEPALoss(Loss):
         sigreg_knots: int = 17,
         sigreg_t_max: float = 3.0,
         sigreg_num_vectors: int | None = 1024,
+        *,
+        group: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(options=options)
+        super().__init__(group, options)
         self.lambda_param, self.gather_distributed = lambda_param, gather_distributed
-        check.one_rank("LeJEPALoss", self.group)
         self.sigreg_knots, self.sigreg_t_max = sigreg_knots, sigreg_t_max
         self.sigreg_num_vectors = sigreg_num_vectors
 
     def forward(self, *, local_proj: Views | None = None, global_proj: Views) -> LossOrTerms:
-        check.one_rank("LeJEPALoss", self.group)
         return lejepa(
             global_proj,
             local_proj,
@@ -168,5 +140,6 @@ class LeJEPALoss(Loss):
             slices=self.sigreg_num_vectors,
             knots=self.sigreg_knots,
             t_max=self.sigreg_t_max,
+            group=self.group,
             **self.options,
         )

@@ -27,8 +27,11 @@ from ..reference import ls_simclr as reference
 from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
 from ._nested import Nested, over_prefixes, prefix_weights, tails
+from .over_ranks import over_ranks
+from .over_ranks.graphs import LS_SIMCLR
 
 
+@over_ranks(LS_SIMCLR)
 def ls_simclr(
     z: Tensor,
     graph: PairGraph,
@@ -51,7 +54,8 @@ def ls_simclr(
         return_terms: also return {"alignment": -2 <Z, G Z>, "uniformity": ||Z^T Z||^2,
             "constant": the squared norm of the target}; they add up to the loss.
         impl: "fused", or "torch" for the plain reference.
-        group: None or a process group of one rank (ValueError otherwise).
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision); (loss, terms) with

@@ -29,9 +29,13 @@ from ..primitives.rows.unit_rows import paired_rows
 from ..reference import moco as reference
 from ._common import LossOrTerms, add_terms, reduce_rows, row_weights, run_reference
 from ._inputs import prepare_pair
+from ._queue import check_queue_ids, unit_queue
 from ._softmax import FalseNegatives, one_positive_rows
+from .over_ranks import over_ranks
+from .over_ranks.queries import MOCO
 
 
+@over_ranks(MOCO)
 def moco(
     query: Tensor,
     key: Tensor,
@@ -66,7 +70,8 @@ def moco(
         sample_weight: (n,); mean = sum of w l / sum of w.
         return_terms: also return {"alignment": of -s_i, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the queries of the batch together
+            and each the whole queue (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
@@ -93,16 +98,10 @@ def moco(
         scale=("temperature", temperature),
     )
     (q, k), t, weight = pair.rows(), pair.scale_tensor(), pair.weight
-    n, bank = query.shape[0], _unit_queue(op, queue, query, q)
+    bank = unit_queue(op, queue, query)
     margin = check.number(op, "margin", margin, low=0.0)
-    if (ids is None) != (queue_ids is None):
-        given, missing = ("ids", "queue_ids") if queue_ids is None else ("queue_ids", "ids")
-        raise ValueError(f"{op}: {given} need {missing}, got None")
-    false = FalseNegatives(
-        None if ids is None else check.ids(op, ids, query, n),
-        None if ids is None else check.ids(op, queue_ids, query, bank.shape[0], "queue_ids"),
-        None if threshold is None else check.threshold(op, threshold, query, n),
-    )
+    bound = None if threshold is None else check.threshold(op, threshold, query, query.shape[0])
+    false = FalseNegatives(*check_queue_ids(op, ids, queue_ids, query, bank), bound)
 
     scale = t.reciprocal()
     if impl == "torch":
@@ -132,30 +131,3 @@ def moco(
             row_weight = row_weights(positive.detach(), reduction, weight)
             loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
-
-
-def _unit_queue(op: str, queue: Tensor, query: Tensor, like: Tensor) -> Tensor:
-    """The queue in the dtype of `like`, the widened query."""
-    check.dense(op, "queue", queue)
-    if queue.dim() != 2 or queue.shape[1] != query.shape[1]:
-        raise ValueError(
-            f"{op}: queue must be (rows, {query.shape[1]}), the features of query "
-            f"{tuple(query.shape)}, got {tuple(queue.shape)}"
-        )
-    if queue.dtype not in (query.dtype, like.dtype):
-        raise TypeError(
-            f"{op}: queue must have the dtype of query, {query.dtype}, or {like.dtype}, "
-            f"got {queue.dtype}"
-        )
-    if queue.device != query.device:
-        raise ValueError(
-            f"{op}: queue must be on the device of query, {query.device}, got {queue.device}"
-        )
-    check.refuse_grad(op, "queue", queue.requires_grad, "detach it")
-    if check.readable(queue) and queue.shape[0]:
-        some = queue.detach()[:: -(-queue.shape[0] // 64)].to(like.dtype)
-        length = torch.linalg.vector_norm(some, dim=1)
-        wrong = length[~((length - 1).abs() <= 0.01)]
-        if wrong.numel():
-            raise ValueError(f"{op}: queue must have rows of unit length, got {wrong[0]:g}")
-    return queue.to(like.dtype)

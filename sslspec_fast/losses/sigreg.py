@@ -32,11 +32,12 @@ from ..primitives.normality import sliced_ecf as sliced
 from ..primitives.normality.pairwise_kernel import pairwise_kernel
 from ..reference import sigreg as reference
 from ._common import Loss, run_reference
+from ._normality import Kernel, check_options
+from .over_ranks import over_ranks
+from .over_ranks.normality import SIGREG
 
-Kernel = tuple[str, float]
-KERNELS = ("gaussian", "imq")
 
-
+@over_ranks(SIGREG)
 def sigreg(
     z: Tensor,
     *,
@@ -61,13 +62,15 @@ def sigreg(
         t_max: the largest point, > 0.
         seed: None draws from torch's global generator of z's device. An integer draws float32
             normal columns from ``torch.Generator(device).manual_seed(seed)``, the same in every
-            precision and in every process: pass the step.
+            precision and in every process: pass the step. With a group, the first rank draws for
+            all.
         kernel: with slices=None, another kernel of pairs than LeJEPA's: ("gaussian", h) for
             exp(-r / 2h^2), ("imq", b) for (b + r)^(-1/2), r the squared distance; L is then n times
             the squared maximum mean discrepancy from N(0, I).
         reduction: "mean" or "sum" over views, or "none" for (views,); a scalar for z (n, d).
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
+            (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (views,) with
@@ -96,61 +99,6 @@ def sigreg(
         return torch.stack([normality(view[None], along, **options) for view in x])
     mean = normality(x, along, **options)
     return mean * x.shape[0] if reduction == "sum" else mean
-
-
-def check_options(
-    op: str,
-    z: Tensor,
-    slices: int | None,
-    directions: Tensor | None,
-    knots: int,
-    t_max: float,
-    seed: int | None,
-    kernel: Kernel | None,
-) -> dict[str, Any]:
-    """The checks of everything that says which distance is taken; returns knots, t_max, kernel."""
-    if slices is not None:
-        check.count(op, "slices", slices, 1)
-    if seed is not None:
-        check.count(op, "seed", seed)
-    knots = check.count(op, "knots", knots, 2)
-    t_max = float(check.number(op, "t_max", t_max, low=0.0, strict=True))
-    if kernel is not None:
-        if not isinstance(kernel, tuple) or len(kernel) != 2:
-            raise TypeError(
-                f'{op}: kernel must be None or a pair such as ("gaussian", 1.0), got {kernel!r}'
-            )
-        check.choice(op, "kernel[0]", kernel[0], KERNELS)
-        width = check.number(op, "kernel[1]", kernel[1], low=0.0, strict=True)
-        kernel = kernel[0], float(width)
-    for name, value in (("kernel", kernel), ("directions", directions), ("seed", seed)):
-        if value is not None and (slices is None) != (name == "kernel"):
-            rule = "goes with slices=None" if name == "kernel" else "needs slices"
-            raise ValueError(f"{op}: {name} {rule}, got slices={slices}")
-    if directions is not None:
-        if seed is not None:
-            raise ValueError(f"{op}: seed is for directions that are drawn, got {seed} and both")
-        _check_directions(op, directions, z)
-    return {"knots": knots, "t_max": t_max, "kernel": kernel}
-
-
-def _check_directions(op: str, directions: Tensor, z: Tensor) -> None:
-    check.matrix(op, "directions", directions)
-    if directions.shape[0] != z.shape[-1]:
-        raise ValueError(
-            f"{op}: directions must have one row for each of the {z.shape[-1]} features of z, "
-            f"got {tuple(directions.shape)}"
-        )
-    if directions.device != z.device:
-        raise ValueError(
-            f"{op}: directions must be on the device of z, {z.device}, got {directions.device}"
-        )
-    check.refuse_grad(op, "directions", directions.requires_grad, "detach them")
-    if check.readable(directions):
-        length = torch.linalg.vector_norm(directions.detach().to(check.computed_dtype(z)), dim=0)
-        wrong = length[~((length - 1).abs() <= 0.01)]
-        if wrong.numel():
-            raise ValueError(f"{op}: directions must have unit columns, got length {wrong[0]:g}")
 
 
 def draw(
@@ -218,15 +166,20 @@ class SIGReg(Loss):
         t_max: float = 3.0,
         num_vectors: int | None = 1024,
         gather_distributed: bool = False,
+        *,
+        group: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(options=options)
+        super().__init__(group, options)
         self.knots, self.t_max, self.num_vectors = knots, t_max, num_vectors
         self.gather_distributed = gather_distributed
-        check.one_rank("SIGReg", self.group)
 
     def forward(self, proj: Tensor) -> Tensor:
-        check.one_rank("SIGReg", self.group)
         return sigreg(
-            proj, slices=self.num_vectors, knots=self.knots, t_max=self.t_max, **self.options
+            proj,
+            slices=self.num_vectors,
+            knots=self.knots,
+            t_max=self.t_max,
+            group=self.group,
+            **self.options,
         )

@@ -147,6 +147,11 @@ def _require_symmetric(name: str, g: PairGraph) -> None:
             f"{name}: g must be a PairGraph, got {type(g).__name__}; PairGraph.from_sparse makes "
             "one of a sparse matrix"
         )
+    if g.group is not None:
+        raise ValueError(
+            f"{name}: g needs all rows in one process; operators.partitioned(g, g.group) is the "
+            "operator of a graph over ranks"
+        )
     if g.is_directed:
         raise ValueError(
             f"{name}: graph must be symmetric, got a directed graph (n={g.n}, nnz={g.nnz}); "

@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import _checks as check
 from .._arrays import real_array
 from ..graph.build import scipy_from_torch, summed
+from ..graph.pair_graph import PairGraph
 from ..primitives.basis import gram, new_block
 from ..primitives.sparse.csr import Csr
 from ..primitives.sparse.spmm import Combination, spmm_into
@@ -254,7 +255,8 @@ def partitioned(
 
     Args:
         A: (n_r, n) scipy or torch sparse, real: this rank's rows, in rank order those of the whole,
-            and global columns; n_r may be 0. Entries are taken in float32 or float64.
+            and global columns; n_r may be 0. Entries are taken in float32 or float64. Or a
+            PairGraph over the ranks of the group.
         group: a ProcessGroup or a 1-D DeviceMesh. To be called on all of its ranks.
         bounds: of the spectrum, if they are known; Gershgorin's discs otherwise.
         known: eigenpairs that are known exactly, with ``GroupVectors(..., group=group)``.
@@ -331,7 +333,9 @@ def _rows(A: Any, name: str) -> tuple[Any, torch.dtype, torch.device]:
     """A as scipy CSR in float32 or float64, and the dtype and device that products have."""
     refuse_grad(name, "A", A)
     device = torch.device("cpu")
-    if isinstance(A, Tensor) and A.layout != torch.strided:
+    if isinstance(A, PairGraph):
+        device, matrix = A.device, A.to_scipy()
+    elif isinstance(A, Tensor) and A.layout != torch.strided:
         device, matrix = A.device, scipy_from_torch(A, name)
     elif scipy.sparse.issparse(A):
         matrix = A

@@ -23,7 +23,7 @@ class Halo:
         self._receive: list[int] = wanted.tolist()
         self._send: list[int] = every.tolist()
         asked = all_to_all(columns, self._receive, self._send, ranks.group)
-        self._rows = asked - ranks.here.start
+        self.asked = asked - ranks.here.start  # rows of this rank, by the ranks that ask for them
 
     def start(self, x: Tensor) -> Pending:
         """A pending (size, b): the rows at `columns` of the block of which x (n_r, b) is this
@@ -31,7 +31,7 @@ class Halo:
         """
         import torch.distributed as dist
 
-        sent, b = _staged(x[self._rows], self.ranks.group), x.shape[1]
+        sent, b = _staged(x[self.asked], self.ranks.group), x.shape[1]
         out = sent.new_empty(self.size, b)
         work = dist.all_to_all_single(
             out.view(-1),
@@ -43,3 +43,9 @@ class Halo:
         )
         _SENT["bytes"] += sent.numel() * sent.element_size()
         return Pending(out, work, x.device)
+
+    def send_back(self, x: Tensor) -> Tensor:
+        """(len(asked), b): what other ranks have for the rows `asked`; x (size, b) is what this
+        rank has for the rows at `columns`.
+        """
+        return all_to_all(x, self._receive, self._send, self.ranks.group)

@@ -14,7 +14,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
+from ..graph._checks import group_of_graph
 from ..graph.build import scipy_from_torch
+from ..graph.pair_graph import PairGraph
 from ..operators import GroupVectors, SymmetricOperator, partitioned
 from ..operators.partitioned import PartitionedOperator
 from ..ranks import agree, several, told_to_all
@@ -30,6 +32,9 @@ Array = np.ndarray
 
 def target_of(op: str, graph: Any, group: Any, options: Mapping[str, Any]) -> Target:
     """`Target` of a graph, or of this rank's rows of one; options: alike on all ranks."""
+    if isinstance(graph, PairGraph) and graph.group is not None:
+        group = group_of_graph(op, graph, group)
+        graph = graph.to_scipy()
     group = several(op, group)
     return Target(graph) if group is None else RowsTarget(op, graph, group, options)
 

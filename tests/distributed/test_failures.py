@@ -23,10 +23,18 @@ SEEN = {
     "weights": f"nt_xent: sample_weight {ALIKE} None, rank 1 has a tensor",
     "weight_fn": f"dcl: weight_fn {ALIKE} None, rank 1 has a tensor",
     "weight_fn elsewhere": f"dcl: weight_fn {ALIKE} a tensor, rank 1 has None",
-    "codes": f"falcon: codes {ALIKE} shape (5, 12), rank 1 has shape (5, 8)",
+    "codes": f"falcon: codes {ALIKE} shape (5, 12) and sum",
     "budget": f"nt_xent: the buffer budget {ALIKE} 1073741824, rank 1 has 1000",
     "prefixes": f"matryoshka: dims {ALIKE} [2, 4, 5], rank 1 has [2, 5]",
     "views": f"SupConLoss: views {ALIKE} 2, rank 1 has 3",
+    "directions": f"sigreg: seed {ALIKE} 2.0, rank 1 has 1.0",
+    "drawn": f"sigreg: slices {ALIKE} 9, rank 1 has 8",
+    "drawn elsewhere": f"sigreg: directions {ALIKE} drawn, rank 1 has shape",
+    "kernel": f"sigreg: imq {ALIKE} 0.0, rank 1 has 1.0",
+    "queue": f"moco: queue {ALIKE} shape (3, 5) and sum 3, rank 1 has shape (4, 5) and sum 4",
+    "rows of a queue": f"moco: queue {ALIKE} shape (4, 5) and sum -4, rank 1 has shape (4, 5)",
+    "bank of keys": f"MemoryBank.update: size {ALIKE} 9, rank 1 has 8",
+    "margin": f"info_nce: margin {ALIKE} 0.0, rank 1 has 0.1",
     "bank": f"NTXentLoss: the bank {ALIKE} (9, 5), rank 1 has (8, 5)",
 }
 # what rank 1 says about its own arguments
@@ -36,12 +44,16 @@ OWN = {
     "keyword": "TypeError: got an unexpected keyword argument 'nonsense'",
     "error in weight_fn": "ValueError: dcl: weight_fn must return one weight per pair (12,)",
     "prefix": "ValueError: matryoshka: dims must be in 1 ... 5, the features of z1, got 9",
+    "groups of rows": "ValueError: koleo: group_size must divide the 6 rows of z, got 4",
+    "ids of a bank": "ValueError: MemoryBank.update: a bank made with ids=False takes no ids",
     "labels": "ValueError: SupConLoss: labels must have",
     "rows of the bank": "ValueError: NTXentLoss: out1 must match out0 (4, 5), got (3, 5)",
 }
 TOGETHER = {
     "no rows anywhere": "nt_xent: z1 needs at least 1 row over all ranks of the group, got 0",
     "one row for a covariance": "vicreg: z1 needs at least 2 rows over all ranks of the group, got",
+    "neighbours": "koleo: k must be less than the 12 rows of a group, got 12",
+    "long rows": "sigreg: slices=None takes rows no longer than 341.333",
     "weights without a mean": "clip: sample_weight must have a positive sum over all ranks",
 }
 

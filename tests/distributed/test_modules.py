@@ -26,6 +26,16 @@ def test_memory_bank_has_the_rows_of_all_ranks(pool: Pool) -> None:
     assert max(pool.run(objects.bank, ranks=3)) < 1e-6  # the bank is in float32
 
 
+def test_moco_with_the_keys_of_all_ranks(pool: Pool) -> None:
+    assert max(pool.run(objects.queue, ranks=3)) < 1e-12
+
+
+def test_directions_over_ranks(pool: Pool) -> None:
+    for found in pool.run(objects.drawn, ranks=3):
+        assert found.pop("differ")
+        assert max(found.values()) < 1e-12, found
+
+
 @pytest.mark.parametrize("labels", ["none", "integers", "floats"])
 @pytest.mark.parametrize("mode", ["all", "one"])
 def test_sup_con_takes_the_labels_of_own_samples(pool: Pool, labels: str, mode: str) -> None:

@@ -9,7 +9,8 @@ import torch.distributed.fsdp
 from ..support.ranks import training
 from ..support.ranks.pool import Pool
 
-SOFTMAX = ["nt_xent", "dcl", "info_nce", "clip", "siglip", "sup_con"]
+SOFTMAX = ["nt_xent", "dcl", "info_nce", "clip", "siglip", "sup_con", "info_nce, threshold"]
+SOFTMAX += ["graph_info_nce", "graph_info_nce, non_positive"]
 
 
 @pytest.mark.parametrize("name", training.LOSSES)
@@ -18,7 +19,7 @@ def test_gradients_of_a_rank_and_factors_from_above(pool: Pool, name: str) -> No
         assert max(errors.values()) < 1e-12, errors
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "barlow_twins"])
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "barlow_twins", "sigreg", "koleo"])
 def test_the_reference_has_second_derivatives(pool: Pool, name: str) -> None:
     assert max(pool.run(training.second_derivative, name, ranks=3)) < 1e-11
 
@@ -74,7 +75,7 @@ def test_sharded_weights_and_scale(pool: Pool) -> None:
         assert max(errors.values()) < 1e-12, errors
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "vicreg"])
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa"])
 def test_one_compiled_graph(pool: Pool, name: str) -> None:
     for errors in pool.run(training.compiled, name, ranks=2):
         assert max(errors.values()) < 1e-12, errors

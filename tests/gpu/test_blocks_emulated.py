@@ -22,17 +22,21 @@ def rows(n: int, d: int, seed: int, dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize("cols", [True, False])
-@pytest.mark.parametrize("m", [29, 0])
+@pytest.mark.parametrize(("m", "pattern"), [(29, False), (29, True), (0, False)])
 @pytest.mark.parametrize("dtype", [F64, F32, BF16])
-def test_log_sum_exps(gpu_paths: GpuPaths, dtype: Any, m: int, cols: bool) -> None:
+def test_log_sum_exps(gpu_paths: GpuPaths, dtype: Any, m: int, pattern: bool, cols: bool) -> None:
     a, b = rows(37, 20, 0, dtype), rows(m, 20, 1, dtype)
     ids_a, ids_b = torch.arange(37, dtype=torch.int32), torch.arange(m, dtype=torch.int32) + 30
     kind = F64 if dtype == F64 else F32
     scale = torch.tensor(3.0, dtype=kind) if cols else torch.rand(37).to(kind) + 2
     grad_row, grad_col = torch.randn(37).to(kind), torch.randn(m).to(kind)
 
+    left_out = torch.rand(37, m) < 0.3
+    indptr = torch.nn.functional.pad(left_out.sum(1).cumsum(0), (1, 0))
+    skip = (indptr, left_out.nonzero()[:, 1].contiguous()) if pattern else ()
+
     def run(x: Tensor, y: Tensor, c: Tensor, wide: torch.dtype) -> list[Tensor]:
-        logits = Logits(x, y, c, LeftOut(ids_a, ids_b))
+        logits = Logits(x, y, c, LeftOut(ids_a, ids_b, *skip))
         row, col = lse_block(logits, cols=cols, half=False)
         whole = (row.logaddexp(torch.ones_like(row)), grad_row.to(wide))  # of more columns
         of_columns = (col, grad_col.to(wide)) if cols else None

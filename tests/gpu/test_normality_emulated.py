@@ -82,6 +82,29 @@ def test_chunks(gpu_paths: GpuPaths, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @emulated
+def test_rows_of_a_process(gpu_paths: GpuPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums along directions, their gradient, and the pairs of some rows with all, in chunks."""
+    z = rows(2, 90, 11)
+    a = sliced.directions(z, 70, 1)
+    above = torch.randn(2, 32, 70, generator=torch.Generator().manual_seed(1), dtype=F64)
+    for module in (sliced, kernels):
+        monkeypatch.setattr(module, "_BUDGET", 2 * 90 * 32)
+
+    def made() -> list[Tensor]:
+        part = kernels.kernel_of_rows(
+            z, slice(20, 85), "slices", 0.0, 17, 3.0, wants_grad=True, factor=0.3
+        )
+        along = sliced.cosine_sums(z, a, 17, 0.2), sliced.sums_gradient(z, a, 17, 0.2, above)
+        return [*part, *along]
+
+    got = made()
+    with gpu_paths.off():
+        want = made()
+    for x, y in zip(got, want, strict=True):
+        close(x, y, ERROR[F64])
+
+
+@emulated
 def test_memory_is_checked(core: ModuleType) -> None:
     half = torch.zeros(1, 5, 3)
     with pytest.raises(ValueError, match="sums must have size 1 in dimension 0"):

@@ -146,21 +146,6 @@ def test_label_smoothing(op, bad):
             getattr(F, op)(a, second, *extra, tau_plus=bad)
 
 
-class _Group:
-    """What torch.distributed asks a group for."""
-
-    def __init__(self, size):
-        self.size = size
-
-
-def test_graph_losses_take_one_rank(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: group.size)
-    z, graph = pair_rows(6, 4)[0], weighted_graph(6)
-    assert torch.equal(F.graph_vicreg(z, graph, group=_Group(1)), F.graph_vicreg(z, graph))
-    with pytest.raises(ValueError, match=r"graph_vicreg: group must have 1 rank, .* got 2 ranks"):
-        F.graph_vicreg(z, graph, group=_Group(2))
-
-
 @pytest.mark.parametrize("module", ["NTXentLoss", "VICRegLoss", "BarlowTwinsLoss", "DCLLoss"])
 def test_gather_distributed_without_process_groups_is_one_process(module):
     make = getattr(losses, module)

@@ -1,13 +1,10 @@
 """LeJEPA: golden values, its terms, the view graph of its invariance, module, bad arguments."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
-from sslspec_fast.losses import _common
 from sslspec_fast.primitives.normality.sliced_ecf import directions
 
 from ..support.cases import pair_rows
@@ -116,11 +113,3 @@ Z = torch.zeros(2, 4, 3)
 def test_bad_arguments(first, further, options, error, message):
     with pytest.raises(error, match=f"lejepa: {message}|lejepa: .*{message}"):
         F.lejepa(first, further, **options)
-
-
-@pytest.mark.parametrize("module", [sf.SIGReg, sf.LeJEPALoss])
-def test_several_processes_are_not_there_yet(monkeypatch, module):
-    monkeypatch.setattr(_common, "world", lambda: SimpleNamespace(size=lambda: 2))
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
-    with pytest.raises(ValueError, match=f"{module.__name__}: group must have 1 rank, .* 2 ranks"):
-        module(gather_distributed=True)

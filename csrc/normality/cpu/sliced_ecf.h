@@ -15,8 +15,10 @@ struct SlicedEcfArgs {
   const double *weights, *targets;  // [knots]
   int64_t knots;
   double step, factor;
-  double* values;  // [views]
-  T* grad;         // [views, n, d] contiguous, or null
+  double* values;              // [views]
+  double* sums;                // [views, 2 knots, count]: the sums instead of values, or null
+  const double* coefficients;  // the same shape: grad for these instead of those of the distance, or null
+  T* grad;                     // [views, n, d] contiguous, or null
   T* workspace;
   int threads;
 };

@@ -183,8 +183,21 @@ struct SlicedEcf {
     for (int64_t v = 0; v < V; ++v) {
       const int64_t width = min64(L, p.count - b * kCols - v * L);
       if (width <= 0) break;
-      sums(out + v * L, part, total);
-      value += distance(total, width, part);
+      const int64_t at = view * 2 * p.knots * p.count + b * kCols + v * L;  // of its directions in [views, 2 knots, S]
+      if (p.coefficients == nullptr) sums(out + v * L, part, total);
+      if (p.sums != nullptr) {
+        for (int64_t k = 0; k < 2 * p.knots; ++k)
+          for (int64_t l = 0; l < width; ++l) p.sums[at + k * p.count + l] = total[k * L + l];
+        continue;
+      }
+      if (p.coefficients != nullptr) {
+        T* given = reinterpret_cast<T*>(part);
+        for (int64_t k = 0; k < 2 * p.knots; ++k)
+          for (int64_t l = 0; l < L; ++l)
+            given[k * L + l] = l < width ? static_cast<T>(p.coefficients[at + k * p.count + l]) : T(0);
+      } else {
+        value += distance(total, width, part);
+      }
       if (p.grad != nullptr) gradient(out + v * L, part);
     }
     panel_value[view * panels + b] = value;
@@ -205,6 +218,7 @@ struct SlicedEcf {
                                    min64(count * kCols, p.count - s0), {by_column, p.count, s0}, out, p.d, p.d);
       });
     }
+    if (p.values == nullptr) return;
     for (int64_t view = 0; view < p.views; ++view) {
       double value = 0;
       for (int64_t b = 0; b < panels; ++b) value += panel_value[view * panels + b];

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 
 from ... import _checks as check
+from ...graph._checks import group_of_graph
 from ...ranks import told_to_all
 from ...ranks.group import by_name, name_and_size
 from ._form import Form, Given
@@ -39,7 +40,7 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         def checked(args: Any, keywords: Any) -> tuple[Given, dict[str, Any]]:
             arguments = {**defaults, **dict(zip(names, args, strict=False)), **keywords}
-            options = {"reduction": arguments.get("reduction", "mean")}
+            options = {"reduction": arguments.get("reduction", form.reduction)}
             options["impl"] = arguments.pop("impl")
             options["return_terms"] = arguments.pop("return_terms", False)
             arguments.pop("group", None)
@@ -56,6 +57,9 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(single)
         def loss(*args: Any, group: Any = None, **keywords: Any) -> Any:
+            if form.graph:
+                graph = args[1] if len(args) > 1 else keywords.get("graph")
+                group = group_of_graph(form.op, graph, group)
             if group is None:
                 return single(*args, **keywords)
             name, size = name_and_size(form.op, group)
@@ -66,7 +70,7 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 signature.bind(*args, **keywords)
                 given, options = checked(args, keywords)
             if form.prepare is not None:
-                given = form.prepare(given, by_name(name))
+                given = form.prepare(given, name)
             return call(form, name, given, single=single, **options)
 
         return loss

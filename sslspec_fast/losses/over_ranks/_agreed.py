@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import _checks as check
+from ...graph.pair_graph import PairGraph
 from ...ranks import Ranks, agree
 from ...ranks.pieces import budget
 from ._form import COPY, MORE, SCALE, Form
@@ -36,6 +37,17 @@ def scale_given(op: str, name: str, value: float | Tensor, like: Tensor, views: 
     return scale.reshape(1) if ambiguous else scale
 
 
+def _told(x: Tensor) -> str:
+    """What is compared of a tensor that every rank has a copy of: its shape and, where looking at
+    it waits for nothing, a sum over some of its rows.
+    """
+    shape = f"shape {tuple(x.shape)}"
+    if x.device.type != "cpu" or x.numel() == 0:
+        return shape
+    some = x.detach()[:: -(-x.shape[0] // 64)].double()
+    return f"{shape} and sum {float(some.sum()):.17g}"
+
+
 def _layouts(x: Tensor, n: int) -> int:
     if x.dim() == 0:
         return ONE
@@ -58,20 +70,26 @@ def agreed(
     group: Any,
     tensors: dict[str, Tensor | None],
     numbers: Sequence[float],
+    choices: Sequence[str],
+    graph: PairGraph | None,
     reduction: str,
     wants: Sequence[bool],
     impl: str,
 ) -> Agreed:
     first = next(iter(tensors.values()))
     assert first is not None
+    features = "the number of features" if first.dim() == 2 else "the numbers of views and features"
     facts: dict[str, object] = {
-        "the number of features": first.shape[1],
+        features: first.shape[1] if first.dim() == 2 else tuple(first.shape[1:]),
         "dtype": first.dtype,
         "impl": impl,
         "reduction": reduction,
         "the buffer budget": budget(),
         **dict(zip(form.numbers, numbers, strict=True)),
+        **dict(zip(form.choices, choices, strict=False)),
     }
+    if graph is not None:
+        facts["graph"] = f"number {graph.number}"
     scale = next((name for name, kind in form.tensors.items() if kind == SCALE), None)
     extra, layouts, bits = 0, ONE, 0
     for (name, x), want in zip(tensors.items(), wants, strict=True):
@@ -83,7 +101,7 @@ def agreed(
         if kind == MORE:
             extra = x.shape[0]
         elif kind == COPY:
-            facts[name] = f"shape {tuple(x.shape)}"
+            facts[name] = _told(x)
         elif name == scale:
             layouts = _layouts(x, first.shape[0])
             if x.numel() == 1 and x.device.type == "cpu":  # on a GPU, it would have to wait

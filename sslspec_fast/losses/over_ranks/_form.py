@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ...graph.pair_graph import PairGraph
 from ...ranks import Ranks
 
-SLOTS = 6
+SLOTS = 8
 
 # kinds of tensor arguments
 ROWS = "rows"  # (n_r, ...): this rank's
@@ -20,16 +21,20 @@ COPY = "copy"  # the same on every rank
 
 
 class Given(NamedTuple):
-    """Checked arguments: tensors and numbers by name, in the order of the form."""
+    """Checked arguments: tensors, numbers and choices by name, in the order of the form."""
 
     tensors: dict[str, Tensor | None]
     numbers: dict[str, float]
     function: Any = None  # for `Form.prepare`
+    choices: dict[str, str] | None = None
+    graph: PairGraph | None = None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What a form computes with: tensors and numbers by name, and the ranks."""
+    """What a form computes with: tensors, numbers and choices by name, the ranks, and the graph of
+    a graph loss.
+    """
 
     op: str
     ranks: Ranks
@@ -39,6 +44,13 @@ class Problem:
     tensors: dict[str, Tensor | None]
     numbers: dict[str, float]
     half: bool  # the rows came as bfloat16
+    choices: dict[str, str]
+    graph: PairGraph | None
+
+    @property
+    def relation(self) -> PairGraph:
+        assert self.graph is not None
+        return self.graph
 
     def rows(self, name: str) -> Tensor:
         value = self.tensors[name]
@@ -53,14 +65,19 @@ Result = tuple[Tensor, Sequence[Tensor]]  # the loss, and its terms where they a
 class Form:
     """A loss over ranks.
 
-    op: the name of the functional, whose own arguments `tensors` and `numbers` name.
+    op: the name of the functional, whose own arguments `tensors`, `numbers` and `choices` name;
+        choices are strings.
+    graph: whether the functional takes a graph, whose ranks are then those of the loss.
     check: takes all arguments of the functional but impl, group and return_terms.
     compute: the loss of the global batch, differentiable, with the same collectives on all ranks.
     min_rows: of all ranks together.
     views: rows of a loss with reduction="none" per row of the first tensor.
+    shape: of what reduction="none" gives, by the shape of the first tensor, where that is the same
+        on all ranks and no value per row of a rank.
+    reduction: where the functional has no argument of that name; "none" for what is no scalar.
     terms: names of what return_terms=True returns.
     reduces: whether the functional takes a reduction.
-    prepare: the arguments after what needs the rows of all ranks was made of them and of the group.
+    prepare: the arguments after what needs all ranks was made of them and of the group's name.
     restore: the arguments of the functional, of tensors and numbers that stand for others.
     """
 
@@ -72,9 +89,13 @@ class Form:
     terms: tuple[str, ...] = ()
     min_rows: int = 1
     views: int = 1
+    shape: Callable[[Sequence[int]], Sequence[int]] | None = None
+    reduction: str = "mean"
     reduces: bool = True
     prepare: Callable[[Given, Any], Given] | None = None
     restore: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    choices: tuple[str, ...] = ()
+    graph: bool = False
 
     def __post_init__(self) -> None:
         FORMS[self.op] = self

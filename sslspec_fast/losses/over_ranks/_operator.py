@@ -14,6 +14,9 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from ..._register import register_op
+from ...graph.over_ranks import by_name as graph_of
+from ...graph.over_ranks import whole
+from ...graph.pair_graph import PairGraph
 from ...ranks import gather_rows, replicated, value_and_grad
 from ...ranks.group import by_name
 from .._common import LossOrTerms
@@ -37,9 +40,10 @@ def call(
         return _reference(form, group, given, reduction, return_terms, single)
     wants = [wanted(x) for x in tensors]
     padding: list[None] = [None] * (SLOTS - len(tensors))
-    loss, terms, *_ = _over_ranks(
-        *tensors, *padding, form.op, group, reduction, numbers, wants, return_terms
-    )
+    graph = "" if given.graph is None else given.graph.name
+    choices = "\n".join((given.choices or {}).values())
+    what = form.op, group, graph, choices, reduction, numbers, wants
+    loss, terms, *_ = _over_ranks(*tensors, *padding, *what, return_terms)
     if not return_terms:
         return loss
     return loss, dict(zip(form.terms, terms.unbind(), strict=True))
@@ -64,7 +68,15 @@ def _reference(
     wants = [wanted(x) for x in given.tensors.values()]
     numbers = list(given.numbers.values())
     ranks, more, layout, tensors = agreed(
-        form, by_name(name), given.tensors, numbers, reduction, wants, "torch"
+        form,
+        by_name(name),
+        given.tensors,
+        numbers,
+        list((given.choices or {}).values()),
+        given.graph,
+        reduction,
+        wants,
+        "torch",
     )
     every: dict[str, Any] = {}
     for key, x in tensors.items():
@@ -82,11 +94,14 @@ def _reference(
         else:
             every[key] = gather_rows(x, ranks)
     keywords: dict[str, Any] = {"reduction": reduction} if form.reduces else {}
-    arguments = form.restore({**every, **given.numbers})
+    arguments = form.restore({**every, **given.numbers, **(given.choices or {})})
+    if given.graph is not None:
+        rows = given.graph.stored()
+        arguments["graph"] = PairGraph(whole(ranks, rows, given.graph.is_symmetric))
     if return_terms:
         keywords["return_terms"] = True
     out = single(**arguments, **keywords, impl="torch")
-    if reduction != "none":
+    if reduction != "none" or form.shape is not None:
         return out
     loss, terms = out if return_terms else (out, {})
 
@@ -99,14 +114,16 @@ def _reference(
 # ---- the operator ----
 
 _ARGS = (
-    "Tensor a, Tensor? b, Tensor? c, Tensor? d, Tensor? e, Tensor? f, str op, str group,"
-    " str reduction, float[] numbers, bool[] wants"
+    "Tensor x0, " + "".join(f"Tensor? x{k}, " for k in range(1, SLOTS)) + "str op, str group,"
+    " str graph, str choices, str reduction, float[] numbers, bool[] wants"
 )
-_GRADS = "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
+_GRADS = ", ".join(["Tensor"] * SLOTS)
 
 
 def _loss_shape(form: Form, a: Tensor, reduction: str) -> tuple[int, ...]:
-    return (form.views * a.shape[0],) if reduction == "none" else ()
+    if reduction != "none":
+        return ()
+    return (form.views * a.shape[0],) if form.shape is None else tuple(form.shape(a.shape))
 
 
 def _gradient_shapes(
@@ -122,7 +139,7 @@ def _gradient_shapes(
 
 
 def _shapes(*args: Any) -> tuple[Tensor, ...]:
-    tensors, (op, _, reduction, _, wants, terms) = args[:SLOTS], args[SLOTS:]
+    tensors, (op, _, _, _, reduction, _, wants, terms) = args[:SLOTS], args[SLOTS:]
     form, a = FORMS[op], args[0]
     kind, shape = computed_dtype(a), _loss_shape(form, a, reduction)
     made = wants if reduction != "none" else []
@@ -135,11 +152,12 @@ def _run(
     args: Sequence[Any], terms: bool, wants: Sequence[bool], factor: Tensor | None
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Agree, then the value and what `wants` asks of its gradient."""
-    op, name, reduction, numbers, asked = args[SLOTS:]
+    op, name, named, chosen, reduction, numbers, asked = args[SLOTS:]
     form = FORMS[op]
     tensors = _named(form, args[:SLOTS])
+    graph, choices = graph_of(named) if named else None, chosen.split("\n")
     ranks, more, _, tensors = agreed(
-        form, by_name(name), tensors, numbers, reduction, asked, "fused"
+        form, by_name(name), tensors, numbers, choices, graph, reduction, asked, "fused"
     )
     first = args[0]
 
@@ -153,6 +171,8 @@ def _run(
             dict(zip(tensors, leaves, strict=True)),
             dict(zip(form.numbers, numbers, strict=True)),
             first.dtype == torch.bfloat16,
+            dict(zip(form.choices, choices, strict=False)),
+            graph,
         )
         loss, found = form.compute(problem)
         return loss, torch.stack([t.detach() for t in found]) if terms else loss.new_empty(0)
@@ -178,7 +198,7 @@ def _made(grads: Sequence[Tensor | None], args: Sequence[Any]) -> list[Tensor]:
 
 def _body(*args: Any) -> tuple[Tensor, ...]:
     args, terms = args[:-1], args[-1]
-    reduced = args[SLOTS + 2] != "none"
+    reduced = args[SLOTS + 4] != "none"
     wants = args[-1] if reduced else [False] * len(args[-1])
     loss, found, grads = _run(args, terms, wants, None)
     found = found if terms else loss.new_empty(0, *loss.shape)
@@ -189,6 +209,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
     ctx.options = inputs[SLOTS:-1]
+    named = inputs[SLOTS + 2]
+    ctx.graph = graph_of(named) if named else None  # which is there as long as this is
     ctx.save_for_backward(*inputs[:SLOTS], *output[2:])
 
 
@@ -197,7 +219,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     if grad is None:
         return (*(None,) * SLOTS, *rest)
     inputs, grads = ctx.saved_tensors[:SLOTS], ctx.saved_tensors[SLOTS:]
-    op, _, reduction, _, wants = ctx.options
+    op, _, _, _, reduction, _, wants = ctx.options
     if torch.is_grad_enabled():
         raise NotImplementedError(
             f"{op}: second derivatives of a loss over ranks exist with impl='torch' only"
@@ -213,7 +235,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
 
 
 def _bwd_shapes(*args: Any) -> tuple[Tensor, ...]:
-    return tuple(_gradient_shapes(args[:SLOTS], args[SLOTS + 4], args[0]))
+    return tuple(_gradient_shapes(args[:SLOTS], args[SLOTS + 6], args[0]))
 
 
 def _bwd_body(*args: Any) -> tuple[Tensor, ...]:

@@ -1,8 +1,8 @@
 """VICReg, Barlow Twins and the spectral contrastive loss of rows that are spread over ranks.
 
 Formulas: the files of the losses. Column moments of the ranks are merged in rank order (Chan,
-Golub, LeVeque 1979), in float64, and the squared matrices are those of `_squared_products`, on the
-side that sends less. Value and gradient are made together.
+Golub, LeVeque 1979), in float64, and the squared matrices are those of `sums.squared_products`, on
+the side that sends less. Value and gradient are made together.
 """
 
 from __future__ import annotations
@@ -21,38 +21,16 @@ from ...primitives.rows.unit_rows import paired_rows
 from ...ranks import Ranks, sum_to_rows
 from ...ranks.differentiable import sum_over_ranks
 from ...ranks.traffic import all_gather
-from ...ranks.value_and_grad import refuse_second_derivative
 from ._form import ROWS, Form, Given, Problem, Result
 from ._reduce import check_weight, reduce_rows
-from ._squared_products import (
+from .sums.made import Made
+from .sums.squared_products import (
     added_up_symmetric,
     by_rows,
     gram_products,
     inner_product,
     off_diagonal,
 )
-
-
-class _Made(torch.autograd.Function):
-    """A loss, its terms, and the gradients of the rows of this rank that were made with them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, make: Callable[..., Any], ranks: Ranks, *rows: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        loss, terms, grads = make(*rows)
-        ctx.size = ranks.size
-        ctx.save_for_backward(*grads)
-        kind = rows[0].dtype
-        terms = torch.stack(terms).to(kind)
-        ctx.mark_non_differentiable(terms)
-        return loss.to(kind), terms
-
-    @staticmethod
-    @refuse_second_derivative
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        factor = grad * ctx.size  # the loss is the same on all ranks, as of `sum_to_value`
-        return None, None, *(x.mul(factor) for x in ctx.saved_tensors)
 
 
 def merged_moments(
@@ -85,7 +63,7 @@ def _check_pair(op: str, z1: Tensor, z2: Tensor) -> dict[str, Tensor | None]:
 
 
 def _made(p: Problem, make: Callable[..., Any]) -> Result:
-    loss, terms = _Made.apply(make, p.ranks, p.rows("z1"), p.rows("z2"))
+    loss, terms = Made.apply(make, p.ranks, p.rows("z1"), p.rows("z2"))
     return loss, terms.unbind()
 
 
@@ -242,7 +220,7 @@ def _spectral(p: Problem) -> Result:
             grads = [half_x * (2 * r) + pulled * y, half_y * (2 * r) + pulled * x]
             return -2 * share * sums[0] + r * (whole - sums[1]), [sums[0]], grads
 
-        loss = _Made.apply(make, ranks, x, y)[0]
+        loss = Made.apply(make, ranks, x, y)[0]
     if not p.wants_terms:
         return loss, ()
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""NT-Xent, DCL, InfoNCE, CLIP and SupCon of rows that are spread over ranks.
+"""NT-Xent, DCL, CLIP and SupCon of rows that are spread over ranks.
 
 Formulas: the files of the losses. A row i of rank r has the columns of all ranks; its log-sum-exp
-is that of `_log_sum_exp`, everything else happens on the rank of the row.
+is that of `sums.log_sum_exp`, everything else happens on the rank of the row.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from ..._dtypes import computed_dtype, multiplies_half
 from ...primitives.rows.unit_rows import paired_rows, unit_rows
 from ...ranks import agree, gather_rows, sum_to_rows, told_to_all
 from ...ranks.differentiable import sum_over_ranks
+from ...ranks.group import by_name
 from .._softmax import check_softmax, debiased, one_positive_rows, smoothing
 from ._agreed import scale_given, wanted
-from ._form import MORE, ROWS, SCALE, Form, Given, Problem, Result
-from ._log_sum_exp import Columns, log_sum_exp, self_log_sum_exp
+from ._form import ROWS, SCALE, Form, Given, Problem, Result
 from ._reduce import check_weight, reduce_rows, result, scale_of
+from .sums.log_sum_exp import Columns, log_sum_exp, self_log_sum_exp
 
 # ---- two views: NT-Xent and DCL ----
 
@@ -110,7 +111,7 @@ def _check_dcl(
     return Given(tensors, {}, weight_fn)
 
 
-def _weighted(given: Given, group: Any) -> Given:
+def _weighted(given: Given, name: str) -> Given:
     """weight_fn may look at the whole batch, as a softmax over it does: it gets the rows of all
     ranks on every rank, and the weights of this rank are kept.
     """
@@ -121,6 +122,7 @@ def _weighted(given: Given, group: Any) -> Given:
     assert z2 is not None
     if torch.compiler.is_compiling():
         raise NotImplementedError(f"{op}: weight_fn with a group is not traced by torch.compile")
+    group = by_name(name)
     facts = {
         "weight_fn": "a tensor",
         "the number of features": z1.shape[1],
@@ -176,66 +178,7 @@ DCL = Form(
 )
 
 
-# ---- paired rows: InfoNCE and CLIP ----
-
-
-def _check_info_nce(
-    query: Tensor,
-    key: Tensor,
-    temperature: float | Tensor,
-    negatives: Tensor | None,
-    reduction: str,
-    sample_weight: Tensor | None,
-    label_smoothing: float,
-    tau_plus: float,
-) -> Given:
-    op = "info_nce"
-    check.pair(op, ("query", "key"), query, key, min_rows=0)
-    smooth, tau_plus = check_softmax(op, label_smoothing, tau_plus)
-    n = query.shape[0]
-    if negatives is not None:
-        check.columns(op, "negatives", negatives, "query", query, min_rows=0)
-    tensors = {
-        "query": query,
-        "key": key,
-        "temperature": scale_given(op, "temperature", temperature, query),
-        "sample_weight": check.sample_weight(op, sample_weight, query, n, "sum"),
-        "negatives": negatives,
-    }
-    return Given(tensors, {"label_smoothing": smooth, "tau_plus": tau_plus})
-
-
-def _info_nce(p: Problem) -> Result:
-    weight, smooth, tau_plus = p.tensors["sample_weight"], *p.numbers.values()
-    check_weight(p, weight)
-    scale = scale_of(p, "temperature").reciprocal()
-    u, v, similarity = paired_rows(p.rows("query"), p.rows("key"))
-    positive = similarity * scale
-    rows_of_columns, count = p.ranks, p.ranks.n
-    extra = p.tensors["negatives"]
-    if extra is not None:
-        v = torch.cat([v, unit_rows(extra)])
-        both = zip(p.ranks.counts, p.more.counts, strict=True)
-        rows_of_columns, count = p.ranks.with_counts([n + m for n, m in both]), count + p.more.n
-    columns = Columns(rows_of_columns, p.ranks, 1, multiplies_half(u, p.half))
-    lse, _ = log_sum_exp(u, v, scale, columns)
-    if tau_plus:
-        lse = debiased(lse, positive, scale, count - 1, tau_plus)
-    rows = one_positive_rows(lse, positive)
-    if smooth:
-        total = (u * sum_to_rows(v.sum(0), p.ranks)).sum(1) * scale
-        rows = rows + smoothing(positive, total, count, smooth)
-    return result(p, reduce_rows(p, rows, weight), positive, weight)
-
-
-INFO_NCE = Form(
-    "info_nce",
-    {"query": ROWS, "key": ROWS, "temperature": SCALE, "sample_weight": ROWS, "negatives": MORE},
-    ("label_smoothing", "tau_plus"),
-    _check_info_nce,
-    _info_nce,
-    terms=("alignment", "uniformity"),
-)
+# ---- paired rows: CLIP ----
 
 
 def _check_clip(

@@ -29,7 +29,7 @@ from .plain import kernel_mean, kernel_rows
 from .radial import KINDS, Radial, longest_row, radial
 from .sliced_ecf import check_views
 
-__all__ = ["pairwise_kernel"]
+__all__ = ["kernel_of_rows", "pairwise_kernel"]
 
 _BUDGET = 1 << 24  # distances at once on a GPU
 
@@ -67,52 +67,92 @@ def _row_means(lengths: Tensor, r: Radial) -> Tensor:
     return out
 
 
-def _body(
-    z: Tensor, kernel: str, parameter: float, knots: int, t_max: float, grad_z: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    total, grad, none = _shapes(z, kernel, parameter, knots, t_max, grad_z)
+def kernel_of_rows(
+    z: Tensor,
+    rows: slice,
+    kernel: str,
+    parameter: float,
+    knots: int,
+    t_max: float,
+    *,
+    wants_grad: bool,
+    factor: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """(views,) float64: the part of the rows of a slice, not empty, in the statistic of each view
+    of all rows z, and factor times the gradient of the whole for these rows, or an empty tensor.
+    """
+    step = _on_gpu if z.is_cuda else _on_cpu
+    return step(z, rows, kernel, parameter, knots, t_max, wants_grad, factor)
+
+
+def _on_cpu(
+    z: Tensor,
+    rows: slice,
+    kernel: str,
+    parameter: float,
+    knots: int,
+    t_max: float,
+    wants_grad: bool,
+    factor: float,
+) -> tuple[Tensor, Tensor]:
     z = unit_stride(z)
     views, n, d = z.shape
+    first, count = rows.start, rows.stop - rows.start
     lengths = z.new_empty(views, n, dtype=torch.float64)
+    grad = z.new_empty((views, count, d) if wants_grad else (0,))
+    values = lengths.new_empty(views)
     _C.pairwise_kernel_lengths(view(z), view(lengths), threads())
     largest = float(lengths.max())
     if not math.isfinite(largest):
-        return total.fill_(math.nan), grad.fill_(math.nan), none
+        return values.fill_(math.nan), grad.fill_(math.nan)
     r = _radial_of(z, largest, kernel, parameter, knots, t_max)
-    rows = _row_means(lengths, r)
-    rows[0].sub_(r.constant / 2)
-    values = lengths.new_empty(views)
-    work = z.new_empty(_C.pairwise_kernel_workspace_size(views, n, d, CODE[z.dtype], grad_z))
+    means = _row_means(lengths, r)
+    means[0].sub_(r.constant / 2)
+    work = z.new_empty(
+        _C.pairwise_kernel_workspace_size(views, n, count, d, CODE[z.dtype], wants_grad)
+    )
     _C.pairwise_kernel(
         view(z),
-        (view(lengths), view(rows[0]), view(rows[1])),
+        (view(lengths), view(means[0]), view(means[1])),
+        first,
+        count,
         (r.kind, r.parameter, view(r.table), r.at_zero),
-        1 / views,
+        factor,
         view(values),
-        view(grad) if grad_z else None,
+        view(grad) if wants_grad else None,
         (view(work), threads()),
     )
-    return values.mean().to(z.dtype), grad, none
+    return values, grad
 
 
-def _cuda_body(
-    z: Tensor, kernel: str, parameter: float, knots: int, t_max: float, grad_z: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _on_gpu(
+    z: Tensor,
+    rows: slice,
+    kernel: str,
+    parameter: float,
+    knots: int,
+    t_max: float,
+    wants_grad: bool,
+    factor: float,
+) -> tuple[Tensor, Tensor]:
     """Products by a library, all that is between them by a kernel; rows in blocks."""
-    total, grad, none = _shapes(z, kernel, parameter, knots, t_max, grad_z)
     z = z.contiguous()
-    views, n, _ = z.shape
+    views, n, d = z.shape
+    count = rows.stop - rows.start
+    grad = z.new_empty((views, count, d) if wants_grad else (0,))
     lengths = torch.linalg.vector_norm(z, dim=2, dtype=torch.float64).square_()
     largest = float(lengths.max())  # the range of the series: the one thing that is waited for
     if not math.isfinite(largest):
-        return total.fill_(math.nan), grad.fill_(math.nan), none
+        return lengths.new_full((views,), math.nan), grad.fill_(math.nan)
     r = _radial_of(z, largest, kernel, parameter, knots, t_max)
     table = None if r.table is None else r.table.to(z.device)
     mean, slope = kernel_rows(lengths, r)
     offsets = mean - r.constant / 2
-    value = n * views * r.at_zero - 2 * offsets.sum()
-    for first in range(0, n, step := max(1, _BUDGET // (views * n))):
-        block = z[:, first : first + step]
+    value = count * r.at_zero - 2 * offsets[:, rows].sum(1)
+    step = max(1, _BUDGET // (views * n))
+    for first in range(rows.start, rows.stop, step):
+        last = min(first + step, rows.stop)
+        block = z[:, first:last]
         dots = torch.bmm(block, z.mT)
         sums = z.new_empty(views, block.shape[1])
         values = lengths.new_empty(sums.shape)
@@ -126,13 +166,22 @@ def _cuda_body(
             view(values),
             stream(z),
         )
-        value += values.sum()
-        if grad_z:
-            own = sums.double() * (4 / n) - 4 * slope[:, first : first + step]
-            part = block * own.div_(views).to(z.dtype)[:, :, None]
-            part.baddbmm_(dots, z, alpha=-4 / (n * views))
-            grad[:, first : first + step] = part
-    return (value / (n * views)).to(z.dtype), grad, none
+        value += values.sum(1)
+        if wants_grad:
+            own = sums.double() * (4 / n) - 4 * slope[:, first:last]
+            part = block * own.mul_(factor).to(z.dtype)[:, :, None]
+            part.baddbmm_(dots, z, alpha=-4 * factor / n)
+            grad[:, first - rows.start : last - rows.start] = part
+    return value / n, grad
+
+
+def _body(
+    z: Tensor, kernel: str, parameter: float, knots: int, t_max: float, grad_z: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    views, n, _ = z.shape
+    options = kernel, parameter, knots, t_max
+    values, grad = kernel_of_rows(z, slice(0, n), *options, wants_grad=grad_z, factor=1 / views)
+    return values.mean().to(z.dtype), grad, z.new_empty(0)
 
 
 def _expression(z: Tensor, *, kernel: str, parameter: float, knots: int, t_max: float) -> Tensor:
@@ -154,7 +203,7 @@ _pairwise_kernel = register_op(
     "pairwise_kernel(Tensor z, str kernel, float parameter, int knots, float t_max, bool grad_z)"
     " -> (Tensor, Tensor, Tensor)",
     cpu=_body,
-    cuda=_cuda_body,
+    cuda=_body,
     fake=_shapes,
     backward=_backward,
     setup=_setup,

@@ -16,6 +16,7 @@ products are a library's, in the precision of float32 that torch is set to.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from .. import _value_and_grad
 from .plain import sliced_mean
 from .radial import epps_pulley
 
-__all__ = ["directions", "sliced_ecf"]
+__all__ = ["cosine_sums", "directions", "sliced_ecf", "sums_gradient", "unit_columns"]
 
 _BUDGET = 1 << 24  # projections at once on a GPU
 
@@ -74,13 +75,10 @@ def _cuda_body(
     """Products by a library, all that is between them by kernels; directions in chunks."""
     _, grad, none = _shapes(z, directions, knots, t_max, grad_z)
     views, n, d = z.shape
-    rows, step = z.reshape(views * n, d), t_max / (knots - 1)
     t, weights, targets = (x.to(z.device)[:, None] for x in epps_pulley(knots, t_max))
     factor = 2 / (views * directions.shape[1])
     value = z.new_zeros((), dtype=torch.float64)
-    for first in range(0, directions.shape[1], chunk := max(1, _BUDGET // (views * n))):
-        part = directions[:, first : first + chunk]
-        half = (rows @ (part * (step / 2))).view(views, n, -1)
+    for part, half in _half_angles(z, directions, t_max / (knots - 1)):
         sums = z.new_empty(_C.cuda_sliced_ecf_slabs(n), views, 2 * (knots - 1), half.shape[2])
         _C.cuda_sliced_ecf_sums(view(half), view(sums), stream(z))
         c, s = sums.sum(0, dtype=torch.float64).div_(n).unflatten(1, (2, -1)).unbind(1)
@@ -91,9 +89,76 @@ def _cuda_body(
         slopes = factor * weights * t
         coefficients = torch.cat((slopes * s, -slopes * c), 1).to(z.dtype)
         _C.cuda_sliced_ecf_gradient(view(half), view(coefficients), stream(z))
-        out = grad.view(views * n, d)
-        torch.addmm(out, half.view(views * n, -1), part.T, beta=float(first > 0), out=out)
+        out, along = grad.view(views * n, d), directions[:, part].T
+        torch.addmm(out, half.view(views * n, -1), along, beta=float(part.start > 0), out=out)
     return (value * (n * factor / 2)).to(z.dtype), grad, none
+
+
+# ---- rows on several processes: sums, and the gradient of what is made of them ----
+
+
+def cosine_sums(z: Tensor, directions: Tensor, knots: int, step: float) -> Tensor:
+    """(views, 2 (knots - 1), S) float64: the sums over the rows, 0 or more, of cos(k step p) and
+    then of sin(k step p), k = 1 ... knots - 1, of their projections p. Not differentiable.
+    """
+    views, n, d = z.shape
+    count = directions.shape[1]
+    sums = z.new_zeros(views, 2 * (knots - 1), count, dtype=torch.float64)
+    if n == 0:
+        return sums
+    if not z.is_cuda:
+        z, directions = unit_stride(z), unit_stride(directions)
+        work = z.new_empty(_C.sliced_ecf_workspace_size(views, n, d, count, CODE[z.dtype]))
+        _C.sliced_ecf_sums(view(z), view(directions), step, view(sums), (view(work), threads()))
+        return sums
+    for part, half in _half_angles(z, directions, step):
+        slabs = z.new_empty(_C.cuda_sliced_ecf_slabs(n), views, sums.shape[1], half.shape[2])
+        _C.cuda_sliced_ecf_sums(view(half), view(slabs), stream(z))
+        sums[:, :, part] = slabs.sum(0, dtype=torch.float64)
+    return sums
+
+
+def sums_gradient(
+    z: Tensor, directions: Tensor, knots: int, step: float, grad_sums: Tensor
+) -> Tensor:
+    """The gradient of the rows for a gradient of `cosine_sums`."""
+    views, n, d = z.shape
+    if n == 0:
+        return torch.zeros_like(z)
+    t = step * torch.arange(1, knots, dtype=torch.float64, device=z.device)[:, None]
+    of_cosine, of_sine = grad_sums.unflatten(1, (2, -1)).unbind(1)
+    coefficients = torch.cat((t * of_sine, -t * of_cosine), 1)  # of cosines and sines
+    grad = z.new_empty(z.shape)
+    if not z.is_cuda:
+        z, directions = unit_stride(z), unit_stride(directions)
+        size = _C.sliced_ecf_workspace_size(views, n, d, directions.shape[1], CODE[z.dtype])
+        work = z.new_empty(size)
+        _C.sliced_ecf_gradient(
+            view(z),
+            view(directions),
+            step,
+            view(coefficients),
+            view(grad),
+            (view(work), threads()),
+        )
+        return grad
+    out = grad.view(views * n, d)
+    for part, half in _half_angles(z, directions, step):
+        some = coefficients[:, :, part].to(z.dtype).contiguous()
+        _C.cuda_sliced_ecf_gradient(view(half), view(some), stream(z))
+        along = directions[:, part].T
+        torch.addmm(out, half.view(views * n, -1), along, beta=float(part.start > 0), out=out)
+    return grad
+
+
+def _half_angles(z: Tensor, directions: Tensor, step: float) -> Iterator[tuple[slice, Tensor]]:
+    """step / 2 times the projections (views, n, s) on s of the directions at a time."""
+    views, n, d = z.shape
+    rows = z.reshape(views * n, d)
+    chunk = max(1, _BUDGET // (views * n))
+    for first in range(0, directions.shape[1], chunk):
+        part = slice(first, first + chunk)
+        yield part, (rows @ (directions[:, part] * (step / 2))).view(views, n, -1)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -170,5 +235,10 @@ def directions(z: Tensor, count: int, seed: int | None) -> Tensor:
         normal = torch.randn(z.shape[-1], count, device=z.device, dtype=torch.float32)
     else:
         normal = _seeded_normal(z.detach(), count, seed)
+    return unit_columns(normal, z)
+
+
+def unit_columns(normal: Tensor, z: Tensor) -> Tensor:
+    """Normal columns over their lengths, in the dtype of z."""
     columns = normal.to(z.dtype)
     return columns / torch.linalg.vector_norm(columns, dim=0)

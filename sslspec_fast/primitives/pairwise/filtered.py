@@ -30,7 +30,7 @@ def pairs_above(a: Tensor, b: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor
     n, wide = a.shape[0], computed_dtype(a)
     limit, columns = threshold.expand(n)[:, None], b.detach().to(wide).T
     step = max(1, _BLOCK_ELEMENTS // max(1, b.shape[0]))
-    counts, indices = [a.new_zeros(1, dtype=torch.int64)], []
+    counts, indices = [a.new_zeros(1, dtype=torch.int64)], [a.new_zeros(0, dtype=torch.int64)]
     for first in range(0, n, step):
         rows = slice(first, first + step)
         above = a[rows].detach().to(wide) @ columns > limit[rows]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..._arrays import from_array, real_array, to_array
+from ...graph.pair_graph import PairGraph
 from ...operators.base import SymmetricOperator
 from ...operators.csr import CsrOperator
 from ...operators.known import GroupVectors
@@ -46,7 +47,9 @@ _ALIKE = ("which", "method", "tol", "angle_tol", "precision", "max_iter", "seed"
 
 
 def group_of(A: Any) -> Any:
-    """The process group of an operator whose rows are spread over one, else None."""
+    """The process group of an operator or graph whose rows are spread over one, else None."""
+    if isinstance(A, PairGraph):
+        return A.group
     ranks = A.ranks if isinstance(A, SymmetricOperator) else None
     return None if ranks is None else ranks.group
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.special
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.primitives.normality import radial
-from sslspec_fast.primitives.normality.pairwise_kernel import pairwise_kernel
+from sslspec_fast.primitives.normality.pairwise_kernel import kernel_of_rows, pairwise_kernel
 
 from .test_sliced_ecf import layouts, rows, value_and_gradient
 
@@ -186,3 +188,27 @@ def test_bad_arguments():
         pairwise_kernel(torch.zeros(2, 3), "slices")
     with pytest.raises(ValueError, match=r"kernel must be one of .*, got 'laplace'"):
         pairwise_kernel(torch.zeros(1, 2, 3), "laplace")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("views", "n", "d"), [(1, 7, 2), (3, 65, 130), (1, 257, 7), (2, 400, 20)])
+def test_parts_of_the_rows_add_up(kernel, views, n, d):
+    """Own rows against all, as a process with some of the rows takes them."""
+    name, parameter = kernel
+    z = rows(views, n, d)
+    value, grad = value_and_gradient(pairwise_kernel, z, name, parameter=parameter)
+    cuts = [0, n // 5, n // 5 + 1, n]
+    parts = [
+        kernel_of_rows(z, slice(a, b), name, parameter, 17, 3.0, wants_grad=True, factor=1 / views)
+        for a, b in itertools.pairwise(cuts)
+        if b > a
+    ]
+    total = torch.stack([values for values, _ in parts]).sum(0)
+    torch.testing.assert_close(total.mean(), value.double(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(torch.cat([g for _, g in parts], 1), grad, rtol=1e-11, atol=1e-13)
+    quiet, none = kernel_of_rows(
+        z, slice(1, 4), name, parameter, 17, 3.0, wants_grad=False, factor=1.0
+    )
+    again, _ = kernel_of_rows(z, slice(1, 4), name, parameter, 17, 3.0, wants_grad=True)
+    assert none.numel() == 0
+    torch.testing.assert_close(quiet, again, rtol=0, atol=0)

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslspec_fast.primitives.normality.sliced_ecf import directions, sliced_ecf
+from sslspec_fast.primitives.normality.sliced_ecf import (
+    cosine_sums,
+    directions,
+    sliced_ecf,
+    sums_gradient,
+)
 
 from ...support.tolerance import assert_no_worse, relative_error
 
@@ -161,3 +166,29 @@ def test_directions_are_uniform_units():
 def test_bad_arguments(z, a, error, message):
     with pytest.raises(error, match=message):
         sliced_ecf(z, a, knots=17, t_max=3.0)
+
+
+@pytest.mark.parametrize(("views", "n", "d", "count"), [*SHAPES, (1, 20_000, 3, 150)])
+@pytest.mark.parametrize("knots", [2, 17])
+def test_sums_of_some_rows_and_their_gradient(views, n, d, count, knots):
+    """What processes with some rows each add up; the gradient of any function of the sums."""
+    z, step = rows(views, n, d), 0.2
+    a = directions(z, count, 1)
+    z.requires_grad_()
+    angle = (z @ a)[:, :, None] * (step * torch.arange(1, knots, dtype=z.dtype)[:, None])
+    expected = torch.cat([angle.cos().sum(1), angle.sin().sum(1)], 1)
+    above = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).to(z)
+    (wanted,) = torch.autograd.grad((expected * above).sum(), z)
+    own = z.detach()
+    torch.testing.assert_close(cosine_sums(own, a, knots, step), expected, rtol=1e-12, atol=1e-9)
+    grad = sums_gradient(own, a, knots, step, above)
+    assert relative_error(grad, wanted) <= 1e-12
+
+
+def test_sums_of_no_rows():
+    z = rows(2, 3, 4)[:, :0]
+    a = directions(z, 20, 1)
+    sums = cosine_sums(z, a, 5, 0.1)
+    assert sums.shape == (2, 8, 20)
+    assert not sums.any()
+    assert sums_gradient(z, a, 5, 0.1, sums).shape == (2, 0, 4)

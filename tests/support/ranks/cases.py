@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import scipy.sparse
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
@@ -36,7 +38,14 @@ def batch(d: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
         "queue": torch.randn(2 * N + 1, d, generator=g, dtype=torch.float64),
     }
     labels = torch.randint(-1, 4, (N,), generator=g)
-    return {**{k: v.to(dtype) for k, v in out.items()}, "labels": labels}
+    queue_ids = torch.randint(-1, 4, (2 * N + 1,), generator=g)
+    weights = torch.rand(N, N, generator=g, dtype=torch.float64) * (
+        torch.rand(N, N, generator=g) < 0.25
+    )
+    weights[3], weights[:, 3] = 0, 0  # a row without an edge
+    whole = {"labels": labels, "queue_ids": queue_ids, "directed": weights}
+    whole["weights"] = weights + weights.T
+    return {**{k: v.to(dtype) for k, v in out.items()}, **whole}
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,35 @@ class Case:
     rows: int = 1
     d: int = 5
     terms: bool = True
+
+
+def graph_of(name: str, own: Own, group: Any = None, **_: Any) -> sf.PairGraph:
+    """A graph of the rows of the batch, from what this rank has of it."""
+    if name == "views":
+        return sf.PairGraph.from_views(own["x1"].shape[0], group=group)
+    if name == "labels":
+        return sf.PairGraph.from_labels(own["labels"], weight="class_size", group=group)
+    if name == "loops":
+        return sf.PairGraph.from_labels(own["labels"], self_loops=True, group=group)
+    if name == "edges":
+        rows, cols = own["directed"].nonzero().unbind(1)
+        weights, n = own["directed"][rows, cols], len(own["directed"])
+        return sf.PairGraph.from_edges(rows, cols, weights, n=n, symmetrize=True, group=group)
+    if name == "sum":
+        return 0.5 * graph_of("labels", own, group) + graph_of("weights", own, group)
+    matrix = scipy.sparse.csr_array(own[name].numpy())
+    return sf.PairGraph.from_sparse(matrix, group=group)
+
+
+def on_graph(loss: str, graph: str, **options: Any) -> Callable[..., Any]:
+    """A graph loss of the first view, or of both where the graph is that of views."""
+
+    def call(a: Tensor, b: Tensor, c: Tensor, t: Tensor, own: Own, **k: Any) -> Any:
+        z = torch.cat([a, b]) if graph == "views" else a
+        given = {key: f(c, t, own) if callable(f) else f for key, f in options.items()}
+        return getattr(F, loss)(z, graph_of(graph, own, **k), **given, **k)
+
+    return call
 
 
 def unit(z: Tensor) -> Tensor:
@@ -114,6 +152,65 @@ CASES = {
             a, b, temperature=o["temperature"] / c, tau_plus=0.05, sample_weight=o["weight"], **k
         )
     ),
+    "info_nce, margin": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=1 / c, margin=0.2, negatives=o.share("queue"), **k
+        )
+    ),
+    "info_nce, ids": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=1 / c, ids=o["labels"], negatives=o.share("queue"), **k
+        )
+    ),
+    "info_nce, ids of negatives": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=o["temperature"] / c,
+            ids=o["labels"],
+            negatives=o.share("queue"),
+            negative_ids=o.share("queue_ids"),
+            sample_weight=o["weight"],
+            **k,
+        )
+    ),
+    "info_nce, threshold": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=1 / c, threshold=o["temperature"], ids=o["labels"], **k
+        )
+    ),
+    "moco": Case(
+        lambda a, b, c, t, o, **k: F.moco(a, b, unit(o.data["queue"]), temperature=1 / c, **k)
+    ),
+    "moco, options": Case(
+        lambda a, b, c, t, o, **k: F.moco(
+            a,
+            b,
+            unit(o.data["queue"]),
+            temperature=o["temperature"] / c,
+            margin=0.1,
+            ids=o["labels"],
+            queue_ids=o.data["queue_ids"],
+            threshold=0.7,
+            sample_weight=t.exp() * o["weight"],
+            **k,
+        )
+    ),
+    "moco, weights": Case(
+        lambda a, b, c, t, o, **k: F.moco(
+            a,
+            b,
+            unit(o.data["queue"]),
+            temperature=1 / c,
+            margin=0.1,
+            sample_weight=t.exp() * o["weight"],
+            **k,
+        )
+    ),
+    "koleo": Case(lambda a, b, c, t, o, **k: F.koleo(a, **k), terms=False),
+    "koleo, neighbours": Case(
+        lambda a, b, c, t, o, **k: F.koleo(a, k=3, ids=o["labels"], **k), terms=False
+    ),
     "clip": Case(lambda a, b, c, t, o, **k: F.clip(unit(a), unit(b), c, logit_bias=t, **k)),
     "clip weights, smoothing": Case(
         lambda a, b, c, t, o, **k: F.clip(
@@ -160,6 +257,26 @@ CASES = {
     "spectral_contrastive weights": Case(
         lambda a, b, c, t, o, **k: F.spectral_contrastive(a, b, sample_weight=o["weight"], **k)
     ),
+    "sigreg, drawn": Case(
+        lambda a, b, c, t, o, **k: F.sigreg(torch.stack([a, b]), slices=12, seed=3, **k),
+        0,
+        terms=False,
+    ),
+    "sigreg, one view": Case(
+        lambda a, b, c, t, o, **k: F.sigreg(a, slices=12, seed=3, knots=5, **k), 0, terms=False
+    ),
+    "sigreg, pairs": Case(lambda a, b, c, t, o, **k: F.sigreg(a, slices=None, **k), 0, terms=False),
+    "sigreg, another kernel": Case(
+        lambda a, b, c, t, o, **k: F.sigreg(
+            torch.stack([a, b]), slices=None, kernel=("imq", 2.0), **k
+        ),
+        0,
+        terms=False,
+    ),
+    "lejepa": Case(lambda a, b, c, t, o, **k: F.lejepa([a, b], [a + b], slices=12, seed=3, **k), 0),
+    "lejepa, pairs": Case(
+        lambda a, b, c, t, o, **k: F.lejepa([a, b], weight=0.3, slices=None, **k), 0
+    ),
     "falcon": Case(
         lambda a, b, c, t, o, **k: F.falcon(a, b, codes=random_codes(5, 12).to(a), **k), 0
     ),
@@ -186,3 +303,66 @@ for name, row in CATALOGUE.items():
         CASES[name] = _plain(name, weighted=False)
         if "sample_weight" in row.keywords:
             CASES[f"{name} weights"] = _plain(name, weighted=True)
+GRAPH_CASES = {
+    "dirichlet": Case(on_graph("dirichlet_energy", "weights"), 0, terms=False),
+    "dirichlet, labels": Case(on_graph("dirichlet_energy", "labels"), 0, terms=False),
+    "dirichlet, edges": Case(on_graph("dirichlet_energy", "edges"), 0, terms=False),
+    "dirichlet, sum": Case(on_graph("dirichlet_energy", "sum"), 0, terms=False),
+    "graph_vicreg, columns": Case(on_graph("graph_vicreg", "weights", eps=0.1), 0, 2),
+    "graph_vicreg, rows": Case(on_graph("graph_vicreg", "labels", penalty="ls_var"), 0, 24),
+    "graph_vicreg, degrees": Case(on_graph("graph_vicreg", "weights", measure="degree"), 0),
+    "graph_vicreg, views": Case(on_graph("graph_vicreg", "views", penalty="hinge_var"), 0),
+    "graph_barlow_twins, columns": Case(on_graph("graph_barlow_twins", "weights"), 0, 2),
+    "graph_barlow_twins, rows": Case(
+        on_graph("graph_barlow_twins", "loops", center=False, off_diagonal=0.3), 0, 24
+    ),
+    "graph_spectral, columns": Case(on_graph("graph_spectral_contrastive", "edges"), 0, 2),
+    "graph_spectral, rows": Case(on_graph("graph_spectral_contrastive", "views"), 0, 32),
+    "graph_spectral, nested": Case(
+        on_graph("graph_spectral_contrastive", "weights", nested=True), 0
+    ),
+    "ls_simclr, columns": Case(on_graph("ls_simclr", "weights", center=True), 0, 2),
+    "ls_simclr, rows": Case(on_graph("ls_simclr", "loops"), 0, 24),
+    "ls_simclr, nested": Case(on_graph("ls_simclr", "labels", nested=[1.0, 0, 2, 0, 0.5]), 0),
+    "graph_info_nce, views": Case(
+        on_graph("graph_info_nce", "views", temperature=lambda c, t, o: 1 / c), 2
+    ),
+    "graph_info_nce, debiased views": Case(
+        on_graph("graph_info_nce", "views", temperature=lambda c, t, o: 1 / c, tau_plus=0.05), 2
+    ),
+    "graph_info_nce, directed": Case(
+        on_graph(
+            "graph_info_nce",
+            "directed",
+            temperature=lambda c, t, o: o["temperature"] / c,
+            sample_weight=lambda c, t, o: o["weight"],
+            label_smoothing=0.1,
+        )
+    ),
+    "graph_info_nce, debiased": Case(
+        on_graph("graph_info_nce", "loops", temperature=lambda c, t, o: 1 / c, tau_plus=0.05)
+    ),
+    "graph_info_nce, ids": Case(
+        on_graph(
+            "graph_info_nce",
+            "weights",
+            temperature=lambda c, t, o: 1 / c,
+            ids=lambda c, t, o: o["labels"],
+        )
+    ),
+    "graph_info_nce, decoupled": Case(
+        on_graph("graph_info_nce", "weights", normalize=False, negatives="non_positive")
+    ),
+    "graph_info_nce, decoupled labels": Case(
+        on_graph("graph_info_nce", "labels", negatives="non_positive")
+    ),
+    "graph_info_nce, decoupled ids": Case(
+        on_graph(
+            "graph_info_nce",
+            "directed",
+            negatives="non_positive",
+            ids=lambda c, t, o: torch.arange(N)[o.rows] // 2,
+        )
+    ),
+}
+CASES |= GRAPH_CASES

@@ -96,6 +96,54 @@ CALLS: dict[str, Any] = {
         lambda g: sf.NTXentLoss(memory_bank_size=8, group=g)(*pair()),
         lambda g: sf.NTXentLoss(memory_bank_size=9, group=g)(*pair()),
     ),
+    "directions": (
+        lambda g: F.sigreg(pair()[0], slices=8, seed=1, group=g),
+        lambda g: F.sigreg(pair()[0], slices=8, seed=2, group=g),
+    ),
+    "drawn": (
+        lambda g: F.sigreg(pair()[0], slices=8, group=g),
+        lambda g: F.sigreg(pair()[0], slices=9, group=g),
+    ),
+    "drawn elsewhere": (
+        lambda g: F.sigreg(pair()[0], slices=8, seed=1, group=g),
+        lambda g: F.sigreg(pair()[0], slices=8, group=g),
+    ),
+    "kernel": (
+        lambda g: F.sigreg(pair()[0], slices=None, kernel=("imq", 1.0), group=g),
+        lambda g: F.sigreg(pair()[0], slices=None, group=g),
+    ),
+    "queue": (
+        lambda g: F.moco(*pair(), torch.eye(4, 5, dtype=D), group=g),
+        lambda g: F.moco(*pair(), torch.eye(4, 5, dtype=D).flip(0)[:3], group=g),
+    ),
+    "rows of a queue": (
+        lambda g: F.moco(*pair(), torch.eye(4, 5, dtype=D), group=g),
+        lambda g: F.moco(*pair(), -torch.eye(4, 5, dtype=D), group=g),
+    ),
+    "bank of keys": (
+        lambda g: sf.MemoryBank(8, 5, group=g).update(pair()[0]),
+        lambda g: sf.MemoryBank(9, 5, group=g).update(pair()[0]),
+    ),
+    "ids of a bank": (
+        lambda g: sf.MemoryBank(8, 5, group=g).update(pair()[0], [1, 2, 3, 4]),
+        lambda g: sf.MemoryBank(8, 5, group=g).update(pair()[0]),
+    ),
+    "margin": (
+        lambda g: F.info_nce(*pair(), margin=0.1, group=g),
+        lambda g: F.info_nce(*pair(), group=g),
+    ),
+    "neighbours": (
+        lambda g: F.koleo(pair()[0], k=12, group=g),
+        lambda g: F.koleo(pair()[0], k=12, group=g),
+    ),
+    "groups of rows": (
+        lambda g: F.koleo(pair(6)[0], group_size=4, group=g),
+        lambda g: F.koleo(pair(4)[0], group_size=4, group=g),
+    ),
+    "long rows": (
+        lambda g: F.sigreg(400 * pair()[0], slices=None, group=g),
+        lambda g: F.sigreg(pair()[0], slices=None, group=g),
+    ),
     "error": (
         lambda g: F.nt_xent(*pair(), temperature=-1.0, group=g),
         lambda g: F.nt_xent(*pair(), group=g),

@@ -12,12 +12,30 @@ import torch.distributed as dist
 from torch import Tensor
 
 import sslspec_fast as sf
+import sslspec_fast.functional as F
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 
 from .training import Batch
 from .work import relative
 
 Module = torch.nn.Module
+
+
+class _first(torch.nn.Module):
+    """A module of one view, called with two."""
+
+    def __init__(self, loss: Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        return self.loss(a) + 0 * b.sum()
+
+
+class _views(_first):
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        return self.loss(global_proj=[a, b], local_proj=[a + b])
+
 
 # name -> (the module over a group, the module of one process)
 PAIRS: dict[str, tuple[Callable[..., Module], Callable[[], Module]]] = {
@@ -36,6 +54,15 @@ PAIRS: dict[str, tuple[Callable[..., Module], Callable[[], Module]]] = {
         lambda **k: sf.MatryoshkaLoss("dcl", [2, 5], **k),
         lambda: sf.MatryoshkaLoss("dcl", [2, 5]),
     ),
+    "SIGReg": (
+        lambda **k: _first(sf.SIGReg(num_vectors=None, **k)),
+        lambda: _first(sf.SIGReg(num_vectors=None)),
+    ),
+    "LeJEPALoss": (
+        lambda **k: _views(sf.LeJEPALoss(0.3, sigreg_num_vectors=None, **k)),
+        lambda: _views(sf.LeJEPALoss(0.3, sigreg_num_vectors=None)),
+    ),
+    "KoLeoLoss": (lambda **k: _first(sf.KoLeoLoss(**k)), lambda: _first(sf.KoLeoLoss())),
     "CLIPLoss": (lambda **k: sf.CLIPLoss(**k), sf.CLIPLoss),
     "SigLIPLoss": (lambda **k: sf.SigLIPLoss(**k), sf.SigLIPLoss),
 }
@@ -44,6 +71,7 @@ for row in CATALOGUE.values():
         for kind in row.modules:
             PAIRS.setdefault(kind, (getattr(sf, kind), getattr(sf, kind)))
 GATHERED = ("NTXentLoss", "DCLLoss", "DCLWLoss", "VICRegLoss", "BarlowTwinsLoss")
+GATHERED += ("SIGReg", "LeJEPALoss")
 
 
 def module(group: Any, name: str, how: str) -> dict[str, float]:
@@ -90,6 +118,59 @@ def bank(group: Any) -> float:
             float((batch.own[0].grad - batch.size * batch.whole[0].grad[batch.here]).abs().sum()),
         )
     return worst
+
+
+def queue(group: Any) -> float:
+    """MoCo's queue: every rank stores the keys of all, and has the loss of all queries."""
+    options: dict[str, Any] = {"ids": True, "dtype": torch.float64}
+    over, one = sf.MemoryBank(20, 5, group=group, **options), sf.MemoryBank(20, 5, **options)
+    worst = 0.0
+    for k in range(3):
+        batch = Batch(group, seed=k)
+        ids = torch.arange(len(batch.whole[0])) % 4
+        how = {"margin": 0.1, "temperature": 0.3}
+        got = F.moco(
+            *batch.own, over.rows, ids=ids[batch.here], queue_ids=over.ids, group=group, **how
+        )
+        want = F.moco(*batch.whole, one.rows, ids=ids, queue_ids=one.ids, **how)
+        got.backward()
+        want.backward()
+        over.update(batch.own[1], ids[batch.here])
+        one.update(batch.whole[1], ids)
+        mine = batch.own[0].grad - batch.size * batch.whole[0].grad[batch.here]
+        worst = max(
+            worst,
+            relative(got.detach(), want.detach()),
+            float(mine.abs().sum()),
+            float((over.rows - one.rows).abs().max()),
+            float((over.ids - one.ids).abs().max()),
+        )
+    return worst
+
+
+def drawn(group: Any) -> dict[str, Any]:
+    """Directions without a seed are those of the first rank, and the generators stay in step."""
+    torch.manual_seed(dist.get_rank(group))
+    batch = Batch(group)
+    first, second = (F.sigreg(batch.own[0], slices=8, group=group).item() for _ in "ab")
+    torch.manual_seed(0)
+    whole = [F.sigreg(batch.whole[0], slices=8).item() for _ in "ab"]
+    views = torch.stack(batch.whole)
+    want = F.sigreg(views, slices=8, seed=1, reduction="none")
+    got = F.sigreg(torch.stack(batch.own), slices=8, seed=1, reduction="none", group=group)
+    summed = F.sigreg(torch.stack(batch.own), slices=8, seed=1, reduction="sum", group=group)
+    grads = torch.autograd.grad((got * torch.tensor([1.0, -2.0])).sum(), batch.own)
+    wanted = torch.autograd.grad((want * torch.tensor([1.0, -2.0])).sum(), batch.whole)
+    return {
+        "drawn": max(abs(a - b) for a, b in zip((first, second), whole, strict=True)),
+        "differ": first != second,
+        "by view": relative(got.detach(), want.detach()),
+        "sum": float((summed - want.sum()).abs()),
+        "rows": max(
+            float((a - batch.size * b[batch.here]).abs().sum())
+            for a, b in zip(grads, wanted, strict=True)
+        ),
+    }
 
 
 def _labels(n: int) -> dict[str, Tensor | None]:

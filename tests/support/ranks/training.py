@@ -33,7 +33,52 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "barlow_twins": lambda a, b, c, **k: F.barlow_twins(a, b, **k) + 0 * c,
     "spectral_contrastive": lambda a, b, c, **k: F.spectral_contrastive(a, b, **k) + 0 * c,
     "falcon": lambda a, b, c, **k: F.falcon(a, b, n_codes=12, **k) + 0 * c,
+    "sigreg": lambda a, b, c, **k: F.sigreg(torch.stack([a, b]), slices=40, seed=0, **k) + 0 * c,
+    "sigreg of pairs": lambda a, b, c, **k: F.sigreg(a, slices=None, **k) + 0 * c,
+    "lejepa": lambda a, b, c, **k: F.lejepa([a, b], slices=None, **k) + 0 * c,
+    "koleo": lambda a, b, c, **k: F.koleo(a, k=2, **k) + 0 * c,
+    "moco": lambda a, b, c, **k: F.moco(a, b, torch.eye(a.shape[1]).to(a), temperature=1 / c, **k),
+    "info_nce, threshold": lambda a, b, c, **k: F.info_nce(
+        a, b, temperature=1 / c, ids=_pairs(a, k), threshold=0.3, margin=0.1, **k
+    ),
+    "graph_info_nce": lambda a, b, c, **k: F.graph_info_nce(
+        torch.cat([a, b]), views_of(a, k), temperature=1 / c, **k
+    ),
+    "graph_info_nce, non_positive": lambda a, b, c, **k: F.graph_info_nce(
+        a, pairs_of(a, k), temperature=1 / c, negatives="non_positive", **k
+    ),
+    "graph_vicreg": lambda a, b, c, **k: F.graph_vicreg(a, pairs_of(a, k), **k) + 0 * c,
+    "ls_simclr": lambda a, b, c, **k: F.ls_simclr(a, pairs_of(a, k), **k) + 0 * c,
 }
+
+
+def first_row(z: Tensor, keywords: dict[str, Any]) -> int:
+    """The number of the first row of this rank in a call with these keywords."""
+    group = keywords.get("group")
+    return 0 if group is None else sum(COUNTS[: dist.get_rank(group)])
+
+
+def _pairs(z: Tensor, keywords: dict[str, Any]) -> Tensor:
+    """Ids by which two rows that follow each other are one."""
+    return (torch.arange(len(z)) + first_row(z, keywords)) // 2
+
+
+def views_of(z: Tensor, keywords: dict[str, Any]) -> sf.PairGraph:
+    return sf.PairGraph.from_views(len(z), group=keywords.get("group"))
+
+
+def pairs_of(z: Tensor, keywords: dict[str, Any]) -> sf.PairGraph:
+    """Rows that follow each other, on any rank, as stored edges."""
+    group = keywords.get("group")
+    if group is None:
+        n = len(z)
+    else:
+        n = sum(COUNTS[: group.size()])
+    first = first_row(z, keywords)
+    rows = torch.arange(first, first + len(z))
+    both = torch.cat([rows, rows]), torch.cat([rows - 1, rows + 1])
+    kept = (both[1] >= 0) & (both[1] < n)
+    return sf.PairGraph.from_edges(both[0][kept] - first, both[1][kept], n=len(z), group=group)
 
 
 class Batch:

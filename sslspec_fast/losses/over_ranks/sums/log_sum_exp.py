@@ -14,43 +14,77 @@ rows and two numbers per row travel. Operations on rank r: 2 n_r N d forward, 4 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._dtypes import as_multiplied
-from ...primitives.pairwise import LeftOut, Logits
-from ...primitives.pairwise.blocks import lse_block, lse_block_gradients
-from ...ranks import Ranks
-from ...ranks.agreement import sample_ids
-from ...ranks.differentiable import scatter_logsumexp, scatter_sum, start_gather
-from ...ranks.pieces import Piece, gathered_pieces, pieces_of
-from ...ranks.value_and_grad import refuse_second_derivative
+from ...._dtypes import as_multiplied
+from ....primitives.pairwise import LeftOut, Logits
+from ....primitives.pairwise.blocks import lse_block, lse_block_gradients
+from ....ranks import Ranks
+from ....ranks.agreement import sample_ids
+from ....ranks.differentiable import scatter_logsumexp, scatter_sum, start_gather
+from ....ranks.pieces import Piece, gathered_pieces, pieces_of
+from ....ranks.value_and_grad import refuse_second_derivative
+
+Pattern = tuple[Tensor, Tensor]  # of pairs in compressed rows, int64
+Skip = Callable[[Tensor, Tensor, Piece], Pattern]
 
 
 class Columns:
     """The rows of all ranks as columns of the logits.
 
-    ranks: counts of the rows; samples, views: the ids, see `sample_ids`. half: the rows are
-    multiplied, and sent, in bfloat16.
+    Args:
+        ranks: counts of the rows.
+        samples, views: the ids where none are given, see `sample_ids`.
+        half: the rows are multiplied, and sent, in bfloat16.
+        ids: (rows of this rank,) and (columns of all ranks,) int32; pairs with equal ids are left
+            out.
+        skip: of rows, of the columns of a piece and of that piece, further pairs to leave out.
     """
 
-    def __init__(self, ranks: Ranks, samples: Ranks, views: int, half: bool) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        samples: Ranks,
+        views: int,
+        half: bool,
+        *,
+        ids: tuple[Tensor, Tensor] | None = None,
+        skip: Skip | None = None,
+    ) -> None:
         self.ranks, self.samples, self.views, self.half = ranks, samples, views, half
+        self.given_ids, self.skip = ids, skip
 
     def pieces(self, b: Tensor) -> list[Piece]:
         gradient = b.element_size()
         return pieces_of(self.ranks, b.shape[1] * ((2 if self.half else gradient) + gradient))
 
     def ids(self, piece: Piece, device: torch.device) -> Tensor:
+        if self.given_ids is not None:
+            first = zip(self.ranks.offsets, piece.parts, strict=True)
+            every = self.given_ids[1]
+            return torch.cat([every[at + p.start : at + p.stop] for at, p in first])
         parts = tuple((part.start, part.stop) for part in piece.parts)
         return sample_ids(self.samples.counts, parts, self.views, device)
 
-    def own_ids(self, device: torch.device) -> Tensor:
-        count = self.samples.counts[self.samples.rank]
-        first = self.samples.here.start
-        return torch.arange(first, first + count, dtype=torch.int32, device=device)
+    def own_ids(self, a: Tensor) -> Tensor:
+        """Of the rows a of this rank, blocks of one row for each of its samples."""
+        if self.given_ids is not None:
+            return self.given_ids[0]
+        here = self.samples.here
+        ids = torch.arange(here.start, here.stop, dtype=torch.int32, device=a.device)
+        return ids.repeat(a.shape[0] // ids.shape[0]) if ids.shape[0] else ids
+
+    def logits(
+        self, left: Tensor, right: Tensor, scale: Tensor, ids: Tensor, piece: Piece
+    ) -> Logits:
+        """Of rows with these ids against the columns of a piece."""
+        pattern = () if self.skip is None else self.skip(left, right, piece)
+        left_out = LeftOut(ids, self.ids(piece, left.device), *pattern)
+        return Logits(left, right, scale, left_out)
 
     def sent(self, b: Tensor) -> Tensor:
         return b.bfloat16() if self.half else b
@@ -71,7 +105,7 @@ class _LogSumExp(torch.autograd.Function):
         kept = None
         for piece, every in gathered_pieces(columns.sent(b), pieces):
             right = columns.multiplied(every)
-            logits = Logits(left, right, scale, LeftOut(ids, columns.ids(piece, a.device)))
+            logits = columns.logits(left, right, scale, ids, piece)
             found, by_col = lse_block(logits, cols=cols, half=half)
             row = found if len(pieces) == 1 else torch.logaddexp(row, found)
             if cols:
@@ -101,9 +135,8 @@ class _LogSumExp(torch.autograd.Function):
             if stats is not None:
                 q, g = _gathered(stats, piece)
                 of_columns = (q, g)
-            left_out = LeftOut(ids, columns.ids(piece, a.device))
             part = lse_block_gradients(
-                Logits(left, columns.multiplied(every), scale, left_out),
+                columns.logits(left, columns.multiplied(every), scale, ids, piece),
                 (row, grad_row),
                 of_columns,
                 want_b=want_b,
@@ -124,7 +157,7 @@ class _SelfLogSumExp(torch.autograd.Function):
         kept = None
         for piece, every in gathered_pieces(columns.sent(u), pieces):
             right = columns.multiplied(every)
-            logits = Logits(left, right, scale, LeftOut(ids, columns.ids(piece, u.device)))
+            logits = columns.logits(left, right, scale, ids, piece)
             found, _ = lse_block(logits, cols=False, half=False)
             lse = found if len(pieces) == 1 else torch.logaddexp(lse, found)
             kept = right if len(pieces) == 1 else None
@@ -143,9 +176,8 @@ class _SelfLogSumExp(torch.autograd.Function):
         found = [(ctx.parts[0], kept)] if kept is not None else None
         for piece, every in found or gathered_pieces(columns.sent(u), ctx.parts):
             q, g = _gathered(stats, piece)
-            left_out = LeftOut(ids, columns.ids(piece, u.device))
             part = lse_block_gradients(
-                Logits(left, columns.multiplied(every), scale, left_out),
+                columns.logits(left, columns.multiplied(every), scale, ids, piece),
                 (lse, grad),
                 (q, g),
                 want_b=False,
@@ -173,8 +205,7 @@ def log_sum_exp(
         columns: the rows b of all ranks.
         cols: also return the column statistics.
     """
-    ids = columns.own_ids(a.device)
-    ids = ids.repeat(a.shape[0] // ids.shape[0]) if ids.shape[0] else ids
+    ids = columns.own_ids(a)
     row, col = _LogSumExp.apply(a, b, scale.contiguous(), ids, columns, cols)
     return row, col
 
@@ -182,10 +213,10 @@ def log_sum_exp(
 def self_log_sum_exp(u: Tensor, scale: Tensor, columns: Columns) -> Tensor:
     """Log-sum-exps of the rows u of this rank against those of all ranks, of other samples only.
 
-    scale: 0-dim, or one per row, for which a gradient per column has to travel.
+    scale: 0-dim, or one per row, for which a gradient per column has to travel. What `columns`
+    leaves out is symmetric.
     """
     if scale.dim():
         return log_sum_exp(u, u, scale, columns)[0]
-    ids = columns.own_ids(u.device).repeat(columns.views)
-    out: Tensor = _SelfLogSumExp.apply(u, scale, ids, columns)
+    out: Tensor = _SelfLogSumExp.apply(u, scale, columns.own_ids(u), columns)
     return out

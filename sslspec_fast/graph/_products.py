@@ -1,4 +1,4 @@
-"""Products of a graph with rows of samples, the checks of those rows, and their dtype."""
+"""What a graph multiplies: the part of `PairGraph` that is differentiable."""
 
 from __future__ import annotations
 
@@ -7,14 +7,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ranks import sum_to_value
 from .relation import Relation
 
 
 class Products:
-    """The part of `PairGraph` that multiplies by G."""
+    """Products of G with rows; over ranks, with the rows of this rank, to be called on all."""
 
     _relation: Relation
     _symmetric: bool
+
+    @property
+    def n(self) -> int:
+        """Number of rows; over ranks, of this rank's."""
+        return self._relation.n
+
+    @property
+    def device(self) -> torch.device:
+        """Where its arrays are, and the rows that it multiplies must be."""
+        return self._relation.device
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether G = Gᵀ, up to the rounding of weights."""
+        return self._symmetric
+
+    @property
+    def is_directed(self) -> bool:
+        """Whether G ≠ Gᵀ."""
+        return not self.is_symmetric
 
     def matmul(self, X: Tensor) -> Tensor:
         """G @ X, differentiable in X.
@@ -43,7 +64,7 @@ class Products:
         if function is not torch.Tensor.matmul or not torch.compiler.is_compiling():
             return NotImplemented
         x, g = args
-        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else not g._symmetric:
+        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else g.is_directed:
             raise TypeError("PairGraph: torch.compile hides the order of @, call G.matmul(X)")
         return g.matmul(x)
 
@@ -101,26 +122,42 @@ class Products:
         """
         left = self._rows("covariance", "x", x)
         if center:
-            if y is not None or not self._symmetric:
+            if y is not None or not self.is_symmetric:
                 raise ValueError("covariance: center=True needs a symmetric graph and no y")
-            return self._relation.centred_covariance(left).to(x.dtype)
+            return self._centred(left).to(x.dtype)
         right = left if y is None else self._rows("covariance", "y", y)
         if left.dim() != 2 or right.dim() != 2 or left.dtype != right.dtype:
             raise ValueError(
                 f"covariance: x and y must be (n, d) and (n, e) of one dtype, got "
                 f"{tuple(left.shape)} {left.dtype} and {tuple(right.shape)} {right.dtype}"
             )
-        return self._relation.covariance(left, right).to(x.dtype)
+        return self._summed(self._relation.covariance(left, right)).to(x.dtype)
+
+    def _summed(self, part: Tensor) -> Tensor:
+        """Over ranks, as what all of them use in the same way."""
+        ranks = self._relation.ranks
+        return part if ranks is None else sum_to_value(part, ranks)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        relation = self._relation
+        if relation.ranks is None:
+            return relation.centred_covariance(x)
+        weighted = self._summed((x * relation.degree.to(x.dtype)[:, None]).sum(0))
+        part = self._summed(relation.covariance(x, x))
+        return part - weighted[:, None] * weighted / relation.volume
 
     def _rows(self, op: str, name: str, x: Tensor) -> Tensor:
-        n, device = self._relation.n, self._relation.device
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: {name} must be a torch tensor, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"{op}: {name} must be a float tensor, got {x.dtype}")
-        if x.dim() not in (1, 2) or x.shape[0] != n:
-            raise ValueError(f"{op}: {name} must have n = {n} rows, got shape {tuple(x.shape)}")
-        if x.device != device:
-            raise ValueError(f"{op}: {name} must be on the graph's device {device}, got {x.device}")
+        if x.dim() not in (1, 2) or x.shape[0] != self.n:
+            raise ValueError(
+                f"{op}: {name} must have n = {self.n} rows, got shape {tuple(x.shape)}"
+            )
+        if x.device != self.device:
+            raise ValueError(
+                f"{op}: {name} must be on the graph's device {self.device}, got {x.device}"
+            )
         # half precision has no sums worth keeping: compute in float32, round once at the end
         return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -16,10 +16,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...primitives._matmul import mm_float32
-from ...ranks import Ranks
-from ...ranks.differentiable import start_gather, sum_over_ranks
-from ...ranks.traffic import all_reduce
+from ....primitives._matmul import mm_float32
+from ....ranks import Ranks
+from ....ranks.differentiable import start_gather, sum_over_ranks
+from ....ranks.traffic import all_reduce
 
 _STRIP_BYTES = 64 << 20
 

@@ -1,0 +1,210 @@
+"""InfoNCE and MoCo of rows that are spread over ranks.
+
+Formulas: the files of the losses. A query has the keys and negatives of all ranks as columns, or
+the rows of MoCo's queue, of which every rank holds all: then nothing but the loss is added up.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import _checks as check
+from ..._dtypes import as_multiplied, multiplies_half
+from ...primitives.pairwise.filtered import pairs_above
+from ...primitives.pairwise.value_and_grad import one_positive_total
+from ...primitives.rows.unit_rows import paired_rows, unit_rows
+from ...ranks import gather_rows, sum_to_rows, sum_to_value
+from ...ranks.pieces import Piece
+from .._common import numbered, row_ids
+from .._queue import check_queue_ids, unit_queue
+from .._softmax import (
+    FalseNegatives,
+    check_false_negatives,
+    check_margin,
+    check_softmax,
+    debiased,
+    one_positive_rows,
+    smoothing,
+)
+from ._agreed import scale_given
+from ._form import COPY, MORE, ROWS, SCALE, Form, Given, Problem, Result
+from ._reduce import check_weight, reduce_rows, result, scale_of
+from .sums.log_sum_exp import Columns, Pattern, log_sum_exp
+
+# ---- InfoNCE ----
+
+
+def _check_info_nce(
+    query: Tensor,
+    key: Tensor,
+    temperature: float | Tensor,
+    negatives: Tensor | None,
+    reduction: str,
+    sample_weight: Tensor | None,
+    label_smoothing: float,
+    tau_plus: float,
+    margin: float,
+    ids: Any,
+    negative_ids: Any,
+    threshold: float | Tensor | None,
+) -> Given:
+    op = "info_nce"
+    check.pair(op, ("query", "key"), query, key, min_rows=0)
+    smooth, tau_plus = check_softmax(op, label_smoothing, tau_plus)
+    n = query.shape[0]
+    if negatives is not None:
+        check.columns(op, "negatives", negatives, "query", query, min_rows=0)
+    ids, own, threshold = check_false_negatives(op, query, ids, negatives, negative_ids, threshold)
+    false = ids is not None or threshold is not None
+    margin = check_margin(op, margin, false, smooth, tau_plus)
+    tensors = {
+        "query": query,
+        "key": key,
+        "temperature": scale_given(op, "temperature", temperature, query),
+        "sample_weight": check.sample_weight(op, sample_weight, query, n, "sum"),
+        "negatives": negatives,
+        "ids": ids,
+        "negative_ids": own,
+        "threshold": None if threshold is None else threshold.expand(n),
+    }
+    numbers = {"label_smoothing": smooth, "tau_plus": tau_plus, "margin": margin}
+    return Given(tensors, numbers)
+
+
+def _columns(p: Problem, half: bool) -> Columns:
+    """Keys and negatives of all ranks, each without what the arguments leave out of it."""
+    ranks, ids, threshold = p.ranks, p.tensors["ids"], p.tensors["threshold"]
+    counts = zip(ranks.counts, p.more.counts, strict=True)
+    every = ranks.with_counts([n + m for n, m in counts])
+    given, skip = None, None
+    if ids is not None:
+        own, further = p.tensors["negative_ids"], p.more.counts[ranks.rank]
+        if own is None:  # numbers below those of all keys
+            ids = numbered(gather_rows(ids, ranks))[ranks.here]
+            own = ids.new_full((further,), -1)
+        given = row_ids(ids), row_ids(gather_rows(torch.cat([ids, own]), every))
+    if threshold is not None:
+        bound = threshold
+
+        def skip(left: Tensor, right: Tensor, piece: Piece) -> Pattern:
+            return pairs_above(left, right, bound)
+
+    return Columns(every, ranks, 1, half, ids=given, skip=skip)
+
+
+def _info_nce(p: Problem) -> Result:
+    weight, (smooth, tau_plus, margin) = p.tensors["sample_weight"], p.numbers.values()
+    check_weight(p, weight)
+    scale = scale_of(p, "temperature").reciprocal()
+    u, v, similarity = paired_rows(p.rows("query"), p.rows("key"))
+    positive = (similarity - margin) * scale
+    extra, count = p.tensors["negatives"], p.ranks.n + p.more.n
+    if extra is not None:
+        v = torch.cat([v, unit_rows(extra)])
+    lse, _ = log_sum_exp(u, v, scale, _columns(p, multiplies_half(u, p.half)))
+    if tau_plus:
+        lse = debiased(lse, positive, scale, count - 1, tau_plus)
+    rows = one_positive_rows(lse, positive)
+    if smooth:
+        total = (u * sum_to_rows(v.sum(0), p.ranks)).sum(1) * scale
+        rows = rows + smoothing(positive, total, count, smooth)
+    return result(p, reduce_rows(p, rows, weight), positive, weight)
+
+
+INFO_NCE = Form(
+    "info_nce",
+    {
+        "query": ROWS,
+        "key": ROWS,
+        "temperature": SCALE,
+        "sample_weight": ROWS,
+        "negatives": MORE,
+        "ids": ROWS,
+        "negative_ids": MORE,
+        "threshold": ROWS,
+    },
+    ("label_smoothing", "tau_plus", "margin"),
+    _check_info_nce,
+    _info_nce,
+    terms=("alignment", "uniformity"),
+)
+
+# ---- MoCo ----
+
+
+def _check_moco(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    temperature: float | Tensor,
+    margin: float,
+    ids: Any,
+    queue_ids: Any,
+    threshold: float | Tensor | None,
+    reduction: str,
+    sample_weight: Tensor | None,
+) -> Given:
+    op = "moco"
+    check.pair(op, ("query", "key"), query, key, min_rows=0)
+    n = query.shape[0]
+    queue = unit_queue(op, queue, query)
+    ids, queue_ids = check_queue_ids(op, ids, queue_ids, query, queue)
+    bound = None if threshold is None else check.threshold(op, threshold, query, n)
+    tensors = {
+        "query": query,
+        "key": key,
+        "queue": queue,
+        "temperature": scale_given(op, "temperature", temperature, query),
+        "sample_weight": check.sample_weight(op, sample_weight, query, n, "sum"),
+        "ids": ids,
+        "queue_ids": queue_ids,
+        "threshold": None if bound is None else bound.expand(n),
+    }
+    return Given(tensors, {"margin": check.number(op, "margin", margin, low=0.0)})
+
+
+def _moco(p: Problem) -> Result:
+    weight, queue = p.tensors["sample_weight"], p.rows("queue")
+    check_weight(p, weight)
+    scale = scale_of(p, "temperature").reciprocal()
+    u, _, similarity = paired_rows(p.rows("query"), p.rows("key"))
+    positive = (similarity - p.numbers["margin"]) * scale
+    false = FalseNegatives(p.tensors["ids"], p.tensors["queue_ids"], p.tensors["threshold"])
+    half = multiplies_half(u, p.half)
+    a, b = as_multiplied(u, half), as_multiplied(queue, half)
+    if len(queue) and not false and p.reduction != "none":
+        share = torch.ones_like(positive) if weight is None else weight
+        if p.reduction == "mean":
+            share = share / (p.ranks.n if weight is None else sum_to_rows(weight.sum(), p.ranks))
+        own = (positive * share).sum()  # of no rows, with the collectives of all others behind it
+        if len(u):
+            own = one_positive_total(a, b, scale, positive, share, skip_self=False)
+        loss = sum_to_value(own, p.ranks)
+    else:
+        lse = torch.full_like(positive, -torch.inf)
+        if len(u) and len(queue):
+            lse = false.lse(a, b, scale, skip_self=False)
+        loss = reduce_rows(p, one_positive_rows(lse, positive), weight)
+    return result(p, loss, positive, weight)
+
+
+MOCO = Form(
+    "moco",
+    {
+        "query": ROWS,
+        "key": ROWS,
+        "queue": COPY,
+        "temperature": SCALE,
+        "sample_weight": ROWS,
+        "ids": ROWS,
+        "queue_ids": COPY,
+        "threshold": ROWS,
+    },
+    ("margin",),
+    _check_moco,
+    _moco,
+    terms=("alignment", "uniformity"),
+)

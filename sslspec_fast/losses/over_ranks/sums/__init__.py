@@ -1,0 +1,1 @@
+"""Sums over all pairs of rows or over a matrix of columns, and the gradients of them."""

@@ -1,0 +1,99 @@
+"""Graphs whose rows are spread over ranks: their facts, products, losses and errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..support.ranks import graphs
+from ..support.ranks.cases import SPLITS
+from ..support.ranks.pool import Pool
+from ..support.versions import traces_graphs
+
+SOME = [split for splits in SPLITS.values() for split in splits[1:]]
+
+
+@pytest.mark.parametrize("kind", graphs.KINDS)
+def test_facts_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
+    for split in SOME:
+        for wrong in pool.run(graphs.facts, kind, split, ranks=len(split)):
+            assert not wrong
+
+
+@pytest.mark.parametrize("kind", graphs.KINDS)
+def test_products_and_their_gradients(pool: Pool, kind: str) -> None:
+    for split in SOME:
+        for errors in pool.run(graphs.products, kind, split, ranks=len(split)):
+            assert max(errors.values()) < 1e-12, errors
+
+
+@pytest.mark.parametrize("impl", ["fused", "torch"])
+@pytest.mark.parametrize("split", SOME)
+def test_covariance_is_on_every_rank(pool: Pool, split: tuple[int, ...], impl: str) -> None:
+    for errors in pool.run(graphs.covariance, split, impl, ranks=len(split)):
+        assert max(errors.values()) < 1e-12, errors
+
+
+@pytest.mark.parametrize("kind", ["labels", "weights"])
+def test_spectra_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
+    for errors in pool.run(graphs.spectra, kind, (2, 9, 1, 1), ranks=4):
+        assert max(errors.values()) < 1e-9, errors
+
+
+@traces_graphs
+@pytest.mark.parametrize("name", ["graph_info_nce", "graph_barlow_twins"])
+def test_one_compiled_graph(pool: Pool, name: str) -> None:
+    for errors in pool.run(graphs.compiled, name, ranks=2):
+        assert max(errors.values()) < 1e-12, errors
+
+
+def test_the_module_takes_the_group_of_its_graph(pool: Pool) -> None:
+    assert max(pool.run(graphs.module, ranks=3)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "elsewhere"),
+    [
+        (
+            "columns",
+            r"ValueError: from_edges: cols must lie in \[0, 6\), got 6",
+            r"RuntimeError: from_edges: rank 1 of 2 failed with ValueError: .* got 6",
+        ),
+        (
+            "rows",
+            r"ValueError: from_edges: rows must lie in \[0, 3\), got 3",
+            "RuntimeError: from_edges: rank 1 of 2 failed",
+        ),
+        (
+            "weights",
+            "ValueError: PairGraph: weights must be finite, got nan",
+            "RuntimeError: from_edges: rank 1 of 2 failed",
+        ),
+        ("shape", r"ValueError: from_sparse: A must have as many columns .* 4 = 2 \+ 2, got 6", 0),
+        ("columns of A", "ValueError: from_sparse: columns of A must be the same .* 6, .* 5", 0),
+        (
+            "labels",
+            "TypeError: from_labels: labels must be integers",
+            "RuntimeError: from_labels: rank 1 of 2 failed with TypeError",
+        ),
+        ("weight", "ValueError: from_labels: weight must be the same .*class_size.*uniform", 0),
+        ("no rows", "ValueError: from_labels: the ranks must have at least 1 row together", 0),
+        ("views", "ValueError: from_views: n_views must be the same .* has 2, rank 1 has 3", 0),
+        ("another graph", "ValueError: dirichlet_energy: graph must be the same .*number", 0),
+        (
+            "rows of z",
+            "ValueError: ls_simclr: graph.n must match the 2 rows of z, got 3",
+            "RuntimeError: ls_simclr: rank 1 of 2 failed with ValueError: .* got 3",
+        ),
+        ("penalty", "ValueError: graph_vicreg: penalty must be the same .* ls_std, .* ls_var", 0),
+        ("directed", "ValueError: ls_simclr: graph must be symmetric, got a directed one", 0),
+        ("one process", "ValueError: ls_simclr: graph must have its rows on the ranks", 0),
+        ("components", "ValueError: PairGraph: connected_components needs all rows in one", 0),
+        ("no negative", "ValueError: graph_info_nce: every row with a positive .* 6 of the 6", 0),
+        ("operator", "ValueError: laplacian: g needs all rows in one process", 0),
+        ("norm of a sum", "ValueError: PairGraph: the norm of a sum of graphs needs all rows", 0),
+    ],
+)
+def test_errors_are_raised_on_all_ranks(
+    pool: Pool, name: str, here: str, elsewhere: str | int
+) -> None:
+    pool.check_errors(graphs.refused, name, here=here, elsewhere=elsewhere)

@@ -1,0 +1,196 @@
+"""What the ranks do for test_graphs.py. Every function takes the group first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import sslspec_fast as sf
+import sslspec_fast.functional as F
+
+from .cases import N, Own, batch, graph_of
+from .work import relative
+
+D = torch.float64
+KINDS = ("labels", "loops", "edges", "weights", "directed", "sum")
+
+
+def held(group: Any, split: tuple[int, ...]) -> Own:
+    rank = dist.get_rank(group)
+    start = sum(split[:rank])
+    return Own(batch(5), slice(start, start + split[rank]), rank, len(split))
+
+
+def facts(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, Any]:
+    """Every fact of a graph over ranks against that of the whole graph: what differs."""
+    own = held(group, split)
+    whole, over = graph_of(kind, Own(own.data)), graph_of(kind, own, group)
+    wrong: dict[str, Any] = {}
+
+    def compare(name: str, got: Any, want: Any) -> None:
+        same = torch.allclose(got, want) if isinstance(want, Tensor) else got == want
+        if not same:
+            wrong[name] = (got, want)
+
+    pairs = {"": (over, whole), "half of ": (0.5 * over, 0.5 * whole)}
+    pairs["no diagonal of "] = over.without_diagonal(), whole.without_diagonal()
+    for of, (g, h) in pairs.items():
+        for name in ("kind", "nnz", "is_symmetric", "has_self_loops", "has_negative_weights"):
+            compare(of + name, getattr(g, name), getattr(h, name))
+        compare(of + "n", g.n, split[own.rank])
+        compare(of + "volume", torch.tensor(g.volume), torch.tensor(h.volume))
+        compare(of + "degree", g.degree, h.degree[own.rows])
+        compare(of + "diagonal", g.diagonal(), h.diagonal()[own.rows])
+        if kind != "sum":
+            norms = torch.tensor(g.frobenius_sq()), torch.tensor(h.frobenius_sq())
+            compare(of + "frobenius_sq", *norms)
+        rows = h.to_scipy()[own.rows].toarray()
+        compare(of + "rows", torch.from_numpy(g.to_scipy().toarray()), torch.from_numpy(rows))
+    compare("nothing", (0 * over).nnz, 0)
+    both = over + graph_of("weights", own, group)
+    rows = (whole + graph_of("weights", Own(own.data))).to_scipy()[own.rows].toarray()
+    compare("a sum", torch.from_numpy(both.to_scipy().toarray()), torch.from_numpy(rows))
+    return wrong
+
+
+def products(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
+    """Products and their gradients, for gradients from above that differ between ranks."""
+    own = held(group, split)
+    whole, over = graph_of(kind, Own(own.data)), graph_of(kind, own, group)
+    g = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(N, 3, generator=g, dtype=D) for _ in "xy")
+    factor = torch.randn(N, 3, generator=g, dtype=D)
+    calls: dict[str, Callable[..., Tensor]] = {
+        "matmul": lambda g, x, y: g @ x + 0 * y,
+        "edge_dot": lambda g, x, y: g.edge_dot(x, y)[:, None],
+        "edge_sqdist": lambda g, x, y: g.edge_sqdist(x)[:, None] + 0 * y[:, :1],
+    }
+    errors = {}
+    for name, call in calls.items():
+        leaves = [t.clone().requires_grad_() for t in (x, y)]
+        mine = [t[own.rows].clone().requires_grad_() for t in (x, y)]
+        want, got = call(whole, *leaves), call(over, *mine)
+        want_grads = torch.autograd.grad((want * factor).sum(), leaves)
+        got_grads = torch.autograd.grad((got * factor[own.rows]).sum(), mine)
+        found = [(got.detach(), want.detach()[own.rows])]
+        found += [(a, b[own.rows]) for a, b in zip(got_grads, want_grads, strict=True)]
+        errors[name] = max(float((a - b).abs().max()) if len(a) else 0.0 for a, b in found)
+    return errors
+
+
+def covariance(group: Any, split: tuple[int, ...], impl: str) -> dict[str, float]:
+    """A (d, d) matrix that every rank has, and the gradient of what is made of it."""
+    own = held(group, split)
+    whole, over = graph_of("weights", Own(own.data)), graph_of("weights", own, group)
+    x = own.data["x1"].clone().requires_grad_()
+    mine = x.detach()[own.rows].clone().requires_grad_()
+    want, got = F.graph_covariance(x, whole), F.graph_covariance(mine, over, impl=impl)
+    factor = torch.linspace(-1, 1, 36, dtype=D).view(6, 6)
+    (want * factor).sum().backward()
+    (got * factor).sum().backward()
+    return {
+        "value": relative(got.detach(), want.detach()),
+        "rows": float((mine.grad - len(split) * x.grad[own.rows]).abs().sum()),
+    }
+
+
+def compiled(group: Any, name: str) -> dict[str, float]:
+    """One graph of torch.compile, on a PairGraph over ranks."""
+    own = held(group, (5, 8))
+    whole, over = graph_of("weights", Own(own.data)), graph_of("weights", own, group)
+    loss = getattr(F, name)
+    x = own.data["x1"].clone().requires_grad_()
+    mine = x.detach()[own.rows].clone().requires_grad_()
+    step = torch.compile(lambda z: loss(1.5 * z, over), fullgraph=True, backend="aot_eager")
+    want, got = loss(1.5 * x, whole), step(mine)
+    want.backward()
+    got.backward()
+    return {
+        "value": relative(got.detach(), want.detach()),
+        "rows": float((mine.grad - 2 * x.grad[own.rows]).abs().sum()),
+    }
+
+
+def module(group: Any) -> float:
+    """GraphLoss takes a graph over ranks, with or without the group."""
+    own = held(group, (5, 4, 4))
+    z, graph = own.data["x1"], graph_of("labels", own, group)
+    want = sf.GraphLoss("vicreg")(z, graph_of("labels", Own(own.data)))
+    got = sf.GraphLoss("vicreg")(z[own.rows], graph)
+    again = sf.GraphLoss("vicreg", group=group)(z[own.rows], graph)
+    return max(relative(got, want), float((got - again).abs()))
+
+
+def spectra(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
+    """eigsh and a closed form of a graph over ranks, against one process."""
+    own = held(group, split)
+    whole, over = graph_of(kind, Own(own.data)), graph_of(kind, own, group)
+    want, got = sf.eigsh(whole, 3), sf.eigsh(over, 3)
+    best, mine = sf.spectral.simclr(whole, 2), sf.spectral.simclr(over, 2)
+    z = torch.as_tensor(mine.embedding)
+    return {
+        "values": relative(torch.as_tensor(got.values), torch.as_tensor(want.values)),
+        "loss": abs(float(mine.loss) - float(best.loss)) / abs(float(best.loss)),
+        "rows": float(len(z) != split[own.rank]),
+    }
+
+
+def _rows(k: int, columns: int = 6) -> Any:
+    return scipy.sparse.csr_array(np.eye(columns)[:k])
+
+
+def refused(group: Any, name: str) -> str:
+    """The error of a call of two ranks, of which rank 1 is the odd one where one is."""
+    odd = dist.get_rank(group) == 1
+    make = sf.PairGraph
+    z = torch.ones(3, 2, dtype=D)
+    empty: list[int] = []
+    views = {"group": group}
+
+    def unlike() -> Any:
+        graphs = [make.from_labels([0, k, 0], group=group) for k in (0, 1)]
+        return F.dirichlet_energy(z, graphs[odd])
+
+    calls: dict[str, Callable[[], Any]] = {
+        "columns": lambda: make.from_edges([0], [6 if odd else 5], n=3, group=group),
+        "rows": lambda: make.from_edges([3 if odd else 2], [0], n=3, group=group),
+        "weights": lambda: make.from_edges([0], [0], [np.nan if odd else 1.0], n=3, group=group),
+        "shape": lambda: make.from_sparse(_rows(2), group=group),
+        "columns of A": lambda: make.from_sparse(_rows(2, 5 if odd else 6), group=group),
+        "labels": lambda: make.from_labels([0.5] if odd else [0], group=group),
+        "weight": lambda: make.from_labels(
+            [0, 0], weight="uniform" if odd else "class_size", group=group
+        ),
+        "no rows": lambda: make.from_labels(empty, group=group),
+        "views": lambda: make.from_views(2, 3 if odd else 2, group=group),
+        "another graph": unlike,
+        "rows of z": lambda: F.ls_simclr(
+            torch.ones(2 if odd else 3, 2, dtype=D), make.from_labels([0] * 3, group=group)
+        ),
+        "penalty": lambda: F.graph_vicreg(
+            z,
+            make.from_labels([0] * 3, group=group),
+            penalty="ls_var" if odd else "ls_std",
+        ),
+        "directed": lambda: F.ls_simclr(z, make.from_edges([0], [1], n=3, group=group)),
+        "one process": lambda: F.ls_simclr(z, make.from_labels([0] * 3), **views),
+        "components": lambda: make.from_labels([0] * 3, group=group).connected_components(),
+        "no negative": lambda: F.graph_info_nce(
+            z, make.from_labels([0] * 3, group=group), negatives="non_positive"
+        ),
+        "operator": lambda: sf.operators.laplacian(make.from_labels([0] * 3, group=group)),
+        "norm of a sum": lambda: F.ls_simclr(
+            z, make.from_labels([0] * 3, group=group) + make.from_labels([0] * 3, group=group)
+        ),
+    }
+    try:
+        calls[name]()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
