@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,16 @@ import scipy.sparse as sp
 from ...graph import PairGraph
 from ._arrays import open_archive, read_array
 from ._matrix_market import read_matrix_market
+from ._parquet import read_parquet
 from ._problem import FileProblem, reading
-from ._tables import DELIMITERS, Table, TableOptions, read_column, read_parquet, read_table
+from ._table import IMPUTES, Table, TableOptions, column_titles, prepare
+from ._tables import read_column, read_table
+from ._text import DELIMITERS, kind_of
 
 __all__ = [
     "Input",
     "TableOptions",
+    "feature_options",
     "graph_of",
     "read_graph",
     "read_input",
@@ -52,17 +56,19 @@ class Input:
 
 
 def read_input(path: Path, options: TableOptions | None = None) -> Input:
-    """By extension and content: .npy, .csv, .tsv, .parquet hold features, .mtx a graph, and .npz a
-    graph (a scipy sparse matrix) or features ("X", "features" or the only array besides the labels
-    "y" or "labels").
+    """By extension and content: .npy, .csv, .tsv (also with .gz), .parquet hold features, .mtx a
+    graph, and .npz a graph (a scipy sparse matrix) or features ("X", "features" or the only array
+    besides the labels "y" or "labels").
     """
     options = options or TableOptions()
     if not path.is_file():
         raise FileProblem(path, "input must be a file that exists")
-    kind = path.suffix.lower()
+    kind = kind_of(path)
     if kind not in (".npy", ".npz", ".mtx", *_TABLES):
         raise FileProblem(
-            path, "input must be .npy, .npz, .csv, .tsv, .parquet (features) or .npz, .mtx (graph)"
+            path,
+            "input must be .npy, .npz, .csv, .tsv, .csv.gz, .tsv.gz, .parquet (features) or .npz, "
+            ".mtx (graph)",
         )
     if options.label is not None and kind not in _TABLES:
         raise FileProblem(path, "--label-column needs a .csv, .tsv or .parquet file")
@@ -72,10 +78,14 @@ def read_input(path: Path, options: TableOptions | None = None) -> Input:
         if kind == ".mtx":
             return Input(graph=read_matrix_market(path))
         if kind == ".npz":
-            return _read_npz(path)
-        if kind == ".npy":
-            return Input(_features(read_array(path), path))
-        table = read_parquet(path, options) if kind == ".parquet" else read_table(path, options)
+            found = _read_npz(path)
+            if isinstance(found, Input):
+                return found
+        elif kind == ".npy":
+            found = _features(read_array(path), path)
+        else:
+            found = read_parquet(path, options) if kind == ".parquet" else read_table(path, options)
+        table = prepare(path, found, options)
         return Input(table.values, labels=table.labels, notes=table.notes)
 
 
@@ -118,11 +128,15 @@ def read_labels(path: Path) -> Array:
     return labels
 
 
-def _read_npz(path: Path) -> Input:
+def _read_npz(path: Path) -> Input | Table:
     with open_archive(path) as archive:
         if archive.is_sparse:
             matrix = archive.sparse()
-            _check_finite(matrix.data, path)
+            finite = np.isfinite(matrix.data)
+            if not finite.all():
+                at = int(np.argmin(finite))
+                where = f"entry {at + 1}"
+                raise FileProblem(path, f"must be finite, got {matrix.data[at]}", where)
             return Input(graph=matrix)
         names = archive.names
         chosen = {}
@@ -145,10 +159,10 @@ def _read_npz(path: Path) -> Input:
             raise FileProblem(
                 path, f"labels must be one per row, got shape {labels.shape}", f"member {label}"
             )
-        return Input(_features(archive[feature], path), labels=labels, notes=notes)
+        return replace(_features(archive[feature], path), labels=labels, notes=notes)
 
 
-def _features(x: Array, path: Path) -> Array:
+def _features(x: Array, path: Path) -> Table:
     if x.ndim < 2:
         raise FileProblem(path, f"must hold an (n, d) array, got shape {x.shape}")
     if x.dtype.kind not in "biuf":
@@ -157,25 +171,20 @@ def _features(x: Array, path: Path) -> Array:
         raise FileProblem(path, f"must hold at least one row and one column, got shape {x.shape}")
     with np.errstate(over="ignore"):  # of long doubles: infinite below
         x = x.reshape(len(x), -1).astype(np.float64)
-    _check_finite(x, path)
-    return x
-
-
-def _check_finite(x: Array, path: Path) -> None:
-    finite = np.isfinite(x)
-    if not finite.all():
-        place = [int(i) + 1 for i in np.unravel_index(int(np.argmin(finite)), x.shape)]
-        where = f"row {place[0]}, column {place[1]}" if x.ndim == 2 else f"entry {place[0]}"
-        raise FileProblem(path, f"must be finite, got {x[tuple(i - 1 for i in place)]}", where)
+    return Table(x, titles=column_titles(x.shape[1]))
 
 
 def table_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        ".csv, .tsv and .parquet files",
+        ".csv, .tsv (also .gz) and .parquet files",
         "a first column without a name holds row names, as pandas and R write them, and is left "
         "out; other ambiguous cases are errors that these options settle",
     )
-    group.add_argument("--delimiter", help="character that ends a cell (',', in .tsv a tab)")
+    group.add_argument(
+        "--delimiter",
+        help="character that ends a cell (',', or ';' or a tab where row 1 has no ','; in .tsv a "
+        "tab)",
+    )
     group.add_argument(
         "--header", action=argparse.BooleanOptionalAction, help="row 1 names the columns, or not"
     )
@@ -188,6 +197,13 @@ def table_arguments(parser: argparse.ArgumentParser) -> None:
         help="column that is no feature (by number from 0 without a header); may be repeated",
     )
     index.add_argument("--no-index-column", action="store_true", help="every column is a feature")
+    group = parser.add_argument_group("the features, whichever file they are in")
+    group.add_argument(
+        "--impute", choices=IMPUTES, help="fill in missing values by that of their column"
+    )
+    group.add_argument(
+        "--scale", action="store_true", help="every column to mean 0 and standard deviation 1"
+    )
 
 
 def table_options(options: argparse.Namespace, paths: Iterable[Path | None] = ()) -> TableOptions:
@@ -198,10 +214,15 @@ def table_options(options: argparse.Namespace, paths: Iterable[Path | None] = ()
     table = TableOptions(
         delimiter, options.header, tuple(options.index_column), options.no_index_column
     )
-    kinds = [path.suffix.lower() for path in paths if path is not None]
+    kinds = [kind_of(path) for path in paths if path is not None]
     if table != TableOptions() and not any(kind in _TABLES for kind in kinds):
         raise ValueError(
             "--delimiter, --header and --index-column need a .csv, .tsv or .parquet file, got "
             f"{' and '.join(kinds)}"
         )
     return table
+
+
+def feature_options(options: argparse.Namespace, table: TableOptions) -> TableOptions:
+    """`table` for the file of the features, with what --impute and --scale say."""
+    return replace(table, impute=options.impute, scale=options.scale)

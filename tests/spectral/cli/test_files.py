@@ -100,7 +100,7 @@ def test_a_parquet_file_is_read_by_its_types(tmp_path, monkeypatch):
     frame["kind"] = ["1", "2"] * 6
     assert "column 'kind': must be numbers" in refusal(read_input, path)
     frame.loc[4, "b"] = np.nan
-    assert "row 5, column 'b': must be there" in refusal(
+    assert "row 5, column 'b': must be a number, got a missing value" in refusal(
         read_input, path, TableOptions(label="kind")
     )
     monkeypatch.setattr(pandas, "read_parquet", lambda _: 1 / 0)
@@ -141,7 +141,9 @@ def test_a_cell_that_is_no_number_is_named(tmp_path, hole, row):
         ('1,2\n"3,4', "row 2: cannot be split into cells: unexpected end of data"),
         ("1,2\n\x1a", "row 2: must be text, got the character '\\x1a'"),
         ("1,2\n\ufeff3,4", "row 2: must be text, got the character '\\ufeff'"),
-        ("a;b\n1;2\n3;4\n", "row 1, column 1"),
+        ("a b\n1 2\n3 4\n", "row 1, column 1"),
+        ("a;b\n1;2\n3,4\n", "row 3: must have 2 cells as row 1, got 1"),
+        ("a;b\n1,5;2\n", "row 2, column 1 ('a'): must be a number, got '1,5'"),
         ("x,y\n1;2,3\n", "row 2, column 1 ('x'): must be a number, got '1;2' (say --delimiter ';'"),
         ("1,2\ngr\xf6\xdfe,3".encode("latin-1"), "row 2: must be UTF-8, got the byte 0xf6"),
         ("1,2\n3,4\n".encode("utf-16"), ": must be UTF-8, got a byte order mark of UTF-16"),
@@ -243,7 +245,7 @@ def test_archives_of_two_readings_are_refused(tmp_path):
     assert "must hold one array" in message(a=X, b=X)
     assert "must hold one array" in message(y=y)
     assert "pickled objects" in message(X=X, y=y.astype(object))
-    assert "row 3, column 2: must be finite, got nan" in message(
+    assert "row 3, column 2: must be a number, got a missing value" in message(
         X=np.where(X[2, 1] == X, np.nan, X)
     )
     np.savez(path, X=X, y=y, ids=y)
