@@ -113,7 +113,7 @@ def train(
     network_seconds, fused_seconds, plain_seconds = [], [], []
     batch = min(budget.batch, digits.train.shape[0])
 
-    bar = tqdm(range(budget.steps), desc=f"{recipe.name:>12}", disable=quiet, mininterval=0.5)
+    bar = tqdm(range(budget.steps), desc=f"{recipe.name:>12}", disable=quiet or None, mininterval=0.5)
     for step in bar:
         start = time.perf_counter()
         rows = torch.randperm(digits.train.shape[0], generator=generator)[:batch]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ._problem import FileProblem
 __all__ = ["IMPUTES", "Table", "TableOptions", "column_titles", "counts_rows", "prepare"]
 
 Array = np.ndarray
-IMPUTES = {"mean": np.nanmean, "median": np.nanmedian}
+IMPUTES: dict[str, Callable[..., Array]] = {"mean": np.nanmean, "median": np.nanmedian}
 
 
 @dataclass(frozen=True)

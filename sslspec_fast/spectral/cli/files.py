@@ -28,10 +28,12 @@ __all__ = [
     "TableOptions",
     "feature_options",
     "graph_of",
+    "labels_graph",
     "read_graph",
     "read_input",
     "read_labels",
     "read_matrix",
+    "save_graph",
     "table_arguments",
     "table_options",
 ]
@@ -39,20 +41,29 @@ __all__ = [
 Array = np.ndarray
 _TABLES = (*DELIMITERS, ".parquet")
 _FEATURES, _LABELS = ("X", "features"), ("y", "labels")  # names in a .npz file
+_CLASSES = "classes_of_graph"  # as `save_graph` names them
 
 
 @dataclass
 class Input:
-    """features (n, d) float64 or a sparse graph (the other is None); labels; what was left out."""
+    """features (n, d) float64 or a graph (the other is None); labels; what was left out."""
 
     features: Array | None = None
-    graph: sp.csr_array | None = None
+    graph: sp.csr_array | PairGraph | None = None
     labels: Array | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
         return "graph" if self.features is None else "features"
+
+    @property
+    def rows(self) -> int:
+        """Rows of the features, or nodes of the graph."""
+        if self.features is not None:
+            return len(self.features)
+        assert self.graph is not None
+        return self.graph.n if isinstance(self.graph, PairGraph) else self.graph.shape[0]
 
 
 def read_input(path: Path, options: TableOptions | None = None) -> Input:
@@ -105,6 +116,8 @@ def read_graph(path: Path, options: TableOptions | None = None) -> PairGraph:
 def graph_of(found: Input, path: Path) -> PairGraph:
     """The graph of what `read_input` found."""
     matrix = found.graph if found.features is None else sp.csr_array(found.features)
+    if isinstance(matrix, PairGraph):
+        return matrix
     assert matrix is not None
     if matrix.shape[0] != matrix.shape[1]:
         raise FileProblem(path, f"must hold a square matrix, got shape {matrix.shape}")
@@ -115,6 +128,22 @@ def graph_of(found: Input, path: Path) -> PairGraph:
         if not graph.is_symmetric:
             raise FileProblem(path, "must hold a symmetric matrix, got a directed graph")
     return graph
+
+
+def labels_graph(codes: Array) -> PairGraph:
+    """Rows of one class are joined, with weight 1 / n_c: the linear regime is LDA."""
+    return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
+
+
+def save_graph(path: Path, graph: PairGraph) -> None:
+    """A .npz file that `read_graph` reads: the classes of a `labels_graph`, which has up to n^2
+    entries; of any other graph, SciPy's sparse matrix.
+    """
+    if graph.kind == "labels":
+        assert graph.clique_ids is not None
+        np.savez_compressed(path, classes_of_graph=graph.clique_ids.cpu().numpy())
+    else:
+        sp.save_npz(path, graph.to_scipy())
 
 
 def read_labels(path: Path) -> Array:
@@ -139,6 +168,8 @@ def _read_npz(path: Path) -> Input | Table:
                 raise FileProblem(path, f"must be finite, got {matrix.data[at]}", where)
             return Input(graph=matrix)
         names = archive.names
+        if names == [_CLASSES]:
+            return Input(graph=_read_classes(archive[_CLASSES], path))
         chosen = {}
         for meaning in (_FEATURES, _LABELS):
             found = [name for name in meaning if name in names]
@@ -160,6 +191,13 @@ def _read_npz(path: Path) -> Input | Table:
                 path, f"labels must be one per row, got shape {labels.shape}", f"member {label}"
             )
         return replace(_features(archive[feature], path), labels=labels, notes=notes)
+
+
+def _read_classes(ids: Array, path: Path) -> PairGraph:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) == 0:
+        shown = f"shape {ids.shape} of {ids.dtype}"
+        raise FileProblem(path, f"must be integers (n,), got {shown}", f"member {_CLASSES}")
+    return labels_graph(ids)
 
 
 def _features(x: Array, path: Path) -> Table:

@@ -12,6 +12,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from sslspec_fast.spectral import cli
+from sslspec_fast.spectral.cli import _embed
 from sslspec_fast.spectral.cli.files import (
     TableOptions,
     read_graph,
@@ -369,7 +370,7 @@ def test_a_later_run_leaves_nothing_of_an_earlier_one(tmp_path, embed):
     assert (tmp_path / "o" / "weights.npy").exists()
     assert embed("-k", "2")[0] == 0
     kept = {path.name for path in (tmp_path / "o").iterdir()} - {"embedding.png"}
-    assert kept == {"embedding.npy", "spectrum.csv", "report.txt", "notes.txt"}
+    assert kept == {"embedding.npy", "graph.npz", "spectrum.csv", "report.txt", "notes.txt"}
 
 
 def test_what_no_run_wrote_is_never_replaced(tmp_path, embed):
@@ -404,7 +405,7 @@ def test_a_full_disk_leaves_the_earlier_results(tmp_path, embed, monkeypatch):
 
     for place in ("write_spectrum", "plot"):
         with monkeypatch.context() as disk:
-            disk.setattr(cli, place, full)
+            disk.setattr(_embed, place, full)
             status, line = embed("-k", "2")
             assert status == 2
             assert "No space left on device" in line
