@@ -38,7 +38,7 @@ Array = np.ndarray
 _DENSE_GROUPS = 2000
 
 
-@dataclass
+@dataclass(repr=False)
 class SpectrumInfo(EigInfo):
     """`EigInfo` plus what a closed form must tell about its graph and its K x K problem.
 

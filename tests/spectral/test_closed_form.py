@@ -12,7 +12,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast import spectral
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.solvers import ConvergenceWarning
+from sslspec_fast.solvers import ConvergenceWarning, eigsh
 
 SOLVERS = {
     "vicreg": lambda g, k, **o: spectral.vicreg(g, k, invariance=0.1, **o),
@@ -403,3 +403,19 @@ def test_a_closed_form_carries_no_gradient() -> None:
     form = spectral.vicreg(graph, 2, features=x, invariance=0.1)
     assert not form.embedding.requires_grad
     assert torch.equal(form.embedding, x.detach() @ form.weights)
+
+
+def test_a_result_is_shown_as_a_summary(lab):
+    """A notebook shows the shapes, the first and last values and the report, not the vectors."""
+    graph = lab.graph(lab.knn_weights(np.random.default_rng(0).standard_normal((300, 3)), 5))
+    form = spectral.simclr(graph, 20)
+    shown = repr(form)
+    assert shown.startswith(f"ClosedForm(embedding (300, 20), loss {form.loss:.6g}, rank 20, ")
+    assert f"eigenvalues [{float(form.eigenvalues[0]):.6g}, " in shown
+    assert str(form.info) in shown
+    assert len(shown) < 800
+    found = eigsh(graph, 20)
+    assert repr(found).startswith(f"EigResult(20 pairs [{float(found.values[0]):.6g}, ")
+    assert len(repr(found)) < 600
+    assert repr(found.info) == f"EigInfo({found.info})"
+    assert repr(form.info) == f"SpectrumInfo({form.info})"

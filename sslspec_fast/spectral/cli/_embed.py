@@ -13,7 +13,7 @@ import torch
 
 from ..._outputs import check_folder, program, results
 from ...graph import PairGraph
-from .._labels import class_codes
+from ...graph.labels import class_codes
 from ..closed_form import ClosedForm
 from ._arguments import METHODS, for_json, hyper_parameters, loss_arguments, told_in_one_line
 from .files import (
