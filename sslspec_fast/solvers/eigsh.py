@@ -12,7 +12,6 @@ touches more than k columns.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +33,7 @@ from .problem.eigenproblem import Eigenproblem
 from .problem.over_ranks import gather_small, group_of, own_rows, run_on_all
 from .problem.probe import Probe, probe
 from .problem.task import Outcome, Task
+from .problem.watch import Watch
 from .report import finish
 from .result import EigResult
 
@@ -82,7 +82,7 @@ def eigsh(
         callback: called with a dict each outer iteration (once by "dense"): iteration, k, how many
             pairs have converged, values, residual (largest, relative), basis, n_matvec; a true
             return value stops the run.
-        progress: the same as a line on stderr.
+        progress: the same on stderr, as a bar of tqdm on a terminal, as lines in a log.
         certify: prove that no eigenvalue was missed, and the gap, by the inertia of a factor of A -
             sigma I (Sylvester; ``info.complete``). Needs the entries of A and room for the factor.
             The count disagrees: not converged.
@@ -154,8 +154,8 @@ def _solve(problem: Eigenproblem) -> EigResult:
         threads = machine(problem.op.device).threads(problem.op.n, problem.k)
         with at_most_threads(threads), full_products(problem.op.device):
             plan, outcome = _run(task, settings.method)
-    if settings.progress:
-        sys.stderr.write("\n")
+    if isinstance(task.callback, Watch):
+        task.callback.close()
     return finish(problem, plan, outcome)
 
 

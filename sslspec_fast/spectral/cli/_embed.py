@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,8 @@ def embed(argv: Sequence[str] | None = None) -> int:
             if found.features is None:
                 raise ValueError("--linear needs features, got a graph as input")
             hyper["features"] = torch.from_numpy(found.features)
-        solver = {"tol": options.tol, "certify": options.certify}
+        shown = sys.stderr.isatty()
+        solver = {"tol": options.tol, "certify": options.certify, "progress": shown}
         form = METHODS[options.method](graph, options.k, **solver, **hyper)
         about = None if codes is None else label_facts(graph, form, codes)
         lines = describe(options, found, graph, form, about)

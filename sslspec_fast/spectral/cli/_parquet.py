@@ -9,7 +9,7 @@ import numpy as np
 
 from ._problem import FileProblem
 from ._table import Table, TableOptions
-from ._tables import Columns, check_counting
+from ._tables import TableColumns, check_counting
 
 __all__ = ["read_parquet"]
 
@@ -24,7 +24,7 @@ def read_parquet(path: Path, options: TableOptions) -> Table:
         ) from missing
     frame = pandas.read_parquet(path)
     names = [str(name) for name in frame.columns]
-    columns = Columns(path, names, replace(options, header=True, every=True))
+    columns = TableColumns(path, names, replace(options, header=True, every=True))
     if not isinstance(frame.index, pandas.RangeIndex):
         columns.notes.append(f"left out of {path.name}: the index {frame.index.name!r}")
     if not len(frame):

@@ -21,7 +21,7 @@ from ._problem import FileProblem
 from ._table import Table, TableOptions, counts_rows
 from ._text import DELIMITERS, delimiter_of, kind_of, read_text, split
 
-__all__ = ["Columns", "check_counting", "read_column", "read_table"]
+__all__ = ["TableColumns", "check_counting", "read_column", "read_table"]
 
 Array = np.ndarray
 _MISSING = {"", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "?", "-", "."}
@@ -36,7 +36,7 @@ def read_table(path: Path, options: TableOptions) -> Table:
     number, first = next(rows, (1, []))
     if not first:
         raise FileProblem(path, "must hold at least one row of values, got none")
-    columns = Columns(path, first, options)
+    columns = TableColumns(path, first, options)
     if options.delimiter is None and delimiter != DELIMITERS[kind_of(path)]:
         columns.notes.append(f"{path.name}: {delimiter!r} ends a cell")
     if not columns.named:
@@ -66,7 +66,7 @@ class _Body:
     row_names: list[str]
 
 
-def _strict(path: Path, rows: Iterator[tuple[int, list[str]]], columns: Columns) -> _Body:
+def _strict(path: Path, rows: Iterator[tuple[int, list[str]]], columns: TableColumns) -> _Body:
     """The rows cell by cell; the first cell that is neither a number nor missing is named."""
     kept, label, index = columns.features, columns.label, columns.row_names
     values, labels, row_names = array.array("d"), list[str](), list[str]()
@@ -87,7 +87,7 @@ def _strict(path: Path, rows: Iterator[tuple[int, list[str]]], columns: Columns)
     return _Body(np.frombuffer(values, np.float64).reshape(-1, len(kept)), labels, row_names)
 
 
-def _plain(path: Path, text: str, delimiter: str, columns: Columns) -> _Body | None:
+def _plain(path: Path, text: str, delimiter: str, columns: TableColumns) -> _Body | None:
     """The same by NumPy's reader; None where `_strict` has to decide."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.removesuffix("\n") if len(columns.names) == 1 else text.rstrip("\n")
@@ -115,7 +115,7 @@ def _plain(path: Path, text: str, delimiter: str, columns: Columns) -> _Body | N
     return _Body(values, labels, [] if index is None else column(index))
 
 
-class Columns:
+class TableColumns:
     """The meaning of each column, from row 1 and the options."""
 
     def __init__(self, path: Path, first: Sequence[str], options: TableOptions) -> None:
@@ -201,7 +201,7 @@ def _label(path: Path, number: int, column: str, cell: str) -> str:
     return text
 
 
-def _value(path: Path, number: int, columns: Columns, j: int, cell: str) -> float:
+def _value(path: Path, number: int, columns: TableColumns, j: int, cell: str) -> float:
     """A cell as a number, NaN where it is missing."""
     found = _number(cell)
     if found is not None:
