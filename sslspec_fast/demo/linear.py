@@ -40,7 +40,7 @@ def problems(invariance: float = 0.4) -> tuple[Problem, ...]:
         Problem("LS-SimCLR", F.ls_simclr, sf.spectral.simclr, "simclr", {}),
         Problem(
             "VICReg (ls_var)",
-            lambda z, g: F.graph_vicreg(z, g, **vicreg),  # type: ignore[arg-type]
+            lambda z, g: F.graph_vicreg(z, g, **vicreg),  # type: ignore[call-overload]
             sf.spectral.vicreg,
             "vicreg",
             vicreg,  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy  # its submodules load on first use
@@ -15,7 +15,7 @@ from .._checks import count
 from .._torch_private import constant_when_traced
 from ..primitives.sparse.csr import Csr
 from .build import csr_from_edges, csr_from_sparse, label_tensor
-from .cliques import labels_relation, views_relation
+from .cliques import LabelWeight, labels_relation, views_relation
 from .knn import knn_csr
 from .products import Products
 from .relation import Relation, components, cuthill_mckee, rescaled
@@ -84,7 +84,7 @@ class PairGraph(Products):
 
     @classmethod
     def from_labels(
-        cls, labels: Any, *, weight: str = "uniform", self_loops: bool = False
+        cls, labels: Any, *, weight: LabelWeight = "uniform", self_loops: bool = False
     ) -> PairGraph:
         """Rows with equal labels are positives of each other; never stored, products cost O(n b).
 
@@ -160,10 +160,10 @@ class PairGraph(Products):
         X: Any,
         n_neighbors: int = 15,
         *,
-        metric: str = "euclidean",
-        weight: str = "connectivity",
+        metric: Literal["euclidean", "cosine"] = "euclidean",
+        weight: Literal["connectivity", "heat"] = "connectivity",
         mutual: bool = False,
-        backend: str = "auto",
+        backend: Literal["auto", "exact", "faiss"] = "auto",
     ) -> PairGraph:
         """(W + Wᵀ)/2 of the k-nearest-neighbour graph.
 

@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -44,14 +44,14 @@ def eigsh(
     A: Any,
     k: int,
     *,
-    which: str = "LA",
+    which: Literal["LA", "SA"] = "LA",
     B: Any = None,
-    method: str = "auto",
+    method: Literal["auto", "dense", "lanczos", "chebyshev", "lobpcg", "shift_invert"] = "auto",
     tol: float = 1e-6,
     angle_tol: float | None = None,
     x0: Any = None,
     deflate: Any = None,
-    precision: str = "mixed",
+    precision: Literal["mixed", "float64", "float32"] = "mixed",
     max_iter: int | None = None,
     seed: int = 0,
     callback: Callable[[dict[str, Any]], Any] | None = None,

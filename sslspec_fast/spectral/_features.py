@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg as sla
 import torch
 
+from .._arrays import known_array
 from ..solvers.linalg.signs import canonical_signs
 from ._eigen import SpectrumInfo, dense_info
 from ._target import Target, checked_array
@@ -26,7 +27,7 @@ Array = np.ndarray
 Form = Callable[[Array], Array]
 # Eigenvalues of S below this fraction of the largest are rounding of a float64 Gram matrix.
 _RANGE = 1e-10
-_FEW = 4  # of the eigenvectors, or fewer, are cheaper one by one
+_FEW = 4  # LAPACK computes a quarter of the eigenvectors, or fewer, faster one by one
 
 
 @dataclass
@@ -74,42 +75,30 @@ class Design:
         floor = 1e-14 * column.max(initial=0.0)
         scale = np.where(column > floor, 1.0 / np.maximum(column, 1e-300), 0.0)
         scale = scale if ridge == 0 else np.ones_like(column)
-        basis = _range_basis(metric_form(x * scale))
-        if basis.shape[1] == 0:
+        sigma, basis = sla.eigh(metric_form(x * scale))
+        keep = sigma > _RANGE * max(float(sigma.max(initial=0.0)), 1e-300)
+        p = scale[:, None] * basis[:, keep] / np.sqrt(sigma[keep])
+        if p.shape[1] == 0:
             raise ValueError(
                 f"features must vary between the rows, got {x.shape[1]} constant column(s)"
             )
-        p = scale[:, None] * basis
-        for _ in range(2):
-            root = sla.cholesky(metric_form(x @ p), lower=True)
-            p = sla.solve_triangular(root, p.T, lower=True).T
+        root = sla.cholesky(metric_form(x @ p), lower=True)
+        p = sla.solve_triangular(root, p.T, lower=True).T
         form = graph_form(x @ p)
         form = (form + form.T) / 2 + ridge * (p.T @ p)
         values, vectors = _extreme(form, k, largest=largest)
         residual = np.linalg.norm(form @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
         info = dense_info(values, k, time.perf_counter() - start, residual)
         info.components, info.isolated = target.components[0], int(target.isolated.size)
-        info.extra["range"] = basis.shape[1]
+        info.extra["range"] = int(keep.sum())
         weights = torch.from_numpy(unit[:, None] * p @ vectors[:, :k])
         return Pencil(values[:k], canonical_signs(weights).numpy(), info)
 
 
-def _range_basis(s: Array) -> Array:
-    """(d, r) orthonormal basis of the range of a positive semi-definite S, without what is rounding
-    next to its largest entry: the rows of its pivoted Cholesky factor.
-    """
-    factor, pivot, rank, _ = sla.lapack.dpstrf(
-        s, tol=_RANGE * max(float(s.max(initial=0.0)), 1e-300)
-    )
-    rows = np.zeros((rank, len(s)))
-    rows[:, pivot - 1] = np.triu(factor)[:rank]
-    return sla.qr(rows.T, mode="economic")[0]
-
-
 def _extreme(form: Array, k: int, *, largest: bool) -> tuple[Array, Array]:
-    """Every eigenvalue, wanted first, and k eigenvectors."""
+    """Every eigenvalue, wanted first, and at least k eigenvectors."""
     r = len(form)
-    if k >= r // _FEW:
+    if k > r // _FEW:
         values, vectors = sla.eigh(form)
     else:
         values = sla.eigvalsh(form)
@@ -128,6 +117,7 @@ def design_of(target: Target, features: Any, kernel: Any, ridge: float = 0.0) ->
     if features is not None and kernel is not None:
         raise ValueError("give features= or kernel=, not both")
     if features is not None:
+        features = known_array(features)
         x = checked_array(features, "features", 2)
         if x.shape[0] != target.n:
             raise ValueError(
@@ -155,21 +145,14 @@ def design_of(target: Target, features: Any, kernel: Any, ridge: float = 0.0) ->
     gap = float(np.abs(gram - gram.T).max(initial=0.0))
     if gap > 1e-9 * top:
         raise ValueError(f"kernel must be symmetric, got max |K - K^T| = {gap:.3g}, max {top:.3g}")
-    gram = (gram + gram.T) / 2
-    # K = L L^T, Z = K A = L V: A is L^-T V on the pivots and zero elsewhere
-    most = float(gram.diagonal().max(initial=0.0))
-    factor, pivot, rank, _ = sla.lapack.dpstrf(gram, tol=1e-12 * max(most, 1e-300), lower=1)
-    root = np.zeros((target.n, rank))
-    root[pivot - 1] = np.tril(factor)[:, :rank]
-    if np.abs(gram - root @ root.T).max(initial=0.0) > 1e-8 * top:
-        sigma = sla.eigvalsh(gram)
+    sigma, basis = sla.eigh((gram + gram.T) / 2)
+    if sigma[0] < -1e-8 * max(sigma[-1], 1e-300):
         raise ValueError(
             f"kernel must be positive semi-definite, got eigenvalues from {sigma[0]:.3g} "
             f"to {sigma[-1]:.3g}"
         )
-    if rank == 0:
+    keep = sigma > 1e-12 * max(sigma[-1], 1e-300)
+    if not keep.any():
         raise ValueError("kernel must not be zero")
-    chosen = pivot[:rank] - 1
-    inverse = np.zeros((target.n, rank))
-    inverse[chosen] = sla.solve_triangular(root[chosen], np.eye(rank), trans="T", lower=True)
-    return Design(root, inverse, kernel)
+    root = np.sqrt(sigma[keep])
+    return Design(basis[:, keep] * root, basis[:, keep] / root, kernel)
