@@ -181,7 +181,8 @@ def draw(path: Path, results: Sequence[Result]) -> bool:
             axis.set_xticks(sizes, labels=[str(size) for size in sizes])
             axis.xaxis.set_minor_locator(ticker.NullLocator())
             axis.grid(alpha=0.3, which="both")
-            axis.legend(frameon=False)
+            if axis.lines:
+                axis.legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
