@@ -17,8 +17,8 @@ from ..primitives.sparse.csr import Csr
 from .cliques import Cliques
 from .pair_graph import PairGraph
 from .relation import Relation
-from .stored import Stored
-from .total import Total
+from .stored import CsrRelation
+from .total import SumRelation
 
 __all__ = ["restored"]
 
@@ -36,9 +36,9 @@ def _state_of(relation: Relation) -> tuple[Any, ...]:
     if isinstance(relation, Cliques):
         facts = relation.kind, relation._n_cliques, relation._self_loops
         return "cliques", *facts, relation._ids, relation._weights
-    if isinstance(relation, Total):
+    if isinstance(relation, SumRelation):
         return "sum", *map(_state_of, relation.parts)
-    assert isinstance(relation, Stored)
+    assert isinstance(relation, CsrRelation)
     a = relation._a
     return "csr", a.n_cols, relation._scale, a.indptr, a.indices, a.values
 
@@ -49,8 +49,10 @@ def _relation(state: tuple[Any, ...]) -> Relation:
     if kind == "sum":
         parts = tuple(map(_relation, rest))
         same = all(p.n == parts[0].n and p.device == parts[0].device for p in parts)
-        _require(same and not any(isinstance(p, Total) for p in parts), "parts of one size", parts)
-        return Total(parts)
+        _require(
+            same and not any(isinstance(p, SumRelation) for p in parts), "parts of one size", parts
+        )
+        return SumRelation(parts)
     if kind == "cliques" and len(rest) == 5:
         return _cliques(*rest)
     _require(kind == "csr" and len(rest) == 5, "a kind of graph", kind)
@@ -68,7 +70,7 @@ def _cliques(name: Any, n_cliques: Any, self_loops: Any, ids: Any, weights: Any)
     return Cliques(name, ids, n_cliques, weights, self_loops)
 
 
-def _stored(n: Any, scale: Any, indptr: Any, indices: Any, values: Any) -> Stored:
+def _stored(n: Any, scale: Any, indptr: Any, indices: Any, values: Any) -> CsrRelation:
     n = check.count("PairGraph", "n", n, 0)
     scale = check.number("PairGraph", "the scale", scale)
     _vector("indptr", indptr, (torch.int64,), n + 1)
@@ -82,7 +84,7 @@ def _stored(n: Any, scale: Any, indptr: Any, indices: Any, values: Any) -> Store
     rows = a.rows()
     rising = (rows[1:] > rows[:-1]) | (indices[1:] > indices[:-1])
     _require(bool(rising.all()), "indices that rise in each row", indices)
-    return Stored(a, scale)
+    return CsrRelation(a, scale)
 
 
 def _vector(name: str, x: Any, dtypes: tuple[torch.dtype, ...], size: int | None = None) -> None:

@@ -129,6 +129,10 @@ class Moco(Rows, total=False):
     threshold: float | Tensor | None
 
 
+class NegativeCosine(Rows, total=False):
+    eps: float
+
+
 class NtXent(Rows, total=False):
     temperature: float | Tensor
     label_smoothing: float
