@@ -11,7 +11,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
 # (plain `pip install .`) builds all of them.
 export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),native,90-real)
 
-TEST_NEEDS := pytest pytest-xdist hypothesis pandas scikit-build-core scikit-learn matplotlib tqdm \
+TEST_NEEDS := pytest pytest-xdist hypothesis pandas pyarrow scikit-build-core scikit-learn matplotlib tqdm \
               torchmetrics lightning
 LINT_NEEDS := ruff mypy codespell clang-format
 DOCS_NEEDS := sphinx furo myst-parser sphinx-mathjax-offline scikit-learn

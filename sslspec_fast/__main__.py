@@ -1,10 +1,11 @@
-"""``python -m sslspec_fast``: what was installed and whether it works; subcommands do the rest.
+"""``sslspec``, or ``python -m sslspec_fast``: what was installed and whether it works.
 
-python -m sslspec_fast          versions, instruction set, CUDA architectures, smoke checks
-python -m sslspec_fast demo     train on real images with fused losses, against closed forms
-python -m sslspec_fast bench    fused losses against plain, compiled and smart PyTorch
-python -m sslspec_fast embed    closed-form embedding of a file of features or of a graph
-python -m sslspec_fast gap      how far a saved embedding is from the optimum of a loss
+
+sslspec          versions, instruction set, CUDA architectures, smoke checks
+sslspec demo     train on real images with fused losses, against closed forms
+sslspec bench    fused losses against plain, compiled and smart PyTorch
+sslspec embed    closed-form embedding of a file of features or of a graph
+sslspec gap      how far a saved embedding is from the optimum of a loss
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast._outputs import program
 
 SUBCOMMANDS = ("demo", "bench", "embed", "gap")
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments and arguments[0] in SUBCOMMANDS:
         return _subcommand(arguments[0])(arguments[1:])
     parser = argparse.ArgumentParser(
-        prog="python -m sslspec_fast",
+        prog=program(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,7 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_real", "from_array", "host_array", "is_cupy", "real_array", "to_array"]
+__all__ = [
+    "check_real",
+    "from_array",
+    "host_array",
+    "is_cupy",
+    "known_array",
+    "real_array",
+    "to_array",
+]
 
 _FLOATS = (torch.float32, torch.float64)
 
@@ -17,8 +25,19 @@ def is_cupy(x: Any) -> bool:
     return type(x).__module__.split(".")[0] == "cupy"
 
 
+def known_array(x: Any) -> Any:
+    """x itself; an array of a library that is not known here, such as JAX or MLX, by DLPack: as
+    NumPy where it lies in host memory, as a tensor on a GPU.
+    """
+    if isinstance(x, (np.ndarray, Tensor)) or is_cupy(x) or not hasattr(x, "__dlpack__"):
+        return x
+    t = torch.from_dlpack(x)
+    return t.numpy() if t.device.type == "cpu" and t.dtype != torch.bfloat16 else t
+
+
 def host_array(x: Any) -> np.ndarray:
-    """List, NumPy or CuPy array, or tensor on any device, in host memory; bfloat16 as float32."""
+    """List, array of any library, or tensor on any device, in host memory; bfloat16 as float32."""
+    x = known_array(x)
     if isinstance(x, Tensor):
         x = x.detach().cpu()
         return x.float().numpy() if x.dtype == torch.bfloat16 else x.numpy()
@@ -26,7 +45,8 @@ def host_array(x: Any) -> np.ndarray:
 
 
 def from_array(x: Any) -> Tensor:
-    """NumPy, torch or CuPy array as a tensor, without a copy where memory allows it."""
+    """An array of any library as a tensor, without a copy where memory allows it."""
+    x = known_array(x)
     if isinstance(x, Tensor):
         return x.detach()
     if is_cupy(x):
@@ -47,6 +67,7 @@ def to_array(x: Tensor, kind: str) -> Any:
 
 def real_array(op: str, name: str, x: Any) -> Tensor:
     """An array of finite real numbers as a float32 or float64 tensor, detached."""
+    x = known_array(x)
     x = x if hasattr(x, "dtype") else np.asarray(x)
     check_real(op, name, x)
     if isinstance(x, np.ndarray) and x.dtype not in (np.float32, np.float64):

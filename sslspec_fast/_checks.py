@@ -70,10 +70,16 @@ def fraction(op: str, name: str, value: float) -> float:
     return value
 
 
+def not_a_tensor(op: str, name: str, x: object) -> TypeError:
+    """A loss takes tensors only: an array of another library has no gradient to hand back."""
+    remedy = "; torch.from_dlpack makes one of it" if hasattr(x, "__dlpack__") else ""
+    return TypeError(f"{op}: {name} must be a torch.Tensor, got {type(x).__name__}{remedy}")
+
+
 def dense(op: str, name: str, x: Tensor) -> None:
     """x: a dense tensor of one of FLOATS."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(x).__name__}")
+        raise not_a_tensor(op, name, x)
     if not x.is_floating_point():
         raise TypeError(f"{op}: {name} must be a floating-point tensor, got {x.dtype}")
     if x.dtype not in FLOATS:
@@ -125,7 +131,7 @@ def pair(op: str, names: tuple[str, str], a: Tensor, b: Tensor, *, min_rows: int
     """Two paired (n, d) tensors."""
     matrix(op, names[0], a, min_rows=min_rows)
     if not isinstance(b, Tensor):
-        raise TypeError(f"{op}: {names[1]} must be a torch.Tensor, got {type(b).__name__}")
+        raise not_a_tensor(op, names[1], b)
     if a.shape != b.shape:
         raise ValueError(
             f"{op}: {names[1]} must match {names[0]} {tuple(a.shape)}, got {tuple(b.shape)}"
@@ -231,7 +237,7 @@ def sample_weight(
     if weight is None:
         return None
     if not isinstance(weight, Tensor):
-        raise TypeError(f"{op}: sample_weight must be a torch.Tensor, got {type(weight).__name__}")
+        raise not_a_tensor(op, "sample_weight", weight)
     if weight.shape != (n,):
         raise ValueError(
             f"{op}: sample_weight must have one value per sample ({n},), got {tuple(weight.shape)}"

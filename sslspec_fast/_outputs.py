@@ -1,4 +1,5 @@
-"""Results of a command: written aside, then moved into their folder together.
+"""What the commands share: their name, and results written aside, then moved into their folder
+together.
 
 A folder holds the results of one run, whole: files of an earlier run are replaced together, and
 what no run wrote is never touched.
@@ -9,12 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["check_folder", "results"]
+__all__ = ["check_folder", "program", "results"]
 
 _ASIDE = ".sslspec_fast-partial"
+
+
+def program() -> str:
+    """What the user typed before the name of a command."""
+    return "sslspec" if Path(sys.argv[0]).stem == "sslspec" else "python -m sslspec_fast"
 
 
 def check_folder(

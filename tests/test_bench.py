@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -158,3 +160,32 @@ def test_nothing_of_the_shared_temporary_folder_is_run(
     used = memory.peak_extra_mib(case, "fused", "test_bench:known_cases")
     assert not (tmp_path / "ran").exists()
     assert used == pytest.approx(32, abs=3)
+
+
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_the_picture_has_readable_axes_and_no_empty_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_memory: bool
+) -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    drawn: list[Any] = []
+    save = figures.Figure.savefig
+
+    def keep(figure: Any, path: Path, **options: Any) -> None:
+        drawn.append(figure)
+        save(figure, path, **options)
+
+    monkeypatch.setattr(figures.Figure, "savefig", keep)
+    results = []
+    for rows in (200, 230, 260):
+        case = SimpleNamespace(family="f", width=8, dtype=torch.float32, rows=rows)
+        times = {name: SimpleNamespace(p50=1e-6 * rows) for name in ("fused", "eager")}
+        stored = {"fused": 1.0 * rows, "eager": 2.0 * rows} if with_memory else {}
+        results.append(report.Result(case, times, stored))  # type: ignore[arg-type]
+    assert report.draw(tmp_path / "bench.png", results)
+    (figure,) = drawn
+    assert len(figure.axes) == (2 if with_memory else 1)
+    for axis, unit in zip(figure.axes, ("ms", "MiB"), strict=False):
+        assert [t.get_text() for t in axis.get_xticklabels()] == ["200", "230", "260"]
+        assert not axis.get_xticks(minor=True).size
+        assert axis.get_ylabel() == unit
+        assert [t.get_text() for t in axis.get_legend().get_texts()] == ["fused", "eager"]

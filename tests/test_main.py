@@ -97,3 +97,21 @@ def test_star_import_offers_the_estimators() -> None:
     pytest.importorskip("sklearn", minversion="1.6")
     assert {"BarlowTwinsEmbedding", "SimCLREmbedding", "VICRegEmbedding"} <= set(sf.__all__)
     assert all(hasattr(sf, name) for name in sf.__all__)
+
+
+def test_the_console_script_is_this_command() -> None:
+    text = (Path(__file__).resolve().parent.parent / "pyproject.toml").read_text("utf-8")
+    assert '[project.scripts]\nsslspec = "sslspec_fast.__main__:main"\n' in text
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"), [("/usr/bin/sslspec", "sslspec"), ("x.py", "python -m sslspec_fast")]
+)
+def test_help_names_the_command_that_was_typed(
+    typed: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [typed])
+    for name in command.SUBCOMMANDS:
+        with pytest.raises(SystemExit):
+            command.main([name, "--no-such-option"])
+        assert f"{shown} {name}: error: " in capsys.readouterr().err

@@ -30,7 +30,7 @@ ALWAYS = ("bench.csv", "bench.md", "bench.html")
 def main(argv: Sequence[str] | None = None, *, peers: str = "sslspec_fast.bench.cases") -> int:
     """peers: the module whose ``all_cases`` and ``smoke_cases`` list what to run."""
     parser = argparse.ArgumentParser(
-        prog="python -m sslspec_fast bench",
+        prog=f"{outputs.program()} bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

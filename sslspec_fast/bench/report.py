@@ -146,6 +146,7 @@ def draw(path: Path, results: Sequence[Result]) -> bool:
         return False
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     families: dict[tuple[str, int, object], list[Result]] = {}
     for result in results:
@@ -154,24 +155,34 @@ def draw(path: Path, results: Sequence[Result]) -> bool:
     curves = {key: group for key, group in families.items() if len(group) >= 2}
     if not curves:
         return False
+    memory = any(value for group in curves.values() for r in group for value in r.memory.values())
+    panels = 2 if memory else 1
     figure, axes = plt.subplots(
-        len(curves), 2, figsize=(11, 4.2 * len(curves)), squeeze=False, layout="constrained"
+        len(curves),
+        panels,
+        figsize=(5.5 * panels, 4.2 * len(curves)),
+        squeeze=False,
+        layout="constrained",
     )
     for row, ((family, width, _), group) in zip(axes, curves.items(), strict=True):
         group.sort(key=lambda result: result.case.rows)
+        sizes = [result.case.rows for result in group]
         for name in group[0].timings:
             have = [r for r in group if name in r.timings]
-            rows = [r.case.rows for r in have]
-            row[0].loglog(rows, [1e3 * r.timings[name].p50 for r in have], "o-", label=name)
+            times = [1e3 * r.timings[name].p50 for r in have]
+            row[0].loglog([r.case.rows for r in have], times, "o-", label=name)
             stored = [(r.case.rows, r.memory[name]) for r in have if r.memory.get(name)]
             if stored:
-                row[1].loglog(*zip(*stored, strict=True), "o-", label=name)
+                row[-1].loglog(*zip(*stored, strict=True), "o-", label=name)
+        row[-1].set(title=f"{family}, {width} columns: peak extra memory", ylabel="MiB")
         row[0].set(title=f"{family}, {width} columns: forward + backward", ylabel="ms")
-        row[1].set(title=f"{family}, {width} columns: peak extra memory", ylabel="MiB")
         for axis in row:
             axis.set_xlabel("rows N")
+            axis.set_xticks(sizes, labels=[str(size) for size in sizes])
+            axis.xaxis.set_minor_locator(ticker.NullLocator())
             axis.grid(alpha=0.3, which="both")
-        row[0].legend(frameon=False)
+            if axis.lines:
+                axis.legend(frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True

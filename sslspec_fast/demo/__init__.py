@@ -27,7 +27,7 @@ COMPONENTS, NEIGHBORS, DIMENSIONS = 50, 10, 10  # of the linear part
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m sslspec_fast demo", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"{outputs.program()} demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="output folder")
     parser.add_argument("--steps", type=int, default=Budget.steps, help="training steps per loss")
     parser.add_argument("--batch", type=int, default=Budget.batch, help="pairs per step")

@@ -40,7 +40,7 @@ def problems(invariance: float = 0.4) -> tuple[Problem, ...]:
         Problem("LS-SimCLR", F.ls_simclr, sf.spectral.simclr, "simclr", {}),
         Problem(
             "VICReg (ls_var)",
-            lambda z, g: F.graph_vicreg(z, g, **vicreg),  # type: ignore[arg-type]
+            lambda z, g: F.graph_vicreg(z, g, **vicreg),  # type: ignore[call-overload]
             sf.spectral.vicreg,
             "vicreg",
             vicreg,  # type: ignore[arg-type]
@@ -86,7 +86,7 @@ def accelerated_descent(
     """
     point, ahead = start.clone(), start.clone()
     momentum, values, rate = 1.0, [float(loss(start))], 0.0
-    for _ in tqdm(range(steps), desc=progress, disable=progress is None, mininterval=0.5):
+    for _ in tqdm(range(steps), desc=progress, disable=(progress is None) or None, mininterval=0.5):
         ahead = ahead.detach().requires_grad_()
         value = loss(ahead)
         (gradient,) = torch.autograd.grad(value, ahead)

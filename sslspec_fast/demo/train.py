@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 from statistics import median
 
 import torch
@@ -24,7 +25,8 @@ from .data import Digits
 from .evaluate import features, knn_accuracy
 from .model import encoder, projector
 
-PairLoss = Callable[[Tensor, Tensor, str], Tensor]
+Implementation = Literal["fused", "torch"]
+PairLoss = Callable[[Tensor, Tensor, Implementation], Tensor]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Run:
         return self.fused_seconds if impl == "fused" else self.plain_seconds
 
 
-def timed_loss(recipe: Recipe, z: Tensor, impl: str) -> tuple[float, Tensor, float]:
+def timed_loss(recipe: Recipe, z: Tensor, impl: Implementation) -> tuple[float, Tensor, float]:
     """(loss, gradient with respect to z (2b, k), seconds) of the loss on the two halves of z."""
     leaf = z.detach().requires_grad_()
     start = time.perf_counter()
@@ -113,7 +115,7 @@ def train(
     network_seconds, fused_seconds, plain_seconds = [], [], []
     batch = min(budget.batch, digits.train.shape[0])
 
-    bar = tqdm(range(budget.steps), desc=f"{recipe.name:>12}", disable=quiet, mininterval=0.5)
+    bar = tqdm(range(budget.steps), desc=f"{recipe.name:>12}", disable=quiet or None, mininterval=0.5)
     for step in bar:
         start = time.perf_counter()
         rows = torch.randperm(digits.train.shape[0], generator=generator)[:batch]

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from . import saved  # noqa: F401  (registers how graphs are pickled)
 from .pair_graph import PairGraph
 
 __all__ = ["PairGraph", "graph_covariance"]

@@ -37,6 +37,16 @@ class Products:
         """Whether G ≠ Gᵀ."""
         return not self.is_symmetric
 
+    @property
+    def degree(self) -> Tensor:
+        """(n,) float64: d = G 1."""
+        return self._relation.degree
+
+    @property
+    def column_degree(self) -> Tensor:
+        """(n,) float64: Gᵀ 1, the degree itself when G is symmetric."""
+        return self._relation.column_degree
+
     def matmul(self, X: Tensor) -> Tensor:
         """G @ X, differentiable in X.
 

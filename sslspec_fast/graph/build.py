@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import _checks as check
 from .._arrays import host_array
 from ..primitives.sparse.csr import Csr
+from .labels import class_codes
 from .relation import index_dtype
 
 
@@ -210,8 +211,12 @@ def label_tensor(labels: Any) -> Tensor:
         array = host_array(labels)
         if array.size == 0 and array.ndim == 1:
             array = array.astype(np.int64)
+        if array.dtype.kind in "OUS":
+            array = class_codes(array, "from_labels: labels")
         if array.dtype.kind not in "iub":
-            raise TypeError(f"from_labels: labels must be integers, got dtype {array.dtype}")
+            raise TypeError(
+                f"from_labels: labels must be integers or names, got dtype {array.dtype}"
+            )
         out = torch.from_numpy(array.astype(np.int64))
         if array.dtype == np.uint64:
             _below_2_to_63(out)

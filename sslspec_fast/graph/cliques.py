@@ -10,6 +10,8 @@ which keeps the small differences that ‖x_i‖² + ‖x_j‖² − 2<x_i, x_j>
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,8 @@ from ..primitives.sparse.graph_cov import graph_cov
 from ..primitives.sparse.spmm import spmm
 from ..ranks import Ranks, gather_rows, sum_to_rows
 from .relation import HubEdges, Relation, index_dtype, range_of
+
+LabelWeight = Literal["uniform", "class_size"]
 
 
 class Cliques(Relation):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy  # its submodules load on first use
@@ -18,7 +18,7 @@ from ..ranks import several
 from . import over_ranks
 from ._products import Products
 from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
-from .cliques import labels_relation, views_relation
+from .cliques import LabelWeight, labels_relation, views_relation
 from .knn import knn_csr
 from .relation import Relation, components, cuthill_mckee, rescaled
 from .stored import CsrRelation
@@ -101,7 +101,7 @@ class PairGraph(Products):
         cls,
         labels: Any,
         *,
-        weight: str = "uniform",
+        weight: LabelWeight = "uniform",
         self_loops: bool = False,
         group: Any = None,
     ) -> PairGraph:
@@ -189,10 +189,10 @@ class PairGraph(Products):
         X: Any,
         n_neighbors: int = 15,
         *,
-        metric: str = "euclidean",
-        weight: str = "connectivity",
+        metric: Literal["euclidean", "cosine"] = "euclidean",
+        weight: Literal["connectivity", "heat"] = "connectivity",
         mutual: bool = False,
-        backend: str = "auto",
+        backend: Literal["auto", "exact", "faiss"] = "auto",
     ) -> PairGraph:
         """(W + Wᵀ)/2 of the k-nearest-neighbour graph.
 
@@ -271,16 +271,6 @@ class PairGraph(Products):
     def nnz(self) -> int:
         """Number of non-zero entries; in a sum, a pair that two parts share counts twice."""
         return self._nnz
-
-    @property
-    def degree(self) -> Tensor:
-        """(n,) float64: d = G 1."""
-        return self._relation.degree
-
-    @property
-    def column_degree(self) -> Tensor:
-        """(n,) float64: Gᵀ 1, the degree itself when G is symmetric."""
-        return self._relation.column_degree
 
     @property
     def volume(self) -> float:

@@ -222,7 +222,7 @@ class SupConLoss(Loss):
         check.matrix(op, "features", stack, min_rows=2 if group is None else 0)
         if mask is not None:
             if not isinstance(mask, Tensor):
-                raise TypeError(f"{op}: mask must be a torch.Tensor, got {type(mask).__name__}")
+                raise check.not_a_tensor(op, "mask", mask)
             if mask.shape != (n, n):
                 raise ValueError(f"{op}: mask must have shape ({n}, {n}), got {tuple(mask.shape)}")
         return stack, y, views

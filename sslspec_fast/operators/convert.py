@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._arrays import check_real, is_cupy, real_array
+from .._arrays import check_real, is_cupy, known_array, real_array
 from ..graph import PairGraph
 from ..graph.build import scipy_from_torch, summed
 from .base import ShiftOperator, SymmetricOperator
@@ -126,7 +126,8 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
     """What `eigsh` multiplies by, from anything that stands for a symmetric matrix.
 
     Args:
-        A: operator, `PairGraph`, scipy / torch / cupy sparse, LinearOperator-like, or dense (n, n).
+        A: operator, `PairGraph`, scipy / torch / cupy sparse, LinearOperator-like, or dense (n, n):
+            an array of NumPy, torch, CuPy or any library with DLPack.
         name: what errors begin with.
 
     Returns:
@@ -147,6 +148,7 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
             f"{name}: A must be one matrix or operator, got a {type(A).__name__}; np.asarray makes "
             "a matrix of nested lists, operators.SumOperator one operator of several"
         )
+    A = known_array(A)
     products = (getattr(A, method, None) for method in ("matmat", "dot", "__matmul__"))
     product = next((p for p in products if p is not None), None)
     if product is None or not hasattr(A, "shape"):

@@ -12,11 +12,10 @@ touches more than k columns.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +33,7 @@ from .problem.eigenproblem import Eigenproblem
 from .problem.over_ranks import gather_small, group_of, own_rows, run_on_all
 from .problem.probe import Probe, probe
 from .problem.task import Outcome, Task
+from .problem.watch import Watch
 from .report import finish
 from .result import EigResult
 
@@ -44,14 +44,14 @@ def eigsh(
     A: Any,
     k: int,
     *,
-    which: str = "LA",
+    which: Literal["LA", "SA"] = "LA",
     B: Any = None,
-    method: str = "auto",
+    method: Literal["auto", "dense", "lanczos", "chebyshev", "lobpcg", "shift_invert"] = "auto",
     tol: float = 1e-6,
     angle_tol: float | None = None,
     x0: Any = None,
     deflate: Any = None,
-    precision: str = "mixed",
+    precision: Literal["mixed", "float64", "float32"] = "mixed",
     max_iter: int | None = None,
     seed: int = 0,
     callback: Callable[[dict[str, Any]], Any] | None = None,
@@ -82,7 +82,7 @@ def eigsh(
         callback: called with a dict each outer iteration (once by "dense"): iteration, k, how many
             pairs have converged, values, residual (largest, relative), basis, n_matvec; a true
             return value stops the run.
-        progress: the same as a line on stderr.
+        progress: the same on stderr, as a bar of tqdm on a terminal, as lines in a log.
         certify: prove that no eigenvalue was missed, and the gap, by the inertia of a factor of A -
             sigma I (Sylvester; ``info.complete``). Needs the entries of A and room for the factor.
             The count disagrees: not converged.
@@ -154,8 +154,8 @@ def _solve(problem: Eigenproblem) -> EigResult:
         threads = machine(problem.op.device).threads(problem.op.n, problem.k)
         with at_most_threads(threads), full_products(problem.op.device):
             plan, outcome = _run(task, settings.method)
-    if settings.progress:
-        sys.stderr.write("\n")
+    if isinstance(task.callback, Watch):
+        task.callback.close()
     return finish(problem, plan, outcome)
 
 

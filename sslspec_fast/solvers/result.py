@@ -17,7 +17,15 @@ class ConvergenceWarning(UserWarning):
     """The solver stopped before the requested tolerance was met (``info.converged`` is False)."""
 
 
-@dataclass
+def ends(values: Any) -> str:
+    """The values, or the first and the last few of many."""
+    shown = [f"{float(v):.6g}" for v in values]
+    if len(shown) > 6:
+        shown = [*shown[:3], "...", *shown[-2:]]
+    return f"[{', '.join(shown)}]"
+
+
+@dataclass(repr=False)
 class EigInfo:
     """How a result was obtained and how far it can be trusted.
 
@@ -65,6 +73,9 @@ class EigInfo:
     extra: dict[str, Any] = field(default_factory=dict)
     plan: Plan | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
     def __str__(self) -> str:
         state = "converged" if self.converged else "NOT converged"
         worst = float(self.residuals.max()) if self.residuals.size else 0.0
@@ -77,7 +88,7 @@ class EigInfo:
         )
 
 
-@dataclass
+@dataclass(repr=False)
 class EigResult:
     """Eigenpairs, wanted first; unpacks as ``values, vectors = result``.
 
@@ -91,6 +102,10 @@ class EigResult:
     values: Any
     vectors: Any
     info: EigInfo
+
+    def __repr__(self) -> str:
+        """A summary: the vectors of a large problem would fill a notebook."""
+        return f"EigResult({len(self.values)} pairs {ends(self.values)}, {self.info})"
 
     def __iter__(self) -> Iterator[Any]:
         yield self.values

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ Array = np.ndarray
 _DENSE_GROUPS = 2000
 
 
-@dataclass
+@dataclass(repr=False)
 class SpectrumInfo(EigInfo):
     """`EigInfo` plus what a closed form must tell about its graph and its K x K problem.
 
@@ -250,7 +250,7 @@ def _behind(
     target: Target,
     op: SymmetricOperator,
     k: int,
-    which: str,
+    which: Literal["LA", "SA"],
     groups: GroupVectors,
     front: Array,
     value: float,
@@ -302,7 +302,7 @@ def _solve(
     target: Target,
     op: SymmetricOperator,
     k: int,
-    which: str,
+    which: Literal["LA", "SA"],
     groups: GroupVectors | None,
     solver: dict[str, Any],
     usual: float,

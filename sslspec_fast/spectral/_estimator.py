@@ -28,8 +28,8 @@ except ImportError as missing:  # an optional extra: say how to get it
 from .._arrays import host_array
 from .._checks import count
 from ..graph import PairGraph
+from ..graph.labels import class_codes
 from ._checks import check_positive
-from ._labels import class_codes
 from ._samples import check_size, lookup, neighbor_rows, unit_of
 from .closed_form import ClosedForm
 
@@ -37,7 +37,8 @@ __all__ = ["ClosedFormEmbedding"]
 
 Array = np.ndarray
 _AFFINITIES = ("nearest_neighbors", "precomputed", "labels")
-_REGIMES = ("nonparametric", "linear", "kernel")
+_REGIMES = ("auto", "nonparametric", "linear", "kernel")
+_DTYPES = (np.float64, np.float32)
 # What has a meaning under some values of another parameter only.
 _ONLY_WITH = (
     ("n_neighbors", "affinity", ("nearest_neighbors",)),
@@ -60,6 +61,8 @@ class ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     tol: float
     _fit_X: Any  # the training rows; None for a precomputed affinity
     random_state: int
+    n_jobs: int | None
+    verbose: bool
 
     def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
         raise NotImplementedError
@@ -76,26 +79,23 @@ class ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
             The estimator.
 
         Raises:
-            ValueError or TypeError: a setting that is out of range or unused, or X and y that do
-                not fit it.
+            ValueError or TypeError: a setting that is out of range, or X and y that do not fit it.
+
+        Warns:
+            UserWarning: a setting that affinity or regime leaves unused is not at its default.
         """
         for name, allowed in (("affinity", _AFFINITIES), ("regime", _REGIMES)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
-        self._check_unused()
+        regime = self._regime()
+        self._warn_unused(regime)
         precomputed = self.affinity == "precomputed"
-        if precomputed and self.regime != "nonparametric":
+        if precomputed and regime != "nonparametric":
             raise ValueError(
-                "affinity='precomputed' gives no samples, so regime must be 'nonparametric', "
-                f"got {self.regime!r}"
+                "affinity='precomputed' gives no samples, so regime must be 'auto' or "
+                f"'nonparametric', got {regime!r}"
             )
-        X = validate_data(
-            self,
-            X,
-            dtype=np.float64,
-            ensure_min_samples=2,
-            accept_sparse=("csr", "csc", "coo") if precomputed else False,
-        )
+        X, dtype = self._rows(X, ensure_min_samples=2)
         n = X.shape[0]
         if precomputed and X.shape[1] != n:
             raise ValueError(f"X must be a square affinity, got shape {X.shape}")
@@ -104,26 +104,32 @@ class ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         k = count("fit", "n_components", self.n_components)
         if not 1 <= k <= n:
             raise ValueError(f"fit: n_components must be between 1 and n_samples={n}, got {k}")
-        if self.regime != "nonparametric":
+        if regime != "nonparametric":
             check_size(X)  # its products are taken as they are
         graph = self._graph(X, y)
         state: Any = self.random_state  # also None or a RandomState, as everywhere in scikit-learn
         if not isinstance(state, (int, np.integer)):
             state = check_random_state(state).randint(2**31 - 1)
-        design: dict[str, Any] = {"tol": self.tol, "seed": int(state)}
-        if self.regime == "linear":
+        design: dict[str, Any] = {
+            "tol": self.tol,
+            "seed": int(state),
+            "progress": bool(self.verbose),
+        }
+        if regime == "linear":
             design["features"] = X
-        elif self.regime == "kernel":
+        elif regime == "kernel":
             self._check_kernel()
             design["kernel"] = self._kernel_rows(X, X)
         form = self._solve(graph, k, design)
-        self.embedding_ = host_array(form.embedding)
+        self.embedding_ = host_array(form.embedding).astype(dtype)
         self.eigenvalues_ = host_array(form.eigenvalues)
         self.filter_ = host_array(form.filter)
         self.loss_, self.rank_, self.info_ = form.loss, form.rank, form.info
-        self.closed_form_ = form
-        if self.regime == "linear":
+        self.closed_form_, self.regime_ = form, regime
+        if regime == "linear":
             self.components_ = host_array(form.weights).T
+        if self.verbose:
+            print(f"{type(self).__name__}: {form!r}")
         self._fit_X = None if precomputed else X
         self._n_features_out = self.embedding_.shape[1]
         return self
@@ -156,34 +162,43 @@ class ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 the training data: new rows have no label to be joined by.
         """
         check_is_fitted(self, "embedding_")
-        precomputed = self.affinity == "precomputed"
-        X = validate_data(
-            self,
-            X,
-            dtype=np.float64,
-            reset=False,
-            accept_sparse=("csr", "csc", "coo") if precomputed else False,
-        )
-        if self.regime == "linear":
-            return X @ self.components_.T
-        if self.regime == "kernel":
-            return host_array(self.closed_form_.transform(self._kernel_rows(X, self._fit_X)))
-        if precomputed:
-            return host_array(self.closed_form_.transform(X))
-        return self._extend(X)
+        X, dtype = self._rows(X, reset=False)
+        if self.regime_ == "linear":
+            out = X @ self.components_.T
+        elif self.regime_ == "kernel":
+            out = host_array(self.closed_form_.transform(self._kernel_rows(X, self._fit_X)))
+        elif self.affinity == "precomputed":
+            out = host_array(self.closed_form_.transform(X))
+        else:
+            out = self._extend(X)
+        return out.astype(dtype, copy=False)
+
+    def _rows(self, X: Any, **options: Any) -> tuple[Any, np.dtype]:
+        """X checked, in float64, and the dtype of what is returned for it: its own if float32."""
+        sparse = ("csr", "csc", "coo") if self.affinity == "precomputed" else False
+        rows = validate_data(self, X, dtype=_DTYPES, accept_sparse=sparse, **options)
+        return rows.astype(np.float64, copy=False), rows.dtype
+
+    def _regime(self) -> str:
+        """What "auto" stands for: new rows have no labels, but the linear map places them."""
+        if self.regime != "auto":
+            return self.regime
+        return "linear" if self.affinity == "labels" else "nonparametric"
 
     # ------------------------------------------------------------------ checks
-    def _check_unused(self) -> None:
-        """A setting that nothing would read, and that is not its default, is a mistake."""
+    def _warn_unused(self, regime: str) -> None:
+        """A grid crosses settings with affinities and regimes that do not read them."""
         parameters = inspect.signature(type(self)).parameters
+        given = {"affinity": self.affinity, "regime": regime}
         for name, other, users in _ONLY_WITH:
-            if name not in parameters or getattr(self, other) in users:
+            if name not in parameters or given[other] in users:
                 continue
             value, default = getattr(self, name), parameters[name].default
             if np.any(value != default):
-                raise ValueError(
-                    f"{name} is used with {other}={' or '.join(map(repr, users))} only, so it must "
-                    f"be {default!r} with {other}={getattr(self, other)!r}, got {value!r}"
+                warnings.warn(
+                    f"fit: {name}={value!r} is ignored with {other}={given[other]!r}; it is used "
+                    f"with {other}={' or '.join(map(repr, users))}",
+                    stacklevel=3,
                 )
 
     def _check_kernel(self) -> None:
@@ -226,7 +241,8 @@ class ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 stacklevel=3,
             )
         self._unit = unit_of(X)
-        self._neighbors = NearestNeighbors(n_neighbors=min(k, X.shape[0] - 1)).fit(X * self._unit)
+        search = NearestNeighbors(n_neighbors=min(k, X.shape[0] - 1), n_jobs=self.n_jobs)
+        self._neighbors = search.fit(X * self._unit)
         distance, index = self._neighbors.kneighbors()  # of the training rows, without themselves
         self._reach = distance[:, -1]  # to the last neighbour
         directed = neighbor_rows(index, np.ones_like(distance), X.shape[0])
@@ -255,7 +271,9 @@ class ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
 
     def _kernel_rows(self, X: Array, training: Array) -> Array:
         options = {} if self.gamma is None else {"gamma": self.gamma}
-        return pairwise_kernels(X, training, metric=self.kernel, filter_params=True, **options)
+        return pairwise_kernels(
+            X, training, metric=self.kernel, filter_params=True, n_jobs=self.n_jobs, **options
+        )
 
     def _divides_by_degree(self) -> bool:
         """Whether the closed form needs the root of the degrees, so that no weight is negative."""
@@ -267,4 +285,5 @@ class ClosedFormEmbedding(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         tags.input_tags.pairwise = self.affinity == "precomputed"
         tags.input_tags.sparse = self.affinity == "precomputed"
         tags.target_tags.required = self.affinity == "labels"
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

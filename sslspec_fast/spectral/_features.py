@@ -16,6 +16,7 @@ import numpy as np
 import scipy.linalg as sla
 import torch
 
+from .._arrays import known_array
 from ..solvers.linalg.signs import canonical_signs
 from ._eigen import SpectrumInfo, dense_info
 from ._target import Target, checked_array
@@ -26,6 +27,7 @@ Array = np.ndarray
 Form = Callable[[Array], Array]
 # Eigenvalues of S below this fraction of the largest are rounding of a float64 Gram matrix.
 _RANGE = 1e-10
+_FEW = 4  # LAPACK computes a quarter of the eigenvectors, or fewer, faster one by one
 
 
 @dataclass
@@ -84,15 +86,25 @@ class Design:
         p = sla.solve_triangular(root, p.T, lower=True).T
         form = graph_form(x @ p)
         form = (form + form.T) / 2 + ridge * (p.T @ p)
-        values, vectors = sla.eigh(form)
-        if largest:
-            values, vectors = values[::-1], vectors[:, ::-1]
+        values, vectors = _extreme(form, k, largest=largest)
         residual = np.linalg.norm(form @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
         info = dense_info(values, k, time.perf_counter() - start, residual)
         info.components, info.isolated = target.components[0], int(target.isolated.size)
         info.extra["range"] = int(keep.sum())
         weights = torch.from_numpy(unit[:, None] * p @ vectors[:, :k])
         return Pencil(values[:k], canonical_signs(weights).numpy(), info)
+
+
+def _extreme(form: Array, k: int, *, largest: bool) -> tuple[Array, Array]:
+    """Every eigenvalue, wanted first, and at least k eigenvectors."""
+    r = len(form)
+    if k > r // _FEW:
+        values, vectors = sla.eigh(form)
+    else:
+        values = sla.eigvalsh(form)
+        wanted = [r - k, r - 1] if largest else [0, k - 1]
+        vectors = sla.eigh(form, subset_by_index=wanted)[1]
+    return (values[::-1], vectors[:, ::-1]) if largest else (values, vectors)
 
 
 def _alike(x: Array) -> Array:
@@ -105,6 +117,7 @@ def design_of(target: Target, features: Any, kernel: Any, ridge: float = 0.0) ->
     if features is not None and kernel is not None:
         raise ValueError("give features= or kernel=, not both")
     if features is not None:
+        features = known_array(features)
         x = checked_array(features, "features", 2)
         if x.shape[0] != target.n:
             raise ValueError(

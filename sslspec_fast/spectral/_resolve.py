@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def resolved(
 def solve(
     op: SymmetricOperator,
     k: int,
-    which: str,
+    which: Literal["LA", "SA"],
     groups: GroupVectors | None,
     solver: dict[str, Any],
     usual: float,

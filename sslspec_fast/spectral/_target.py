@@ -14,6 +14,7 @@ import scipy.sparse as sp
 import torch
 
 from .. import operators
+from .._arrays import known_array
 from ..graph import PairGraph
 from ..operators import GroupVectors, SymmetricOperator
 from ..solvers.problem.scaling import usual_row
@@ -25,6 +26,7 @@ Array = np.ndarray
 
 def checked_array(x: Any, name: str, ndim: int) -> Array:
     """A float64 NumPy copy (or view) of a tensor or array; checked for shape and finiteness."""
+    x = known_array(x)
     if isinstance(x, torch.Tensor):
         if x.is_complex():
             raise TypeError(f"{name} must be real, got dtype {x.dtype}")

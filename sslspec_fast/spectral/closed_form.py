@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
+from ..solvers.result import ends
 from ._eigen import SpectrumInfo
 from ._target import Target, checked_array
 
@@ -50,7 +51,7 @@ class OutOfSample:
         return modes[:, used] @ self.mix[used]
 
 
-@dataclass
+@dataclass(repr=False)
 class ClosedForm:
     """The optimum of a joint-embedding loss on a graph (docs/closed_forms.md).
 
@@ -75,7 +76,16 @@ class ClosedForm:
     rank: int
     weights: Any
     info: SpectrumInfo
-    out_of_sample: OutOfSample | None = field(default=None, repr=False)
+    out_of_sample: OutOfSample | None = None
+
+    def __repr__(self) -> str:
+        """A summary: the embedding of a large graph would fill a notebook."""
+        proof = "" if self.info.certified else " (best found, not proven)"
+        return (
+            f"ClosedForm(embedding {tuple(self.embedding.shape)}, loss {self.loss:.6g}, rank "
+            f"{self.rank}, {self.info.regime}{proof}, eigenvalues {ends(self.eigenvalues)}, "
+            f"filter {ends(self.filter)}, {self.info})"
+        )
 
     def transform(self, rows: Any) -> Any:
         """Embed new rows.

@@ -21,21 +21,26 @@ class VICRegEmbedding(ClosedFormEmbedding):
     """Optimum of VICReg: Laplacian eigenmaps with a soft spectral cut-off (LPP when linear).
 
     With ``measure="degree"`` the span is that of scikit-learn's SpectralEmbedding on the same
-    affinity. What affinity or regime leaves unused must keep its default.
+    affinity. What affinity or regime leaves unused is ignored, with a warning where it is not at
+    its default. All is computed in float64; embeddings of float32 rows are returned in float32.
 
     Args:
         n_components: dimensions of the embedding.
         affinity: "nearest_neighbors" (mean of the two directions of the neighbour relation),
             "precomputed" (fit on an (n, n) affinity) or "labels" (fit with y).
         n_neighbors: of "nearest_neighbors".
-        regime: "nonparametric", "linear" or "kernel".
+        regime: "nonparametric", "linear", "kernel", or "auto": linear with labels, which new rows
+            do not have, and nonparametric otherwise.
         variance, covariance, invariance, penalty, measure, eps: the loss, as in ``F.graph_vicreg``.
         kernel, gamma: scikit-learn's kernel name and its gamma.
         ridge: weight of ``|W|^2`` or tr A^T K A.
         tol, random_state: of the eigensolver.
+        n_jobs: processes or threads of the neighbour search and of kernels, as in scikit-learn.
+        verbose: show the progress of the eigensolver, and a summary of the result.
 
     Attributes:
-        embedding_: (n, n_components) float64, of the training rows.
+        embedding_: (n, n_components), of the training rows.
+        regime_: what regime stands for.
         eigenvalues_, filter_, loss_, rank_, info_: those of `ClosedForm`.
         closed_form_: the `ClosedForm` itself.
         components_: (n_components, d) the linear map, where regime="linear".
@@ -47,7 +52,7 @@ class VICRegEmbedding(ClosedFormEmbedding):
         *,
         affinity: str = "nearest_neighbors",
         n_neighbors: int = 15,
-        regime: str = "nonparametric",
+        regime: str = "auto",
         variance: float = 1.0,
         covariance: float | None = None,
         invariance: float = 1e-3,
@@ -59,6 +64,8 @@ class VICRegEmbedding(ClosedFormEmbedding):
         ridge: float = 0.0,
         tol: float = 1e-9,
         random_state: int = 0,
+        n_jobs: int | None = None,
+        verbose: bool = False,
     ) -> None:
         self.n_components = n_components
         self.affinity = affinity
@@ -75,12 +82,14 @@ class VICRegEmbedding(ClosedFormEmbedding):
         self.ridge = ridge
         self.tol = tol
         self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
 
     def _divides_by_degree(self) -> bool:
         return self.measure == "degree"
 
     def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
-        if self.regime != "nonparametric":
+        if self._regime() != "nonparametric":
             design["ridge"] = self.ridge
         return vicreg(
             graph,
@@ -102,7 +111,8 @@ class SimCLREmbedding(ClosedFormEmbedding):
     scikit-learn's Isomap.
 
     Args:
-        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state: as in
+        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state,
+            n_jobs, verbose: as in
             `VICRegEmbedding`.
         center: fit H G H, which drops the constant direction (default, unlike
             ``sf.spectral.simclr``).
@@ -116,12 +126,14 @@ class SimCLREmbedding(ClosedFormEmbedding):
         *,
         affinity: str = "nearest_neighbors",
         n_neighbors: int = 15,
-        regime: str = "nonparametric",
+        regime: str = "auto",
         center: bool = True,
         kernel: str = "rbf",
         gamma: float | None = None,
         tol: float = 1e-9,
         random_state: int = 0,
+        n_jobs: int | None = None,
+        verbose: bool = False,
     ) -> None:
         self.n_components = n_components
         self.affinity = affinity
@@ -132,6 +144,8 @@ class SimCLREmbedding(ClosedFormEmbedding):
         self.gamma = gamma
         self.tol = tol
         self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
 
     def _solve(self, graph: PairGraph, k: int, design: dict[str, Any]) -> ClosedForm:
         return simclr(graph, k, center=self.center, **design)
@@ -141,7 +155,8 @@ class BarlowTwinsEmbedding(ClosedFormEmbedding):
     """Optimum of Barlow Twins: canonical correlation analysis, water-filled (LDA on labels).
 
     Args:
-        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state: as in
+        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state,
+            n_jobs, verbose: as in
             `VICRegEmbedding`.
         off_diagonal: weight of the off-diagonal terms.
         whitened: the CCA constraint instead of the exact loss.
@@ -155,13 +170,15 @@ class BarlowTwinsEmbedding(ClosedFormEmbedding):
         *,
         affinity: str = "nearest_neighbors",
         n_neighbors: int = 15,
-        regime: str = "nonparametric",
+        regime: str = "auto",
         off_diagonal: float = 1.0,
         whitened: bool = False,
         kernel: str = "rbf",
         gamma: float | None = None,
         tol: float = 1e-9,
         random_state: int = 0,
+        n_jobs: int | None = None,
+        verbose: bool = False,
     ) -> None:
         self.n_components = n_components
         self.affinity = affinity
@@ -173,6 +190,8 @@ class BarlowTwinsEmbedding(ClosedFormEmbedding):
         self.gamma = gamma
         self.tol = tol
         self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
 
     def _divides_by_degree(self) -> bool:
         return True

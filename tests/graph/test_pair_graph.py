@@ -338,7 +338,7 @@ def test_bad_constructor_arguments() -> None:
         PairGraph.from_labels([0], weight="x")
     with pytest.raises(TypeError, match=r"labels must be integers, got torch\.float32"):
         PairGraph.from_labels(torch.ones(3))
-    with pytest.raises(TypeError, match="labels must be integers, got dtype float64"):
+    with pytest.raises(TypeError, match="labels must be integers or names, got dtype float64"):
         PairGraph.from_labels([0.5])
     with pytest.raises(ValueError, match=r"labels must have shape \(n,\), got \(1, 2\)"):
         PairGraph.from_labels(torch.zeros(1, 2, dtype=torch.int64))
@@ -409,3 +409,13 @@ def test_kinds_of_numbers() -> None:
     for labels in (np.array([2**63, 1], np.uint64), torch.tensor([2**63, 1], dtype=torch.uint64)):
         with pytest.raises(ValueError, match=f"labels must be < 2.63, got {2**63}"):
             PairGraph.from_labels(labels)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda y: np.array(y, dtype=object)])
+def test_names_are_labels(kind):
+    """Rows of one name are joined; a negative integer in text means unlabelled, as in tables."""
+    named = PairGraph.from_labels(kind(["cat", "dog", "cat", "-1", "dog"]))
+    numbered = PairGraph.from_labels([0, 1, 0, -1, 1])
+    assert np.array_equal(named.to_scipy().toarray(), numbered.to_scipy().toarray())
+    with pytest.raises(ValueError, match="from_labels: labels must not hold None or NaN, got 1"):
+        PairGraph.from_labels(["cat", None])

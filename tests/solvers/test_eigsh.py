@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 import sslspec_fast.operators as ops
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.solvers import ConvergenceWarning, EigResult, eigsh
+from sslspec_fast.solvers.problem import watch
 
 from ..support import graphs
 
@@ -287,6 +289,26 @@ def test_callback_progress_and_report(capsys: pytest.CaptureFixture[str]) -> Non
     values, vectors = result
     assert values is result.values
     assert vectors is result.vectors
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_lines_in_a_log_and_a_bar_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    if terminal:
+        pytest.importorskip("tqdm")
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: terminal, raising=False)
+    monkeypatch.setattr(watch, "_SECONDS", 0.0)
+    matrix, _ = graphs.path(1500)
+    result = eigsh(matrix, 3, method="chebyshev", progress=True)
+    err = capsys.readouterr().err
+    assert ("\r" in err) == terminal
+    assert "3/3" in err
+    assert err.endswith("\n")
+    if not terminal:
+        lines = err.splitlines()
+        assert len(lines) == result.info.n_iter + 1  # a line each step, and the last one
+        assert all(line.startswith("eigsh: ") and "nan" not in line for line in lines)
 
 
 @pytest.mark.parametrize("method", ["dense", *ITERATIVE])

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 
-from sslspec_fast import spectral
+from sslspec_fast import PairGraph, spectral
 from sslspec_fast.spectral import cli
 
 
@@ -72,12 +72,96 @@ def test_embed_features_on_a_given_graph(data):
     assert np.allclose(np.load(out / "embedding.npy"), form.embedding)
 
 
-def test_embed_plots(data):
-    pytest.importorskip("matplotlib")
+@pytest.mark.parametrize("arguments", [[], ["--affinity", "labels", "-k", "3"], ["-k", "1"]])
+def test_gap_reads_the_graph_that_embed_wrote(data, capsys, arguments):
     folder, *_ = data
     out = folder / "out"
-    cli.embed([str(folder / "g.npz"), "-k", "2", "--out", str(out)])
+    cli.embed([str(folder / "xy.npz"), *arguments, "--invariance", "0.1", "--out", str(out)])
+    capsys.readouterr()
+    common = [str(out / "embedding.npy"), "--invariance", "0.1", "--penalty", "ls_var", "--json"]
+    assert cli.gap([*common, str(out / "graph.npz")]) == 0
+    assert json.loads(capsys.readouterr().out)["relative_gap"] == pytest.approx(0, abs=1e-9)
+    if not arguments:  # the neighbours of the same features
+        assert cli.gap([*common, "--knn-from", str(folder / "x.npy")]) == 0
+        assert json.loads(capsys.readouterr().out)["relative_gap"] == pytest.approx(0, abs=1e-9)
+    again = folder / "again"
+    assert cli.embed([str(out / "graph.npz"), "--invariance", "0.1", "--out", str(again)]) == 0
+
+
+def test_embed_prints_json(data, capsys):
+    folder, x, *_ = data
+    out = folder / "out"
+    asked = [str(folder / "x.csv"), "--label-column", "kind", "-k", "45", "--json"]
+    with pytest.raises(SystemExit):  # more dimensions than rows
+        cli.embed([*asked, "--out", str(out)])
+    capsys.readouterr()
+    asked[asked.index("45")] = "40"
+    cli.embed([*asked, "--out", str(out)])
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (told["nodes"], told["k"], told["kind"], told["method"]) == (
+        40,
+        40,
+        "features",
+        "vicreg",
+    )
+    assert told["eigenvalues"][-1] is None  # infinite: there are 39 modes
+    assert told["labels"]["alignment"] == pytest.approx(1, abs=0.2)
+    assert set(told["files"]) == {path.name for path in out.iterdir()}
+    z = np.load(out / "embedding.npy")
+    form = spectral.vicreg(PairGraph.from_knn(x, 15), 40)
+    assert told["loss"] == pytest.approx(form.loss)
+    assert z.shape == (40, 40)
+
+
+def test_an_index_column_changes_nothing(tmp_path):
+    """A frame written with and without its index gives one embedding."""
+    pytest.importorskip("pandas")
+    datasets = pytest.importorskip("sklearn.datasets")
+    iris = datasets.load_iris(as_frame=True)
+    frame = iris.data.assign(species=iris.target_names[iris.target])
+    frame.to_csv(tmp_path / "index.csv")
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    frame.to_csv(tmp_path / "semicolon.csv", sep=";")
+    for name in ("index", "plain", "semicolon"):
+        asked = [str(tmp_path / f"{name}.csv"), "--label-column", "species", "--scale"]
+        assert cli.embed([*asked, "--out", str(tmp_path / name)]) == 0
+    expected = np.load(tmp_path / "plain" / "embedding.npy")
+    assert np.array_equal(np.load(tmp_path / "index" / "embedding.npy"), expected)
+    assert np.array_equal(np.load(tmp_path / "semicolon" / "embedding.npy"), expected)
+
+
+@pytest.mark.parametrize("classes", [0, 3, 30])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_a_plot_names_what_it_shows(data, monkeypatch, k, classes):
+    figure_module = pytest.importorskip("matplotlib.figure")
+    folder, *_ = data
+    drawn = []
+
+    def keep(figure, path, **options):
+        drawn.append(figure)
+        save(figure, path, **options)
+
+    save = figure_module.Figure.savefig
+    monkeypatch.setattr(figure_module.Figure, "savefig", keep)
+    labels = [f"c{i % max(classes, 1)}" for i in range(40)]
+    labels[0] = "-1"
+    (folder / "y.txt").write_text("\n".join(labels))
+    arguments = ["--labels", str(folder / "y.txt")] if classes else []
+    out = folder / "out"
+    cli.embed([str(folder / "x.npy"), *arguments, "-k", str(k), "--out", str(out)])
     assert (out / "embedding.png").stat().st_size > 1000
+    figure = drawn[0]
+    assert figure.get_suptitle().startswith("vicreg on x.npy: loss ")
+    left, right = figure.axes[:2]
+    assert ("dimensions 1 and 2 of 5" in left.get_title()) == (k == 5)
+    assert left.get_xlabel() == ("row" if k == 1 else "dimension 1")
+    assert "filter s_k" in right.get_ylabel()
+    legend = left.get_legend()
+    if classes == 3:
+        assert [t.get_text() for t in legend.get_texts()] == ["no label", "c0", "c1", "c2"]
+    else:
+        assert legend is None
+        assert len(figure.axes) == (3 if classes else 2)  # a colour bar for many classes
 
 
 def test_embed_says_whether_it_is_complete(data, monkeypatch):
@@ -195,6 +279,12 @@ def test_negative_labels_are_unlabelled(data, capsys):
         ("embed", ["g.npz", "--labels", "short.txt"], "short.txt: labels must be one per row of g"),
         ("gap", ["x.npy", "x.npy"], "square matrix, got shape (40, 3)"),
         ("gap", ["g.npz", "g.npz"], "must hold a dense matrix"),
+        ("gap", ["x.npy"], "give one graph, as GRAPH or by --knn-from FEATURES; got none"),
+        ("gap", ["x.npy", "g.npz", "--knn-from", "x.npy"], "got g.npz and x.npy"),
+        ("gap", ["x.npy", "g.npz", "--n-neighbors", "3"], "--n-neighbors needs --knn-from, got"),
+        ("gap", ["x.npy", "g.npz", "--scale"], "--scale needs --features or --knn-from"),
+        ("embed", ["g.npz", "--scale"], "--scale needs features as input, got the graph g.npz"),
+        ("embed", ["g.npz", "--impute", "mean"], "--impute needs features as input, got the graph"),
     ],
 )
 def test_bad_input_is_one_line_and_status_two(

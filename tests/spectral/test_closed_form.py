@@ -12,7 +12,8 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast import spectral
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.solvers import ConvergenceWarning
+from sslspec_fast.solvers import ConvergenceWarning, eigsh
+from sslspec_fast.spectral import _features
 
 SOLVERS = {
     "vicreg": lambda g, k, **o: spectral.vicreg(g, k, invariance=0.1, **o),
@@ -403,3 +404,41 @@ def test_a_closed_form_carries_no_gradient() -> None:
     form = spectral.vicreg(graph, 2, features=x, invariance=0.1)
     assert not form.embedding.requires_grad
     assert torch.equal(form.embedding, x.detach() @ form.weights)
+
+
+def test_a_result_is_shown_as_a_summary(lab):
+    """A notebook shows the shapes, the first and last values and the report, not the vectors."""
+    graph = lab.graph(lab.knn_weights(np.random.default_rng(0).standard_normal((300, 3)), 5))
+    form = spectral.simclr(graph, 20)
+    shown = repr(form)
+    assert shown.startswith(f"ClosedForm(embedding (300, 20), loss {form.loss:.6g}, rank 20, ")
+    assert f"eigenvalues [{float(form.eigenvalues[0]):.6g}, " in shown
+    assert str(form.info) in shown
+    assert len(shown) < 800
+    found = eigsh(graph, 20)
+    assert repr(found).startswith(f"EigResult(20 pairs [{float(found.values[0]):.6g}, ")
+    assert len(repr(found)) < 600
+    assert repr(found.info) == f"EigInfo({found.info})"
+    assert repr(form.info) == f"SpectrumInfo({form.info})"
+
+
+@pytest.mark.parametrize("name", ["vicreg", "degree", "centred", "barlow"])
+def test_a_kernel_asks_for_the_wanted_vectors_only(lab, monkeypatch, name):
+    """The pencil's own eigenvectors: the same as without a limit on their number."""
+    x = np.random.default_rng(0).standard_normal((80, 2))
+    kernel = np.exp(-((x[:, None] - x[None]) ** 2).sum(-1) / 0.2)
+    graph = lab.graph(lab.knn_weights(x, 8))
+    every = SOLVERS[name](graph, 40, kernel=kernel)
+    asked = []
+
+    def spy(matrix, **options):
+        asked.append(options.get("subset_by_index"))
+        return eigh(matrix, **options)
+
+    eigh = _features.sla.eigh
+    monkeypatch.setattr(_features.sla, "eigh", spy)
+    few = SOLVERS[name](graph, 3, kernel=kernel)
+    assert asked[:2] == [None, None]  # the ranges of the kernel and of the metric
+    assert np.ptp(asked[2]) == 2  # three of the pencil
+    assert np.allclose(few.eigenvalues, every.eigenvalues[:3], rtol=1e-9)
+    assert few.info.converged

@@ -16,8 +16,9 @@ from sklearn.base import clone
 from sklearn.decomposition import KernelPCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.manifold import Isomap, SpectralEmbedding
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -138,7 +139,7 @@ def test_errors():
         VICRegEmbedding(affinity="rbf").fit(x)
     with pytest.raises(ValueError, match=r"regime must be one of .* got 'deep'"):
         VICRegEmbedding(regime="deep").fit(x)
-    with pytest.raises(ValueError, match=r"regime must be 'nonparametric', got 'linear'"):
+    with pytest.raises(ValueError, match=r"regime must be 'auto' or 'nonparametric', got 'linear'"):
         VICRegEmbedding(affinity="precomputed", regime="linear").fit(np.eye(5))
     with pytest.raises(ValueError, match=r"square affinity, got shape \(60, 4\)"):
         VICRegEmbedding(affinity="precomputed").fit(x)
@@ -163,7 +164,7 @@ def test_errors():
     for estimator in ALL:
         with pytest.raises(TypeError, match=r"tol must be a number, got str"):
             estimator(tol="a", regime="linear").fit(x)
-    labelled = VICRegEmbedding(affinity="labels").fit(x, y)
+    labelled = VICRegEmbedding(affinity="labels", regime="nonparametric").fit(x, y)
     assert np.array_equal(labelled.transform(x[:3]), labelled.embedding_[:3])
     with pytest.raises(ValueError, match=r"2 row\(s\) are not training rows"):
         labelled.transform(x[:2] + 1)
@@ -185,20 +186,83 @@ def test_any_unit_of_the_samples_will_do(estimator, power):
             estimator(regime=regime).fit(x * 1e200)
 
 
-def test_settings_that_nothing_reads_are_errors():
+def test_settings_that_nothing_reads_are_told_and_ignored():
     x, y = blobs()
-    with pytest.raises(ValueError, match=r"ridge is used .* must be 0.0 with .*, got 5"):
-        VICRegEmbedding(ridge=5).fit(x)
+    plain = VICRegEmbedding().fit(x)
+    with pytest.warns(UserWarning, match=r"ridge=5 is ignored with regime='nonparametric'") as told:
+        assert VICRegEmbedding(ridge=5).fit(x).loss_ == plain.loss_
+    assert told[0].filename == __file__
     for name, value, shown in (("gamma", 0.5, "0.5"), ("kernel", "poly", "'poly'")):
         for estimator in ALL:
             for regime in ("nonparametric", "linear"):
-                message = rf"{name} is used with regime='kernel' only, .*='{regime}', got {shown}"
-                with pytest.raises(ValueError, match=message):
+                message = f"{name}={shown} is ignored with regime='{regime}'; .* regime='kernel'"
+                with pytest.warns(UserWarning, match=message):
                     estimator(regime=regime, **{name: value}).fit(x)
-    with pytest.raises(ValueError, match=r"n_neighbors is used .* with affinity='labels', got 9"):
+    with pytest.warns(UserWarning, match=r"n_neighbors=9 is ignored with affinity='labels'"):
         SimCLREmbedding(affinity="labels", n_neighbors=9).fit(x, y)
     VICRegEmbedding(ridge=0, gamma=None, kernel="rbf").fit(x)
     VICRegEmbedding(regime="linear", ridge=1e-3).fit(x)
+
+
+@pytest.mark.filterwarnings("ignore:fit. .* is ignored:UserWarning")
+def test_a_grid_may_cross_settings_with_regimes_that_do_not_read_them():
+    x, y = blobs()
+    model = Pipeline([("embed", VICRegEmbedding()), ("vote", KNeighborsClassifier(3))])
+    grid = [
+        {"embed__regime": ["nonparametric", "linear", "kernel"], "embed__ridge": [0.0, 1e-2]},
+        {"embed__affinity": ["labels", "nearest_neighbors"], "embed__n_neighbors": [5, 15]},
+    ]
+    search = GridSearchCV(model, grid, cv=3, error_score="raise").fit(x, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_score_ > 0.8
+
+
+def test_the_automatic_regime_is_linear_with_labels():
+    """New rows have no labels, and the linear map places them all the same."""
+    x, y = blobs()
+    fitted = VICRegEmbedding(affinity="labels").fit(x[:45], y[:45])
+    assert fitted.regime_ == "linear"
+    assert np.allclose(fitted.transform(x[45:]), x[45:] @ fitted.components_.T)
+    assert VICRegEmbedding().fit(x).regime_ == "nonparametric"
+    asked = VICRegEmbedding(affinity="labels", regime="linear").fit(x[:45], y[:45])
+    assert np.array_equal(fitted.embedding_, asked.embedding_)
+
+
+@pytest.mark.parametrize("regime", ["nonparametric", "linear", "kernel"])
+@pytest.mark.parametrize("estimator", ALL)
+def test_float32_rows_give_float32_embeddings(estimator, regime):
+    x, _ = blobs()
+    x = x.astype(np.float32)
+    single = estimator(regime=regime).fit(x)
+    double = estimator(regime=regime).fit(x.astype(np.float64))
+    for out in (single.embedding_, single.fit_transform(x), single.transform(x + 1)):
+        assert out.dtype == np.float32
+    assert np.array_equal(single.embedding_, double.embedding_.astype(np.float32))
+    assert np.array_equal(single.transform(x), single.embedding_)
+    assert get_tags(single).transformer_tags.preserves_dtype == ["float64", "float32"]
+
+
+def test_output_as_a_frame():
+    pandas = pytest.importorskip("pandas")
+    x, _ = blobs()
+    model = SimCLREmbedding(n_components=3).set_output(transform="pandas")
+    frame = model.fit_transform(pandas.DataFrame(x, columns=list("abcd")))
+    assert frame.columns.tolist() == [f"simclrembedding{i}" for i in range(3)]
+    assert np.array_equal(frame.to_numpy(), model.embedding_)
+
+
+def test_jobs_and_progress(capsys):
+    x, _ = blobs()
+    plain = VICRegEmbedding().fit(x)
+    assert capsys.readouterr() == ("", "")
+    for regime in ("nonparametric", "kernel"):
+        two = VICRegEmbedding(regime=regime, n_jobs=2).fit(x)
+        assert two.loss_ == pytest.approx(VICRegEmbedding(regime=regime).fit(x).loss_)
+    capsys.readouterr()
+    VICRegEmbedding(verbose=True).fit(x)
+    printed = capsys.readouterr()
+    assert f"VICRegEmbedding: ClosedForm(embedding (60, 2), loss {plain.loss_:.6g}" in printed.out
+    assert "\r" not in printed.err
 
 
 def test_more_neighbours_than_rows_are_told():

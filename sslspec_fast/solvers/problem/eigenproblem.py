@@ -5,8 +5,6 @@ A x = lambda B x   ->   (F^-1 A F^-T / scale) y = mu y      on the complement of
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +19,11 @@ from .._checks import Settings, check_count
 from ..completeness.inertia import Count, counting
 from ..plan import takes_lapack
 from . import pencil
-from .over_ranks import independent, of_first_rank, unit_groups
+from .over_ranks import independent, unit_groups
 from .pencil import Back
 from .scaling import divided, norm_scale, refuse_scale
 from .task import Known, Task
+from .watch import Watch
 
 __all__ = ["Eigenproblem"]
 
@@ -120,7 +119,7 @@ def _task(
         int(settings.seed),
         deflated,
         torch.float32 if precision == "float32" else torch.float64,
-        _watch(settings, scale),
+        Watch.of(settings, scale),
         low=torch.float64 if precision == "float64" else torch.float32,
         warm=_warm_start(op, settings.x0, pencil_given),
         known=known,
@@ -188,32 +187,3 @@ def _count(op: SymmetricOperator, task: Task, settings: Settings) -> Count:
     count = counting(task.op, task.deflated, task.known)
     assert count is not None
     return count
-
-
-def _watch(settings: Settings, scale: float | None) -> Callable[[dict[str, Any]], Any] | None:
-    """What the methods call after each step: it shows the progress and asks the callback."""
-    callback, progress = of_first_rank(settings.callback), settings.progress
-    if not progress and callback is None:
-        return None
-
-    def watch(entry: dict[str, Any]) -> Any:
-        if progress:
-            _show(entry)
-        if callback is None:
-            return None
-        # the methods compute the largest eigenvalues of -A
-        values = entry["values"] if settings.which == "LA" else 0.0 - entry["values"]
-        return callback({**entry, "values": values if scale is None else values * scale})
-
-    return watch
-
-
-def _show(entry: dict[str, Any]) -> None:
-    width = 24
-    filled = width * entry["converged"] // max(entry["k"], 1)
-    bar, done = "#" * filled + "." * (width - filled), entry["converged"]
-    sys.stderr.write(
-        f"\reigsh [{bar}] {done}/{entry['k']} pairs, step {entry['iteration']}, "
-        f"{entry['n_matvec']} columns, residual {entry['residual']:.1e}   "
-    )
-    sys.stderr.flush()

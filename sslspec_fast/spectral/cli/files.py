@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +17,23 @@ import scipy.sparse as sp
 from ...graph import PairGraph
 from ._arrays import open_archive, read_array
 from ._matrix_market import read_matrix_market
+from ._parquet import read_parquet
 from ._problem import FileProblem, reading
-from ._tables import DELIMITERS, Table, TableOptions, read_column, read_parquet, read_table
+from ._table import IMPUTES, Table, TableOptions, column_titles, prepare
+from ._tables import read_column, read_table
+from ._text import DELIMITERS, kind_of
 
 __all__ = [
     "Input",
     "TableOptions",
+    "feature_options",
     "graph_of",
+    "labels_graph",
     "read_graph",
     "read_input",
     "read_labels",
     "read_matrix",
+    "save_graph",
     "table_arguments",
     "table_options",
 ]
@@ -35,14 +41,15 @@ __all__ = [
 Array = np.ndarray
 _TABLES = (*DELIMITERS, ".parquet")
 _FEATURES, _LABELS = ("X", "features"), ("y", "labels")  # names in a .npz file
+_CLASSES = "classes_of_graph"  # as `save_graph` names them
 
 
 @dataclass
 class Input:
-    """features (n, d) float64 or a sparse graph (the other is None); labels; what was left out."""
+    """features (n, d) float64 or a graph (the other is None); labels; what was left out."""
 
     features: Array | None = None
-    graph: sp.csr_array | None = None
+    graph: sp.csr_array | PairGraph | None = None
     labels: Array | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -50,19 +57,29 @@ class Input:
     def kind(self) -> str:
         return "graph" if self.features is None else "features"
 
+    @property
+    def rows(self) -> int:
+        """Rows of the features, or nodes of the graph."""
+        if self.features is not None:
+            return len(self.features)
+        assert self.graph is not None
+        return self.graph.n if isinstance(self.graph, PairGraph) else self.graph.shape[0]
+
 
 def read_input(path: Path, options: TableOptions | None = None) -> Input:
-    """By extension and content: .npy, .csv, .tsv, .parquet hold features, .mtx a graph, and .npz a
-    graph (a scipy sparse matrix) or features ("X", "features" or the only array besides the labels
-    "y" or "labels").
+    """By extension and content: .npy, .csv, .tsv (also with .gz), .parquet hold features, .mtx a
+    graph, and .npz a graph (a scipy sparse matrix) or features ("X", "features" or the only array
+    besides the labels "y" or "labels").
     """
     options = options or TableOptions()
     if not path.is_file():
         raise FileProblem(path, "input must be a file that exists")
-    kind = path.suffix.lower()
+    kind = kind_of(path)
     if kind not in (".npy", ".npz", ".mtx", *_TABLES):
         raise FileProblem(
-            path, "input must be .npy, .npz, .csv, .tsv, .parquet (features) or .npz, .mtx (graph)"
+            path,
+            "input must be .npy, .npz, .csv, .tsv, .csv.gz, .tsv.gz, .parquet (features) or .npz, "
+            ".mtx (graph)",
         )
     if options.label is not None and kind not in _TABLES:
         raise FileProblem(path, "--label-column needs a .csv, .tsv or .parquet file")
@@ -72,10 +89,14 @@ def read_input(path: Path, options: TableOptions | None = None) -> Input:
         if kind == ".mtx":
             return Input(graph=read_matrix_market(path))
         if kind == ".npz":
-            return _read_npz(path)
-        if kind == ".npy":
-            return Input(_features(read_array(path), path))
-        table = read_parquet(path, options) if kind == ".parquet" else read_table(path, options)
+            found = _read_npz(path)
+            if isinstance(found, Input):
+                return found
+        elif kind == ".npy":
+            found = _features(read_array(path), path)
+        else:
+            found = read_parquet(path, options) if kind == ".parquet" else read_table(path, options)
+        table = prepare(path, found, options)
         return Input(table.values, labels=table.labels, notes=table.notes)
 
 
@@ -95,6 +116,8 @@ def read_graph(path: Path, options: TableOptions | None = None) -> PairGraph:
 def graph_of(found: Input, path: Path) -> PairGraph:
     """The graph of what `read_input` found."""
     matrix = found.graph if found.features is None else sp.csr_array(found.features)
+    if isinstance(matrix, PairGraph):
+        return matrix
     assert matrix is not None
     if matrix.shape[0] != matrix.shape[1]:
         raise FileProblem(path, f"must hold a square matrix, got shape {matrix.shape}")
@@ -105,6 +128,22 @@ def graph_of(found: Input, path: Path) -> PairGraph:
         if not graph.is_symmetric:
             raise FileProblem(path, "must hold a symmetric matrix, got a directed graph")
     return graph
+
+
+def labels_graph(codes: Array) -> PairGraph:
+    """Rows of one class are joined, with weight 1 / n_c: the linear regime is LDA."""
+    return PairGraph.from_labels(codes, weight="class_size", self_loops=True)
+
+
+def save_graph(path: Path, graph: PairGraph) -> None:
+    """A .npz file that `read_graph` reads: the classes of a `labels_graph`, which has up to n^2
+    entries; of any other graph, SciPy's sparse matrix.
+    """
+    if graph.kind == "labels":
+        assert graph.clique_ids is not None
+        np.savez_compressed(path, classes_of_graph=graph.clique_ids.cpu().numpy())
+    else:
+        sp.save_npz(path, graph.to_scipy())
 
 
 def read_labels(path: Path) -> Array:
@@ -118,13 +157,19 @@ def read_labels(path: Path) -> Array:
     return labels
 
 
-def _read_npz(path: Path) -> Input:
+def _read_npz(path: Path) -> Input | Table:
     with open_archive(path) as archive:
         if archive.is_sparse:
             matrix = archive.sparse()
-            _check_finite(matrix.data, path)
+            finite = np.isfinite(matrix.data)
+            if not finite.all():
+                at = int(np.argmin(finite))
+                where = f"entry {at + 1}"
+                raise FileProblem(path, f"must be finite, got {matrix.data[at]}", where)
             return Input(graph=matrix)
         names = archive.names
+        if names == [_CLASSES]:
+            return Input(graph=_read_classes(archive[_CLASSES], path))
         chosen = {}
         for meaning in (_FEATURES, _LABELS):
             found = [name for name in meaning if name in names]
@@ -145,10 +190,17 @@ def _read_npz(path: Path) -> Input:
             raise FileProblem(
                 path, f"labels must be one per row, got shape {labels.shape}", f"member {label}"
             )
-        return Input(_features(archive[feature], path), labels=labels, notes=notes)
+        return replace(_features(archive[feature], path), labels=labels, notes=notes)
 
 
-def _features(x: Array, path: Path) -> Array:
+def _read_classes(ids: Array, path: Path) -> PairGraph:
+    if ids.ndim != 1 or ids.dtype.kind not in "iu" or len(ids) == 0:
+        shown = f"shape {ids.shape} of {ids.dtype}"
+        raise FileProblem(path, f"must be integers (n,), got {shown}", f"member {_CLASSES}")
+    return labels_graph(ids)
+
+
+def _features(x: Array, path: Path) -> Table:
     if x.ndim < 2:
         raise FileProblem(path, f"must hold an (n, d) array, got shape {x.shape}")
     if x.dtype.kind not in "biuf":
@@ -157,25 +209,20 @@ def _features(x: Array, path: Path) -> Array:
         raise FileProblem(path, f"must hold at least one row and one column, got shape {x.shape}")
     with np.errstate(over="ignore"):  # of long doubles: infinite below
         x = x.reshape(len(x), -1).astype(np.float64)
-    _check_finite(x, path)
-    return x
-
-
-def _check_finite(x: Array, path: Path) -> None:
-    finite = np.isfinite(x)
-    if not finite.all():
-        place = [int(i) + 1 for i in np.unravel_index(int(np.argmin(finite)), x.shape)]
-        where = f"row {place[0]}, column {place[1]}" if x.ndim == 2 else f"entry {place[0]}"
-        raise FileProblem(path, f"must be finite, got {x[tuple(i - 1 for i in place)]}", where)
+    return Table(x, titles=column_titles(x.shape[1]))
 
 
 def table_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        ".csv, .tsv and .parquet files",
+        ".csv, .tsv (also .gz) and .parquet files",
         "a first column without a name holds row names, as pandas and R write them, and is left "
         "out; other ambiguous cases are errors that these options settle",
     )
-    group.add_argument("--delimiter", help="character that ends a cell (',', in .tsv a tab)")
+    group.add_argument(
+        "--delimiter",
+        help="character that ends a cell (',', or ';' or a tab where row 1 has no ','; in .tsv a "
+        "tab)",
+    )
     group.add_argument(
         "--header", action=argparse.BooleanOptionalAction, help="row 1 names the columns, or not"
     )
@@ -188,6 +235,13 @@ def table_arguments(parser: argparse.ArgumentParser) -> None:
         help="column that is no feature (by number from 0 without a header); may be repeated",
     )
     index.add_argument("--no-index-column", action="store_true", help="every column is a feature")
+    group = parser.add_argument_group("the features, whichever file they are in")
+    group.add_argument(
+        "--impute", choices=IMPUTES, help="fill in missing values by that of their column"
+    )
+    group.add_argument(
+        "--scale", action="store_true", help="every column to mean 0 and standard deviation 1"
+    )
 
 
 def table_options(options: argparse.Namespace, paths: Iterable[Path | None] = ()) -> TableOptions:
@@ -198,10 +252,15 @@ def table_options(options: argparse.Namespace, paths: Iterable[Path | None] = ()
     table = TableOptions(
         delimiter, options.header, tuple(options.index_column), options.no_index_column
     )
-    kinds = [path.suffix.lower() for path in paths if path is not None]
+    kinds = [kind_of(path) for path in paths if path is not None]
     if table != TableOptions() and not any(kind in _TABLES for kind in kinds):
         raise ValueError(
             "--delimiter, --header and --index-column need a .csv, .tsv or .parquet file, got "
             f"{' and '.join(kinds)}"
         )
     return table
+
+
+def feature_options(options: argparse.Namespace, table: TableOptions) -> TableOptions:
+    """`table` for the file of the features, with what --impute and --scale say."""
+    return replace(table, impute=options.impute, scale=options.scale)

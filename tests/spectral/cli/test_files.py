@@ -12,6 +12,7 @@ import scipy.io
 import scipy.sparse as sp
 
 from sslspec_fast.spectral import cli
+from sslspec_fast.spectral.cli import _embed
 from sslspec_fast.spectral.cli.files import (
     TableOptions,
     read_graph,
@@ -100,7 +101,7 @@ def test_a_parquet_file_is_read_by_its_types(tmp_path, monkeypatch):
     frame["kind"] = ["1", "2"] * 6
     assert "column 'kind': must be numbers" in refusal(read_input, path)
     frame.loc[4, "b"] = np.nan
-    assert "row 5, column 'b': must be there" in refusal(
+    assert "row 5, column 'b': must be a number, got a missing value" in refusal(
         read_input, path, TableOptions(label="kind")
     )
     monkeypatch.setattr(pandas, "read_parquet", lambda _: 1 / 0)
@@ -141,7 +142,9 @@ def test_a_cell_that_is_no_number_is_named(tmp_path, hole, row):
         ('1,2\n"3,4', "row 2: cannot be split into cells: unexpected end of data"),
         ("1,2\n\x1a", "row 2: must be text, got the character '\\x1a'"),
         ("1,2\n\ufeff3,4", "row 2: must be text, got the character '\\ufeff'"),
-        ("a;b\n1;2\n3;4\n", "row 1, column 1"),
+        ("a b\n1 2\n3 4\n", "row 1, column 1"),
+        ("a;b\n1;2\n3,4\n", "row 3: must have 2 cells as row 1, got 1"),
+        ("a;b\n1,5;2\n", "row 2, column 1 ('a'): must be a number, got '1,5'"),
         ("x,y\n1;2,3\n", "row 2, column 1 ('x'): must be a number, got '1;2' (say --delimiter ';'"),
         ("1,2\ngr\xf6\xdfe,3".encode("latin-1"), "row 2: must be UTF-8, got the byte 0xf6"),
         ("1,2\n3,4\n".encode("utf-16"), ": must be UTF-8, got a byte order mark of UTF-16"),
@@ -243,7 +246,7 @@ def test_archives_of_two_readings_are_refused(tmp_path):
     assert "must hold one array" in message(a=X, b=X)
     assert "must hold one array" in message(y=y)
     assert "pickled objects" in message(X=X, y=y.astype(object))
-    assert "row 3, column 2: must be finite, got nan" in message(
+    assert "row 3, column 2: must be a number, got a missing value" in message(
         X=np.where(X[2, 1] == X, np.nan, X)
     )
     np.savez(path, X=X, y=y, ids=y)
@@ -367,7 +370,7 @@ def test_a_later_run_leaves_nothing_of_an_earlier_one(tmp_path, embed):
     assert (tmp_path / "o" / "weights.npy").exists()
     assert embed("-k", "2")[0] == 0
     kept = {path.name for path in (tmp_path / "o").iterdir()} - {"embedding.png"}
-    assert kept == {"embedding.npy", "spectrum.csv", "report.txt", "notes.txt"}
+    assert kept == {"embedding.npy", "graph.npz", "spectrum.csv", "report.txt", "notes.txt"}
 
 
 def test_what_no_run_wrote_is_never_replaced(tmp_path, embed):
@@ -402,7 +405,7 @@ def test_a_full_disk_leaves_the_earlier_results(tmp_path, embed, monkeypatch):
 
     for place in ("write_spectrum", "plot"):
         with monkeypatch.context() as disk:
-            disk.setattr(cli, place, full)
+            disk.setattr(_embed, place, full)
             status, line = embed("-k", "2")
             assert status == 2
             assert "No space left on device" in line

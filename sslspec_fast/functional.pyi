@@ -1,0 +1,359 @@
+"""The types of the functions in functional.py: what `return_terms` returns, and every choice.
+
+Kept by hand; a test compares the parameters with those of the functions. Overloads stand here, so
+that a signature is written once beside its loss.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+from torch import Tensor
+from typing_extensions import Unpack
+
+from .graph.pair_graph import PairGraph
+from .losses import _options as kw
+from .losses.lejepa import Views
+
+__all__: list[str]
+WithTerms = tuple[Tensor, dict[str, Tensor]]
+
+@overload
+def barlow_twins(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.BarlowTwins]
+) -> WithTerms: ...
+@overload
+def barlow_twins(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.BarlowTwins]
+) -> Tensor: ...
+@overload
+def barlow_twins(
+    z1: Tensor, z2: Tensor, *, return_terms: bool, **options: Unpack[kw.BarlowTwins]
+) -> Tensor | WithTerms: ...
+@overload
+def clip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Clip],
+) -> WithTerms: ...
+@overload
+def clip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Clip],
+) -> Tensor: ...
+@overload
+def clip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Clip],
+) -> Tensor | WithTerms: ...
+@overload
+def dcl(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.Dcl]
+) -> WithTerms: ...
+@overload
+def dcl(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.Dcl]
+) -> Tensor: ...
+@overload
+def dcl(
+    z1: Tensor, z2: Tensor, *, return_terms: bool, **options: Unpack[kw.Dcl]
+) -> Tensor | WithTerms: ...
+def dirichlet_energy(z: Tensor, graph: PairGraph, **options: Unpack[kw.Options]) -> Tensor: ...
+@overload
+def falcon(
+    h1: Tensor, h2: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.Falcon]
+) -> WithTerms: ...
+@overload
+def falcon(
+    h1: Tensor, h2: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.Falcon]
+) -> Tensor: ...
+@overload
+def falcon(
+    h1: Tensor, h2: Tensor, *, return_terms: bool, **options: Unpack[kw.Falcon]
+) -> Tensor | WithTerms: ...
+@overload
+def graph_barlow_twins(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.GraphBarlowTwins],
+) -> WithTerms: ...
+@overload
+def graph_barlow_twins(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.GraphBarlowTwins],
+) -> Tensor: ...
+@overload
+def graph_barlow_twins(
+    z: Tensor, graph: PairGraph, *, return_terms: bool, **options: Unpack[kw.GraphBarlowTwins]
+) -> Tensor | WithTerms: ...
+def graph_covariance(
+    z: Tensor, graph: PairGraph, **options: Unpack[kw.GraphCovariance]
+) -> Tensor: ...
+@overload
+def graph_info_nce(
+    z: Tensor, graph: PairGraph, *, return_terms: Literal[True], **options: Unpack[kw.GraphInfoNce]
+) -> WithTerms: ...
+@overload
+def graph_info_nce(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.GraphInfoNce],
+) -> Tensor: ...
+@overload
+def graph_info_nce(
+    z: Tensor, graph: PairGraph, *, return_terms: bool, **options: Unpack[kw.GraphInfoNce]
+) -> Tensor | WithTerms: ...
+@overload
+def graph_spectral_contrastive(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.GraphSpectralContrastive],
+) -> WithTerms: ...
+@overload
+def graph_spectral_contrastive(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.GraphSpectralContrastive],
+) -> Tensor: ...
+@overload
+def graph_spectral_contrastive(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.GraphSpectralContrastive],
+) -> Tensor | WithTerms: ...
+@overload
+def graph_vicreg(
+    z: Tensor, graph: PairGraph, *, return_terms: Literal[True], **options: Unpack[kw.GraphVicreg]
+) -> WithTerms: ...
+@overload
+def graph_vicreg(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.GraphVicreg],
+) -> Tensor: ...
+@overload
+def graph_vicreg(
+    z: Tensor, graph: PairGraph, *, return_terms: bool, **options: Unpack[kw.GraphVicreg]
+) -> Tensor | WithTerms: ...
+@overload
+def info_nce(
+    query: Tensor, key: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.InfoNce]
+) -> WithTerms: ...
+@overload
+def info_nce(
+    query: Tensor, key: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.InfoNce]
+) -> Tensor: ...
+@overload
+def info_nce(
+    query: Tensor, key: Tensor, *, return_terms: bool, **options: Unpack[kw.InfoNce]
+) -> Tensor | WithTerms: ...
+def koleo(z: Tensor, **options: Unpack[kw.Koleo]) -> Tensor: ...
+@overload
+def lejepa(
+    global_views: Views,
+    local_views: Views | None = ...,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Lejepa],
+) -> WithTerms: ...
+@overload
+def lejepa(
+    global_views: Views,
+    local_views: Views | None = ...,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Lejepa],
+) -> Tensor: ...
+@overload
+def lejepa(
+    global_views: Views,
+    local_views: Views | None = ...,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Lejepa],
+) -> Tensor | WithTerms: ...
+@overload
+def ls_simclr(
+    z: Tensor, graph: PairGraph, *, return_terms: Literal[True], **options: Unpack[kw.LsSimclr]
+) -> WithTerms: ...
+@overload
+def ls_simclr(
+    z: Tensor,
+    graph: PairGraph,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.LsSimclr],
+) -> Tensor: ...
+@overload
+def ls_simclr(
+    z: Tensor, graph: PairGraph, *, return_terms: bool, **options: Unpack[kw.LsSimclr]
+) -> Tensor | WithTerms: ...
+@overload
+def matryoshka(
+    loss: str,
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    dims: Sequence[int],
+    weights: Sequence[float] | None = ...,
+    return_terms: Literal[True],
+    **hyper: Any,
+) -> WithTerms: ...
+@overload
+def matryoshka(
+    loss: str,
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    dims: Sequence[int],
+    weights: Sequence[float] | None = ...,
+    return_terms: Literal[False] = ...,
+    **hyper: Any,
+) -> Tensor: ...
+@overload
+def matryoshka(
+    loss: str,
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    dims: Sequence[int],
+    weights: Sequence[float] | None = ...,
+    return_terms: bool,
+    **hyper: Any,
+) -> Tensor | WithTerms: ...
+@overload
+def moco(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Moco],
+) -> WithTerms: ...
+@overload
+def moco(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Moco],
+) -> Tensor: ...
+@overload
+def moco(
+    query: Tensor, key: Tensor, queue: Tensor, *, return_terms: bool, **options: Unpack[kw.Moco]
+) -> Tensor | WithTerms: ...
+def negative_cosine(p: Tensor, z: Tensor, **options: Unpack[kw.NegativeCosine]) -> Tensor: ...
+def negative_mises_fisher_weights(u1: Tensor, u2: Tensor, sigma: float = ...) -> Tensor: ...
+@overload
+def nt_xent(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.NtXent]
+) -> WithTerms: ...
+@overload
+def nt_xent(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.NtXent]
+) -> Tensor: ...
+@overload
+def nt_xent(
+    z1: Tensor, z2: Tensor, *, return_terms: bool, **options: Unpack[kw.NtXent]
+) -> Tensor | WithTerms: ...
+@overload
+def siglip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Rows],
+) -> WithTerms: ...
+@overload
+def siglip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Rows],
+) -> Tensor: ...
+@overload
+def siglip(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Rows],
+) -> Tensor | WithTerms: ...
+def sigreg(z: Tensor, **options: Unpack[kw.Sigreg]) -> Tensor: ...
+@overload
+def spectral_contrastive(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.SpectralContrastive],
+) -> WithTerms: ...
+@overload
+def spectral_contrastive(
+    z1: Tensor,
+    z2: Tensor,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.SpectralContrastive],
+) -> Tensor: ...
+@overload
+def spectral_contrastive(
+    z1: Tensor, z2: Tensor, *, return_terms: bool, **options: Unpack[kw.SpectralContrastive]
+) -> Tensor | WithTerms: ...
+@overload
+def sup_con(
+    z: Tensor, labels: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.SupCon]
+) -> WithTerms: ...
+@overload
+def sup_con(
+    z: Tensor, labels: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.SupCon]
+) -> Tensor: ...
+@overload
+def sup_con(
+    z: Tensor, labels: Tensor, *, return_terms: bool, **options: Unpack[kw.SupCon]
+) -> Tensor | WithTerms: ...
+@overload
+def vicreg(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.Vicreg]
+) -> WithTerms: ...
+@overload
+def vicreg(
+    z1: Tensor, z2: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.Vicreg]
+) -> Tensor: ...
+@overload
+def vicreg(
+    z1: Tensor, z2: Tensor, *, return_terms: bool, **options: Unpack[kw.Vicreg]
+) -> Tensor | WithTerms: ...
