@@ -162,6 +162,13 @@ def cuda_pairwise_weight_rows(
     logits: Logits, lse: TensorPair, grad_lse: TensorPair, row0: int, weights: View, run: Run,
     fast: bool, /
 ) -> None: ...
+def cuda_pairwise_soft_statistics(
+    logits: View, bias: Maybe, first: int, skip_self: bool, lse: View, entropy: View, stream: int, /
+) -> None: ...
+def cuda_pairwise_soft_weights(
+    student: tuple[View, View], teacher: tuple[Maybe, Maybe, Maybe], own: tuple[View, Maybe],
+    first: int, skip_self: bool, rows: View, stream: int, /,
+) -> None: ...
 def cuda_two_views_workspace_size(
     n: int, width: int, dtype: int, form: int, backward: bool, own_product: bool, /
 ) -> int: ...

@@ -7,6 +7,7 @@ Two-view losses take two (n, d) tensors of paired rows, graph losses one (n, d) 
 
 from .losses.barlow_twins import barlow_twins
 from .losses.clip import clip
+from .losses.column_bias import center_bias, column_mean, sinkhorn_bias
 from .losses.dcl import dcl, negative_mises_fisher_weights
 from .losses.dirichlet_energy import dirichlet_energy
 from .losses.falcon import falcon
@@ -23,6 +24,7 @@ from .losses.matryoshka import matryoshka
 from .losses.moco import moco
 from .losses.negative_cosine import negative_cosine
 from .losses.nt_xent import nt_xent
+from .losses.prototype_cross_entropy import prototype_cross_entropy
 from .losses.siglip import siglip
 from .losses.sigreg import sigreg
 from .losses.spectral_contrastive import spectral_contrastive
@@ -31,7 +33,9 @@ from .losses.vicreg import vicreg
 
 __all__ = [
     "barlow_twins",
+    "center_bias",
     "clip",
+    "column_mean",
     "dcl",
     "dirichlet_energy",
     "falcon",
@@ -49,8 +53,10 @@ __all__ = [
     "negative_cosine",
     "negative_mises_fisher_weights",
     "nt_xent",
+    "prototype_cross_entropy",
     "siglip",
     "sigreg",
+    "sinkhorn_bias",
     "spectral_contrastive",
     "sup_con",
     "vicreg",

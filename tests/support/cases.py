@@ -199,6 +199,33 @@ def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     return list(pair_rows(n, d, seed)), call
 
 
+def _prototypes(pairs: bool = False, **options: Any) -> Callable[..., Any]:
+    """Students and prototypes; fixed teachers with prototypes of their own, one a student or two
+    for most of them.
+    """
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        k, m = 2 * n + 3, max(n // 2, 1) if pairs else n
+        student, prototypes = pair_rows(n, d, seed)[0], pair_rows(k, d, seed + 1)[0]
+        teacher, own = pair_rows(m, d, seed + 2)[1], pair_rows(k, d, seed + 1)[1]
+        bias = pair_rows(1, k, seed + 3)[0][0]
+        index = torch.arange(n)
+        rows, columns = torch.cat([index, index[1:]]), torch.cat([index % m, (index[1:] + 1) % m])
+        weights = torch.linspace(0.5, 2, len(rows), dtype=torch.float64)
+
+        def call(a: Tensor, w: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+            kind = a.dtype if a.dtype == torch.float64 else torch.float32
+            keywords = {**options, "student_temperature": temperature, **keywords}
+            if pairs:
+                keywords["pairs"] = tuple(x.to(a.device) for x in (rows, columns, weights))
+            b, v, beta = (x.to(a.device, kind) for x in (teacher, own, bias))
+            return F.prototype_cross_entropy(a, b, w, v, bias=beta, **keywords)
+
+        return [student, prototypes], call
+
+    return build
+
+
 def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     codes = random_codes(d, 4 * d, 1)
 
@@ -325,6 +352,9 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("negative_cosine", _pairs(F.negative_cosine)),
+        LossCase("prototype_cross_entropy", _prototypes(), softmax=True),
+        LossCase("prototype_cross_entropy_pairs", _prototypes(pairs=True), 2, softmax=True),
+        LossCase("prototype_cross_entropy_mean_entropy", _prototypes(mean_entropy=0.7)),
         LossCase("falcon", _falcon, 2),
         LossCase("koleo", _koleo, 3),
         LossCase("sigreg", _normality(), largest=1e3),

@@ -112,8 +112,8 @@ void check_panel(const char* name, const TensorView& t, int64_t rows, int64_t k,
 }
 
 void check_logits(const TensorView& logits) {
-  SSLSPEC_CHECK(logits.device != kCpu && logits.ndim == 2, kOp,
-                ": logits must be (rows, k) on a CUDA device, got ", shape_text(logits));
+  SSLSPEC_CHECK(logits.device != kCpu && logits.ndim == 2, kOp, ": logits must be (rows, k) on a CUDA device, got ",
+                shape_text(logits));
   SSLSPEC_CHECK(logits.dtype == DType::f32 || logits.dtype == DType::f64, kOp,
                 ": logits must be float32 or float64, got ", logits.dtype);
   check_panel("logits", logits, logits.shape[0], logits.shape[1], logits.dtype, logits.device);

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..._dtypes import computed_dtype
-from ..._seam import _C, stream, view
-from .._matmul import add_mm_float32, mm_float32
+from ...._dtypes import computed_dtype
+from ...._seam import _C, stream, view
+from ..._matmul import add_mm_float32, mm_float32
 
 __all__ = ["visit"]
 
