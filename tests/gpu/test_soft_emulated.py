@@ -66,7 +66,11 @@ def test_pairs_of_students_and_teachers(
         kind = a.dtype if a.dtype == F64 else F32
         own = (x.to(kind) for x in (teacher, v))
         how = {"pairs": pairs, "bias": bias.to(kind), "reduction": reduction}
-        return F.prototype_cross_entropy(a, next(own), w, next(own), student_temperature=0.5, **how)
+        how |= {
+            "student_temperature": 0.5,
+            "teacher_temperature": 0.5,
+        }  # what rounding is divided by
+        return F.prototype_cross_entropy(a, next(own), w, next(own), **how)
 
     both(gpu_paths, [student, w], loss)
 

@@ -3,7 +3,6 @@
 // Tiling: a block of kThreads owns one row; threads take every kThreads-th column, so that loads and stores are
 // coalesced. Precision policy: logits and weights in the dtype of the logits; sums over a row in double, in a fixed
 // order. Entropies are log(sum e) - sum e (t - top) / sum e with e = exp(t - top): no term is negative.
-#include "gpu/reduce.cuh"
 #include "gpu/types.cuh"
 #include "pairwise/cuda/soft.h"
 
@@ -79,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) soft_weights_kernel(const __grid_con
   const int64_t i = blockIdx.x, own = p.skip_self ? p.first + i : -1;
   T* s = p.student + i * p.k;
   const T lse = p.student_lse[i], g = p.weight[i];
-  const Logits<T> t{p.teacher + i * p.k, p.bias, own};
+  const Logits<T> t{p.teacher == nullptr ? nullptr : p.teacher + i * p.k, p.bias, own};
   const T other = p.teacher == nullptr ? T(0) : p.teacher_lse[i];
   double mean = 0, loss = 0;
   if (p.tilt != nullptr) {
