@@ -1,4 +1,6 @@
-"""A first-in first-out store of rows: MoCo's queue, cross-batch memory, NNCLR's support set."""
+"""A first-in first-out store of rows: MoCo's queue, cross-batch memory, NNCLR's support set; and the
+check of a queue that a loss is given.
+"""
 
 from __future__ import annotations
 
@@ -136,3 +138,30 @@ class MemoryBank(torch.nn.Module):
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         self._filled, self._next = int(state["filled"]), int(state["next"])
+
+
+def unit_queue(op: str, queue: Tensor, query: Tensor, like: Tensor) -> Tensor:
+    """The queue in the dtype of `like`, the widened query."""
+    check.dense(op, "queue", queue)
+    if queue.dim() != 2 or queue.shape[1] != query.shape[1]:
+        raise ValueError(
+            f"{op}: queue must be (rows, {query.shape[1]}), the features of query "
+            f"{tuple(query.shape)}, got {tuple(queue.shape)}"
+        )
+    if queue.dtype not in (query.dtype, like.dtype):
+        raise TypeError(
+            f"{op}: queue must have the dtype of query, {query.dtype}, or {like.dtype}, "
+            f"got {queue.dtype}"
+        )
+    if queue.device != query.device:
+        raise ValueError(
+            f"{op}: queue must be on the device of query, {query.device}, got {queue.device}"
+        )
+    check.refuse_grad(op, "queue", queue.requires_grad, "detach it")
+    if check.readable(queue) and queue.shape[0]:
+        some = queue.detach()[:: -(-queue.shape[0] // 64)].to(like.dtype)
+        length = torch.linalg.vector_norm(some, dim=1)
+        wrong = length[~((length - 1).abs() <= 0.01)]
+        if wrong.numel():
+            raise ValueError(f"{op}: queue must have rows of unit length, got {wrong[0]:g}")
+    return queue.to(like.dtype)

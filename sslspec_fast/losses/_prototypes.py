@@ -1,6 +1,4 @@
-"""What the losses over prototypes share: rows and prototypes as logits, who is whose target, and
-the reduction over pairs.
-"""
+"""What the losses over prototypes are given, checked: rows, prototypes, and who is whose target."""
 
 from __future__ import annotations
 
@@ -10,12 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import computed_dtype, products, widen
+from .._dtypes import computed_dtype
 from ..graph._checks import check_graph
 from ..graph.pair_graph import PairGraph
-from ..primitives.pairwise.soft import Pairs, Sides, mean_softmax, soft_rows, soft_total
-from ..primitives.rows.unit_rows import unit_rows
-from ._common import reduce_rows
+from ..primitives.pairwise.soft import Pairs
+
+NAMES = ("student", "teacher")  # of the rows in messages
 
 
 class Targets(NamedTuple):
@@ -123,28 +121,29 @@ def check_heads(
     teacher: Tensor,
     prototypes: Tensor | None,
     teacher_prototypes: Tensor | None,
+    names: tuple[str, str] = NAMES,
 ) -> int:
     """The shapes and dtypes of rows and prototypes; returns k."""
-    check.matrix(op, "student", student)
-    check.matrix(op, "teacher", teacher)
+    own, other = names
+    check.matrix(op, own, student)
+    check.matrix(op, other, teacher)
     if teacher.device != student.device:
         raise ValueError(
-            f"{op}: teacher must be on the device of student, {student.device}, "
-            f"got {teacher.device}"
+            f"{op}: {other} must be on the device of {own}, {student.device}, got {teacher.device}"
         )
     if prototypes is None:
         if teacher_prototypes is not None:
             raise ValueError(f"{op}: teacher_prototypes need prototypes, got None")
         if teacher.shape[1] != student.shape[1]:
             raise ValueError(
-                f"{op}: without prototypes, teacher must have the {student.shape[1]} logits of "
-                f"student, got {tuple(teacher.shape)}"
+                f"{op}: without prototypes, {other} must have the {student.shape[1]} logits of "
+                f"{own}, got {tuple(teacher.shape)}"
             )
         return student.shape[1]
-    _check_prototypes(op, "prototypes", prototypes, "student", student)
-    other = "prototypes" if teacher_prototypes is None else "teacher_prototypes"
+    _check_prototypes(op, "prototypes", prototypes, own, student)
+    name = "prototypes" if teacher_prototypes is None else "teacher_prototypes"
     columns = prototypes if teacher_prototypes is None else teacher_prototypes
-    _check_prototypes(op, other, columns, "teacher", teacher)
+    _check_prototypes(op, name, columns, other, teacher)
     if columns.shape[0] != prototypes.shape[0]:
         raise ValueError(
             f"{op}: teacher_prototypes must have the {prototypes.shape[0]} rows of prototypes, "
@@ -183,72 +182,6 @@ def check_bias(op: str, bias: Tensor | None, k: int, m: int, like: Tensor) -> Te
         )
     check.refuse_grad(op, "bias", bias.requires_grad, "detach it")
     return bias.detach().to(computed_dtype(like))
-
-
-def make_sides(
-    student: tuple[Tensor, Tensor | None, Tensor],
-    teacher: tuple[Tensor, Tensor | None, Tensor],
-    bias: Tensor | None,
-    normalize: bool,
-) -> Sides:
-    """(rows, prototypes, temperature) of both, without gradient of the teacher's; its prototypes
-    are None for those of the student. Logits have none.
-    """
-    like, own, temperature = student
-    normalize = normalize and own is not None
-    a = _over(like, temperature, normalize, like)
-    w = None if own is None else _columns(own, normalize, like)
-    rows, other, temperature = teacher
-    with torch.no_grad():
-        b = _over(rows, temperature, normalize, like)
-        v = w if other is None else _columns(other, normalize, like)
-    return Sides(a, w, b, v, bias)
-
-
-def _over(rows: Tensor, temperature: Tensor, normalize: bool, like: Tensor) -> Tensor:
-    """Rows over their temperature, in the dtype in which those of `like` are multiplied."""
-    x = widen(rows).to(computed_dtype(like))
-    x = unit_rows(x) if normalize else x
-    scale = temperature.reciprocal()
-    return products(x * (scale if scale.dim() == 0 else scale[:, None]), like)
-
-
-def _columns(prototypes: Tensor, normalize: bool, like: Tensor) -> Tensor:
-    w = widen(prototypes).to(computed_dtype(like))
-    return products(unit_rows(w) if normalize else w, like)
-
-
-def mean_probability(sides: Sides) -> Tensor:
-    """(k,) mean over the students of their probabilities."""
-    a, w = sides.a, sides.w
-    if w is None:
-        return a.softmax(1).mean(0)
-    return mean_softmax(a, w, torch.full_like(a[:, 0], 1 / a.shape[0], dtype=computed_dtype(a)))
-
-
-def reduced(
-    sides: Sides, graph: Targets, reduction: str, weight: Tensor | None, *, skip_self: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The loss and, in the same reduction, the entropy of its targets (detached).
-
-    "mean" is over the weights of the pairs, "none" the sums of the students.
-    """
-    if reduction == "none" or (weight is not None and weight.requires_grad):
-        rows, entropy = soft_rows(sides, graph.weight, graph.pairs, skip_self=skip_self)
-        each = graph.by_student(graph.weight * graph.of_teachers(entropy))
-        if reduction == "mean":
-            degree = graph.by_student(graph.weight)
-            norm = (degree if weight is None else degree * weight).sum()
-            total = (rows if weight is None else rows * weight).sum()
-            own = (each if weight is None else each * weight.detach()).sum()
-            return total / norm, own / norm.detach()
-        fixed = None if weight is None else weight.detach()
-        return reduce_rows(rows, reduction, weight), reduce_rows(each, reduction, fixed)
-    share = graph.weight if weight is None else graph.weight * graph.of_students(weight)
-    if reduction == "mean":
-        share = share / share.sum()
-    loss, entropy = soft_total(sides, share, graph.pairs, skip_self=skip_self)
-    return loss, (share * graph.of_teachers(entropy)).sum()
 
 
 def check_total(op: str, graph: Targets, weight: Tensor | None, reduction: str) -> None:

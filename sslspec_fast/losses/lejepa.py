@@ -15,7 +15,6 @@ Balestriero, LeCun, "LeJEPA: Provable and Scalable Self-Supervised Learning With
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,8 +25,7 @@ from .._dtypes import widen
 from ..reference import lejepa as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
 from .sigreg import Kernel, check_options, check_reference, draw, normality
-
-Views = Tensor | Sequence[Tensor]
+from ._views import Views, like_first, view_list
 
 
 def lejepa(
@@ -71,16 +69,10 @@ def lejepa(
     """
     op = "lejepa"
     check.common(op, impl, group)
-    first = _views(op, "global_views", global_views)
-    further = [] if local_views is None else _views(op, "local_views", local_views)
-    for view in (*first, *further):
-        name = "global_views" if any(view is x for x in first) else "local_views"
-        if view.shape != first[0].shape:
-            raise ValueError(
-                f"{op}: {name} must match the first of global_views {tuple(first[0].shape)}, "
-                f"got {tuple(view.shape)}"
-            )
-        check.same_kind(op, name, view, "the first of global_views", first[0])
+    first = view_list(op, "global_views", global_views)
+    further = [] if local_views is None else view_list(op, "local_views", local_views)
+    like_first(op, "global_views", first, first[0], "global_views")
+    like_first(op, "local_views", further, first[0], "global_views")
     weight = check.number(op, "weight", weight, low=0.0)
     if weight > 1:
         raise ValueError(f"{op}: weight must be in [0, 1], got {weight}")
@@ -106,24 +98,6 @@ def lejepa(
     }
     loss = weight * terms["sigreg"] + (1 - weight) * terms["invariance"]
     return with_terms(loss, terms if return_terms else None)
-
-
-def _views(op: str, name: str, views: Views) -> list[Tensor]:
-    """Views as a list of (n, d)."""
-    if isinstance(views, Tensor):
-        check.views(op, name, views)
-        if views.dim() != 3:
-            raise ValueError(
-                f"{op}: {name} must be (views, rows, features) or a list of (rows, features), "
-                f"got shape {tuple(views.shape)}"
-            )
-        return list(views.unbind(0))
-    if not isinstance(views, (list, tuple)) or not views:
-        got = "an empty one" if isinstance(views, (list, tuple)) else type(views).__name__
-        raise TypeError(f"{op}: {name} must be a tensor or a list of tensors, got {got}")
-    for view in views:
-        check.matrix(op, name, view)
-    return list(views)
 
 
 class LeJEPALoss(Loss):

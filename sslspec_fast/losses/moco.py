@@ -29,6 +29,7 @@ from ..primitives.rows.unit_rows import paired_rows
 from ..reference import moco as reference
 from ._common import LossOrTerms, add_terms, reduce_rows, row_weights, run_reference
 from ._inputs import prepare_pair
+from ._memory_bank import unit_queue
 from ._softmax import FalseNegatives, one_positive_rows
 
 
@@ -94,6 +95,11 @@ def moco(
     )
     (q, k), t, weight = pair.rows(), pair.scale_tensor(), pair.weight
     n, bank = query.shape[0], _unit_queue(op, queue, query, q)
+    check.common(op, impl, group, reduction)
+    check.pair(op, ("query", "key"), query, key)
+    n, q, k = query.shape[0], widen(query), widen(key)
+    bank = unit_queue(op, queue, query, q)
+    t = check.positive(op, "temperature", temperature, q, rows=(n,))
     margin = check.number(op, "margin", margin, low=0.0)
     if (ids is None) != (queue_ids is None):
         given, missing = ("ids", "queue_ids") if queue_ids is None else ("queue_ids", "ids")
@@ -132,30 +138,3 @@ def moco(
             row_weight = row_weights(positive.detach(), reduction, weight)
             loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
-
-
-def _unit_queue(op: str, queue: Tensor, query: Tensor, like: Tensor) -> Tensor:
-    """The queue in the dtype of `like`, the widened query."""
-    check.dense(op, "queue", queue)
-    if queue.dim() != 2 or queue.shape[1] != query.shape[1]:
-        raise ValueError(
-            f"{op}: queue must be (rows, {query.shape[1]}), the features of query "
-            f"{tuple(query.shape)}, got {tuple(queue.shape)}"
-        )
-    if queue.dtype not in (query.dtype, like.dtype):
-        raise TypeError(
-            f"{op}: queue must have the dtype of query, {query.dtype}, or {like.dtype}, "
-            f"got {queue.dtype}"
-        )
-    if queue.device != query.device:
-        raise ValueError(
-            f"{op}: queue must be on the device of query, {query.device}, got {queue.device}"
-        )
-    check.refuse_grad(op, "queue", queue.requires_grad, "detach it")
-    if check.readable(queue) and queue.shape[0]:
-        some = queue.detach()[:: -(-queue.shape[0] // 64)].to(like.dtype)
-        length = torch.linalg.vector_norm(some, dim=1)
-        wrong = length[~((length - 1).abs() <= 0.01)]
-        if wrong.numel():
-            raise ValueError(f"{op}: queue must have rows of unit length, got {wrong[0]:g}")
-    return queue.to(like.dtype)

@@ -23,19 +23,11 @@ from typing import Any
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import computed_dtype, widen
 from ..reference import prototype_cross_entropy as reference
 from ._codes import divergence
-from ._common import LossOrTerms, run_reference, with_terms
-from ._prototypes import (
-    check_bias,
-    check_heads,
-    check_total,
-    make_sides,
-    mean_probability,
-    reduced,
-    targets,
-)
+from ._common import LossOrTerms, Terms, run_reference
+from ._heads import answer, loss_and_terms, mean_probability, prepare
+from ._prototypes import check_heads, check_total
 
 
 def prototype_cross_entropy(
@@ -87,41 +79,39 @@ def prototype_cross_entropy(
     """
     op = "prototype_cross_entropy"
     check.common(op, impl, group, reduction)
-    k = check_heads(op, student, teacher, prototypes, teacher_prototypes)
+    check_heads(op, student, teacher, prototypes, teacher_prototypes)
     n, m = student.shape[0], teacher.shape[0]
-    own = check.positive(op, "student_temperature", student_temperature, student, rows=(n,))
-    other = check.positive(op, "teacher_temperature", teacher_temperature, student, rows=(m,))
-    check.refuse_grad(op, "teacher_temperature", other.requires_grad, "detach it")
-    bias = check_bias(op, bias, k, m, student)
     mean_entropy = check.number(op, "mean_entropy", mean_entropy, low=0.0)
     if mean_entropy and reduction == "none":
         raise ValueError(f"{op}: mean_entropy needs a reduction, got {mean_entropy} and 'none'")
     weight = check.sample_weight(op, sample_weight, student, n, reduction)
-    graph = targets(op, pairs, n, m, student)
-    check_total(op, graph, weight, reduction)
-    if impl == "torch":
-        kind = computed_dtype(student)
-        given = (student, teacher, prototypes, teacher_prototypes)
-        total = run_reference(
+    heads = prepare(
+        op,
+        (student, prototypes, student_temperature),
+        (teacher, teacher_prototypes, teacher_temperature),
+        pairs=pairs,
+        bias=bias,
+        normalize=normalize,
+    )
+    check_total(op, heads.graph, weight, reduction)
+
+    def plain() -> Tensor:
+        return run_reference(
             reference.prototype_cross_entropy,
-            *(None if x is None else widen(x).to(kind) for x in given),
-            pairs=graph.dense(n, m),
-            student_temperature=own,
-            teacher_temperature=other,
-            bias=bias,
-            normalize=normalize,
+            *heads.tensors(),
+            pairs=heads.graph.dense(n, m),
+            **heads.options(),
             mean_entropy=mean_entropy,
             reduction=reduction,
             sample_weight=weight,
         )
-        if not return_terms:
-            return total
-    sides = make_sides(
-        (student, prototypes, own), (teacher, teacher_prototypes, other), bias, normalize
-    )
-    loss, entropy = reduced(sides, graph, reduction, weight)
-    terms = {"entropy": entropy, "divergence": loss - entropy}
-    if mean_entropy:
-        surplus = divergence(mean_probability(sides))
-        loss, terms["mean_entropy"] = loss + mean_entropy * surplus, surplus
-    return with_terms(total if impl == "torch" else loss, terms if return_terms else None)
+
+    def fused() -> tuple[Tensor, Terms]:
+        sides = heads.sides()
+        loss, terms = loss_and_terms(sides, heads.graph, reduction, weight)
+        if mean_entropy:
+            surplus = divergence(mean_probability(sides))
+            loss, terms["mean_entropy"] = loss + mean_entropy * surplus, surplus
+        return loss, terms
+
+    return answer(impl, plain, fused, return_terms)

@@ -1,9 +1,9 @@
 """Cross-entropy between soft codes in plain torch: both matrices of codes, and dense pairs."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from ._codes import codes, log_codes
 from ._reduce import reduce_rows
 
 
@@ -23,22 +23,11 @@ def prototype_cross_entropy(
     sample_weight: Tensor | None = None,
 ) -> Tensor:
     """pairs: (n, m) dense. Without prototypes the rows are logits."""
-
-    def logits(rows: Tensor, columns: Tensor | None, temperature: Tensor) -> Tensor:
-        if columns is not None:
-            if normalize:
-                rows, columns = F.normalize(rows, dim=1), F.normalize(columns, dim=1)
-            rows = rows @ columns.T
-        return rows / temperature.reshape(-1, 1)
-
-    with torch.no_grad():
-        own = prototypes if teacher_prototypes is None else teacher_prototypes
-        t = logits(teacher, own, teacher_temperature)
-        if bias is not None:
-            blocks = 1 if bias.dim() == 1 else bias.shape[0]
-            t = t + bias.view(blocks, -1).repeat_interleave(len(t) // blocks, 0)
-        target = pairs @ t.softmax(1)
-    log_p = logits(student, prototypes, student_temperature).log_softmax(1)
+    own = prototypes if teacher_prototypes is None else teacher_prototypes
+    if bias is not None and bias.dim() == 2:  # a bias for each of equal blocks of rows
+        bias = bias.repeat_interleave(len(teacher) // len(bias), 0)
+    target = pairs @ codes(teacher, own, teacher_temperature, normalize, bias)
+    log_p = log_codes(student, prototypes, student_temperature, normalize)
     rows = -(target * log_p).sum(1)
     if reduction == "mean":
         degree = pairs.sum(1)
