@@ -9,6 +9,7 @@ from .losses.barlow_twins import barlow_twins
 from .losses.clip import clip
 from .losses.column_bias import center_bias, column_mean, sinkhorn_bias
 from .losses.dcl import dcl, negative_mises_fisher_weights
+from .losses.dino import dino
 from .losses.dirichlet_energy import dirichlet_energy
 from .losses.falcon import falcon
 from .losses.graph_barlow_twins import graph_barlow_twins
@@ -16,6 +17,7 @@ from .losses.graph_covariance import graph_covariance
 from .losses.graph_info_nce import graph_info_nce
 from .losses.graph_spectral_contrastive import graph_spectral_contrastive
 from .losses.graph_vicreg import graph_vicreg
+from .losses.ibot import ibot
 from .losses.info_nce import info_nce
 from .losses.koleo import koleo
 from .losses.lejepa import lejepa
@@ -23,13 +25,17 @@ from .losses.ls_simclr import ls_simclr
 from .losses.matryoshka import matryoshka
 from .losses.moco import moco
 from .losses.negative_cosine import negative_cosine
+from .losses.msn import msn
 from .losses.nt_xent import nt_xent
 from .losses.prototype_cross_entropy import prototype_cross_entropy
+from .losses.ressl import ressl
 from .losses.siglip import siglip
 from .losses.sigreg import sigreg
 from .losses.spectral_contrastive import spectral_contrastive
 from .losses.sup_con import sup_con
+from .losses.swav import swav
 from .losses.vicreg import vicreg
+from .losses.x_clr import x_clr
 
 __all__ = [
     "barlow_twins",
@@ -37,6 +43,7 @@ __all__ = [
     "clip",
     "column_mean",
     "dcl",
+    "dino",
     "dirichlet_energy",
     "falcon",
     "graph_barlow_twins",
@@ -44,6 +51,7 @@ __all__ = [
     "graph_info_nce",
     "graph_spectral_contrastive",
     "graph_vicreg",
+    "ibot",
     "info_nce",
     "koleo",
     "lejepa",
@@ -51,13 +59,17 @@ __all__ = [
     "matryoshka",
     "moco",
     "negative_cosine",
+    "msn",
     "negative_mises_fisher_weights",
     "nt_xent",
     "prototype_cross_entropy",
+    "ressl",
     "siglip",
     "sigreg",
     "sinkhorn_bias",
     "spectral_contrastive",
     "sup_con",
+    "swav",
     "vicreg",
+    "x_clr",
 ]

@@ -83,7 +83,10 @@ def prepare(
     names: tuple[str, str] = NAMES,
     temperatures: tuple[str, str] = ("student_temperature", "teacher_temperature"),
 ) -> Heads:
-    """The checks that every loss over prototypes makes; pairs: `Targets`, or what `targets` takes."""
+    """The checks that every loss over prototypes makes.
+
+    pairs: `Targets`, or what `_prototypes.targets` takes.
+    """
     (rows, prototypes, own), (targets, other_prototypes, other) = student, teacher
     k = check_heads(op, rows, targets, prototypes, other_prototypes, names)
     n, m = rows.shape[0], targets.shape[0]

@@ -1,7 +1,8 @@
 r"""iBOT: the student, which sees masked tokens, predicts the codes that a teacher gives them.
 
 .. math::
-    L = \frac1B \sum_{b} \frac{1}{|M_b|} \sum_{i \in M_b} c_i, \qquad c_i = \sum_j -q_{ij} \log p_{ij},
+    L = \frac1B \sum_{b} \frac{1}{|M_b|} \sum_{i \in M_b} c_i, \qquad
+    c_i = \sum_j -q_{ij} \log p_{ij},
 
 :math:`M_b` the masked tokens of image b, p the softmax over prototypes of the student's tokens at
 :math:`\tau_s`, q that of the teacher's at :math:`\tau_t` with a center taken off its logits, or

@@ -24,8 +24,8 @@ from .. import _checks as check
 from .._dtypes import widen
 from ..reference import lejepa as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
-from .sigreg import Kernel, check_options, check_reference, draw, normality
 from ._views import Views, like_first, view_list
+from .sigreg import Kernel, check_options, check_reference, draw, normality
 
 
 def lejepa(

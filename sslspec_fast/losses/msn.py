@@ -136,7 +136,8 @@ def _views_of(op: str, anchors: Tensor, targets: Tensor) -> Targets:
     rows, n = anchors.shape[0], targets.shape[0]
     if rows % n:
         raise ValueError(
-            f"{op}: anchors must be a multiple of the {n} rows of targets, got {tuple(anchors.shape)}"
+            f"{op}: anchors must be a multiple of the {n} rows of targets, "
+            f"got {tuple(anchors.shape)}"
         )
     index = torch.arange(rows, device=anchors.device)
     weight = torch.ones(rows, dtype=computed_dtype(anchors), device=anchors.device)

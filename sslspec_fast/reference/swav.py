@@ -1,4 +1,4 @@
-"""SwAV's loss in plain torch: balanced codes of every large crop, a cross-entropy for every pair."""
+"""SwAV's loss in plain torch: balanced codes of large crops, a cross-entropy for every pair."""
 
 from __future__ import annotations
 
