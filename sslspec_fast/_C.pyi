@@ -100,7 +100,7 @@ def pairwise_soft_workspace_size(sizes: tuple[int, int, int, int, int], dtype: i
 def pairwise_soft(
     student: tuple[View, View, Maybe], teacher: tuple[Maybe, Maybe, Maybe],
     own: tuple[View, Maybe], product: tuple[Maybe, Maybe], skip_self: bool,
-    results: tuple[View, Maybe, Maybe, Maybe, Maybe], workspace: View, threads: int, /,
+    results: tuple[View, Maybe, Maybe, Maybe, Maybe], run: Run, /,
 ) -> None: ...
 def pairwise_prefixes_workspace_size(
     n: int, m: int, d: int, prefixes: int, dtype: int, symmetric: bool, backward: bool, /

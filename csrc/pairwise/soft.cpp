@@ -40,7 +40,7 @@ int64_t pairwise_soft_workspace_size(const std::array<int64_t, 5>& sizes, int dt
 
 void pairwise_soft(const SoftLogits& student, const SoftLogits& teacher, const std::array<TensorView, 2>& own,
                    const std::array<TensorView, 2>& product, bool skip_self, const SoftResults& results,
-                   TensorView workspace, int threads) {
+                   const Run& run) {
   const DType dtype = student[0].dtype;
   dispatch_float(kOp, dtype, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -76,8 +76,8 @@ void pairwise_soft(const SoftLogits& student, const SoftLogits& teacher, const s
       p.left = left.as<T>(), p.ldl = left.stride[0], p.grad = grad.as<T>();
     }
     const std::array<int64_t, 5> sizes{p.n, p.k, p.student.d, p.teacher.d, p.e};
-    check_vector(kOp, "workspace", workspace, pairwise_soft_workspace_size(sizes, int(dtype)), dtype, kCpu);
-    p.workspace = workspace.as<T>(), p.threads = threads;
+    check_vector(kOp, "workspace", run.workspace, pairwise_soft_workspace_size(sizes, int(dtype)), dtype, kCpu);
+    p.workspace = run.workspace.as<T>(), p.threads = run.threads;
     SSLSPEC_CALL(pairwise_soft<T>, p);
   });
 }

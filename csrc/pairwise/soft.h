@@ -30,6 +30,6 @@ void pairwise_soft(const SoftLogits& student,
                    const std::array<TensorView, 2>& own,      // weight [n]; tilt [k] or absent
                    const std::array<TensorView, 2>& product,  // left [n, e], right [k, e]
                    bool skip_self,                            // row i leaves out column i
-                   const SoftResults& results, TensorView workspace, int threads);
+                   const SoftResults& results, const Run& run);
 
 }  // namespace sslspec

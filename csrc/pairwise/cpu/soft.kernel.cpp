@@ -65,11 +65,11 @@ struct Soft {
   void logits(const SoftSide<T>& side, const T* rows, int64_t i0, int64_t ni, int64_t bj, int64_t first) const {
     const int64_t j0 = cols.begin(bj), nj = cols.size(bj), padded = round_up(nj, kCols);
     T* columns = static_cast<T*>(scratch(0, sizeof(T) * padded * side.d));
-    pack_rows<T>(side.c + j0 * side.ldc, side.ldc, 0, nj, side.d, nullptr, 0, columns);
+    pack_rows<T>(side.c + j0 * side.ldc, side.ldc, 0, nj, side.d, {}, columns);
     T* offset = static_cast<T*>(scratch(1, sizeof(T) * kLd));
     for (int64_t j = 0; j < padded; ++j) offset[j] = j >= nj ? kFloor : side.bias == nullptr ? T(0) : side.bias[j0 + j];
     T* s = tile(bj) + first * kLd;
-    block_product<T>(side.d, rows, 0, ni, columns, 0, nj, s, kLd,
+    block_product<T>(side.d, rows, columns, {0, ni, 0, nj}, s, kLd,
                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
                        for (int r = 0; r < R; ++r)
@@ -161,21 +161,19 @@ struct Soft {
   void products(int64_t ni, int64_t bj, T* sums) const {
     const int64_t j0 = cols.begin(bj), nj = cols.size(bj);
     if (p.grad != nullptr)
-      block_accumulate<true>(tile(bj), int64_t(kLd), nj, ni, left_columns, ni, 0, p.grad + j0 * p.e, p.e, p.e);
+      block_accumulate<true, T>(tile(bj), kLd, nj, ni, {left_columns, ni, 0}, p.grad + j0 * p.e, p.e, p.e);
     if (p.sums == nullptr) return;
     T* right = static_cast<T*>(scratch(0, sizeof(T) * nj * round_up(p.e, Wide<T>::kCols)));
-    pack_columns<T>(p.right + j0 * p.ldr, p.ldr, 0, nj, nj, p.e, nullptr, 0, right);
-    block_accumulate<false>(tile(bj), int64_t(kLd), ni, nj, right, nj, 0, sums, p.e, p.e);
+    pack_columns<T>(p.right + j0 * p.ldr, p.ldr, 0, nj, nj, p.e, {}, right);
+    block_accumulate<false, T>(tile(bj), kLd, ni, nj, {right, nj, 0}, sums, p.e, p.e);
   }
 
   void pack(int64_t i0, int64_t ni) const {
     parallel_for(3, p.threads, [&](int64_t t) {
-      if (t == 0)
-        pack_rows<T>(p.student.x + i0 * p.student.ldx, p.student.ldx, 0, ni, p.student.d, nullptr, 0, student_rows);
+      if (t == 0) pack_rows<T>(p.student.x + i0 * p.student.ldx, p.student.ldx, 0, ni, p.student.d, {}, student_rows);
       if (t == 1 && paired)
-        pack_rows<T>(p.teacher.x + i0 * p.teacher.ldx, p.teacher.ldx, 0, ni, p.teacher.d, nullptr, 0, teacher_rows);
-      if (t == 2 && p.grad != nullptr)
-        pack_columns<T>(p.left + i0 * p.ldl, p.ldl, 0, ni, ni, p.e, nullptr, 0, left_columns);
+        pack_rows<T>(p.teacher.x + i0 * p.teacher.ldx, p.teacher.ldx, 0, ni, p.teacher.d, {}, teacher_rows);
+      if (t == 2 && p.grad != nullptr) pack_columns<T>(p.left + i0 * p.ldl, p.ldl, 0, ni, ni, p.e, {}, left_columns);
     });
   }
 

@@ -33,7 +33,7 @@ from ...._register import register_op
 from ... import _value_and_grad
 from ..._double_backward import through_composition
 from ...sparse.csr import Csr
-from ...sparse.spmm import spmm_into
+from ...sparse.spmm import Combination, spmm_into
 from .plain import given_logits, plain_rows
 from .visit import Visit, visit
 
@@ -166,7 +166,9 @@ def _apart(call: _Call, pairs: Csr, back: Csr, out: Visit) -> None:
     means, lse = b.new_empty(b.shape[0], w.shape[1], dtype=kind), torch.empty_like(entropy)
     minus_held = None  # -h
     if grad is not None:
-        minus_held = spmm_into(back, a.to(kind), torch.empty_like(means), alpha=-1.0).to(w.dtype)
+        minus_held = spmm_into(back, a.to(kind), torch.empty_like(means), Combination(-1.0)).to(
+            w.dtype
+        )
     one = torch.ones_like(entropy)
     for some, beta in _blocks(b, bias):
         left = None if minus_held is None else minus_held[some]

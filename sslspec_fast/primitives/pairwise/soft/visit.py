@@ -56,8 +56,7 @@ def visit(
             view(out.sums),
             view(out.grad),
         ),
-        view(work),
-        threads(),
+        (view(work), threads()),
     )
 
 
