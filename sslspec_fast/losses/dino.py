@@ -8,7 +8,7 @@ r"""DINO: every view of a sample predicts the codes that a teacher gives its oth
 teacher's view t at :math:`\tau_t` with a center taken off its logits, or another bias
 (`column_bias`). It is `prototype_cross_entropy` on the graph of the views of a sample: a view is
 visited once, however many others it is compared with. Gradient: docs/math/dino.md. It replaces both
-stacks of logits, their softmax and ``einsum("tbk,sbk->ts", q, log_p)``.
+stacks of logits, their softmax and the product of every pair of views.
 
 Caron, Touvron, Misra, Jegou, Mairal, Bojanowski, Joulin, "Emerging Properties in Self-Supervised
 Vision Transformers" (arXiv 2104.14294), section 3.1.
