@@ -27,6 +27,7 @@ from .losses.moco import moco
 from .losses.negative_cosine import negative_cosine
 from .losses.msn import msn
 from .losses.nt_xent import nt_xent
+from .losses.proto_nce import concentration, proto_nce
 from .losses.prototype_cross_entropy import prototype_cross_entropy
 from .losses.ressl import ressl
 from .losses.siglip import siglip
@@ -42,6 +43,7 @@ __all__ = [
     "center_bias",
     "clip",
     "column_mean",
+    "concentration",
     "dcl",
     "dino",
     "dirichlet_energy",
@@ -62,6 +64,7 @@ __all__ = [
     "msn",
     "negative_mises_fisher_weights",
     "nt_xent",
+    "proto_nce",
     "prototype_cross_entropy",
     "ressl",
     "siglip",

@@ -321,6 +321,18 @@ def _x_clr(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]
     return [z], lambda z, **k: F.x_clr(z, targets.to(**_of(z)), **k)
 
 
+def _proto_nce(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Each cluster with a concentration of its own."""
+    k = n // 2 + 1
+    assignment, ratio = torch.arange(n) % k, torch.linspace(0.8, 1.25, k, dtype=torch.float64)
+
+    def call(z: Tensor, c: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+        phi = (temperature * ratio).to(**_of(z))
+        return F.proto_nce(z, c, assignment.to(z.device), concentration=phi, **keywords)
+
+    return [pair_rows(n, d, seed)[0], pair_rows(k, d, seed + 1)[0]], call
+
+
 def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     codes = random_codes(d, 4 * d, 1)
 
@@ -456,6 +468,7 @@ CASES = {
         LossCase("swav", _swav),
         LossCase("msn", _msn()),
         LossCase("msn_prior", _msn(prior=0.25)),
+        LossCase("proto_nce", _proto_nce, softmax=True),
         LossCase("ressl", _ressl, softmax=True),
         LossCase("x_clr", _x_clr, 2, softmax=True),
         LossCase("falcon", _falcon, 2),
