@@ -258,7 +258,7 @@ def test_memory_is_checked():
 
     def call(student, teacher, own, out, work=None):
         work = torch.zeros(size) if work is None else work
-        _C.pairwise_soft(student, teacher, own, (None, None), False, out, view(work), 1)
+        _C.pairwise_soft(student, teacher, own, (None, None), False, out, (view(work), 1))
 
     student, own = (view(x), view(c), None), (view(rows), None)
     out = (view(rows), None, None, None, None)
