@@ -5,9 +5,9 @@ Two-view losses take two (n, d) tensors of paired rows, graph losses one (n, d) 
 ``reduction="none"``; see each function for its formula.
 """
 
+from .losses._column_bias import center_bias, column_mean, sinkhorn_bias
 from .losses.barlow_twins import barlow_twins
 from .losses.clip import clip
-from .losses.column_bias import center_bias, column_mean, sinkhorn_bias
 from .losses.dcl import dcl, negative_mises_fisher_weights
 from .losses.dino import dino
 from .losses.dirichlet_energy import dirichlet_energy
@@ -24,8 +24,8 @@ from .losses.lejepa import lejepa
 from .losses.ls_simclr import ls_simclr
 from .losses.matryoshka import matryoshka
 from .losses.moco import moco
-from .losses.negative_cosine import negative_cosine
 from .losses.msn import msn
+from .losses.negative_cosine import negative_cosine
 from .losses.nt_xent import nt_xent
 from .losses.proto_nce import concentration, proto_nce
 from .losses.prototype_cross_entropy import prototype_cross_entropy
@@ -60,8 +60,8 @@ __all__ = [
     "ls_simclr",
     "matryoshka",
     "moco",
-    "negative_cosine",
     "msn",
+    "negative_cosine",
     "negative_mises_fisher_weights",
     "nt_xent",
     "proto_nce",

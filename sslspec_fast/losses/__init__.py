@@ -12,8 +12,8 @@ from .koleo import KoLeoLoss
 from .lejepa import LeJEPALoss
 from .matryoshka import MatryoshkaLoss
 from .modules import GraphLoss
-from .negative_cosine import NegativeCosineSimilarity
 from .msn import MSNLoss, PMSNLoss
+from .negative_cosine import NegativeCosineSimilarity
 from .nt_xent import NTXentLoss
 from .siglip import SigLIPLoss
 from .sigreg import SIGReg

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..ranks.group import world
-from .column_bias import column_mean
+from ._column_bias import column_mean
 
 MODES = ("mean",)
 

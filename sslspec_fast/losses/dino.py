@@ -6,7 +6,7 @@ r"""DINO: every view of a sample predicts the codes that a teacher gives its oth
 
 :math:`p^s_i` the softmax over prototypes of view s at :math:`\tau_s`, :math:`q^t_i` that of the
 teacher's view t at :math:`\tau_t` with a center taken off its logits, or another bias
-(`column_bias`). It is `prototype_cross_entropy` on the graph of the views of a sample: a view is
+(`sinkhorn_bias`). It is `prototype_cross_entropy` on the graph of the views of a sample: a view is
 visited once, however many others it is compared with. Gradient: docs/math/dino.md. It replaces both
 stacks of logits, their softmax and the product of every pair of views.
 
@@ -24,10 +24,10 @@ from torch import Tensor
 from .. import _checks as check
 from ..reference import dino as reference
 from ._center import MODES, check_momentum, follow
+from ._column_bias import center_bias
 from ._common import Loss, LossOrTerms, Terms, run_reference
 from ._heads import answer, loss_and_terms, prepare
 from ._views import Views, like_first, pairs_of_views, view_list
-from .column_bias import center_bias
 
 
 def dino(
@@ -120,6 +120,8 @@ class DINOLoss(Loss):
     """
 
     center: Tensor
+    functional = staticmethod(dino)
+    named = ("student_temperature", "teacher_temperature", "center", "bias")
 
     def __init__(
         self,
@@ -130,8 +132,9 @@ class DINOLoss(Loss):
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
         center_mode: str = "mean",
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(options=options)
         op = "DINOLoss"
         self.output_dim = check.count(op, "output_dim", output_dim, 1)
         self.warmup_teacher_temp, self.teacher_temp = warmup_teacher_temp, teacher_temp
@@ -170,6 +173,7 @@ class DINOLoss(Loss):
             student_temperature=self.student_temp,
             teacher_temperature=self.temperature(epoch) if teacher_temp is None else teacher_temp,
             center=self.center.flatten(),
+            **self.options,
         )
         rows = torch.cat(view_list("DINOLoss", "teacher_out", teacher_out))
         own = prototypes if teacher_prototypes is None else teacher_prototypes

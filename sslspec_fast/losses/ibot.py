@@ -6,7 +6,7 @@ r"""iBOT: the student, which sees masked tokens, predicts the codes that a teach
 
 :math:`M_b` the masked tokens of image b, p the softmax over prototypes of the student's tokens at
 :math:`\tau_s`, q that of the teacher's at :math:`\tau_t` with a center taken off its logits, or
-another bias (`column_bias`). iBOT++ adds the mean of :math:`c_i` over the visible tokens of an
+another bias (`sinkhorn_bias`). iBOT++ adds the mean of :math:`c_i` over the visible tokens of an
 image with a weight. It is `prototype_cross_entropy` with the weights :math:`1 / (B |M_b|)`.
 Gradient: docs/math/ibot.md. It replaces both (tokens, k) matrices of logits and their softmax.
 
@@ -25,9 +25,9 @@ from .. import _checks as check
 from .._dtypes import computed_dtype
 from ..reference import ibot as reference
 from ._center import Center
+from ._column_bias import center_bias
 from ._common import Loss, LossOrTerms, Terms, run_reference
 from ._heads import answer, loss_and_terms, prepare
-from .column_bias import center_bias
 
 
 def ibot(
@@ -157,6 +157,9 @@ class IBOTPatchLoss(Loss):
     torch.distributed is initialised, all processes call it together and have the same center.
     """
 
+    functional = staticmethod(ibot)
+    named = ("student_temperature", "teacher_temperature", "center", "bias", "visible_weight")
+
     def __init__(
         self,
         output_dim: int = 65536,
@@ -164,8 +167,9 @@ class IBOTPatchLoss(Loss):
         student_temp: float = 0.1,
         center_mode: str = "mean",
         center_momentum: float = 0.9,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(options=options)
         self.output_dim, self.center_mode = output_dim, center_mode
         self.teacher_temp, self.student_temp = teacher_temp, student_temp
         self.center_momentum = center_momentum
@@ -204,6 +208,7 @@ class IBOTPatchLoss(Loss):
             teacher_temperature=self.teacher_temp if teacher_temp is None else teacher_temp,
             center=self.center.value,
             visible_weight=visible_weight,
+            **self.options,
         )
         self.center.update(
             teacher_out, prototypes if teacher_prototypes is None else teacher_prototypes

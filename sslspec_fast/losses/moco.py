@@ -94,12 +94,7 @@ def moco(
         scale=("temperature", temperature),
     )
     (q, k), t, weight = pair.rows(), pair.scale_tensor(), pair.weight
-    n, bank = query.shape[0], _unit_queue(op, queue, query, q)
-    check.common(op, impl, group, reduction)
-    check.pair(op, ("query", "key"), query, key)
-    n, q, k = query.shape[0], widen(query), widen(key)
-    bank = unit_queue(op, queue, query, q)
-    t = check.positive(op, "temperature", temperature, q, rows=(n,))
+    n, bank = query.shape[0], unit_queue(op, queue, query, q)
     margin = check.number(op, "margin", margin, low=0.0)
     if (ids is None) != (queue_ids is None):
         given, missing = ("ids", "queue_ids") if queue_ids is None else ("queue_ids", "ids")

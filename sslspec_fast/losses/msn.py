@@ -26,10 +26,10 @@ from .. import _checks as check
 from .._dtypes import computed_dtype
 from ..reference import msn as reference
 from ._codes import divergence
+from ._column_bias import sinkhorn_bias
 from ._common import Loss, LossOrTerms, Terms, run_reference
 from ._heads import answer, loss_and_terms, mean_probability, prepare
 from ._prototypes import Targets, check_heads, from_pattern
-from .column_bias import sinkhorn_bias
 
 TEMPERATURE = 0.1
 
@@ -180,6 +180,8 @@ class MSNLoss(Loss):
     target_sharpen_temperature=0.25)``. gather_distributed: False, or True in one process.
     """
 
+    functional = staticmethod(msn)
+    named = ("temperature", "sharpening", "iterations", "regularization", "prior")
     prior: float | None = None
 
     def __init__(
@@ -188,8 +190,9 @@ class MSNLoss(Loss):
         sinkhorn_iterations: int = 3,
         regularization_weight: float = 1.0,
         gather_distributed: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(options=options)
         self.temperature, self.sinkhorn_iterations = temperature, sinkhorn_iterations
         self.regularization_weight = regularization_weight
         self.gather_distributed = gather_distributed
@@ -211,6 +214,7 @@ class MSNLoss(Loss):
             regularization=self.regularization_weight,
             prior=self.prior,
             group=self.group,
+            **self.options,
         )
 
 
@@ -224,8 +228,9 @@ class PMSNLoss(MSNLoss):
         regularization_weight: float = 1.0,
         power_law_exponent: float = 0.25,
         gather_distributed: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__(
-            temperature, sinkhorn_iterations, regularization_weight, gather_distributed
+            temperature, sinkhorn_iterations, regularization_weight, gather_distributed, **options
         )
         self.power_law_exponent = self.prior = power_law_exponent

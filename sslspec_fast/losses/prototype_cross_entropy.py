@@ -7,7 +7,7 @@ r"""Cross-entropy between soft codes over prototypes, on any graph of students a
 
 a the unit students and w the unit prototypes, b and v those of the teacher, which have no gradient,
 and :math:`\beta` what centering or Sinkhorn's iteration adds to the teacher's logits
-(`column_bias`). DINO, iBOT, SwAV, MSN and ReSSL are this loss with a G each. Gradients:
+(`sinkhorn_bias`). DINO, iBOT, SwAV, MSN and ReSSL are this loss with a G each. Gradients:
 docs/math/prototype_cross_entropy.md. It replaces both matrices of logits, their softmax and
 ``-(q * log_p).sum(1)`` for every pair.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check

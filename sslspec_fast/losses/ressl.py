@@ -61,7 +61,7 @@ def ressl(
 
     >>> z = torch.eye(4, 8)
     >>> round(float(ressl(z[:2], z[:2], z, temperature=0.5)), 4)
-    0.3407
+    0.3408
     """
     op = "ressl"
     check.common(op, impl, group, reduction)

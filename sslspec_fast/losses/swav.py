@@ -24,11 +24,11 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..reference import swav as reference
+from ._column_bias import sinkhorn_bias
 from ._common import Loss, LossOrTerms, Terms, run_reference
 from ._heads import answer, loss_and_terms, prepare
 from ._prototypes import check_heads
 from ._views import Views, like_first, pairs_of_views, view_list
-from .column_bias import sinkhorn_bias
 
 TEMPERATURE = 0.1
 
@@ -156,14 +156,18 @@ class SwaVLoss(Loss):
     False, or True in one process.
     """
 
+    functional = staticmethod(swav)
+    named = ("queue", "temperature", "sinkhorn_temperature", "iterations")
+
     def __init__(
         self,
         temperature: float = TEMPERATURE,
         sinkhorn_iterations: int = 3,
         sinkhorn_epsilon: float = 0.05,
         sinkhorn_gather_distributed: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(options=options)
         self.temperature, self.sinkhorn_iterations = temperature, sinkhorn_iterations
         self.sinkhorn_epsilon = sinkhorn_epsilon
         self.sinkhorn_gather_distributed = sinkhorn_gather_distributed
@@ -187,4 +191,5 @@ class SwaVLoss(Loss):
             sinkhorn_temperature=self.sinkhorn_epsilon,
             iterations=self.sinkhorn_iterations,
             group=self.group,
+            **self.options,
         )

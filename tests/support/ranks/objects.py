@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 import sslspec_fast as sf
-from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 import sslspec_fast.functional as F
+from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 
 from .training import Batch
 from .work import relative

@@ -85,6 +85,11 @@ class _Call(NamedTuple):
     t_order: Tensor | None
     skip_self: bool
 
+    def plain(self, a: Tensor, w: Tensor | None) -> Tensor:
+        """The rows, as what their derivatives are taken of."""
+        teachers, pattern = (self.b, self.v, self.bias), (self.indptr, self.indices)
+        return plain_rows((a, w), teachers, self.weight, pattern, self.skip_self)
+
     def graph(self, weight: Tensor) -> Csr | None:
         if self.indptr is None or self.indices is None:
             return None
@@ -192,7 +197,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _expression(*tensors: Any, skip_self: bool) -> Tensor:
     call = _Call._make((*tensors, skip_self))
-    return plain_rows(*call[:8], call.skip_self).sum()
+    return call.plain(call.a, call.w).sum()
 
 
 def _backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -229,13 +234,9 @@ def _rows_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
 
 def _rows_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     call = _Call._make((*ctx.saved_tensors, ctx.skip_self))
-    none, constants = (None,) * (len(call) - 2), call[2:8]
+    none = (None,) * (len(call) - 2)
     if torch.is_grad_enabled():
-
-        def compose(a: Tensor, w: Tensor | None) -> Tensor:
-            return plain_rows(a, w, *constants, call.skip_self)
-
-        return *through_composition(compose, call[:2], [grad]), *none
+        return *through_composition(call.plain, call[:2], [grad]), *none
     if call.indptr is not None:
         count = call.indptr.diff()
         grad = grad.repeat_interleave(count, output_size=call.weight.shape[0])

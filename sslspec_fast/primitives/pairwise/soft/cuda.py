@@ -18,6 +18,7 @@ __all__ = ["visit"]
 _PANEL = 1 << 22
 
 Side = tuple[Tensor, Tensor, "Tensor | None"]
+Results = tuple[Tensor, "Tensor | None", "Tensor | None", "Tensor | None", "Tensor | None"]
 
 
 def visit(
@@ -27,14 +28,11 @@ def visit(
     tilt: Tensor | None,
     product: tuple[Tensor | None, Tensor | None],
     skip_self: bool,
-    rows: Tensor,
-    entropy: Tensor | None,
-    column_sum: Tensor | None,
-    sums: Tensor | None,
-    grad: Tensor | None,
+    out: Results,
 ) -> None:
-    """One visit of all rows: csrc/pairwise/soft.h, with the results at the end."""
+    """One visit of all rows: csrc/pairwise/soft.h."""
     x, c, bias = student
+    rows, entropy, column_sum, sums, grad = out
     n, k = x.shape[0], c.shape[0]
     handle = stream(x)
     left, right = product

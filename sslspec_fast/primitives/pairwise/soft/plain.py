@@ -18,17 +18,16 @@ _FLOOR = -1e30  # in place of a logit that is left out: finite, so that 0 times 
 
 
 def plain_rows(
-    a: Tensor,
-    w: Tensor | None,
-    b: Tensor,
-    v: Tensor | None,
-    bias: Tensor | None,
+    students: tuple[Tensor, Tensor | None],
+    teachers: tuple[Tensor, Tensor | None, Tensor | None],
     weight: Tensor,
-    indptr: Tensor | None,
-    indices: Tensor | None,
+    pattern: tuple[Tensor | None, Tensor | None],
     skip_self: bool,
 ) -> Tensor:
-    """The rows, from stored (n, k) matrices; differentiable in a and w."""
+    """The rows of students (a, w) and teachers (b, v, bias), from stored (n, k) matrices;
+    differentiable in a and w. pattern: the row pointers and indices of G.
+    """
+    (a, w), (b, v, bias), (indptr, indices) = students, teachers, pattern
     kind = computed_dtype(a)
     s, t = _logits(a, w, kind), _logits(b, v, kind) + _by_block(bias, b.shape[0], kind)
     if skip_self:

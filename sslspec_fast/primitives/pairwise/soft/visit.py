@@ -36,7 +36,7 @@ def visit(
     """One visit of all rows: csrc/pairwise/soft.h. Sums and gradients are in the computed dtype."""
     x, c, _ = student
     if x.is_cuda:
-        cuda.visit(student, teacher, weight, tilt, product, skip_self, *out)
+        cuda.visit(student, teacher, weight, tilt, product, skip_self, out)
         return
     left, right = (None if t is None else unit_stride(t) for t in product)
     wide = [t.shape[1] for t in (out.sums, out.grad) if t is not None]

@@ -25,7 +25,7 @@ from .. import _checks as check
 from .._dtypes import computed_dtype, widen
 from ..primitives import pairwise
 from ..primitives.rows.unit_rows import unit_rows
-from ..reference import column_bias as reference
+from ..reference import _column_bias as reference
 from ._common import run_reference
 from ._prototypes import check_heads
 
