@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
@@ -74,8 +75,9 @@ def proto_nce(
     weight = check.sample_weight(op, sample_weight, z, n, reduction)
     x, w = widen(z).to(kind), widen(prototypes).to(kind)
 
-    u, inverse = unit_rows(x), phi.reciprocal()
-    columns = unit_rows(w) * (inverse if inverse.dim() == 0 else inverse[:, None])
+    unit = F.normalize if impl == "torch" else unit_rows
+    u, inverse = unit(x), phi.reciprocal()
+    columns = unit(w) * (inverse if inverse.dim() == 0 else inverse[:, None])
     positive = (u * columns[own]).sum(1)
     if impl == "torch":
         loss = run_reference(
