@@ -112,6 +112,7 @@ def all_cases() -> list[Case]:
         _gpu(cpu.spectral(32768, 512), F.spectral_contrastive),
         cpu.sigreg(8, 512, 512),
         cpu.moco(1024, 256, 65_536),
+        cpu.prototypes(4900, 256, 65_536),
         _gpu(cpu.nt_xent(8192, 128), F.nt_xent),
         _gpu(cpu.clip(4096, 512), clip),
         _gpu(cpu.vicreg(256, 8192), F.vicreg),

@@ -13,6 +13,7 @@
 #include "normality/sliced_ecf.h"
 #include "pairwise/pairwise.h"
 #include "pairwise/prefixes.h"
+#include "pairwise/soft.h"
 #include "rows/moments.h"
 #include "rows/unit_rows.h"
 #include "simd/isa.h"
@@ -74,6 +75,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_prefixes_workspace_size", &pairwise_prefixes_workspace_size);
   m.def("pairwise_prefixes_forward", &pairwise_prefixes_forward, no_gil);
   m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);
+  m.def("pairwise_soft_workspace_size", &pairwise_soft_workspace_size);
+  m.def("pairwise_soft", &pairwise_soft, no_gil);
 
 #ifdef SSLSPEC_WITH_CUDA
 #define SSLSPEC_QUERY(name) m.def("cuda_" #name, &cuda::name);

@@ -7,6 +7,7 @@
 #include "gram/cuda/gram.h"
 #include "normality/cuda/normality.h"
 #include "pairwise/cuda/pairwise.h"
+#include "pairwise/cuda/soft.h"
 #include "rows/cuda/moments.h"
 #include "rows/unit_rows.h"
 #include "sparse/cuda/sparse.h"
@@ -30,6 +31,8 @@
   LAUNCH(pairwise_forward)                       \
   LAUNCH(pairwise_backward)                      \
   LAUNCH(pairwise_weight_rows)                   \
+  LAUNCH(pairwise_soft_statistics)               \
+  LAUNCH(pairwise_soft_weights)                  \
   QUERY(two_views_workspace_size)                \
   LAUNCH(two_views_forward)                      \
   LAUNCH(two_views_factors)                      \

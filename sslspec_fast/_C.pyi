@@ -103,6 +103,12 @@ def two_views_backward(
     scale: View, u: View, norm: View, negatives: View, grad: View, grad_z: View,
     grad_scale: View, run: Run, /
 ) -> None: ...
+def pairwise_soft_workspace_size(sizes: tuple[int, int, int, int, int], dtype: int, /) -> int: ...
+def pairwise_soft(
+    student: tuple[View, View, Maybe], teacher: tuple[Maybe, Maybe, Maybe],
+    own: tuple[View, Maybe], product: tuple[Maybe, Maybe], skip_self: bool,
+    results: tuple[View, Maybe, Maybe, Maybe, Maybe], run: Run, /,
+) -> None: ...
 def pairwise_prefixes_workspace_size(
     n: int, m: int, d: int, prefixes: int, dtype: int, symmetric: bool, backward: bool, /
 ) -> int: ...
@@ -162,6 +168,13 @@ def cuda_pairwise_backward(
 def cuda_pairwise_weight_rows(
     logits: Logits, lse: TensorPair, grad_lse: TensorPair, row0: int, weights: View, run: Run,
     fast: bool, /
+) -> None: ...
+def cuda_pairwise_soft_statistics(
+    logits: View, bias: Maybe, first: int, skip_self: bool, lse: View, entropy: View, stream: int, /
+) -> None: ...
+def cuda_pairwise_soft_weights(
+    student: tuple[View, View], teacher: tuple[Maybe, Maybe, Maybe], own: tuple[View, Maybe],
+    first: int, skip_self: bool, rows: View, stream: int, /,
 ) -> None: ...
 def cuda_two_views_workspace_size(
     n: int, width: int, dtype: int, form: int, backward: bool, own_product: bool, /

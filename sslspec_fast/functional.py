@@ -5,9 +5,11 @@ Two-view losses take two (n, d) tensors of paired rows, graph losses one (n, d) 
 ``reduction="none"``; see each function for its formula.
 """
 
+from .losses._column_bias import center_bias, column_mean, sinkhorn_bias
 from .losses.barlow_twins import barlow_twins
 from .losses.clip import clip
 from .losses.dcl import dcl, negative_mises_fisher_weights
+from .losses.dino import dino
 from .losses.dirichlet_energy import dirichlet_energy
 from .losses.falcon import falcon
 from .losses.graph_barlow_twins import graph_barlow_twins
@@ -15,24 +17,35 @@ from .losses.graph_covariance import graph_covariance
 from .losses.graph_info_nce import graph_info_nce
 from .losses.graph_spectral_contrastive import graph_spectral_contrastive
 from .losses.graph_vicreg import graph_vicreg
+from .losses.ibot import ibot
 from .losses.info_nce import info_nce
 from .losses.koleo import koleo
 from .losses.lejepa import lejepa
 from .losses.ls_simclr import ls_simclr
 from .losses.matryoshka import matryoshka
 from .losses.moco import moco
+from .losses.msn import msn
 from .losses.negative_cosine import negative_cosine
 from .losses.nt_xent import nt_xent
+from .losses.proto_nce import concentration, proto_nce
+from .losses.prototype_cross_entropy import prototype_cross_entropy
+from .losses.ressl import ressl
 from .losses.siglip import siglip
 from .losses.sigreg import sigreg
 from .losses.spectral_contrastive import spectral_contrastive
 from .losses.sup_con import sup_con
+from .losses.swav import swav
 from .losses.vicreg import vicreg
+from .losses.x_clr import x_clr
 
 __all__ = [
     "barlow_twins",
+    "center_bias",
     "clip",
+    "column_mean",
+    "concentration",
     "dcl",
+    "dino",
     "dirichlet_energy",
     "falcon",
     "graph_barlow_twins",
@@ -40,18 +53,26 @@ __all__ = [
     "graph_info_nce",
     "graph_spectral_contrastive",
     "graph_vicreg",
+    "ibot",
     "info_nce",
     "koleo",
     "lejepa",
     "ls_simclr",
     "matryoshka",
     "moco",
+    "msn",
     "negative_cosine",
     "negative_mises_fisher_weights",
     "nt_xent",
+    "proto_nce",
+    "prototype_cross_entropy",
+    "ressl",
     "siglip",
     "sigreg",
+    "sinkhorn_bias",
     "spectral_contrastive",
     "sup_con",
+    "swav",
     "vicreg",
+    "x_clr",
 ]

@@ -230,6 +230,7 @@ def test_every_loss_names_its_source_and_shows_an_example(name: str) -> None:
 FAMILIES = ("basis", "fused", "gram", "normality", "pairwise", "rows", "sparse")
 OTHER_NAMES = {  # of the Python side of an entry point of the core
     "pairwise/pairwise": "pairwise/softmax",
+    "pairwise/soft": "pairwise/soft/cross_entropy",
     "basis/basis": "basis/blocks",
 }
 

@@ -81,7 +81,8 @@ def test_no_paragraph_is_longer_than_8_lines() -> None:
 
 def test_the_readme_is_short_and_quotes_no_commit() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    assert len(text.splitlines()) <= 110
+    written = re.sub("<!-- losses -->.*<!-- /losses -->", "", text, flags=re.S)  # not the catalogue
+    assert len(written.splitlines()) <= 80
     words = re.findall(r"\b[0-9a-f]{7,40}\b", text)
     assert [w for w in words if re.search("[a-f]", w) and re.search("[0-9]", w)] == []
 

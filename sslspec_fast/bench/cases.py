@@ -128,6 +128,33 @@ def moco(rows: int, width: int, size: int) -> Case:
     )
 
 
+def prototypes(rows: int, width: int, size: int) -> Case:
+    """Soft cross-entropy of `rows` patches with their teachers over `size` prototypes."""
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(rows)
+        student, own, teacher, other = (
+            torch.randn(n, width, generator=generator).to(device, dtype)
+            for n in (rows, size, rows, size)
+        )
+        center = 0.01 * torch.randn(size, generator=generator).to(device, dtype)
+        return student.requires_grad_(), own.requires_grad_(), teacher, other, center
+
+    def fused(student: Tensor, own: Tensor, teacher: Tensor, other: Tensor, c: Tensor) -> Tensor:
+        bias = F.center_bias(c, 0.04)
+        loss: Tensor = F.prototype_cross_entropy(student, teacher, own, other, bias=bias)
+        return loss
+
+    return Case(
+        "prototypes",
+        rows,
+        width,
+        8.0 * rows * size * width,
+        inputs,
+        {"fused": fused, "eager": peers.prototypes_eager},
+    )
+
+
 def siglip(rows: int, width: int) -> Case:
     return Case(
         "siglip",
@@ -282,6 +309,7 @@ def all_cases() -> list[Case]:
         barlow(1024, 4096),
         spectral(8192, 128),
         moco(256, 128, 65_536),
+        prototypes(512, 256, 65_536),
         sigreg(8, 256, 128),
         sigreg(1, 2048, 128),
         sigreg(8, 256, 512),
@@ -303,6 +331,7 @@ def smoke_cases() -> list[Case]:
         barlow(64, 128),
         spectral(128, 16),
         moco(32, 16, 100),
+        prototypes(32, 16, 100),
         sigreg(2, 32, 16, 48),
         graph_covariance(2_000, 16),
     ]

@@ -63,6 +63,17 @@ def moco_eager(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0
     return nnf.cross_entropy(logits, torch.zeros(len(u), dtype=torch.int64, device=u.device))
 
 
+def prototypes_eager(
+    student: Tensor, prototypes: Tensor, teacher: Tensor, own: Tensor, center: Tensor
+) -> Tensor:
+    """iBOT's patch loss with the last layers, as DINOv2 writes it: centering, logits stored."""
+    with torch.no_grad():
+        logits = nnf.normalize(teacher, dim=1) @ nnf.normalize(own, dim=1).T
+        target = ((logits - center) / 0.04).softmax(1)
+    logits = nnf.normalize(student, dim=1) @ nnf.normalize(prototypes, dim=1).T
+    return -(target * nnf.log_softmax(logits / 0.1, dim=1)).sum(1).mean()
+
+
 def info_nce_chunked(query: Tensor, key: Tensor, temperature: float = 0.05) -> Tensor:
     """The same through torch's chunked linear cross-entropy (torch >= 2.13)."""
     target = torch.arange(query.shape[0], device=query.device)

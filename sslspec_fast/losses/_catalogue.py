@@ -20,6 +20,8 @@ VIEWS = "views"
 ROWS = "rows"
 LABELS = "rows and labels"
 GRAPH = "rows and graph"
+PROTOTYPES = "rows or views, and prototypes"
+TARGETS = "rows and targets"
 NAMED = "the name of a loss of two views, and two views"
 
 
@@ -156,6 +158,25 @@ CATALOGUE = {
             ("NegativeCosineSimilarity",),
             ("lightly",),
         ),
+        Row(
+            "prototype_cross_entropy",
+            "Soft cross-entropy over prototypes",
+            PROTOTYPES,
+        ),
+        Row("dino", "DINO", PROTOTYPES, ("DINOLoss",), ("lightly", "stable-pretraining")),
+        Row("ibot", "iBOT", PROTOTYPES, ("IBOTPatchLoss", "IBOTPlusPlusPatchLoss"), ("lightly",)),
+        Row("swav", "SwAV", PROTOTYPES, ("SwaVLoss",), ("lightly",), scale="temperature"),
+        Row(
+            "msn",
+            "MSN and PMSN",
+            PROTOTYPES,
+            ("MSNLoss", "PMSNLoss"),
+            ("lightly",),
+            scale="temperature",
+        ),
+        Row("proto_nce", "ProtoNCE", PROTOTYPES),
+        Row("ressl", "ReSSL", QUEUE, (), ("solo-learn",), scale="temperature"),
+        Row("x_clr", "X-CLR", TARGETS, scale="temperature"),
         Row("falcon", "FALCON", TWO_VIEWS, ("FalconLoss",)),
         Row("koleo", "KoLeo", ROWS, ("KoLeoLoss",), ("lightly", "DINOv2", "DINOv3")),
         Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly", "lejepa")),

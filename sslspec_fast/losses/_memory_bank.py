@@ -1,4 +1,6 @@
-"""A first-in first-out store of rows: MoCo's queue, cross-batch memory, NNCLR's support set."""
+"""A first-in first-out store of rows: MoCo's queue, cross-batch memory, NNCLR's support set; and
+the checks of a queue that a loss is given.
+"""
 
 from __future__ import annotations
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _checks as check
+from ._views import Views, like_first, view_list
 
 Kernel = tuple[str, float]
-Views = Tensor | Sequence[Tensor]
 KERNELS = ("gaussian", "imq")
 
 
@@ -74,35 +73,13 @@ def given_views(
     op: str, global_views: Views, local_views: Views | None, weight: float, min_rows: int = 1
 ) -> tuple[list[Tensor], list[Tensor], float]:
     """Global and further views of one shape, and lambda in [0, 1]."""
-    first = _views(op, "global_views", global_views, min_rows)
-    further = [] if local_views is None else _views(op, "local_views", local_views, min_rows)
-    for view in (*first, *further):
-        name = "global_views" if any(view is x for x in first) else "local_views"
-        if view.shape != first[0].shape:
-            raise ValueError(
-                f"{op}: {name} must match the first of global_views {tuple(first[0].shape)}, "
-                f"got {tuple(view.shape)}"
-            )
-        check.same_kind(op, name, view, "the first of global_views", first[0])
+    first = view_list(op, "global_views", global_views, min_rows)
+    further = []
+    if local_views is not None:
+        further = view_list(op, "local_views", local_views, min_rows)
+    like_first(op, "global_views", first, first[0], "global_views")
+    like_first(op, "local_views", further, first[0], "global_views")
     weight = check.number(op, "weight", weight, low=0.0)
     if weight > 1:
         raise ValueError(f"{op}: weight must be in [0, 1], got {weight}")
     return first, further, weight
-
-
-def _views(op: str, name: str, views: Views, min_rows: int) -> list[Tensor]:
-    """Views as a list of (n, d)."""
-    if isinstance(views, Tensor):
-        check.views(op, name, views, min_rows=min_rows)
-        if views.dim() != 3:
-            raise ValueError(
-                f"{op}: {name} must be (views, rows, features) or a list of (rows, features), "
-                f"got shape {tuple(views.shape)}"
-            )
-        return list(views.unbind(0))
-    if not isinstance(views, (list, tuple)) or not views:
-        got = "an empty one" if isinstance(views, (list, tuple)) else type(views).__name__
-        raise TypeError(f"{op}: {name} must be a tensor or a list of tensors, got {got}")
-    for view in views:
-        check.matrix(op, name, view, min_rows=min_rows)
-    return list(views)

@@ -24,7 +24,8 @@ from .. import _checks as check
 from .._dtypes import widen
 from ..reference import lejepa as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
-from ._normality import Kernel, Views, check_options, given_views
+from ._normality import Kernel, check_options, given_views
+from ._views import Views
 from .over_ranks import over_ranks
 from .over_ranks.normality import LEJEPA
 from .sigreg import check_reference, draw, normality

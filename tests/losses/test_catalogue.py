@@ -21,7 +21,13 @@ from ..support.cases import CASES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = ROOT / "sslspec_fast"
-OTHERS = {"negative_mises_fisher_weights"}  # in functional, but no loss
+OTHERS = {  # in functional, but no loss
+    "center_bias",
+    "column_mean",
+    "concentration",
+    "negative_mises_fisher_weights",
+    "sinkhorn_bias",
+}
 
 every_loss = pytest.mark.parametrize("name", CATALOGUE)
 

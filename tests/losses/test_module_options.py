@@ -76,6 +76,36 @@ CASES: dict[str, tuple[Any, Any, Any, list[dict[str, Any]]]] = {
         F.koleo,
         [ROWS, {"k": 2}],
     ),
+    "DINOLoss": (
+        lambda **o: sf.DINOLoss(D, **o).double(),
+        lambda: (rows(), rows()),
+        lambda t, s, **o: F.dino(s, t, **o),
+        [TERMS, {"impl": "torch"}],
+    ),
+    "IBOTPatchLoss": (
+        lambda **o: sf.IBOTPatchLoss(D, **o).double(),
+        lambda: (*rows(), torch.ones(3, 3, dtype=torch.bool)),
+        lambda t, s, mask, **o: F.ibot(s, t, mask, **o),
+        [TERMS, {"impl": "torch"}],
+    ),
+    "SwaVLoss": (
+        lambda **o: sf.SwaVLoss(**o),
+        lambda: (rows(), rows()),
+        F.swav,
+        [TERMS, {"impl": "torch"}],
+    ),
+    "MSNLoss": (
+        lambda **o: sf.MSNLoss(**o),
+        lambda: (*rows(), torch.eye(D, dtype=torch.float64)),
+        F.msn,
+        [TERMS, {"normalize": False}],
+    ),
+    "PMSNLoss": (
+        lambda **o: sf.PMSNLoss(**o),
+        lambda: (*rows(), torch.eye(D, dtype=torch.float64)),
+        lambda a, t, w, **o: F.msn(a, t, w, prior=0.25, **o),
+        [TERMS, {"impl": "torch"}],
+    ),
     "SIGReg": (
         lambda **o: sf.SIGReg(num_vectors=None, **o),
         lambda: rows()[:1],

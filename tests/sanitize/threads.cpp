@@ -25,6 +25,7 @@
 #include "pairwise/cpu/pair_schedule.h"
 #include "pairwise/pairwise.h"
 #include "pairwise/prefixes.h"
+#include "pairwise/soft.h"
 #include "rows/moments.h"
 #include "rows/unit_rows.h"
 #include "simd/isa.h"
@@ -195,6 +196,19 @@ void prefixes(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric) {
   out.keep(row, col, grad_a, grad_b, grad_alpha, grad_beta);
 }
 
+// Students with teachers, and rows without any but with a tilt.
+template <typename T>
+void soft(Results& out, int64_t n, int64_t k, int64_t d, bool paired) {
+  const Filled<T> x({n, d}, 1), c({k, d}, 2), y({n, d}, 3), bias({k}, 4), weight({n}, 5);
+  Array<T> rows({n}), entropy({n}), column_sum({k}), sums({n, d}), grad({k, d});
+  Array<T> work({pairwise_soft_workspace_size({n, k, d, paired ? d : 0, d}, static_cast<int>(dtype_of<T>()))});
+  const SoftLogits none{kNone, kNone, kNone}, teacher{y.view, c.view, bias.view};
+  pairwise_soft({x.view, c.view, kNone}, paired ? teacher : none, {weight.view, paired ? kNone : bias.view},
+                {x.view, c.view}, false, {rows.view, entropy.view, column_sum.view, sums.view, grad.view},
+                out.with(work));
+  out.keep(rows, entropy, column_sum, sums, grad);
+}
+
 template <typename T>
 void two_views(Results& out, int64_t n, int64_t d) {
   const int kind = static_cast<int>(dtype_of<T>());
@@ -301,6 +315,8 @@ void every_kernel(Results& out) {
   sigmoid_and_rows<T>(out, 450, 500, 20);
   prefixes<T>(out, 500, 500, 16, true);
   prefixes<T>(out, 450, 500, 16, false);
+  soft<T>(out, 250, 1500, 20, true);
+  soft<T>(out, 250, 1500, 20, false);
   two_views<T>(out, 330, 20);
   spectral<T>(out, 900, 40);
   for (const bool cross : {false, true})

@@ -199,6 +199,140 @@ def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     return list(pair_rows(n, d, seed)), call
 
 
+def _prototypes(pairs: bool = False, **options: Any) -> Callable[..., Any]:
+    """Students and prototypes; fixed teachers with prototypes of their own, one a student or two
+    for most of them.
+    """
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        k, m = 2 * n + 3, max(n // 2, 1) if pairs else n
+        student, prototypes = pair_rows(n, d, seed)[0], pair_rows(k, d, seed + 1)[0]
+        teacher, own = pair_rows(m, d, seed + 2)[1], pair_rows(k, d, seed + 1)[1]
+        bias = pair_rows(1, k, seed + 3)[0][0]
+        index = torch.arange(n)
+        rows, columns = torch.cat([index, index[1:]]), torch.cat([index % m, (index[1:] + 1) % m])
+        weights = torch.linspace(0.5, 2, len(rows), dtype=torch.float64)
+
+        def call(a: Tensor, w: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+            kind = a.dtype if a.dtype == torch.float64 else torch.float32
+            keywords = {**options, "student_temperature": temperature, **keywords}
+            if pairs:
+                keywords["pairs"] = tuple(x.to(a.device) for x in (rows, columns, weights))
+            b, v, beta = (x.to(a.device, kind) for x in (teacher, own, bias))
+            return F.prototype_cross_entropy(a, b, w, v, bias=beta, **keywords)
+
+        return [student, prototypes], call
+
+    return build
+
+
+def _views_of_prototypes(n: int, d: int, seed: int, count: int = 2) -> tuple[list[Tensor], Tensor]:
+    """Views of n samples, and prototypes."""
+    views = [*pair_rows(n, d, seed), *pair_rows(n, d, seed + 4)]
+    return views[:count], pair_rows(2 * n + 3, d, seed + 1)[0]
+
+
+def _of(like: Tensor) -> dict[str, Any]:
+    """The device and dtype of what has no gradient."""
+    kind = like.dtype if like.dtype == torch.float64 else torch.float32
+    return {"device": like.device, "dtype": kind}
+
+
+def _coarse(x: Tensor) -> Tensor:
+    """Rounded to sixteenths, which every dtype holds."""
+    return (16 * x).round() / 16
+
+
+def _dino(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Three views of the student, two of the teacher with prototypes of its own, and a center."""
+    (a, b, c), w = _views_of_prototypes(n, d, seed, 3)
+    teachers, own = torch.stack(pair_rows(n, d, seed + 2)), w + pair_rows(len(w), d, seed + 3)[0]
+    center = pair_rows(1, len(w), seed + 3)[0][0]
+
+    def call(a: Tensor, b: Tensor, w: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+        t, v, m = (x.to(**_of(a)) for x in (teachers, own, 0.1 * center))
+        how = {"center": m, "student_temperature": temperature, **keywords}
+        return F.dino([a, b, _coarse(c).to(a.device, a.dtype)], t, w, v, **how)
+
+    return [a, b, w], call
+
+
+def _ibot(visible: float | None) -> Callable[..., Any]:
+    """n tokens of two images, one without masked ones if n is 1."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        (a,), w = _views_of_prototypes(n, d, seed, 1)
+        teacher, own = pair_rows(n, d, seed + 2)[1], pair_rows(len(w), d, seed + 3)[0]
+        mask = torch.arange(2 * n).view(2, n) % 2 == 0
+        if visible is not None:
+            mask = (torch.arange(n) % 3 == 0)[None]
+
+        def call(a: Tensor, w: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+            how = {"student_temperature": temperature, "visible_weight": visible, **keywords}
+            b, v = (x.to(**_of(a)) for x in (teacher, own))
+            return F.ibot(a, b, mask.to(a.device), w, v, **how)
+
+        return [a, w], call
+
+    return build
+
+
+def _swav(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Small crops; fixed large ones, whose codes have no gradient, prototypes and a queue."""
+    (a, b, c), w = _views_of_prototypes(n, d, seed, 3)
+    queue = torch.stack(pair_rows(n + 1, d, seed + 2))
+
+    def call(x: Tensor, **keywords: Any) -> Any:
+        high, low, kept = (
+            _coarse(y).to(x.device, x.dtype) for y in (torch.stack([a, b]), c, queue)
+        )
+        return F.swav(high, [x, low], w.to(**_of(x)), queue=kept, **keywords)
+
+    return [pair_rows(n, d, seed + 3)[1]], call
+
+
+def _msn(**options: Any) -> Callable[..., Any]:
+    """Two views of anchors; fixed targets and prototypes, which have one gradient of two."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        views, w = _views_of_prototypes(n, d, seed)
+        targets = pair_rows(n, d, seed + 2)[0]
+
+        def call(a: Tensor, **keywords: Any) -> Any:
+            return F.msn(a, *(x.to(**_of(a)) for x in (targets, w)), **options, **keywords)
+
+        return [torch.cat(views)], call
+
+    return build
+
+
+def _ressl(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    (query, key), queue = _views_of_prototypes(n, d, seed)
+    key, queue = _coarse(key), nnf.normalize(queue, dim=1)
+
+    def call(q: Tensor, **keywords: Any) -> Any:
+        return F.ressl(q, key.to(q.device, q.dtype), queue.to(**_of(q)), **keywords)
+
+    return [query], call
+
+
+def _x_clr(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    z, targets = pair_rows(n, d, seed)[0], pair_rows(n, d + 1, seed + 1)[0]
+    return [z], lambda z, **k: F.x_clr(z, targets.to(**_of(z)), **k)
+
+
+def _proto_nce(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Each cluster with a concentration of its own."""
+    k = n // 2 + 1
+    assignment, ratio = torch.arange(n) % k, torch.linspace(0.8, 1.25, k, dtype=torch.float64)
+
+    def call(z: Tensor, c: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+        phi = (temperature * ratio).to(**_of(z))
+        return F.proto_nce(z, c, assignment.to(z.device), concentration=phi, **keywords)
+
+    return [pair_rows(n, d, seed)[0], pair_rows(k, d, seed + 1)[0]], call
+
+
 def _falcon(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     codes = random_codes(d, 4 * d, 1)
 
@@ -325,6 +459,18 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("negative_cosine", _pairs(F.negative_cosine)),
+        LossCase("prototype_cross_entropy", _prototypes(), softmax=True),
+        LossCase("prototype_cross_entropy_pairs", _prototypes(pairs=True), 2, softmax=True),
+        LossCase("prototype_cross_entropy_mean_entropy", _prototypes(mean_entropy=0.7)),
+        LossCase("dino", _dino, softmax=True),
+        LossCase("ibot", _ibot(None), softmax=True),
+        LossCase("ibot_visible", _ibot(0.5), 2, softmax=True),
+        LossCase("swav", _swav),
+        LossCase("msn", _msn()),
+        LossCase("msn_prior", _msn(prior=0.25)),
+        LossCase("proto_nce", _proto_nce, softmax=True),
+        LossCase("ressl", _ressl, softmax=True),
+        LossCase("x_clr", _x_clr, 2, softmax=True),
         LossCase("falcon", _falcon, 2),
         LossCase("koleo", _koleo, 3),
         LossCase("sigreg", _normality(), largest=1e3),

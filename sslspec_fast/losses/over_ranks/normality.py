@@ -24,7 +24,8 @@ from ...ranks.differentiable import start_gather, sum_over_ranks
 from ...ranks.group import by_name
 from ...ranks.traffic import broadcast
 from ...ranks.value_and_grad import refuse_second_derivative
-from .._normality import Kernel, Views, check_options, given_views
+from .._normality import Kernel, check_options, given_views
+from .._views import Views
 from ._form import COPY, ROWS, Form, Given, Problem, Result
 from .sums.made import Made
 

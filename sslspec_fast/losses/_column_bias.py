@@ -1,0 +1,183 @@
+r"""What a teacher adds to the logits of each prototype: centering, or Sinkhorn's iteration.
+
+.. math::
+    \beta = -c / \tau \qquad\text{or}\qquad \beta = -v: \quad
+    v_j \leftarrow \log \sum_i \omega_i e^{\ell_{ij} - r_i}, \quad
+    r_i \leftarrow \log \sum_j e^{\ell_{ij} - v_j}, \qquad \ell = b\, w^\top / \tau,
+
+from r = 0. The codes :math:`\mathrm{softmax}_j(\ell_{ij} + \beta_j)` are Sinkhorn and Knopp's
+after as many rounds: rows of sum 1, columns of equal sums. Each step is a log-sum-exp, so that no
+exponential overflows and no (m, k) matrix is stored (of small ones the logits are kept). The means
+of logits that centering follows are those of the mean row: O(m d + k d). None has a gradient.
+
+Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments" (arXiv
+2006.09882), section 3; centering: Caron et al. (arXiv 2104.14294), section 3.1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from .._dtypes import computed_dtype, widen
+from ..primitives import pairwise
+from ..primitives.rows.unit_rows import unit_rows
+from ..reference import _column_bias as reference
+from ._common import run_reference
+from ._prototypes import check_heads
+
+STARTS = ("zero", "rows")
+_KEPT = 1 << 23  # logits that are kept: 32 MiB in float32
+
+
+def center_bias(center: Tensor, temperature: float) -> Tensor:
+    """(k,) the bias ``-center / temperature`` that centering is; no gradient.
+
+    >>> center_bias(torch.tensor([0.1, -0.2]), 0.05)
+    tensor([-2.,  4.])
+    """
+    op = "center_bias"
+    check.dense(op, "center", center)
+    if center.dim() != 1:
+        raise ValueError(f"{op}: center must be (k,), got {tuple(center.shape)}")
+    temperature = check.number(op, "temperature", temperature, low=0.0, strict=True)
+    return center.detach().to(computed_dtype(center)) / -temperature
+
+
+@torch.no_grad()
+def column_mean(
+    rows: Tensor,
+    prototypes: Tensor | None = None,
+    *,
+    normalize: bool = True,
+    sample_weight: Tensor | None = None,
+) -> Tensor:
+    """(k,) means over the rows of their logits; what DINO's center is a moving average of.
+
+    Args:
+        rows: (m, d) of the teacher; logits (m, k) without prototypes.
+        prototypes: (k, d).
+        normalize: rows and prototypes to unit length; not with logits.
+        sample_weight: (m,) weights of the mean.
+
+    >>> column_mean(torch.eye(2), torch.eye(2))
+    tensor([0.5000, 0.5000])
+    """
+    op = "column_mean"
+    check_heads(op, rows, rows, prototypes, None)
+    weight = check.sample_weight(op, sample_weight, rows, rows.shape[0], "mean")
+    x, w = _scaled(rows, prototypes, normalize)
+    if weight is None:
+        mean = x.mean(0)
+    else:
+        mean = (x * weight[:, None]).sum(0) / weight.sum()
+    with torch.autocast(x.device.type, enabled=False):
+        return mean if w is None else w @ mean
+
+
+@torch.no_grad()
+def sinkhorn_bias(
+    rows: Tensor,
+    prototypes: Tensor | None = None,
+    *,
+    temperature: float,
+    iterations: int = 3,
+    start: str = "zero",
+    normalize: bool = True,
+    sample_weight: Tensor | None = None,
+    impl: str = "fused",
+    group: Any = None,
+) -> Tensor:
+    """(k,) the bias after which the codes of the rows are those of Sinkhorn's iteration.
+
+    Args:
+        rows: (m, d) of the teacher; logits (m, k) without prototypes.
+        prototypes: (k, d).
+        temperature: > 0.
+        iterations: rounds of columns and rows, >= 0.
+        start: "zero" from the exponentials of the logits (SwAV, DINOv2), "rows" from their softmax
+            (MSN).
+        normalize: rows and prototypes to unit length; not with logits.
+        sample_weight: (m,) sums of the rows, >= 0; None: equal ones.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Rounds and logits are float32 (float64 for float64 rows). Errors: ValueError or TypeError on
+    shapes, dtypes, devices or ranges that do not fit.
+
+    >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # both rows prefer the first column
+    >>> codes = torch.softmax(logits + sinkhorn_bias(logits, temperature=1.0), dim=1)
+    >>> bool(torch.allclose(codes, torch.full((2, 2), 0.5)))
+    True
+    """
+    op = "sinkhorn_bias"
+    check.common(op, impl, group)
+    k = check_heads(op, rows, rows, prototypes, None)
+    temperature = check.number(op, "temperature", temperature, low=0.0, strict=True)
+    iterations = check.count(op, "iterations", iterations, 0)
+    check.choice(op, "start", start, STARTS)
+    weight = check.sample_weight(op, sample_weight, rows, rows.shape[0], "mean")
+    x, w = _scaled(rows, prototypes, normalize)
+    x = x / temperature
+    logs = x.new_zeros(x.shape[0]) if weight is None else weight.log()
+    if impl == "torch":
+        logits = run_reference(lambda x: x if w is None else x @ w.T, x)
+        return run_reference(reference.sinkhorn_bias, logits, logs, iterations, start == "rows")
+    if w is None or x.shape[0] * k <= _KEPT:
+        with torch.autocast(x.device.type, enabled=False):
+            logits = x if w is None else x @ w.T
+        return _rounds(_Kept(logits), logs, iterations, start)
+    return _rounds(_Recomputed(x, w), logs, iterations, start)
+
+
+def _scaled(
+    rows: Tensor, prototypes: Tensor | None, normalize: bool
+) -> tuple[Tensor, Tensor | None]:
+    x = widen(rows)
+    if prototypes is None:
+        return x, None
+    w = widen(prototypes).to(x.dtype)
+    return (unit_rows(x), unit_rows(w)) if normalize else (x, w)
+
+
+class _Kept:
+    """The log-sum-exps of stored logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    def of_columns(self, plus: Tensor) -> Tensor:
+        return torch.logsumexp(self.logits + plus[:, None], 0)
+
+    def of_rows(self, plus: Tensor) -> Tensor:
+        return torch.logsumexp(self.logits + plus, 1)
+
+
+class _Recomputed:
+    """The log-sum-exps of products, what is added to them being one more feature."""
+
+    def __init__(self, x: Tensor, w: Tensor) -> None:
+        one = x.new_ones(())
+        self.x, self.w, self.scale = _with_column(x, one), _with_column(w, one), one
+
+    def of_columns(self, plus: Tensor) -> Tensor:
+        return pairwise.lse(self.w, _with_column(self.x[:, :-1], plus), self.scale)[0]
+
+    def of_rows(self, plus: Tensor) -> Tensor:
+        return pairwise.lse(self.x, _with_column(self.w[:, :-1], plus), self.scale)[0]
+
+
+def _with_column(x: Tensor, column: Tensor) -> Tensor:
+    return torch.cat([x, column.expand(x.shape[0])[:, None]], 1)
+
+
+def _rounds(logits: _Kept | _Recomputed, logs: Tensor, iterations: int, start: str) -> Tensor:
+    k = logits.logits.shape[1] if isinstance(logits, _Kept) else logits.w.shape[0]
+    v = logs.new_zeros(k)
+    for i in range(iterations):
+        r = logits.of_rows(-v) if i or start == "rows" else 0.0
+        v = logits.of_columns(logs - r)
+    return -v

@@ -1,0 +1,251 @@
+r"""iBOT: the student, which sees masked tokens, predicts the codes that a teacher gives them.
+
+.. math::
+    L = \frac1B \sum_{b} \frac{1}{|M_b|} \sum_{i \in M_b} c_i, \qquad
+    c_i = \sum_j -q_{ij} \log p_{ij},
+
+:math:`M_b` the masked tokens of image b, p the softmax over prototypes of the student's tokens at
+:math:`\tau_s`, q that of the teacher's at :math:`\tau_t` with a center taken off its logits, or
+another bias (`sinkhorn_bias`). iBOT++ adds the mean of :math:`c_i` over the visible tokens of an
+image with a weight. It is `prototype_cross_entropy` with the weights :math:`1 / (B |M_b|)`.
+Gradient: docs/math/ibot.md. It replaces both (tokens, k) matrices of logits and their softmax.
+
+Zhou, Wei, Wang, Shen, Xie, Yuille, Kong, "iBOT: Image BERT Pre-Training with Online Tokenizer"
+(arXiv 2111.07832), section 3.1; iBOT++: "TIPSv2" (arXiv 2604.12012).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from .._dtypes import computed_dtype
+from ..reference import ibot as reference
+from ._center import Center
+from ._column_bias import center_bias
+from ._common import Loss, LossOrTerms, Terms, run_reference
+from ._heads import answer, loss_and_terms, prepare
+
+
+def ibot(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    prototypes: Tensor | None = None,
+    teacher_prototypes: Tensor | None = None,
+    *,
+    student_temperature: float | Tensor = 0.1,
+    teacher_temperature: float = 0.04,
+    center: Tensor | None = None,
+    bias: Tensor | None = None,
+    visible_weight: float | None = None,
+    normalize: bool = True,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """iBOT's loss of the masked tokens of b images.
+
+    Args:
+        student: (m, d) rows of the masked tokens in the order of the True entries of `mask`, or of
+            all tokens in order with `visible_weight`; float64, float32, bfloat16 or float16
+            (computed in float32).
+        teacher: (m, e), of the same tokens; no gradient.
+        mask: (b, height, width) or (b, tokens) bool, True where the student's token is masked. An
+            image without masked tokens counts with the loss 0.
+        prototypes: (k, d), the rows of the last layer; None: the rows are logits.
+        teacher_prototypes: (k, e), of the teacher; None: `prototypes`. No gradient.
+        student_temperature: a number or a 0-dim tensor, which may require a gradient.
+        teacher_temperature: a number.
+        center: (k,), taken off the teacher's logits.
+        bias: (k,), added to the teacher's logits over their temperature, in place of a center:
+            `sinkhorn_bias` of its rows is DINOv2's.
+        visible_weight: >= 0, that of the mean over the visible tokens of an image (iBOT++); None:
+            only the masked tokens are given.
+        normalize: rows and prototypes to unit length; not with logits.
+        return_terms: also return {"entropy": of the codes, "divergence": loss - entropy}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; on a CPU
+    also where the rows are not as many as the masked tokens.
+
+    >>> logits, mask = torch.eye(3), torch.tensor([[True, True, False], [False, False, True]])
+    >>> round(float(ibot(logits, logits, mask, student_temperature=1.0)), 4)
+    0.5514
+    """
+    op = "ibot"
+    check.common(op, impl, group)
+    masked = _flat(op, mask, student)
+    teacher_temperature = check.number(
+        op, "teacher_temperature", teacher_temperature, low=0.0, strict=True
+    )
+    if center is not None and bias is not None:
+        raise ValueError(f"{op}: bias must be None with a center, got both")
+    heads = prepare(
+        op,
+        (student, prototypes, student_temperature),
+        (teacher, teacher_prototypes, teacher_temperature),
+        bias=bias if center is None else center_bias(center, teacher_temperature),
+        normalize=normalize,
+    )
+    if visible_weight is not None:
+        visible_weight = check.number(op, "visible_weight", visible_weight, low=0.0)
+    weight = _token_weights(op, masked, visible_weight, student)
+
+    def plain() -> Tensor:
+        how = {**heads.options(), "visible_weight": visible_weight}
+        return run_reference(reference.ibot, *heads.tensors(), masked, **how)
+
+    def fused() -> tuple[Tensor, Terms]:
+        return loss_and_terms(heads.sides(), heads.graph, "sum", weight)
+
+    return answer(impl, plain, fused, return_terms)
+
+
+def _flat(op: str, mask: Tensor, rows: Tensor) -> Tensor:
+    """(b, tokens)"""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{op}: mask must be a bool tensor, got {got}")
+    if mask.dim() not in (2, 3) or 0 in mask.shape:
+        raise ValueError(
+            f"{op}: mask must be (images, tokens) or (images, height, width), "
+            f"got {tuple(mask.shape)}"
+        )
+    if isinstance(rows, Tensor) and mask.device != rows.device:
+        raise ValueError(
+            f"{op}: mask must be on the device of student, {rows.device}, got {mask.device}"
+        )
+    return mask.flatten(1)
+
+
+def _token_weights(op: str, mask: Tensor, visible: float | None, rows: Tensor) -> Tensor:
+    """(m,) the weights of the tokens in the mean over the images of the means of their tokens."""
+    kind, n = computed_dtype(rows), rows.shape[0]
+    counts = mask.sum(1)
+    each = 1 / (counts.clamp(min=1).to(kind) * mask.shape[0])
+    if visible is None:
+        if check.readable(mask) and int(counts.sum()) != n:
+            raise ValueError(
+                f"{op}: student must have a row for each of the {int(counts.sum())} masked tokens, "
+                f"got {tuple(rows.shape)}"
+            )
+        # by a search in place of the indices of the mask, whose number depends on its data
+        index = torch.arange(n, device=mask.device)
+        image = torch.searchsorted(counts.cumsum(0), index, right=True)
+        return each[image.clamp(max=mask.shape[0] - 1)]
+    if n != mask.numel():
+        raise ValueError(
+            f"{op}: student must have a row for each of the {mask.numel()} tokens of mask with "
+            f"visible_weight, got {tuple(rows.shape)}"
+        )
+    others = visible / ((~mask).sum(1).clamp(min=1).to(kind) * mask.shape[0])
+    return torch.where(mask, each[:, None], others[:, None]).flatten()
+
+
+class IBOTPatchLoss(Loss):
+    """`ibot` with lightly's constructor and ``forward(teacher_out, student_out, mask,
+    teacher_temp=None)`` on the masked tokens; its center follows the teacher's logits after every
+    call.
+
+    With ``prototypes=`` and ``teacher_prototypes=`` of a call the tokens are (m, d) rows instead of
+    logits, and the last layer is no part of the model. The teacher has no gradient. Once
+    torch.distributed is initialised, all processes call it together and have the same center.
+    """
+
+    functional = staticmethod(ibot)
+    named = ("student_temperature", "teacher_temperature", "center", "bias", "visible_weight")
+
+    def __init__(
+        self,
+        output_dim: int = 65536,
+        teacher_temp: float = 0.04,
+        student_temp: float = 0.1,
+        center_mode: str = "mean",
+        center_momentum: float = 0.9,
+        **options: Any,
+    ) -> None:
+        super().__init__(options=options)
+        self.output_dim, self.center_mode = output_dim, center_mode
+        self.teacher_temp, self.student_temp = teacher_temp, student_temp
+        self.center_momentum = center_momentum
+        op = type(self).__name__
+        self.center = Center(op, (1, output_dim), center_mode, center_momentum)
+
+    def forward(
+        self,
+        teacher_out: Tensor,
+        student_out: Tensor,
+        mask: Tensor,
+        teacher_temp: float | None = None,
+        *,
+        prototypes: Tensor | None = None,
+        teacher_prototypes: Tensor | None = None,
+    ) -> LossOrTerms:
+        how = (teacher_temp, prototypes, teacher_prototypes)
+        return self._loss(teacher_out, student_out, mask, None, how)
+
+    def _loss(
+        self,
+        teacher_out: Tensor,
+        student_out: Tensor,
+        mask: Tensor,
+        visible_weight: float | None,
+        how: tuple[float | None, Tensor | None, Tensor | None],
+    ) -> LossOrTerms:
+        teacher_temp, prototypes, teacher_prototypes = how
+        loss = ibot(
+            student_out,
+            teacher_out,
+            mask,
+            prototypes,
+            teacher_prototypes,
+            student_temperature=self.student_temp,
+            teacher_temperature=self.teacher_temp if teacher_temp is None else teacher_temp,
+            center=self.center.value,
+            visible_weight=visible_weight,
+            **self.options,
+        )
+        self.center.update(
+            teacher_out, prototypes if teacher_prototypes is None else teacher_prototypes
+        )
+        return loss
+
+
+class IBOTPlusPlusPatchLoss(IBOTPatchLoss):
+    """`ibot` with visible tokens, as lightly's: ``forward(teacher_out, student_out, mask=None,
+    teacher_temp=None, visible_loss_weight=1.0)`` on all tokens, (b, tokens, k) or (b tokens, k).
+
+    Without a mask the mean is over all tokens. The rest is as in `IBOTPatchLoss`.
+    """
+
+    def forward(
+        self,
+        teacher_out: Tensor,
+        student_out: Tensor,
+        mask: Tensor | None = None,
+        teacher_temp: float | None = None,
+        visible_loss_weight: float = 1.0,
+        *,
+        prototypes: Tensor | None = None,
+        teacher_prototypes: Tensor | None = None,
+    ) -> LossOrTerms:
+        op = type(self).__name__
+        for name, x in (("teacher_out", teacher_out), ("student_out", student_out)):
+            check.views(op, name, x)
+        if teacher_out.shape[:-1] != student_out.shape[:-1]:
+            raise ValueError(
+                f"{op}: student_out must have the tokens of teacher_out "
+                f"{tuple(teacher_out.shape)}, got {tuple(student_out.shape)}"
+            )
+        if mask is None:
+            if teacher_out.dim() == 2:
+                raise ValueError(f"{op}: mask must be given for tokens (b tokens, k), got None")
+            mask = torch.ones(teacher_out.shape[:2], dtype=torch.bool, device=teacher_out.device)
+        teacher, student = (x.flatten(0, -2) for x in (teacher_out, student_out))
+        how = (teacher_temp, prototypes, teacher_prototypes)
+        return self._loss(teacher, student, mask, visible_loss_weight, how)

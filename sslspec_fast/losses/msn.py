@@ -1,0 +1,236 @@
+r"""MSN: views of a sample with few patches predict the sharp, balanced code of its target view.
+
+.. math::
+    L = \frac{1}{v n} \sum_{a} \sum_j -q_{a j} \log p_{aj} + \lambda R(\bar p), \qquad
+    R = \log k - H(\bar p) \quad\text{or}\quad R = KL(\pi \| \bar p),
+
+:math:`p_a` the softmax over prototypes of an anchor at :math:`\tau`, :math:`q_a` that of its target
+at :math:`\tau T` (a power 1 / T of the softmax at :math:`\tau`, normalised) after Sinkhorn's
+iteration from the rows' softmax, :math:`\bar p` the mean of the anchors' codes and
+:math:`\pi_j \propto j^{-\alpha}` PMSN's prior. It is `prototype_cross_entropy` with
+`sinkhorn_bias`. Gradient: docs/math/msn.md. It replaces both (rows, k) matrices of codes.
+
+Assran, Caron, Misra, Bojanowski, Bordes, Vincent, Joulin, Rabbat, Ballas, "Masked Siamese Networks
+for Label-Efficient Learning" (arXiv 2204.07141), section 3; Assran et al., "The Hidden Uniform
+Cluster Prior in Self-Supervised Learning" (arXiv 2210.07277), section 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from .._dtypes import computed_dtype
+from ..reference import msn as reference
+from ._codes import divergence
+from ._column_bias import sinkhorn_bias
+from ._common import Loss, LossOrTerms, Terms, run_reference
+from ._heads import answer, loss_and_terms, mean_probability, prepare
+from ._prototypes import Targets, check_heads, from_pattern
+
+TEMPERATURE = 0.1
+
+
+def msn(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    *,
+    temperature: float = TEMPERATURE,
+    sharpening: float = 0.25,
+    iterations: int = 3,
+    regularization: float = 1.0,
+    prior: float | Tensor | None = None,
+    normalize: bool = True,
+    return_terms: bool = False,
+    impl: str = "fused",
+    group: Any = None,
+) -> LossOrTerms:
+    """MSN's loss of v views of n samples, and PMSN's with a prior.
+
+    Args:
+        anchors: (v n, d), row w n + i is view w of sample i; float64, float32, bfloat16 or float16
+            (computed in float32).
+        targets: (n, d) of the teacher; no gradient.
+        prototypes: (k, d) rows.
+        temperature: > 0.
+        sharpening: T in (0, 1], factor of the temperature of the targets.
+        iterations: of Sinkhorn's iteration on the targets, >= 0.
+        regularization: lambda >= 0.
+        prior: None: the mean code is drawn to equal numbers (MSN); (k,) numbers > 0, which are
+            divided by their sum, or the exponent alpha >= 0 of j^-alpha: it is drawn to those
+            (PMSN).
+        normalize: rows and prototypes to unit length.
+        return_terms: also return {"entropy": of the targets' codes, "divergence": of the anchors'
+            from them, "regularization": R}.
+        impl: "fused", or "torch" for the plain reference.
+        group: torch.distributed group; world size 1 only for now.
+
+    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+
+    >>> z = torch.eye(3)
+    >>> round(float(msn(z, z, z)), 4)
+    0.0001
+    """
+    op = "msn"
+    check.common(op, impl, group)
+    names = ("anchors", "targets")
+    check.dense(op, "prototypes", prototypes)
+    k = check_heads(op, anchors, targets, prototypes, None, names)
+    temperature = check.number(op, "temperature", temperature, low=0.0, strict=True)
+    sharpening = check.number(op, "sharpening", sharpening, low=0.0, strict=True)
+    if sharpening > 1:
+        raise ValueError(f"{op}: sharpening must be in (0, 1], got {sharpening}")
+    iterations = check.count(op, "iterations", iterations, 0)
+    regularization = check.number(op, "regularization", regularization, low=0.0)
+    law = None if prior is None else _law(op, prior, k, anchors)
+    heads = prepare(
+        op,
+        (anchors, prototypes, temperature),
+        (targets, None, temperature * sharpening),
+        pairs=_views_of(op, anchors, targets),
+        normalize=normalize,
+        names=names,
+        temperatures=("temperature", "temperature"),
+    )
+
+    def plain() -> Tensor:
+        a, b, w, _ = heads.tensors()
+        return run_reference(
+            reference.msn,
+            a,
+            b,
+            w,
+            temperature=temperature,
+            sharpening=sharpening,
+            iterations=iterations,
+            weight=regularization,
+            prior=law,
+            normalize=normalize,
+        )
+
+    def fused() -> tuple[Tensor, Terms]:
+        bias = sinkhorn_bias(
+            targets,
+            prototypes,
+            temperature=temperature * sharpening,
+            iterations=iterations,
+            start="rows",
+            normalize=normalize,
+        )
+        sides = heads._replace(bias=bias.to(computed_dtype(anchors))).sides()
+        loss, terms = loss_and_terms(sides, heads.graph)
+        if regularization or return_terms:
+            mean = mean_probability(sides)
+            surplus = divergence(mean) if law is None else _divergence_of(law, mean)
+            loss, terms["regularization"] = loss + regularization * surplus, surplus
+        return loss, terms
+
+    return answer(impl, plain, fused, return_terms)
+
+
+def _views_of(op: str, anchors: Tensor, targets: Tensor) -> Targets:
+    rows, n = anchors.shape[0], targets.shape[0]
+    if rows % n:
+        raise ValueError(
+            f"{op}: anchors must be a multiple of the {n} rows of targets, "
+            f"got {tuple(anchors.shape)}"
+        )
+    index = torch.arange(rows, device=anchors.device)
+    weight = torch.ones(rows, dtype=computed_dtype(anchors), device=anchors.device)
+    return Targets(None, weight) if rows == n else from_pattern(index, index % n, weight, rows, n)
+
+
+def _law(op: str, prior: float | Tensor, k: int, like: Tensor) -> Tensor:
+    """(k,) with the sum 1."""
+    kind = computed_dtype(like)
+    if not isinstance(prior, Tensor):
+        exponent = check.number(op, "prior", prior, low=0.0)
+        law = torch.arange(1, k + 1, device=like.device).to(kind) ** -exponent
+    else:
+        check.dense(op, "prior", prior)
+        check.refuse_grad(op, "prior", prior.requires_grad, "detach it")
+        if prior.shape != (k,):
+            raise ValueError(
+                f"{op}: prior must have a number for each of the {k} prototypes ({k},), "
+                f"got {tuple(prior.shape)}"
+            )
+        if prior.device != like.device:
+            raise ValueError(
+                f"{op}: prior must be on the device of anchors, {like.device}, got {prior.device}"
+            )
+        if check.readable(prior):
+            bad = prior[~((prior > 0) & prior.isfinite())]
+            if bad.numel():
+                raise ValueError(f"{op}: prior must be finite and > 0, got {bad[0].item()}")
+        law = prior.detach().to(kind)
+    return law / law.sum()
+
+
+def _divergence_of(law: Tensor, p: Tensor) -> Tensor:
+    """KL(law || p), with a finite slope at a probability that underflowed."""
+    return (law * (law / p.clamp_min(torch.finfo(p.dtype).tiny)).log()).sum()
+
+
+class MSNLoss(Loss):
+    """`msn` with lightly's constructor and ``forward(anchors, targets, prototypes,
+    target_sharpen_temperature=0.25)``. gather_distributed: False, or True in one process.
+    """
+
+    functional = staticmethod(msn)
+    named = ("temperature", "sharpening", "iterations", "regularization", "prior")
+    prior: float | None = None
+
+    def __init__(
+        self,
+        temperature: float = TEMPERATURE,
+        sinkhorn_iterations: int = 3,
+        regularization_weight: float = 1.0,
+        gather_distributed: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(options=options)
+        self.temperature, self.sinkhorn_iterations = temperature, sinkhorn_iterations
+        self.regularization_weight = regularization_weight
+        self.gather_distributed = gather_distributed
+
+    def forward(
+        self,
+        anchors: Tensor,
+        targets: Tensor,
+        prototypes: Tensor,
+        target_sharpen_temperature: float = 0.25,
+    ) -> LossOrTerms:
+        return msn(
+            anchors,
+            targets,
+            prototypes,
+            temperature=self.temperature,
+            sharpening=target_sharpen_temperature,
+            iterations=self.sinkhorn_iterations,
+            regularization=self.regularization_weight,
+            prior=self.prior,
+            group=self.group,
+            **self.options,
+        )
+
+
+class PMSNLoss(MSNLoss):
+    """`msn` with PMSN's prior and lightly's constructor; ``forward`` is that of `MSNLoss`."""
+
+    def __init__(
+        self,
+        temperature: float = TEMPERATURE,
+        sinkhorn_iterations: int = 3,
+        regularization_weight: float = 1.0,
+        power_law_exponent: float = 0.25,
+        gather_distributed: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            temperature, sinkhorn_iterations, regularization_weight, gather_distributed, **options
+        )
+        self.power_law_exponent = self.prior = power_law_exponent

@@ -1,0 +1,6 @@
+"""Rows of a softmax beside targets that are another softmax, without the matrices of either."""
+
+from .cross_entropy import Pairs, Sides, soft_rows, soft_total
+from .mean import mean_softmax
+
+__all__ = ["Pairs", "Sides", "mean_softmax", "soft_rows", "soft_total"]
