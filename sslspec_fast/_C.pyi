@@ -21,7 +21,7 @@ Logits = tuple[Any, ...]  # of pairwise.Logits.view()
 PrefixLogits = tuple[Any, ...]
 GramForm = tuple[Any, ...]
 Radial = tuple[int, float, Maybe, float]
-KernelRows = tuple[View, View, View]
+KernelRows = tuple[View, View, View, int, int]
 Quadrature = tuple[View, View, float]
 SpectralWeights = tuple[float, float, float]
 ViewInputs = tuple[Any, ...]
@@ -63,8 +63,7 @@ def pairwise_kernel_workspace_size(
 def pairwise_kernel_lengths(z: View, out: View, threads: int, /) -> None: ...
 def pairwise_kernel_series(r: View, table: View, top: float, values: View, /) -> None: ...
 def pairwise_kernel(
-    z: View, rows: KernelRows, first: int, count: int, radial: Radial, factor: float, values: View,
-    grad: Maybe, run: Run, /,
+    z: View, rows: KernelRows, radial: Radial, factor: float, values: View, grad: Maybe, run: Run, /
 ) -> None: ...
 def sliced_ecf_workspace_size(
     views: int, n: int, d: int, directions: int, dtype: int, /

@@ -57,9 +57,10 @@ void pairwise_kernel_series(TensorView r, TensorView table, double top, TensorVi
   }
 }
 
-void pairwise_kernel(TensorView z, const KernelRows& rows, int64_t first, int64_t count, const Radial& radial,
-                     double factor, TensorView values, TensorView grad, const Run& run) {
+void pairwise_kernel(TensorView z, const KernelRows& rows, const Radial& radial, double factor, TensorView values,
+                     TensorView grad, const Run& run) {
   const TensorView& table = radial.table;
+  const int64_t first = rows.first, count = rows.count;
   check_views(kOp, z);
   const int64_t views = z.shape[0], n = z.shape[1], d = z.shape[2];
   check_contiguous(kOp, "lengths", rows.lengths, 2, z.shape, DType::f64);

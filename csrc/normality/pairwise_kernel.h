@@ -43,16 +43,18 @@ struct Radial {
 };
 
 struct KernelRows {
-  TensorView lengths;  // [views, n] double
-  TensorView offsets;  // [views, n] double
-  TensorView slopes;   // [views, n] double
+  TensorView lengths;    // [views, n] double
+  TensorView offsets;    // [views, n] double
+  TensorView slopes;     // [views, n] double
+  int64_t first, count;  // the rows whose pairs are taken
   static constexpr auto fields() {
-    return std::make_tuple(&KernelRows::lengths, &KernelRows::offsets, &KernelRows::slopes);
+    return std::make_tuple(&KernelRows::lengths, &KernelRows::offsets, &KernelRows::slopes, &KernelRows::first,
+                           &KernelRows::count);
   }
 };
 
 void pairwise_kernel(TensorView z,  // [views, n, d]
-                     const KernelRows& rows, int64_t first, int64_t count, const Radial& radial, double factor,
+                     const KernelRows& rows, const Radial& radial, double factor,
                      TensorView values,  // [views] double, out
                      TensorView grad,    // [views, count, d] out, or absent
                      const Run& run);

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
@@ -16,16 +15,16 @@ from .._torch_private import constant_when_traced
 from ..primitives.sparse.csr import Csr
 from ..ranks import several
 from . import over_ranks
-from ._products import Products
 from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import LabelWeight, labels_relation, views_relation
 from .knn import knn_csr
+from .products import Entries, Products
 from .relation import Relation, components, cuthill_mckee, rescaled
 from .stored import CsrRelation
 from .total import add, nothing
 
 
-class PairGraph(Products):
+class PairGraph(Products, Entries):
     """A relation G (n, n) between n samples: who is a positive of whom, and how much.
 
     Balestriero and LeCun, "Contrastive and Non-Contrastive Self-Supervised Learning Recover Global
@@ -78,10 +77,11 @@ class PairGraph(Products):
         diagonal, never stored.
 
         Args:
-            n_samples: >= 1.
+            n_samples: >= 1; over ranks, >= 0 on a rank.
             n_views: >= 1.
             device: of the rows that the graph is used with.
-            group: this rank has n_samples of the samples, in all their views.
+            group: a process group or 1-D DeviceMesh; this rank has n_samples of the samples, in all
+                their views.
 
         Returns:
             A graph of n_samples * n_views rows.
@@ -147,8 +147,8 @@ class PairGraph(Products):
             weights: (E,) finite numbers, or None.
             n: number of rows of G.
             symmetrize: take (G + Gᵀ)/2 afterwards.
-            group: the edges are those of this rank's n rows, with rows in [0, n) and cols among
-                the rows of all ranks, in rank order.
+            group: the edges of this rank's n rows, with rows in [0, n) and cols among the rows of
+                all ranks, in rank order.
 
         Returns:
             A graph on the device of `rows`.
@@ -268,14 +268,44 @@ class PairGraph(Products):
         return self._relation.kind
 
     @property
+    def n(self) -> int:
+        """Number of rows; over ranks, of this rank's."""
+        return self._relation.n
+
+    @property
     def nnz(self) -> int:
         """Number of non-zero entries; in a sum, a pair that two parts share counts twice."""
         return self._nnz
 
     @property
+    def device(self) -> torch.device:
+        """Where its arrays are, and the rows that it multiplies must be."""
+        return self._relation.device
+
+    @property
+    def degree(self) -> Tensor:
+        """(n,) float64: d = G 1."""
+        return self._relation.degree
+
+    @property
+    def column_degree(self) -> Tensor:
+        """(n,) float64: Gᵀ 1, the degree itself when G is symmetric."""
+        return self._relation.column_degree
+
+    @property
     def volume(self) -> float:
         """1ᵀ G 1."""
         return self._volume
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether G = Gᵀ, up to the rounding of weights."""
+        return self._symmetric
+
+    @property
+    def is_directed(self) -> bool:
+        """Whether G ≠ Gᵀ."""
+        return not self._symmetric
 
     @property
     def has_self_loops(self) -> bool:
@@ -322,13 +352,6 @@ class PairGraph(Products):
         sizes = torch.bincount(labels, minlength=count)
         return torch.nonzero(sizes[labels] == 1)[:, 0]
 
-    def _one_process(self, op: str) -> None:
-        ranks = self._relation.ranks
-        if ranks is not None:
-            raise ValueError(
-                f"PairGraph: {op} needs all rows in one process, got rows over {ranks.size} ranks"
-            )
-
     # ------------------------------------------------------------------ exports
 
     def to(self, device: torch.device | str) -> PairGraph:
@@ -348,34 +371,6 @@ class PairGraph(Products):
     def _drop_diagonal(self) -> None:
         if self._off_diagonal is None:
             self._off_diagonal = PairGraph(self._relation.without_diagonal())
-
-    def stored(self) -> Csr:
-        """G as stored entries, the form that the sparse primitives take: materialises G, once."""
-        if self._csr is None:
-            csr = self._relation.csr()
-            if torch.compiler.is_compiling():  # a traced tensor is no one's to keep
-                return csr
-            self._csr = csr
-        return self._csr
-
-    def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(indptr (n + 1,) int64, indices (nnz,) int32 or int64, values or None when all are 1):
-        materialises G; over ranks, the rows of this one with the columns of all. The arrays belong
-        to the graph: copy before writing.
-        """
-        a = self.stored()
-        return a.indptr, a.indices, a.values
-
-    def to_scipy(self) -> scipy.sparse.csr_array:
-        """A new scipy CSR array, float64 (materialises G)."""
-        return self.stored().to_scipy()
-
-    def to_torch(self, dtype: torch.dtype | None = None) -> Tensor:
-        """A new torch sparse CSR tensor on the graph's device (materialises G).
-
-        dtype: that of the weights by default, torch's default dtype when all weights are 1.
-        """
-        return self.stored().to_torch(dtype)
 
     def reorder(self) -> tuple[PairGraph, Tensor]:
         """(graph, order): the same graph with neighbours close in memory (reverse Cuthill–McKee).

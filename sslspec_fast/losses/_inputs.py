@@ -103,7 +103,7 @@ def check_rows_of_graph(
     nonnegative: bool = False,
     min_rows: int = 1,
 ) -> None:
-    """The checks of rows and their graph; over ranks, of the rows of this one."""
+    """The checks of rows and their graph; over ranks, of the rows of a rank."""
     check.matrix(op, "z", z, min_rows=min_rows)
     check_graph(op, graph, z, symmetric=symmetric)
     if nonnegative and graph.has_negative_weights:

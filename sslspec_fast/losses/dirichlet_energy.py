@@ -23,7 +23,7 @@ from ..reference import dirichlet_energy as reference
 from ._common import run_reference
 from ._inputs import dense, prepare_graph
 from .over_ranks import over_ranks
-from .over_ranks.graphs import DIRICHLET_ENERGY
+from .over_ranks.graph_losses.quadratic import DIRICHLET_ENERGY
 
 
 @over_ranks(DIRICHLET_ENERGY)

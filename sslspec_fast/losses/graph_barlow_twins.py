@@ -30,7 +30,7 @@ from ..reference import graph_barlow_twins as reference
 from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
 from .over_ranks import over_ranks
-from .over_ranks.graphs import GRAPH_BARLOW_TWINS
+from .over_ranks.graph_losses.quadratic import GRAPH_BARLOW_TWINS
 
 
 @over_ranks(GRAPH_BARLOW_TWINS)

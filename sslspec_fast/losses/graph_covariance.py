@@ -24,7 +24,7 @@ from ..reference import graph_covariance as reference
 from ._common import run_reference
 from ._inputs import dense, prepare_graph
 from .over_ranks import over_ranks
-from .over_ranks.graphs import GRAPH_COVARIANCE
+from .over_ranks.graph_losses.quadratic import GRAPH_COVARIANCE
 
 
 @over_ranks(GRAPH_COVARIANCE)

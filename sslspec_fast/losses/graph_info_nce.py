@@ -36,7 +36,7 @@ from ._graph_queries import check_options, logaddexp
 from ._inputs import dense, prepare_graph
 from ._softmax import debiased, one_positive_rows, smoothing
 from .over_ranks import over_ranks
-from .over_ranks.graph_queries import GRAPH_INFO_NCE
+from .over_ranks.graph_losses.info_nce import GRAPH_INFO_NCE
 
 
 @over_ranks(GRAPH_INFO_NCE)

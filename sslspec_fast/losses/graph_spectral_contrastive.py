@@ -29,7 +29,7 @@ from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
 from ._nested import Nested, over_prefixes, prefix_weights, tails
 from .over_ranks import over_ranks
-from .over_ranks.graphs import GRAPH_SPECTRAL_CONTRASTIVE
+from .over_ranks.graph_losses.quadratic import GRAPH_SPECTRAL_CONTRASTIVE
 
 
 @over_ranks(GRAPH_SPECTRAL_CONTRASTIVE)

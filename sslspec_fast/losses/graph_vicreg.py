@@ -33,7 +33,7 @@ from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
 from ._penalties import penalise
 from .over_ranks import over_ranks
-from .over_ranks.graphs import GRAPH_VICREG
+from .over_ranks.graph_losses.quadratic import GRAPH_VICREG
 
 
 @over_ranks(GRAPH_VICREG)

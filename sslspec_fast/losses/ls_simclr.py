@@ -28,7 +28,7 @@ from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
 from ._nested import Nested, over_prefixes, prefix_weights, tails
 from .over_ranks import over_ranks
-from .over_ranks.graphs import LS_SIMCLR
+from .over_ranks.graph_losses.quadratic import LS_SIMCLR
 
 
 @over_ranks(LS_SIMCLR)

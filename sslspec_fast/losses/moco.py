@@ -98,9 +98,9 @@ def moco(
         scale=("temperature", temperature),
     )
     (q, k), t, weight = pair.rows(), pair.scale_tensor(), pair.weight
-    bank = unit_queue(op, queue, query)
+    n, bank = query.shape[0], unit_queue(op, queue, query)
     margin = check.number(op, "margin", margin, low=0.0)
-    bound = None if threshold is None else check.threshold(op, threshold, query, query.shape[0])
+    bound = None if threshold is None else check.threshold(op, threshold, query, n)
     false = FalseNegatives(*check_queue_ids(op, ids, queue_ids, query, bank), bound)
 
     scale = t.reciprocal()

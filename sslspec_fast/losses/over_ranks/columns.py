@@ -23,7 +23,6 @@ from ...ranks.differentiable import sum_over_ranks
 from ...ranks.traffic import all_gather
 from ._form import ROWS, Form, Given, Problem, Result
 from ._reduce import check_weight, reduce_rows
-from .sums.made import Made
 from .sums.squared_products import (
     added_up_symmetric,
     by_rows,
@@ -31,6 +30,7 @@ from .sums.squared_products import (
     inner_product,
     off_diagonal,
 )
+from .sums.value_and_gradients import ValueAndGradients
 
 
 def merged_moments(
@@ -63,7 +63,7 @@ def _check_pair(op: str, z1: Tensor, z2: Tensor) -> dict[str, Tensor | None]:
 
 
 def _made(p: Problem, make: Callable[..., Any]) -> Result:
-    loss, terms = Made.apply(make, p.ranks, p.rows("z1"), p.rows("z2"))
+    loss, terms = ValueAndGradients.apply(make, p.ranks, p.rows("z1"), p.rows("z2"))
     return loss, terms.unbind()
 
 
@@ -220,7 +220,7 @@ def _spectral(p: Problem) -> Result:
             grads = [half_x * (2 * r) + pulled * y, half_y * (2 * r) + pulled * x]
             return -2 * share * sums[0] + r * (whole - sums[1]), [sums[0]], grads
 
-        loss = Made.apply(make, ranks, x, y)[0]
+        loss = ValueAndGradients.apply(make, ranks, x, y)[0]
     if not p.wants_terms:
         return loss, ()
     with torch.no_grad():

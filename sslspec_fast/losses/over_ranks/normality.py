@@ -27,7 +27,7 @@ from ...ranks.value_and_grad import refuse_second_derivative
 from .._normality import Kernel, check_options, given_views
 from .._views import Views
 from ._form import COPY, ROWS, Form, Given, Problem, Result
-from .sums.made import Made
+from .sums.value_and_gradients import ValueAndGradients
 
 OPTIONS = ("knots", "t_max", "gaussian", "imq", "seed")  # numbers that say which distance is taken
 
@@ -142,7 +142,7 @@ def _of_pairs(p: Problem, view: Tensor) -> Tensor:
         total = sum_over_ranks(part[0] if len(view) else torch.zeros_like(part[0]), p.ranks)
         return total, [total], [grad.view_as(view) if wants else torch.zeros_like(view)]
 
-    loss: Tensor = Made.apply(make, p.ranks, view)[0]
+    loss: Tensor = ValueAndGradients.apply(make, p.ranks, view)[0]
     return loss
 
 

@@ -113,9 +113,7 @@ def _on_cpu(
     )
     _C.pairwise_kernel(
         view(z),
-        (view(lengths), view(means[0]), view(means[1])),
-        first,
-        count,
+        (view(lengths), view(means[0]), view(means[1]), first, count),
         (r.kind, r.parameter, view(r.table), r.at_zero),
         factor,
         view(values),

@@ -303,6 +303,7 @@ for name, row in CATALOGUE.items():
         CASES[name] = _plain(name, weighted=False)
         if "sample_weight" in row.keywords:
             CASES[f"{name} weights"] = _plain(name, weighted=True)
+
 GRAPH_CASES = {
     "dirichlet": Case(on_graph("dirichlet_energy", "weights"), 0, terms=False),
     "dirichlet, labels": Case(on_graph("dirichlet_energy", "labels"), 0, terms=False),

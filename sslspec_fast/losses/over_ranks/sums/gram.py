@@ -9,7 +9,6 @@ from ...._dtypes import as_multiplied
 from ....primitives._matmul import mm_float32
 from ....ranks.differentiable import sum_over_ranks
 from .._form import Problem
-from .made import Made
 from .squared_products import (
     added_up_symmetric,
     by_rows,
@@ -17,9 +16,10 @@ from .squared_products import (
     inner_product,
     off_diagonal,
 )
+from .value_and_gradients import ValueAndGradients
 
 __all__ = ["nested_sqnorm", "sqnorm"]
-Made_ = tuple[Tensor, list[Tensor], list[Tensor]]
+Parts = tuple[Tensor, list[Tensor], list[Tensor]]
 
 
 def sqnorm(p: Problem, x: Tensor, y: Tensor | None = None, *, off_diagonal: bool = False) -> Tensor:
@@ -28,7 +28,7 @@ def sqnorm(p: Problem, x: Tensor, y: Tensor | None = None, *, off_diagonal: bool
         return _without_diagonal(p, x, y)
     assert y is None
 
-    def make(x: Tensor) -> Made_:
+    def make(x: Tensor) -> Parts:
         a = as_multiplied(x, p.half)
         if by_rows(p.ranks.n, x.shape[1], a.element_size()):
             value, quarter, _ = gram_products(a, a, p.ranks, crossed=False, same=True)
@@ -38,12 +38,12 @@ def sqnorm(p: Problem, x: Tensor, y: Tensor | None = None, *, off_diagonal: bool
             quarter = mm_float32(a, matrix.to(a.dtype))
         return value, [value], [4 * quarter]
 
-    loss: Tensor = Made.apply(make, p.ranks, x)[0]
+    loss: Tensor = ValueAndGradients.apply(make, p.ranks, x)[0]
     return loss
 
 
 def _without_diagonal(p: Problem, x: Tensor, y: Tensor | None) -> Tensor:
-    def make(x: Tensor, *others: Tensor) -> Made_:
+    def make(x: Tensor, *others: Tensor) -> Parts:
         other = others[0] if others else x
         diagonal = sum_over_ranks((x.double() * other).sum(0), p.ranks)
         a, b = as_multiplied(x, p.half), as_multiplied(other, p.half)
@@ -53,7 +53,7 @@ def _without_diagonal(p: Problem, x: Tensor, y: Tensor | None) -> Tensor:
         return value, [value], grads
 
     rows = (x,) if y is None else (x, y)
-    loss: Tensor = Made.apply(make, p.ranks, *rows)[0]
+    loss: Tensor = ValueAndGradients.apply(make, p.ranks, *rows)[0]
     return loss
 
 
@@ -62,12 +62,12 @@ def nested_sqnorm(p: Problem, x: Tensor, tail: Tensor) -> Tensor:
     sums of the c_m.
     """
 
-    def make(x: Tensor) -> Made_:
+    def make(x: Tensor) -> Parts:
         a = as_multiplied(x, p.half)
         matrix = added_up_symmetric(mm_float32(a.T, a), p.ranks)
         weighted = torch.minimum(tail[:, None], tail) * matrix
         value = inner_product(matrix, weighted, p.ranks)
         return value, [value], [4 * mm_float32(a, weighted.to(a.dtype))]
 
-    loss: Tensor = Made.apply(make, p.ranks, x)[0]
+    loss: Tensor = ValueAndGradients.apply(make, p.ranks, x)[0]
     return loss

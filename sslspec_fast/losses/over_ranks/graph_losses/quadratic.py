@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _checks as check
-from ...graph.pair_graph import PairGraph
-from ...ranks import sum_to_rows, sum_to_value
-from ...ranks.differentiable import sum_over_ranks
-from ...ranks.traffic import all_gather
-from .._inputs import check_rows_of_graph
-from .._nested import Nested, prefix_weights
-from .._penalties import penalise
-from ._form import COPY, ROWS, Form, Given, Problem, Result
-from .sums.gram import nested_sqnorm, sqnorm
+from .... import _checks as check
+from ....graph.pair_graph import PairGraph
+from ....ranks import sum_to_rows, sum_to_value
+from ....ranks.differentiable import sum_over_ranks
+from ....ranks.traffic import all_gather
+from ..._inputs import check_rows_of_graph
+from ..._nested import Nested, prefix_weights
+from ..._penalties import penalise
+from .._form import COPY, ROWS, Form, Given, Problem, Result
+from ..sums.gram import nested_sqnorm, sqnorm
 
 
 def _given(op: str, z: Tensor, graph: PairGraph, **rules: Any) -> dict[str, Tensor | None]:

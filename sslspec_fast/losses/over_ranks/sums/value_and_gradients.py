@@ -11,10 +11,10 @@ from torch import Tensor
 from ....ranks import Ranks
 from ....ranks.value_and_grad import refuse_second_derivative
 
-__all__ = ["Made"]
+__all__ = ["ValueAndGradients"]
 
 
-class Made(torch.autograd.Function):
+class ValueAndGradients(torch.autograd.Function):
     """A loss, its terms, and the gradients of the rows of this rank that were made with them."""
 
     @staticmethod

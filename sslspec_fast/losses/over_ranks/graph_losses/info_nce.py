@@ -11,23 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _checks as check
-from ..._dtypes import multiplies_half
-from ...graph.pair_graph import PairGraph
-from ...graph.partitioned import Partitioned, partitioned
-from ...primitives.rows.unit_rows import unit_rows
-from ...primitives.sparse.edge_lse import edge_lse
-from ...ranks import Ranks, gather_rows, sum_to_rows, sum_to_value
-from ...ranks.differentiable import sum_over_ranks
-from ...ranks.pieces import Piece
-from .._common import row_ids
-from .._graph_queries import check_options, logaddexp
-from .._inputs import check_rows_of_graph
-from .._softmax import debiased, one_positive_rows, smoothing
-from ._agreed import scale_given
-from ._form import ROWS, SCALE, Form, Given, Problem, Result
-from ._reduce import scale_of
-from .sums.log_sum_exp import Columns, Pattern, log_sum_exp, self_log_sum_exp
+from .... import _checks as check
+from ...._dtypes import multiplies_half
+from ....graph.pair_graph import PairGraph
+from ....graph.partitioned import Partitioned, partitioned
+from ....primitives.rows.unit_rows import unit_rows
+from ....primitives.sparse.edge_lse import edge_lse
+from ....ranks import Ranks, gather_rows, sum_to_rows, sum_to_value
+from ....ranks.differentiable import sum_over_ranks
+from ....ranks.pieces import Piece
+from ..._common import row_ids
+from ..._graph_queries import check_options, logaddexp
+from ..._inputs import check_rows_of_graph
+from ..._softmax import debiased, one_positive_rows, smoothing
+from .._agreed import scale_given
+from .._form import ROWS, SCALE, Form, Given, Problem, Result
+from .._reduce import scale_of
+from ..sums.log_sum_exp import Columns, Pattern, log_sum_exp, self_log_sum_exp
 
 
 def _check(

@@ -1,51 +1,23 @@
-"""What a graph multiplies: the part of `PairGraph` that is differentiable."""
+"""Products of a graph with rows of samples, and its entries: parts of `PairGraph`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..primitives.sparse.csr import Csr
 from ..ranks import sum_to_value
 from .relation import Relation
 
 
 class Products:
-    """Products of G with rows; over ranks, with the rows of this rank, to be called on all."""
+    """The part of `PairGraph` that multiplies by G."""
 
     _relation: Relation
     _symmetric: bool
-
-    @property
-    def n(self) -> int:
-        """Number of rows; over ranks, of this rank's."""
-        return self._relation.n
-
-    @property
-    def device(self) -> torch.device:
-        """Where its arrays are, and the rows that it multiplies must be."""
-        return self._relation.device
-
-    @property
-    def is_symmetric(self) -> bool:
-        """Whether G = Gᵀ, up to the rounding of weights."""
-        return self._symmetric
-
-    @property
-    def is_directed(self) -> bool:
-        """Whether G ≠ Gᵀ."""
-        return not self.is_symmetric
-
-    @property
-    def degree(self) -> Tensor:
-        """(n,) float64: d = G 1."""
-        return self._relation.degree
-
-    @property
-    def column_degree(self) -> Tensor:
-        """(n,) float64: Gᵀ 1, the degree itself when G is symmetric."""
-        return self._relation.column_degree
 
     def matmul(self, X: Tensor) -> Tensor:
         """G @ X, differentiable in X.
@@ -74,7 +46,7 @@ class Products:
         if function is not torch.Tensor.matmul or not torch.compiler.is_compiling():
             return NotImplemented
         x, g = args
-        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else g.is_directed:
+        if (x.shape[0] == x.shape[-1]) if x.dim() == 2 else not g._symmetric:
             raise TypeError("PairGraph: torch.compile hides the order of @, call G.matmul(X)")
         return g.matmul(x)
 
@@ -132,7 +104,7 @@ class Products:
         """
         left = self._rows("covariance", "x", x)
         if center:
-            if y is not None or not self.is_symmetric:
+            if y is not None or not self._symmetric:
                 raise ValueError("covariance: center=True needs a symmetric graph and no y")
             return self._centred(left).to(x.dtype)
         right = left if y is None else self._rows("covariance", "y", y)
@@ -157,17 +129,58 @@ class Products:
         return part - weighted[:, None] * weighted / relation.volume
 
     def _rows(self, op: str, name: str, x: Tensor) -> Tensor:
+        n, device = self._relation.n, self._relation.device
         if not isinstance(x, Tensor):
             raise TypeError(f"{op}: {name} must be a torch tensor, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(f"{op}: {name} must be a float tensor, got {x.dtype}")
-        if x.dim() not in (1, 2) or x.shape[0] != self.n:
-            raise ValueError(
-                f"{op}: {name} must have n = {self.n} rows, got shape {tuple(x.shape)}"
-            )
-        if x.device != self.device:
-            raise ValueError(
-                f"{op}: {name} must be on the graph's device {self.device}, got {x.device}"
-            )
+        if x.dim() not in (1, 2) or x.shape[0] != n:
+            raise ValueError(f"{op}: {name} must have n = {n} rows, got shape {tuple(x.shape)}")
+        if x.device != device:
+            raise ValueError(f"{op}: {name} must be on the graph's device {device}, got {x.device}")
         # half precision has no sums worth keeping: compute in float32, round once at the end
         return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+class Entries:
+    """The part of `PairGraph` that gives its entries; over ranks, the rows of this one, with the
+    columns of all.
+    """
+
+    _relation: Relation
+    _csr: Csr | None
+
+    def stored(self) -> Csr:
+        """G as stored entries, the form that the sparse primitives take: materialises G, once."""
+        if self._csr is None:
+            csr = self._relation.csr()
+            if torch.compiler.is_compiling():  # a traced tensor is no one's to keep
+                return csr
+            self._csr = csr
+        return self._csr
+
+    def csr(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(indptr (n + 1,) int64, indices (nnz,) int32 or int64, values or None when all are 1):
+        materialises G; over ranks, the rows of this one with the columns of all. The arrays belong
+        to the graph: copy before writing.
+        """
+        a = self.stored()
+        return a.indptr, a.indices, a.values
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """A new scipy CSR array, float64 (materialises G)."""
+        return self.stored().to_scipy()
+
+    def to_torch(self, dtype: torch.dtype | None = None) -> Tensor:
+        """A new torch sparse CSR tensor on the graph's device (materialises G).
+
+        dtype: that of the weights by default, torch's default dtype when all weights are 1.
+        """
+        return self.stored().to_torch(dtype)
+
+    def _one_process(self, op: str) -> None:
+        ranks = self._relation.ranks
+        if ranks is not None:
+            raise ValueError(
+                f"PairGraph: {op} needs all rows in one process, got rows over {ranks.size} ranks"
+            )

@@ -1,0 +1,1 @@
+"""The losses of rows that a graph relates, over ranks."""
