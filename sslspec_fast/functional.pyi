@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from .graph.pair_graph import PairGraph
 from .losses import _options as kw
-from .losses.lejepa import Views
+from .losses._views import Views
 
 __all__: list[str]
 WithTerms = tuple[Tensor, dict[str, Tensor]]
@@ -357,3 +357,234 @@ def vicreg(
 def vicreg(
     z1: Tensor, z2: Tensor, *, return_terms: bool, **options: Unpack[kw.Vicreg]
 ) -> Tensor | WithTerms: ...
+@overload
+def dino(
+    student_views: Views,
+    teacher_views: Views,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Dino],
+) -> WithTerms: ...
+@overload
+def dino(
+    student_views: Views,
+    teacher_views: Views,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Dino],
+) -> Tensor: ...
+@overload
+def dino(
+    student_views: Views,
+    teacher_views: Views,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Dino],
+) -> Tensor | WithTerms: ...
+@overload
+def ibot(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Ibot],
+) -> WithTerms: ...
+@overload
+def ibot(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Ibot],
+) -> Tensor: ...
+@overload
+def ibot(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Ibot],
+) -> Tensor | WithTerms: ...
+@overload
+def swav(
+    high_views: Views,
+    low_views: Views | None = ...,
+    prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Swav],
+) -> WithTerms: ...
+@overload
+def swav(
+    high_views: Views,
+    low_views: Views | None = ...,
+    prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Swav],
+) -> Tensor: ...
+@overload
+def swav(
+    high_views: Views,
+    low_views: Views | None = ...,
+    prototypes: Tensor | None = ...,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Swav],
+) -> Tensor | WithTerms: ...
+@overload
+def msn(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Msn],
+) -> WithTerms: ...
+@overload
+def msn(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Msn],
+) -> Tensor: ...
+@overload
+def msn(
+    anchors: Tensor,
+    targets: Tensor,
+    prototypes: Tensor,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Msn],
+) -> Tensor | WithTerms: ...
+@overload
+def ressl(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Ressl],
+) -> WithTerms: ...
+@overload
+def ressl(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Ressl],
+) -> Tensor: ...
+@overload
+def ressl(
+    query: Tensor, key: Tensor, queue: Tensor, *, return_terms: bool, **options: Unpack[kw.Ressl]
+) -> Tensor | WithTerms: ...
+@overload
+def x_clr(
+    z: Tensor, targets: Tensor, *, return_terms: Literal[True], **options: Unpack[kw.XClr]
+) -> WithTerms: ...
+@overload
+def x_clr(
+    z: Tensor, targets: Tensor, *, return_terms: Literal[False] = ..., **options: Unpack[kw.XClr]
+) -> Tensor: ...
+@overload
+def x_clr(
+    z: Tensor, targets: Tensor, *, return_terms: bool, **options: Unpack[kw.XClr]
+) -> Tensor | WithTerms: ...
+@overload
+def proto_nce(
+    z: Tensor,
+    prototypes: Tensor,
+    assignment: Any,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.ProtoNce],
+) -> WithTerms: ...
+@overload
+def proto_nce(
+    z: Tensor,
+    prototypes: Tensor,
+    assignment: Any,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.ProtoNce],
+) -> Tensor: ...
+@overload
+def proto_nce(
+    z: Tensor,
+    prototypes: Tensor,
+    assignment: Any,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.ProtoNce],
+) -> Tensor | WithTerms: ...
+@overload
+def prototype_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    prototypes: Tensor | None,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.PrototypeCrossEntropy],
+) -> WithTerms: ...
+@overload
+def prototype_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    prototypes: Tensor | None,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.PrototypeCrossEntropy],
+) -> Tensor: ...
+@overload
+def prototype_cross_entropy(
+    student: Tensor,
+    teacher: Tensor,
+    prototypes: Tensor | None,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.PrototypeCrossEntropy],
+) -> Tensor | WithTerms: ...
+def concentration(
+    z: Tensor, prototypes: Tensor, assignment: Any, *, temperature: float = ...
+) -> Tensor: ...
+def center_bias(center: Tensor, temperature: float) -> Tensor: ...
+def sinkhorn_bias(
+    rows: Tensor,
+    prototypes: Tensor | None = ...,
+    *,
+    temperature: float = ...,
+    iterations: int = ...,
+    start: str = ...,
+    normalize: bool = ...,
+    sample_weight: Tensor | None = ...,
+    impl: kw.Implementation = ...,
+    group: Any = ...,
+) -> Tensor: ...
+def column_mean(
+    rows: Tensor,
+    prototypes: Tensor | None = ...,
+    *,
+    normalize: bool = ...,
+    sample_weight: Tensor | None = ...,
+) -> Tensor: ...

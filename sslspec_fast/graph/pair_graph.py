@@ -17,7 +17,7 @@ from ..ranks import several
 from . import over_ranks
 from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import LabelWeight, labels_relation, views_relation
-from .knn import knn_csr
+from .neighbours.knn import knn_csr
 from .products import Entries, Products
 from .relation import Relation, components, cuthill_mckee, rescaled
 from .stored import CsrRelation

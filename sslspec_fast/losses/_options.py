@@ -7,8 +7,9 @@ from typing import Any, Literal, TypedDict
 from torch import Tensor
 
 from ._nested import Nested
+from ._normality import Kernel
+from ._views import Views
 from .dcl import WeightFn
-from .sigreg import Kernel
 
 Reduction = Literal["mean", "sum", "none"]
 Implementation = Literal["fused", "torch"]
@@ -164,3 +165,60 @@ class Vicreg(Options, total=False):
     variance: float
     covariance: float
     eps: float
+
+
+class Dino(Options, total=False):
+    student_temperature: float | Tensor
+    teacher_temperature: float
+    center: Tensor | None
+    bias: Tensor | None
+    normalize: bool
+
+
+class Ibot(Options, total=False):
+    student_temperature: float | Tensor
+    teacher_temperature: float
+    center: Tensor | None
+    bias: Tensor | None
+    visible_weight: float | None
+    normalize: bool
+
+
+class Swav(Options, total=False):
+    queue: Views | None
+    temperature: float | Tensor
+    sinkhorn_temperature: float
+    iterations: int
+    normalize: bool
+
+
+class Msn(Options, total=False):
+    temperature: float
+    sharpening: float
+    iterations: int
+    regularization: float
+    prior: float | Tensor | None
+    normalize: bool
+
+
+class Ressl(Rows, total=False):
+    temperature: float | Tensor
+    key_temperature: float | Tensor
+
+
+class XClr(Rows, total=False):
+    temperature: float | Tensor
+    target_temperature: float | Tensor
+
+
+class ProtoNce(Rows, total=False):
+    concentration: float | Tensor
+
+
+class PrototypeCrossEntropy(Rows, total=False):
+    pairs: Any
+    student_temperature: float | Tensor
+    teacher_temperature: float | Tensor
+    bias: Tensor | None
+    normalize: bool
+    mean_entropy: float

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.graph import PairGraph
-from sslspec_fast.graph.nearest import neighbours
+from sslspec_fast.graph.neighbours.nearest import neighbours
 
 
 def points(n: int, d: int, seed: int = 0) -> Tensor:

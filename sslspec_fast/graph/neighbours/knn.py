@@ -13,9 +13,9 @@ import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
-from .._arrays import host_array
-from ..primitives.sparse.csr import Csr
-from .build import csr_from_scipy, native
+from ..._arrays import host_array
+from ...primitives.sparse.csr import Csr
+from ..build import csr_from_scipy, native
 from .distances import times_power
 from .nearest import SPARE, centred, neighbours
 

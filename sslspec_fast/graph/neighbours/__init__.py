@@ -1,0 +1,1 @@
+"""Nearest neighbours of rows, and the graph that joins them."""
