@@ -4,6 +4,7 @@
 #include "common/dispatch.h"
 #include "normality/check.h"
 #include "normality/cpu/sliced_ecf.h"
+#include "simd/team.h"
 
 namespace sslspec {
 namespace {
@@ -45,7 +46,7 @@ void sliced_ecf(TensorView z, TensorView directions, const Quadrature& quadratur
     p.weights = weights.as<double>(), p.targets = targets.as<double>(), p.knots = knots;
     p.step = quadrature.step, p.factor = factor;
     p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
-    SSLSPEC_CALL(sliced_ecf<T>, p);
+    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(sliced_ecf<T>, p); });
   });
 }
 
