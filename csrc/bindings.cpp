@@ -17,6 +17,7 @@
 #include "rows/moments.h"
 #include "rows/unit_rows.h"
 #include "simd/isa.h"
+#include "simd/kept.h"
 #include "sparse/edges.h"
 #include "sparse/graph_cov.h"
 #include "sparse/spmm.h"
@@ -32,6 +33,9 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("isa", &cpu::isa_name, "Instruction set of the CPU kernels in use");
   m.def("bf16_products", &cpu::bf16_products, "Whether `pairwise_forward` and `_backward` take bfloat16 rows");
+  m.def("kept_limit", &cpu::kept_limit, no_gil);
+  m.def("set_kept_limit", &cpu::set_kept_limit, no_gil);
+  m.def("release_kept", &cpu::release_kept, no_gil);
   m.def("cuda_archs", [] { return SSLSPEC_CUDA_ARCHS; }, "CUDA architectures of this build, empty without CUDA");
 
   // basis

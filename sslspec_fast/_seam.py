@@ -8,13 +8,15 @@ call and never store them.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, overload
 
 import torch
 
 from . import _C
 
-__all__ = ["CODE", "_C", "stream", "threads", "unit_stride", "view"]
+__all__ = ["CODE", "_C", "row_threads", "stream", "threads", "unit_stride", "view"]
 
 Descriptor = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
 
@@ -49,9 +51,24 @@ def stream(t: torch.Tensor) -> int:
     return int(torch._C._cuda_getCurrentRawStream(t.get_device()))
 
 
-def threads() -> int:
-    """Number of CPU threads for a kernel: torch's own setting."""
-    return torch.get_num_threads()
+WORK_OF_THREAD = 2.5e7
+
+
+def threads(work: float = math.inf) -> int:
+    """Number of CPU threads for a kernel: torch's own setting, or fewer where they do not pay.
+
+    Args:
+        work: floating point operations of the whole step. A further thread pays from 2.5e7 on,
+            about 0.2 ms: it takes some microseconds to wake, and on a busy machine all wait for the
+            one that was put aside. Results are the same for any number of threads.
+    """
+    most = torch.get_num_threads()
+    return most if work >= most * WORK_OF_THREAD else max(1, int(work / WORK_OF_THREAD))
+
+
+def row_threads(operands: Sequence[torch.Tensor | None]) -> int:
+    """The same for passes over rows: memory is the limit, at the time of 16 operations a value."""
+    return threads(16.0 * sum(x.numel() for x in operands if x is not None))
 
 
 def unit_stride(x: torch.Tensor) -> torch.Tensor:

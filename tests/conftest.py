@@ -11,8 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from sslspec_fast import _seam
+
 # torch warns, once a process, where its default for the checks of sparse tensors is used.
 torch.sparse.check_sparse_tensor_invariants.disable()
+
+
+@pytest.fixture(autouse=True)
+def threads_at_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small cases run on as many threads as a test sets; a user's would run on one."""
+    monkeypatch.setattr(_seam, "WORK_OF_THREAD", 1.0)
 
 
 @pytest.fixture(autouse=True)

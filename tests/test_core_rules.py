@@ -126,7 +126,7 @@ def test_one_file_chooses_hopper() -> None:
 
 
 def test_only_one_file_says_openmp() -> None:
-    others = [p for p in core() if p.name != "parallel.h"]
+    others = [p for p in core() if p.name != "team.cpp"]
     assert offences(others, r"#\s*pragma\s+omp\s+(parallel|for|task)|omp\.h") == []
 
 

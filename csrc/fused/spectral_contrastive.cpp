@@ -3,6 +3,7 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "fused/cpu/spectral_contrastive.h"
+#include "simd/team.h"
 
 namespace sslspec {
 namespace {
@@ -42,7 +43,7 @@ void spectral_contrastive(TensorView z1, TensorView z2, const SpectralWeights& w
     p.z[1] = z2.as<T>(), p.ldz[1] = z2.stride[0];
     p.longest = weights.longest, p.attraction = weights.attraction, p.repulsion = weights.repulsion;
     p.value = value.as<double>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
-    SSLSPEC_CALL(spectral_contrastive<T>, p);
+    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(spectral_contrastive<T>, p); });
   });
 }
 

@@ -8,17 +8,28 @@
 
 namespace sslspec {
 
-int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, bool backward);
+// half: the unit rows are rounded to bfloat16 for the products of all pairs (`bf16_products`, float32 only).
+int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, bool half, bool backward);
 
-void two_views_forward(TensorView z1, TensorView z2,  // [n, d]
-                       TensorView scale,              // []
-                       TensorView u,                  // [2, n, d] out
-                       TensorView norm,               // [2, n] out
-                       TensorView negatives,          // [2, n] out
-                       TensorView rows,               // [2, n] out
+// What the forward pass leaves for the backward pass.
+struct ViewRows {
+  TensorView u;          // [2, n, d]
+  TensorView norm;       // [2, n]
+  TensorView negatives;  // [2, n]
+  TensorView kept;       // as in pairwise/pairwise.h
+  bool half = false;
+  static constexpr auto fields() {
+    return std::make_tuple(&ViewRows::u, &ViewRows::norm, &ViewRows::negatives, &ViewRows::kept, &ViewRows::half);
+  }
+};
+
+void two_views_forward(const TensorPair& z,   // [n, d] each
+                       TensorView scale,      // []
+                       const ViewRows& left,  // out
+                       TensorView rows,       // [2, n] out
                        const Run& run);
 
-void two_views_backward(TensorView scale, TensorView u, TensorView norm, TensorView negatives,
+void two_views_backward(TensorView scale, const ViewRows& left,
                         TensorView grad,        // [2, n]
                         TensorView grad_z,      // [2, n, d] out
                         TensorView grad_scale,  // [] out

@@ -3,6 +3,7 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "gram/cpu/gram.h"
+#include "simd/team.h"
 
 namespace sslspec {
 namespace {
@@ -91,7 +92,7 @@ void gram(TensorView x, TensorView y, const GramForm& form, TensorView value, co
     check_vector(kOp, "workspace", run.workspace, gram_workspace_size(n, d, int(x.dtype), operands, cross, p.dual),
                  x.dtype, kCpu);
     p.workspace = run.workspace.as<T>();
-    SSLSPEC_CALL(gram<T>, p);
+    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(gram<T>, p); });
   });
 }
 

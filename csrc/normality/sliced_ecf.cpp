@@ -6,6 +6,7 @@
 #include "common/dispatch.h"
 #include "normality/check.h"
 #include "normality/cpu/sliced_ecf.h"
+#include "simd/team.h"
 
 namespace sslspec {
 namespace {
@@ -32,7 +33,7 @@ void visit(const TensorView& z, const TensorView& directions, int64_t knots, dou
     p.directions = directions.as<T>(), p.lda = directions.stride[0], p.count = count;
     p.knots = knots, p.step = step, p.workspace = run.workspace.as<T>(), p.threads = run.threads;
     fill(p);
-    SSLSPEC_CALL(sliced_ecf<T>, p);
+    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(sliced_ecf<T>, p); });
   });
 }
 

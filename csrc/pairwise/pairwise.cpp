@@ -7,6 +7,7 @@
 #include "pairwise/cpu/pairwise.h"
 #include "pairwise/cpu/bf16.h"
 #include "pairwise/cpu/value_and_grad.h"
+#include "simd/team.h"
 
 namespace sslspec {
 namespace {
@@ -54,13 +55,23 @@ void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_
   p.grad_row = grad_row.as<T>(), p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
 }
 
-void on_bf16(const cpu::PairwiseArgs<float>& p, const Logits& logits, bool backward) {
-  SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
-  SSLSPEC_CHECK(!p.symmetric && p.scale_step == 0, kOp, ": rows in bfloat16 need b and a scalar scale");
+template <typename T>
+void set_kept(cpu::PairwiseArgs<T>& p, const TensorView& kept) {
+  if (kept.present()) check_vector(kOp, "kept", kept, 1, DType::i64, kCpu);
+  p.kept = kept.as<int64_t>();
+}
+
+// The kernel for rows in bfloat16, in builds that have it.
 #ifdef SSLSPEC_X86_BF16
-  const cpu::PairwiseBf16Args q{p, logits.a.as<uint16_t>(), logits.b.as<uint16_t>()};
-  backward ? cpu::avx512bf16::pairwise_bf16_backward(q) : cpu::avx512bf16::pairwise_bf16_forward(q);
+#define SSLSPEC_BF16(f) (&cpu::avx512bf16::f)
+#else
+#define SSLSPEC_BF16(f) (nullptr)
 #endif
+void on_bf16(void (*kernel)(const cpu::PairwiseBf16Args&), const cpu::PairwiseArgs<float>& p, const Logits& logits) {
+  SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
+  SSLSPEC_CHECK(p.scale_step == 0, kOp, ": rows in bfloat16 need a scalar scale");
+  const cpu::PairwiseBf16Args q{p, logits.a.as<uint16_t>(), logits.right().as<uint16_t>()};
+  cpu::in_team(p.threads, [&] { kernel(q); });
 }
 
 void check_sigmoid(const Logits& logits) {
@@ -78,18 +89,19 @@ int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool
   return size;
 }
 
-void pairwise_forward(const Logits& logits, const TensorPair& lse, const Run& run) {
+void pairwise_forward(const Logits& logits, const TensorPair& lse, TensorView kept, const Run& run) {
   dispatch_float(kOp, statistics(logits.a.dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    const auto p = arguments<T>(logits, lse, run, false);
+    auto p = arguments<T>(logits, lse, run, false);
+    set_kept(p, kept);
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(p, logits, false);
-    SSLSPEC_CALL(pairwise_forward<T>, p);
+      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_forward), p, logits);
+    cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_forward<T>, p); });
   });
 }
 
 void pairwise_backward(const Logits& logits, const TensorPair& lse, const TensorPair& grad_lse, const TensorPair& grads,
-                       const Run& run) {
+                       TensorView kept, const Run& run) {
   const DType kind = statistics(logits.a.dtype);
   dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -97,24 +109,27 @@ void pairwise_backward(const Logits& logits, const TensorPair& lse, const Tensor
     if (p.columns) check_vector(kOp, "grad_col", grad_lse.second, p.m, kind, kCpu);
     p.grad_col = grad_lse.second.as<T>();
     set_gradients(p, kind, grad_lse.first, grads);
+    set_kept(p, kept);
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(p, logits, true);
-    SSLSPEC_CALL(pairwise_backward<T>, p);
+      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_backward), p, logits);
+    cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_backward<T>, p); });
   });
 }
 
 void pairwise_sigmoid_forward(const Logits& logits, TensorView row_sum, const Run& run) {
-  dispatch_float(kOp, logits.a.dtype, [&](auto t) {
+  dispatch_float(kOp, statistics(logits.a.dtype), [&](auto t) {
     using T = typename decltype(t)::type;
     check_sigmoid(logits);
     const auto p = arguments<T>(logits, {row_sum, {}}, run, false);
-    SSLSPEC_CALL(pairwise_sigmoid_forward<T>, p);
+    if constexpr (std::is_same_v<T, float>)
+      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_sigmoid_forward), p, logits);
+    cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_sigmoid_forward<T>, p); });
   });
 }
 
 void pairwise_sigmoid_backward(const Logits& logits, TensorView grad_row, TensorView grad_bias, TensorView row_sum,
                                const TensorPair& grads, const Run& run) {
-  const DType kind = logits.a.dtype;
+  const DType kind = statistics(logits.a.dtype);
   dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
     check_sigmoid(logits);
@@ -122,7 +137,9 @@ void pairwise_sigmoid_backward(const Logits& logits, TensorView grad_row, Tensor
     if (row_sum.present()) check_vector(kOp, "row_sum", row_sum, p.n, kind, kCpu);
     p.row_sum = row_sum.as<T>();
     set_gradients(p, kind, grad_row, grads);
-    SSLSPEC_CALL(pairwise_sigmoid_backward<T>, p);
+    if constexpr (std::is_same_v<T, float>)
+      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_sigmoid_backward), p, logits);
+    cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_sigmoid_backward<T>, p); });
   });
 }
 
@@ -149,7 +166,7 @@ void pairwise_one_positive(const Logits& logits, TensorView positive, TensorView
     check_vector(kOp, "grad_positive", grad_positive, p.n, kind, kCpu);
     check_vector(kOp, "panel", panel, pairwise_one_positive_panel_size(p.m, int(kind)), kind, kCpu);
     q.positive = positive.as<T>(), q.grad_positive = grad_positive.as<T>(), q.panel = panel.as<T>();
-    SSLSPEC_CALL(pairwise_one_positive<T>, q);
+    cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_one_positive<T>, q); });
   });
 }
 

@@ -28,11 +28,13 @@ int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool
 
 void pairwise_forward(const Logits& logits,
                       const TensorPair& lse,  // row_lse [n] out; col_lse [m] out, or absent
+                      TensorView kept,        // [1] int64 out, or absent: number of the products kept (simd/kept.h)
                       const Run& run);
 
 void pairwise_backward(const Logits& logits, const TensorPair& lse,
                        const TensorPair& grad_lse,  // grad_row [n], grad_col [m] or absent
                        const TensorPair& grads,     // grad_a [n, d] out; grad_b [m, d] out, or absent
+                       TensorView kept,             // of the forward pass, or absent
                        const Run& run);
 
 void pairwise_sigmoid_forward(const Logits& logits,

@@ -3,6 +3,7 @@
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "pairwise/cpu/prefixes.h"
+#include "simd/team.h"
 
 namespace sslspec {
 namespace {
@@ -70,7 +71,7 @@ void pairwise_prefixes_forward(const PrefixLogits& logits, const TensorPair& lse
   dispatch_float(kOp, logits.a.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const auto q = arguments<T>(logits, lse, run, false);
-    SSLSPEC_CALL(pairwise_prefixes_forward<T>, q);
+    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_prefixes_forward<T>, q); });
   });
 }
 
@@ -95,7 +96,7 @@ void pairwise_prefixes_backward(const PrefixLogits& logits, const TensorPair& ls
     p.grad_row = grad_row.as<T>(), p.grad_col = grad_col.as<T>();
     p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
     q.grad_alpha = grad_alpha.as<T>(), q.grad_beta = grad_beta.as<T>();
-    SSLSPEC_CALL(pairwise_prefixes_backward<T>, q);
+    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_prefixes_backward<T>, q); });
   });
 }
 

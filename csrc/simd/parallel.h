@@ -1,10 +1,10 @@
-// The only place that says OpenMP. Work is cut into tasks by the problem size alone, never by the number of threads,
-// and no two tasks of one parallel_for write the same output: results are bitwise equal for any thread count.
+// Work is cut into tasks by the problem size alone, never by the number of threads, and no two tasks of one
+// parallel_for write the same output: results are bitwise equal for any thread count.
 #pragma once
-#include <omp.h>
-
 #include <cstdint>
 #include <new>
+
+#include "simd/team.h"
 
 namespace sslspec::cpu {
 namespace {
@@ -35,6 +35,16 @@ class OutOfMemory {
   int happened_ = 0;
 };
 
+// f(thread) on the threads of the team that come before the work is through; they divide it themselves
+// (pairwise/cpu/pair_schedule.h). f throws nothing.
+template <typename F>
+void parallel_team(int threads, const F& f) {
+  if (threads <= 1) return f(0);
+  in_team(threads, [&] {
+    Team::current()->run([](void* job, int thread) { (*static_cast<const F*>(job))(thread); }, const_cast<F*>(&f));
+  });
+}
+
 // Each thread works through a contiguous range of the tasks, then helps with what the others have left: neighbouring
 // tasks mostly write the same pages, and threads that touch new memory side by side would clear each page twice.
 template <typename F>
@@ -48,23 +58,15 @@ void parallel_for(int64_t tasks, int threads, const F& f) {
   TaskRange ranges[kMostThreads];
   for (int s = 0; s < threads; ++s) ranges[s] = {tasks * s / threads, tasks * (s + 1) / threads};
   OutOfMemory memory;
-#pragma omp parallel num_threads(threads)
-  memory.catch_in([&] {
-    for (int s = 0, own = omp_get_thread_num(); s < threads; ++s) {
-      TaskRange& range = ranges[(own + s) % threads];
-      for (int64_t t; (t = __atomic_fetch_add(&range.next, 1, __ATOMIC_RELAXED)) < range.end;) f(t);
-    }
+  parallel_team(threads, [&](int thread) {
+    memory.catch_in([&] {
+      for (int s = 0; s < threads; ++s) {
+        TaskRange& range = ranges[(thread + s) % threads];
+        for (int64_t t; (t = __atomic_fetch_add(&range.next, 1, __ATOMIC_RELAXED)) < range.end;) f(t);
+      }
+    });
   });
   memory.rethrow();
-}
-
-// f() on every thread of a team; the threads divide the work themselves (pairwise/cpu/pair_schedule.h). f throws
-// nothing.
-template <typename F>
-void parallel_team(int threads, const F& f) {
-  if (threads <= 1) return f();
-#pragma omp parallel num_threads(threads)
-  f();
 }
 
 }  // namespace

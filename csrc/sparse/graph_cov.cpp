@@ -2,6 +2,7 @@
 
 #include "common/dispatch.h"
 #include "sparse/cpu/graph_cov.h"
+#include "simd/team.h"
 
 namespace sslspec {
 namespace {
@@ -42,7 +43,7 @@ void graph_cov(const CsrView& a, TensorView x, TensorView y, TensorView out, con
     p.x = x.as<T>(), p.ldx = x.stride[0], p.d = d;
     p.y = right.as<T>(), p.ldy = right.stride[0], p.e = e;
     p.out = out.as<T>(), p.slots = run.workspace.as<T>(), p.threads = run.threads;
-    SSLSPEC_CALL(graph_cov<T>, p);
+    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(graph_cov<T>, p); });
   });
 }
 

@@ -42,7 +42,7 @@ def _cpu(
         (longest, attraction, repulsion),
         view(sums),
         (g1, g2),
-        (view(work), threads()),
+        (view(work), threads(6.0 * n * d * d)),
     )
     loss = attraction * sums[0] + repulsion * sums[1]
     return loss.to(z1.dtype), sums.to(z1.dtype), *grads

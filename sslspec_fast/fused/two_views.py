@@ -26,12 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._dtypes import computed_dtype
+from .._dtypes import computed_dtype, is_half
 from .._register import register_op
 from .._seam import _C, CODE, threads, unit_stride, view
 from ..primitives._double_backward import through_composition
 from ..primitives.pairwise import LeftOut, lse, lse_self
-from ..primitives.pairwise.common import pair_ids
+from ..primitives.pairwise.common import keeping, number_of_kept, pair_ids, rounds
 from ..primitives.rows import unit_rows
 from . import two_views_cuda
 
@@ -41,72 +41,79 @@ __all__ = ["has_matched_loss", "matched_loss", "two_view_loss"]
 # ---- CPU: the loss of every anchor ----
 
 
-def _workspace(u: Tensor, backward: bool) -> Tensor:
+def _workspace(u: Tensor, half: bool, backward: bool) -> Tensor:
     _, n, d = u.shape
-    return u.new_empty(_C.two_views_workspace_size(n, d, CODE[u.dtype], backward))
+    return u.new_empty(_C.two_views_workspace_size(n, d, CODE[u.dtype], half, backward))
 
 
-def _shapes(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _threads(z: Tensor) -> int:
+    n, d = z.shape
+    return threads(16.0 * n * n * d)
+
+
+def _shapes(z1: Tensor, z2: Tensor, scale: Tensor, half: bool, keep: bool) -> tuple[Tensor, ...]:
     n, d = z1.shape
     new = z1.new_empty
-    return new(2, n), new(2, n, d), new(2, n), new(2, n)
+    return new(2, n), new(2, n, d), new(2, n), new(2, n), number_of_kept(z1, keep)
 
 
-def _body(z1: Tensor, z2: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _body(z1: Tensor, z2: Tensor, scale: Tensor, half: bool, keep: bool) -> tuple[Tensor, ...]:
     z1, z2 = unit_stride(z1), unit_stride(z2)
-    rows, u, norm, negatives = _shapes(z1, z2, scale)
-    work = _workspace(u, backward=False)
-    _C.two_views_forward(
-        view(z1),
-        view(z2),
-        view(scale),
-        view(u),
-        view(norm),
-        view(negatives),
-        view(rows),
-        (view(work), threads()),
-    )
-    return rows, u, norm, negatives
+    rows, u, norm, negatives, kept = _shapes(z1, z2, scale, half, keep)
+    half = rounds(half, u.dtype)
+    work = _workspace(u, half, backward=False)
+    left = view(u), view(norm), view(negatives), view(kept) if keep else None, half
+    run = view(work), _threads(z1)
+    _C.two_views_forward((view(z1), view(z2)), view(scale), left, view(rows), run)
+    return rows, u, norm, negatives, kept
 
 
 def _bwd_shapes(
-    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
+    scale: Tensor,
+    u: Tensor,
+    norm: Tensor,
+    negatives: Tensor,
+    half: bool,
+    grad: Tensor,
+    kept: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     return u.new_empty(u.shape), scale.new_empty(())
 
 
 def _bwd_body(
-    scale: Tensor, u: Tensor, norm: Tensor, negatives: Tensor, grad: Tensor
+    scale: Tensor,
+    u: Tensor,
+    norm: Tensor,
+    negatives: Tensor,
+    half: bool,
+    grad: Tensor,
+    kept: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     grad, (grad_z, grad_scale) = grad.contiguous(), (u.new_empty(u.shape), scale.new_empty(()))
-    work = _workspace(u, backward=True)
-    _C.two_views_backward(
-        view(scale),
-        view(u),
-        view(norm),
-        view(negatives),
-        view(grad),
-        view(grad_z),
-        view(grad_scale),
-        (view(work), threads()),
-    )
+    half = rounds(half, u.dtype)
+    work = _workspace(u, half, backward=True)
+    left = view(u), view(norm), view(negatives), view(kept), half
+    run = view(work), _threads(u[0])
+    _C.two_views_backward(view(scale), left, view(grad), view(grad_z), view(grad_scale), run)
     return grad_z, grad_scale
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.half, ctx.keep = inputs
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # zeros for u: a pass over memory
-    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.save_for_backward(*tensors, *output[1:])
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None
-    z1, z2, scale, u, norm, negatives = ctx.saved_tensors
+        return (None,) * 5
+    z1, z2, scale, u, norm, negatives, kept = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return through_composition(_compose, (z1, z2, scale), [grad])
-    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, grad)
-    return grad_z[0], grad_z[1], grad_scale
+        return *through_composition(_compose, (z1, z2, scale), [grad]), None, None
+    kept = kept if ctx.keep else None
+    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, ctx.half, grad, kept)
+    return grad_z[0], grad_z[1], grad_scale, None, None
 
 
 def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
@@ -117,14 +124,15 @@ def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
 
 
 _two_view_bwd = register_op(
-    "two_views_stacked_backward(Tensor scale, Tensor u, Tensor norm, Tensor negatives, Tensor grad)"
-    " -> (Tensor, Tensor)",
+    "two_views_stacked_backward(Tensor scale, Tensor u, Tensor norm, Tensor negatives, bool half,"
+    " Tensor grad, Tensor? kept) -> (Tensor, Tensor)",
     cpu=_bwd_body,
     cuda=None,
     fake=_bwd_shapes,
 )
 _two_view = register_op(
-    "two_views_stacked(Tensor z1, Tensor z2, Tensor scale) -> (Tensor, Tensor, Tensor, Tensor)",
+    "two_views_stacked(Tensor z1, Tensor z2, Tensor scale, bool half, bool keep)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_body,
     cuda=None,
     fake=_shapes,
@@ -217,14 +225,16 @@ def two_view_loss(z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str 
 
     Args:
         z1, z2: (n, d) paired rows, float64, float32, bfloat16 or float16; normalised inside in
-            float32 (float64). On a GPU the unit rows of bfloat16 are multiplied in bfloat16.
+            float32 (float64). The unit rows of bfloat16 are multiplied in bfloat16, on a GPU and
+            on a CPU that can.
         scale: 1 / temperature, a number or a 0-dim tensor of the dtype of the loss, float32
             (float64), which receives a gradient.
         reduction: "none", "mean" or "sum".
     """
     if z1.is_cuda:
         return _on_gpu(z1, z2, scale, reduction, "stacked", True)
-    return _reduced(_two_view(*_in_float(z1, z2, scale))[0], reduction)
+    x, y, c = _in_float(z1, z2, scale)
+    return _reduced(_two_view(x, y, c, is_half(z1), keeping(x, y, c))[0], reduction)
 
 
 def matched_loss(

@@ -90,10 +90,13 @@ def numbered(labels: Tensor) -> Tensor:
     return torch.empty_like(order).scatter(-1, order, fresh.cumsum(-1) - 1)
 
 
-def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None = None) -> Tensor:
-    """(n,) log sum over k != i with another id of exp(scale_i u_i . u_k)."""
+def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None, half: bool) -> Tensor:
+    """(n,) log sum over k != i with another id of exp(scale_i u_i . u_k).
+
+    half: the rows came as bfloat16, and a CPU that multiplies bfloat16 does.
+    """
     if scale.dim() == 0:
-        return pairwise.lse_self(u, scale, ids)
+        return pairwise.lse_self(u, scale, ids, half=half)
     return pairwise.lse(u, u, scale, pairwise.LeftOut(ids, ids, self_pairs=True))[0]
 
 

@@ -41,13 +41,15 @@ class FalseNegatives(NamedTuple):
     def __bool__(self) -> bool:
         return self.ids is not None or self.threshold is not None
 
-    def lse(self, rows: Tensor, columns: Tensor, scale: Tensor, skip_self: bool) -> Tensor:
+    def lse(
+        self, rows: Tensor, columns: Tensor, scale: Tensor, skip_self: bool, half: bool = False
+    ) -> Tensor:
         """(n,) log sum of exp(scale_i rows_i . columns_j) over the negatives of a row."""
         ids_a = None if self.ids is None else row_ids(self.ids)
         ids_b = None if self.column_ids is None else row_ids(self.column_ids)
         left_out = pairwise.LeftOut(ids_a, ids_b, self_pairs=skip_self)
         if self.threshold is None:
-            return pairwise.lse(rows, columns, scale, left_out)[0]
+            return pairwise.lse(rows, columns, scale, left_out, half=half)[0]
         return pairwise.lse_below(rows, columns, scale, self.threshold, left_out)
 
 

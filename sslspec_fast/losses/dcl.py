@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import is_half
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import dcl as reference
@@ -124,7 +125,7 @@ def dcl(
             sample_weight=weight,
         )
     else:
-        negatives = self_lse(u, anchor_scale, pair_ids(n, u.device)).view(2, n)
+        negatives = self_lse(u, anchor_scale, pair_ids(n, u.device), is_half(z1)).view(2, n)
         loss = reduce_rows(negatives - positive, reduction, weight)
         loss = loss.reshape(2 * n) if reduction == "none" else loss
     return add_terms(loss, positive, reduction, weight) if return_terms else loss

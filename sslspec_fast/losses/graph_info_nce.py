@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
 from ..primitives.pairwise.common import pair_ids
@@ -125,14 +126,14 @@ def graph_info_nce(
             tau_plus=tau_plus,
         )
     else:
-        u = unit_rows(x) if normalize else x
+        u, half = unit_rows(x) if normalize else x, is_half(z)
         positive = per_edge * graph.edge_dot(u, u)
         if negatives == "non_positive":
-            rows = _non_positive(op, u, scale, graph, ids, anchor) - positive
+            rows = _non_positive(op, u, scale, graph, ids, anchor, half) - positive
         elif ids is None and _is_two_view(graph):
-            rows = _two_view(u, scale, positive, tau_plus)
+            rows = _two_view(u, scale, positive, tau_plus, half)
         else:
-            rows = _others(u, scale, graph, ids, tau_plus) - positive
+            rows = _others(u, scale, graph, ids, tau_plus, half) - positive
         if label_smoothing:
             total = scale * (dot_with_sum(u, u) - u.square().sum(1))
             rows = rows + smoothing(positive, total, n - 1, label_smoothing)
@@ -158,27 +159,33 @@ def _is_two_view(graph: PairGraph) -> bool:
     return graph.kind == "views" and graph.nnz == graph.n and graph.volume == graph.n
 
 
-def _two_view(u: Tensor, scale: Tensor, positive: Tensor, tau_plus: float) -> Tensor:
+def _two_view(u: Tensor, scale: Tensor, positive: Tensor, tau_plus: float, half: bool) -> Tensor:
     n = u.shape[0]
-    negatives = self_lse(u, scale, pair_ids(n // 2, u.device))
+    negatives = self_lse(u, scale, pair_ids(n // 2, u.device), half)
     if tau_plus:
         negatives = debiased(negatives, positive, scale, n - 2, tau_plus)
     return one_positive_rows(negatives, positive)
 
 
 def _non_positive(
-    op: str, u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None, anchor: Tensor
+    op: str,
+    u: Tensor,
+    scale: Tensor,
+    graph: PairGraph,
+    ids: Tensor | None,
+    anchor: Tensor,
+    half: bool,
 ) -> Tensor:
     """(n,) log-sum-exp over k that are neither i, nor positives of i, nor of its id."""
     cliques = graph.clique_ids
     if cliques is not None and ids is None:
         lonely = -1 - torch.arange(u.shape[0], dtype=torch.int32, device=u.device)
-        lse = self_lse(u, scale, torch.where(cliques < 0, lonely, row_ids(cliques)))
+        lse = self_lse(u, scale, torch.where(cliques < 0, lonely, row_ids(cliques)), half)
     else:
         indptr, indices, _ = graph.csr()
         same = None if ids is None else row_ids(ids)
         left_out = pairwise.LeftOut(same, same, indptr, indices.to(torch.int64), self_pairs=True)
-        lse, _ = pairwise.lse(u, u, scale, left_out)
+        lse, _ = pairwise.lse(u, u, scale, left_out, half=half)
     if u.device.type == "cpu" and not torch.compiler.is_compiling():
         empty = torch.isneginf(lse.detach()) & anchor
         if empty.any():
@@ -191,22 +198,24 @@ def _non_positive(
 
 
 def _others(
-    u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None, tau_plus: float
+    u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None, tau_plus: float, half: bool
 ) -> Tensor:
     """(n,) log-sum-exp over every k != i but the same-id non-positives."""
     if tau_plus:
-        return _debiased_others(u, scale, graph, tau_plus)
+        return _debiased_others(u, scale, graph, tau_plus, half)
     if ids is None:
-        return self_lse(u, scale)
-    other_id = self_lse(u, scale, row_ids(ids))
+        return self_lse(u, scale, None, half)
+    other_id = self_lse(u, scale, row_ids(ids), half)
     same_id = _edge_lse(u, scale, graph, ids)  # the positives that the ids took away
     return logaddexp(other_id, same_id)
 
 
-def _debiased_others(u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float) -> Tensor:
+def _debiased_others(
+    u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float, half: bool
+) -> Tensor:
     indptr, indices, _ = graph.csr()
     left_out = pairwise.LeftOut(indptr=indptr, indices=indices.to(torch.int64), self_pairs=True)
-    negatives, _ = pairwise.lse(u, u, scale, left_out)
+    negatives, _ = pairwise.lse(u, u, scale, left_out, half=half)
     positives = _edge_lse(u, scale, graph, None)
     partners = indptr.diff().to(u.dtype)
     mean_positive = positives - torch.log(partners.clamp(min=1))

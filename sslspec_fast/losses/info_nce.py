@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import products, widen
+from .._dtypes import is_half, products, widen
 from ..fused.two_views import has_matched_loss, matched_loss
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
@@ -154,15 +154,15 @@ def info_nce(
         u, v, similarity = paired_rows(q, k)
         positive = (similarity - margin if margin else similarity) * scale
         columns = v if extra is None else torch.cat([v, unit_rows(extra)])
-        a, b = products(u, query), products(columns, query)
+        a, b, half = products(u, query), products(columns, query), is_half(query)
         if reduction == "none" or tau_plus or false:
-            lse = false.lse(a, b, scale, skip_self=True)
+            lse = false.lse(a, b, scale, skip_self=True, half=half)
             if tau_plus:
                 lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
             loss = reduce_rows(one_positive_rows(lse, positive), reduction, weight)
         else:
             row_weight = row_weights(positive.detach(), reduction, weight)
-            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=True)
+            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=True, half=half)
         if label_smoothing:
             total = dot_with_sum(u, columns) * scale
             rows = smoothing(positive, total, columns.shape[0], label_smoothing)

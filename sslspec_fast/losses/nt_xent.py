@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import widen
+from .._dtypes import is_half, widen
 from ..fused.two_views import two_view_loss
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.pairwise.value_and_grad import one_positive_total
@@ -129,7 +129,7 @@ def nt_xent(
             tau_plus=tau_plus,
         )
     else:
-        negatives = self_lse(u, anchor_scale, pair_ids(n, u.device)).view(2, n)
+        negatives = self_lse(u, anchor_scale, pair_ids(n, u.device), is_half(z1)).view(2, n)
         if tau_plus:
             negatives = debiased(negatives, positive, scale, 2 * n - 2, tau_plus)
         rows = one_positive_rows(negatives, positive)

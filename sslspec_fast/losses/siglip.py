@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import products
+from .._dtypes import is_half, products
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import softplus_total
 from ..ranks import world_of
@@ -95,13 +95,13 @@ def siglip(
             reference.siglip, x, y, scale, bias, reduction=reduction, sample_weight=weight
         )
     else:
-        a, b = products(x, image), products(y, text)
+        a, b, half = products(x, image), products(y, text), is_half(image)
         if reduction == "none":
-            rows = pairwise.softplus(a, b, scale, bias, skip_self=True) + positive
+            rows = pairwise.softplus(a, b, scale, bias, skip_self=True, half=half) + positive
             loss = reduce_rows(rows, reduction, weight)
         else:
             row_weight = row_weights(positive.detach(), reduction, weight)
-            loss = softplus_total(a, b, scale, bias, row_weight, skip_self=True)
+            loss = softplus_total(a, b, scale, bias, row_weight, skip_self=True, half=half)
             loss = loss + reduce_rows(positive, reduction, weight)
     if not return_terms:
         return loss

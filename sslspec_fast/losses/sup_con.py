@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import widen
+from .._dtypes import is_half, widen
 from ..primitives import pairwise
 from ..ranks import agree, gather_rows, several, told_to_all
 from ..reference import sup_con as reference
@@ -111,7 +111,7 @@ def sup_con(
         sums, count = positive_sums(x, y)
         anchor = count > 0
         positive = torch.where(anchor, scale * sums / count.clamp(min=1), 0.0)
-        rows = self_lse(x, scale) - positive
+        rows = self_lse(x, scale, None, is_half(z)) - positive
         if label_smoothing:
             total = scale * (dot_with_sum(x, x) - x.square().sum(1))
             rows = rows + smoothing(positive, total, n - 1, label_smoothing)

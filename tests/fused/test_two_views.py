@@ -90,18 +90,17 @@ def test_derivatives() -> None:
 def test_opcheck() -> None:
     a, b = leaves(rows(9, 4, torch.float32), rows(9, 4, torch.float32, 1))
     c = torch.tensor(2.0, requires_grad=True)
-    torch.library.opcheck(torch.ops.sslspec_fast.two_views_stacked.default, (a, b, c))
+    torch.library.opcheck(torch.ops.sslspec_fast.two_views_stacked.default, (a, b, c, False, False))
 
 
 def test_the_core_names_what_is_wrong() -> None:
     c, u, row = torch.tensor(1.0), torch.zeros(2, 3, 4), torch.zeros(2, 3)
-    work = torch.zeros(_C.two_views_workspace_size(3, 4, 0, False))
+    work = torch.zeros(_C.two_views_workspace_size(3, 4, 0, False, False))
 
     def call(z1: Tensor, u: Tensor, norm: Tensor, work: Tensor) -> None:
         z = torch.zeros(3, 4)
-        _C.two_views_forward(
-            view(z1), view(z), view(c), view(u), view(norm), view(row), view(row), (view(work), 1)
-        )
+        left = view(u), view(norm), view(row), None, False
+        _C.two_views_forward((view(z1), view(z)), view(c), left, view(row), (view(work), 1))
 
     with pytest.raises(ValueError, match=r"z1 must have size 4 in dimension 1, got shape \(3, 5\)"):
         call(torch.zeros(3, 5), u, row, work)

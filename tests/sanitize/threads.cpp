@@ -127,16 +127,17 @@ void softmax(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric, bool
   const TensorView right = symmetric ? kNone : b.view, left_ids = ids ? ids_a.view : kNone,
                    right_ids = ids && !symmetric ? ids_b.view : kNone;
   const TensorView columns = symmetric ? kNone : col.view, gradient = symmetric ? kNone : grad_col.view;
+  Array<int64_t> kept({1});
   Array<T> work({pairwise_workspace_size(n, m, d, kind, symmetric, false)});
   const Logits logits{a, right, scale, kNone, {left_ids, right_ids, kNone, kNone, true}};
-  pairwise_forward(logits, {row, columns}, out.with(work));
+  pairwise_forward(logits, {row, columns}, kept, out.with(work));
   Array<T> more({pairwise_workspace_size(n, m, d, kind, symmetric, true)});
-  pairwise_backward(logits, {row, columns}, {grad_row, gradient}, {grad_a, symmetric ? kNone : grad_b.view},
+  pairwise_backward(logits, {row, columns}, {grad_row, gradient}, {grad_a, symmetric ? kNone : grad_b.view}, kept,
                     out.with(more));
   out.keep(row, col, grad_a, grad_b);
 }
 
-void softmax_of_bf16(Results& out, int64_t n, int64_t m, int64_t d) {
+void pairs_of_bf16(Results& out, int64_t n, int64_t m, int64_t d) {
   if (!cpu::bf16_products()) return;
   const auto rounded = [](Array<uint16_t>& out, unsigned seed) {
     Filled<float> x({static_cast<int64_t>(out.data.size())}, seed);
@@ -151,12 +152,18 @@ void softmax_of_bf16(Results& out, int64_t n, int64_t m, int64_t d) {
   const Filled<float> grad_row({n}, 3), grad_col({m}, 4);
   Array<float> scale({}, 0.7f), row({n}), col({m}), grad_a({n, d}), grad_b({m, d});
   const int kind = static_cast<int>(DType::bf16);
+  Array<int64_t> kept({1});
   Array<float> work({pairwise_workspace_size(n, m, d, kind, false, false)});
   const Logits logits{a, b, scale, kNone, {}};
-  pairwise_forward(logits, {row, col}, out.with(work));
+  pairwise_forward(logits, {row, col}, kept, out.with(work));
   Array<float> more({pairwise_workspace_size(n, m, d, kind, false, true)});
-  pairwise_backward(logits, {row, col}, {grad_row, grad_col}, {grad_a, grad_b}, out.with(more));
+  pairwise_backward(logits, {row, col}, {grad_row, grad_col}, {grad_a, grad_b}, kept, out.with(more));
   out.keep(row, col, grad_a, grad_b);
+  Array<float> bias({}, -1.0f), by_bias({n});
+  const Logits biased{a, b, scale, bias, {kNone, kNone, kNone, kNone, true}};
+  pairwise_sigmoid_forward(biased, row, out.with(work));
+  pairwise_sigmoid_backward(biased, grad_row, by_bias, kNone, {grad_a, grad_b}, out.with(more));
+  out.keep(row, by_bias, grad_a, grad_b);
 }
 
 template <typename T>
@@ -215,11 +222,16 @@ void two_views(Results& out, int64_t n, int64_t d) {
   const Filled<T> z1({n, d}, 1), z2({n, d}, 2), grad({2, n}, 3);
   Array<T> scale({}, T(5)), u({2, n, d}), norm({2, n}), negatives({2, n}), rows({2, n}), grad_z({2, n, d}),
       grad_scale({});
-  Array<T> work({two_views_workspace_size(n, d, kind, false)});
-  two_views_forward(z1, z2, scale, u, norm, negatives, rows, out.with(work));
-  Array<T> more({two_views_workspace_size(n, d, kind, true)});
-  two_views_backward(scale, u, norm, negatives, grad, grad_z, grad_scale, out.with(more));
-  out.keep(rows, negatives, grad_z, grad_scale);
+  Array<int64_t> kept({1});
+  for (const bool half : {false, true}) {
+    if (half && !(std::is_same_v<T, float> && cpu::bf16_products())) continue;
+    const ViewRows left{u, norm, negatives, kept, half};
+    Array<T> work({two_views_workspace_size(n, d, kind, half, false)});
+    two_views_forward({z1, z2}, scale, left, rows, out.with(work));
+    Array<T> more({two_views_workspace_size(n, d, kind, half, true)});
+    two_views_backward(scale, left, grad, grad_z, grad_scale, out.with(more));
+    out.keep(rows, negatives, grad_z, grad_scale);
+  }
 }
 
 template <typename T>
@@ -334,7 +346,7 @@ std::vector<unsigned char> results(int threads) {
   Results out{threads, {}};
   every_kernel<float>(out);
   every_kernel<double>(out);
-  softmax_of_bf16(out, 450, 500, 40);
+  pairs_of_bf16(out, 450, 500, 40);
   return out.bytes;
 }
 

@@ -1,4 +1,4 @@
-// CPU entry points of the two-view rows; see csrc/fused/two_views.h for the mathematics.
+// Passes over the rows of two views, before and after `pairwise`; see csrc/fused/two_views.h for the mathematics.
 #pragma once
 #include <cstdint>
 
@@ -11,20 +11,22 @@ struct TwoViewsArgs {
   const T* z[2];  // [n, d] row stride ldz
   int64_t ldz[2];
   int64_t n, d;
-  const T* scale;  // [1]
-  T* u;            // [2 n, d] contiguous
-  T* norm;         // [2 n]
-  T* negatives;    // [2 n]
-  T* rows;         // [2 n] forward only
-  const T* grad;   // [2 n] and below: backward only
-  T* grad_z;       // [2 n, d] contiguous
-  T* grad_scale;   // [1]
-  T* workspace;
+  const T* scale;     // [1]
+  T* u;               // [2 n, d] contiguous
+  uint16_t* half;     // [2 n, d] or null: u in bfloat16
+  T* norm;            // [2 n]
+  T* negatives;       // [2 n]
+  T* rows;            // [2 n] forward only
+  const T* grad;      // [2 n] and below: backward only
+  T *weight, *along;  // [2 n]
+  T* grad_z;          // [2 n, d] contiguous
+  T* grad_scale;      // [1]
   int threads;
 };
 
-SSLSPEC_EACH_ISA(template <typename T> int64_t two_views_workspace(int64_t n, int64_t d, bool backward);
-                 template <typename T> void two_views_forward(const TwoViewsArgs<T>& args);
-                 template <typename T> void two_views_backward(const TwoViewsArgs<T>& args);)
+SSLSPEC_EACH_ISA(template <typename T> void views_unit_rows(const TwoViewsArgs<T>& args);
+                 template <typename T> void views_losses(const TwoViewsArgs<T>& args);
+                 template <typename T> void views_weights(const TwoViewsArgs<T>& args);
+                 template <typename T> void views_gradient(const TwoViewsArgs<T>& args);)
 
 }  // namespace sslspec::cpu

@@ -1,4 +1,4 @@
-// CPU entry points of the softmax part of `pairwise` for bfloat16 rows of a and b: see csrc/pairwise/pairwise.h, with
+// CPU entry points of `pairwise` for bfloat16 rows of a and b: see csrc/pairwise/pairwise.h, with
 // one scale for all rows and grad_b_j = sum_i W_ij a_i, not yet multiplied by it. Only where `bf16_products()`
 // (simd/isa.h).
 #pragma once
@@ -12,9 +12,10 @@ struct PairwiseBf16Args : PairwiseArgs<float> {  // a and b unused
 };
 
 namespace avx512bf16 {
-int64_t pairwise_bf16_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool backward);
 void pairwise_bf16_forward(const PairwiseBf16Args& args);
 void pairwise_bf16_backward(const PairwiseBf16Args& args);
+void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args);
+void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args);
 }  // namespace avx512bf16
 
 }  // namespace sslspec::cpu

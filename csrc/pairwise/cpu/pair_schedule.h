@@ -11,8 +11,6 @@
 // have been through all that come before: a thread that is late delays only those who need its blocks. Pairs are handed
 // out in the order of the schedule and wait only for earlier ones, so some thread can always go on.
 #pragma once
-#include <sched.h>
-
 #include "simd/memory.h"
 #include "simd/parallel.h"
 #include "simd/scratch.h"
@@ -57,24 +55,20 @@ void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int
   const size_t bytes = static_cast<size_t>(ids) * sizeof(int64_t);
   int64_t* been = static_cast<int64_t*>(scratch(3, bytes));  // pairs that each block has been through
   zero(been, ids);
-  const auto wait = [&](int64_t block, int64_t turn) {
-    for (int spins = 0; __atomic_load_n(been + block, __ATOMIC_ACQUIRE) != turn; ++spins)
-      if (spins >= 100) sched_yield();
-  };
   OutOfMemory memory;
   const auto cell = [&](const Meeting& m, int64_t a, int64_t b) {
     const int64_t i = m.x * group + a, j = m.y * group + b;
     if (i > j && m.x == m.y) return;
-    wait(i, m.turn_x * group + b);
-    if (i != j) wait(j, m.turn_y * group + a);
+    Team::wait(been + i, m.turn_x * group + b);
+    if (i != j) Team::wait(been + j, m.turn_y * group + a);
     memory.catch_in([&] { f(i, j); });  // the pairs behind this one wait for its count in any case
-    __atomic_fetch_add(been + i, 1, __ATOMIC_RELEASE);
-    if (i != j) __atomic_fetch_add(been + j, 1, __ATOMIC_RELEASE);
+    Team::count(been + i);
+    if (i != j) Team::count(been + j);
   };
   const bool split = threads > count;  // by anti-diagonals
   const int64_t steps = split ? 2 * group - 1 : 1, tasks = split ? count * group : count;
   int64_t next = 0;
-  parallel_team(threads, [&] {
+  parallel_team(threads, [&](int) {
     const FlushSubnormals flush;
     for (;;) {
       const int64_t t = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED), round = t / (steps * tasks);

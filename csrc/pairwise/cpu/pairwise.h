@@ -31,6 +31,7 @@ struct PairwiseArgs {
   T* grad_b;          // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case, null when it is
                       // not requested
   T* workspace;
+  int64_t* kept;  // [1] or null: number of the products that the forward pass kept (simd/kept.h)
   int threads;
 };
 

@@ -5,6 +5,7 @@
 
 #include "pairwise/cpu/pair_schedule.h"
 #include "pairwise/cpu/pairwise.h"
+#include "simd/kept.h"
 #include "simd/memory.h"
 #include "simd/scratch.h"
 #include "simd/tile.h"
@@ -131,6 +132,8 @@ struct PairwiseBlocks {
   using T = typename Op::T;
   static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kLd;
   static constexpr T kScale = static_cast<T>(kLog2e);
+  static constexpr int64_t kLeastDepth = 32;  // shorter products are not slower than a pass over memory
+  static constexpr int64_t kAhead = 1024;     // values that are asked for before their use
 
   const PairwiseArgs<T>& p;
   PairwiseBuffers<T> w;
@@ -138,10 +141,13 @@ struct PairwiseBlocks {
   int64_t depth;      // steps of a product of two rows
   T logit_scale = 1;  // what products of panels are multiplied by
   double limit = 0;   // bound of |logit|: max |scale a| max |b|
+  Kept kept;          // products of the forward pass, or none
 
   PairwiseBlocks(const PairwiseArgs<T>& args, int64_t depth, bool backward)
       : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward), rows(args.n), cols(args.m),
-        depth(depth) {}
+        depth(depth), kept(backward ? Kept::read(p.kept == nullptr ? 0 : *p.kept) : Kept(kept_bytes())) {
+    if (!backward && p.kept != nullptr) *p.kept = kept.number();
+  }
 
   // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them; backward
   // also starts their gradients.
@@ -167,6 +173,26 @@ struct PairwiseBlocks {
     return m;
   }
 
+  // Products are kept in the order in which `block_product` makes them, pair after pair of blocks: (i, j) with i <= j by
+  // columns in the symmetric case, else by rows. Those that do not fit are computed twice: the shapes alone say which.
+  static int64_t padded(const Blocks& blocks, int64_t b) { return round_up(blocks.size(b), Blocks::kUnit); }
+  int64_t kept_before(int64_t bi, int64_t bj) const {
+    if (!p.symmetric) return rows.begin(bi) * round_up(p.m, Blocks::kUnit) + padded(rows, bi) * cols.begin(bj);
+    int64_t before = rows.begin(bi) * padded(cols, bj);
+    for (int64_t b = 0; b < bj; ++b) before += (cols.begin(b) + padded(cols, b)) * padded(cols, b);
+    return before;
+  }
+  int64_t kept_bytes() const {
+    if (p.kept == nullptr || depth < kLeastDepth || p.n == 0 || p.m == 0) return 0;
+    const int64_t bi = rows.count - 1, bj = cols.count - 1;
+    return (kept_before(bi, bj) + padded(rows, bi) * padded(cols, bj)) * int64_t{sizeof(T)};
+  }
+  T* kept_products(int64_t bi, int64_t bj) const {  // null: not kept
+    if (kept.data() == nullptr) return nullptr;
+    const int64_t before = kept_before(bi, bj), end = before + padded(rows, bi) * padded(cols, bj);
+    return end * int64_t{sizeof(T)} <= kept.bytes() ? static_cast<T*>(kept.data()) + before : nullptr;
+  }
+
   template <typename F>
   void for_pairs(const F& f) const {
     if (p.symmetric)
@@ -177,30 +203,60 @@ struct PairwiseBlocks {
 
   // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left
   // out: for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left
-  // out.
+  // out. Writes the products to `keep` if it is not null.
   template <typename Use>
   inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
-                                                       const Use& use) const {
+                                                       const Use& use, T* keep = nullptr) const {
     BlockMask<T> left_out(p, i0, ni, j0, nj);
-    block_product<T, Op>(
-        depth, w.a_panels, w.b_panels, {i0, ni, j0, nj}, tile, kLd,
-        [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-          if (__builtin_expect(left_out.meets(i, j), 0)) {
-            T s[R * V * L];
-            for (int r = 0; r < R; ++r)
-              for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c);
-            left_out.apply(i, j, s);
-            use(
-                i, j,
-                [&](int r, int v, Vec<T> shift)
-                    __attribute__((always_inline)) { return load(s + (r * V + v) * L) - shift; },
-                std::false_type{});
-          } else {
-            use(
-                i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) { return acc[r][v] * c - shift; },
-                std::true_type{});
+    block_product<T, Op>(depth, w.a_panels, w.b_panels, {i0, ni, j0, nj}, tile, kLd,
+                         [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+                           if (keep != nullptr) {
+#pragma GCC unroll 8
+                             for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+                               for (int v = 0; v < V; ++v) store(keep + (r * V + v) * L, acc[r][v]);
+                             keep += R * V * L;
+                           }
+                           use_tile(left_out, i, j, acc, c, use);
+                         });
+  }
+
+  // The same from the products that were kept.
+  template <typename Use>
+  inline __attribute__((always_inline)) void for_kept_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj,
+                                                            const T* products, T c, const Use& use) const {
+    BlockMask<T> left_out(p, i0, ni, j0, nj);
+    for (int64_t j = 0; j < nj; j += V * L)
+      for (int64_t i = 0; i < ni; i += R, products += R * V * L) {
+        Vec<T> acc[R][V];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) {
+            __builtin_prefetch(products + (r * V + v) * L + kAhead, 0, 0);
+            acc[r][v] = load(products + (r * V + v) * L);
           }
-        });
+        use_tile(left_out, i, j, acc, c, use);
+      }
+  }
+
+  template <typename Use>
+  static inline __attribute__((always_inline)) void use_tile(BlockMask<T>& left_out, int64_t i, int64_t j,
+                                                             const Vec<T> (&acc)[R][V], T c, const Use& use) {
+    if (__builtin_expect(left_out.meets(i, j), 0)) {
+      T s[R * V * L];
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c);
+      left_out.apply(i, j, s);
+      use(
+          i, j,
+          [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) { return load(s + (r * V + v) * L) - shift; },
+          std::false_type{});
+    } else {
+      use(
+          i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) { return acc[r][v] * c - shift; },
+          std::true_type{});
+    }
   }
 };
 

@@ -1,107 +1,15 @@
-// Row sums of softplus(scale a_i . b_j + bias) and their gradient, without storing the logits. Same blocks and schedule
-// as the softmax part (softmax.kernel.cpp). softplus(x) = max(x, 0) + log1p(exp(-|x|)): no overflow, and full relative
-// accuracy for very negative logits, which is where sigmoid losses start (bias = -10).
-#include "pairwise/cpu/panels.h"
+// The sigmoid part of `pairwise` in float and double; the algorithm is in sigmoid.h.
+#include "pairwise/cpu/sigmoid.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
-namespace {
-
-// log(1 + t) for 0 <= t <= 1: 2 artanh(z), z = t / (2 + t) <= 1/3, as a series in z^2 whose remainder is below
-// rounding.
-template <typename T>
-inline __attribute__((always_inline)) Vec<T> log1p_unit(Vec<T> t) {
-  constexpr int kTerms = sizeof(T) == 4 ? 8 : 17;
-  const Vec<T> z = t / (t + T(2)), q = z * z;
-  Vec<T> sum = splat<T>(T(1) / T(2 * kTerms - 1));
-#pragma GCC unroll 17
-  for (int k = kTerms - 2; k >= 0; --k) sum = sum * q + T(1) / T(2 * k + 1);
-  return (z + z) * sum;
-}
-
-template <typename T>
-struct Sigmoid : PairwisePanels<T> {
-  using Base = PairwisePanels<T>;
-  using Base::p, Base::w, Base::rows, Base::cols, Base::for_pairs, Base::for_tiles, Base::logit_scale, Base::L, Base::R,
-      Base::V, Base::kLd, Base::kScale;
-  T bias;
-
-  Sigmoid(const PairwiseArgs<T>& args, bool backward) : Base(args, backward), bias(args.bias[0]) {}
-
-  static Vec<T> magnitude(Vec<T> x) { return x < Vec<T>{} ? -x : x; }
-
-  // max(x, 0) + log1p(t), t = exp(-|x|); pairs that are left out are -inf and add softplus(-inf) = 0
-  static inline __attribute__((always_inline)) Vec<T> softplus(Vec<T> x, Vec<T> t) {
-    return (x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(t);
-  }
-  static inline __attribute__((always_inline)) Vec<T> decay(Vec<T> x) { return exp2<T>(-magnitude(x) * kScale); }
-
-  // out[k]_i += sum_j f(i, j, x)[k] for k < kSums, x the logits with the bias; f may keep a value for j in the tile.
-  template <int kSums, typename F>
-  inline __attribute__((always_inline)) void add_rows(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
-                                                      T* const* out, const F& f) const {
-    Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, kSums * sizeof(Vec<T>) * kLd));
-    for (int64_t i = 0; i < kSums * kLd; ++i) row_sum[i] = Vec<T>{};
-    for_tiles(i0, ni, j0, nj, tile, logit_scale,
-              [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                  Vec<T> sum[kSums] = {};
-#pragma GCC unroll 4
-                  for (int v = 0; v < V; ++v) f(i + r, j + v * L, x(r, v, splat<T>(-bias)), sum);
-                  for (int k = 0; k < kSums; ++k) row_sum[k * kLd + i + r] += sum[k];
-                }
-              });
-    for (int k = 0; k < kSums; ++k)
-      for (int64_t i = 0; i < ni; ++i) out[k][i0 + i] += hsum<T>(row_sum[k * kLd + i]);
-  }
-
-  void forward() {
-    zero(p.row_lse, p.n);
-    for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
-      T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      add_rows<1>(i0, ni, j0, nj, tile, &p.row_lse,
-                  [](int64_t, int64_t, Vec<T> x, Vec<T>* sum)
-                      __attribute__((always_inline)) { sum[0] += softplus(x, decay(x)); });
-    });
-  }
-
-  // W_ij = grad_row_i sigmoid(s_ij + bias); row_lse receives sum_j W_ij, the gradient of the bias by rows, and row_sum
-  // the row sums where it is not null.
-  template <bool kValue>
-  void backward() {
-    zero(p.row_lse, p.n);
-    if (kValue) zero(p.row_sum, p.n);
-    for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
-      T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      T* const out[2] = {p.row_lse, p.row_sum};
-      const auto weigh = [&](int64_t i, int64_t j, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
-        const Vec<T> t = decay(x);
-        const T weight = i < ni ? p.grad_row[i0 + i] : T(0);
-        const Vec<T> g = weight * ((x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)));
-        store(tile + i * kLd + j, g);
-        sum[0] += g;
-        if constexpr (kValue) sum[1] += softplus(x, t);
-      };
-      add_rows<kValue ? 2 : 1>(i0, ni, j0, nj, tile, out, weigh);
-      block_accumulate<false, T>(tile, kLd, ni, nj, {w.b_columns, p.m, j0}, p.grad_a + i0 * p.d, p.d, p.d);
-      if (p.grad_b != nullptr)
-        block_accumulate<true, T>(tile, kLd, nj, ni, {w.a_columns, p.n, i0}, p.grad_b + j0 * p.d, p.d, p.d);
-    });
-  }
-};
-
-}  // namespace
 
 template <typename T>
 void pairwise_sigmoid_forward(const PairwiseArgs<T>& args) {
-  Sigmoid<T>(args, false).forward();
+  Sigmoid<PairwisePanels<T>>(args, false).forward();
 }
 template <typename T>
 void pairwise_sigmoid_backward(const PairwiseArgs<T>& args) {
-  Sigmoid<T> sigmoid(args, true);
-  args.row_sum == nullptr ? sigmoid.template backward<false>() : sigmoid.template backward<true>();
+  Sigmoid<PairwisePanels<T>>(args, true).backward();
 }
 
 template void pairwise_sigmoid_forward<float>(const PairwiseArgs<float>&);

@@ -11,6 +11,7 @@
 // Precision policy: everything in T; contributions are added in an order that depends on the shapes alone.
 #pragma once
 #include "pairwise/cpu/panels.h"
+#include "simd/row_math.h"
 
 namespace sslspec::cpu {
 namespace {
@@ -19,8 +20,9 @@ template <typename Panels>
 struct Softmax : Panels {
   using Base = Panels;
   using T = typename Panels::T;
-  using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::for_tiles, Base::logit_scale,
-      Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether, Base::kTileSize, Base::put, Base::accumulate;
+  using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::for_tiles, Base::for_kept_tiles,
+      Base::kept_products, Base::logit_scale, Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether,
+      Base::kTileSize, Base::put, Base::accumulate;
   // r log2(e) below this keeps the exponentials, their sums over 2^40 pairs and the weights normal numbers
   static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;
   static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf
@@ -44,16 +46,17 @@ struct Softmax : Panels {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       const bool use_columns = p.symmetric ? bi != bj : p.columns;
       if (narrow)
-        sums(i0, ni, j0, nj, use_columns);
+        sums(i0, ni, j0, nj, use_columns, kept_products(bi, bj));
       else
-        running_sums(i0, ni, j0, nj, use_columns);
+        running_sums(i0, ni, j0, nj, use_columns, kept_products(bi, bj));
     });
     finish(p.n, w.row_shift, w.row_weight, p.row_lse);
     if (p.columns) finish(p.m, w.col_shift, w.col_weight, p.col_lse);
   }
 
-  static void finish(int64_t n, const T* shift, const T* sum, T* lse) {
-    for (int64_t i = 0; i < n; ++i) lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i])));
+  void finish(int64_t n, const T* shift, const T* sum, T* lse) const {
+    for_rows(n, p.threads,
+             [&](int64_t i) { lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i]))); });
   }
 
   // 2^x in the narrow range: a normal number, but for pairs that are left out (x = -inf), which plain tiles do not hold
@@ -65,28 +68,30 @@ struct Softmax : Panels {
       return exp2<T>(x);
   }
 
-  void sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+  void sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns, T* keep) const {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     Vec<T>* col_sum = row_sum + kLd;
     for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
     for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{};
     const Vec<T> none{};
-    for_tiles(i0, ni, j0, nj, tile, logit_scale * kScale,
-              [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
-                Vec<T>* cs = col_sum + j / L;
+    for_tiles(
+        i0, ni, j0, nj, tile, logit_scale * kScale,
+        [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
+          Vec<T>* cs = col_sum + j / L;
 #pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                  Vec<T> sum{};
+          for (int r = 0; r < R; ++r) {
+            Vec<T> sum{};
 #pragma GCC unroll 4
-                  for (int v = 0; v < V; ++v) {
-                    const Vec<T> e = power<decltype(plain)::value>(x(r, v, none));
-                    sum += e;
-                    cs[v] += e;
-                  }
-                  row_sum[i + r] += sum;
-                }
-              });
+            for (int v = 0; v < V; ++v) {
+              const Vec<T> e = power<decltype(plain)::value>(x(r, v, none));
+              sum += e;
+              cs[v] += e;
+            }
+            row_sum[i + r] += sum;
+          }
+        },
+        keep);
     for (int64_t i = 0; i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
     if (use_columns)
       for (int64_t j = 0; j < nj; j += L) {
@@ -96,36 +101,38 @@ struct Softmax : Panels {
   }
 
   // Lane by lane: the largest logit so far and the sum below it, for the rows and for the columns of the block.
-  void running_sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
+  void running_sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns, T* keep) const {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     Vec<T>*row_top = row_sum + kLd, *col_sum = row_top + kLd, *col_top = col_sum + kLd;
     for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{}, row_top[i] = splat<T>(kFloor);
     for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{}, col_top[j / L] = splat<T>(kFloor);
     const Vec<T> none{};
-    for_tiles(i0, ni, j0, nj, tile, logit_scale,
-              [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
+    for_tiles(
+        i0, ni, j0, nj, tile, logit_scale,
+        [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                  Vec<T> top = row_top[i + r];
+          for (int r = 0; r < R; ++r) {
+            Vec<T> top = row_top[i + r];
 #pragma GCC unroll 4
-                  for (int v = 0; v < V; ++v) top = vmax<T>(x(r, v, none), top);  // a NaN logit makes the sum NaN
-                  Vec<T> sum = row_sum[i + r] * exp2<T>((row_top[i + r] - top) * kScale);
+            for (int v = 0; v < V; ++v) top = vmax<T>(x(r, v, none), top);  // a NaN logit makes the sum NaN
+            Vec<T> sum = row_sum[i + r] * exp2<T>((row_top[i + r] - top) * kScale);
 #pragma GCC unroll 4
-                  for (int v = 0; v < V; ++v) sum += exp2<T>(x(r, v, top) * kScale);
-                  row_sum[i + r] = sum, row_top[i + r] = top;
-                }
-                if (!use_columns) return;
+            for (int v = 0; v < V; ++v) sum += exp2<T>(x(r, v, top) * kScale);
+            row_sum[i + r] = sum, row_top[i + r] = top;
+          }
+          if (!use_columns) return;
 #pragma GCC unroll 4
-                for (int v = 0; v < V; ++v) {
-                  Vec<T>&sum = col_sum[j / L + v], &old = col_top[j / L + v], top = old;
+          for (int v = 0; v < V; ++v) {
+            Vec<T>&sum = col_sum[j / L + v], &old = col_top[j / L + v], top = old;
 #pragma GCC unroll 8
-                  for (int r = 0; r < R; ++r) top = vmax<T>(x(r, v, none), top);
-                  sum *= exp2<T>((old - top) * kScale), old = top;
+            for (int r = 0; r < R; ++r) top = vmax<T>(x(r, v, none), top);
+            sum *= exp2<T>((old - top) * kScale), old = top;
 #pragma GCC unroll 8
-                  for (int r = 0; r < R; ++r) sum += exp2<T>(x(r, v, top) * kScale);
-                }
-              });
+            for (int r = 0; r < R; ++r) sum += exp2<T>(x(r, v, top) * kScale);
+          }
+        },
+        keep);
     for (int64_t i = 0; i < ni; i += L) {
       T top[L], sum[L];
       for (int64_t l = 0; l < L; ++l) {
@@ -161,59 +168,62 @@ struct Softmax : Panels {
     for_pairs([&](int64_t bi, int64_t bj) {
       const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kTileSize));
-      weights_of_tile(i0, ni, j0, nj, tile);
+      weights_of_tile(i0, ni, j0, nj, tile, kept_products(bi, bj));
       accumulate(tile, i0, ni, j0, nj, p.symmetric ? (bi != bj ? p.grad_a : nullptr) : p.grad_b);
     });
   }
 
   void weights(int64_t n, const T* lse, const T* grad, T* shift, T* weight) const {
-    for (int64_t i = 0; i < n; ++i) {
+    for_rows(n, p.threads, [&](int64_t i) {
       const bool empty = lse[i] == kNegInf<T>;  // no pair in this row: no gradient
       shift[i] = narrow || empty ? T(0) : lse[i];
       if (empty || grad[i] == 0)
         weight[i] = 0;
       else
         weight[i] = narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(-double(lse[i]))) : grad[i];
-    }
+    });
   }
 
   // weight(i, j, r, v, x, plain) for every register of the block into tile, kTogether rows at a time
   template <typename Weight>
   inline __attribute__((always_inline)) void fill(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
-                                                  const Weight& weight) const {
-    for_tiles(i0, ni, j0, nj, tile, c,
-              [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
+                                                  const T* products, const Weight& weight) const {
+    const auto use = [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r += kTogether) {
-                  Vec<T> e[kTogether][V];
+      for (int r = 0; r < R; r += kTogether) {
+        Vec<T> e[kTogether][V];
 #pragma GCC unroll 2
-                  for (int s = 0; s < kTogether; ++s)
+        for (int s = 0; s < kTogether; ++s)
 #pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) e[s][v] = weight(i, j, r + s, v, x, plain);
-                  put(tile, i + r, j, e);
-                }
-              });
+          for (int v = 0; v < V; ++v) e[s][v] = weight(i, j, r + s, v, x, plain);
+        put(tile, i + r, j, e);
+      }
+    };
+    if (products == nullptr)
+      for_tiles(i0, ni, j0, nj, tile, c, use);
+    else
+      for_kept_tiles(i0, ni, j0, nj, products, c, use);
   }
 
-  void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile) const {
+  void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, const T* products) const {
     const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
     const T *row_shift = w.row_shift + i0, *col_shift = w.col_shift + j0;
     const Vec<T> none{};
     if (narrow)
-      fill(i0, ni, j0, nj, tile, logit_scale * kScale,
+      fill(i0, ni, j0, nj, tile, logit_scale * kScale, products,
            [&](int64_t i, int64_t j, int r, int v, const auto& x, auto plain) __attribute__((always_inline)) {
              const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
              return power<decltype(plain)::value>(x(r, v, none)) * g;
            });
     else if (p.symmetric || p.columns)
-      fill(i0, ni, j0, nj, tile, logit_scale,
+      fill(i0, ni, j0, nj, tile, logit_scale, products,
            [&](int64_t i, int64_t j, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
              const Vec<T> column = exp2<T>(x(r, v, load(col_shift + j + v * L)) * kScale);
              return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r] +
                     column * load(col_weight + j + v * L);
            });
     else
-      fill(i0, ni, j0, nj, tile, logit_scale,
+      fill(i0, ni, j0, nj, tile, logit_scale, products,
            [&](int64_t i, int64_t, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
              return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r];
            });

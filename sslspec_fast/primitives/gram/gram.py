@@ -74,7 +74,8 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) 
     size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, dual)
     gx, gy = (view(g) if g.numel() else None for g in grads)
     work = x.new_empty(size)
-    _C.gram(view(x), view(y), form.view(), view(value), (gx, gy), (view(work), threads()))
+    run = view(work), threads(4.0 * operands * n * d * min(n, d))
+    _C.gram(view(x), view(y), form.view(), view(value), (gx, gy), run)
     return value
 
 

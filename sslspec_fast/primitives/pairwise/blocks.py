@@ -83,7 +83,7 @@ def lse_block_gradients(
     none = a.new_empty(0)
     q, grad_q = (none, none) if col is None else col
     flat = a, b, scale, *logits.left_out, col is not None, half
-    return Gradients(*softmax.lse_bwd(*flat, row[0], q, row[1], grad_q, want_b))
+    return Gradients(*softmax.lse_bwd(*flat, row[0], q, row[1], grad_q, want_b, None))
 
 
 def softplus_block(
@@ -121,6 +121,6 @@ def softplus_block(
         grads = Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale)
         return rows, grads, of_bias.sum().to(bias.dtype)
     _, rows, g_a, g_b, g_scale, g_bias = value_and_grad._softplus(
-        a, b, scale, bias, weight, skip_self, want_b
+        a, b, scale, bias, weight, skip_self, False, want_b
     )
     return rows, Gradients(g_a, g_b, g_scale), g_bias

@@ -9,15 +9,20 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from ..._register import grouping
-from ..._seam import _C, CODE, unit_stride, view
+from ..._seam import _C, CODE, threads, unit_stride, view
 
 __all__ = [
     "LOGITS",
     "LeftOut",
     "Logits",
+    "keeping",
+    "largest_one",
     "multiplied",
+    "number_of_kept",
     "of_logits",
     "pair_ids",
+    "pair_threads",
+    "rounds",
     "through_scale",
     "workspace",
 ]
@@ -96,6 +101,11 @@ def pair_ids(n: int, device: torch.device) -> Tensor:
     return torch.arange(n, dtype=torch.int32, device=device).repeat(2)
 
 
+def pair_threads(a: Tensor, b: Tensor) -> int:
+    """CPU threads for the pairs of rows of a and b, both passes together."""
+    return threads(4.0 * a.shape[0] * b.shape[0] * a.shape[1])
+
+
 def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
     """Scratch memory of one call, O((n + m) d): packed operands and statistics."""
     n, d = a.shape
@@ -104,12 +114,44 @@ def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
     return a.new_empty(size, dtype=computed_dtype(a))
 
 
-def multiplied(x: Tensor, scale: Tensor, half: bool) -> Tensor:
-    """Rows as the softmax kernels of the CPU take them: those that are exact in bfloat16 (`half`)
-    as that, where the processor multiplies it and one scale serves all.
+def keeping(*tensors: Tensor) -> bool:
+    """Whether the forward pass keeps its products for the backward pass: on a CPU, where there will
+    be one.
     """
-    half = half and x.dtype == torch.float32 and scale.ndim == 0 and _C.bf16_products()
-    return unit_stride(x.bfloat16() if half else x)
+    on_cpu = tensors[0].device.type == "cpu"
+    return on_cpu and torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+
+
+def number_of_kept(a: Tensor, keep: bool) -> Tensor:
+    """What names those products (`csrc/simd/kept.h`): (1,) int64, or (0,) where none are kept."""
+    return a.new_empty(int(keep), dtype=torch.int64)
+
+
+def rounds(half: bool, kind: torch.dtype) -> bool:
+    """Whether a CPU multiplies wide rows of that dtype in bfloat16: they came as bfloat16 (`half`),
+    and the processor has such products.
+    """
+    return half and kind == torch.float32 and bool(_C.bf16_products())
+
+
+def multiplied(x: Tensor, scale: Tensor, half: bool) -> Tensor:
+    """Rows as the softmax kernels of the CPU take them: in bfloat16 where it rounds them and one
+    scale serves all.
+    """
+    return unit_stride(x.bfloat16() if scale.ndim == 0 and rounds(half, x.dtype) else x)
+
+
+def largest_one(rows: Tensor, *grads: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """Gradients of statistics as the kernels take them. The weights W of rows in bfloat16 are
+    rounded, and most of a peaked softmax are the same multiple of one gradient: of 1, which is
+    exact, after a division by the largest. That factor, which is left for the result, or None.
+    """
+    present = [g for g in grads if g.numel()]
+    if rows.dtype != torch.bfloat16 or not present:
+        return None, tuple(g.contiguous() for g in grads)
+    factor = torch.stack([g.abs().max() for g in present]).max()
+    factor = torch.where(factor.isfinite() & (factor > 0), factor, 1.0)
+    return factor, tuple(g / factor for g in grads)
 
 
 def through_scale(a: Tensor, product: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ def _bwd_body(
     flat = x.a, x.b, x.scale, *_without_above(x, threshold)
     none = row.new_empty(0)
     out: tuple[Tensor, Tensor, Tensor] = softmax.lse_bwd(
-        *flat, False, False, row, none, grad, none, want_b
+        *flat, False, False, row, none, grad, none, want_b, None
     )
     return out
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from ..._register import grouping, register_op
-from ..._seam import _C, threads, unit_stride, view
+from ..._seam import _C, view
 from .._double_backward import row_blocks_vjp
 from . import cuda
-from .common import LeftOut, Logits, through_scale, workspace
+from .common import LeftOut, Logits, multiplied, pair_threads, through_scale, workspace
 
 __all__ = ["softplus"]
 
@@ -37,24 +37,25 @@ _of_logits = grouping(5, _logits)
 
 
 @_of_logits
-def _softplus_shapes(x: Logits) -> Tensor:
+def _softplus_shapes(x: Logits, half: bool) -> Tensor:
     return x.a.new_empty(x.a.shape[0], dtype=computed_dtype(x.a))
 
 
 @_of_logits
-def _softplus_body(x: Logits) -> Tensor:
+def _softplus_body(x: Logits, half: bool) -> Tensor:
     if x.a.is_cuda:
         return cuda.forward(x)[0]
     assert x.b is not None
-    a, b, out = unit_stride(x.a), unit_stride(x.b), x.a.new_empty(x.a.shape[0])
+    a, b = multiplied(x.a, x.scale, half), multiplied(x.b, x.scale, half)
+    out = x.a.new_empty(x.a.shape[0])
     work = workspace(a, b, backward=False)
-    _C.pairwise_sigmoid_forward(x.view_with(a, b), view(out), (view(work), threads()))
+    _C.pairwise_sigmoid_forward(x.view_with(a, b), view(out), (view(work), pair_threads(a, b)))
     return out
 
 
 @_of_logits
 def _softplus_bwd_shapes(
-    x: Logits, grad: Tensor, want_b: bool, want_bias: bool, want_scale: bool
+    x: Logits, half: bool, grad: Tensor, want_b: bool, want_bias: bool, want_scale: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     a, b, scale, _, bias = x
     assert b is not None
@@ -69,42 +70,45 @@ def _softplus_bwd_shapes(
 
 @_of_logits
 def _softplus_bwd_body(
-    x: Logits, grad: Tensor, want_b: bool, want_bias: bool, want_scale: bool
+    x: Logits, half: bool, grad: Tensor, want_b: bool, want_bias: bool, want_scale: bool
 ) -> tuple[Tensor, ...]:
     if x.a.is_cuda:
         wants = want_b, want_bias, want_scale
         return cuda.gradients(x, (None, None), (grad, None), *wants)
     assert x.b is not None
-    a, b, grad = unit_stride(x.a), unit_stride(x.b), grad.contiguous()
+    a, b, grad = x.a, x.b, grad.contiguous()
+    left, right = multiplied(a, x.scale, half), multiplied(b, x.scale, half)
     grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
     grad_b = b.new_empty(b.shape if want_b else (0,))
-    work = workspace(a, b, backward=True)
+    work = workspace(left, right, backward=True)
     _C.pairwise_sigmoid_backward(
-        x.view_with(a, b),
+        x.view_with(left, right),
         view(grad),
         view(grad_bias),
         None,
         (view(grad_a), view(grad_b) if want_b else None),
-        (view(work), threads()),
+        (view(work), pair_threads(a, b)),
     )
+    if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
+        grad_b.mul_(x.scale)
     grad_a, grad_scale = through_scale(a, grad_a, x.scale)
     return grad_a, grad_b, grad_scale, grad_bias.sum()
 
 
 def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.skip_self = inputs
+    *tensors, ctx.skip_self, ctx.half = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     want_b, want_scale, want_bias = ctx.needs_input_grad[1:4]
     wants = want_b, want_bias, want_scale
-    g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, grad, *wants)
-    return (g_a, g_b if want_b else None, *rest, None)
+    g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, ctx.half, grad, *wants)
+    return (g_a, g_b if want_b else None, *rest, None, None)
 
 
 def _softplus_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    a, b, scale, bias, ctx.skip_self, grad, ctx.want_b, *_ = inputs
+    a, b, scale, bias, ctx.skip_self, _, grad, ctx.want_b, *_ = inputs
     ctx.save_for_backward(a, b, scale, bias, grad)
 
 
@@ -129,12 +133,12 @@ def _softplus_bwd_backward(
     g_a, g_b, g_scale, g_bias, g_grad = row_blocks_vjp(
         block, a.shape[0], b.shape[0], a, b, scale, bias, grad
     )
-    return g_a, g_b, g_scale, g_bias, None, g_grad, None, None, None
+    return g_a, g_b, g_scale, g_bias, None, None, g_grad, None, None, None
 
 
 _softplus_bwd = register_op(
-    f"pairwise_softplus_bwd({_ARGS}, Tensor grad, bool want_b, bool want_bias, bool want_scale)"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+    f"pairwise_softplus_bwd({_ARGS}, bool half, Tensor grad, bool want_b, bool want_bias,"
+    " bool want_scale) -> (Tensor, Tensor, Tensor, Tensor)",
     cpu=_softplus_bwd_body,
     cuda=_softplus_bwd_body,
     fake=_softplus_bwd_shapes,
@@ -142,7 +146,7 @@ _softplus_bwd = register_op(
     setup=_softplus_bwd_setup,
 )
 _softplus = register_op(
-    f"pairwise_softplus({_ARGS}) -> Tensor",
+    f"pairwise_softplus({_ARGS}, bool half) -> Tensor",
     cpu=_softplus_body,
     cuda=_softplus_body,
     fake=_softplus_shapes,
@@ -152,7 +156,13 @@ _softplus = register_op(
 
 
 def softplus(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, *, skip_self: bool = False
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    skip_self: bool = False,
+    half: bool = False,
 ) -> Tensor:
     r"""``sum_j softplus(scale_i a_i . b_j + bias)``, the dense part of the sigmoid loss.
 
@@ -160,9 +170,10 @@ def softplus(
         a, b: (n, d) and (m, d) float32 or float64, any row stride.
         scale, bias: tensors of the same dtype, 0-dim (scale also (n,)); both receive gradients.
         skip_self: leave out i == j.
+        half: as in `lse`.
 
     Returns:
         (n,)
     """
-    out: Tensor = _softplus(a, b, scale, bias, skip_self)
+    out: Tensor = _softplus(a, b, scale, bias, skip_self, half)
     return out

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from ..._register import register_op
-from ..._seam import _C, threads, view
+from ..._seam import _C, view
 from .._double_backward import row_blocks_vjp, softmax_weights
 from . import cuda
 from .common import (
@@ -30,8 +30,12 @@ from .common import (
     LOGITS,
     LeftOut,
     Logits,
+    keeping,
+    largest_one,
     multiplied,
+    number_of_kept,
     of_logits,
+    pair_threads,
     through_scale,
     workspace,
 )
@@ -46,57 +50,45 @@ def _right(x: Logits) -> Tensor:
 
 
 @of_logits
-def _lse_shapes(x: Logits, cols: bool, half: bool) -> tuple[Tensor, Tensor]:
-    a, b, kind = x.a, _right(x), computed_dtype(x.a)
-    return a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0] if cols else 0, dtype=kind)
+def _lse_shapes(x: Logits, cols: bool, half: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    (n, _), m, kind = x.a.shape, _right(x).shape[0] if cols else 0, computed_dtype(x.a)
+    return x.a.new_empty(n, dtype=kind), x.a.new_empty(m, dtype=kind), number_of_kept(x.a, keep)
 
 
 @of_logits
-def _lse_body(x: Logits, cols: bool, half: bool) -> tuple[Tensor, Tensor]:
+def _lse_body(x: Logits, cols: bool, half: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     a, b, scale = x.a, _right(x), x.scale
+    kept = number_of_kept(a, keep)
     if a.is_cuda:
-        return cuda.forward(x, cols=cols)
+        return *cuda.forward(x, cols=cols), kept
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
     left, right = multiplied(a, scale, half), multiplied(b, scale, half)
     work = workspace(left, right, backward=False)
     lse = view(row), view(col) if cols else None
-    _C.pairwise_forward(x.view_with(left, right), lse, (view(work), threads()))
-    return row, col
+    run = view(work), pair_threads(a, b)
+    _C.pairwise_forward(x.view_with(left, right), lse, view(kept) if keep else None, run)
+    return row, col, kept
 
 
 @of_logits
 def _lse_bwd_shapes(
-    x: Logits,
-    cols: bool,
-    half: bool,
-    row: Tensor,
-    col: Tensor,
-    grad_row: Tensor,
-    grad_col: Tensor,
-    want_b: bool,
+    x: Logits, cols: bool, half: bool, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
+    *_, want_b, _ = arguments
     b = _right(x)
     grad_b = b.new_empty(b.shape if want_b else (0,))
     return x.a.new_empty(x.a.shape), grad_b, x.scale.new_empty(x.scale.shape)
 
 
 @of_logits
-def _lse_bwd_body(
-    x: Logits,
-    cols: bool,
-    half: bool,
-    row: Tensor,
-    col: Tensor,
-    grad_row: Tensor,
-    grad_col: Tensor,
-    want_b: bool,
-) -> tuple[Tensor, ...]:
+def _lse_bwd_body(x: Logits, cols: bool, half: bool, *arguments: Any) -> tuple[Tensor, ...]:
+    row, col, grad_row, grad_col, want_b, kept = arguments
     a, b, scale = x.a, _right(x), x.scale
     if a.is_cuda:
         lse, grad_lse = (row, col if cols else None), (grad_row, grad_col if cols else None)
         return cuda.gradients(x, lse, grad_lse, want_b=want_b)
     left, right = multiplied(a, scale, half), multiplied(b, scale, half)
-    grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
+    factor, (grad_row, grad_col) = largest_one(left, grad_row, grad_col)
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
     work = workspace(left, right, backward=True)
     _C.pairwise_backward(
@@ -104,38 +96,42 @@ def _lse_bwd_body(
         (view(row), view(col) if cols else None),
         (view(grad_row), view(grad_col) if cols else None),
         (view(grad_a), view(grad_b) if want_b else None),
-        (view(work), threads()),
+        view(kept),
+        (view(work), pair_threads(a, b)),
     )
-    if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
-        grad_b.mul_(scale)
+    if factor is not None:  # the panels of a in bfloat16 are not scaled
+        grad_a.mul_(factor)
+        grad_b.mul_(scale * factor)
     grad_a, grad_scale = through_scale(a, grad_a, scale)
     return grad_a, grad_b, grad_scale
 
 
-def _lse_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, ctx.skip_self, ctx.cols, ctx.half = inputs
+def _lse_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.skip_self, ctx.cols, ctx.half, ctx.keep = inputs
+    ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)  # zeros of no columns are an operation as well
     ctx.save_for_backward(*tensors, *output)
 
 
 def _lse_backward(
-    ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None
+    ctx: Any, grad_row: Tensor | None, grad_col: Tensor | None, _: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     if grad_row is None and grad_col is None:
-        return (None,) * 10
-    *inputs, row, col = ctx.saved_tensors
+        return (None,) * 11
+    *inputs, row, col, kept = ctx.saved_tensors
     grad_row = torch.zeros_like(row) if grad_row is None else grad_row
     if grad_col is None:
         grad_col = torch.zeros_like(col) if ctx.cols else col.detach()
     want_b = ctx.needs_input_grad[1]
     flags = ctx.skip_self, ctx.cols, ctx.half
-    g_a, g_b, g_scale = lse_bwd(*inputs, *flags, row, col, grad_row, grad_col, want_b)
-    return (g_a, g_b if want_b else None, g_scale, *(None,) * 7)
+    stats = row, col, grad_row, grad_col
+    g_a, g_b, g_scale = lse_bwd(*inputs, *flags, *stats, want_b, kept if ctx.keep else None)
+    return (g_a, g_b if want_b else None, g_scale, *(None,) * 8)
 
 
 def _lse_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.skip_self, ctx.cols, _ = inputs[:10]
-    *rest, ctx.want_b = inputs[10:]
+    *rest, ctx.want_b, _ = inputs[10:]
     ctx.save_for_backward(*tensors, *rest)
 
 
@@ -170,12 +166,12 @@ def _lse_bwd_backward(
 
     tensors = (a, b, scale, row, col, grad_row, grad_col)
     g_a, g_b, g_scale, *rest = row_blocks_vjp(block, a.shape[0], b.shape[0], *tensors)
-    return (g_a, g_b, g_scale, *(None,) * 7, *rest, None)
+    return (g_a, g_b, g_scale, *(None,) * 7, *rest, None, None)
 
 
 lse_bwd = register_op(
     f"pairwise_lse_bwd({LOGITS}, bool cols, bool half, Tensor row, Tensor col, Tensor grad_row,"
-    " Tensor grad_col, bool want_b) -> (Tensor, Tensor, Tensor)",
+    " Tensor grad_col, bool want_b, Tensor? kept) -> (Tensor, Tensor, Tensor)",
     cpu=_lse_bwd_body,
     cuda=_lse_bwd_body,
     fake=_lse_bwd_shapes,
@@ -183,7 +179,7 @@ lse_bwd = register_op(
     setup=_lse_bwd_setup,
 )
 _lse = register_op(
-    f"pairwise_lse({LOGITS}, bool cols, bool half) -> (Tensor, Tensor)",
+    f"pairwise_lse({LOGITS}, bool cols, bool half, bool keep) -> (Tensor, Tensor, Tensor)",
     cpu=_lse_body,
     cuda=_lse_body,
     fake=_lse_shapes,
@@ -209,8 +205,8 @@ def lse(
         scale: 0-dim or, without ``cols``, (n,) tensor of the same dtype; receives a gradient.
         left_out: pairs that are not in the sums.
         cols: also return the column statistics.
-        half: a and b are exact in bfloat16; a CPU that multiplies bfloat16 does, under one scale,
-            and rounds W to it.
+        half: the rows came as bfloat16: a CPU that multiplies bfloat16 does, under one scale, and
+            rounds a, b and W to it.
 
     Returns:
         (n,) and (m,), the latter empty without ``cols``; a row without any pair gives ``-inf`` and
@@ -220,5 +216,5 @@ def lse(
         raise ValueError(
             f"pairwise.lse: scale must be a scalar with cols=True, got shape {tuple(scale.shape)}"
         )
-    row, col = _lse(a, b, scale, *left_out, cols, half)
+    row, col, _ = _lse(a, b, scale, *left_out, cols, half, keeping(a, b, scale))
     return row, col

@@ -10,7 +10,8 @@ that row alone, so nothing has to be computed twice: three products of n m d ins
 `pairwise.lse` or `softplus` with their backward, and two where no gradient of b is requested (a
 queue of negatives). Memory: 192 rows of logits in the first form, none in the second.
 
-On a GPU, and where no gradient is wanted, it is the composition.
+On a GPU, where no gradient is wanted, and with a log-sum-exp of rows in bfloat16 on a CPU that
+multiplies it, it is the composition.
 """
 
 from __future__ import annotations
@@ -23,10 +24,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, CODE, threads, unit_stride, view
+from ..._seam import _C, CODE, unit_stride, view
 from .. import _value_and_grad
 from . import lse
-from .common import LeftOut, Logits, through_scale, workspace
+from .common import (
+    LeftOut,
+    Logits,
+    multiplied,
+    pair_threads,
+    rounds,
+    through_scale,
+    workspace,
+)
 from .sigmoid import softplus
 
 __all__ = ["one_positive_total", "softplus_total"]
@@ -41,8 +50,9 @@ def _shapes(
     other: Tensor,
     weight: Tensor,
     skip_self: bool,
-    grad_b: bool,
+    *flags: bool,
 ) -> Outputs:
+    grad_b = flags[-1]
     rows, g_a = a.new_empty(a.shape[0]), a.new_empty(a.shape)
     g_b = b.new_empty(b.shape if grad_b else (0,))
     return (
@@ -80,7 +90,7 @@ def _one_positive_body(
         view(grad_positive),
         (view(g_a), view(g_b) if grad_b else None),
         view(panel),
-        (view(workspace(a, b, backward=True)), threads()),
+        (view(workspace(a, b, backward=True)), pair_threads(a, b)),
     )
     g_a, g_scale = through_scale(a, g_a, scale)
     return _total(rows, weight), rows, g_a, g_b, g_scale, grad_positive
@@ -93,45 +103,62 @@ def _softplus_body(
     bias: Tensor,
     weight: Tensor,
     skip_self: bool,
+    half: bool,
     grad_b: bool,
 ) -> Outputs:
-    a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
+    left, right = multiplied(a, scale, half), multiplied(b, scale, half)
+    weight = weight.contiguous()
     _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, skip_self, grad_b)
     of_bias = torch.empty_like(rows)
     _C.pairwise_sigmoid_backward(
-        Logits(a, b, scale, LeftOut(self_pairs=skip_self), bias).view(),
+        Logits(left, right, scale, LeftOut(self_pairs=skip_self), bias).view(),
         view(weight),
         view(of_bias),
         view(rows),
         (view(g_a), view(g_b) if grad_b else None),
-        (view(workspace(a, b, backward=True)), threads()),
+        (view(workspace(left, right, backward=True)), pair_threads(a, b)),
     )
+    if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
+        g_b.mul_(scale)
     g_a, g_scale = through_scale(a, g_a, scale)
     return _total(rows, weight), rows, g_a, g_b, g_scale, of_bias.sum()
 
 
 def _one_positive_expression(
-    a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, skip_self: bool
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    positive: Tensor,
+    weight: Tensor,
+    skip_self: bool,
+    half: bool = False,
 ) -> Tensor:
-    rows = -F.logsigmoid(positive - lse(a, b, scale, LeftOut(self_pairs=skip_self))[0])
+    rows = -F.logsigmoid(positive - lse(a, b, scale, LeftOut(self_pairs=skip_self), half=half)[0])
     return (rows * weight).sum()
 
 
 def _softplus_expression(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, skip_self: bool
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor,
+    skip_self: bool,
+    half: bool = False,
 ) -> Tensor:
-    return (softplus(a, b, scale, bias, skip_self=skip_self) * weight).sum()
+    return (softplus(a, b, scale, bias, skip_self=skip_self, half=half) * weight).sum()
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, skip_self, _ = inputs
+    tensors, flags = inputs[:5], inputs[5:]
     _, rows, *grads = output  # the rows are the gradient of the weights
-    _value_and_grad.save(ctx, tensors, output, (*grads, rows), skip_self=skip_self)
+    _value_and_grad.save(ctx, tensors, output, (*grads, rows), skip_self=flags[0])
+    ctx.flags = len(flags)
 
 
 def _backward(expression: Callable[..., Tensor]) -> Callable[..., tuple[Tensor | None, ...]]:
     def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_value_and_grad.gradient(ctx, factor, expression), None, None
+        return *_value_and_grad.gradient(ctx, factor, expression), *(None,) * ctx.flags
 
     return backward
 
@@ -147,7 +174,7 @@ _one_positive = register_op(
 )
 _softplus = register_op(
     "pairwise_softplus_total(Tensor a, Tensor b, Tensor scale, Tensor bias, Tensor weight,"
-    " bool skip_self, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " bool skip_self, bool half, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_softplus_body,
     cuda=None,
     fake=_shapes,
@@ -157,7 +184,14 @@ _softplus = register_op(
 
 
 def one_positive_total(
-    a: Tensor, b: Tensor, scale: Tensor, positive: Tensor, weight: Tensor, *, skip_self: bool
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    positive: Tensor,
+    weight: Tensor,
+    *,
+    skip_self: bool,
+    half: bool = False,
 ) -> Tensor:
     r"""``sum_i weight_i softplus(log sum_j exp(scale_i a_i . b_j) - positive_i)``.
 
@@ -166,11 +200,13 @@ def one_positive_total(
         scale: 0-dim or (n,) tensor of the same dtype.
         positive, weight: (n,); the positive logit of a row is not among those of b, or left out.
         skip_self: leave out i == j.
+        half: as in `lse`, whose products of bfloat16 are faster than one visit without them.
 
     All tensors receive gradients. Rows without any pair add 0.
     """
-    if a.is_cuda or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b)):
-        return _one_positive_expression(a, b, scale, positive, weight, skip_self)
+    composed = scale.ndim == 0 and rounds(half, a.dtype)
+    if a.is_cuda or composed or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b)):
+        return _one_positive_expression(a, b, scale, positive, weight, skip_self, half)
     out: Tensor = _one_positive(
         a, b, scale, positive, weight, skip_self, _value_and_grad.wanted(b)
     )[0]
@@ -178,10 +214,18 @@ def one_positive_total(
 
 
 def softplus_total(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *, skip_self: bool
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor,
+    *,
+    skip_self: bool,
+    half: bool = False,
 ) -> Tensor:
     r"""``sum_ij weight_i softplus(scale_i a_i . b_j + bias)``; arguments as above, bias 0-dim."""
-    if a.is_cuda or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b)):
-        return _softplus_expression(a, b, scale, bias, weight, skip_self)
-    out: Tensor = _softplus(a, b, scale, bias, weight, skip_self, _value_and_grad.wanted(b))[0]
+    wanted = _value_and_grad.wanted
+    if a.is_cuda or not (wanted(a) or wanted(b)):
+        return _softplus_expression(a, b, scale, bias, weight, skip_self, half)
+    out: Tensor = _softplus(a, b, scale, bias, weight, skip_self, half, wanted(b))[0]
     return out

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, stream, threads, unit_stride, view
+from ..._seam import _C, row_threads, stream, unit_stride, view
 
 __all__ = ["column_moments", "pair_moments"]
 
@@ -52,7 +52,7 @@ def pair_moments(
         _C.cuda_moments_forward(view(x), view(y), product, view(mean), view(var), run)
     else:
         work = x.new_empty(_C.moments_workspace_size(n, d, operands))
-        run = view(work), threads()
+        run = view(work), row_threads((x, y))
         _C.moments_forward(view(x), view(y), product, view(mean), view(var), run)
     return mean, var
 
@@ -77,7 +77,7 @@ def _bwd_body(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_var: Tensor) -> T
     if x.is_cuda:
         _C.cuda_moments_backward(*arrays, stream(x))
     else:
-        _C.moments_backward(*arrays, threads())
+        _C.moments_backward(*arrays, row_threads((x,)))
     return grad
 
 

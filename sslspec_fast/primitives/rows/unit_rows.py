@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, stream, threads, unit_stride, view
+from ..._seam import _C, row_threads, stream, unit_stride, view
 from .._double_backward import through_composition
 
 __all__ = ["backward_into", "cosines", "forward_into", "paired_rows", "unit_rows"]
@@ -42,7 +42,7 @@ def forward_into(
     if norm.is_cuda:
         _C.cuda_unit_rows_forward(*args, stream(norm))
     else:
-        _C.unit_rows_forward(*args, threads())
+        _C.unit_rows_forward(*args, row_threads(z))
 
 
 def backward_into(
@@ -65,7 +65,7 @@ def backward_into(
     if norm.is_cuda:
         _C.cuda_unit_rows_backward(*args, stream(norm))
     else:
-        _C.unit_rows_backward(*args, threads())
+        _C.unit_rows_backward(*args, row_threads(x))
 
 
 def _shapes(z1: Tensor, z2: Tensor | None, longest: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:

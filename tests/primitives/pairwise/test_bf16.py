@@ -94,9 +94,44 @@ def test_strides_nan_and_threads() -> None:
 
 def test_the_core_checks_what_it_takes() -> None:
     a, out = half(4, 8).bfloat16(), torch.empty(4)
-    for b, scale in ((a, torch.ones(4)), (None, torch.tensor(1.0))):
-        work = torch.empty(_C.pairwise_workspace_size(4, 4, 8, CODE[a.dtype], b is None, False))
-        with pytest.raises(ValueError, match=r"need b and a scalar scale|take float32 or float64"):
-            _C.pairwise_forward(
-                pairwise.Logits(a, b, scale).view(), (view(out), None), (view(work), 1)
-            )
+    work = torch.empty(_C.pairwise_workspace_size(4, 4, 8, CODE[a.dtype], False, False))
+    logits = pairwise.Logits(a, a, torch.ones(4)).view()
+    with pytest.raises(ValueError, match=r"need a scalar scale|take float32 or float64"):
+        _C.pairwise_forward(logits, (view(out), None), None, (view(work), 1))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (47, 31), (97, 64), (257, 130)])
+def test_lse_self(n: int, d: int, scale: float) -> None:
+    """Rows that are exact in bfloat16: the logits are those of float64."""
+    u, c = leaves(half(n, d), torch.tensor(scale))
+    ids = torch.arange(n, dtype=torch.int32) // 2
+    ours = pairwise.lse_self(u, c, ids, half=True)
+    ue, ce = doubles(u, c)
+    exact = (ce * (ue @ ue.T)).masked_fill(ids[:, None] == ids, -math.inf).logsumexp(1)
+    some = torch.isfinite(exact)
+    assert torch.equal(torch.isfinite(ours), some)
+    if some.any():
+        close((ours[some],), (exact[some],), VALUE)
+        grads = torch.autograd.grad(ours[some].sum(), (u, c))
+        close(grads, torch.autograd.grad(exact[some].sum(), (ue, ce)), GRADIENT)
+
+
+@pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (10.0, -10.0), (100.0, -10.0)])
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_softplus(n: int, m: int, d: int, scale: float, bias: float) -> None:
+    tensors = leaves(half(n, d), half(m, d, 1), torch.tensor(scale), torch.tensor(bias))
+    ours = pairwise.softplus(*tensors, skip_self=True, half=True)
+    a, b, c, t = doubles(*tensors)
+    logits = c * (a @ b.T) + t
+    keep = torch.ones(n, m).fill_diagonal_(0)
+    exact = (torch.nn.functional.softplus(logits) * keep).sum(1)
+    close((ours,), (exact,), VALUE)
+    g = weights(n, dtype=torch.float32)
+    of_a, of_b, of_c, of_t = torch.autograd.grad(exact, (a, b, c, t), g.double())
+    both = pairwise.softplus_total(*tensors, g, skip_self=True, half=True)
+    close((both,), ((exact * g).sum(),), VALUE)
+    for grads in (torch.autograd.grad(ours, tensors, g), torch.autograd.grad(both, tensors)):
+        close((*grads[:2], grads[3]), (of_a, of_b, of_t), GRADIENT)
+        # its terms have both signs: beside what they add up to without them
+        assert abs(grads[2] - of_c) * scale <= GRADIENT * of_a.norm() * a.norm() + 1e-6

@@ -295,11 +295,13 @@ def test_opcheck() -> None:
     u, b = leaves(rows(9, 4, torch.float32), rows(6, 4, torch.float32, 1))
     c = torch.tensor(2.0, requires_grad=True)
     ids = torch.arange(9, dtype=torch.int32) % 2
-    torch.library.opcheck(ops.pairwise_lse_self.default, (u, c, ids))
+    keep = False  # the number of what is kept is another one in each call
     for half in (False, True):
-        arguments = (u, b, c, None, None, None, None, False, True, half)
+        torch.library.opcheck(ops.pairwise_lse_self.default, (u, c, ids, half, keep))
+        arguments = (u, b, c, None, None, None, None, False, True, half, keep)
         torch.library.opcheck(ops.pairwise_lse.default, arguments)
-    torch.library.opcheck(ops.pairwise_softplus.default, (u, b, c, torch.tensor(0.0), False))
+        softplus = (u, b, c, torch.tensor(0.0), False, half)
+        torch.library.opcheck(ops.pairwise_softplus.default, softplus)
 
 
 def test_the_core_names_what_is_wrong() -> None:

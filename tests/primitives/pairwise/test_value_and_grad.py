@@ -168,7 +168,8 @@ def test_opcheck() -> None:
     torch.library.opcheck(
         ops.pairwise_one_positive_total.default, (a, b, c, positive, weight, True, True)
     )
-    torch.library.opcheck(ops.pairwise_softplus_total.default, (a, b, c, bias, weight, True, True))
+    arguments = (a, b, c, bias, weight, True, False, True)
+    torch.library.opcheck(ops.pairwise_softplus_total.default, arguments)
 
 
 def test_the_core_names_what_is_wrong() -> None:

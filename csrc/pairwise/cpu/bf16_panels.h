@@ -1,4 +1,4 @@
-// The rectangular softmax part of `pairwise` for rows in bfloat16, on processors that multiply it (AVX512-BF16).
+// Operands of `pairwise` in bfloat16, on processors that multiply it (AVX512-BF16).
 //
 // Two neighbouring values along the sum fill the 32 bits of a float and are multiplied together: the panels, loops and
 // tiles are those of float with half the steps, and nothing in between does arithmetic on such a pair. The weights of a
@@ -7,10 +7,11 @@
 // Precision policy: products of bfloat16 numbers are exact and added up in float; logits, exponentials and statistics
 // are float. W is rounded to bfloat16 for the second product, as on a GPU (relative 2^-9, and the gradient is
 // bfloat16).
+#pragma once
 #include <immintrin.h>
 
 #include "pairwise/cpu/bf16.h"
-#include "pairwise/cpu/softmax.h"
+#include "pairwise/cpu/panels.h"
 
 namespace sslspec::cpu::avx512bf16 {
 namespace {
@@ -104,7 +105,8 @@ struct PairPanels : PairwiseBlocks<Pairs> {
     pack(
         backward,
         [&](int64_t r0, int64_t r1) {
-          if (backward && p.grad_b != nullptr) pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
+          if (backward && (p.symmetric || p.grad_b != nullptr))
+            pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
           return pack_pairs_by_rows(q.half_a, p.lda, r0, r1, p.d, w.a_panels);
         },
         [&](int64_t r0, int64_t r1) {
@@ -152,11 +154,4 @@ struct PairPanels : PairwiseBlocks<Pairs> {
 };
 
 }  // namespace
-
-int64_t pairwise_bf16_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool backward) {
-  return PairwiseBuffers<float>(nullptr, n, m, d, symmetric, backward).size;
-}
-void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, false).forward(); }
-void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, true).backward(); }
-
 }  // namespace sslspec::cpu::avx512bf16

@@ -1,0 +1,13 @@
+// The softmax and the sigmoid part of `pairwise` for rows in bfloat16; the algorithms are in softmax.h and sigmoid.h.
+#include "pairwise/cpu/bf16_panels.h"
+#include "pairwise/cpu/sigmoid.h"
+#include "pairwise/cpu/softmax.h"
+
+namespace sslspec::cpu::avx512bf16 {
+
+void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, false).forward(); }
+void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, true).backward(); }
+void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, false).forward(); }
+void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, true).backward(); }
+
+}  // namespace sslspec::cpu::avx512bf16

@@ -1,0 +1,78 @@
+"""How many CPU threads a step gets, and that a pass shared out to them is the same pass."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslspec_fast.functional as F
+from sslspec_fast import _seam
+from sslspec_fast.primitives import pairwise
+
+from .support.row_cases import leaves, rows
+
+
+@pytest.fixture(autouse=True)
+def _threads_are_restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_further_thread_needs_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One below 5e7 operations, torch's setting from enough on, and never more."""
+    monkeypatch.setattr(_seam, "WORK_OF_THREAD", 2.5e7)
+    torch.set_num_threads(4)
+    counts = [_seam.threads(work) for work in (0.0, 4.9e7, 5.1e7, 7.6e7, 1e8, 1e15)]
+    assert counts == [1, 1, 2, 3, 4, 4]
+    assert _seam.threads() == 4
+    torch.set_num_threads(1)
+    assert _seam.threads(1e15) == 1
+
+
+def made(a: Tensor, b: Tensor) -> list[Tensor]:
+    c = torch.tensor(5.0, dtype=a.dtype)
+    row, col = pairwise.lse(a, b, c, cols=True)
+    value = F.nt_xent(a, b) + F.siglip(a, b, 3.0, -1.0) + F.info_nce(a, b) + row.sum() + col.sum()
+    return [value.detach(), *torch.autograd.grad(value, (a, b))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_same_bits_for_more_threads_than_cores(dtype: torch.dtype) -> None:
+    """Threads of a team come late, sleep and are woken: each task is done once all the same."""
+    a, b = leaves(*(rows(700, 20, dtype, seed) for seed in (0, 1)))
+    torch.set_num_threads(1)
+    expected = made(a, b)
+    for count in (2, 3, 9):
+        torch.set_num_threads(count)
+        for _ in range(3):
+            assert all(map(torch.equal, made(a, b), expected))
+
+
+def test_passes_at_the_same_time() -> None:
+    """Each caller has a team of its own, and one of them the buffer of kept products."""
+    torch.set_num_threads(2)
+    inputs = [
+        leaves(rows(300, 40, torch.float32, 2 * k), rows(300, 40, torch.float32, 2 * k + 1))
+        for k in range(3)
+    ]
+    expected = [made(*x) for x in inputs]
+    results: list[list[list[Tensor]]] = [[] for _ in inputs]
+
+    def work(k: int) -> None:
+        for _ in range(5):
+            results[k].append(made(*inputs[k]))
+
+    callers = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    for k, own in enumerate(results):
+        assert len(own) == 5
+        for result in own:
+            assert all(map(torch.equal, result, expected[k]))
