@@ -11,7 +11,7 @@ import weakref
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 

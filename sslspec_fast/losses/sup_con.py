@@ -125,7 +125,8 @@ def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     labelled = (labels >= 0).to(x.dtype)
     by_class = torch.zeros_like(x).index_add(0, compact, x * labelled[:, None])
     size = torch.zeros_like(labelled).index_add(0, compact, labelled)
-    others = by_class[compact] - x
+    # index_select, unlike indexing, adds its gradient in a fixed order on a CPU
+    others = by_class.index_select(0, compact) - x
     return (x * others).sum(1) * labelled, (size[compact] - 1) * labelled
 
 

@@ -302,7 +302,7 @@ def _positive_sums(p: Problem, x: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
     compact = number[p.ranks.here]
     labelled = (labels >= 0).to(x.dtype)
     own = x.new_zeros(len(classes), x.shape[1]).index_add(0, compact, x * labelled[:, None])
-    others = sum_to_rows(own, p.ranks)[compact] - x
+    others = sum_to_rows(own, p.ranks).index_select(0, compact) - x
     size = x.new_zeros(len(classes)).index_add(0, compact, labelled)
     size = sum_over_ranks(size, p.ranks)
     return (x * others).sum(1) * labelled, (size[compact] - 1) * labelled
