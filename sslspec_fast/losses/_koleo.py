@@ -48,7 +48,7 @@ def mean_log_distances(
     """
     found = index >= 0
     # index_select, unlike indexing, adds its gradient in a fixed order on a CPU
-    near = others.index_select(0, index.clamp(min=0).flatten()).view(*index.shape, -1)
+    near = others.index_select(0, index.clamp(min=0).flatten()).view(*index.shape, u.shape[1])
     difference = u[:, None] - near + eps
     logs = (torch.linalg.vector_norm(difference, dim=2) + eps).log()
     return -(logs * found).sum(1) / found.sum(1).clamp(min=1), found[:, 0]  # NaN rows stay NaN
