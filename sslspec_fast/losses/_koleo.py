@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from ._common import rows_at
 
 
 def check_koleo(
@@ -47,8 +48,6 @@ def mean_log_distances(
     for none; and whether a row has any.
     """
     found = index >= 0
-    # index_select, unlike indexing, adds its gradient in a fixed order on a CPU
-    near = others.index_select(0, index.clamp(min=0).flatten()).view(*index.shape, u.shape[1])
-    difference = u[:, None] - near + eps
+    difference = u[:, None] - rows_at(others, index.clamp(min=0)) + eps
     logs = (torch.linalg.vector_norm(difference, dim=2) + eps).log()
     return -(logs * found).sum(1) / found.sum(1).clamp(min=1), found[:, 0]  # NaN rows stay NaN
