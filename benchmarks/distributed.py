@@ -9,7 +9,8 @@ times are those of forward and backward, beside "gathered": all rows gathered wi
 the fused loss of one process on them; bytes are those that a rank sends. --peers: lightly with
 gather_distributed, open_clip's ClipLoss with local_loss and gather_with_grad, and its SigLipLoss
 (bidir), where they are installed; --only takes names of losses. Peak memory is that of torch on a
-GPU, and on a CPU how much the resident memory of the process grew over a step.
+GPU, and on a CPU how much the resident memory of the process grew over a step, which is a peak only
+with MALLOC_MMAP_THRESHOLD_=65536 and MALLOC_TRIM_THRESHOLD_=0: freed memory then goes back.
 """
 
 from __future__ import annotations

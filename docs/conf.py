@@ -71,6 +71,7 @@ TREE = {
         "metrics",
         "integrations",
         "graphs",
+        "column_bias",
         "large_eigenproblems",
         "command_line",
     ],

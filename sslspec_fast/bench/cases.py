@@ -2,7 +2,7 @@
 
 Names are ``family rows x width``; rows are all rows that the loss compares (NT-Xent 8192 x 128 is
 4,096 pairs). ``flops`` counts what the fused algorithm does in forward + backward (docs/numerics.md
-names the algorithms), so GFLOP/s compares kernels with a bare GEMM and flatters nobody.
+names the algorithms), so GFLOP/s compares kernels with a bare GEMM and favours no form.
 """
 
 from __future__ import annotations

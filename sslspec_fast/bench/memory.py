@@ -54,7 +54,7 @@ def peak_extra_mib(case: Case, variant: str, registry: str) -> float | None:
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     environment["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     # `-m` puts the current folder first on sys.path. In a checkout that is the source, which has no
-    # compiled core; in the shared temporary folder it is what anybody put there. An empty folder
+    # compiled core; in the shared temporary folder it may be another user's. An empty folder
     # that only this user can write to is neither.
     with tempfile.TemporaryDirectory() as empty:
         run = subprocess.run(

@@ -199,8 +199,10 @@ def weighs_by_class_size(weight: str) -> bool:
     return weight == "class_size"
 
 
-def label_tensor(labels: Any) -> Tensor:
-    """(n,) int64, on the device of a tensor."""
+def label_tensor(labels: Any, *, names: bool = True) -> Tensor:
+    """(n,) int64, on the device of a tensor. names: whether labels may be names, which are numbered
+    here.
+    """
     if isinstance(labels, Tensor):
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"from_labels: labels must be integers, got {labels.dtype}")
@@ -212,6 +214,11 @@ def label_tensor(labels: Any) -> Tensor:
         if array.size == 0 and array.ndim == 1:
             array = array.astype(np.int64)
         if array.dtype.kind in "OUS":
+            if not names:
+                raise TypeError(
+                    "from_labels: labels over ranks must be integers, got names, whose numbers "
+                    "each rank would choose for itself"
+                )
             array = class_codes(array, "from_labels: labels")
         if array.dtype.kind not in "iub":
             raise TypeError(

@@ -11,7 +11,7 @@ import weakref
 from typing import Any
 
 import numpy as np
-import scipy.sparse
+import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
@@ -59,12 +59,7 @@ def labels(values: Any, weight: str, self_loops: bool, group: Any) -> Relation:
     op = "from_labels"
     with told_to_all(op, group):
         size = build.weighs_by_class_size(weight)
-        if not isinstance(values, Tensor) and build.host_array(values).dtype.kind in "OUS":
-            raise TypeError(
-                f"{op}: labels over ranks must be integers, got names, whose numbers each rank "
-                "would choose for itself"
-            )
-        ids = build.label_tensor(values)
+        ids = build.label_tensor(values, names=False)
     facts = {"weight": weight, "self_loops": self_loops}
     ranks = _filled(op, agree(op, group, facts, ids.shape[0])[0], "labels")
     return labels_relation(ids, class_size_weight=size, self_loops=self_loops, ranks=ranks)

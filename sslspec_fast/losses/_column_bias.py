@@ -34,7 +34,18 @@ _KEPT = 1 << 23  # logits that are kept: 32 MiB in float32
 
 
 def center_bias(center: Tensor, temperature: float) -> Tensor:
-    """(k,) the bias ``-center / temperature`` that centering is; no gradient.
+    """The bias ``-center / temperature`` that centering is.
+
+    Args:
+        center: (k,), what centering takes off the teacher's logits; float64, float32, bfloat16 or
+            float16.
+        temperature: the teacher's, > 0.
+
+    Returns:
+        (k,) in the dtype of the center (float32 for half precision), without a gradient.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> center_bias(torch.tensor([0.1, -0.2]), 0.05)
     tensor([-2.,  4.])
@@ -55,13 +66,20 @@ def column_mean(
     normalize: bool = True,
     sample_weight: Tensor | None = None,
 ) -> Tensor:
-    """(k,) means over the rows of their logits; what DINO's center is a moving average of.
+    """Means over the rows of their logits; what DINO's center is a moving average of.
 
     Args:
-        rows: (m, d) of the teacher; logits (m, k) without prototypes.
+        rows: (m, d) of the teacher; logits (m, k) without prototypes. float64, float32, bfloat16 or
+            float16 (computed in float32).
         prototypes: (k, d).
         normalize: rows and prototypes to unit length; not with logits.
         sample_weight: (m,) weights of the mean.
+
+    Returns:
+        (k,) in the dtype of the rows (float32 for half precision), without a gradient.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> column_mean(torch.eye(2), torch.eye(2))
     tensor([0.5000, 0.5000])
@@ -91,7 +109,7 @@ def sinkhorn_bias(
     impl: str = "fused",
     group: Any = None,
 ) -> Tensor:
-    """(k,) the bias after which the codes of the rows are those of Sinkhorn's iteration.
+    """The bias after which the codes of the rows are those of Sinkhorn's iteration.
 
     Args:
         rows: (m, d) of the teacher; logits (m, k) without prototypes.
@@ -105,8 +123,13 @@ def sinkhorn_bias(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Rounds and logits are float32 (float64 for float64 rows). Errors: ValueError or TypeError on
-    shapes, dtypes, devices or ranges that do not fit.
+    Rounds and logits are float32 (float64 for float64 rows).
+
+    Returns:
+        (k,) in the dtype of the rounds, without a gradient.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # both rows prefer the first column
     >>> codes = torch.softmax(logits + sinkhorn_bias(logits, temperature=1.0), dim=1)

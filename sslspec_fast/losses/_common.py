@@ -90,6 +90,33 @@ def numbered(labels: Tensor) -> Tensor:
     return torch.empty_like(order).scatter(-1, order, fresh.cumsum(-1) - 1)
 
 
+def rows_at(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], (*index.shape, d). Its gradient adds in a fixed order on a CPU; that of indexing
+    does not where several threads add to one row.
+    """
+    return x.index_select(0, index.flatten()).view(*index.shape, x.shape[1])
+
+
+def positive_sums(
+    x: Tensor,
+    labels: Tensor,
+    number: Tensor,
+    classes: int,
+    over_rows: Callable[[Tensor], Tensor] = lambda sums: sums,
+    over_counts: Callable[[Tensor], Tensor] = lambda counts: counts,
+) -> tuple[Tensor, Tensor]:
+    """(n,) sums of x_i . x_j over the other rows with the label of i, and how many they are.
+
+    number: (n,) in [0, classes), equal where labels are; a negative label has no other rows.
+    over_rows, over_counts: add the sums (classes, d) and counts (classes,) of ranks.
+    """
+    labelled = (labels >= 0).to(x.dtype)
+    by_class = x.new_zeros(classes, x.shape[1]).index_add(0, number, x * labelled[:, None])
+    others = rows_at(over_rows(by_class), number) - x
+    size = over_counts(x.new_zeros(classes).index_add(0, number, labelled))
+    return (x * others).sum(1) * labelled, (size[number] - 1) * labelled
+
+
 def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None, half: bool) -> Tensor:
     """(n,) log sum over k != i with another id of exp(scale_i u_i . u_k).
 

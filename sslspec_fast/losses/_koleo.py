@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from ._common import rows_at
 
 
 def check_koleo(
@@ -47,6 +48,6 @@ def mean_log_distances(
     for none; and whether a row has any.
     """
     found = index >= 0
-    difference = u[:, None] - others[index.clamp(min=0)] + eps
+    difference = u[:, None] - rows_at(others, index.clamp(min=0)) + eps
     logs = (torch.linalg.vector_norm(difference, dim=2) + eps).log()
     return -(logs * found).sum(1) / found.sum(1).clamp(min=1), found[:, 0]  # NaN rows stay NaN

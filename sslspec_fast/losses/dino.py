@@ -65,7 +65,13 @@ def dino(
         group: torch.distributed group; world size 1 only for now. A mean over ranks of equal sizes,
             as DDP's of gradients, is the loss of all rows.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the student's views (float32 for half precision); (loss,
+        terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
+        NotImplementedError: a bias that requires a gradient.
 
     >>> views, w = torch.eye(3).repeat(2, 1, 1), torch.eye(3)
     >>> round(float(dino(views, views, w, teacher_temperature=0.1)), 4)
@@ -117,6 +123,20 @@ class DINOLoss(Loss):
     With ``prototypes=`` and ``teacher_prototypes=`` of a call the views are (n, d) rows instead of
     logits, and the last layer is no part of the model. The teacher has no gradient. Once
     torch.distributed is initialised, all processes call it together and have the same center.
+
+    Args:
+        output_dim: k, the prototypes, >= 1.
+        warmup_teacher_temp: the teacher's temperature in the first epoch.
+        teacher_temp: the same after the warm-up.
+        warmup_teacher_temp_epochs: how many epochs the warm-up takes, >= 0.
+        student_temp: `student_temperature` of `dino`.
+        center_momentum: in [0, 1], the part of the center that a call leaves as it is.
+        center_mode: "mean".
+        options: further keywords of `dino`.
+
+    Raises:
+        ValueError or TypeError: a size, momentum or mode that does not fit.
+        TypeError: a keyword that `dino` does not have.
     """
 
     center: Tensor

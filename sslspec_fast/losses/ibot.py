@@ -70,8 +70,14 @@ def ibot(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; on a CPU
-    also where the rows are not as many as the masked tokens.
+    Returns:
+        The loss, 0-dim, in the dtype of the student's rows (float32 for half precision); (loss,
+        terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit; on a CPU also
+            where the rows are not as many as the masked tokens.
+        NotImplementedError: a bias that requires a gradient.
 
     >>> logits, mask = torch.eye(3), torch.tensor([[True, True, False], [False, False, True]])
     >>> round(float(ibot(logits, logits, mask, student_temperature=1.0)), 4)
@@ -155,6 +161,17 @@ class IBOTPatchLoss(Loss):
     With ``prototypes=`` and ``teacher_prototypes=`` of a call the tokens are (m, d) rows instead of
     logits, and the last layer is no part of the model. The teacher has no gradient. Once
     torch.distributed is initialised, all processes call it together and have the same center.
+
+    Args:
+        output_dim: k, the prototypes, >= 1.
+        teacher_temp, student_temp: `teacher_temperature` and `student_temperature` of `ibot`.
+        center_mode: "mean".
+        center_momentum: in [0, 1], the part of the center that a call leaves as it is.
+        options: further keywords of `ibot`.
+
+    Raises:
+        ValueError or TypeError: a size, momentum or mode that does not fit.
+        TypeError: a keyword that `ibot` does not have.
     """
 
     functional = staticmethod(ibot)
@@ -221,6 +238,13 @@ class IBOTPlusPlusPatchLoss(IBOTPatchLoss):
     teacher_temp=None, visible_loss_weight=1.0)`` on all tokens, (b, tokens, k) or (b tokens, k).
 
     Without a mask the mean is over all tokens. The rest is as in `IBOTPatchLoss`.
+
+    Args:
+        output_dim, teacher_temp, student_temp, center_mode, center_momentum, options: as in
+            `IBOTPatchLoss`.
+
+    Raises:
+        ValueError or TypeError: as in `IBOTPatchLoss`.
     """
 
     def forward(

@@ -94,7 +94,7 @@ class KoLeoLoss(Loss):
 
     Args:
         p: of the distance, 2.
-        eps: as in `koleo`.
+        eps, group: as in `koleo`.
         options: further keywords of `koleo`.
 
     Raises:

@@ -104,13 +104,13 @@ class LeJEPALoss(Loss):
 
     Args:
         lambda_param: the weight lambda.
-        gather_distributed: accepted for one process only.
+        gather_distributed: the rows of all processes are one batch.
         sigreg_knots, sigreg_t_max: `knots` and `t_max` of `sigreg`.
         sigreg_num_vectors: how many directions are drawn; None takes all of them.
+        group: as in `lejepa`.
         options: further keywords of `lejepa`.
 
     Raises:
-        ValueError: gather_distributed with several processes.
         TypeError: a keyword that `lejepa` does not have.
     """
 

@@ -69,7 +69,13 @@ def msn(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the anchors (float32 for half precision); (loss,
+        terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
+        NotImplementedError: a prior that requires a gradient.
 
     >>> z = torch.eye(3)
     >>> round(float(msn(z, z, z)), 4)
@@ -177,7 +183,16 @@ def _divergence_of(law: Tensor, p: Tensor) -> Tensor:
 
 class MSNLoss(Loss):
     """`msn` with lightly's constructor and ``forward(anchors, targets, prototypes,
-    target_sharpen_temperature=0.25)``. gather_distributed: False, or True in one process.
+    target_sharpen_temperature=0.25)``.
+
+    Args:
+        temperature: as in `msn`.
+        sinkhorn_iterations, regularization_weight: its `iterations` and `regularization`.
+        gather_distributed: True for one process only; with several, a call raises ValueError.
+        options: further keywords of `msn`.
+
+    Raises:
+        TypeError: a keyword that `msn` does not have.
     """
 
     functional = staticmethod(msn)
@@ -219,7 +234,16 @@ class MSNLoss(Loss):
 
 
 class PMSNLoss(MSNLoss):
-    """`msn` with PMSN's prior and lightly's constructor; ``forward`` is that of `MSNLoss`."""
+    """`msn` with PMSN's prior and lightly's constructor; ``forward`` is that of `MSNLoss`.
+
+    Args:
+        temperature, sinkhorn_iterations, regularization_weight: as in `MSNLoss`.
+        power_law_exponent: alpha >= 0 of the prior j^-alpha.
+        gather_distributed, options: as in `MSNLoss`.
+
+    Raises:
+        TypeError: a keyword that `msn` does not have.
+    """
 
     def __init__(
         self,

@@ -59,7 +59,13 @@ def proto_nce(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of z (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit; on a CPU also
+            an assignment outside [0, k).
 
     >>> z = torch.eye(3)
     >>> round(float(proto_nce(z, z, [0, 1, 2], concentration=0.5)), 4)
@@ -109,12 +115,25 @@ def _clusters(op: str, assignment: Any, like: Tensor, k: int) -> Tensor:
 def concentration(
     z: Tensor, prototypes: Tensor, assignment: Any, *, temperature: float = 0.2
 ) -> Tensor:
-    """(k,) the concentrations of clusters, as PCL estimates them; no gradient.
+    """The concentrations of k clusters, as PCL estimates them.
 
     The mean distance of a cluster's unit rows from its unit prototype over log(size + 10); clusters
     of at most one row get the largest of the others. All are then clipped to their 10th and 90th
     percentile and scaled to the mean `temperature`. Where all rows lie at their prototypes, or no
     cluster has two of them, all are `temperature`.
+
+    Args:
+        z: (n, d) float64, float32, bfloat16 or float16 (computed in float32).
+        prototypes: (k, d) centres of the clusters. Rows and prototypes are scaled to unit length.
+        assignment: (n,) integers in [0, k), the cluster of each row.
+        temperature: > 0, the mean of the concentrations.
+
+    Returns:
+        (k,) in the dtype of z (float32 for half precision), without a gradient.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit; on a CPU also
+            an assignment outside [0, k).
 
     >>> z = torch.tensor([[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]])
     >>> concentration(z, torch.eye(2), [0, 0, 1, 1])

@@ -72,7 +72,14 @@ def prototype_cross_entropy(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the students (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
+        NotImplementedError: a bias, teacher_temperature or weights of pairs that require a
+            gradient.
 
     >>> z, w = torch.eye(4, 8), torch.eye(6, 8)
     >>> round(float(prototype_cross_entropy(z, z, w, teacher_temperature=0.1)), 4)

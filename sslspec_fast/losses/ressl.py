@@ -55,8 +55,14 @@ def ressl(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit; on a CPU
-    also where one of 64 rows of the queue is not of unit length.
+    Returns:
+        The loss, 0-dim, in the dtype of the queries (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit; on a CPU also
+            where one of 64 rows of the queue is not of unit length.
+        NotImplementedError: a queue or key_temperature that requires a gradient.
 
     >>> z = torch.eye(4, 8)
     >>> round(float(ressl(z[:2], z[:2], z, temperature=0.5)), 4)

@@ -147,13 +147,12 @@ class SIGReg(Loss):
     Directions are drawn from torch's global generator.
 
     Args:
-        knots, t_max: as in `sigreg`.
+        knots, t_max, group: as in `sigreg`.
         num_vectors: how many directions are drawn; None takes all of them.
-        gather_distributed: accepted for one process only.
+        gather_distributed: the rows of all processes are one batch.
         options: further keywords of `sigreg`.
 
     Raises:
-        ValueError: gather_distributed with several processes.
         TypeError: a keyword that `sigreg` does not have.
     """
 

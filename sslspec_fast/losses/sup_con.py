@@ -29,6 +29,7 @@ from ._common import (
     add_terms,
     dot_with_sum,
     numbered,
+    positive_sums,
     reduce_rows,
     run_reference,
     self_lse,
@@ -108,7 +109,7 @@ def sup_con(
             return loss
         positive = scale * run_reference(reference.mean_positive, x, y)
     else:
-        sums, count = positive_sums(x, y)
+        sums, count = positive_sums(x, y, numbered(y), n)
         anchor = count > 0
         positive = torch.where(anchor, scale * sums / count.clamp(min=1), 0.0)
         rows = self_lse(x, scale, None, is_half(z)) - positive
@@ -117,16 +118,6 @@ def sup_con(
             rows = rows + smoothing(positive, total, n - 1, label_smoothing)
         loss = reduce_rows(torch.where(anchor, rows * factor, 0.0), reduction, weight)
     return add_terms(loss, positive * factor, reduction, weight) if return_terms else loss
-
-
-def positive_sums(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(n,) sums of x_i . x_j over the other rows with the label of i, and (n,) their number."""
-    compact = numbered(labels)
-    labelled = (labels >= 0).to(x.dtype)
-    by_class = torch.zeros_like(x).index_add(0, compact, x * labelled[:, None])
-    size = torch.zeros_like(labelled).index_add(0, compact, labelled)
-    others = by_class[compact] - x
-    return (x * others).sum(1) * labelled, (size[compact] - 1) * labelled
 
 
 class SupConLoss(Loss):

@@ -64,7 +64,12 @@ def swav(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of the large crops (float32 for half precision); (loss,
+        terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
 
     >>> views, w = torch.eye(3).repeat(2, 1, 1), torch.eye(3)
     >>> round(float(swav(views, prototypes=w)), 4)
@@ -152,8 +157,17 @@ class SwaVLoss(Loss):
     low_resolution_outputs, queue_outputs=None)`` on lists of scores; the loss has no dimension.
 
     With ``prototypes=`` of a call the outputs are (n, d) rows, which are scaled to unit length as
-    the prototypes are, and the last layer is no part of the model. sinkhorn_gather_distributed:
-    False, or True in one process.
+    the prototypes are, and the last layer is no part of the model.
+
+    Args:
+        temperature: as in `swav`.
+        sinkhorn_iterations, sinkhorn_epsilon: its `iterations` and `sinkhorn_temperature`.
+        sinkhorn_gather_distributed: True for one process only; with several, a call raises
+            ValueError.
+        options: further keywords of `swav`.
+
+    Raises:
+        TypeError: a keyword that `swav` does not have.
     """
 
     functional = staticmethod(swav)

@@ -52,7 +52,13 @@ def x_clr(
         impl: "fused", or "torch" for the plain reference.
         group: torch.distributed group; world size 1 only for now.
 
-    Errors: ValueError or TypeError on shapes, dtypes, devices or ranges that do not fit.
+    Returns:
+        The loss, 0-dim, in the dtype of z (float32 for half precision), or (n,) with
+        reduction="none"; (loss, terms) with return_terms.
+
+    Raises:
+        ValueError or TypeError: shapes, dtypes, devices or ranges that do not fit.
+        NotImplementedError: a target_temperature that requires a gradient.
 
     >>> z = torch.eye(3)
     >>> round(float(x_clr(z, z)), 4)  # two others at the same distance: log 2

@@ -94,7 +94,7 @@ def fail(op: str, group: Any, error: Exception) -> NoReturn:
 def told_to_all(op: str, group: Any) -> contextlib.AbstractContextManager[None]:
     """Around the checks before `agree`: an exception reaches the other ranks, which wait there.
 
-    group: a ProcessGroup, or None, where nobody waits. Under torch.compile arguments are checked
+    group: a ProcessGroup, or None, where no rank waits. Under torch.compile arguments are checked
     while the graph is traced, and every rank raises on its own.
     """
     if group is None or torch.compiler.is_compiling():

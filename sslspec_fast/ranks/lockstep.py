@@ -28,7 +28,7 @@ _FAILED = 5.0
 
 
 class OtherRankError(RuntimeError):
-    """Raised on all ranks at once: nobody needs to be told."""
+    """Raised on all ranks at once: no rank needs to be told."""
 
 
 class Lockstep:

@@ -2,7 +2,7 @@
 
 All collectives, those of the gradient too, are over when the value is there; the backward pass
 multiplies by the factor from above. So there is one order of collectives per call, rows are
-gathered once, and a rank that skips its backward keeps nobody waiting.
+gathered once, and a rank that skips its backward keeps no rank waiting.
 """
 
 from __future__ import annotations

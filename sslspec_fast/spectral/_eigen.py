@@ -67,7 +67,9 @@ class Modes:
     info: SpectrumInfo
 
 
-def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> SpectrumInfo:
+def dense_info(
+    target: Target, values: Array, k: int, seconds: float, residuals: Array
+) -> SpectrumInfo:
     """Info of a dense solve whose full spectrum `values` (wanted first) is known."""
     k = min(k, len(values))
     norm = float(np.abs(values).max(initial=0.0))
@@ -76,6 +78,7 @@ def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> Spect
     known = np.maximum(residuals, 4.0 * np.finfo(np.float64).eps * norm)
     usual = float(np.median(np.abs(values))) if len(values) else 0.0
     whole = usual == 0.0 or resolved(values[:k], known[:k], gap, usual)
+    components, isolated = target.counts
     return SpectrumInfo(
         converged=whole,
         residuals=residuals,
@@ -94,6 +97,8 @@ def dense_info(values: Array, k: int, seconds: float, residuals: Array) -> Spect
         n_matvec=0,
         seconds=seconds,
         precision="float64",
+        components=components,
+        isolated=isolated,
     )
 
 
@@ -281,6 +286,7 @@ def _behind(
 
 def _exact_info(target: Target, cut: bool) -> SpectrumInfo:
     gap = 0.0 if cut else math.inf
+    components, isolated = target.counts
     return SpectrumInfo(
         converged=True,
         residuals=np.zeros(0),
@@ -293,8 +299,8 @@ def _exact_info(target: Target, cut: bool) -> SpectrumInfo:
         n_iter=0,
         n_matvec=0,
         seconds=0.0,
-        components=target.components[0],
-        isolated=int(target.total(target.isolated.size)),
+        components=components,
+        isolated=isolated,
     )
 
 
@@ -309,7 +315,6 @@ def _solve(
 ) -> Modes:
     found = solve(op, k, which, groups, solver, usual)
     facts = {f.name: getattr(found.info, f.name) for f in dataclasses.fields(found.info)}
-    info = SpectrumInfo(
-        **facts, components=target.components[0], isolated=int(target.total(target.isolated.size))
-    )
+    components, isolated = target.counts
+    info = SpectrumInfo(**facts, components=components, isolated=isolated)
     return Modes(host_array(found.values), host_array(found.vectors), info)

@@ -88,8 +88,7 @@ class Design:
         form = (form + form.T) / 2 + ridge * (p.T @ p)
         values, vectors = _extreme(form, k, largest=largest)
         residual = np.linalg.norm(form @ vectors[:, :k] - vectors[:, :k] * values[:k], axis=0)
-        info = dense_info(values, k, time.perf_counter() - start, residual)
-        info.components, info.isolated = target.components[0], int(target.isolated.size)
+        info = dense_info(target, values, k, time.perf_counter() - start, residual)
         info.extra["range"] = int(keep.sum())
         weights = torch.from_numpy(unit[:, None] * p @ vectors[:, :k])
         return Pencil(values[:k], canonical_signs(weights).numpy(), info)
@@ -132,10 +131,11 @@ def design_of(target: Target, features: Any, kernel: Any, ridge: float = 0.0) ->
         # is left out is rounding, as in `pencil`. A ridge penalises |W|^2: its optimum lies in the
         # row space of X as it is, and rounding is too small to matter beside it.
         unit = _alike(x) if ridge == 0 else np.ones(x.shape[1])
-        _, sigma, vt = sla.svd(x * unit, full_matrices=False)
+        alike = x * unit
+        _, sigma, vt = sla.svd(alike, full_matrices=False)
         if ridge == 0:
             vt = vt[sigma >= np.sqrt(_RANGE) * sigma[0]]
-        return Design(x * unit @ vt.T, unit[:, None] * vt.T, features)
+        return Design(alike @ vt.T, unit[:, None] * vt.T, features)
     if kernel is None:
         return None
     gram = checked_array(kernel, "kernel", 2)

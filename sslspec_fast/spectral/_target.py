@@ -183,6 +183,11 @@ class Target:
         count, labels = self.components
         return np.flatnonzero(np.bincount(labels, minlength=count)[labels] == 1)
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many connected components and isolated nodes there are."""
+        return self.components[0], int(self.total(self.isolated.size))
+
     # ------------------------------------------------------------------ operators
     def adjacency(self) -> SymmetricOperator:
         """G."""

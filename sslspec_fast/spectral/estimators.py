@@ -111,11 +111,10 @@ class SimCLREmbedding(ClosedFormEmbedding):
     scikit-learn's Isomap.
 
     Args:
-        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state,
-            n_jobs, verbose: as in
-            `VICRegEmbedding`.
+        n_components, affinity, n_neighbors, regime: as in `VICRegEmbedding`.
         center: fit H G H, which drops the constant direction (default, unlike
             ``sf.spectral.simclr``).
+        kernel, gamma, tol, random_state, n_jobs, verbose: as in `VICRegEmbedding`.
 
     Attributes are those of `VICRegEmbedding`.
     """
@@ -155,11 +154,10 @@ class BarlowTwinsEmbedding(ClosedFormEmbedding):
     """Optimum of Barlow Twins: canonical correlation analysis, water-filled (LDA on labels).
 
     Args:
-        n_components, affinity, n_neighbors, regime, kernel, gamma, tol, random_state,
-            n_jobs, verbose: as in
-            `VICRegEmbedding`.
+        n_components, affinity, n_neighbors, regime: as in `VICRegEmbedding`.
         off_diagonal: weight of the off-diagonal terms.
         whitened: the CCA constraint instead of the exact loss.
+        kernel, gamma, tol, random_state, n_jobs, verbose: as in `VICRegEmbedding`.
 
     Attributes are those of `VICRegEmbedding`.
     """

@@ -181,7 +181,6 @@ def _log_graph(target: Target, k: int, tau: float, negatives: str, reduction: st
 
 
 def _info(spectrum: Array, k: int, target: Target) -> SpectrumInfo:
-    info = dense_info(spectrum, k, 0.0, np.zeros(k))
+    info = dense_info(target, spectrum, k, 0.0, np.zeros(k))
     info.method, info.reason = "exact", "the spectrum is known"
-    info.components, info.isolated = target.components[0], int(target.isolated.size)
     return info

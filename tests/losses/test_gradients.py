@@ -83,3 +83,21 @@ def test_repeatable_bit_for_bit(name):
         grads.append(torch.autograd.grad(value.sum(), leaves))
     assert torch.equal(values[0], values[1])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_threads_give_the_same_bits_again(name):
+    inputs, loss = CASES[name].make(260, 129)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        results = []
+        for _ in range(4):
+            leaves = [x.detach().float().requires_grad_() for x in inputs]
+            value = loss(*leaves)
+            grads = torch.autograd.grad(value.sum(), leaves, allow_unused=True)
+            results.append([value.detach(), *(g for g in grads if g is not None)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

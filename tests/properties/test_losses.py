@@ -66,7 +66,8 @@ def drawn_options(data: st.DataObject, name: str, rows: int) -> dict[str, Any]:
     elif "label_smoothing" in known:
         out["label_smoothing"] = data.draw(st.sampled_from([0.0, 0.3]), "label_smoothing")
     if "reduction" in known:
-        out["reduction"] = data.draw(st.sampled_from(["mean", "mean", "sum", "none"]), "reduction")
+        forms = ["mean", "sum"] if "mean_entropy" in name else ["mean", "mean", "sum", "none"]
+        out["reduction"] = data.draw(st.sampled_from(forms), "reduction")
     if "sample_weight" in known and data.draw(st.booleans(), "sample_weight"):
         out["sample_weight"] = torch.arange(rows, dtype=torch.float64) % 3 + 0.5
     if "off_diagonal" in known:

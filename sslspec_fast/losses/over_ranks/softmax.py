@@ -19,6 +19,7 @@ from ...primitives.rows.unit_rows import paired_rows, unit_rows
 from ...ranks import agree, gather_rows, sum_to_rows, told_to_all
 from ...ranks.differentiable import sum_over_ranks
 from ...ranks.group import by_name
+from .._common import positive_sums
 from .._softmax import check_softmax, debiased, one_positive_rows, smoothing
 from ._agreed import scale_given, wanted
 from ._form import ROWS, SCALE, Form, Given, Problem, Result
@@ -281,9 +282,9 @@ def _sup_con(p: Problem) -> Result:
     check_weight(p, weight)
     x, labels, t = p.rows("z"), p.rows("labels"), scale_of(p, "temperature")
     scale = t.reciprocal()
-    pulled, count = _positive_sums(p, x, labels)
+    sums, count = _positive_sums(p, x, labels)
     anchor = count > 0
-    positive = torch.where(anchor, scale * pulled / count.clamp(min=1), 0.0)
+    positive = torch.where(anchor, scale * sums / count.clamp(min=1), 0.0)
     columns = Columns(p.ranks, p.ranks, 1, multiplies_half(x, p.half))
     rows = self_log_sum_exp(x, scale, columns) - positive
     if smooth:
@@ -299,13 +300,14 @@ def _positive_sums(p: Problem, x: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
     number. Rows of a class are added up over ranks: (classes, d) numbers travel.
     """
     classes, number = gather_rows(labels, p.ranks).unique(return_inverse=True)
-    compact = number[p.ranks.here]
-    labelled = (labels >= 0).to(x.dtype)
-    own = x.new_zeros(len(classes), x.shape[1]).index_add(0, compact, x * labelled[:, None])
-    others = sum_to_rows(own, p.ranks)[compact] - x
-    size = x.new_zeros(len(classes)).index_add(0, compact, labelled)
-    size = sum_over_ranks(size, p.ranks)
-    return (x * others).sum(1) * labelled, (size[compact] - 1) * labelled
+    return positive_sums(
+        x,
+        labels,
+        number[p.ranks.here],
+        len(classes),
+        lambda sums: sum_to_rows(sums, p.ranks),
+        lambda counts: sum_over_ranks(counts, p.ranks),
+    )
 
 
 def _base_of(arguments: dict[str, Any]) -> dict[str, Any]:
