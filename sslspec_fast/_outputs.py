@@ -30,7 +30,7 @@ def check_folder(
     """Raise ValueError where `results` would replace what no earlier run wrote.
 
     names: every file that a run may write; always: those that every run writes, so that a folder
-    with some but not all of them holds somebody else's files. inputs: files that are read.
+    with some but not all of them holds the files of something else. inputs: files that are read.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder, got the file {folder}")
@@ -61,7 +61,7 @@ def results(
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder, got the file {folder}")
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / _ASIDE
     try:
@@ -87,7 +87,7 @@ def results(
         _exchange(folder, names, new, old)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        for path in made:
+        for path in created:
             with contextlib.suppress(OSError):  # not empty: the results are there
                 path.rmdir()
 

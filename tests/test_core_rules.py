@@ -160,15 +160,15 @@ def kernel_objects() -> list[Path]:
 
 
 def test_kernel_objects_export_no_weak_symbols() -> None:
-    # A weak symbol compiled for AVX-512 may be the copy that the linker keeps for everybody.
+    # A weak symbol compiled for AVX-512 may be the copy that the linker keeps for all levels.
     objects = kernel_objects()
     if not objects or shutil.which("nm") is None:
         pytest.skip("no object files of a local build, or no nm")
     for path in objects:
         run = subprocess.run(["nm", "-C", str(path)], capture_output=True, text=True, check=True)
         weak = [line for line in run.stdout.splitlines() if re.match(r"[0-9a-f]+ [WV] ", line)]
-        # The entry points are explicit instantiations in the namespace of their level: nobody
-        # shares those names. DW.ref is a pointer of the exception tables, no code.
+        # The entry points are explicit instantiations in the namespace of their level,
+        # which is in no other object. DW.ref is a pointer of the exception tables, no code.
         own = r"sslspec::cpu::(baseline|avx2|avx512|avx512bf16)::|DW\.ref\."
         weak = [line for line in weak if not re.search(rf" [WV] ([\w ]+ )?({own})", line)]
         assert weak == [], path.name

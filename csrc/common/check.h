@@ -1,5 +1,5 @@
 // The only exceptions that the core throws, and the checks that guard memory safety.
-// What a user can get wrong is checked, with friendlier words, in Python; a failure here names the same facts.
+// What a user can get wrong is checked, with the words of the API, in Python; a failure here names the same facts.
 #pragma once
 #include <cstdint>
 #include <stdexcept>

@@ -2,7 +2,7 @@
 // jobs.
 //
 // A job is over when all its work is done, not when all threads have been there: a thread that the system has put aside
-// before it began delays nobody. A thread that waits spins for some microseconds, as long as the next step is usually
+// before it began delays no other. A thread that waits spins for some microseconds, as long as the next step is usually
 // away, and then sleeps: a waiting thread that kept its core would take it from those that have work.
 #pragma once
 #include <cstdint>

@@ -21,7 +21,7 @@ import sslspec_fast.functional as F
 
 
 @dataclass(frozen=True)
-class Problem:
+class LossOnGraph:
     """A loss on a graph, and where its closed form and its optimality gap come from."""
 
     name: str
@@ -31,21 +31,21 @@ class Problem:
     hyper: dict[str, float | str]
 
 
-def problems(invariance: float = 0.4) -> tuple[Problem, ...]:
+def problems(invariance: float = 0.4) -> tuple[LossOnGraph, ...]:
     """invariance: the weight of the graph term in VICReg. Modes above its cut-off are dropped; one
     just below it would be a saddle on which descent rests, so the weight keeps clear of that.
     """
     vicreg = {"variance": 1.0, "invariance": invariance, "penalty": "ls_var"}
     return (
-        Problem("LS-SimCLR", F.ls_simclr, sf.spectral.simclr, "simclr", {}),
-        Problem(
+        LossOnGraph("LS-SimCLR", F.ls_simclr, sf.spectral.simclr, "simclr", {}),
+        LossOnGraph(
             "VICReg (ls_var)",
             lambda z, g: F.graph_vicreg(z, g, **vicreg),  # type: ignore[call-overload]
             sf.spectral.vicreg,
             "vicreg",
             vicreg,  # type: ignore[arg-type]
         ),
-        Problem(
+        LossOnGraph(
             "Barlow Twins (a=1)",
             lambda z, g: F.graph_barlow_twins(z, g, off_diagonal=1.0),
             sf.spectral.barlow_twins,
@@ -59,7 +59,7 @@ def problems(invariance: float = 0.4) -> tuple[Problem, ...]:
 class Fit:
     """How one problem went. Gaps are (loss - minimum) / (loss at Z = 0 - minimum)."""
 
-    problem: Problem
+    problem: LossOnGraph
     curve: list[float]  # relative gap to the linear closed form, step by step
     loss: float
     optimum: float
@@ -125,7 +125,7 @@ def _basis(x: Tensor) -> Tensor:
     return left[:, size > 1e-4 * size[0]]
 
 
-def _as_seen(problem: Problem, z: Tensor, graph: sf.PairGraph) -> Tensor:
+def _as_seen(problem: LossOnGraph, z: Tensor, graph: sf.PairGraph) -> Tensor:
     """What the loss sees of z: VICReg ignores the mean, Barlow also the size of a column."""
     if problem.gap_name == "vicreg":
         return z - z.mean(0)
@@ -136,12 +136,12 @@ def _as_seen(problem: Problem, z: Tensor, graph: sf.PairGraph) -> Tensor:
     return z
 
 
-def _gap(problem: Problem, z: Tensor, graph: sf.PairGraph) -> sf.spectral.Gap:
+def _gap(problem: LossOnGraph, z: Tensor, graph: sf.PairGraph) -> sf.spectral.Gap:
     return sf.spectral.optimality_gap(problem.gap_name, z, graph, **problem.hyper)
 
 
 def fit(
-    problem: Problem, x: Tensor, graph: sf.PairGraph, k: int, steps: int, *, quiet: bool = False
+    problem: LossOnGraph, x: Tensor, graph: sf.PairGraph, k: int, steps: int, *, quiet: bool = False
 ) -> Fit:
     """Minimise the problem's loss over W and compare with the closed form.
 

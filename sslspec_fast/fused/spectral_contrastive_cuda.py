@@ -13,7 +13,7 @@ from torch import Tensor
 from .._dtypes import computed_dtype
 from .._seam import _C, stream, unit_stride, view
 from ..primitives import _value_and_grad
-from ..primitives.gram.products import ROWS, Products, blocks
+from ..primitives.gram.products import ROWS, StripProducts, blocks
 from . import composed
 
 __all__ = ["ROW_NUMBERS", "finish", "value"]
@@ -32,7 +32,7 @@ def value(
     n, d = z1.shape
     wide = computed_dtype(z1)
     short: bool = _C.gram_uses_dual(d, n, True)
-    products = Products(n, d, 2, columns=short, mixed=not short, cross=True, masked=not short)
+    products = StripProducts(n, d, 2, columns=short, mixed=not short, cross=True, masked=not short)
     pairs = blocks(n, ROWS)
     sums = z1.new_empty(3 * pairs + sum(products.slots), dtype=torch.float64)
     kept = torch.bfloat16 if z1.dtype == torch.bfloat16 else wide

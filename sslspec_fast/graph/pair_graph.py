@@ -18,13 +18,13 @@ from . import over_ranks
 from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import LabelWeight, labels_relation, views_relation
 from .neighbours.knn import knn_csr
-from .products import Entries, Products
+from .products import Entries, GraphProducts
 from .relation import Relation, components, cuthill_mckee, rescaled
 from .stored import CsrRelation
 from .total import add, nothing
 
 
-class PairGraph(Products, Entries):
+class PairGraph(GraphProducts, Entries):
     """A relation G (n, n) between n samples: who is a positive of whom, and how much.
 
     Balestriero and LeCun, "Contrastive and Non-Contrastive Self-Supervised Learning Recover Global

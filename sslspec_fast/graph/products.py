@@ -13,7 +13,7 @@ from ..ranks import sum_to_value
 from .relation import Relation
 
 
-class Products:
+class GraphProducts:
     """The part of `PairGraph` that multiplies by G."""
 
     _relation: Relation

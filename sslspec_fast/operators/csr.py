@@ -135,44 +135,42 @@ class CsrOperator(EntryBounds):
             # one pass over X costs less than reading the scale for every entry
             right, scaled = None, new_block(x.shape[0], x.shape[1], x.dtype, x.device)
             torch.mul(x, scale[:, None], out=scaled)
-        return self._multiply(matrix, scaled, scale, right, x, out, alpha, beta, gamma, w)
+        terms = Combination(alpha=alpha, beta=beta, gamma=gamma, w=w)
+        return self._multiply(matrix, scaled, (scale, right), x, out, terms)
 
     def _multiply(
         self,
         matrix: Csr,
         x: Tensor,
-        row_scale: Tensor | None,
-        col_scale: Tensor | None,
+        scales: tuple[Tensor | None, Tensor | None],
         plain: Tensor,
         out: Tensor | None,
-        alpha: float,
-        beta: float,
-        gamma: float,
-        w: Tensor | None,
+        terms: Combination,
     ) -> Tensor:
-        """matmat by `spmm_into`; `plain` is what the diagonal multiplies."""
+        """matmat by `spmm_into`; scales of rows and columns; `plain` is what the diagonal
+        multiplies, and what `terms` adds has no diagonal yet.
+        """
         if out is None:
-            out, beta = new_block(x.shape[0], x.shape[1], x.dtype, x.device), 0.0
+            out = new_block(x.shape[0], x.shape[1], x.dtype, x.device)
+            terms = terms._replace(beta=0.0)
         diagonal = self._vectors(x.dtype)[1]
         # the diagonal multiplies W, so it rides along when W is X (a recurrence) or absent
-        fused = diagonal is not None and (w is None or w is plain)
+        fused = diagonal is not None and (terms.w is None or terms.w is plain)
         spmm_into(
             matrix,
             x,
             out,
-            Combination(
-                alpha=alpha * self.sign,
-                beta=beta,
-                gamma=gamma,
-                delta=alpha if fused else 0.0,
-                w=plain if fused else w,
+            terms._replace(
+                alpha=terms.alpha * self.sign,
+                delta=terms.alpha if fused else 0.0,
+                w=plain if fused else terms.w,
                 diagonal=diagonal if fused else None,
             ),
-            row_scale=row_scale,
-            col_scale=col_scale,
+            row_scale=scales[0],
+            col_scale=scales[1],
         )
         if diagonal is not None and not fused:
-            out.addcmul_(plain, diagonal[:, None], value=alpha)
+            out.addcmul_(plain, diagonal[:, None], value=terms.alpha)
         return out
 
     def similar(self) -> tuple[SymmetricOperator, Tensor | None]:
@@ -277,5 +275,5 @@ class _Walk(SymmetricOperator):
         if x.dtype not in self._cast:
             self._cast[x.dtype] = self.squares.to(x.dtype)
         w = None if gamma == 0.0 else w
-        row_scale = self._cast[x.dtype]
-        return self.op._multiply(self.op._csr, x, row_scale, None, x, out, alpha, beta, gamma, w)
+        terms = Combination(alpha=alpha, beta=beta, gamma=gamma, w=w)
+        return self.op._multiply(self.op._csr, x, (self._cast[x.dtype], None), x, out, terms)

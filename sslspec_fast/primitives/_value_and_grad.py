@@ -114,6 +114,16 @@ _times = register_op(
 )
 
 
+def _widened(expression: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The expression on rows in the dtype in which the loss is computed."""
+
+    def widened(x: Tensor, y: Tensor | None, **options: Any) -> Tensor:
+        kind = computed_dtype(x)
+        return expression(x.to(kind), None if y is None else y.to(kind), **options)
+
+    return widened
+
+
 def register_loss(
     name: str,
     numbers: str,
@@ -163,20 +173,13 @@ def register_loss(
         ctx.wanted, ctx.on_gpu = (grad_x, grad_y), x.is_cuda
         save(ctx, (x, y), output, output[2:], **dict(zip(names, options, strict=True)))
 
-    def widened(x: Tensor, y: Tensor | None, **options: Any) -> Tensor:
-        kind = computed_dtype(x)
-        return expression(x.to(kind), None if y is None else y.to(kind), **options)
-
     def backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> Any:
         def complete(x: Tensor, y: Tensor | None, first: Tensor, second: Tensor) -> Any:
             if not ctx.on_gpu and _is_one(factor):
                 return first, second
             return multiply(x, y, first, second, factor, *ctx.options.values(), *ctx.wanted)
 
-        return *gradient(ctx, factor, widened, complete), *(None,) * (len(names) + 2)
-
-    def multiplied_shapes(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-        return outputs(x, rest[-2], y, rest[-1])
+        return *gradient(ctx, factor, _widened(expression), complete), *(None,) * (len(names) + 2)
 
     def multiplied(
         x: Tensor, y: Tensor | None, first: Tensor, second: Tensor, factor: Tensor, *rest: Any
@@ -192,7 +195,7 @@ def register_loss(
         f" {numbers}, bool grad_x, bool grad_y) -> (Tensor, Tensor)",
         cpu=multiplied,
         cuda=lambda x, y, a, b, factor, *rest: finish(x, y, a, b, factor, rest[:-2], rest[-2:]),
-        fake=multiplied_shapes,
+        fake=lambda x, y, *rest: outputs(x, rest[-2], y, rest[-1]),
     )
     operator = register_op(
         f"{name}(Tensor x, Tensor? y, {numbers}, bool grad_x, bool grad_y)"

@@ -63,7 +63,7 @@ def test_what_differs_is_named_on_all_ranks(pool: Pool, name: str) -> None:
     for kind, text, seconds in pool.run(failures.told, name, ranks=3):
         assert kind == "ValueError"
         assert SEEN[name] in text
-        assert seconds < pool.seconds / 2  # nobody waited for a timeout
+        assert seconds < pool.seconds / 2  # no rank waited for a timeout
 
 
 @pytest.mark.parametrize("name", OWN)

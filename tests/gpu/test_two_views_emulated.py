@@ -204,7 +204,7 @@ def test_compiled_with_numbers_that_change(form: str, unit: bool) -> None:
 def test_opcheck(form: str, unit: bool, reduction: str) -> None:
     z, c = views(9, 4), torch.tensor(2.0, requires_grad=True)
     op = torch.ops.sslspec_fast.two_views.default
-    # not test_aot_dispatch_dynamic: it compares all of `stats`, and nobody writes what a form lacks
+    # not test_aot_dispatch_dynamic: it compares all of `stats`, also what a form does not write
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(op, (*z, c, 1.0, reduction, form, unit), test_utils=tests)
 

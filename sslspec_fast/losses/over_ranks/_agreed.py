@@ -118,17 +118,22 @@ def agreed(
         )
     layout = _common_layout(form.op, scale, flags)
     if scale is not None and layout == ONE:
-        for rank, value in enumerate(values):
-            if value != values[0]:
-                a, b = (struct.unpack("d", struct.pack("q", v))[0] for v in (values[0], value))
-                raise ValueError(
-                    f"{form.op}: {scale} must be the same on all ranks of the group, rank 0 has "
-                    f"{a}, rank {rank} has {b}"
-                )
+        _check_same_bits(form.op, scale, values)
         one = tensors[scale]
         assert one is not None
         tensors = {**tensors, scale: one.reshape(())}
     return Agreed(ranks, ranks.with_counts(more), layout, tensors)
+
+
+def _check_same_bits(op: str, name: str, values: Sequence[int]) -> None:
+    """values: of the ranks, float64 numbers as the integers of the same bits."""
+    for rank, value in enumerate(values):
+        if value != values[0]:
+            a, b = (struct.unpack("d", struct.pack("q", v))[0] for v in (values[0], value))
+            raise ValueError(
+                f"{op}: {name} must be the same on all ranks of the group, rank 0 has {a}, rank "
+                f"{rank} has {b}"
+            )
 
 
 def _common_layout(op: str, scale: str | None, flags: Sequence[int]) -> int:

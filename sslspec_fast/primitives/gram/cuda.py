@@ -16,7 +16,7 @@ from torch import Tensor
 from ..._dtypes import computed_dtype
 from ..._seam import _C, stream, unit_stride, view
 from .. import _value_and_grad
-from .products import BLOCK, Products, blocks
+from .products import BLOCK, StripProducts, blocks
 
 __all__ = ["BARLOW_TWINS", "COLUMNS", "SQNORM", "VICREG", "finish", "value"]
 
@@ -24,7 +24,7 @@ SQNORM, _SQNORM_CENTERED, VICREG, BARLOW_TWINS = range(4)  # GramKind of csrc/gr
 COLUMNS = 10  # numbers per column that the backward pass reads
 
 
-class _Form(NamedTuple):
+class _CudaForm(NamedTuple):
     """GramForm of csrc/gram/cuda/gram.h, in its order."""
 
     kind: int
@@ -38,9 +38,9 @@ class _Form(NamedTuple):
 
 def _form(
     kind: int, cross: bool, half: bool, shape: torch.Size, options: tuple[Any, ...]
-) -> tuple[_Form, tuple[float, float, float], tuple[float, float, float]]:
+) -> tuple[_CudaForm, tuple[float, float, float], tuple[float, float, float]]:
     """How a loss and its gradient are composed; the normalizers and the weights of its terms."""
-    (n, d), form = shape, _Form(kind, cross, half)
+    (n, d), form = shape, _CudaForm(kind, cross, half)
     if kind == VICREG:
         invariance, variance, covariance, eps = options
         per_entry = 1 / (d * (n - 1) ** 2)
@@ -94,7 +94,7 @@ def value(
     operands, cross = 1 if y is None else 2, _is_cross(kind, y)
     form, normalizers, weights = _form(kind, cross, half, x.shape, options)
     dual: bool = _C.gram_uses_dual(n, d, off_diagonal)
-    products = Products(
+    products = StripProducts(
         n,
         d,
         operands,

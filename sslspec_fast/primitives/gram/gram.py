@@ -45,7 +45,7 @@ def _check(op: str, x: Tensor, y: Tensor | None, min_rows: int = 0, *, half: boo
         raise ValueError(f"{op}: y must be on x's device {x.device}, got {y.device}")
 
 
-class Form(NamedTuple):
+class GramForm(NamedTuple):
     """GramForm of csrc/gram/gram.h; vectors are (1 or 2, d)."""
 
     alpha: float
@@ -65,7 +65,7 @@ class Form(NamedTuple):
         return alpha, cross, off_diagonal, *vectors, near, project
 
 
-def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Form) -> Tensor:
+def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: GramForm) -> Tensor:
     """(1 or 2,) float64: one call of the kernel, csrc/gram/gram.h. Empty gradients are skipped."""
     n, d = x.shape
     operands = 1 if y is None else 2
@@ -110,7 +110,7 @@ def _sqnorm_cpu(
             if y is None:
                 diagonal = _to_subtract(n, diagonal)
     alpha, cross = (4.0, False) if y is None else (2.0, True)
-    value = _run(x, y, grads, Form(alpha, cross, off_diagonal, shift, diagonal=diagonal))
+    value = _run(x, y, grads, GramForm(alpha, cross, off_diagonal, shift, diagonal=diagonal))
     return value[0].to(x.dtype), terms, *grads
 
 
@@ -170,7 +170,7 @@ def _vicreg_cpu(
     # d/dx of the first two terms: near (x - y), and a factor of x - mean per column
     near, inverse = 2 * invariance / (n * d), deviation.reciprocal()
     own = inverse.mul_(deviation < 1).mul_(-variance / (2 * d * (n - 1)))
-    form = Form(
+    form = GramForm(
         alpha=4 * covariance / (d * (n - 1) ** 2),
         cross=False,
         off_diagonal=True,
@@ -238,7 +238,7 @@ def _barlow_twins_cpu(
     terms = x.new_empty(2, dtype=torch.float64)
     terms[0] = from_one.square().sum(dtype=torch.float64)
     dual = _C.gram_uses_dual(n, d, True)
-    form = Form(
+    form = GramForm(
         alpha=2 * off_diagonal / n**2,
         cross=True,
         off_diagonal=True,

@@ -16,7 +16,7 @@ from ..._dtypes import computed_dtype
 from ..._seam import _C, stream, view
 from .._matmul import add_mm_float32, mm_float32, mm_float32_into
 
-__all__ = ["BLOCK", "ROWS", "Products", "blocks"]
+__all__ = ["BLOCK", "ROWS", "StripProducts", "blocks"]
 
 BLOCK, ROWS = 256, 8  # kGramBlock, kGramRows of csrc/gram/cuda/gram.h
 _STRIP_BYTES = 64 << 20
@@ -27,7 +27,7 @@ def blocks(size: int, block: int) -> int:
     return -(-size // block)
 
 
-class Products:
+class StripProducts:
     """The two GEMMs around a strip of the matrices of F (and G), (n, d) each.
 
     Args:

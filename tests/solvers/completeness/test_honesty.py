@@ -312,7 +312,7 @@ def test_a_tiny_laplacian_with_known_vectors() -> None:
 
 def test_shift_invert_counts() -> None:
     result = solve(LINE, 5, method="shift_invert", tol=1e-4)
-    assert result.info.complete  # nobody has asked
+    assert result.info.complete  # no certificate was asked for
     assert result.info.extra["count"] == 5
     assert result.info.extra["factorisations"] >= 2
     crowd = np.sort(np.random.default_rng(4).uniform(0, 1, 300))[::-1]

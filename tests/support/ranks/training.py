@@ -194,7 +194,7 @@ def rounding(group: Any, name: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 def skipped_backward(group: Any) -> bool:
-    """A rank that does not go backward keeps nobody waiting."""
+    """A rank that does not go backward lets the others go on."""
     batch = Batch(group)
     loss = F.nt_xent(*batch.own, group=group)
     if dist.get_rank(group) == 0:
