@@ -28,7 +28,9 @@ def set_kept_limit(limit: int) -> int:
     Returns:
         The limit until now.
 
-    Errors: TypeError if limit is no int, ValueError if it is negative.
+    Raises:
+        TypeError: limit is no int.
+        ValueError: it is negative.
 
     >>> before = set_kept_limit(16 << 20)
     >>> set_kept_limit(before) == 16 << 20
@@ -44,7 +46,13 @@ def set_kept_limit(limit: int) -> int:
 
 
 def release_kept() -> None:
-    """Frees the buffer of `set_kept_limit`; the next forward pass that needs one makes another."""
+    """Frees the buffer of `set_kept_limit`; the next forward pass that needs one makes another.
+
+    A backward pass whose products it held computes them again, with the same bits.
+
+    Returns:
+        None.
+    """
     _C.release_kept()
 
 
