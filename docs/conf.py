@@ -14,6 +14,7 @@ from typing import Any
 
 import sslspec_fast as sf
 from sslspec_fast import functional as F
+from sslspec_fast.losses._catalogue import CATALOGUE
 
 project = "sslspec_fast"
 author = "the sslspec_fast authors"
@@ -138,8 +139,16 @@ def defined_in(module: str) -> str:
     return "\n\n## API\n\n```{eval-rst}\n" + "\n".join(found) + "```\n"
 
 
+def all_losses(modules: bool) -> str:
+    """The losses of the catalogue as lines of an autosummary."""
+    rows = CATALOGUE.values()
+    names = [name for row in rows for name in (row.modules if modules else (row.name,))]
+    return "\n".join(f"   {name}" for name in dict.fromkeys(names))
+
+
 def complete(app: Any, page: str, source: list[str]) -> None:
     """What a page has on the site beside its Markdown: titles in place of file names, and parts."""
+    source[0] = source[0].replace("   (all losses)", all_losses(page.endswith("modules")))
     source[0] = re.sub(r"\[[\w./]+\.md\]\(", "[](", source[0])
     source[0] = re.sub(rf"(?<!\]\()(?<![`\[])(?<!# ){PAGE}(?![`\]])", r"[](/\g<0>)", source[0])
     if page == root_doc:

@@ -44,7 +44,9 @@ def test_declared_parameters_are_those_of_the_function(name: str) -> None:
         keywords = {a.arg for a in node.args.kwonlyargs}
         rest = node.args.kwarg
         if rest is not None and rest.arg == "options":
-            options = getattr(_options, ast.unparse(rest.annotation).split("kw.")[1].rstrip("]"))
+            kind = ast.unparse(rest.annotation).split("kw.")[1].rstrip("]")
+            assert hasattr(_options, kind), f"losses/_options.py has no {kind}, see functional.pyi"
+            options = getattr(_options, kind)
             assert not keywords & set(options.__annotations__)
             keywords |= set(options.__annotations__)
         assert keywords == {p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY}

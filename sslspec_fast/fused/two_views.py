@@ -6,9 +6,10 @@ With :math:`u = z / \max(\|z\|, \epsilon)` over the 2n stacked rows and p(i) the
     \ell_i = \log\bigl(1 + e^{a_i - c\, u_i \cdot u_{p(i)}}\bigr), \qquad
     a_i = \log \sum_{k \notin \{i, p(i)\}} e^{c\, u_i \cdot u_k},
 
-the rows of NT-Xent. The composition of `pairwise.lse_self` with a few torch operations gives the
-same; here all of it is one call of the core, because their dispatch and, on a GPU, their launches
-are what a small batch pays for.
+the rows of NT-Xent; the losses of InfoNCE and CLIP, which a GPU makes here too, are in
+`csrc/fused/cuda/two_views.h`. The composition of `pairwise.lse_self` with a few torch operations
+gives the same; here all of it is one call of the core, because their dispatch and, on a GPU, their
+launches are what a small batch pays for.
 With :math:`w_i = \bar\ell_i\, \sigma(a_i - c\, u_i \cdot u_{p(i)})`, W the pairwise weights for
 the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v`,
 :math:`\bar c = \tfrac12 \langle u, v \rangle`.
@@ -214,8 +215,8 @@ _losses_cuda = register_op(
 
 
 def has_matched_loss(z: Tensor) -> bool:
-    """Whether `matched_loss` is one operator for these rows. On a CPU it is a composition, and
-    InfoNCE has a faster one of its own.
+    """Whether `matched_loss`, where row i of z1 and row i of z2 are a pair, is one operator for
+    these rows. On a CPU it is a composition, and InfoNCE has a faster one of its own.
     """
     return z.is_cuda
 

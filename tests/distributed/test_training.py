@@ -6,11 +6,19 @@ import pytest
 import torch
 import torch.distributed.fsdp
 
+from sslspec_fast.losses.over_ranks._form import FORMS, SCALE
+
 from ..support.ranks import training
 from ..support.ranks.pool import Pool
 
 SOFTMAX = ["nt_xent", "dcl", "info_nce", "clip", "siglip", "sup_con", "info_nce, threshold"]
 SOFTMAX += ["graph_info_nce", "graph_info_nce, non_positive"]
+
+
+def test_every_loss_with_a_scale_is_here() -> None:
+    # The mean of DDP hides a scale whose gradient is not that of all ranks on each of them.
+    scaled = {name for name, form in FORMS.items() if SCALE in form.tensors.values()}
+    assert scaled - {name.split(",")[0] for name in training.LOSSES} == set()
 
 
 @pytest.mark.parametrize("name", training.LOSSES)

@@ -5,7 +5,7 @@ import torch
 
 import sslspec_fast.functional as F
 
-from ..support.cases import CASES, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, SOFTMAX, pair_rows, unit, weighted_graph
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -44,11 +44,18 @@ def test_gradcheck_of_options(name, keywords):
     assert torch.autograd.gradcheck(lambda *x: loss(*x, temperature=0.4, **keywords), leaves)
 
 
-@pytest.mark.parametrize("shape", [(), (6,)], ids=["scalar", "rows"])
-def test_gradcheck_of_temperatures_and_scales(shape):
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_gradcheck_of_the_scale(name):
+    case = CASES[name]
+    inputs, loss = case.make(max(6, case.min_rows), 3, seed=1)
+    t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda t: loss(*inputs, temperature=t), t)
+
+
+def test_gradcheck_of_scales_of_rows():
     a, b = pair_rows(6, 3)
     graph = weighted_graph(6)
-    t = torch.full(shape, 0.3, dtype=torch.float64, requires_grad=True)
+    t = torch.full((6,), 0.3, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)
     check = torch.autograd.gradcheck
     assert check(lambda t: F.nt_xent(a, b, temperature=t), t)

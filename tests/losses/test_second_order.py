@@ -1,5 +1,7 @@
 """Second derivatives of every loss against finite differences of the first, in float64."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -16,20 +18,21 @@ def test_gradgradcheck(name):
     case = CASES[name]
     inputs, loss = case.make(max(6, case.min_rows), 3, seed=1)
     leaves = [x.requires_grad_() for x in inputs]
-    hyper = {"temperature": 0.5} if case.softmax else {}
-    assert torch.autograd.gradgradcheck(
-        lambda *x: loss(*x, **hyper), leaves, eps=1e-6, atol=1e-5, rtol=1e-4
-    )
+    check = partial(torch.autograd.gradgradcheck, eps=1e-6, atol=1e-5, rtol=1e-4)
+    if not case.softmax:
+        assert check(loss, leaves)
+        return
+    t = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    assert check(lambda *x: loss(*x[:-1], temperature=x[-1]), [*leaves, t])
 
 
-def test_second_derivatives_in_temperatures_and_scales():
+def test_second_derivatives_in_a_bias():
     a, b = (x.requires_grad_() for x in pair_rows(5, 3))
     t = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-0.3, dtype=torch.float64, requires_grad=True)
-    check = torch.autograd.gradgradcheck
-    assert check(lambda a, b, t: F.nt_xent(a, b, temperature=t), (a, b, t))
-    assert check(lambda a, b, t: F.clip(unit(a), unit(b), 1 / t), (a, b, t))
-    assert check(lambda a, b, t, c: F.siglip(unit(a), unit(b), 1 / t, c), (a, b, t, bias))
+    assert torch.autograd.gradgradcheck(
+        lambda a, b, t, c: F.siglip(unit(a), unit(b), 1 / t, c), (a, b, t, bias)
+    )
 
 
 @pytest.mark.parametrize("name", ["nt_xent", "clip", "vicreg", "barlow_twins"])

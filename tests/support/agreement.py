@@ -23,8 +23,9 @@ TOLERANCE = {F64: (1e-9, 1e-9), F32: (2e-5, 1e-4), F16: (4e-3, 1e-2), BF16: (1e-
 
 def inputs_of(name: str, n: int, d: int, dtype: torch.dtype) -> tuple[list[Tensor], Any, bool]:
     """Rows that are exact in dtype, the loss, and whether half-precision rows are unit already."""
-    rows, loss = cases.CASES[name].make(max(n, cases.CASES[name].min_rows), d)
-    unit = dtype in (F16, BF16) and name.startswith(("clip", "siglip", "sup_con"))
+    case = cases.CASES[name]
+    rows, loss = case.make(max(n, case.min_rows), d)
+    unit = dtype in (F16, BF16) and case.unit
     if unit:
         rows = [nnf.normalize(x, dim=1) for x in rows]
     return [x.to(dtype) for x in rows], loss, unit

@@ -96,14 +96,23 @@ def graphs(n: int) -> dict[str, PairGraph]:
 
 @dataclass(frozen=True)
 class LossCase:
-    """A loss as a function of differentiable fp64 tensors, for the tests that every loss passes."""
+    """A loss as a function of differentiable fp64 tensors, for the tests that every loss passes.
+
+    build: (n, d, seed) -> the inputs, and the loss of them with any keywords.
+    min_rows: the number of rows below which the loss is undefined.
+    softmax: the loss takes `temperature=`, and is tried at small ones.
+    hyper: keywords of every call.
+    largest: the scale of the rows up to which the plain form is right in float32.
+    unit: the loss takes unit rows; the case normalises rows that are not in half precision.
+    """
 
     name: str
     build: Callable[[int, int, int], tuple[list[Tensor], Callable[..., Any]]]
     min_rows: int = 1
     softmax: bool = False
     hyper: dict[str, Any] = field(default_factory=dict)
-    largest: float = float("inf")  # scale of the rows that the plain form in float32 is right for
+    largest: float = float("inf")
+    unit: bool = False
 
     def make(self, n: int, d: int, seed: int = 0) -> tuple[list[Tensor], Callable[..., Any]]:
         """Inputs, and a function of inputs of any dtype with keywords impl, temperature, ..."""
@@ -395,9 +404,9 @@ CASES = {
         LossCase("info_nce_negatives", _with_negatives, softmax=True),
         LossCase("info_nce_filtered", _without_false_negatives, softmax=True),
         LossCase("moco", _moco, softmax=True),
-        LossCase("clip", _scaled(F.clip), softmax=True),
-        LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True),
-        LossCase("sup_con", _sup_con, 7, softmax=True),
+        LossCase("clip", _scaled(F.clip), softmax=True, unit=True),
+        LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True, unit=True),
+        LossCase("sup_con", _sup_con, 7, softmax=True, unit=True),
         LossCase("dcl", _pairs(F.dcl), 2, softmax=True),
         LossCase("graph_info_nce_views", _two_views, 4, softmax=True),
         LossCase("graph_info_nce_labels", _graph(F.graph_info_nce, _labelled), 7, softmax=True),

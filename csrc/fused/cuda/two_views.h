@@ -5,7 +5,8 @@
 //   rows:    n losses, a_i = log sum_{k != i} exp(c x_i . y_k) (InfoNCE)
 //   both:    n losses, the mean of `rows` and of the same with x and y exchanged (CLIP)
 // Backward, with w the gradient of a and W the weights of `pairwise` for it: v = W y - (w_i + w_p(i)) y_i for the rows
-// x, the same for y, grad_scale = sum_i x_i . v_i, grad_x = c v, then through the normalisation.
+// x, with w_p(i) of the other view (stacked), of column i (both), or 0 (rows); the same for y;
+// grad_scale = sum_i x_i . v_i, grad_x = c v, then through the normalisation.
 //
 // Rows come in their own type, bfloat16, float16, float32 or float64. What is not a row is float32 (float64): unit rows
 // are computed there, rounded once where bfloat16 rows are multiplied, and computed again in the backward pass rather

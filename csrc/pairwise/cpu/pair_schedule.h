@@ -47,7 +47,7 @@ struct Meeting {
 };
 
 // `count` meetings in each of `rounds` rounds, meeting(round, k), no group twice in one round; x == y is a group with
-// itself. f(i, j) for all pairs of their members, i < j within a group; ids below `ids`.
+// itself. f(i, j) for all pairs of their members, i < j within a group; the numbers of blocks are below `ids`.
 template <typename M, typename F>
 void for_meetings(int64_t rounds, int64_t count, int64_t group, int64_t ids, int threads, const M& meeting,
                   const F& f) {

@@ -154,7 +154,7 @@ struct Softmax : Panels {
     store(shift, high);
   }
 
-  // ---- backward: W_ij = grad_row_i softmax_ij + grad_col_j softmax_ji, then W B and W^T A ------------------
+  // ---- backward: W_ij = grad_row_i exp(s_ij - row_lse_i) + grad_col_j exp(s_ij - col_lse_j), then W B and W^T A ----
   void backward() {
     weights(p.n, p.row_lse, p.grad_row, w.row_shift, w.row_weight);
     if (!p.symmetric) {

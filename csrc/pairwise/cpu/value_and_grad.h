@@ -8,7 +8,7 @@ namespace sslspec::cpu {
 template <typename T>
 struct OnePositiveArgs {
   PairwiseArgs<T>
-      pairwise;       // rectangular; grad_row: the weights of the rows; row_lse: the rows, out; grad_b may be null
+      pairwise;  // rectangular; grad_row: the weights of the rows; row_lse: out, the loss of each row; grad_b may be null
   const T* positive;  // [n]
   T* grad_positive;   // [n] out
   T* panel;           // pairwise_one_positive_panel(m) values

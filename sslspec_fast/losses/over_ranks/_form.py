@@ -71,10 +71,11 @@ class Form:
     check: takes all arguments of the functional but impl, group and return_terms.
     compute: the loss of the global batch, differentiable, with the same collectives on all ranks.
     min_rows: of all ranks together.
-    views: rows of a loss with reduction="none" per row of the first tensor.
+    views: how many losses reduction="none" gives for each row of the first tensor (2 for NT-Xent).
     shape: of what reduction="none" gives, by the shape of the first tensor, where that is the same
         on all ranks and no value per row of a rank.
-    reduction: where the functional has no argument of that name; "none" for what is no scalar.
+    reduction: what holds where the functional has no argument of that name; "none" for what is no
+        scalar.
     terms: names of what return_terms=True returns.
     reduces: whether the functional takes a reduction.
     prepare: the arguments after what needs all ranks was made of them and of the group's name.

@@ -1,11 +1,11 @@
 r"""Weighted sums of rows of `pairwise`, with the gradient made in the same visit of the logits.
 
 .. math::
-    L = \sum_i w_i \log(1 + e^{a_i - p_i}), \quad a_i = \log \sum_j e^{s_{ij}}
+    L = \sum_i w_i \log(1 + e^{r_i - p_i}), \quad r_i = \log \sum_j e^{s_{ij}}
     \qquad\text{or}\qquad L = \sum_i w_i \sum_j \log(1 + e^{s_{ij}}),
 
 :math:`s_{ij} = c_i\, a_i \cdot b_j` (+ t in the second form). The weights of a row,
-:math:`W_{ij} = w_i \sigma(a_i - p_i) e^{s_{ij} - a_i}` or :math:`w_i \sigma(s_{ij})`, depend on
+:math:`W_{ij} = w_i \sigma(r_i - p_i) e^{s_{ij} - r_i}` or :math:`w_i \sigma(s_{ij})`, depend on
 that row alone, so nothing has to be computed twice: three products of n m d instead of the four of
 `pairwise.lse` or `softplus` with their backward, and two where no gradient of b is requested (a
 queue of negatives). Memory: 192 rows of logits in the first form, none in the second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -299,7 +300,7 @@ def _plain(name: str, weighted: bool) -> Case:
 
 
 for name, row in CATALOGUE.items():
-    if row.inputs == TWO_VIEWS and not any(case.startswith(name) for case in CASES):
+    if row.inputs == TWO_VIEWS and not any(re.split("[, ]", case)[0] == name for case in CASES):
         CASES[name] = _plain(name, weighted=False)
         if "sample_weight" in row.keywords:
             CASES[f"{name} weights"] = _plain(name, weighted=True)
