@@ -49,6 +49,12 @@ def labels(a: Tensor, keywords: dict[str, Any]) -> sf.PairGraph:
     return sf.PairGraph.from_labels(classes, group=keywords.get("group"))
 
 
+def prototypes(a: Tensor, k: int = 48) -> Tensor:
+    """(k, d), the same on every rank; a leaf with a gradient, which travels."""
+    at = torch.arange(k * a.shape[1], device=a.device, dtype=torch.float64).view(k, -1)
+    return torch.sin(at).to(a.dtype).requires_grad_()
+
+
 LOSSES: dict[str, Loss] = {
     "nt_xent": lambda a, b, **k: F.nt_xent(a, b, temperature=0.2, **k),
     "dcl": lambda a, b, **k: F.dcl(a, b, **k),
@@ -68,6 +74,20 @@ LOSSES: dict[str, Loss] = {
     "koleo": lambda a, b, **k: F.koleo(a, k=2, **k),
     "moco": lambda a, b, **k: F.moco(
         a, b, torch.eye(a.shape[1], dtype=a.dtype, device=a.device), **k
+    ),
+    "dino": lambda a, b, **k: F.dino([a, b], [a, b], prototypes(a), **k),
+    "ibot": lambda a, b, **k: F.ibot(
+        a, b, torch.ones(len(a), 1, dtype=torch.bool, device=a.device), prototypes(a), **k
+    ),
+    "swav": lambda a, b, **k: F.swav([a, b], None, prototypes(a), **k),
+    "msn": lambda a, b, **k: F.msn(a, b, prototypes(a), **k),
+    "ressl": lambda a, b, **k: F.ressl(a, b, unit(prototypes(a)).detach(), **k),
+    "x_clr": lambda a, b, **k: F.x_clr(a, b, **k),
+    "proto_nce": lambda a, b, **k: F.proto_nce(
+        a, prototypes(a), torch.zeros(len(a), dtype=torch.int64, device=a.device), **k
+    ),
+    "prototype_cross_entropy": lambda a, b, **k: F.prototype_cross_entropy(
+        a, b, prototypes(a), mean_entropy=0.5, **k
     ),
     "graph_info_nce": lambda a, b, **k: F.graph_info_nce(torch.cat([a, b]), views(a, k), **k),
     "graph_vicreg": lambda a, b, **k: F.graph_vicreg(torch.cat([a, b]), views(a, k), **k),
@@ -143,7 +163,7 @@ def check(device: torch.device) -> bool:
         good = good and worst < 1e-11
         if dist.get_rank() == 0:
             where = max(found, key=lambda key: found[key])
-            print(f"{name:22} {worst:.1e} ({where})" + ("" if worst < 1e-11 else "  WRONG"))
+            print(f"{name:24} {worst:.1e} ({where})" + ("" if worst < 1e-11 else "  WRONG"))
     return good
 
 
@@ -191,9 +211,9 @@ def table(options: argparse.Namespace, device: torch.device) -> None:
     if rank == 0:
         print(f"{options.pairs} pairs, {options.columns} columns, {options.dtype}, {size} ranks")
         groups = ("over ranks", *(() if options.no_gathered else ("gathered",)), "peer")
-        print(f"{'':22}" + "".join(f"{x:>12}{'':>24}" for x in groups))
+        print(f"{'':24}" + "".join(f"{x:>12}{'':>24}" for x in groups))
         print(
-            f"{'':22}" + "".join(f"{x:>12}" for x in ("ms", "MiB sent", "MiB peak") * len(groups))
+            f"{'':24}" + "".join(f"{x:>12}" for x in ("ms", "MiB sent", "MiB peak") * len(groups))
         )
     for name, loss in LOSSES.items():
         if options.only and name not in options.only:
@@ -212,7 +232,7 @@ def table(options: argparse.Namespace, device: torch.device) -> None:
 
             line += measured(step, options.repeats, device)
         if rank == 0:
-            print(f"{name:22}" + "".join(f"{x:12.2f}" for x in line) + f"  {peer}", flush=True)
+            print(f"{name:24}" + "".join(f"{x:12.2f}" for x in line) + f"  {peer}", flush=True)
 
 
 def main() -> int:

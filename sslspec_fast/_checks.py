@@ -172,9 +172,10 @@ def positive(
         )
     if value.dim() > 1 or (value.dim() == 1 and value.shape[0] not in (1, *rows)):
         allowed = " or ".join(f"({n},)" for n in rows)
+        kinds = f", a 0-dim tensor or one value per anchor row {allowed}"
         raise ValueError(
-            f"{op}: {name} must be a number, a 0-dim tensor or one value per anchor row "
-            f"{allowed}, got shape {tuple(value.shape)}"
+            f"{op}: {name} must be a number{kinds if rows else ' or a 0-dim tensor'}, "
+            f"got shape {tuple(value.shape)}"
         )
     if readable(value):
         bad = value.detach()[~((value > 0) & value.isfinite())]

@@ -587,4 +587,6 @@ def column_mean(
     *,
     normalize: bool = ...,
     sample_weight: Tensor | None = ...,
+    impl: kw.Implementation = ...,
+    group: Any = ...,
 ) -> Tensor: ...

@@ -12,6 +12,7 @@ import sslspec_fast as sf
 import sslspec_fast.cupy
 import sslspec_fast.spectral.estimators
 from sslspec_fast import functional as F
+from sslspec_fast.losses.over_ranks._form import FORMS
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (
@@ -177,6 +178,12 @@ def test_public_names_in_pages_exist() -> None:
             if found is None and name not in of_torch:
                 missing.add(f"{page.relative_to(ROOT)}: {name}")
     assert missing == set()
+
+
+def test_page_on_ranks_has_a_row_for_every_loss_over_ranks() -> None:
+    table = (ROOT / "docs" / "distributed.md").read_text("utf-8").split("| loss |")[1]
+    rows = set(re.findall(r"`(\w+)`", table.split("\n\n")[0]))
+    assert {name for name in FORMS if not name.startswith("graph_")} - rows == set()
 
 
 def test_the_tests_of_the_closed_forms_are_where_the_table_says() -> None:

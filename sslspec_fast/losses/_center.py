@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import _checks as check
-from ..ranks.group import world
+from .._dtypes import computed_dtype
+from ..ranks import told_to_all, world
 from ._column_bias import column_mean
 
 MODES = ("mean",)
@@ -15,8 +19,7 @@ MODES = ("mean",)
 class Center(torch.nn.Module):
     """A buffer ``center`` of as many leading dimensions of size 1 as lightly's, and k logits.
 
-    update(rows, prototypes) moves it to momentum * center + (1 - momentum) * mean; once
-    torch.distributed is initialised, the mean is that of the means of all processes.
+    update(rows, prototypes, group) moves it to momentum * center + (1 - momentum) * mean.
     """
 
     center: Tensor
@@ -33,8 +36,8 @@ class Center(torch.nn.Module):
         """(k,)"""
         return self.center.flatten()
 
-    def update(self, rows: Tensor, prototypes: Tensor | None = None) -> None:
-        follow(self.center, rows, prototypes, self.momentum)
+    def update(self, rows: Tensor, prototypes: Tensor | None = None, group: Any = None) -> None:
+        follow(self.center, rows, prototypes, self.momentum, group)
 
 
 def check_momentum(op: str, momentum: float) -> float:
@@ -44,11 +47,29 @@ def check_momentum(op: str, momentum: float) -> float:
     return momentum
 
 
+def _all_processes() -> Any:
+    """The group of all processes, or None where there is one."""
+    group = world()
+    return group if group is not None and group.size() > 1 else None
+
+
+def told_to_all_centers(op: str, group: Any) -> contextlib.AbstractContextManager[None]:
+    """Around a loss of one process whose center `follow` then moves with those of all others: an
+    error reaches them. A loss over a group tells its ranks itself.
+    """
+    return told_to_all(op, None if group is not None else _all_processes())
+
+
 @torch.no_grad()
-def follow(center: Tensor, rows: Tensor, prototypes: Tensor | None, momentum: float) -> None:
-    """Move a center to the mean of the logits of rows."""
-    mean, group = column_mean(rows, prototypes).to(center), world()
-    if group is not None and group.size() > 1:
-        torch.distributed.all_reduce(mean, group=group)
-        mean = mean / group.size()
+def follow(
+    center: Tensor, rows: Tensor, prototypes: Tensor | None, momentum: float, group: Any
+) -> None:
+    """Move a center to the mean of the logits of rows, of all ranks of a group. Without one, but
+    with several processes, to the mean of the means of all processes, as lightly's.
+    """
+    weight = None
+    if group is None and (group := _all_processes()) is not None:
+        n = rows.shape[0]
+        weight = torch.full((n,), 1 / max(n, 1), dtype=computed_dtype(rows), device=rows.device)
+    mean = column_mean(rows, prototypes, sample_weight=weight, group=group).to(center)
     center.copy_(center * momentum + mean.view_as(center) * (1 - momentum))

@@ -64,3 +64,8 @@ def _block(u1: Tensor, u2: Tensor, codes: Tensor) -> tuple[Tensor, Tensor, Tenso
 def divergence(p: Tensor) -> Tensor:
     """KL(p || uniform), with a finite slope at a probability that underflowed."""
     return (p * torch.log(p.clamp_min(torch.finfo(p.dtype).tiny) * p.shape[0])).sum()
+
+
+def divergence_of_law(law: Tensor, p: Tensor) -> Tensor:
+    """KL(law || p), with a finite slope at a probability that underflowed."""
+    return (law * (law / p.clamp_min(torch.finfo(p.dtype).tiny)).log()).sum()

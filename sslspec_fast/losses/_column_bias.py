@@ -22,15 +22,13 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import computed_dtype, widen
-from ..primitives import pairwise
-from ..primitives.rows.unit_rows import unit_rows
+from .._dtypes import computed_dtype
 from ..reference import _column_bias as reference
 from ._common import run_reference
 from ._prototypes import check_heads
-
-STARTS = ("zero", "rows")
-_KEPT = 1 << 23  # logits that are kept: 32 MiB in float32
+from ._sinkhorn import STARTS, balance, scaled
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.column_bias import COLUMN_MEAN, SINKHORN_BIAS
 
 
 def center_bias(center: Tensor, temperature: float) -> Tensor:
@@ -59,12 +57,15 @@ def center_bias(center: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
+@over_ranks(COLUMN_MEAN)
 def column_mean(
     rows: Tensor,
     prototypes: Tensor | None = None,
     *,
     normalize: bool = True,
     sample_weight: Tensor | None = None,
+    impl: str = "fused",
+    group: Any = None,
 ) -> Tensor:
     """Means over the rows of their logits; what DINO's center is a moving average of.
 
@@ -74,6 +75,9 @@ def column_mean(
         prototypes: (k, d).
         normalize: rows and prototypes to unit length; not with logits.
         sample_weight: (m,) weights of the mean.
+        impl: "fused", or "torch", which stores the logits.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows together, and each all
+            prototypes (docs/distributed.md).
 
     Returns:
         (k,) in the dtype of the rows (float32 for half precision), without a gradient.
@@ -85,18 +89,20 @@ def column_mean(
     tensor([0.5000, 0.5000])
     """
     op = "column_mean"
+    check.common(op, impl, group)
     check_heads(op, rows, rows, prototypes, None)
     weight = check.sample_weight(op, sample_weight, rows, rows.shape[0], "mean")
-    x, w = _scaled(rows, prototypes, normalize)
-    if weight is None:
-        mean = x.mean(0)
-    else:
-        mean = (x * weight[:, None]).sum(0) / weight.sum()
+    x, w = scaled(rows, prototypes, normalize)
+    if impl == "torch":
+        logits = run_reference(lambda x: x if w is None else x @ w.T, x)
+        return run_reference(reference.column_mean, logits, weight)
+    mean = x.mean(0) if weight is None else (x * weight[:, None]).sum(0) / weight.sum()
     with torch.autocast(x.device.type, enabled=False):
         return mean if w is None else w @ mean
 
 
 @torch.no_grad()
+@over_ranks(SINKHORN_BIAS)
 def sinkhorn_bias(
     rows: Tensor,
     prototypes: Tensor | None = None,
@@ -121,7 +127,8 @@ def sinkhorn_bias(
         normalize: rows and prototypes to unit length; not with logits.
         sample_weight: (m,) sums of the rows, >= 0; None: equal ones.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows together, and each all
+            prototypes (docs/distributed.md).
 
     Rounds and logits are float32 (float64 for float64 rows).
 
@@ -138,69 +145,14 @@ def sinkhorn_bias(
     """
     op = "sinkhorn_bias"
     check.common(op, impl, group)
-    k = check_heads(op, rows, rows, prototypes, None)
+    check_heads(op, rows, rows, prototypes, None)
     temperature = check.number(op, "temperature", temperature, low=0.0, strict=True)
     iterations = check.count(op, "iterations", iterations, 0)
     check.choice(op, "start", start, STARTS)
     weight = check.sample_weight(op, sample_weight, rows, rows.shape[0], "mean")
-    x, w = _scaled(rows, prototypes, normalize)
-    x = x / temperature
-    logs = x.new_zeros(x.shape[0]) if weight is None else weight.log()
+    x, w = scaled(rows, prototypes, normalize)
     if impl == "torch":
-        logits = run_reference(lambda x: x if w is None else x @ w.T, x)
+        logits = run_reference(lambda x: x if w is None else x @ w.T, x / temperature)
+        logs = x.new_zeros(x.shape[0]) if weight is None else weight.log()
         return run_reference(reference.sinkhorn_bias, logits, logs, iterations, start == "rows")
-    if w is None or x.shape[0] * k <= _KEPT:
-        with torch.autocast(x.device.type, enabled=False):
-            logits = x if w is None else x @ w.T
-        return _rounds(_Kept(logits), logs, iterations, start)
-    return _rounds(_Recomputed(x, w), logs, iterations, start)
-
-
-def _scaled(
-    rows: Tensor, prototypes: Tensor | None, normalize: bool
-) -> tuple[Tensor, Tensor | None]:
-    x = widen(rows)
-    if prototypes is None:
-        return x, None
-    w = widen(prototypes).to(x.dtype)
-    return (unit_rows(x), unit_rows(w)) if normalize else (x, w)
-
-
-class _Kept:
-    """The log-sum-exps of stored logits."""
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-
-    def of_columns(self, plus: Tensor) -> Tensor:
-        return torch.logsumexp(self.logits + plus[:, None], 0)
-
-    def of_rows(self, plus: Tensor) -> Tensor:
-        return torch.logsumexp(self.logits + plus, 1)
-
-
-class _Recomputed:
-    """The log-sum-exps of products, what is added to them being one more feature."""
-
-    def __init__(self, x: Tensor, w: Tensor) -> None:
-        one = x.new_ones(())
-        self.x, self.w, self.scale = _with_column(x, one), _with_column(w, one), one
-
-    def of_columns(self, plus: Tensor) -> Tensor:
-        return pairwise.lse(self.w, _with_column(self.x[:, :-1], plus), self.scale)[0]
-
-    def of_rows(self, plus: Tensor) -> Tensor:
-        return pairwise.lse(self.x, _with_column(self.w[:, :-1], plus), self.scale)[0]
-
-
-def _with_column(x: Tensor, column: Tensor) -> Tensor:
-    return torch.cat([x, column.expand(x.shape[0])[:, None]], 1)
-
-
-def _rounds(logits: _Kept | _Recomputed, logs: Tensor, iterations: int, start: str) -> Tensor:
-    k = logits.logits.shape[1] if isinstance(logits, _Kept) else logits.w.shape[0]
-    v = logs.new_zeros(k)
-    for i in range(iterations):
-        r = logits.of_rows(-v) if i or start == "rows" else 0.0
-        v = logits.of_columns(logs - r)
-    return -v
+    return balance(x, w, temperature, iterations, start, weight)

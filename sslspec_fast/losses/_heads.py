@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import computed_dtype, products, widen
+from .._dtypes import as_multiplied, computed_dtype, is_half, widen
 from ..primitives.pairwise.soft import Sides, mean_softmax, soft_rows, soft_total
 from ..primitives.rows.unit_rows import unit_rows
-from ._common import LossOrTerms, Terms, reduce_rows, with_terms
+from ._common import LossOrTerms, Terms, with_terms
 from ._prototypes import NAMES, Targets, check_bias, check_heads
 from ._prototypes import targets as targets_of
 
 Head = tuple[Tensor, "Tensor | None", "float | Tensor"]  # rows, prototypes, temperature
+Total = Callable[..., "tuple[Tensor, ...]"]  # sums over rows, added up over ranks
 
 
 class Heads(NamedTuple):
@@ -26,6 +27,7 @@ class Heads(NamedTuple):
 
     teacher_prototypes: None for those of the student; logits have none.
     scaled: whether the prototypes are to be scaled to unit length too, where the rows are.
+    half: whether the student's rows came as bfloat16.
     """
 
     student: Tensor
@@ -36,20 +38,31 @@ class Heads(NamedTuple):
     teacher_temperature: Tensor
     graph: Targets
     bias: Tensor | None
-    normalize: bool
-    scaled: bool
+    normalize: bool = True
+    scaled: bool = True
+    half: bool = False
 
     def sides(self) -> Sides:
         """The two logits, those of the teacher without a gradient."""
-        like, normalize = self.student, self.normalize and self.prototypes is not None
-        scaled = normalize and self.scaled
-        a = _over(like, self.student_temperature, normalize, like)
-        w = None if self.prototypes is None else _columns(self.prototypes, scaled, like)
+        normalize = self.normalize and self.prototypes is not None
+        a = self._over(self.student, self.student_temperature, normalize)
+        w = None if self.prototypes is None else self._columns(self.prototypes)
         with torch.no_grad():
-            b = _over(self.teacher, self.teacher_temperature, normalize, like)
+            b = self._over(self.teacher, self.teacher_temperature, normalize)
             own = self.teacher_prototypes
-            v = w if own is None else _columns(own, scaled, like)
+            v = w if own is None else self._columns(own)
         return Sides(a, w, b, v, self.bias)
+
+    def _over(self, rows: Tensor, temperature: Tensor, normalize: bool) -> Tensor:
+        """Rows over their temperature, in the dtype that the student is multiplied in."""
+        x = widen(rows).to(computed_dtype(self.student))
+        x = unit_rows(x) if normalize else x
+        scale = temperature.reciprocal()
+        return as_multiplied(x * (scale if scale.dim() == 0 else scale[:, None]), self.half)
+
+    def _columns(self, prototypes: Tensor) -> Tensor:
+        w = widen(prototypes).to(computed_dtype(self.student))
+        return as_multiplied(unit_rows(w) if self.normalize and self.scaled else w, self.half)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """student, teacher, prototypes, teacher_prototypes as a reference takes them."""
@@ -82,22 +95,24 @@ def prepare(
     scaled: bool = True,
     names: tuple[str, str] = NAMES,
     temperatures: tuple[str, str] = ("student_temperature", "teacher_temperature"),
+    by_row: bool = False,
+    min_rows: int = 1,
 ) -> Heads:
     """The checks that every loss over prototypes makes.
 
     pairs: `Targets`, or what `_prototypes.targets` takes.
+    by_row: whether a temperature may have a value per row.
     """
     (rows, prototypes, own), (targets, other_prototypes, other) = student, teacher
-    k = check_heads(op, rows, targets, prototypes, other_prototypes, names)
+    k = check_heads(op, rows, targets, prototypes, other_prototypes, names, min_rows)
     n, m = rows.shape[0], targets.shape[0]
-    own = check.positive(op, temperatures[0], own, rows, rows=(n,))
-    other = check.positive(op, temperatures[1], other, rows, rows=(m,))
+    own = check.positive(op, temperatures[0], own, rows, rows=(n,) if by_row else ())
+    other = check.positive(op, temperatures[1], other, rows, rows=(m,) if by_row else ())
     check.refuse_grad(op, temperatures[1], other.requires_grad, "detach it")
     bias = check_bias(op, bias, k, m, rows)
     graph = pairs if isinstance(pairs, Targets) else targets_of(op, pairs, n, m, rows)
-    return Heads(
-        rows, prototypes, own, targets, other_prototypes, other, graph, bias, normalize, scaled
-    )
+    sides = (rows, prototypes, own), (targets, other_prototypes, other)
+    return Heads(*sides[0], *sides[1], graph, bias, normalize, scaled, is_half(rows))
 
 
 def answer(
@@ -114,25 +129,20 @@ def answer(
     return with_terms(loss if total is None else total, terms if return_terms else None)
 
 
-def _over(rows: Tensor, temperature: Tensor, normalize: bool, like: Tensor) -> Tensor:
-    """Rows over their temperature, in the dtype in which those of `like` are multiplied."""
-    x = widen(rows).to(computed_dtype(like))
-    x = unit_rows(x) if normalize else x
-    scale = temperature.reciprocal()
-    return products(x * (scale if scale.dim() == 0 else scale[:, None]), like)
+def _as_they_are(*sums: Tensor) -> tuple[Tensor, ...]:
+    """The sums over the rows of one process: these are all rows."""
+    return sums
 
 
-def _columns(prototypes: Tensor, normalize: bool, like: Tensor) -> Tensor:
-    w = widen(prototypes).to(computed_dtype(like))
-    return products(unit_rows(w) if normalize else w, like)
-
-
-def mean_probability(sides: Sides) -> Tensor:
-    """(k,) mean over the students of their probabilities."""
+def mean_probability(sides: Sides, rows: int | None = None, over: Total = _as_they_are) -> Tensor:
+    """(k,) mean over the students of their probabilities; rows, over: as many students are there
+    over all ranks, and what adds up the sums of ranks.
+    """
     a, w = sides.a, sides.w
+    n = a.shape[0] if rows is None else rows
     if w is None:
-        return a.softmax(1).mean(0)
-    return mean_softmax(a, w, torch.full_like(a[:, 0], 1 / a.shape[0], dtype=computed_dtype(a)))
+        return over(a.softmax(1).sum(0) / n)[0]
+    return over(mean_softmax(a, w, torch.full_like(a[:, 0], 1 / n, dtype=computed_dtype(a))))[0]
 
 
 def loss_and_terms(
@@ -142,31 +152,41 @@ def loss_and_terms(
     weight: Tensor | None = None,
     *,
     skip_self: bool = False,
+    over: Total = _as_they_are,
 ) -> tuple[Tensor, Terms]:
     """The loss, and in the same reduction the entropy of its targets and the divergence from them.
 
     "mean" is over the weights of the pairs, "none" the sums of the students.
+    over: adds up, over ranks, sums over the rows of each.
     """
-    loss, entropy = _reduced(sides, graph, reduction, weight, skip_self)
+    loss, entropy = _reduced(sides, graph, reduction, weight, skip_self, over)
     return loss, {"entropy": entropy, "divergence": loss - entropy}
 
 
 def _reduced(
-    sides: Sides, graph: Targets, reduction: str, weight: Tensor | None, skip_self: bool
+    sides: Sides,
+    graph: Targets,
+    reduction: str,
+    weight: Tensor | None,
+    skip_self: bool,
+    over: Total,
 ) -> tuple[Tensor, Tensor]:
     if reduction == "none" or (weight is not None and weight.requires_grad):
         rows, entropy = soft_rows(sides, graph.weight, graph.pairs, skip_self=skip_self)
         each = graph.by_student(graph.weight * graph.of_teachers(entropy))
-        if reduction == "mean":
-            degree = graph.by_student(graph.weight)
-            norm = (degree if weight is None else degree * weight).sum()
-            total = (rows if weight is None else rows * weight).sum()
-            own = (each if weight is None else each * weight.detach()).sum()
-            return total / norm, own / norm.detach()
-        fixed = None if weight is None else weight.detach()
-        return reduce_rows(rows, reduction, weight), reduce_rows(each, reduction, fixed)
-    weights = graph.weight if weight is None else graph.weight * graph.of_students(weight)
+        if weight is not None:
+            rows, each = rows * weight, each * weight.detach()
+        if reduction == "none":
+            return rows, each
+        total, own = over(rows.sum(), each.sum())
+        if reduction == "sum":
+            return total, own
+        degree = graph.by_student(graph.weight)
+        (norm,) = over((degree if weight is None else degree * weight).sum())
+        return total / norm, own / norm.detach()
+    weights = graph.weights(weight)
     if reduction == "mean":
-        weights = weights / weights.sum()
+        weights = weights / over(weights.sum())[0]
     loss, entropy = soft_total(sides, weights, graph.pairs, skip_self=skip_self)
-    return loss, (weights * graph.of_teachers(entropy)).sum()
+    total, own = over(loss, (weights * graph.of_teachers(entropy)).sum())
+    return total, own

@@ -35,6 +35,10 @@ class Targets(NamedTuple):
             return values
         return torch.segment_reduce(values, "sum", offsets=self.pairs.indptr, initial=0)
 
+    def weights(self, of_students: Tensor | None) -> Tensor:
+        """The weights of the pairs, times those of their students (n,)."""
+        return self.weight if of_students is None else self.weight * self.of_students(of_students)
+
     def dense(self, n: int, m: int) -> Tensor:
         """(n, m), for the references."""
         if self.pairs is None:
@@ -68,6 +72,11 @@ def targets(op: str, pairs: Any, n: int, m: int, like: Tensor) -> Targets:
             )
         return Targets(None, torch.ones(n, dtype=kind, device=like.device))
     if isinstance(pairs, PairGraph):
+        if pairs.group is not None:
+            raise ValueError(
+                f"{op}: pairs must be a PairGraph of the rows of one process, also over ranks, got "
+                f"one that was made with a group of {pairs.group.size()} ranks"
+            )
         if n != m:
             raise ValueError(
                 f"{op}: pairs as a PairGraph need as many teacher rows as student rows, "
@@ -122,11 +131,12 @@ def check_heads(
     prototypes: Tensor | None,
     teacher_prototypes: Tensor | None,
     names: tuple[str, str] = NAMES,
+    min_rows: int = 1,
 ) -> int:
     """The shapes and dtypes of rows and prototypes; returns k."""
     own, other = names
-    check.matrix(op, own, student)
-    check.matrix(op, other, teacher)
+    check.matrix(op, own, student, min_rows=min_rows)
+    check.matrix(op, other, teacher, min_rows=min_rows)
     if teacher.device != student.device:
         raise ValueError(
             f"{op}: {other} must be on the device of {own}, {student.device}, got {teacher.device}"
@@ -188,6 +198,16 @@ def check_total(op: str, graph: Targets, weight: Tensor | None, reduction: str) 
     """A mean needs a pair with a weight."""
     if reduction != "mean" or not check.readable(graph.weight):
         return
-    own = graph.weight if weight is None else graph.weight * graph.of_students(weight.detach())
-    if not float(own.sum()) > 0:
+    if not float(graph.weights(weight).detach().sum()) > 0:
         raise ValueError(f"{op}: pairs must have a positive total weight for a mean, got 0")
+
+
+def check_clusters(op: str, assignment: Any, like: Tensor, k: int) -> Tensor:
+    """(n,) the numbers of clusters in [0, k)."""
+    own = check.integers(op, "assignment", assignment, like, like.shape[0])
+    if check.readable(own) and own.numel():
+        low, high = int(own.min()), int(own.max())
+        if low < 0 or high >= k:
+            worst = low if low < 0 else high
+            raise ValueError(f"{op}: assignment must lie in [0, {k}), got {worst}")
+    return own

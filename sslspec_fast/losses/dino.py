@@ -23,13 +23,16 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..reference import dino as reference
-from ._center import MODES, check_momentum, follow
-from ._column_bias import center_bias
+from ._center import MODES, check_momentum, follow, told_to_all_centers
 from ._common import Loss, LossOrTerms, Terms, run_reference
-from ._heads import answer, loss_and_terms, prepare
-from ._views import Views, like_first, pairs_of_views, view_list
+from ._head_inputs import dino_heads
+from ._heads import answer, loss_and_terms
+from ._views import Views, view_list
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.teachers import DINO
 
 
+@over_ranks(DINO)
 def dino(
     student_views: Views,
     teacher_views: Views,
@@ -62,8 +65,8 @@ def dino(
         normalize: rows and prototypes to unit length; not with logits.
         return_terms: also return {"entropy": of the codes, "divergence": loss - entropy}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now. A mean over ranks of equal sizes,
-            as DDP's of gradients, is the loss of all rows.
+        group: a process group or 1-D DeviceMesh whose ranks hold the samples of the batch together,
+            and each all prototypes (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the student's views (float32 for half precision); (loss,
@@ -79,30 +82,16 @@ def dino(
     """
     op = "dino"
     check.common(op, impl, group)
-    students = view_list(op, "student_views", student_views)
-    teachers = view_list(op, "teacher_views", teacher_views)
-    like_first(op, "student_views", students, students[0], "student_views")
-    like_first(op, "teacher_views", teachers, teachers[0], "teacher_views")
-    n, m = students[0].shape[0], teachers[0].shape[0]
-    if n != m:
-        raise ValueError(f"{op}: teacher_views must have the {n} rows of student_views, got {m}")
-    if len(students) == len(teachers) == 1:
-        raise ValueError(f"{op}: student_views must be at least 2 for 1 view of the teacher, got 1")
-    teacher_temperature = check.number(
-        op, "teacher_temperature", teacher_temperature, low=0.0, strict=True
-    )
-    if center is not None and bias is not None:
-        raise ValueError(f"{op}: bias must be None with a center, got both")
-    if bias is not None and bias.dim() != 1:
-        raise ValueError(f"{op}: bias must be (k,), got {tuple(bias.shape)}")
-    heads = prepare(
-        op,
-        (torch.cat(students), prototypes, student_temperature),
-        (torch.cat(teachers), teacher_prototypes, teacher_temperature),
-        pairs=pairs_of_views(students[0], n, len(students), len(teachers)),
-        bias=bias if center is None else center_bias(center, teacher_temperature),
-        normalize=normalize,
-        names=("student_views", "teacher_views"),
+    heads, n = dino_heads(
+        student_views,
+        teacher_views,
+        prototypes,
+        teacher_prototypes,
+        student_temperature,
+        teacher_temperature,
+        center,
+        bias,
+        normalize,
     )
 
     def plain() -> Tensor:
@@ -121,8 +110,9 @@ class DINOLoss(Loss):
     epoch=None)`` on lists of views; its center follows the teacher's logits after every call.
 
     With ``prototypes=`` and ``teacher_prototypes=`` of a call the views are (n, d) rows instead of
-    logits, and the last layer is no part of the model. The teacher has no gradient. Once
-    torch.distributed is initialised, all processes call it together and have the same center.
+    logits, and the last layer is no part of the model. The teacher has no gradient. With a group,
+    loss and center are those of the rows of all its ranks. Without one, once torch.distributed is
+    initialised, all processes call it together and have the same center, the mean of theirs.
 
     Args:
         output_dim: k, the prototypes, >= 1.
@@ -132,7 +122,7 @@ class DINOLoss(Loss):
         student_temp: `student_temperature` of `dino`.
         center_momentum: in [0, 1], the part of the center that a call leaves as it is.
         center_mode: "mean".
-        options: further keywords of `dino`.
+        group, options: as in `dino`; its further keywords.
 
     Raises:
         ValueError or TypeError: a size, momentum or mode that does not fit.
@@ -152,9 +142,11 @@ class DINOLoss(Loss):
         student_temp: float = 0.1,
         center_momentum: float = 0.9,
         center_mode: str = "mean",
+        *,
+        group: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(options=options)
+        super().__init__(group, options)
         op = "DINOLoss"
         self.output_dim = check.count(op, "output_dim", output_dim, 1)
         self.warmup_teacher_temp, self.teacher_temp = warmup_teacher_temp, teacher_temp
@@ -185,17 +177,21 @@ class DINOLoss(Loss):
         prototypes: Tensor | None = None,
         teacher_prototypes: Tensor | None = None,
     ) -> LossOrTerms:
-        loss = dino(
-            student_out,
-            teacher_out,
-            prototypes,
-            teacher_prototypes,
-            student_temperature=self.student_temp,
-            teacher_temperature=self.temperature(epoch) if teacher_temp is None else teacher_temp,
-            center=self.center.flatten(),
-            **self.options,
-        )
-        rows = torch.cat(view_list("DINOLoss", "teacher_out", teacher_out))
+        with told_to_all_centers("DINOLoss", self.group):
+            loss = dino(
+                student_out,
+                teacher_out,
+                prototypes,
+                teacher_prototypes,
+                student_temperature=self.student_temp,
+                teacher_temperature=self.temperature(epoch)
+                if teacher_temp is None
+                else teacher_temp,
+                center=self.center.flatten(),
+                group=self.group,
+                **self.options,
+            )
+        rows = torch.cat(view_list("DINOLoss", "teacher_out", teacher_out, min_rows=0))
         own = prototypes if teacher_prototypes is None else teacher_prototypes
-        follow(self.center, rows, own, self.center_momentum)
+        follow(self.center, rows, own, self.center_momentum, self.group)
         return loss

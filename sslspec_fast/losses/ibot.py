@@ -22,14 +22,16 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import computed_dtype
 from ..reference import ibot as reference
-from ._center import Center
-from ._column_bias import center_bias
+from ._center import Center, told_to_all_centers
 from ._common import Loss, LossOrTerms, Terms, run_reference
-from ._heads import answer, loss_and_terms, prepare
+from ._head_inputs import ibot_heads, token_weights
+from ._heads import answer, loss_and_terms
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.teachers import IBOT
 
 
+@over_ranks(IBOT)
 def ibot(
     student: Tensor,
     teacher: Tensor,
@@ -68,7 +70,8 @@ def ibot(
         normalize: rows and prototypes to unit length; not with logits.
         return_terms: also return {"entropy": of the codes, "divergence": loss - entropy}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the images of the batch together,
+            and each all prototypes (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the student's rows (float32 for half precision); (loss,
@@ -85,22 +88,20 @@ def ibot(
     """
     op = "ibot"
     check.common(op, impl, group)
-    masked = _flat(op, mask, student)
-    teacher_temperature = check.number(
-        op, "teacher_temperature", teacher_temperature, low=0.0, strict=True
+    heads, masked, visible_weight = ibot_heads(
+        student,
+        teacher,
+        mask,
+        prototypes,
+        teacher_prototypes,
+        student_temperature,
+        teacher_temperature,
+        center,
+        bias,
+        visible_weight,
+        normalize,
     )
-    if center is not None and bias is not None:
-        raise ValueError(f"{op}: bias must be None with a center, got both")
-    heads = prepare(
-        op,
-        (student, prototypes, student_temperature),
-        (teacher, teacher_prototypes, teacher_temperature),
-        bias=bias if center is None else center_bias(center, teacher_temperature),
-        normalize=normalize,
-    )
-    if visible_weight is not None:
-        visible_weight = check.number(op, "visible_weight", visible_weight, low=0.0)
-    weight = _token_weights(op, masked, visible_weight, student)
+    weight = token_weights(masked, visible_weight, student, masked.shape[0])
 
     def plain() -> Tensor:
         how = {**heads.options(), "visible_weight": visible_weight}
@@ -112,62 +113,22 @@ def ibot(
     return answer(impl, plain, fused, return_terms)
 
 
-def _flat(op: str, mask: Tensor, rows: Tensor) -> Tensor:
-    """(b, tokens)"""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{op}: mask must be a bool tensor, got {got}")
-    if mask.dim() not in (2, 3) or 0 in mask.shape:
-        raise ValueError(
-            f"{op}: mask must be (images, tokens) or (images, height, width), "
-            f"got {tuple(mask.shape)}"
-        )
-    if isinstance(rows, Tensor) and mask.device != rows.device:
-        raise ValueError(
-            f"{op}: mask must be on the device of student, {rows.device}, got {mask.device}"
-        )
-    return mask.flatten(1)
-
-
-def _token_weights(op: str, mask: Tensor, visible: float | None, rows: Tensor) -> Tensor:
-    """(m,) the weights of the tokens in the mean over the images of the means of their tokens."""
-    kind, n = computed_dtype(rows), rows.shape[0]
-    counts = mask.sum(1)
-    each = 1 / (counts.clamp(min=1).to(kind) * mask.shape[0])
-    if visible is None:
-        if check.readable(mask) and int(counts.sum()) != n:
-            raise ValueError(
-                f"{op}: student must have a row for each of the {int(counts.sum())} masked tokens, "
-                f"got {tuple(rows.shape)}"
-            )
-        # by a search in place of the indices of the mask, whose number depends on its data
-        index = torch.arange(n, device=mask.device)
-        image = torch.searchsorted(counts.cumsum(0), index, right=True)
-        return each[image.clamp(max=mask.shape[0] - 1)]
-    if n != mask.numel():
-        raise ValueError(
-            f"{op}: student must have a row for each of the {mask.numel()} tokens of mask with "
-            f"visible_weight, got {tuple(rows.shape)}"
-        )
-    others = visible / ((~mask).sum(1).clamp(min=1).to(kind) * mask.shape[0])
-    return torch.where(mask, each[:, None], others[:, None]).flatten()
-
-
 class IBOTPatchLoss(Loss):
     """`ibot` with lightly's constructor and ``forward(teacher_out, student_out, mask,
     teacher_temp=None)`` on the masked tokens; its center follows the teacher's logits after every
     call.
 
     With ``prototypes=`` and ``teacher_prototypes=`` of a call the tokens are (m, d) rows instead of
-    logits, and the last layer is no part of the model. The teacher has no gradient. Once
-    torch.distributed is initialised, all processes call it together and have the same center.
+    logits, and the last layer is no part of the model. The teacher has no gradient. With a group,
+    loss and center are those of the tokens of all its ranks. Without one, once torch.distributed is
+    initialised, all processes call it together and have the same center, the mean of theirs.
 
     Args:
         output_dim: k, the prototypes, >= 1.
         teacher_temp, student_temp: `teacher_temperature` and `student_temperature` of `ibot`.
         center_mode: "mean".
         center_momentum: in [0, 1], the part of the center that a call leaves as it is.
-        options: further keywords of `ibot`.
+        group, options: as in `ibot`; its further keywords.
 
     Raises:
         ValueError or TypeError: a size, momentum or mode that does not fit.
@@ -184,9 +145,11 @@ class IBOTPatchLoss(Loss):
         student_temp: float = 0.1,
         center_mode: str = "mean",
         center_momentum: float = 0.9,
+        *,
+        group: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(options=options)
+        super().__init__(group, options)
         self.output_dim, self.center_mode = output_dim, center_mode
         self.teacher_temp, self.student_temp = teacher_temp, student_temp
         self.center_momentum = center_momentum
@@ -215,21 +178,22 @@ class IBOTPatchLoss(Loss):
         how: tuple[float | None, Tensor | None, Tensor | None],
     ) -> LossOrTerms:
         teacher_temp, prototypes, teacher_prototypes = how
-        loss = ibot(
-            student_out,
-            teacher_out,
-            mask,
-            prototypes,
-            teacher_prototypes,
-            student_temperature=self.student_temp,
-            teacher_temperature=self.teacher_temp if teacher_temp is None else teacher_temp,
-            center=self.center.value,
-            visible_weight=visible_weight,
-            **self.options,
-        )
-        self.center.update(
-            teacher_out, prototypes if teacher_prototypes is None else teacher_prototypes
-        )
+        with told_to_all_centers(type(self).__name__, self.group):
+            loss = ibot(
+                student_out,
+                teacher_out,
+                mask,
+                prototypes,
+                teacher_prototypes,
+                student_temperature=self.student_temp,
+                teacher_temperature=self.teacher_temp if teacher_temp is None else teacher_temp,
+                center=self.center.value,
+                visible_weight=visible_weight,
+                group=self.group,
+                **self.options,
+            )
+        own = prototypes if teacher_prototypes is None else teacher_prototypes
+        self.center.update(teacher_out, own, self.group)
         return loss
 
 
@@ -240,7 +204,7 @@ class IBOTPlusPlusPatchLoss(IBOTPatchLoss):
     Without a mask the mean is over all tokens. The rest is as in `IBOTPatchLoss`.
 
     Args:
-        output_dim, teacher_temp, student_temp, center_mode, center_momentum, options: as in
+        output_dim, teacher_temp, student_temp, center_mode, center_momentum, group, options: as in
             `IBOTPatchLoss`.
 
     Raises:

@@ -19,21 +19,24 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import computed_dtype
 from ..reference import msn as reference
-from ._codes import divergence
+from ._codes import divergence, divergence_of_law
 from ._column_bias import sinkhorn_bias
 from ._common import Loss, LossOrTerms, Terms, run_reference
-from ._heads import answer, loss_and_terms, mean_probability, prepare
-from ._prototypes import Targets, check_heads, from_pattern
+from ._head_inputs import msn_anchors
+from ._heads import answer, loss_and_terms, mean_probability
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.balanced import MSN
 
 TEMPERATURE = 0.1
 
 
+@over_ranks(MSN)
 def msn(
     anchors: Tensor,
     targets: Tensor,
@@ -67,7 +70,8 @@ def msn(
         return_terms: also return {"entropy": of the targets' codes, "divergence": of the anchors'
             from them, "regularization": R}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the samples of the batch together,
+            and each all prototypes (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the anchors (float32 for half precision); (loss,
@@ -83,24 +87,16 @@ def msn(
     """
     op = "msn"
     check.common(op, impl, group)
-    names = ("anchors", "targets")
-    check.dense(op, "prototypes", prototypes)
-    k = check_heads(op, anchors, targets, prototypes, None, names)
-    temperature = check.number(op, "temperature", temperature, low=0.0, strict=True)
-    sharpening = check.number(op, "sharpening", sharpening, low=0.0, strict=True)
-    if sharpening > 1:
-        raise ValueError(f"{op}: sharpening must be in (0, 1], got {sharpening}")
-    iterations = check.count(op, "iterations", iterations, 0)
-    regularization = check.number(op, "regularization", regularization, low=0.0)
-    law = None if prior is None else _law(op, prior, k, anchors)
-    heads = prepare(
-        op,
-        (anchors, prototypes, temperature),
-        (targets, None, temperature * sharpening),
-        pairs=_views_of(op, anchors, targets),
-        normalize=normalize,
-        names=names,
-        temperatures=("temperature", "temperature"),
+    heads, temperature, sharpening, iterations, regularization, law = msn_anchors(
+        anchors,
+        targets,
+        prototypes,
+        temperature,
+        sharpening,
+        iterations,
+        regularization,
+        prior,
+        normalize,
     )
 
     def plain() -> Tensor:
@@ -131,54 +127,11 @@ def msn(
         loss, terms = loss_and_terms(sides, heads.graph)
         if regularization or return_terms:
             mean = mean_probability(sides)
-            surplus = divergence(mean) if law is None else _divergence_of(law, mean)
+            surplus = divergence(mean) if law is None else divergence_of_law(law, mean)
             loss, terms["regularization"] = loss + regularization * surplus, surplus
         return loss, terms
 
     return answer(impl, plain, fused, return_terms)
-
-
-def _views_of(op: str, anchors: Tensor, targets: Tensor) -> Targets:
-    rows, n = anchors.shape[0], targets.shape[0]
-    if rows % n:
-        raise ValueError(
-            f"{op}: anchors must be a multiple of the {n} rows of targets, "
-            f"got {tuple(anchors.shape)}"
-        )
-    index = torch.arange(rows, device=anchors.device)
-    weight = torch.ones(rows, dtype=computed_dtype(anchors), device=anchors.device)
-    return Targets(None, weight) if rows == n else from_pattern(index, index % n, weight, rows, n)
-
-
-def _law(op: str, prior: float | Tensor, k: int, like: Tensor) -> Tensor:
-    """(k,) with the sum 1."""
-    kind = computed_dtype(like)
-    if not isinstance(prior, Tensor):
-        exponent = check.number(op, "prior", prior, low=0.0)
-        law = torch.arange(1, k + 1, device=like.device).to(kind) ** -exponent
-    else:
-        check.dense(op, "prior", prior)
-        check.refuse_grad(op, "prior", prior.requires_grad, "detach it")
-        if prior.shape != (k,):
-            raise ValueError(
-                f"{op}: prior must have a number for each of the {k} prototypes ({k},), "
-                f"got {tuple(prior.shape)}"
-            )
-        if prior.device != like.device:
-            raise ValueError(
-                f"{op}: prior must be on the device of anchors, {like.device}, got {prior.device}"
-            )
-        if check.readable(prior):
-            bad = prior[~((prior > 0) & prior.isfinite())]
-            if bad.numel():
-                raise ValueError(f"{op}: prior must be finite and > 0, got {bad[0].item()}")
-        law = prior.detach().to(kind)
-    return law / law.sum()
-
-
-def _divergence_of(law: Tensor, p: Tensor) -> Tensor:
-    """KL(law || p), with a finite slope at a probability that underflowed."""
-    return (law * (law / p.clamp_min(torch.finfo(p.dtype).tiny)).log()).sum()
 
 
 class MSNLoss(Loss):
@@ -188,8 +141,8 @@ class MSNLoss(Loss):
     Args:
         temperature: as in `msn`.
         sinkhorn_iterations, regularization_weight: its `iterations` and `regularization`.
-        gather_distributed: True for one process only; with several, a call raises ValueError.
-        options: further keywords of `msn`.
+        gather_distributed: the loss of the samples of all processes.
+        group, options: as in `msn`; its further keywords.
 
     Raises:
         TypeError: a keyword that `msn` does not have.
@@ -205,9 +158,11 @@ class MSNLoss(Loss):
         sinkhorn_iterations: int = 3,
         regularization_weight: float = 1.0,
         gather_distributed: bool = False,
+        *,
+        group: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(options=options)
+        super().__init__(group, options)
         self.temperature, self.sinkhorn_iterations = temperature, sinkhorn_iterations
         self.regularization_weight = regularization_weight
         self.gather_distributed = gather_distributed
@@ -239,7 +194,7 @@ class PMSNLoss(MSNLoss):
     Args:
         temperature, sinkhorn_iterations, regularization_weight: as in `MSNLoss`.
         power_law_exponent: alpha >= 0 of the prior j^-alpha.
-        gather_distributed, options: as in `MSNLoss`.
+        gather_distributed, group, options: as in `MSNLoss`.
 
     Raises:
         TypeError: a keyword that `msn` does not have.
@@ -252,9 +207,10 @@ class PMSNLoss(MSNLoss):
         regularization_weight: float = 1.0,
         power_law_exponent: float = 0.25,
         gather_distributed: bool = False,
+        *,
+        group: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(
-            temperature, sinkhorn_iterations, regularization_weight, gather_distributed, **options
-        )
+        given = temperature, sinkhorn_iterations, regularization_weight, gather_distributed
+        super().__init__(*given, group=group, **options)
         self.power_law_exponent = self.prior = power_law_exponent

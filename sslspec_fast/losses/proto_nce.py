@@ -28,9 +28,12 @@ from ..primitives import pairwise
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import proto_nce as reference
 from ._common import LossOrTerms, add_terms, reduce_rows, run_reference
-from ._prototypes import check_heads
+from ._prototypes import check_clusters, check_heads
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.rows import PROTO_NCE
 
 
+@over_ranks(PROTO_NCE)
 def proto_nce(
     z: Tensor,
     prototypes: Tensor,
@@ -57,7 +60,8 @@ def proto_nce(
         return_terms: also return {"alignment": of minus the own logits, "uniformity": of the
             log-sum-exps}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together,
+            and each all prototypes and concentrations (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of z (float32 for half precision), or (n,) with
@@ -76,7 +80,7 @@ def proto_nce(
     check.dense(op, "prototypes", prototypes)
     k = check_heads(op, z, z, prototypes, None, ("z", "z"))
     n, kind = z.shape[0], computed_dtype(z)
-    own = _clusters(op, assignment, z, k)
+    own = check_clusters(op, assignment, z, k)
     phi = check.positive(op, "concentration", concentration, z, rows=(k,))
     weight = check.sample_weight(op, sample_weight, z, n, reduction)
     x, w = widen(z).to(kind), widen(prototypes).to(kind)
@@ -99,16 +103,6 @@ def proto_nce(
         lse = pairwise.lse(products(u, z), products(columns, z), u.new_ones(()))[0]
         loss = reduce_rows(lse - positive, reduction, weight)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
-
-
-def _clusters(op: str, assignment: Any, like: Tensor, k: int) -> Tensor:
-    own = check.integers(op, "assignment", assignment, like, like.shape[0])
-    if check.readable(own):
-        low, high = int(own.min()), int(own.max())
-        if low < 0 or high >= k:
-            worst = low if low < 0 else high
-            raise ValueError(f"{op}: assignment must lie in [0, {k}), got {worst}")
-    return own
 
 
 @torch.no_grad()
@@ -142,7 +136,7 @@ def concentration(
     op = "concentration"
     check.dense(op, "prototypes", prototypes)
     k = check_heads(op, z, z, prototypes, None, ("z", "z"))
-    own = _clusters(op, assignment, z, k)
+    own = check_clusters(op, assignment, z, k)
     temperature = check.number(op, "temperature", temperature, low=0.0, strict=True)
     kind = computed_dtype(z)
     u, c = unit_rows(widen(z).to(kind)), unit_rows(widen(prototypes).to(kind))

@@ -29,8 +29,11 @@ from ._codes import divergence
 from ._common import LossOrTerms, Terms, run_reference
 from ._heads import answer, loss_and_terms, mean_probability, prepare
 from ._prototypes import check_heads, check_total
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.rows import PROTOTYPE_CROSS_ENTROPY
 
 
+@over_ranks(PROTOTYPE_CROSS_ENTROPY)
 def prototype_cross_entropy(
     student: Tensor,
     teacher: Tensor,
@@ -70,7 +73,9 @@ def prototype_cross_entropy(
         return_terms: also return {"entropy": of the targets, "divergence": loss - entropy}, and
             "mean_entropy" where it has a weight.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the students of the batch
+            together, and each the teachers of its own, `pairs` of its own rows, and all prototypes
+            (docs/distributed.md). The bias is then (k,).
 
     Returns:
         The loss, 0-dim, in the dtype of the students (float32 for half precision), or (n,) with
@@ -100,6 +105,7 @@ def prototype_cross_entropy(
         pairs=pairs,
         bias=bias,
         normalize=normalize,
+        by_row=True,
     )
     check_total(op, heads.graph, weight, reduction)
 

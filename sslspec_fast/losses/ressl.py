@@ -23,10 +23,13 @@ from torch import Tensor
 from .. import _checks as check
 from ..reference import ressl as reference
 from ._common import LossOrTerms, Terms, run_reference
-from ._heads import answer, loss_and_terms, prepare
-from ._queue import unit_queue
+from ._head_inputs import ressl_heads
+from ._heads import answer, loss_and_terms
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.rows import RESSL
 
 
+@over_ranks(RESSL)
 def ressl(
     query: Tensor,
     key: Tensor,
@@ -53,7 +56,8 @@ def ressl(
         sample_weight: (n,); mean = sum of w l / sum of w.
         return_terms: also return {"entropy": of the q_i, "divergence": loss - entropy}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the queries of the batch together
+            and each the whole queue (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the queries (float32 for half precision), or (n,) with
@@ -70,17 +74,8 @@ def ressl(
     """
     op = "ressl"
     check.common(op, impl, group, reduction)
-    check.pair(op, ("query", "key"), query, key)
-    bank = unit_queue(op, queue, query).detach()
+    heads = ressl_heads(query, key, queue, temperature, key_temperature)
     weight = check.sample_weight(op, sample_weight, query, query.shape[0], reduction)
-    heads = prepare(
-        op,
-        (query, bank, temperature),
-        (key, None, key_temperature),
-        scaled=False,
-        names=("query", "key"),
-        temperatures=("temperature", "key_temperature"),
-    )
 
     def plain() -> Tensor:
         a, b, _, _ = heads.tensors()
@@ -88,7 +83,7 @@ def ressl(
             reference.ressl,
             a,
             b,
-            bank,
+            heads.prototypes,
             temperature=heads.student_temperature,
             key_temperature=heads.teacher_temperature,
             reduction=reduction,

@@ -16,7 +16,6 @@ Contrasting Cluster Assignments" (arXiv 2006.09882), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,13 +25,16 @@ from .. import _checks as check
 from ..reference import swav as reference
 from ._column_bias import sinkhorn_bias
 from ._common import Loss, LossOrTerms, Terms, run_reference
-from ._heads import answer, loss_and_terms, prepare
-from ._prototypes import check_heads
-from ._views import Views, like_first, pairs_of_views, view_list
+from ._head_inputs import swav_crops
+from ._heads import answer, loss_and_terms
+from ._views import Views
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.balanced import SWAV
 
 TEMPERATURE = 0.1
 
 
+@over_ranks(SWAV)
 def swav(
     high_views: Views,
     low_views: Views | None = None,
@@ -62,7 +64,8 @@ def swav(
         normalize: rows and prototypes to unit length; not with scores.
         return_terms: also return {"entropy": of the codes, "divergence": loss - entropy}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the samples of the batch together,
+            their own rows of the queue, and each all prototypes (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of the large crops (float32 for half precision); (loss,
@@ -77,29 +80,18 @@ def swav(
     """
     op = "swav"
     check.common(op, impl, group)
-    high = view_list(op, "high_views", high_views)
-    low = [] if low_views is None else view_list(op, "low_views", low_views)
-    like_first(op, "high_views", high, high[0], "high_views")
-    like_first(op, "low_views", low, high[0], "high_views")
-    if len(high) + len(low) < 2:
-        raise ValueError(f"{op}: high_views and low_views must be at least 2 in all, got 1")
-    check_heads(op, high[0], high[0], prototypes, None, ("high_views", "high_views"))
-    sinkhorn_temperature = check.number(
-        op, "sinkhorn_temperature", sinkhorn_temperature, low=0.0, strict=True
+    heads, high, _, earlier, sinkhorn_temperature, iterations = swav_crops(
+        high_views,
+        low_views,
+        prototypes,
+        queue,
+        temperature,
+        sinkhorn_temperature,
+        iterations,
+        normalize,
     )
-    iterations = check.count(op, "iterations", iterations, 0)
-    earlier = _queue(op, queue, high)
     balanced = [x if q is None else torch.cat([x, q]) for x, q in zip(high, earlier, strict=True)]
     n = high[0].shape[0]
-    heads = prepare(
-        op,
-        (torch.cat([*high, *low]), prototypes, temperature),
-        (torch.cat(high), None, sinkhorn_temperature),
-        pairs=pairs_of_views(high[0], n, len(high) + len(low), len(high)),
-        normalize=normalize,
-        names=("high_views", "high_views"),
-        temperatures=("temperature", "sinkhorn_temperature"),
-    )
 
     def plain() -> Tensor:
         crops, _, w, _ = heads.tensors()
@@ -132,26 +124,6 @@ def swav(
     return answer(impl, plain, fused, return_terms)
 
 
-def _queue(op: str, queue: Views | None, high: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """Earlier rows for each large crop."""
-    if queue is None:
-        return [None] * len(high)
-    earlier = view_list(op, "queue", queue)
-    if len(earlier) != len(high):
-        raise ValueError(
-            f"{op}: queue must have rows for each of the {len(high)} high_views, got {len(earlier)}"
-        )
-    for rows in earlier:
-        if rows.shape[1] != high[0].shape[1]:
-            raise ValueError(
-                f"{op}: queue must have the {high[0].shape[1]} features of high_views, "
-                f"got {tuple(rows.shape)}"
-            )
-        check.same_kind(op, "queue", rows, "high_views", high[0])
-    like_first(op, "queue", earlier, earlier[0], "queue")
-    return [rows.detach() for rows in earlier]
-
-
 class SwaVLoss(Loss):
     """`swav` with lightly's constructor and ``forward(high_resolution_outputs,
     low_resolution_outputs, queue_outputs=None)`` on lists of scores; the loss has no dimension.
@@ -162,9 +134,9 @@ class SwaVLoss(Loss):
     Args:
         temperature: as in `swav`.
         sinkhorn_iterations, sinkhorn_epsilon: its `iterations` and `sinkhorn_temperature`.
-        sinkhorn_gather_distributed: True for one process only; with several, a call raises
-            ValueError.
-        options: further keywords of `swav`.
+        sinkhorn_gather_distributed: the loss of the samples of all processes, with codes that are
+            balanced over all of them.
+        group, options: as in `swav`; its further keywords.
 
     Raises:
         TypeError: a keyword that `swav` does not have.
@@ -179,9 +151,11 @@ class SwaVLoss(Loss):
         sinkhorn_iterations: int = 3,
         sinkhorn_epsilon: float = 0.05,
         sinkhorn_gather_distributed: bool = False,
+        *,
+        group: Any = None,
         **options: Any,
     ) -> None:
-        super().__init__(options=options)
+        super().__init__(group, options)
         self.temperature, self.sinkhorn_iterations = temperature, sinkhorn_iterations
         self.sinkhorn_epsilon = sinkhorn_epsilon
         self.sinkhorn_gather_distributed = sinkhorn_gather_distributed

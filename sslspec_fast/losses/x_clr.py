@@ -23,9 +23,13 @@ from torch import Tensor
 from .. import _checks as check
 from ..reference import x_clr as reference
 from ._common import LossOrTerms, Terms, run_reference
-from ._heads import answer, loss_and_terms, prepare
+from ._head_inputs import x_clr_heads
+from ._heads import answer, loss_and_terms
+from .over_ranks import over_ranks
+from .over_ranks.prototypes.rows import X_CLR
 
 
+@over_ranks(X_CLR)
 def x_clr(
     z: Tensor,
     targets: Tensor,
@@ -50,7 +54,8 @@ def x_clr(
         sample_weight: (n,); mean = sum of w l / sum of w.
         return_terms: also return {"entropy": of the q_i, "divergence": loss - entropy}.
         impl: "fused", or "torch" for the plain reference.
-        group: torch.distributed group; world size 1 only for now.
+        group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together,
+            with their targets (docs/distributed.md).
 
     Returns:
         The loss, 0-dim, in the dtype of z (float32 for half precision), or (n,) with
@@ -66,20 +71,8 @@ def x_clr(
     """
     op = "x_clr"
     check.common(op, impl, group, reduction)
-    check.matrix(op, "z", z, min_rows=2)
-    check.matrix(op, "targets", targets)
-    if targets.shape[0] != z.shape[0]:
-        raise ValueError(
-            f"{op}: targets must have the {z.shape[0]} rows of z, got {tuple(targets.shape)}"
-        )
+    heads = x_clr_heads(z, targets, temperature, target_temperature)
     weight = check.sample_weight(op, sample_weight, z, z.shape[0], reduction)
-    heads = prepare(
-        op,
-        (z, z, temperature),
-        (targets, targets.detach(), target_temperature),
-        names=("z", "targets"),
-        temperatures=("temperature", "target_temperature"),
-    )
 
     def plain() -> Tensor:
         a, b, _, _ = heads.tensors()

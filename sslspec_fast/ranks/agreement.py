@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .traffic import all_gather, host_device
 
-_HELD = 6  # integers that a call can exchange
+_HELD = 7  # integers that a call can exchange
 _TEXT = 2048  # bytes of a rank's text
 
 

@@ -1,7 +1,14 @@
-"""Sinkhorn's iteration on a stored matrix, in the log domain."""
+"""Means of columns, and Sinkhorn's iteration in the log domain, of a stored matrix."""
+
+from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def column_mean(logits: Tensor, weight: Tensor | None) -> Tensor:
+    """logits (m, k); weight (m,)."""
+    return logits.mean(0) if weight is None else weight @ logits / weight.sum()
 
 
 def sinkhorn_bias(logits: Tensor, log_weight: Tensor, iterations: int, from_rows: bool) -> Tensor:

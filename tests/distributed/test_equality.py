@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ..support.ranks.cases import CASES, SPLITS
+from ..support.ranks.batch import SPLITS
+from ..support.ranks.cases import CASES
 from ..support.ranks.pool import Pool
 from ..support.ranks.work import equal_to_one_process
 

@@ -37,8 +37,22 @@ SEEN = {
     "margin": f"info_nce: margin {ALIKE} 0.0, rank 1 has 0.1",
     "bank": f"NTXentLoss: the bank {ALIKE} (9, 5), rank 1 has (8, 5)",
 }
+SEEN |= {
+    "prototypes": f"msn: prototypes {ALIKE} shape (4, 5) and sum 8, rank 1 has shape (4, 5) and",
+    "center": f"dino: center {ALIKE} shape (5,) and sum 0, rank 1 has shape (5,) and sum 5",
+    "crops": f"dino: the numbers of views and features {ALIKE} (3, 5), rank 1 has (2, 5)",
+    "views of the teacher": f"dino: teacher_views {ALIKE} rows of shape (2, 5) in torch.float64, ",
+    "dtype of the teacher": f"x_clr: targets {ALIKE} rows of shape (5,) in torch.float64, rank 1",
+    "temperature of the teacher": f"ressl: key_temperature {ALIKE} 0.04, rank 1 has 0.1",
+    "pairs": f"prototype_cross_entropy: pairs[0] {ALIKE} None, rank 1 has a tensor",
+    "rounds": f"sinkhorn_bias: iterations {ALIKE} 3.0, rank 1 has 2.0",
+    "start": f"sinkhorn_bias: start {ALIKE} zero, rank 1 has rows",
+    "codes of a queue": f"swav: queue {ALIKE} None, rank 1 has rows of shape (2, 5)",
+}
 # what rank 1 says about its own arguments
 OWN = {
+    "tokens": "ValueError: ibot: student must have a row for each of the 4 masked tokens, got (3,",
+    "biases by block": "ValueError: prototype_cross_entropy: bias must be one for all teacher rows",
     "error": "ValueError: nt_xent: temperature must be finite and > 0, got -1.0",
     "shapes": "ValueError: info_nce: key must match query (4, 5), got (3, 5)",
     "keyword": "TypeError: got an unexpected keyword argument 'nonsense'",
@@ -50,6 +64,10 @@ OWN = {
     "rows of the bank": "ValueError: NTXentLoss: out1 must match out0 (4, 5), got (3, 5)",
 }
 TOGETHER = {
+    "views of a target": "msn: anchors must be as many for each target on all ranks, 16 for 12",
+    "weights of no mean": "column_mean: sample_weight must have a positive sum over all ranks",
+    "pairs without a weight": "the weights of pairs must have a positive sum over all ranks",
+    "a graph of all ranks as pairs": "pairs must be a PairGraph of the rows of one process, also",
     "no rows anywhere": "nt_xent: z1 needs at least 1 row over all ranks of the group, got 0",
     "one row for a covariance": "vicreg: z1 needs at least 2 rows over all ranks of the group, got",
     "neighbours": "koleo: k must be less than the 12 rows of a group, got 12",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ..support.ranks import graphs
-from ..support.ranks.cases import SPLITS
+from ..support.ranks.batch import SPLITS
 from ..support.ranks.pool import Pool
 from ..support.versions import traces_graphs
 

@@ -36,17 +36,6 @@ def test_directions_over_ranks(pool: Pool) -> None:
         assert max(found.values()) < 1e-12, found
 
 
-def test_centers_are_the_mean_of_those_of_all_processes(pool: Pool) -> None:
-    assert max(pool.run(objects.centers)) < 1e-15
-
-
-def test_losses_over_prototypes_take_all_rows_in_one_process(pool: Pool) -> None:
-    for found in pool.run(objects.refused):
-        assert set(found) == {"swav", "msn", "dino", "ibot", "ressl", "x_clr"}
-        for name, message in found.items():
-            assert message.startswith(f"{name}: group must have 1 rank"), message
-
-
 @pytest.mark.parametrize("labels", ["none", "integers", "floats"])
 @pytest.mark.parametrize("mode", ["all", "one"])
 def test_sup_con_takes_the_labels_of_own_samples(pool: Pool, labels: str, mode: str) -> None:

@@ -39,7 +39,7 @@ def torchrun(folder: Path, *command: str) -> str:
 
 def test_every_loss_is_checked_under_torchrun(tmp_path: Path) -> None:
     out = torchrun(tmp_path, "-m", "benchmarks.distributed", "--check")
-    errors = {line[:22].strip(): float(line[22:].split()[0]) for line in out.splitlines() if line}
+    errors = {line[:24].strip(): float(line[24:].split()[0]) for line in out.splitlines() if line}
     assert len(errors) >= 20
     assert max(errors.values()) < 1e-11
 

@@ -83,7 +83,9 @@ def test_sharded_weights_and_scale(pool: Pool) -> None:
         assert max(errors.values()) < 1e-12, errors
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa"])
+@pytest.mark.parametrize(
+    "name", ["nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa", "dino", "swav", "x_clr"]
+)
 def test_one_compiled_graph(pool: Pool, name: str) -> None:
     for errors in pool.run(training.compiled, name, ranks=2):
         assert max(errors.values()) < 1e-12, errors

@@ -105,7 +105,7 @@ def test_rows_leave_out_their_own_column(gpu_paths: GpuPaths, n: int) -> None:
 
 @emulated
 def test_sinkhorn_and_terms(gpu_paths: GpuPaths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sslspec_fast.losses._column_bias._KEPT", 0)
+    monkeypatch.setattr("sslspec_fast.losses._sinkhorn._KEPT", 0)
     rows, w = pair_rows(30, 6)[0], pair_rows(70, 6, 1)[0]
     bias = F.sinkhorn_bias(rows, w, temperature=0.1)
     _, terms = F.prototype_cross_entropy(rows, rows, w, bias=bias, return_terms=True)

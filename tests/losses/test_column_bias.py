@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sslspec_fast.functional as F
-from sslspec_fast.losses import _column_bias as column_bias
+from sslspec_fast.losses import _sinkhorn as sinkhorn
 
 from ..support.cases import pair_rows, unit
 from ..support.prototypes import golden
@@ -44,7 +44,7 @@ def knopp(logits, iterations, weight):
 @pytest.mark.parametrize("start", ["zero", "rows"])
 def test_definition(start, kept, impl, monkeypatch):
     if not kept:
-        monkeypatch.setattr(column_bias, "_KEPT", 0)
+        monkeypatch.setattr(sinkhorn, "_KEPT", 0)
     rows, prototypes = pair_rows(13, 4)[0], pair_rows(60, 4, 1)[0]
     weight = torch.linspace(0.1, 2, 13, dtype=torch.float64)
     for normalize in (True, False):
@@ -79,7 +79,7 @@ def test_many_rounds_balance_the_columns():
 def test_large_logits(kept, monkeypatch):
     """Logits of +-1086, whose exponentials overflow even in float64: finite, and those of fp64."""
     if not kept:
-        monkeypatch.setattr(column_bias, "_KEPT", 0)
+        monkeypatch.setattr(sinkhorn, "_KEPT", 0)
     rows, prototypes = pair_rows(40, 8)[0], pair_rows(300, 8, 1)[0]
     logits = rows @ prototypes.T
     temperature = float(logits.abs().max()) / 1086
@@ -130,7 +130,7 @@ def test_nothing_has_a_gradient_and_autocast_changes_nothing():
 @pytest.mark.parametrize("kept", [True, False])
 def test_fullgraph(kept, monkeypatch):
     if not kept:
-        monkeypatch.setattr(column_bias, "_KEPT", 0)
+        monkeypatch.setattr(sinkhorn, "_KEPT", 0)
     torch._dynamo.reset()
     rows, prototypes = pair_rows(6, 4)[0], pair_rows(9, 4, 1)[0]
 

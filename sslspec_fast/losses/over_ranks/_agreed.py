@@ -15,9 +15,9 @@ from ... import _checks as check
 from ...graph.pair_graph import PairGraph
 from ...ranks import Ranks, agree
 from ...ranks.pieces import budget
-from ._form import COPY, MORE, SCALE, Form
+from ._form import COPY, COUNTED, MORE, PAIRS, ROWS, SCALES, Form
 
-# what a SCALE can be: a copy on every rank, or one per row, of one or of all views of a sample
+# what a scale can be: a copy on every rank, or one per row, of one or of all views of a sample
 ONE, PER_ROW, PER_ANCHOR = 1, 2, 4
 _LAYOUTS = {ONE: "one value", PER_ROW: "one per row", PER_ANCHOR: "one per anchor"}
 
@@ -27,11 +27,19 @@ def wanted(x: Tensor | None) -> bool:
     return x is not None and x.requires_grad and torch.is_grad_enabled()
 
 
-def scale_given(op: str, name: str, value: float | Tensor, like: Tensor, views: int = 1) -> Tensor:
-    """A checked temperature or scale. The shape (1,) beside one row can mean a copy or one per row,
-    and is kept until the other ranks have told what theirs is.
+def scale_given(
+    op: str,
+    name: str,
+    value: float | Tensor,
+    like: Tensor,
+    views: int = 1,
+    rows: int | None = None,
+) -> Tensor:
+    """A checked temperature or scale, of the rows `like` or of so many other ones. The shape (1,)
+    beside one row can mean a copy or one per row, and is kept until the other ranks have told what
+    theirs is.
     """
-    n = like.shape[0]
+    n = like.shape[0] if rows is None else rows
     scale = check.positive(op, name, value, like, rows=(n, views * n))
     ambiguous = isinstance(value, Tensor) and value.shape == (1,) and n == 1
     return scale.reshape(1) if ambiguous else scale
@@ -44,7 +52,8 @@ def _told(x: Tensor) -> str:
     shape = f"shape {tuple(x.shape)}"
     if x.device.type != "cpu" or x.numel() == 0:
         return shape
-    some = x.detach()[:: -(-x.shape[0] // 64)].double()
+    rows = x.detach().reshape(-1) if x.dim() == 0 else x.detach()
+    some = rows[:: -(-rows.shape[0] // 64)].double()
     return f"{shape} and sum {float(some.sum()):.17g}"
 
 
@@ -58,11 +67,20 @@ def _layouts(x: Tensor, n: int) -> int:
     return PER_ROW | ONE if n == 1 else PER_ROW
 
 
+def _bits(x: Tensor) -> int:
+    """Those of a float64, where looking at it waits for nothing."""
+    if x.numel() != 1 or x.device.type != "cpu":
+        return 0
+    bits: int = struct.unpack("q", struct.pack("d", x.item()))[0]
+    return bits
+
+
 class Agreed(NamedTuple):
     ranks: Ranks
     more: Ranks
-    layout: int  # of the scale
-    tensors: dict[str, Tensor | None]  # the scale in that layout
+    pairs: Ranks
+    layouts: dict[str, int]  # of the scales
+    tensors: dict[str, Tensor | None]  # the scales in those layouts
 
 
 def agreed(
@@ -90,39 +108,40 @@ def agreed(
     }
     if graph is not None:
         facts["graph"] = f"number {graph.number}"
-    scale = next((name for name, kind in form.tensors.items() if kind == SCALE), None)
-    extra, layouts, bits = 0, ONE, 0
+    counts = {ROWS: 0, MORE: 0, PAIRS: 0}
     for (name, x), want in zip(tensors.items(), wants, strict=True):
         kind = form.tensors[name]
         facts[f"requires_grad of {name}"] = want
         facts[name] = "None" if x is None else "a tensor"
         if x is None:
             continue
-        if kind == MORE:
-            extra = x.shape[0]
-        elif kind == COPY:
+        if kind == COPY:
             facts[name] = _told(x)
-        elif name == scale:
-            layouts = _layouts(x, first.shape[0])
-            if x.numel() == 1 and x.device.type == "cpu":  # on a GPU, it would have to wait
-                bits = struct.unpack("q", struct.pack("d", x.item()))[0]
-        elif kind == SCALE and x.device.type == "cpu":
-            facts[name] = x.item()
-    held = first.shape[0], extra, layouts, bits
-    ranks, (more, flags, values) = agree(form.op, group, facts, *held)
+        elif kind in COUNTED:
+            counts[COUNTED[kind]] = x.shape[0]
+            if x.dim() > 1 and x is not first:
+                facts[name] = f"rows of shape {tuple(x.shape[1:])} in {x.dtype}"
+    scales = {name: SCALES[kind] for name, kind in form.tensors.items() if kind in SCALES}
+    held = list(counts.values())
+    for name, of in scales.items():
+        x = tensors[name]
+        held += (ONE, 0) if x is None else (_layouts(x, counts[of]), _bits(x))
+    ranks, (more, pairs, *told) = agree(form.op, group, facts, *held)
     if ranks.n < form.min_rows:
         rows = "row" if form.min_rows == 1 else "rows"
         raise ValueError(
             f"{form.op}: {next(iter(tensors))} needs at least {form.min_rows} {rows} over all "
             f"ranks of the group, got {ranks.n}"
         )
-    layout = _common_layout(form.op, scale, flags)
-    if scale is not None and layout == ONE:
-        _check_same_bits(form.op, scale, values)
-        one = tensors[scale]
-        assert one is not None
-        tensors = {**tensors, scale: one.reshape(())}
-    return Agreed(ranks, ranks.with_counts(more), layout, tensors)
+    if form.fits is not None:
+        form.fits(ranks, ranks.with_counts(more))
+    layouts, tensors = {}, dict(tensors)
+    for name, flags, values in zip(scales, told[::2], told[1::2], strict=True):
+        x, layouts[name] = tensors[name], _common_layout(form.op, name, flags)
+        if layouts[name] == ONE and x is not None:
+            _check_same_bits(form.op, name, values)
+            tensors[name] = x.reshape(())
+    return Agreed(ranks, ranks.with_counts(more), ranks.with_counts(pairs), layouts, tensors)
 
 
 def _check_same_bits(op: str, name: str, values: Sequence[int]) -> None:
@@ -136,7 +155,7 @@ def _check_same_bits(op: str, name: str, values: Sequence[int]) -> None:
             )
 
 
-def _common_layout(op: str, scale: str | None, flags: Sequence[int]) -> int:
+def _common_layout(op: str, scale: str, flags: Sequence[int]) -> int:
     common = functools.reduce(operator.and_, flags)
     if common == 0:
         each = ", ".join(

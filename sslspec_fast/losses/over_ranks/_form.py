@@ -11,13 +11,20 @@ from torch import Tensor
 from ...graph.pair_graph import PairGraph
 from ...ranks import Ranks
 
-SLOTS = 8
+SLOTS = 11
 
 # kinds of tensor arguments
 ROWS = "rows"  # (n_r, ...): this rank's
 MORE = "more"  # (m_r, ...): this rank's, of another number
+PAIRS = "pairs"  # (p_r,): of this rank's pairs of a row of ROWS and one of MORE
 SCALE = "scale"  # 0-dim: a copy on every rank; (n_r,) or (2 n_r,) view-major: this rank's
+MORE_SCALE = "scale of more"  # 0-dim: a copy on every rank; (m_r,): this rank's
 COPY = "copy"  # the same on every rank
+PAIR_ROW = "row of a pair"  # (p_r,): a number of a row of ROWS among those of this rank
+PAIR_MORE = "more of a pair"  # (p_r,): of one of MORE
+
+SCALES = {SCALE: ROWS, MORE_SCALE: MORE}  # and whose rows they are
+COUNTED = {ROWS: ROWS, MORE: MORE, PAIRS: PAIRS, PAIR_ROW: PAIRS, PAIR_MORE: PAIRS}
 
 
 class Given(NamedTuple):
@@ -72,11 +79,13 @@ class Form:
     compute: the loss of the global batch, differentiable, with the same collectives on all ranks.
     min_rows: of all ranks together.
     views: how many losses reduction="none" gives for each row of the first tensor (2 for NT-Xent).
-    shape: of what reduction="none" gives, by the shape of the first tensor, where that is the same
-        on all ranks and no value per row of a rank.
+    shape: of what reduction="none" gives, by the tensors, where that is the same on all ranks and
+        no value per row of a rank.
     reduction: what holds where the functional has no argument of that name; "none" for what is no
         scalar.
     terms: names of what return_terms=True returns.
+    weighed_terms: further names, of terms that are there where the number of that name is not 0.
+    fits: raises where the numbers of ROWS and MORE of the ranks do not fit together.
     reduces: whether the functional takes a reduction.
     prepare: the arguments after what needs all ranks was made of them and of the group's name.
     restore: the arguments of the functional, of tensors and numbers that stand for others.
@@ -90,7 +99,9 @@ class Form:
     terms: tuple[str, ...] = ()
     min_rows: int = 1
     views: int = 1
-    shape: Callable[[Sequence[int]], Sequence[int]] | None = None
+    weighed_terms: tuple[str, ...] = ()
+    fits: Callable[[Ranks, Ranks], None] | None = None
+    shape: Callable[..., Sequence[int]] | None = None
     reduction: str = "mean"
     reduces: bool = True
     prepare: Callable[[Given, Any], Given] | None = None
@@ -100,6 +111,10 @@ class Form:
 
     def __post_init__(self) -> None:
         FORMS[self.op] = self
+
+    def names_of_terms(self, numbers: Sequence[float]) -> tuple[str, ...]:
+        given = dict(zip(self.numbers, numbers, strict=True))
+        return self.terms + tuple(name for name in self.weighed_terms if given[name])
 
 
 FORMS: dict[str, Form] = {}

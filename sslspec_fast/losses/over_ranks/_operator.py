@@ -21,7 +21,21 @@ from ...ranks import gather_rows, replicated, value_and_grad
 from ...ranks.group import by_name
 from .._common import LossOrTerms
 from ._agreed import PER_ANCHOR, agreed, wanted
-from ._form import COPY, FORMS, MORE, SCALE, SLOTS, Form, Given, Problem
+from ._form import (
+    COPY,
+    COUNTED,
+    FORMS,
+    MORE,
+    PAIR_MORE,
+    PAIR_ROW,
+    PAIRS,
+    ROWS,
+    SCALES,
+    SLOTS,
+    Form,
+    Given,
+    Problem,
+)
 
 
 def call(
@@ -46,7 +60,7 @@ def call(
     loss, terms, *_ = _over_ranks(*tensors, *padding, *what, return_terms)
     if not return_terms:
         return loss
-    return loss, dict(zip(form.terms, terms.unbind(), strict=True))
+    return loss, dict(zip(form.names_of_terms(numbers), terms.unbind(), strict=True))
 
 
 def _named(form: Form, tensors: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
@@ -67,7 +81,7 @@ def _reference(
     """The plain-torch loss of all rows on every rank: the oracle, with derivatives of any order."""
     wants = [wanted(x) for x in given.tensors.values()]
     numbers = list(given.numbers.values())
-    ranks, more, layout, tensors = agreed(
+    ranks, more, pairs, layouts, tensors = agreed(
         form,
         by_name(name),
         given.tensors,
@@ -79,20 +93,22 @@ def _reference(
         "torch",
     )
     every: dict[str, Any] = {}
+    of_kind = {ROWS: ranks, MORE: more, PAIRS: pairs}
+    first = {PAIR_ROW: ranks.here.start, PAIR_MORE: more.here.start}
     for key, x in tensors.items():
         kind = form.tensors[key]
-        if x is None:
+        if x is None or (kind == MORE and not more.n):
             every[key] = None
-        elif kind == MORE:
-            every[key] = gather_rows(x, more) if more.n else None
         elif kind == COPY or x.dim() == 0:
             (every[key],) = replicated(ranks, x)
-        elif kind == SCALE and layout == PER_ANCHOR:
+        elif layouts.get(key) == PER_ANCHOR:
             every[key] = gather_rows(
                 x.view(form.views, x.shape[0] // form.views).T, ranks
             ).T.reshape(-1)
+        elif kind in first:
+            every[key] = gather_rows(x + first[kind], pairs)
         else:
-            every[key] = gather_rows(x, ranks)
+            every[key] = gather_rows(x, of_kind[SCALES.get(kind) or COUNTED[kind]])
     keywords: dict[str, Any] = {"reduction": reduction} if form.reduces else {}
     arguments = form.restore({**every, **given.numbers, **(given.choices or {})})
     if given.graph is not None:
@@ -120,10 +136,11 @@ _ARGS = (
 _GRADS = ", ".join(["Tensor"] * SLOTS)
 
 
-def _loss_shape(form: Form, a: Tensor, reduction: str) -> tuple[int, ...]:
+def _loss_shape(form: Form, tensors: Sequence[Tensor], reduction: str) -> tuple[int, ...]:
+    a = tensors[0]
     if reduction != "none":
         return ()
-    return (form.views * a.shape[0],) if form.shape is None else tuple(form.shape(a.shape))
+    return (form.views * a.shape[0],) if form.shape is None else tuple(form.shape(*tensors))
 
 
 def _gradient_shapes(
@@ -139,13 +156,14 @@ def _gradient_shapes(
 
 
 def _shapes(*args: Any) -> tuple[Tensor, ...]:
-    tensors, (op, _, _, _, reduction, _, wants, terms) = args[:SLOTS], args[SLOTS:]
+    tensors, (op, _, _, _, reduction, numbers, wants, terms) = args[:SLOTS], args[SLOTS:]
     form, a = FORMS[op], args[0]
-    kind, shape = computed_dtype(a), _loss_shape(form, a, reduction)
-    made = wants if reduction != "none" else []
+    kind, shape = computed_dtype(a), _loss_shape(form, tensors, reduction)
+    asked = wants if reduction != "none" else []
     loss = a.new_empty(shape, dtype=kind)
-    of_terms = a.new_empty((len(form.terms) if terms else 0, *shape), dtype=kind)
-    return loss, of_terms, *_gradient_shapes(tensors, made, a)
+    count = len(form.names_of_terms(numbers)) if terms else 0
+    of_terms = a.new_empty((count, *shape), dtype=kind)
+    return loss, of_terms, *_gradient_shapes(tensors, asked, a)
 
 
 def _run(
@@ -156,7 +174,7 @@ def _run(
     form = FORMS[op]
     tensors = _named(form, args[:SLOTS])
     graph, choices = graph_of(named) if named else None, chosen.split("\n")
-    ranks, more, _, tensors = agreed(
+    ranks, more, _, _, tensors = agreed(
         form, by_name(name), tensors, numbers, choices, graph, reduction, asked, "fused"
     )
     first = args[0]
@@ -185,7 +203,7 @@ def _widened(x: Tensor | None, like: Tensor) -> Tensor | None:
     return x.to(computed_dtype(like)) if x is not None and x.is_floating_point() else x
 
 
-def _made(grads: Sequence[Tensor | None], args: Sequence[Any]) -> list[Tensor]:
+def _in_slots(grads: Sequence[Tensor | None], args: Sequence[Any]) -> list[Tensor]:
     """A tensor per slot: gradients, zeros where nothing depends on a tensor, or nothing."""
     empty = _gradient_shapes(args[:SLOTS], args[-1], args[0])
     asked = [*args[-1], *[False] * (SLOTS - len(args[-1]))]
@@ -202,7 +220,7 @@ def _body(*args: Any) -> tuple[Tensor, ...]:
     wants = args[-1] if reduced else [False] * len(args[-1])
     loss, found, grads = _run(args, terms, wants, None)
     found = found if terms else loss.new_empty(0, *loss.shape)
-    return loss, found, *_made(grads, (*args[:-1], wants))
+    return loss, found, *_in_slots(grads, (*args[:-1], wants))
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -211,26 +229,29 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.options = inputs[SLOTS:-1]
     named = inputs[SLOTS + 2]
     ctx.graph = graph_of(named) if named else None  # which is there as long as this is
-    ctx.save_for_backward(*inputs[:SLOTS], *output[2:])
+    ctx.kinds = [None if x is None else x.dtype for x in inputs[:SLOTS]]
+    # a reduced loss has its gradients; its inputs may change, as a center or a queue does
+    reduced = inputs[SLOTS + 4] != "none"
+    ctx.save_for_backward(*(output[2:] if reduced else inputs[:SLOTS]))
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
     rest = (None,) * (len(ctx.options) + 1)
     if grad is None:
         return (*(None,) * SLOTS, *rest)
-    inputs, grads = ctx.saved_tensors[:SLOTS], ctx.saved_tensors[SLOTS:]
     op, _, _, _, reduction, _, wants = ctx.options
     if torch.is_grad_enabled():
         raise NotImplementedError(
             f"{op}: second derivatives of a loss over ranks exist with impl='torch' only"
         )
+    grads = ctx.saved_tensors
     if reduction == "none":
-        grads, grad = _over_ranks_bwd(*inputs, *ctx.options, grad), None
+        grads, grad = _over_ranks_bwd(*grads, *ctx.options, grad), None
     wants = [*wants, *[False] * (SLOTS - len(wants))]
     out = []
-    for x, want, made in zip(inputs, wants, grads, strict=True):
-        scaled = made if grad is None else made * grad
-        out.append(scaled.to(x.dtype) if want else None)
+    for kind, want, found in zip(ctx.kinds, wants, grads, strict=True):
+        scaled = found if grad is None else found * grad
+        out.append(scaled.to(kind) if want else None)
     return (*out, *rest)
 
 
@@ -240,7 +261,7 @@ def _bwd_shapes(*args: Any) -> tuple[Tensor, ...]:
 
 def _bwd_body(*args: Any) -> tuple[Tensor, ...]:
     args, grad = args[:-1], args[-1]
-    return tuple(_made(_run(args, False, args[-1], grad)[2], args))
+    return tuple(_in_slots(_run(args, False, args[-1], grad)[2], args))
 
 
 _over_ranks_bwd = register_op(

@@ -23,7 +23,7 @@ def reduce_rows(problem: Problem, rows: Tensor, weight: Tensor | None) -> Tensor
     return total / sum_to_value(weight.expand_as(rows).sum(), problem.ranks)
 
 
-def check_weight(problem: Problem, weight: Tensor | None) -> None:
+def check_weight(problem: Problem, weight: Tensor | None, name: str = "sample_weight") -> None:
     """A mean needs a positive sum of weights over all ranks; looked at where that waits for
     nothing, and with the same outcome on all ranks.
     """
@@ -31,7 +31,7 @@ def check_weight(problem: Problem, weight: Tensor | None) -> None:
         return
     if float(sum_to_value(weight.detach().sum(), problem.ranks)) == 0:
         raise ValueError(
-            f"{problem.op}: sample_weight must have a positive sum over all ranks for "
+            f"{problem.op}: {name} must have a positive sum over all ranks for "
             "reduction='mean', got 0"
         )
 

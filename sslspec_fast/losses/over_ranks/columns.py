@@ -62,7 +62,7 @@ def _check_pair(op: str, z1: Tensor, z2: Tensor) -> dict[str, Tensor | None]:
     return {"z1": z1, "z2": z2}
 
 
-def _made(p: Problem, make: Callable[..., Any]) -> Result:
+def _value_and_gradients(p: Problem, make: Callable[..., Any]) -> Result:
     loss, terms = ValueAndGradients.apply(make, p.ranks, p.rows("z1"), p.rows("z2"))
     return loss, terms.unbind()
 
@@ -106,7 +106,7 @@ def _vicreg(p: Problem) -> Result:
         loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
         return loss, terms, grads
 
-    return _made(p, make)
+    return _value_and_gradients(p, make)
 
 
 VICREG = Form(
@@ -165,7 +165,7 @@ def _barlow_twins(p: Problem) -> Result:
         terms = [from_one.square().sum(), off / n**2]
         return terms[0] + weight * terms[1], terms, grads
 
-    return _made(p, make)
+    return _value_and_gradients(p, make)
 
 
 BARLOW_TWINS = Form(
@@ -201,7 +201,7 @@ def _spectral(p: Problem) -> Result:
         repulsion = (x * (x @ sum_to_rows(y.T @ y, ranks))).sum(1) - similarity.square()
         loss = reduce_rows(p, (repulsion / (n - 1) - 2 * similarity) / mu, weight)
     else:
-        share = 1 / mu / (n if p.reduction == "mean" else 1)
+        factor = 1 / mu / (n if p.reduction == "mean" else 1)
 
         def make(x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
             a, b = as_multiplied(x, p.half), as_multiplied(y, p.half)
@@ -215,10 +215,10 @@ def _spectral(p: Problem) -> Result:
                 of_y = added_up_symmetric(mm_float32(b.T, b), ranks)
                 whole = inner_product(of_x, of_y, ranks)
                 half_x, half_y = mm_float32(a, of_y.to(a.dtype)), mm_float32(b, of_x.to(b.dtype))
-            r = share / (n - 1)
-            pulled = (-2 * share - 2 * r * s)[:, None]
-            grads = [half_x * (2 * r) + pulled * y, half_y * (2 * r) + pulled * x]
-            return -2 * share * sums[0] + r * (whole - sums[1]), [sums[0]], grads
+            r = factor / (n - 1)
+            of_pair = (-2 * factor - 2 * r * s)[:, None]
+            grads = [half_x * (2 * r) + of_pair * y, half_y * (2 * r) + of_pair * x]
+            return -2 * factor * sums[0] + r * (whole - sums[1]), [sums[0]], grads
 
         loss = ValueAndGradients.apply(make, ranks, x, y)[0]
     if not p.wants_terms:

@@ -193,7 +193,7 @@ SIGREG = Form(
     OPTIONS,
     _check_sigreg,
     _sigreg,
-    shape=lambda size: size[1:-1],
+    shape=lambda z, *_: z.shape[1:-1],
     prepare=_drawn("sigreg"),
     restore=_views_first,
 )

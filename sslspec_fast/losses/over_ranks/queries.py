@@ -176,12 +176,14 @@ def _moco(p: Problem) -> Result:
     half = multiplies_half(u, p.half)
     a, b = as_multiplied(u, half), as_multiplied(queue, half)
     if len(queue) and not false and p.reduction != "none":
-        share = torch.ones_like(positive) if weight is None else weight
+        row_weight = torch.ones_like(positive) if weight is None else weight
         if p.reduction == "mean":
-            share = share / (p.ranks.n if weight is None else sum_to_rows(weight.sum(), p.ranks))
-        own = (positive * share).sum()  # of no rows, with the collectives of all others behind it
+            of_all = p.ranks.n if weight is None else sum_to_rows(weight.sum(), p.ranks)
+            row_weight = row_weight / of_all
+        # that of no rows has the collectives of all others behind it too
+        own = (positive * row_weight).sum()
         if len(u):
-            own = one_positive_total(a, b, scale, positive, share, skip_self=False)
+            own = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
         loss = sum_to_value(own, p.ranks)
     else:
         lse = torch.full_like(positive, -torch.inf)

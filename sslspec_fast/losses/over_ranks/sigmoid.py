@@ -1,7 +1,7 @@
 r"""SigLIP of rows that are spread over ranks.
 
 The columns of all ranks are gathered, a piece at a time. For a mean or a sum the weight of a row is
-known beforehand, so that one visit of a piece makes its share of the value and of every gradient;
+known beforehand, so that one visit of a piece makes its part of the value and of every gradient;
 the gradient of the columns is sent to their owners: 6 (8) n_r N d operations on rank r.
 """
 
@@ -166,11 +166,11 @@ def _siglip(p: Problem) -> Result:
         negative = _Softplus.apply(x, y, scale, bias, torch.ones_like(positive), ranks, p.half)
         loss = reduce_rows(p, negative + positive, weight)
     else:
-        share = torch.ones_like(positive) if weight is None else weight
+        row_weight = torch.ones_like(positive) if weight is None else weight
         if p.reduction == "mean":
-            of_all = ranks.n if weight is None else sum_to_rows(share.sum(), ranks)
-            share = share / of_all
-        part = _SoftplusTotal.apply(x, y, scale, bias, share, ranks, p.half)
+            of_all = ranks.n if weight is None else sum_to_rows(row_weight.sum(), ranks)
+            row_weight = row_weight / of_all
+        part = _SoftplusTotal.apply(x, y, scale, bias, row_weight, ranks, p.half)
         loss = sum_to_value(part, ranks) + reduce_rows(p, positive, weight)
     if not p.wants_terms:
         return loss, ()

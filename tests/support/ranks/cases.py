@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import scipy.sparse
 import torch
-import torch.nn.functional as nnf
 from torch import Tensor
 
 import sslspec_fast as sf
@@ -17,65 +15,8 @@ import sslspec_fast.functional as F
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
 
-N = 13
-# rows of each rank: even, uneven, with an empty rank
-SPLITS = {
-    2: ((7, 6), (11, 2), (13, 0)),
-    3: ((5, 4, 4), (1, 10, 2), (0, 6, 7)),
-    4: ((4, 3, 3, 3), (2, 9, 1, 1), (6, 1, 0, 6)),
-}
-
-
-def batch(d: int, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    """The global batch: the same on every rank."""
-    g = torch.Generator().manual_seed(7)
-    out = {
-        "x1": torch.randn(N, 6, generator=g, dtype=torch.float64),
-        "x2": torch.randn(N, 6, generator=g, dtype=torch.float64),
-        "weight": torch.rand(N, generator=g, dtype=torch.float64) + 0.1,
-        "temperature": torch.rand(N, generator=g, dtype=torch.float64) + 0.3,
-        "temperatures": torch.rand(2, N, generator=g, dtype=torch.float64) + 0.3,
-        "cotangent": torch.randn(2, N, generator=g, dtype=torch.float64),
-        "queue": torch.randn(2 * N + 1, d, generator=g, dtype=torch.float64),
-    }
-    labels = torch.randint(-1, 4, (N,), generator=g)
-    queue_ids = torch.randint(-1, 4, (2 * N + 1,), generator=g)
-    weights = torch.rand(N, N, generator=g, dtype=torch.float64) * (
-        torch.rand(N, N, generator=g) < 0.25
-    )
-    weights[3], weights[:, 3] = 0, 0  # a row without an edge
-    whole = {"labels": labels, "queue_ids": queue_ids, "directed": weights}
-    whole["weights"] = weights + weights.T
-    return {**{k: v.to(dtype) for k, v in out.items()}, **whole}
-
-
-@dataclass(frozen=True)
-class Own:
-    """What a rank holds of the batch."""
-
-    data: dict[str, Tensor]
-    rows: slice = field(default_factory=lambda: slice(None))
-    rank: int = 0
-    size: int = 1
-
-    def __getitem__(self, name: str) -> Tensor:
-        x = self.data[name]
-        return x[:, self.rows] if x.shape[0] == 2 else x[self.rows]
-
-    def share(self, name: str) -> Tensor:
-        return self.data[name][self.rank :: self.size]
-
-
-@dataclass(frozen=True)
-class Case:
-    """call(z1, z2, scale, bias, own, **keywords): the loss; rows: it has reduction="none"; terms:
-    it has return_terms.
-    """
-
-    call: Callable[..., Any]
-    rows: int = 1
-    d: int = 5
-    terms: bool = True
+from .batch import Case, N, Own, unit
+from .prototypes import PROTOTYPE_CASES
 
 
 def graph_of(name: str, own: Own, group: Any = None, **_: Any) -> sf.PairGraph:
@@ -105,10 +46,6 @@ def on_graph(loss: str, graph: str, **options: Any) -> Callable[..., Any]:
         return getattr(F, loss)(z, graph_of(graph, own, **k), **given, **k)
 
     return call
-
-
-def unit(z: Tensor) -> Tensor:
-    return nnf.normalize(z, dim=1)
 
 
 def first_weights(u1: Tensor, u2: Tensor) -> Tensor:
@@ -143,9 +80,9 @@ CASES = {
         2,
     ),
     "info_nce": Case(lambda a, b, c, t, o, **k: F.info_nce(a, b, temperature=1 / c, **k)),
-    "info_nce, queue by shares": Case(
+    "info_nce, a part of the queue": Case(
         lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, negatives=o.share("queue"), label_smoothing=0.1, **k
+            a, b, temperature=1 / c, negatives=o.part("queue"), label_smoothing=0.1, **k
         )
     ),
     "info_nce, a temperature per query": Case(
@@ -155,12 +92,12 @@ CASES = {
     ),
     "info_nce, margin": Case(
         lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, margin=0.2, negatives=o.share("queue"), **k
+            a, b, temperature=1 / c, margin=0.2, negatives=o.part("queue"), **k
         )
     ),
     "info_nce, ids": Case(
         lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, ids=o["labels"], negatives=o.share("queue"), **k
+            a, b, temperature=1 / c, ids=o["labels"], negatives=o.part("queue"), **k
         )
     ),
     "info_nce, ids of negatives": Case(
@@ -169,8 +106,8 @@ CASES = {
             b,
             temperature=o["temperature"] / c,
             ids=o["labels"],
-            negatives=o.share("queue"),
-            negative_ids=o.share("queue_ids"),
+            negatives=o.part("queue"),
+            negative_ids=o.part("queue_ids"),
             sample_weight=o["weight"],
             **k,
         )
@@ -367,4 +304,4 @@ GRAPH_CASES = {
         )
     ),
 }
-CASES |= GRAPH_CASES
+CASES |= GRAPH_CASES | PROTOTYPE_CASES

@@ -144,6 +144,80 @@ CALLS: dict[str, Any] = {
         lambda g: F.sigreg(400 * pair()[0], slices=None, group=g),
         lambda g: F.sigreg(pair()[0], slices=None, group=g),
     ),
+    "prototypes": (
+        lambda g: F.msn(*pair(), torch.eye(4, 5, dtype=D), group=g),
+        lambda g: F.msn(*pair(), torch.eye(4, 5, dtype=D).flip(0) * 2, group=g),
+    ),
+    "center": (
+        lambda g: F.dino(pair(), pair(), center=torch.ones(5, dtype=D), group=g),
+        lambda g: F.dino(pair(), pair(), center=torch.zeros(5, dtype=D), group=g),
+    ),
+    "crops": (
+        lambda g: F.dino(pair(), pair(), group=g),
+        lambda g: F.dino([*pair(), pair()[0]], pair(), group=g),
+    ),
+    "views of the teacher": (
+        lambda g: F.dino(pair(), pair()[:1], group=g),
+        lambda g: F.dino(pair(), pair(), group=g),
+    ),
+    "dtype of the teacher": (
+        lambda g: F.x_clr(pair()[0], pair(dtype=torch.float32)[1], group=g),
+        lambda g: F.x_clr(*pair(), group=g),
+    ),
+    "temperature of the teacher": (
+        lambda g: F.ressl(*pair(), torch.eye(5, dtype=D), key_temperature=0.1, group=g),
+        lambda g: F.ressl(*pair(), torch.eye(5, dtype=D), group=g),
+    ),
+    "pairs": (
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=([0, 1], [1, 0]), group=g),
+        lambda g: F.prototype_cross_entropy(*pair(), None, group=g),
+    ),
+    "rounds": (
+        lambda g: F.sinkhorn_bias(pair()[0], temperature=1.0, iterations=2, group=g),
+        lambda g: F.sinkhorn_bias(pair()[0], temperature=1.0, group=g),
+    ),
+    "start": (
+        lambda g: F.sinkhorn_bias(pair()[0], temperature=1.0, start="rows", group=g),
+        lambda g: F.sinkhorn_bias(pair()[0], temperature=1.0, group=g),
+    ),
+    "codes of a queue": (
+        lambda g: F.swav(pair(), queue=pair(2), group=g),
+        lambda g: F.swav(pair(), group=g),
+    ),
+    "logits of a center": (
+        lambda g: sf.DINOLoss(4).double()(pair(d=4), pair(d=4)),
+        lambda g: sf.DINOLoss(5).double()(pair(), pair()),
+    ),
+    "views of a target": (
+        lambda g: F.msn(pair(8)[0], pair(4)[0], torch.eye(5, dtype=D), group=g),
+        lambda g: F.msn(*pair(), torch.eye(5, dtype=D), group=g),
+    ),
+    "weights of no mean": (
+        lambda g: F.column_mean(pair()[0], sample_weight=torch.zeros(4, dtype=D), group=g),
+        lambda g: F.column_mean(pair()[0], sample_weight=torch.zeros(4, dtype=D), group=g),
+    ),
+    "pairs without a weight": (
+        lambda g: _weightless_pairs(g),
+        lambda g: _weightless_pairs(g),
+    ),
+    "a graph of all ranks as pairs": (
+        lambda g: _pairs_of_all(g),
+        lambda g: _pairs_of_all(g),
+    ),
+    "tokens": (
+        lambda g: F.ibot(*pair(3), torch.ones(2, 2, dtype=torch.bool), group=g),
+        lambda g: F.ibot(*pair(), torch.ones(2, 2, dtype=torch.bool), group=g),
+    ),
+    "biases by block": (
+        lambda g: F.prototype_cross_entropy(
+            *pair(), None, bias=torch.zeros(2, 5, dtype=D), group=g
+        ),
+        lambda g: F.prototype_cross_entropy(*pair(), None, bias=torch.zeros(5, dtype=D), group=g),
+    ),
+    "an error beside a center": (
+        lambda g: sf.DINOLoss(5, student_temp=-1.0).double()(pair(), pair()),
+        lambda g: sf.DINOLoss(5).double()(pair(), pair()),
+    ),
     "error": (
         lambda g: F.nt_xent(*pair(), temperature=-1.0, group=g),
         lambda g: F.nt_xent(*pair(), group=g),
@@ -185,6 +259,16 @@ CALLS: dict[str, Any] = {
         lambda g: F.clip(*pair(), 2.0, sample_weight=torch.zeros(4, dtype=D), group=g),
     ),
 }
+
+
+def _pairs_of_all(group: Any) -> Any:
+    graph = sf.PairGraph.from_views(4, 1, group=group)
+    return F.prototype_cross_entropy(*pair(), None, pairs=graph, group=group)
+
+
+def _weightless_pairs(group: Any) -> Any:
+    none = torch.zeros(2, dtype=D)
+    return F.prototype_cross_entropy(*pair(), None, pairs=([0, 1], [1, 0], none), group=group)
 
 
 def _with_budget(call: Any) -> Any:

@@ -14,7 +14,8 @@ from torch import Tensor
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 
-from .cases import N, Own, batch, graph_of
+from .batch import N, Own, batch
+from .cases import graph_of
 from .work import relative
 
 D = torch.float64

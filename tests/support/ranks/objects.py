@@ -173,37 +173,6 @@ def drawn(group: Any) -> dict[str, Any]:
     }
 
 
-def centers(group: Any) -> float:
-    """The centers of DINO and iBOT after a step: the mean of the means of all ranks, on each."""
-    rows = [torch.sin(torch.arange(20.0) + 7 * r).double().view(4, 5) for r in range(group.size())]
-    own, mean = rows[dist.get_rank(group)], torch.cat(rows).mean(0)
-    dino, ibot = sf.DINOLoss(5).double(), sf.IBOTPatchLoss(5).double()
-    dino(own[None], [own, own.flip(0)])
-    ibot(own, own.flip(0), torch.ones(2, 2, dtype=torch.bool))
-    found = (dino.center.flatten(), ibot.center.value)
-    return max(float((x - 0.1 * mean).abs().max()) for x in found)
-
-
-def refused(group: Any) -> dict[str, str]:
-    """Losses of one process, asked for the rows of all."""
-    z = torch.eye(4)
-    calls: dict[str, Callable[[], Any]] = {
-        "swav": lambda: sf.SwaVLoss(sinkhorn_gather_distributed=True)([z, z], []),
-        "msn": lambda: sf.MSNLoss(gather_distributed=True)(z, z, z),
-        "dino": lambda: F.dino([z, z], [z], group=group),
-        "ibot": lambda: F.ibot(z, z, torch.ones(2, 2, dtype=torch.bool), group=group),
-        "ressl": lambda: F.ressl(z, z, z, group=group),
-        "x_clr": lambda: F.x_clr(z, z, group=group),
-    }
-    found = {}
-    for name, call in calls.items():
-        try:
-            call()
-        except ValueError as error:
-            found[name] = str(error)
-    return found
-
-
 def _labels(n: int) -> dict[str, Tensor | None]:
     of = torch.arange(n)
     return {

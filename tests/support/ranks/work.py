@@ -9,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from .cases import CASES, Case, Own, batch
+from .batch import Case, Own, batch
+from .cases import CASES
 
 
 class Net(torch.nn.Module):

@@ -75,8 +75,8 @@ def _center_of(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "center": bool(arguments["center"])}
 
 
-def _square(size: Sequence[int]) -> Sequence[int]:
-    return size[1], size[1]
+def _square(z: Tensor, *_: Tensor) -> Sequence[int]:
+    return z.shape[1], z.shape[1]
 
 
 GRAPH_COVARIANCE = Form(
@@ -122,13 +122,13 @@ def _vicreg(p: Problem) -> Result:
     edge_sum = _value(p, graph.edge_sqdist(x).sum())
     if p.choices["measure"] == "uniform":
         mean = sum_to_rows(x.sum(0, dtype=torch.float64), p.ranks) / n
-        y, share, distance = x - mean.to(x.dtype), 1 / (n - 1), edge_sum / n
+        y, factor, distance = x - mean.to(x.dtype), 1 / (n - 1), edge_sum / n
     else:
         weight = (graph.degree / graph.volume).to(x.dtype)[:, None]
         mean = sum_to_rows((weight * x).sum(0, dtype=torch.float64), p.ranks)
-        y, share, distance = weight.sqrt() * (x - mean.to(x.dtype)), 1.0, edge_sum / graph.volume
-    var = _value(p, y.square().sum(0, dtype=torch.float64)).to(x.dtype) * share
-    off_diagonal = sqnorm(p, y, off_diagonal=True) * share**2
+        y, factor, distance = weight.sqrt() * (x - mean.to(x.dtype)), 1.0, edge_sum / graph.volume
+    var = _value(p, y.square().sum(0, dtype=torch.float64)).to(x.dtype) * factor
+    off_diagonal = sqnorm(p, y, off_diagonal=True) * factor**2
     terms = penalise(var, p.choices["penalty"], eps).sum(), off_diagonal, distance
     return alpha * terms[0] + beta * off_diagonal + gamma * distance, terms
 
