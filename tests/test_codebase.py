@@ -74,6 +74,7 @@ ALLOWED = {
     "_arrays": set(),
     "_checks": {"_dtypes"},
     "_outputs": set(),
+    "_prefixes": set(),
     "reference": {"_torch_private"},
     "ranks": {"_torch_private"},
     "primitives": {"_seam", "_register", "_torch_private", "_checks", "_dtypes"},
@@ -87,6 +88,7 @@ ALLOWED = {
         "ranks",
         "_checks",
         "_dtypes",
+        "_prefixes",
         "_register",
     },
     "functional": {"losses"},
@@ -125,6 +127,7 @@ ALLOWED = {
         "_dtypes",
         "losses",
         "_outputs",
+        "_prefixes",
     },
     "cupy": {"_seam", "_C", "_checks", "_dtypes", "primitives", "functional", "losses"},
 }

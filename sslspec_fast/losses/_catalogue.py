@@ -35,7 +35,7 @@ class Row:
     drop_in: the libraries whose losses of that name the modules (else the function) are equal to.
     scale: the keyword of its temperature or logit scale; empty without one.
     unit_rows: it takes rows of unit length as they are.
-    closed_form: the name of its optimum in `spectral`, which is another name of it in GraphLoss.
+    closed_form: the name of its optimum in `spectral`; GraphLoss takes a loss of a graph by it too.
     """
 
     name: str
@@ -176,9 +176,16 @@ CATALOGUE = {
         ),
         Row("proto_nce", "ProtoNCE", PROTOTYPES),
         Row("ressl", "ReSSL", QUEUE, (), ("solo-learn",), scale="temperature"),
-        Row("x_clr", "X-CLR", TARGETS, scale="temperature"),
+        Row("x_clr", "X-CLR", TARGETS, scale="temperature", closed_form="x_clr"),
         Row("falcon", "FALCON", TWO_VIEWS, ("FalconLoss",)),
-        Row("koleo", "KoLeo", ROWS, ("KoLeoLoss",), ("lightly", "DINOv2", "DINOv3")),
+        Row(
+            "koleo",
+            "KoLeo",
+            ROWS,
+            ("KoLeoLoss",),
+            ("lightly", "DINOv2", "DINOv3"),
+            closed_form="koleo",
+        ),
         Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly", "lejepa")),
         Row("lejepa", "LeJEPA", VIEWS, ("LeJEPALoss",), ("lightly",)),
         Row("matryoshka", "Matryoshka", NAMED, ("MatryoshkaLoss",)),
@@ -225,7 +232,7 @@ CATALOGUE = {
 
 
 def of_closed_form(name: str) -> Row | None:
-    """The loss of a graph whose optimum is `spectral.<name>`."""
+    """The loss whose optimum is `spectral.<name>`."""
     return next((row for row in CATALOGUE.values() if row.closed_form == name), None)
 
 

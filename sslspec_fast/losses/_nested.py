@@ -12,35 +12,20 @@ and, for distinct eigenvalues and weights > 0, nowhere else up to signs.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Nested = bool | Sequence[float]
+from .. import _prefixes
+from .._prefixes import Nested
+
+__all__ = ["Nested", "over_prefixes", "prefix_weights", "tails"]
 
 
 def prefix_weights(op: str, nested: Nested, x: Tensor) -> list[float] | None:
     """(d,) weights of the prefixes 1 ... d of the columns of x; None without them."""
-    if isinstance(nested, bool):
-        return [1 / x.shape[1]] * x.shape[1] if nested else None
-    if isinstance(nested, (str, Tensor)) or not isinstance(nested, Sequence):
-        raise TypeError(
-            f"{op}: nested must be True, False or a sequence of numbers, "
-            f"got {type(nested).__name__}"
-        )
-    if len(nested) != x.shape[1]:
-        raise ValueError(
-            f"{op}: nested must have one weight for each of the {x.shape[1]} columns of z, "
-            f"got {len(nested)}"
-        )
-    weights = [float(c) for c in nested]
-    bad = [c for c in weights if not 0 <= c < math.inf]
-    if bad or sum(weights) == 0:
-        got = bad[0] if bad else "only zeros"
-        raise ValueError(f"{op}: nested must be finite and >= 0, not all 0, got {got}")
-    return weights
+    return _prefixes.prefix_weights(op, nested, x.shape[1])
 
 
 def tails(weights: list[float], x: Tensor) -> Tensor:

@@ -9,24 +9,32 @@ from .closed_form import ClosedForm
 from .downstream import alignment, downstream_error
 from .gap import Gap, optimality_gap
 from .infonce import entropy_bound, info_nce
-from .lejepa import lejepa
+from .koleo import koleo
+from .lejepa import lejepa, population_sigreg
+from .partition import PartitionBound, partition_bound
 from .simclr import simclr, spectral_contrastive
 from .vicreg import vicreg
+from .x_clr import x_clr
 
 __all__ = [
     "ClosedForm",
     "Gap",
+    "PartitionBound",
     "SpectrumInfo",
     "alignment",
     "barlow_twins",
     "downstream_error",
     "entropy_bound",
     "info_nce",
+    "koleo",
     "lejepa",
     "optimality_gap",
+    "partition_bound",
+    "population_sigreg",
     "simclr",
     "spectral_contrastive",
     "vicreg",
+    "x_clr",
 ]
 
 

@@ -27,9 +27,11 @@ from .closed_form import ClosedForm
 from .downstream import active_span
 from .filters.vicreg import penalty
 from .infonce import info_nce
+from .koleo import koleo
 from .lejepa import gaussian_loss, lejepa
 from .simclr import simclr, spectral_contrastive
 from .vicreg import vicreg
+from .x_clr import x_clr
 
 __all__ = ["Gap", "optimality_gap"]
 
@@ -42,7 +44,11 @@ CLOSED_FORMS: dict[str, Callable[..., ClosedForm]] = {
     "spectral_contrastive": spectral_contrastive,
     "lejepa": lejepa,
     "info_nce": info_nce,
+    "x_clr": x_clr,
+    "koleo": koleo,
 }
+# Losses that do not depend on the lengths of the rows.
+UNIT_ROWS = ("x_clr", "koleo")
 
 
 def _loss_of(name: str) -> Callable[..., Any]:
@@ -94,11 +100,13 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     Args:
         loss: "vicreg", "simclr", "barlow_twins", "spectral_contrastive", or "info_nce" on the
             graphs where that has a closed form (`spectral.info_nce`), or "lejepa": the loss of z is
-            then that of the Gaussian with its mean and covariance (`spectral.lejepa`).
+            then that of the Gaussian with its mean and covariance (`spectral.lejepa`). "x_clr" and
+            "koleo" where these have a closed form (`spectral.x_clr`, `spectral.koleo`).
         z: (n, k) array or tensor, k <= n.
-        graph: as for the closed forms.
-        hyper: the keywords of the ``F.graph_*`` loss with that loss's defaults, and of the closed
-            form (``features=``, ``kernel=``, ``whitened=``, solver options); with features the
+        graph: as for the closed forms; for "x_clr" the targets (n, e), for "koleo" None.
+        hyper: the keywords of the loss (``F.graph_*``, ``F.ls_simclr`` for "simclr", ``F.x_clr``,
+            ``F.koleo``) with that loss's defaults, and of the closed form (``features=``,
+            ``kernel=``, ``whitened=``, solver options); with features the
             optimum is that of the linear regime. ``whitened=True`` compares with the optimum under
             a constraint that z may violate: the gap can then be negative.
 
@@ -107,6 +115,7 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
 
     Raises:
         ValueError: an unknown loss, a shape that does not match the graph, or a ridge.
+        TypeError: wrong types, or a keyword that neither the loss nor its closed form has.
     """
     choice("optimality_gap", "loss", loss, tuple(CLOSED_FORMS))
     evaluate, solve = _loss_of(loss), CLOSED_FORMS[loss]
@@ -118,37 +127,36 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
             f"got {hyper['ridge']}"
         )
     array = checked_array(z, "z", 2)
-    target = Target(graph)
-    graph = target.graph
-    if graph is None:
-        graph = PairGraph.from_sparse(sp.csr_array(target.dense_matrix))
-    n = int(graph.n)
+    relation, n = _relation(loss, graph, len(array))
+    nodes = "the targets" if loss == "x_clr" else "the graph's nodes"
     if array.shape[0] != n or array.shape[1] == 0:
-        raise ValueError(f"z must have shape ({n}, k) like the graph's nodes, got {array.shape}")
-    if array.shape[1] > n:
+        raise ValueError(f"z must have shape ({n}, k) like {nodes}, got {array.shape}")
+    if array.shape[1] > n and loss not in UNIT_ROWS:
         raise ValueError(
             f"z must have at most as many columns as the graph has nodes, {n}, got shape "
             f"{array.shape}"
         )
     terms = {key: hyper[key] for key in shared}
+    beside = () if loss == "koleo" else (relation,)
 
     def value(x: Array) -> float:
         if evaluate is gaussian_loss:
             return gaussian_loss(x, target, **terms)
-        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(graph.device)
-        return float(evaluate(tensor, graph, **terms))
+        tensor = torch.from_numpy(np.ascontiguousarray(x)).to(getattr(relation, "device", "cpu"))
+        return float(evaluate(tensor, *beside, **terms))
 
-    best = solve(graph, array.shape[1], **hyper)
+    target = Target(relation) if evaluate is gaussian_loss else None
+    best = solve(relation, array.shape[1], **hyper)
     found, worst = value(array), value(np.zeros_like(array))
     span = worst - best.loss
     gap = found - best.loss
-    scale = float(graph.volume) if loss == "simclr" else 1.0
+    scale = float(relation.volume) if loss == "simclr" else 1.0
     if span > 1e-12 * max(1.0, scale):
         gap = gap / span
     else:  # collapse is optimal: nothing to divide by
         gap = 0.0 if abs(gap) <= 1e-9 * max(1.0, abs(found)) else float("inf")
-    own, optimal = _spans(loss, array, best, graph, hyper)
-    along = _along_the_ray(loss, value, array, graph, hyper)
+    own, optimal = _spans(loss, array, best, relation, hyper)
+    along = _along_the_ray(loss, value, array, relation, hyper)
     return Gap(
         loss=found,
         optimum=best.loss,
@@ -160,11 +168,33 @@ def optimality_gap(loss: str, z: Any, graph: Any, **hyper: Any) -> Gap:
     )
 
 
+def _relation(loss: str, graph: Any, rows: int) -> tuple[Any, int]:
+    """What a loss takes beside z, and the rows that z must have."""
+    if loss == "koleo":
+        if graph is not None:
+            raise TypeError(
+                f"optimality_gap: graph must be None for koleo, got {type(graph).__name__}"
+            )
+        return rows, rows
+    if loss == "x_clr":
+        targets = torch.from_numpy(checked_array(graph, "targets", 2))
+        return targets, len(targets)
+    target = Target(graph)
+    if target.graph is None:
+        return PairGraph.from_sparse(sp.csr_array(target.dense_matrix)), target.n
+    return target.graph, target.n
+
+
 def _spans(
     loss: str, z: Array, best: ClosedForm, graph: Any, hyper: dict[str, Any]
 ) -> tuple[Array, Array]:
     """Orthonormal bases of what the loss depends on, of z and of the optimum."""
     optimum = checked_array(best.embedding, "embedding", 2)
+    if loss in UNIT_ROWS:
+        lengths = [np.linalg.norm(x, axis=1, keepdims=True) for x in (z, optimum)]
+        unit = [x / np.maximum(r, 1e-300) for x, r in zip((z, optimum), lengths, strict=True)]
+        own, optimal = (active_span(x - x.mean(axis=0), 1e-10) for x in unit)
+        return own, optimal
     degree = graph.degree.cpu().numpy()
     if loss == "barlow_twins" or (loss == "vicreg" and hyper["measure"] == "degree"):
         weight = degree / degree.sum() if hyper.get("center", True) else np.zeros(len(z))
@@ -194,7 +224,7 @@ def _along_the_ray(
     loss: str, value: Callable[[Array], float], z: Array, graph: Any, hyper: dict[str, Any]
 ) -> Callable[[float], float] | None:
     """t -> loss(t z) from a few numbers instead of a pass over the data; None: scale-invariant."""
-    if loss == "barlow_twins" or (loss == "info_nce" and hyper["normalize"]):
+    if loss in (*UNIT_ROWS, "barlow_twins") or (loss == "info_nce" and hyper["normalize"]):
         return None
     if loss in ("info_nce", "lejepa"):
         return lambda t: value(t * z)

@@ -24,9 +24,10 @@ import scipy.linalg as sla
 
 from .._checks import NEGATIVES, choice
 from ._checks import check_positive, check_rank, check_solver
-from ._eigen import SpectrumInfo, dense_info
+from ._eigen import known_info
 from ._target import Target
 from .closed_form import ClosedForm, package, pad
+from .koleo import simplex
 
 __all__ = ["entropy_bound", "info_nce"]
 
@@ -136,15 +137,13 @@ def _simplex(target: Target, k: int, tau: float, negatives: str, reduction: str)
     weight = volume / pairs
     if reduction == "sum":
         loss *= volume
-    vertices = np.zeros((cliques, k))
-    vertices[:, : cliques - 1] = sla.helmert(cliques).T * math.sqrt(cliques / (cliques - 1))
     lam = np.full(cliques - 1, weight * (size - 1))
-    info = _info(np.concatenate([lam, np.full(n - cliques + 1, -weight)]), min(k, n), target)
+    info = known_info(target, np.concatenate([lam, np.full(n - cliques + 1, -weight)]), min(k, n))
     info.regime, info.lower_bound = "simplex", loss
     s = np.full(cliques - 1, n / (cliques - 1))
     return package(
         target,
-        embedding=vertices[labels],
+        embedding=simplex(cliques, k)[labels],
         eigenvalues=pad(lam, k, -weight),
         filter_=pad(s, k, 0.0),
         loss=loss,
@@ -168,7 +167,7 @@ def _log_graph(target: Target, k: int, tau: float, negatives: str, reduction: st
     values, vectors = values[::-1], vectors[:, ::-1]
     s = np.maximum(values - values[-1], 0.0)[:k]  # the smallest shift of the free diagonal
     loss = _entropy(target, reduction)
-    info = _info(values, k, target)
+    info = known_info(target, values, k)
     info.regime, info.lower_bound = "log G", loss
     return package(
         target,
@@ -178,9 +177,3 @@ def _log_graph(target: Target, k: int, tau: float, negatives: str, reduction: st
         loss=loss,
         info=info,
     )
-
-
-def _info(spectrum: Array, k: int, target: Target) -> SpectrumInfo:
-    info = dense_info(target, spectrum, k, 0.0, np.zeros(k))
-    info.method, info.reason = "exact", "the spectrum is known"
-    return info

@@ -6,9 +6,11 @@
         Z* = diag(d/vol)^{-1/2} U_K (Lambda_K)_+^{1/2},  min = -sum_k (lambda_k)_+^2
 
 with the largest eigenpairs of G (or H G H) and of A = D^-1/2 G D^-1/2. With features the pencils
-(X^T G X, X^T X) and (X^T G X / vol, X^T diag(d/vol) X). G = -1/2 H Delta^2 H with geodesic
-distances is Isomap, a kernel matrix is kernel PCA. InfoNCE itself has a closed form only in the two
-cases of `infonce.py`; this is its second-order surrogate (docs/closed_forms.md).
+(X^T G X, X^T X) and (X^T G X / vol, X^T diag(d/vol) X). ``nested=`` sums a loss over prefixes of
+the columns of Z: these Z are optimal for every prefix at once, so the minimum is the same sum.
+G = -1/2 H Delta^2 H with geodesic distances is Isomap, a kernel matrix is kernel PCA. InfoNCE
+itself has a closed form only in the two cases of `infonce.py`; this is its second-order surrogate
+(docs/closed_forms.md).
 
 Source: Balestriero & LeCun 2022 (arXiv 2205.11508); HaoChen et al. 2021 (arXiv 2106.04156).
 """
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .._prefixes import Nested, prefix_weights
 from ._checks import check_rank, check_solver
 from ._eigen import adjacency_modes, normalized_modes
 from ._features import design_of
@@ -42,6 +45,7 @@ def simclr(
     k: int,
     *,
     center: bool = False,
+    nested: Nested = False,
     features: Any = None,
     kernel: Any = None,
     group: Any = None,
@@ -55,6 +59,8 @@ def simclr(
         k: embedding dimensions, at most n.
         center: fit H G H instead of G (drops the constant direction that is the top eigenvector of
             a regular graph).
+        nested: as in ``F.ls_simclr``. The embedding is the same, and is then unique up to signs
+            where the eigenvalues are distinct and every prefix has a weight > 0.
         features, kernel, group, solver: as in `vicreg`.
 
     Returns:
@@ -65,9 +71,16 @@ def simclr(
         ValueError: a directed graph or k out of range.
         TypeError: wrong types.
     """
-    facts = {"k": k, "center": center, "features": features, "kernel": kernel}
+    facts = {
+        "k": k,
+        "center": center,
+        "nested": nested,
+        "features": features,
+        "kernel": kernel,
+    }
     target = target_of("simclr", graph, group, facts)
     k = check_rank(k, target.n)
+    prefixes = prefix_weights("simclr", nested, k)
     solver = check_solver(solver)
     design = design_of(target, features, kernel)
     constant = target.frobenius_sq  # of the loss
@@ -96,13 +109,14 @@ def simclr(
         pencil = design.pencil(target, k, form, lambda x: x.T @ x, largest=True)
         lam, info = pencil.values, pencil.info
         more = _weights(design, pencil.weights, _positive(lam), k)
-    return _finish(target, k, lam, constant - float((_positive(lam) ** 2).sum()), info, more)
+    return _finish(target, k, lam, constant, prefixes, info, more)
 
 
 def spectral_contrastive(
     graph: Any,
     k: int,
     *,
+    nested: Nested = False,
     features: Any = None,
     kernel: Any = None,
     group: Any = None,
@@ -116,6 +130,7 @@ def spectral_contrastive(
     Args:
         graph: symmetric, weights >= 0, at least one edge; in the forms of `vicreg`.
         k: embedding dimensions, at most n.
+        nested: as in `simclr`.
         features, kernel, group, solver: as in `vicreg`.
 
     Returns:
@@ -125,9 +140,10 @@ def spectral_contrastive(
         ValueError: a directed or edgeless graph or k out of range.
         TypeError: wrong types.
     """
-    facts = {"k": k, "features": features, "kernel": kernel}
+    facts = {"k": k, "nested": nested, "features": features, "kernel": kernel}
     target = target_of("spectral_contrastive", graph, group, facts)
     k = check_rank(k, target.n)
+    prefixes = prefix_weights("spectral_contrastive", nested, k)
     solver = check_solver(solver)
     design = design_of(target, features, kernel)
     if target.volume <= 0:
@@ -156,7 +172,7 @@ def spectral_contrastive(
         )
         lam, info = pencil.values, pencil.info
         more = _weights(design, pencil.weights, _positive(lam), k)
-    return _finish(target, k, lam, -float((_positive(lam) ** 2).sum()), info, more)
+    return _finish(target, k, lam, 0.0, prefixes, info, more)
 
 
 def _weights(design: Any, pencil: Array, s: Array, k: int) -> dict[str, Any]:
@@ -166,8 +182,21 @@ def _weights(design: Any, pencil: Array, s: Array, k: int) -> dict[str, Any]:
 
 
 def _finish(
-    target: Target, k: int, lam: Array, loss: float, info: Any, more: dict[str, Any]
+    target: Target,
+    k: int,
+    lam: Array,
+    constant: float,
+    prefixes: list[float] | None,
+    info: Any,
+    more: dict[str, Any],
 ) -> ClosedForm:
+    """constant: the loss of Z = 0; mode j takes its square off the loss of every prefix with it."""
+    squares = _positive(lam) ** 2
+    if prefixes is None:
+        loss = constant - float(squares.sum())
+    else:
+        tails = np.cumsum(prefixes[::-1])[::-1]
+        loss = sum(prefixes) * constant - float(tails[: len(squares)] @ squares)
     info.regime, info.certified, info.lower_bound = "positive part", True, loss
     return package(
         target,

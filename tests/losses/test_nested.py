@@ -45,8 +45,9 @@ def test_descent_finds_the_eigenvectors_in_order(loss, form):
     graph = weighted_graph(n, isolated=False) + sf.PairGraph.from_edges(
         torch.arange(n), torch.arange(n), torch.linspace(1, 4, n, dtype=torch.float64), n=n
     )  # with a heavy diagonal, the first eigenvalues are positive and apart
-    best = form(graph, k)
-    optimum = np.mean([form(graph, m).loss for m in (1, 2, 3)])
+    best = form(graph, k, nested=True)
+    optimum = best.loss
+    assert optimum == pytest.approx(np.mean([form(graph, m).loss for m in (1, 2, 3)]), rel=1e-12)
 
     def cost(flat):
         z = torch.from_numpy(flat.reshape(n, k)).requires_grad_()
@@ -57,10 +58,31 @@ def test_descent_finds_the_eigenvectors_in_order(loss, form):
         start = np.random.default_rng(seed).standard_normal(n * k)
         options = {"maxiter": 3000, "ftol": 1e-16, "gtol": 1e-11}
         run = minimize(cost, start, jac=True, method="L-BFGS-B", options=options)
-        assert abs(run.fun - optimum) <= 1e-8 * abs(optimum)
+        assert -1e-12 * abs(optimum) <= run.fun - optimum <= 1e-8 * abs(optimum)
         found, wanted = run.x.reshape(n, k), np.asarray(best.embedding)
         cosine = (found * wanted).sum(0) / np.linalg.norm(found, axis=0)
         np.testing.assert_allclose(np.abs(cosine) / np.linalg.norm(wanted, axis=0), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("hyper", [{}, {"center": True}, {"features": True}])
+def test_the_closed_form_is_the_sum_over_prefixes(hyper):
+    """Any weights, a prefix of weight 0 and more columns than positive modes included."""
+    graph, x = weighted_graph(20), pair_rows(20, 5)[1].double()
+    hyper = {"features": x} if hyper.get("features") else hyper
+    found = sf.spectral.simclr(graph, 4, nested=WEIGHTS, **hyper)
+    parts = [c * sf.spectral.simclr(graph, m, **hyper).loss for m, c in enumerate(WEIGHTS, 1)]
+    assert found.loss == pytest.approx(sum(parts), rel=1e-11)
+    options = {key: value for key, value in hyper.items() if key == "center"}
+    at = F.ls_simclr(found.embedding, graph, nested=WEIGHTS, **options)
+    assert float(at) == pytest.approx(found.loss, rel=1e-11)
+    gap = sf.spectral.optimality_gap("simclr", found.embedding, graph, nested=WEIGHTS, **hyper)
+    assert abs(gap.relative_gap) <= 1e-10
+    assert gap.best_scale == pytest.approx(1, abs=1e-6)
+    swapped = sf.spectral.optimality_gap(
+        "simclr", found.embedding.flip(1), graph, nested=WEIGHTS, **hyper
+    )
+    assert swapped.relative_gap > 0.01  # the plain loss does not see the order
+    assert swapped.angle <= 1e-6
 
 
 def test_bad_weights():
@@ -79,3 +101,5 @@ def test_bad_weights():
         ):
             with pytest.raises(error, match=f"{loss.__name__}: .*{message}"):
                 loss(z, graph, nested=nested)
+    with pytest.raises(ValueError, match="simclr: nested must have one weight for each of the 3"):
+        sf.spectral.simclr(graph, 3, nested=[1.0])

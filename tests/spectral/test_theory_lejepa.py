@@ -79,6 +79,30 @@ def test_gaussian_sigreg_vanishes_at_the_normal_law_and_has_its_curvature(k):
     assert gaussian_sigreg(np.zeros(k))[0] == pytest.approx(collapse, rel=1e-12)
 
 
+def test_population_sigreg_reads_the_law_and_not_its_axes():
+    """A covariance, its eigenvalues or a rotation of both; the price of collapse, the slopes."""
+    rng = np.random.default_rng(3)
+    turn = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    s, mean = rng.random(5), rng.standard_normal(5)
+    value = spectral.population_sigreg(s, mean)
+    assert value == gaussian_sigreg(s, mean)[0]
+    cov = torch.from_numpy(turn @ np.diag(s) @ turn.T)
+    assert spectral.population_sigreg(cov, turn @ mean) == pytest.approx(value, rel=1e-12)
+    assert spectral.population_sigreg(np.zeros(5)) == pytest.approx(0.40205, abs=5e-6)
+    small = 1e-3 * mean  # A1 |mu|^2 / K and A2 (2 |E|^2 + (tr E)^2) / (K (K + 2))
+    slope = spectral.population_sigreg(np.ones(5), small) / (small @ small) * 5
+    assert slope == pytest.approx(0.482397, rel=1e-5)
+    assert curvature() == pytest.approx(0.120592, rel=1e-5)
+    for arguments, message in (
+        ((np.zeros((2, 3)),), r"shape \(d, d\) or \(d,\), got \(2, 3\)"),
+        ((np.array([[1.0, 1.0], [0.0, 1.0]]),), "symmetric, got max .* = 1"),
+        ((np.array([1.0, -1.0]),), "eigenvalues >= 0, got -1"),
+        ((np.eye(2), np.zeros(3)), r"mean must have shape \(2,\) like the covariance, got \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            spectral.population_sigreg(*arguments)
+
+
 def test_it_is_the_loss_of_gaussian_rows():
     """`F.sigreg` of many rows, per row, minus what n rows of N(0, C) have by chance."""
     n, cov = 3000, torch.diag(torch.tensor([1.6, 0.4, 0.9], dtype=torch.float64))
@@ -184,19 +208,61 @@ def test_views_are_a_graph_of_weight_one_over_their_number():
     assert law == pytest.approx(0.3 * 7 * gaussian_sigreg(s, mean @ axes)[0])
 
 
-def test_correlated_gaussian_latents_are_recovered():
-    """The Ornstein-Uhlenbeck relation, on Gauss points: its first mode is the latent itself."""
-    rho = 0.8
-    x, share = np.polynomial.hermite_e.hermegauss(40)
+def ornstein_uhlenbeck(rho: float, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss points of N(0, 1), and the joint weights of two views whose correlation is rho."""
+    x, share = np.polynomial.hermite_e.hermegauss(points)
     share = share / share.sum()
     square = x[:, None] ** 2 + x**2
     density = np.exp((2 * rho * np.outer(x, x) - rho**2 * square) / (2 * (1 - rho**2)))
-    density /= np.sqrt(1 - rho**2)
-    form = spectral.vicreg(share[:, None] * density * share, 1, measure="degree", invariance=0.1)
-    assert 1 - float(form.eigenvalues[0]) == pytest.approx(rho, abs=1e-8)
-    found = np.asarray(form.embedding)[:, 0]
+    return x, share[:, None] * density / np.sqrt(1 - rho**2) * share
+
+
+@pytest.mark.parametrize("loss", ["vicreg", "barlow_twins", "spectral_contrastive"])
+def test_correlated_gaussian_latents_are_recovered(loss):
+    """The Ornstein-Uhlenbeck relation: eigenvalues rho^n, and the first mode is the latent."""
+    rho = 0.8
+    x, weights = ornstein_uhlenbeck(rho, 40)
+    hyper = {"measure": "degree", "invariance": 0.1} if loss == "vicreg" else {}
+    constant = int(loss == "spectral_contrastive")  # its first mode
+    form = getattr(spectral, loss)(weights, 3 + constant, **hyper)
+    values = np.asarray(form.eigenvalues)[constant:]
+    values = 1 - values if loss == "vicreg" else values
+    np.testing.assert_allclose(values, rho ** np.arange(1, 4), atol=1e-8)
     inner = np.abs(x) < 4
-    assert abs(np.corrcoef(found[inner], x[inner])[0, 1]) >= 1 - 1e-8
+    columns = np.column_stack([np.ones(len(x)), np.asarray(form.embedding)])[inner]
+    left_over = x[inner] - columns @ np.linalg.lstsq(columns, x[inner], rcond=None)[0]
+    assert (left_over**2).sum() <= 1e-12 * (x[inner] ** 2).sum()
+    one = np.asarray(getattr(spectral, loss)(weights, 1 + constant, **hyper).embedding)[:, -1]
+    assert abs(np.corrcoef(one[inner], x[inner])[0, 1]) >= 1 - 1e-8
+
+
+def test_two_latents_are_recovered_up_to_a_rotation(lab):
+    """Equal correlations share an eigenvalue, which rho - rho^2 parts from the rest."""
+    rho = 0.7
+    x, one = ornstein_uhlenbeck(rho, 24)
+    weights = np.kron(one, one)
+    latents = np.column_stack([np.repeat(x, 24), np.tile(x, 24)])
+    form = spectral.barlow_twins(weights, 2)
+    assert np.asarray(form.eigenvalues) == pytest.approx([rho, rho], abs=1e-8)
+    root = np.sqrt(weights.sum(1))[:, None]
+    assert lab.sine(root * np.asarray(form.embedding), root * latents) <= 1e-6
+    assert form.info.gap == pytest.approx(rho - rho**2, abs=1e-6)
+
+
+def test_lejepa_of_correlated_gaussian_latents():
+    """Linear encoders of rotated Gaussian latents: the slowest latents, however they were mixed."""
+    generator = torch.Generator().manual_seed(0)
+    n, rho = 4000, torch.tensor([0.95, 0.9, 0.3, 0.2], dtype=torch.float64)
+    latents, noise = torch.randn(2, n, 4, dtype=torch.float64, generator=generator)
+    views = torch.cat([latents, rho * latents + (1 - rho.square()).sqrt() * noise])
+    views -= views.mean(0)
+    mixing = torch.randn(4, 4, dtype=torch.float64, generator=generator)
+    graph = PairGraph.from_views(n) * 0.5
+    form = spectral.lejepa(graph, 2, weight=0.9, rows=n, features=views @ mixing)
+    assert form.rank == 2
+    part = views[:, :2]
+    residual = form.embedding - part @ torch.linalg.lstsq(part, form.embedding).solution
+    assert residual.square().sum() <= 5e-3 * form.embedding.square().sum()
 
 
 def test_bad_arguments(lab):
