@@ -72,6 +72,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "docs/gallery",
     "filename_pattern": r"/(?!distributed_)\w+\.py$",  # torchrun starts that one, as a test does
     "within_subsection_order": "FileNameSortKey",
+    "default_thumb_file": str(Path(__file__).parent / "demo.png"),
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,

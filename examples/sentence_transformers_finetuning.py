@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 try:
+    import matplotlib.pyplot as plt
     from datasets import Dataset, disable_progress_bars
     from sentence_transformers import (
         SentenceTransformer,
@@ -116,7 +117,15 @@ dataset = Dataset.from_dict({"anchor": anchors, "positive": positives})
 trainer = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
 trainer.remove_callback(PrinterCallback)
 trainer.train()
-for entry in trainer.state.log_history:
-    if "loss" in entry:
-        print(f"step {entry['step']}  loss {entry['loss']:.3f}")
-print(f"own sentence found first: {before:.1f} % before, {found_first(held):.1f} % after")
+steps = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+for step, value in steps:
+    print(f"step {step}  loss {value:.3f}")
+after = found_first(held)
+print(f"own sentence found first: {before:.1f} % before, {after:.1f} % after")
+
+figure, axes = plt.subplots(1, 2, figsize=(7, 2.8), layout="constrained")
+axes[0].plot(*zip(*steps, strict=True), marker=".")
+axes[0].set(xlabel="step", ylabel="loss")
+axes[1].bar(["before", "after"], [before, after], color=["#bbbbbb", "#1b6ca8"])
+axes[1].set(ylabel="own sentence found first, %", ylim=(0, 100))
+plt.show()

@@ -25,7 +25,7 @@ from sslspec_fast.demo.model import encoder, projector
 try:
     import matplotlib.pyplot as plt
     import pandas as pd
-    from lightning.pytorch import LightningModule, Trainer, seed_everything
+    from lightning.pytorch import LightningModule, Trainer
     from lightning.pytorch.loggers import CSVLogger
 
     from sslspec_fast.integrations.lightning import EmbeddingMonitor
@@ -69,7 +69,7 @@ class SimCLR(LightningModule):
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")  # few workers suffice for images in memory
-seed_everything(0)
+torch.manual_seed(0)
 module = SimCLR()
 train = DataLoader(TensorDataset(digits.train), batch_size=250, shuffle=True)
 val = DataLoader(TensorDataset(digits.test), batch_size=500)

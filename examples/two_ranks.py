@@ -20,6 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 import sslspec_fast as sf
 
+try:
+    import matplotlib.pyplot as plt
+except ImportError as missing:
+    raise SystemExit(f"{missing}: pip install 'sslspec-fast[examples]'") from None
+
 STEPS, BATCH = 20, 101
 
 
@@ -89,3 +94,10 @@ for step in range(0, STEPS, 5):
     print(f"step {step:2d}: one process {losses[step]:.15f}, two {two['losses'][step]:.15f}")
 apart = (weights(alone) - torch.tensor(two["weights"], dtype=torch.float64)).abs().max()
 print(f"largest difference of a weight after {STEPS} steps: {apart:.1e}")
+
+figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
+axis.plot(losses, color="#bbbbbb", linewidth=6, label="one process, 101 pairs")
+axis.plot(two["losses"], color="#1b6ca8", label="two processes, 51 and 50 pairs")
+axis.set(xlabel="step", ylabel="loss", title="the loss of both runs")
+axis.legend(frameon=False)
+plt.show()
