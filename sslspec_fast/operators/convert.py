@@ -161,6 +161,11 @@ def as_operator(A: Any, name: str = "eigsh") -> SymmetricOperator:
         raise ValueError(
             f"{name}: A must be square (n, n), got {type(A).__name__} of shape {shape}"
         )
+    if "complex" in str(getattr(A, "dtype", "")):
+        raise TypeError(
+            f"{name}: A must be real, got dtype {A.dtype}; a Hermitian A = R + iS has the "
+            "eigenvalues of the symmetric [[R, -S], [S, R]], each twice"
+        )
     check_real(name, "A", A)
     if scipy.sparse.issparse(A):
         return _from_scipy(A, name)

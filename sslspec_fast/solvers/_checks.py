@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .._checks import count
+from .._checks import count, number
 
 __all__ = ["Settings", "check_count", "check_settings"]
 
 _CHOICES = {
-    "which": ("LA", "SA"),
+    "which": ("LA", "SA", "LM", "SM", "BE"),
     "method": ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense"),
     "precision": ("mixed", "float64", "float32"),
 }
@@ -35,10 +35,17 @@ class Settings:
     callback: Callable[[dict[str, Any]], Any] | None
     progress: bool
     certify: bool
+    sigma: float | None = None
+    preconditioner: Any = None
+
+    @property
+    def one_end(self) -> bool:
+        """The wanted pairs are those at one end of the spectrum."""
+        return self.which in ("LA", "SA")
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
-    """The keywords of `eigsh` among `settings`, each by itself; x0 and deflate need A."""
+    """The keywords of `eigsh` among `settings`; x0 and deflate need A."""
     for name, allowed in _CHOICES.items():
         value = settings.get(name, allowed[0])
         if value not in allowed:
@@ -58,9 +65,34 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         if not isinstance(settings.get(name, False), bool):
             got = type(settings[name]).__name__
             raise TypeError(f"eigsh: {name} must be True or False, got {got}")
+    sigma = settings.get("sigma")
+    if sigma is not None:
+        number("eigsh", "sigma", sigma)
+        if settings["which"] != "LM":
+            raise ValueError(
+                "eigsh: which must be 'LM' or None with sigma (the nearest to it), got "
+                f"{settings['which']!r}"
+            )
+    _check_preconditioner(settings)
     callback = settings.get("callback")
     if callback is not None and not callable(callback):
         raise TypeError(f"eigsh: callback must be callable, got {type(callback).__name__}")
+
+
+def _check_preconditioner(settings: Mapping[str, Any]) -> None:
+    given = settings.get("preconditioner")
+    if given is None:
+        return
+    if not (callable(given) or hasattr(given, "__matmul__")):
+        raise TypeError(
+            f"eigsh: preconditioner must be callable or multiply by @, got {type(given).__name__}"
+        )
+    method, which = settings["method"], settings["which"]
+    if method not in ("auto", "lobpcg") or which not in ("LA", "SA"):
+        raise ValueError(
+            "eigsh: preconditioner must go with method 'auto' or 'lobpcg' and which 'LA' or 'SA', "
+            f"got method={method!r}, which={which!r}"
+        )
 
 
 def check_count(k: Any, n: int) -> int:

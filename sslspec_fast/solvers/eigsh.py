@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -36,15 +36,18 @@ from .problem.task import Outcome, Task
 from .problem.watch import Watch
 from .report import finish
 from .result import EigResult
+from .selection import selected
 
 __all__ = ["eigsh"]
 
 
+@overload
 def eigsh(
     A: Any,
     k: int,
     *,
-    which: Literal["LA", "SA"] = "LA",
+    which: Literal["LA", "SA", "LM", "SM", "BE"] | None = None,
+    sigma: float | None = None,
     B: Any = None,
     method: Literal["auto", "dense", "lanczos", "chebyshev", "lobpcg", "shift_invert"] = "auto",
     tol: float = 1e-6,
@@ -58,21 +61,80 @@ def eigsh(
     progress: bool = False,
     certify: bool = False,
     group: Any = None,
-) -> EigResult:
-    """The k largest ("LA") or smallest ("SA") eigenpairs of a symmetric A, with proof of accuracy.
+    preconditioner: Any = None,
+    return_eigenvectors: Literal[True] = True,
+) -> EigResult: ...
+
+
+@overload
+def eigsh(
+    A: Any,
+    k: int,
+    *,
+    which: Literal["LA", "SA", "LM", "SM", "BE"] | None = None,
+    sigma: float | None = None,
+    B: Any = None,
+    method: Literal["auto", "dense", "lanczos", "chebyshev", "lobpcg", "shift_invert"] = "auto",
+    tol: float = 1e-6,
+    angle_tol: float | None = None,
+    x0: Any = None,
+    deflate: Any = None,
+    precision: Literal["mixed", "float64", "float32"] = "mixed",
+    max_iter: int | None = None,
+    seed: int = 0,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+    progress: bool = False,
+    certify: bool = False,
+    group: Any = None,
+    preconditioner: Any = None,
+    return_eigenvectors: Literal[False],
+) -> Any: ...
+
+
+def eigsh(
+    A: Any,
+    k: int,
+    *,
+    which: Literal["LA", "SA", "LM", "SM", "BE"] | None = None,
+    sigma: float | None = None,
+    B: Any = None,
+    method: Literal["auto", "dense", "lanczos", "chebyshev", "lobpcg", "shift_invert"] = "auto",
+    tol: float = 1e-6,
+    angle_tol: float | None = None,
+    x0: Any = None,
+    deflate: Any = None,
+    precision: Literal["mixed", "float64", "float32"] = "mixed",
+    max_iter: int | None = None,
+    seed: int = 0,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+    progress: bool = False,
+    certify: bool = False,
+    group: Any = None,
+    preconditioner: Any = None,
+    return_eigenvectors: bool = True,
+) -> Any:
+    """k eigenpairs of a symmetric A: the largest, the smallest, or those nearest to a number, with
+    proof of accuracy.
 
     Args:
         A: operator, PairGraph (G itself), scipy / torch / cupy sparse, LinearOperator-like
-            (.matmat), or dense (n, n); real, float32 or float64.
-        k, which: how many, 1 <= k <= n, and from which end, "LA" or "SA".
-        B: None, diagonal as (n,) or sparse, or dense symmetric positive definite (n, n); vectors
-            are then B-orthonormal.
+            (.matmat), or dense (n, n); real, float32 or float64. A Hermitian A = R + iS has the
+            eigenvalues of the symmetric [[R, -S], [S, R]], each twice, with x + iy for [x, y].
+        k, which: how many, 1 <= k <= n, and which: "LA" largest (None without sigma), "SA"
+            smallest, "LM" of largest magnitude (with sigma: nearest to it), "SM" of smallest
+            magnitude, "BE" from both ends, one more from the upper one where k is odd.
+        sigma: the k eigenvalues nearest to this number. Needs a factor of A - sigma I: entries of
+            A (sparse or a stored graph), or n <= 10,000. Two more factors count the eigenvalues
+            around sigma; ``info.complete`` says whether that proves the set complete. "SM" is the
+            same at 0, but for an A that is known to be semidefinite.
+        B: None, diagonal as (n,), sparse (n, n), or dense (n, n); symmetric positive definite.
+            Vectors are then B-orthonormal.
         method: "auto" probes the spectrum and the graph; ``info.plan`` says what it picked and why;
             or one of those in docs/eigensolver.md (Zhou and Saad 2007, arXiv 2503.22652).
         tol: largest residual ``||A x - lambda x||`` relative to ``||A||``.
         angle_tol: also ask for ``||R||_F / gap`` <= angle_tol, which bounds the sine between the
             returned and the true subspace (Davis and Kahan 1970).
-        x0: (n, m) warm start.
+        x0: (n, m) warm start; eigenvectors x of A x = lambda B x, where there is a B.
         deflate: (n, c) block or `operators.GroupVectors` whose span is removed from the problem (it
             must be invariant under A). Without it, the null vectors that a graph operator knows are
             used, exactly, as first results.
@@ -89,16 +151,23 @@ def eigsh(
         group: a process group or 1-D DeviceMesh of ranks that hold the rows together. A is then the
             (n_r, n) rows of this rank, or an `operators.partitioned`; x0, deflate and the vectors
             are this rank's rows, 0 allowed (docs/distributed_eigensolver.md).
+        preconditioner: (n, b) -> (n, b), or a matrix or operator that multiplies by @: what is near
+            (t I - A)^-1 for t just beyond the wanted end (A - t I for "SA"), in the place of
+            multigrid. For "lobpcg", which "auto" then picks.
+        return_eigenvectors: False: only the values are returned, as scipy does.
 
     Returns:
-        `EigResult` (values wanted first, vectors, info) in the array type of A. A run that did not
-        reach its tolerance warns with `ConvergenceWarning` and has ``info.converged`` False.
+        `EigResult` (values wanted first, "BE" descending; vectors; info) in the array type of A,
+        and in float64 whatever the dtype of A, or float32 with ``precision="float32"``. A run that
+        did not reach its tolerance warns with `ConvergenceWarning` and has ``info.converged``
+        False. Without eigenvectors: the values alone.
         Eigenvalues and gauge-invariant functions of the vectors are differentiable when A is a
         torch tensor (dense or sparse CSR / COO) that requires grad.
 
     Raises:
         ValueError or TypeError: A, B or a setting that does not fit.
-        NotImplementedError: gradients of operators or B, deflate beside B, a method over ranks.
+        NotImplementedError: gradients of operators, of B or of pairs other than those of one end;
+            a method, or other pairs than those of one end, over ranks.
 
     >>> import numpy as np, sslspec_fast as sf
     >>> sf.eigsh(np.diag([1.0, 5.0, 3.0]), 2).values
@@ -106,7 +175,8 @@ def eigsh(
     """
     started = time.perf_counter()
     settings = Settings(
-        which=which,
+        which=("LA" if sigma is None else "LM") if which is None else which,
+        sigma=sigma,
         method=method,
         tol=tol,
         angle_tol=angle_tol,
@@ -118,15 +188,31 @@ def eigsh(
         callback=callback,
         progress=progress,
         certify=certify,
+        preconditioner=preconditioner,
     )
+    if not isinstance(return_eigenvectors, bool):
+        got = type(return_eigenvectors).__name__
+        raise TypeError(f"eigsh: return_eigenvectors must be True or False, got {got}")
     group = several("eigsh", group_of(A) if group is None else group)
-    if group is not None:
-        return _over_ranks(A, B, k, settings, group, started)
+    if group is None:
+        result = _of_one_process(A, B, k, settings, started)
+    else:
+        result = _over_ranks(A, B, k, settings, group, started)
+    return result if return_eigenvectors else result.values
+
+
+def _of_one_process(A: Any, B: Any, k: int, settings: Settings, started: float) -> EigResult:
     check_settings(vars(settings))
     if not (isinstance(A, Tensor) and A.requires_grad and torch.is_grad_enabled()):
-        return _solve(Eigenproblem.of(A, B, k, settings, started))
+        problem = Eigenproblem.of(A, B, k, settings, started)
+        return _solve(problem) if settings.one_end else selected(_solve, problem)
     if B is not None:
         raise NotImplementedError("eigsh: gradients with B are not supported, got B and A.grad")
+    if not settings.one_end:
+        raise NotImplementedError(
+            "eigsh: which must be 'LA' or 'SA' for gradients, got "
+            f"which={settings.which!r} and A.grad"
+        )
     return differentiable(_solve, Eigenproblem.of(A.detach(), None, k, settings, started), A)
 
 

@@ -311,8 +311,10 @@ def choose(choice: Choice) -> tuple[str, str, dict[str, str]]:
 def make_plan(task: Task, method: str, found: Probe | None) -> Plan:
     """The plan of `method=` for a task with its tolerance set; found: None for LAPACK."""
     choice = Choice(task, found)
-    asked = method != "auto"
     reason, rejected = "as asked", dict[str, str]()
+    if method == "auto" and task.preconditioner is not None:
+        method, reason = "lobpcg", "a preconditioner was given"
+    asked = method != "auto"
     if not asked:
         method, reason, rejected = choose(choice)
     if found is None:

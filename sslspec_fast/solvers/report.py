@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 import warnings
@@ -24,7 +25,6 @@ __all__ = ["finish"]
 
 _ROUNDED = 1e-6  # defect of orthonormal columns in float32
 _COARSE = 1e-5  # relative tolerance that residuals in float32 sums can judge
-_CALLER = 5  # frames between a warning and the line that calls `eigsh`
 _FACTS = ("bounds", "start_cut", "sigma", "count_shift")  # of info.extra, in units of A
 
 
@@ -53,18 +53,17 @@ def finish(problem: Eigenproblem, plan: Plan, outcome: Outcome) -> EigResult:
     pairs = _all_pairs(problem, outcome)
     norm = max(task.norm, 0.0)
     gap = 0.0 if math.isnan(outcome.gap) else outcome.gap
-    vectors = pairs.vectors if problem.back is None else problem.back(pairs.vectors)
+    vectors = pairs.vectors if problem.pencil is None else problem.pencil.back(pairs.vectors)
     vectors = canonical_signs(vectors)
     converged, why = _judged(problem, pairs, outcome, norm)
     proof = _proof(problem, pairs, outcome, gap, norm, converged)
     facts = dict(outcome.facts)
     if proof is not None:
-        shift = proof.shift if problem.settings.which == "LA" else -proof.shift
-        facts.update(count=proof.counted, count_shift=shift)
+        facts.update(proof.facts(-1.0 if problem.settings.which == "SA" else 1.0))
         if proof.missing:
             converged, why, gap = False, f"{proof}", 0.0
         elif proof.complete:  # a shift above the cut proves no gap
-            gap = min(gap, max(float(pairs.wanted[-1]) - proof.shift - proof.error, 0.0))
+            gap = min(gap, proof.gap(float(pairs.wanted[-1])))
     # a gap that the residuals cannot resolve is no gap
     cut = gap <= 10.0 * max(pairs.worst, 1e-14 * norm)
     if converged and not task.angle_met(pairs.residuals, gap):
@@ -76,7 +75,7 @@ def finish(problem: Eigenproblem, plan: Plan, outcome: Outcome) -> EigResult:
     elif proof is not None and not proof.complete:
         reason = f"{reason}; completeness not proven: {proof}"
         text = f"eigsh: not proven complete: {proof}"
-        warnings.warn(text, ConvergenceWarning, stacklevel=_CALLER - 1)
+        warnings.warn(text, ConvergenceWarning, stacklevel=_frames_to_caller())
     asked = problem.count is not None or proof is not None
     complete = converged and (proof is None or proof.complete) if asked else None
     info = EigInfo(
@@ -107,7 +106,7 @@ def _all_pairs(problem: Eigenproblem, outcome: Outcome) -> _Pairs:
     """Known and computed pairs, with residuals of op itself where those of the task may differ."""
     task, op, known = problem.task, problem.op, problem.known
     values, vectors, residuals = outcome.values, outcome.vectors, outcome.residuals
-    sign = 1.0 if problem.settings.which == "LA" else -1.0
+    sign = -1.0 if problem.settings.which == "SA" else 1.0
     if known is not None:
         extra = op.matmat(known[1])
         extra -= known[1] * (sign * known[0]).to(extra)
@@ -169,7 +168,8 @@ def _scaled(info: EigInfo, scale: float) -> EigInfo:
     for name in _FACTS:
         if name in extra:
             fact = extra[name]
-            extra[name] = tuple(x * scale for x in fact) if name == "bounds" else fact * scale
+            several = isinstance(fact, tuple)
+            extra[name] = tuple(x * scale for x in fact) if several else fact * scale
     plan = info.plan
     if plan is not None and plan.first_filter is not None:
         plan = replace(plan, first_filter=plan.first_filter.times(scale))
@@ -198,4 +198,13 @@ def _warn(
         what = f"the angle bound is above angle_tol = {task.angle_tol} (gap {gap:.2e})"
         if cut:
             what += "; the cut lies inside a cluster, so the span of k vectors is not unique"
-    warnings.warn(f"eigsh: not converged, {what}: {why}", ConvergenceWarning, stacklevel=_CALLER)
+    text = f"eigsh: not converged, {what}: {why}"
+    warnings.warn(text, ConvergenceWarning, stacklevel=_frames_to_caller())
+
+
+def _frames_to_caller() -> int:
+    """Frames from the function that calls this one to the line that calls `eigsh`."""
+    frame, count = inspect.currentframe(), 0
+    while frame is not None and frame.f_code.co_name != "eigsh":
+        frame, count = frame.f_back, count + 1
+    return count + 1

@@ -291,8 +291,6 @@ def test_vectors_to_deflate_must_be_invariant() -> None:
     block[5] = np.nan
     with pytest.raises(ValueError, match="deflate must be finite"):
         eigsh(matrix, 3, deflate=block)
-    with pytest.raises(NotImplementedError, match="deflate together with B"):
-        eigsh(matrix, 3, B=np.ones(2970), deflate=np.ones((2970, 1)))
 
 
 def test_all_wanted_pairs_known_leaves_an_honest_record() -> None:

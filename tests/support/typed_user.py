@@ -37,11 +37,12 @@ def mistakes(z: Tensor, graph: sf.PairGraph) -> None:
     F.nt_xent(z, z).no_such_method()  # type: ignore[attr-defined]
     sf.PairGraph.from_labels(z, weight="size")  # type: ignore[arg-type]
     sf.PairGraph.from_knn(z, metric="l1")  # type: ignore[arg-type]
-    sf.eigsh(z, 3, which="largest")  # type: ignore[arg-type]
+    sf.eigsh(z, 3, which="largest")  # type: ignore[call-overload]
 
 
 def results(z: Tensor, graph: sf.PairGraph) -> None:
     form = sf.spectral.simclr(graph, 3)
     assert_type(form.loss, float)
     assert_type(sf.eigsh(graph, 3).info.converged, bool)
+    assert_type(sf.eigsh(graph, 3, sigma=0.5), sf.EigResult)
     assert_type(graph.matmul(torch.ones(3, 2)), Tensor)

@@ -27,10 +27,11 @@ from ...operators.base import SymmetricOperator
 from ...operators.known import Deflated
 from ..linalg.basis import host_memory
 from ..linalg.factorization import SingularFactor, structure, symmetric_factor
+from ..linalg.sparse_cholesky import SparseCholesky
 from ..problem.scaling import usual_row
 from ..problem.task import Known
 
-__all__ = ["Count", "Proof", "counting"]
+__all__ = ["Count", "Proof", "Window", "count_within", "counting"]
 
 _PLACES = (7 / 8, 5 / 8, 3 / 8, 1 / 8)  # of the gap, below the last wanted value
 _ABOVE = (1.0, 0.7, 0.5, 0.35, 0.25)  # of tol, above it
@@ -64,6 +65,36 @@ class Proof:
             f"{self.counted} eigenvalues beyond {self.shift:.6g}, {self.expected} were found, by a "
             f"factor good to {self.error:.1e}"
         )
+
+    def facts(self, sign: float) -> dict[str, Any]:
+        """For `info.extra`; sign: -1 where -A was counted."""
+        return {"count": self.counted, "count_shift": sign * self.shift}
+
+    def gap(self, last: float) -> float:
+        """What is proven to be free behind the last wanted value."""
+        return max(last - self.shift - self.error, 0.0)
+
+
+@dataclass(frozen=True)
+class Window(Proof):
+    """A count of the eigenvalues at a distance below `shift` from `center`, by two factors."""
+
+    center: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.counted} eigenvalues within {self.shift:.6g} of {self.center:.6g}, "
+            f"{self.expected} were found, by factors good to {self.error:.1e}"
+        )
+
+    def facts(self, sign: float) -> dict[str, Any]:
+        return {
+            "count": self.counted,
+            "count_shift": (self.center - self.shift, self.center + self.shift),
+        }
+
+    def gap(self, last: float) -> float:
+        return max(self.shift - abs(last - self.center) - self.error, 0.0)
 
 
 # (wanted values, largest first, ||R||_F, gap, tol, norm, order of the rows in an earlier factor, or
@@ -177,8 +208,58 @@ def _prove(
     return best or Proof(0, 0, 0, shifts[0], math.inf)
 
 
+def count_within(
+    matrix: Any,
+    mass: tuple[Any, SparseCholesky] | None,
+    values: np.ndarray,
+    others: np.ndarray,
+    center: float,
+    slack: float,
+    gap: float,
+    tol: float,
+    norm: float,
+) -> Window:
+    """Count the eigenvalues around `center`, of which `values`, nearest first, were found.
+
+    others: of deflated vectors; slack: ||R||_F; gap: from the last of the values to the next one
+    in distance; tol: absolute; mass: B and its factor, for A - sigma B.
+    """
+    distances, every = np.abs(values - center), np.abs(np.concatenate([values, others]) - center)
+    last = float(distances.max())
+    slack += 8.0 * _EPS * norm
+    if gap > 4.0 * slack:
+        radii = [last + place * min(gap, max(norm, last)) for place in _PLACES]
+    else:  # whatever was missed is no nearer than the last one, to tol
+        radii = [last - place * max(tol, _NEAR * norm) for place in _ABOVE]
+        if last <= max(tol, _NEAR * norm):  # none can be
+            return Window(0, 0, 0, 0.0, 0.0, center)
+    best: Window | None = None
+    for radius in radii:
+        if radius <= 0.0:
+            continue
+        try:
+            below, low, first = _count(matrix, center - radius, norm, False, mass)
+            above, high, second = _count(matrix, center + radius, norm, False, mass)
+        except SingularFactor:
+            continue
+        error = first + second + abs(low - center + radius) + abs(high - center - radius)
+        if abs(radius - last) <= error:
+            error = math.inf
+        counted = below - above
+        missing = counted - int((every < radius + slack + error).sum())
+        found = Window(counted, int((every < radius).sum()), max(missing, 0), radius, error, center)
+        if found.complete or found.missing:
+            return found
+        best = best or found
+    return best or Window(0, 0, 0, last, math.inf, center)
+
+
 def _count(
-    matrix: Any, sigma: float, norm: float, ordered: bool = False
+    matrix: Any,
+    sigma: float,
+    norm: float,
+    ordered: bool = False,
+    mass: tuple[Any, SparseCholesky] | None = None,
 ) -> tuple[int, float, float]:
     """(eigenvalues above the shift, the shift, error of the factor)."""
     n = matrix.shape[0]
@@ -188,14 +269,17 @@ def _count(
         pivots = scipy.linalg.eigvalsh_tridiagonal(d.diagonal(), d.diagonal(-1))
         product = lower @ (d @ (lower.T @ g))
     else:
-        factor, sigma = symmetric_factor("certify", matrix, sigma, norm, ordered)
+        b = None if mass is None else mass[0]
+        factor, sigma = symmetric_factor("certify", matrix, sigma, norm, ordered, b)
         if not np.array_equal(factor.perm_r, factor.perm_c):  # no congruence: its signs say nothing
             return 0, sigma, float("inf")
         lower, pivots, order = factor.L, factor.U.diagonal(), factor.perm_r
+        g = g if mass is None else mass[1].solve_transposed(g)
         inner = np.empty_like(g)
         inner[order] = g
         product = (lower @ (pivots[:, None] * (lower.T @ inner)))[order]
-    error = sigma * g - matrix @ g - product
+    error = sigma * (g if mass is None else mass[0] @ g) - matrix @ g - product
+    error = error if mass is None else mass[1].solve(error)
     size = 2.0 * float(np.sqrt((error**2).sum() / _PROBES)) + 4.0 * _EPS * norm
     return int((pivots < 0).sum()), sigma, size if np.isfinite(size) else float("inf")
 

@@ -20,7 +20,14 @@ from scipy.sparse.linalg import splu
 
 from .cost import FACTOR_CUBE, FACTOR_FILL, FACTOR_ROW, SOLVE_FILL, SOLVE_ROW
 
-__all__ = ["INT32_LIMIT", "SingularFactor", "Structure", "structure", "symmetric_factor"]
+__all__ = [
+    "INT32_LIMIT",
+    "SingularFactor",
+    "Structure",
+    "structure",
+    "symmetric_factor",
+    "symmetric_splu",
+]
 
 INT32_LIMIT = 2**31 - 1  # entries that SuperLU and scipy's graph routines can index
 # Columns that SuperLU updates together. Its 20 serve dense factors; this one is for low fill:
@@ -78,32 +85,39 @@ class SingularFactor(ValueError):
     """sigma and its neighbours are eigenvalues, or SuperLU's pivots vanish."""
 
 
+def symmetric_splu(matrix: Any, ordered: bool = False) -> Any:
+    """SuperLU of a symmetric CSC matrix with pivots on the diagonal where these are not 0."""
+    matrix.indptr = matrix.indptr.astype(np.int32)
+    matrix.indices = matrix.indices.astype(np.int32)
+    return splu(
+        matrix,
+        permc_spec="NATURAL" if ordered else "MMD_AT_PLUS_A",
+        diag_pivot_thresh=0.0,
+        panel_size=_PANEL,
+        options={"SymmetricMode": True},
+    )
+
+
 def symmetric_factor(
-    op: str, matrix: Any, sigma: float, norm: float, ordered: bool = False
+    op: str, matrix: Any, sigma: float, norm: float, ordered: bool = False, mass: Any = None
 ) -> tuple[Any, float]:
     """(SuperLU of sigma I - matrix, sigma); a sigma that meets an eigenvalue is moved up.
 
-    ordered: rows and columns are in the order of an earlier factor; a third of the time is saved.
+    mass: in the place of I. ordered: rows and columns are in the order of an earlier factor; a
+    third of the time is saved.
     """
     n = matrix.shape[0]
+    mass = scipy.sparse.eye_array(n, format="csc") if mass is None else mass
     for nudge in _NUDGES:
         moved = sigma + nudge * norm
-        shifted = scipy.sparse.csc_array(moved * scipy.sparse.eye_array(n, format="csc") - matrix)
+        shifted = scipy.sparse.csc_array(moved * mass - matrix)
         if max(shifted.nnz, n) > INT32_LIMIT:
             raise ValueError(
                 f"{op}: SuperLU needs nnz < 2^31, got nnz = {shifted.nnz}; "
                 "use method='chebyshev', without certify"
             )
-        shifted.indptr = shifted.indptr.astype(np.int32)
-        shifted.indices = shifted.indices.astype(np.int32)
         try:
-            factor = splu(
-                shifted,
-                permc_spec="NATURAL" if ordered else "MMD_AT_PLUS_A",
-                diag_pivot_thresh=0.0,
-                panel_size=_PANEL,
-                options={"SymmetricMode": True},
-            )
+            factor = symmetric_splu(shifted, ordered)
         except RuntimeError as failure:
             if "singular" not in str(failure):
                 raise

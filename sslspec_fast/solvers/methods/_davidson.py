@@ -26,7 +26,7 @@ from ..linalg.cost import LINE, guards
 from ..problem.task import Outcome, Task
 from ._next_step import State, Step, next_step
 
-__all__ = ["Search", "Sizes", "davidson"]
+__all__ = ["Search", "Sizes", "davidson", "report_step"]
 
 Expand = Callable[[Tensor, Tensor, "Basis", Tensor], Tensor]
 
@@ -132,7 +132,9 @@ class _DavidsonRun:
             if converged and monitor.trusted:  # measure every wanted pair on the final basis
                 monitor.norms[: task.k] = math.inf
                 converged = self._pick()
-        stopped = _report(task, monitor, self.history, self.iteration, basis, self.values)
+        stopped = report_step(
+            task, monitor.norms[: task.k], monitor.target, self.history, basis.size, self.values
+        )
         return State(
             size=basis.size,
             k=task.k,
@@ -291,22 +293,24 @@ def _kept(q: Tensor, previous: Tensor, keep: int, k: int) -> Tensor:
     return coefficients
 
 
-def _report(
+def report_step(
     task: Task,
-    monitor: Monitor,
+    norms: Tensor,
+    target: float,
     history: list[dict[str, Any]],
-    iteration: int,
-    basis: Basis,
+    size: int,
     values: Tensor,
 ) -> bool:
-    """Record the step and show it to the callback; True when that asks to stop."""
-    norms = monitor.norms[: task.k]
+    """Record the step and show it to the callback; True when that asks to stop.
+
+    norms (k,): residuals; target: what they are to reach; size: columns of the basis.
+    """
     known = norms[torch.isfinite(norms)]
     entry = {
-        "iteration": iteration,
-        "converged": int((norms <= monitor.target).sum()),
+        "iteration": len(history) + 1,
+        "converged": int((norms <= target).sum()),
         "residual": float(known.max()) / max(task.norm, 1e-300) if len(known) else math.nan,
-        "basis": basis.size,
+        "basis": size,
         "n_matvec": task.columns,
     }
     history.append(entry)

@@ -1,8 +1,9 @@
 """LOBPCG: search space [X, P, M R], as the block Davidson driver with a short basis.
 
 Knyazev 2001; the basis is kept orthonormal (Hetmaniuk and Lehoucq 2006, Duersch et al. 2018), so it
-cannot break down as the textbook form does. M is a smoothed-aggregation V-cycle of pyamg for
-sigma I - A when pyamg is installed and A has entries, else the identity.
+cannot break down as the textbook form does. M is the preconditioner that was given; else a
+smoothed-aggregation V-cycle of pyamg for sigma I - A when pyamg is installed and A has entries;
+else the identity.
 """
 
 from __future__ import annotations
@@ -51,15 +52,35 @@ class _Multigrid:
         return torch.from_numpy(out).to(r)
 
 
+class _Given:
+    """R -> M R of the caller's preconditioner, in the kind of array that A has."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.columns = task, 0
+
+    def __call__(self, r: Tensor, values: Tensor, basis: Basis, ritz: Tensor) -> Tensor:
+        self.columns += r.shape[1]
+        assert self.task.preconditioner is not None
+        out = self.task.preconditioner(r)
+        if out.shape != r.shape or not bool(torch.isfinite(out).all()):
+            raise ValueError(
+                f"eigsh: preconditioner must return a finite {tuple(r.shape)} block, got "
+                f"{tuple(out.shape)}"
+            )
+        return out if self.task.deflated is None else self.task.deflated.remove_(out)
+
+
 def lobpcg(task: Task, plan: Plan, found: Probe) -> Outcome:
     n, width = task.op.n, plan.width
     start = random_block(n, width, task.seed, task.dtype, task.op.device)
     if task.warm is not None:  # beside as many random directions: it may lack wanted ones
         start = torch.cat([task.warm[:, :width].to(start), start], 1)
-    expand = None
+    expand: _Given | _Multigrid | None = None
     facts: dict[str, Any] = {"preconditioner": "identity"}
     stored = n > 0 and task.op.assemble() is not None
-    if stored and importlib.util.find_spec("pyamg") is not None:
+    if task.preconditioner is not None:
+        expand, facts["preconditioner"] = _Given(task), "given"
+    elif stored and importlib.util.find_spec("pyamg") is not None:
         expand = _Multigrid(task, found.hi + 1e-5 * task.norm)
         facts["preconditioner"] = "pyamg smoothed aggregation"
     outcome = davidson(

@@ -5,13 +5,14 @@ A x = lambda B x   ->   (F^-1 A F^-T / scale) y = mu y      on the complement of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..._arrays import real_array
+from ..._arrays import from_array, real_array, to_array
 from ...operators.base import ShiftOperator, SymmetricOperator
 from ...operators.convert import array_kind, as_operator
 from ...operators.known import Deflated, DenseVectors, GroupVectors
@@ -20,7 +21,7 @@ from ..completeness.inertia import Count, counting
 from ..plan import takes_lapack
 from . import pencil
 from .over_ranks import independent, unit_groups
-from .pencil import Back
+from .pencil import ReducedPencil
 from .scaling import divided, norm_scale, refuse_scale
 from .task import Known, Task
 from .watch import Watch
@@ -36,7 +37,7 @@ class Eigenproblem:
     given     A itself
     op        A, or F^-1 A F^-T for a pencil, divided by `scale`
     scale     a power of two; None: op is not divided
-    back      from eigenvectors of op to those of a pencil
+    pencil    op stands for A x = lambda B x; None: there is no B
     known     (values, vectors) of wanted pairs that need no solve
     removed   vectors that are taken out of the problem
     kind      array type of the result
@@ -49,7 +50,7 @@ class Eigenproblem:
     given: SymmetricOperator
     op: SymmetricOperator
     scale: float | None
-    back: Back | None
+    pencil: ReducedPencil | None
     kind: str
     count: Count | None
     started: float
@@ -81,26 +82,46 @@ class Eigenproblem:
         kind = array_kind(A) if kind is None else kind
         given = op = as_operator(A)
         k = check_count(k, op.n)
-        back: Back | None = None
+        reduced: ReducedPencil | None = None
         over = 1.0  # what a pencil's values have been divided by
         if B is not None:
-            if settings.deflate is not None:
-                raise NotImplementedError("eigsh: deflate together with B is not supported")
-            op, back, over = pencil.reduce(op, B)
+            reduced = pencil.reduce(op, B)
+            op, over = reduced.op, reduced.size
         scale = norm_scale(op)
         if scale is not None or over != 1.0:
             op, scale = divided(op, scale or 1.0), (scale or 1.0) / over
             refuse_scale(scale, settings.precision)
-        task = _task(op, k, settings, scale, back is not None)
-        count = _count(op, task, settings) if settings.certify else None
-        return cls(task, settings, given, op, scale, back, kind, count, started)
+        task = _task(op, k, settings, scale, reduced, kind)
+        count = _count(op, task, settings) if settings.certify and settings.one_end else None
+        return cls(task, settings, given, op, scale, reduced, kind, count, started)
+
+    def end(self, which: str, k: int) -> Eigenproblem:
+        """k pairs of op itself from one end."""
+        settings = replace(self.settings, which=which, sigma=None)
+        task = _task(self.op, k, settings, self.scale, self.pencil, self.kind)
+        count = _count(self.op, task, settings) if settings.certify else None
+        return replace(
+            self,
+            task=task,
+            settings=settings,
+            given=self.op,
+            scale=None,
+            pencil=None,
+            kind="torch",
+            count=count,
+        )
 
 
 def _task(
-    op: SymmetricOperator, k: int, settings: Settings, scale: float | None, pencil_given: bool
+    op: SymmetricOperator,
+    k: int,
+    settings: Settings,
+    scale: float | None,
+    reduced: ReducedPencil | None,
+    kind: str,
 ) -> Task:
-    op = op if settings.which == "LA" else ShiftOperator(op, -1.0, 0.0)
-    known, deflated = exact_pairs(op, k, settings.deflate)
+    op = ShiftOperator(op, -1.0, 0.0) if settings.which == "SA" else op
+    known, deflated = exact_pairs(op, k, settings.deflate, reduced, settings.one_end)
     have = 0 if known is None else known[1].shape[1]
     free = op.n - (0 if deflated is None else deflated.count)
     if k - have > free:
@@ -121,15 +142,40 @@ def _task(
         torch.float32 if precision == "float32" else torch.float64,
         Watch.of(settings, scale),
         low=torch.float64 if precision == "float64" else torch.float32,
-        warm=_warm_start(op, settings.x0, pencil_given),
+        warm=_warm_start(op, settings.x0, reduced),
         known=known,
+        preconditioner=_preconditioner(settings.preconditioner, kind, reduced),
     )
 
 
-def exact_pairs(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Known, Deflated | None]:
+def _preconditioner(
+    given: Any, kind: str, reduced: ReducedPencil | None
+) -> Callable[[Tensor], Tensor] | None:
+    """given, which takes arrays of that kind, on float64 tensors. Its scale plays no part."""
+    if given is None:
+        return None
+    if reduced is not None:
+        raise NotImplementedError("eigsh: preconditioner together with B is not supported")
+
+    def apply(r: Tensor) -> Tensor:
+        x = to_array(r.double(), kind)
+        return from_array(given(x) if callable(given) else given @ x).to(r)
+
+    return apply
+
+
+def exact_pairs(
+    op: SymmetricOperator,
+    k: int,
+    deflate: Any,
+    reduced: ReducedPencil | None = None,
+    one_end: bool = True,
+) -> tuple[Known, Deflated | None]:
     """((values, vectors) known at the wanted end or None, what the problem is to be rid of)."""
     if deflate is not None:
-        return None, _deflated(op, deflate)
+        return None, _deflated(op, deflate, reduced)
+    if not one_end:
+        return None, None
     top = op.bounds()[1]
     for pair in op.known():
         # only vectors at the wanted end of the spectrum help
@@ -140,7 +186,9 @@ def exact_pairs(op: SymmetricOperator, k: int, deflate: Any) -> tuple[Known, Def
     return None, None
 
 
-def _deflated(op: SymmetricOperator, deflate: Any) -> Deflated | None:
+def _deflated(
+    op: SymmetricOperator, deflate: Any, reduced: ReducedPencil | None
+) -> Deflated | None:
     if isinstance(deflate, GroupVectors):
         if deflate.n != op.rows:
             raise ValueError(f"eigsh: deflate must have n = {op.rows} rows, got {deflate.n}")
@@ -149,10 +197,16 @@ def _deflated(op: SymmetricOperator, deflate: Any) -> Deflated | None:
                 "eigsh: deflate must be GroupVectors(..., group=group), got lengths that are "
                 "not 1 over all ranks"
             )
-        return deflate if deflate.count else None
+        if reduced is None or not deflate.count:
+            return deflate if deflate.count else None
+        deflate = deflate.dense()
     block = real_array("eigsh", "deflate", deflate).to(device=op.device, dtype=torch.float64)
     if block.dim() != 2 or block.shape[0] != op.rows:
         raise ValueError(f"eigsh: deflate must be (n = {op.rows}, c), got {tuple(block.shape)}")
+    if (
+        reduced is not None
+    ):  # B V is orthogonal to the other eigenvectors: V is given, F^T V taken out
+        block = reduced.into(block)
     q = _orthonormal(block) if op.ranks is None else independent(block)
     if q is None:
         raise ValueError("eigsh: deflate must have linearly independent columns")
@@ -168,16 +222,15 @@ def _orthonormal(block: Tensor) -> Tensor | None:
     return q
 
 
-def _warm_start(op: SymmetricOperator, x0: Any, pencil_given: bool) -> Tensor | None:
+def _warm_start(op: SymmetricOperator, x0: Any, reduced: ReducedPencil | None) -> Tensor | None:
     if x0 is None:
         return None
-    if pencil_given:
-        raise NotImplementedError("eigsh: x0 together with B is not supported")
     block = real_array("eigsh", "x0", x0)
     block = block[:, None] if block.dim() == 1 else block
     if block.dim() != 2 or block.shape[0] != op.rows or block.shape[1] == 0:
         raise ValueError(f"eigsh: x0 must be (n = {op.rows}, m >= 1), got {tuple(block.shape)}")
-    return block.to(device=op.device, dtype=torch.float64).clone()
+    block = block.to(device=op.device, dtype=torch.float64)
+    return block.clone() if reduced is None else reduced.into(block)
 
 
 def _count(op: SymmetricOperator, task: Task, settings: Settings) -> Count:

@@ -91,6 +91,11 @@ def run_on_all(
 def _check_scope(A: Any, B: Any, settings: Settings) -> None:
     if B is not None:
         raise NotImplementedError("eigsh: B together with a group is not supported")
+    if not settings.one_end or settings.preconditioner is not None:
+        raise NotImplementedError(
+            "eigsh: which must be 'LA' or 'SA', without a preconditioner, with a group, got "
+            f"which={settings.which!r}"
+        )
     if settings.certify:
         raise NotImplementedError("eigsh: certify together with a group is not supported")
     if settings.method not in _METHODS:

@@ -38,6 +38,7 @@ class Task:
     low: torch.dtype = torch.float32  # of the products of the probe and of filters
     warm: Tensor | None = None  # (n, m) start that was given
     known: Known = None  # wanted pairs that are among the deflated ones
+    preconditioner: Callable[[Tensor], Tensor] | None = None  # for the upper end of op
 
     def set_norm(self, norm: float) -> None:
         """Once ||A|| is known: the tolerance, relative until then, is absolute."""

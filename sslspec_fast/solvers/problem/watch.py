@@ -23,7 +23,7 @@ class Watch:
 
     def __init__(self, settings: Settings, scale: float | None) -> None:
         self._callback = of_first_rank(settings.callback)
-        self._largest, self._scale = settings.which == "LA", scale
+        self._largest, self._scale = settings.which != "SA", scale
         self._progress = _Progress() if settings.progress else None
 
     @classmethod
