@@ -12,8 +12,9 @@ from .._checks import count, number
 
 __all__ = ["Settings", "check_count", "check_settings"]
 
+_ONE_END = ("LA", "SA")
 _CHOICES = {
-    "which": ("LA", "SA", "LM", "SM", "BE"),
+    "which": (*_ONE_END, "LM", "SM", "BE"),
     "method": ("auto", "lanczos", "chebyshev", "lobpcg", "shift_invert", "dense"),
     "precision": ("mixed", "float64", "float32"),
 }
@@ -41,7 +42,7 @@ class Settings:
     @property
     def one_end(self) -> bool:
         """The wanted pairs are those at one end of the spectrum."""
-        return self.which in ("LA", "SA")
+        return self.which in _ONE_END
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -88,7 +89,7 @@ def _check_preconditioner(settings: Mapping[str, Any]) -> None:
             f"eigsh: preconditioner must be callable or multiply by @, got {type(given).__name__}"
         )
     method, which = settings["method"], settings["which"]
-    if method not in ("auto", "lobpcg") or which not in ("LA", "SA"):
+    if method not in ("auto", "lobpcg") or which not in _ONE_END:
         raise ValueError(
             "eigsh: preconditioner must go with method 'auto' or 'lobpcg' and which 'LA' or 'SA', "
             f"got method={method!r}, which={which!r}"
