@@ -175,9 +175,16 @@ class Cliques(Relation):
         return Csr(indptr, cols.to(index_dtype(n_cols)), values, n_cols, symmetric=whole)
 
     def entries(self, rows: Tensor, cols: Tensor) -> Tensor:
-        joined = (self._ids[rows] == self._ids[cols]) & (self._ids[rows] >= 0)
+        first = 0 if self.ranks is None else self.ranks.here.start
+        if self._every is not None:
+            other = self._every[cols]
+        else:  # rows of this rank are joined with each other only
+            own = cols - first
+            here = (own >= 0) & (own < self.n)
+            other = torch.where(here, self._ids[torch.where(here, own, 0)], -1)
+        joined = (self._ids[rows] == other) & (other >= 0)
         if not self._self_loops:
-            joined &= rows != cols
+            joined &= rows + first != cols
         return self._node_weight[rows] * joined
 
     def hub_edges(self) -> HubEdges:
@@ -188,13 +195,18 @@ class Cliques(Relation):
         """Σ_ij A_ij B_ij of two clique unions, from the table of how many nodes each pair of
         cliques shares.
         """
-        both = (self._ids >= 0) & (other._ids >= 0)
-        pair = self._ids[both] * other._n_cliques + other._ids[both]
+        if self._every is None or other._every is None:  # what two cliques share is on one rank
+            return float(self.over_all(self._inner(other, self._ids, other._ids)))
+        return float(self._inner(other, self._every, other._every))
+
+    def _inner(self, other: Cliques, own_ids: Tensor, other_ids: Tensor) -> Tensor:
+        both = (own_ids >= 0) & (other_ids >= 0)
+        pair = own_ids[both] * other._n_cliques + other_ids[both]
         keys, shared = pair.unique(return_counts=True)
         weight = self._weights[keys // other._n_cliques] * other._weights[keys % other._n_cliques]
         with_self = self._self_loops and other._self_loops
         pairs = shared * shared if with_self else shared * (shared - 1)
-        return float((pairs * weight).sum())
+        return (pairs * weight).sum()
 
 
 def views_relation(

@@ -193,6 +193,7 @@ class PairGraph(GraphProducts, Entries):
         weight: Literal["connectivity", "heat"] = "connectivity",
         mutual: bool = False,
         backend: Literal["auto", "exact", "faiss"] = "auto",
+        group: Any = None,
     ) -> PairGraph:
         """(W + Wᵀ)/2 of the k-nearest-neighbour graph.
 
@@ -209,6 +210,8 @@ class PairGraph(GraphProducts, Entries):
             mutual: only pairs that chose each other.
             backend: "exact" (blocked products), "faiss" (approximate beyond 200,000 rows), or
                 "auto": faiss where it is installed.
+            group: one rank, since a search takes all rows; over several, make the graph of all rows
+                in each process and pass ``graph.to_scipy()[rows of this rank]`` to `from_sparse`.
 
         Returns:
             A graph of n rows, on the device of X.
@@ -220,7 +223,7 @@ class PairGraph(GraphProducts, Entries):
         """
         k = count("from_knn", "n_neighbors", n_neighbors, 1)
         options = {"metric": metric, "weight": weight, "backend": backend}
-        return cls(CsrRelation(knn_csr(X, k, mutual=mutual, **options)))
+        return cls(CsrRelation(knn_csr(X, k, mutual=mutual, group=group, **options)))
 
     # ------------------------------------------------------------------ algebra
 
@@ -289,7 +292,9 @@ class PairGraph(GraphProducts, Entries):
 
     @property
     def column_degree(self) -> Tensor:
-        """(n,) float64: Gᵀ 1, the degree itself when G is symmetric."""
+        """(n,) float64: Gᵀ 1, the degree itself when G is symmetric; of a directed graph over ranks
+        the ranks ask for it together.
+        """
         return self._relation.column_degree
 
     @property

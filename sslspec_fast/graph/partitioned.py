@@ -81,7 +81,12 @@ class Partitioned(Relation):
     def column_degree(self) -> Tensor:
         if self._symmetric:
             return self.degree
-        raise ValueError("PairGraph: column_degree of a directed graph over ranks is not kept")
+        values = torch.ones_like(self._a.indices, dtype=torch.float64)
+        values = values if self._a.values is None else self._a.values.double()
+        sums = values.new_zeros(self._a.n_cols).index_add(0, self._a.indices.long(), values)
+        own, others = sums.split([self.n, self._halo.size])
+        returned: Tensor = _Returned.apply(others[:, None], self._halo, self._returned)
+        return (own + returned[:, 0]) * self._scale
 
     def diagonal(self) -> Tensor:
         return self._own_diagonal().to(self.device) * self._scale

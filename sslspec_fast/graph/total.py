@@ -62,8 +62,6 @@ class SumRelation(Relation):
 
     def frobenius_sq(self) -> float:
         """Σ ‖G_p‖² + 2 Σ_{p<q} <G_p, G_q>."""
-        if self.ranks is not None:
-            raise ValueError("PairGraph: the norm of a sum of graphs needs all rows in one process")
         total = sum(p.frobenius_sq() for p in self.parts)
         for i, p in enumerate(self.parts):
             total += 2 * sum(_inner(p, q) for q in self.parts[i + 1 :])
@@ -164,8 +162,9 @@ def _add(terms: list[Tensor]) -> Tensor:
 def _inner(a: Relation, b: Relation) -> float:
     if isinstance(a, Cliques) and isinstance(b, Cliques):
         return a.inner(b)
-    if isinstance(a, CsrRelation):
+    if isinstance(a, (CsrRelation, Partitioned)):
         a, b = b, a
     pattern = b.csr()  # b is the stored one: nothing implicit is materialised
     values = a.entries(pattern.rows(), pattern.indices.long())
-    return float((values if pattern.values is None else values * pattern.values.double()).sum())
+    values = values if pattern.values is None else values * pattern.values.double()
+    return float(a.over_all(values.sum()))

@@ -19,6 +19,11 @@ def test_facts_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
             assert not wrong
 
 
+def test_norms_of_sums_of_views_and_what_crosses_ranks(pool: Pool) -> None:
+    for split in SOME:
+        assert max(pool.run(graphs.norms_of_sums, split, ranks=len(split))) < 1e-14
+
+
 @pytest.mark.parametrize("kind", graphs.KINDS)
 def test_products_and_their_gradients(pool: Pool, kind: str) -> None:
     for split in SOME:
@@ -90,7 +95,7 @@ def test_the_module_takes_the_group_of_its_graph(pool: Pool) -> None:
         ("components", "ValueError: PairGraph: connected_components needs all rows in one", 0),
         ("no negative", "ValueError: graph_info_nce: every row with a positive .* 6 of the 6", 0),
         ("operator", "ValueError: laplacian: g needs all rows in one process", 0),
-        ("norm of a sum", "ValueError: PairGraph: the norm of a sum of graphs needs all rows", 0),
+        ("neighbours", "ValueError: from_knn: group must have 1 rank, .* got 2 ranks", 0),
     ],
 )
 def test_errors_are_raised_on_all_ranks(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..._arrays import host_array
 from ...primitives.sparse.csr import Csr
+from ...ranks import several
 from ..build import csr_from_scipy, native
 from .distances import times_power
 from .nearest import SPARE, centred, neighbours
@@ -23,8 +24,14 @@ _FLAT_ROWS = 200_000  # exact search is affordable up to here; beyond, faiss par
 
 
 def knn_csr(
-    X: Any, k: int, *, metric: str, weight: str, mutual: bool, backend: str
+    X: Any, k: int, *, metric: str, weight: str, mutual: bool, backend: str, group: Any
 ) -> Csr:  # arguments as in PairGraph.from_knn
+    over = several("from_knn", group)
+    if over is not None:
+        raise ValueError(
+            "from_knn: group must have 1 rank, the search takes all rows in one process, got "
+            f"{over.size()} ranks; pass this rank's rows of that graph to from_sparse"
+        )
     for name, value, options in (
         ("metric", metric, ("euclidean", "cosine")),
         ("weight", weight, ("connectivity", "heat")),

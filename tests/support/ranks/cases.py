@@ -262,6 +262,7 @@ GRAPH_CASES = {
     ),
     "ls_simclr, columns": Case(on_graph("ls_simclr", "weights", center=True), 0, 2),
     "ls_simclr, rows": Case(on_graph("ls_simclr", "loops"), 0, 24),
+    "ls_simclr, sum": Case(on_graph("ls_simclr", "sum", center=True), 0),
     "ls_simclr, nested": Case(on_graph("ls_simclr", "labels", nested=[1.0, 0, 2, 0, 0.5]), 0),
     "graph_info_nce, views": Case(
         on_graph("graph_info_nce", "views", temperature=lambda c, t, o: 1 / c), 2
