@@ -2,15 +2,18 @@
 
     torchrun --nproc-per-node=8 -m benchmarks.distributed --check
     torchrun --nproc-per-node=8 -m benchmarks.distributed --pairs 32768 --columns 512 --peers
+    torchrun --nproc-per-node=8 -m benchmarks.distributed --pairs-per-rank 2048 --columns 1024
+    python -m benchmarks.distributed --model  # in one process: benchmarks/scaling_model.py
 
 NCCL with a GPU for each rank, gloo otherwise. The check compares every loss, its gradients and the
 bits of its value on all ranks with the plain loss of one process, for uneven and empty ranks. The
-times are those of forward and backward, beside "gathered": all rows gathered with a gradient, and
-the fused loss of one process on them; bytes are those that a rank sends. --peers: lightly with
-gather_distributed, open_clip's ClipLoss with local_loss and gather_with_grad, and its SigLipLoss
-(bidir), where they are installed; --only takes names of losses. Peak memory is that of torch on a
-GPU, and on a CPU how much the resident memory of the process grew over a step, which is a peak only
-with MALLOC_MMAP_THRESHOLD_=65536 and MALLOC_TRIM_THRESHOLD_=0: freed memory then goes back.
+times are those of forward and backward, by the clock and of this process on the CPU, which counts
+no wait for another one, beside "gathered": all rows gathered with a gradient, and the fused loss of
+one process on them; bytes are those that a rank sends. --peers: lightly with gather_distributed,
+open_clip's ClipLoss with local_loss and gather_with_grad, and its SigLipLoss (bidir), where they
+are installed; --only takes names of losses. Peak memory is that of torch on a GPU, and on a CPU how
+much the resident memory of the process grew over a step, which is a peak only with
+MALLOC_MMAP_THRESHOLD_=65536 and MALLOC_TRIM_THRESHOLD_=0: freed memory then goes back.
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from benchmarks import scaling_model
 from benchmarks.peers import over_ranks
 from sslspec_fast.bench.memory import available, peak_mib, reset_peak
 from sslspec_fast.ranks import Ranks, bytes_sent, gather_rows
 
 Loss = Callable[..., Tensor]
+COLUMNS = ("ms", "ms of CPU", "MiB sent", "MiB peak")
 
 
 def unit(z: Tensor) -> Tensor:
@@ -169,9 +174,11 @@ def check(device: torch.device) -> bool:
 
 def measured(
     step: Callable[[], None], repeats: int, device: torch.device
-) -> tuple[float, float, float]:
-    """Median milliseconds, bytes sent by this rank in a step, and peak extra MiB."""
-    times, sent, peak = [], 0, 0.0
+) -> tuple[float, float, float, float]:
+    """Median milliseconds by the clock and of this process on the CPU, MiB sent by this rank in a
+    step, and peak extra MiB.
+    """
+    times, busy, sent, peak = [], [], 0, 0.0
     for k in range(repeats + 1):
         dist.barrier()
         if device.type == "cuda":
@@ -180,7 +187,7 @@ def measured(
             before = torch.cuda.memory_allocated() / 2**20
         else:
             before = reset_peak() if available() else 0.0
-        begin, sent = time.perf_counter(), bytes_sent()
+        begin, used, sent = time.perf_counter(), time.process_time(), bytes_sent()
         step()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -188,9 +195,11 @@ def measured(
         else:
             now = peak_mib() if available() else float("nan")
         elapsed, sent = 1e3 * (time.perf_counter() - begin), bytes_sent() - sent
+        used = 1e3 * (time.process_time() - used)
         peak = max(peak, now - before) if k else 0.0  # the first one warms up
         times += [elapsed] if k else []
-    return median(times), sent / 2**20, peak
+        busy += [used] if k else []
+    return median(times), median(busy), sent / 2**20, peak
 
 
 def table(options: argparse.Namespace, device: torch.device) -> None:
@@ -211,10 +220,8 @@ def table(options: argparse.Namespace, device: torch.device) -> None:
     if rank == 0:
         print(f"{options.pairs} pairs, {options.columns} columns, {options.dtype}, {size} ranks")
         groups = ("over ranks", *(() if options.no_gathered else ("gathered",)), "peer")
-        print(f"{'':24}" + "".join(f"{x:>12}{'':>24}" for x in groups))
-        print(
-            f"{'':24}" + "".join(f"{x:>12}" for x in ("ms", "MiB sent", "MiB peak") * len(groups))
-        )
+        print(f"{'':24}" + "".join(f"{x:>12}{'':>36}" for x in groups))
+        print(f"{'':24}" + "".join(f"{x:>12}" for x in COLUMNS * len(groups)))
     for name, loss in LOSSES.items():
         if options.only and name not in options.only:
             continue
@@ -239,14 +246,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--pairs", type=int, default=4096, help="of all ranks together")
+    parser.add_argument("--pairs-per-rank", type=int, help="in place of --pairs: weak scaling")
     parser.add_argument("--columns", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float64"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", action="store_true", help="lightly and open_clip beside ours")
     parser.add_argument("--only", nargs="*", help="names of losses", choices=list(LOSSES))
     parser.add_argument("--no-gathered", action="store_true", help="without the gathered form")
+    parser.add_argument("--model", action="store_true", help="print what H100 nodes should take")
     options = parser.parse_args()
+    if options.model:
+        print(scaling_model.table())
+        return 0
     device = start()
+    if options.pairs_per_rank is not None:
+        options.pairs = options.pairs_per_rank * dist.get_world_size()
     good = True
     if options.check:
         good = check(device)

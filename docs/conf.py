@@ -122,6 +122,7 @@ TREE = {
         "/benchmarks/results/cpu",
         "/benchmarks/results/h200",
         "/benchmarks/results/h100",
+        "/benchmarks/results/distributed",
         "/benchmarks/results/kernels",
     ],
     "Internals": ["architecture", "kernels", "numerics", "adding_a_loss", "/CONTRIBUTING"],
