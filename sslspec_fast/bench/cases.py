@@ -107,6 +107,34 @@ def info_nce(rows: int, width: int) -> Case:
     return Case("info_nce", rows, width, 6.0 * rows**2 * width, _pair(rows, width), variants)
 
 
+def gist(rows: int, width: int) -> Case:
+    """InfoNCE over all pairs of a batch without those that a guide of half the width leaves out."""
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        by = tuple(x.detach() for x in _pair(rows, width // 2)(device, dtype))
+        return (*_pair(rows, width)(device, dtype), *by)
+
+    def fused(query: Tensor, key: Tensor, by_query: Tensor, by_key: Tensor) -> Tensor:
+        loss: Tensor = F.info_nce(
+            query,
+            key,
+            temperature=0.05,
+            directions=("query_to_key", "query_to_query", "key_to_key"),
+            guide=(by_query, by_key),
+        )
+        return loss
+
+    return Case(
+        "gist",
+        rows,
+        width,
+        3 * 10.0 * rows**2 * width,
+        inputs,
+        {"fused": fused, "eager": peers.gist_eager, "smart": peers.gist_smart},
+        compiled=("smart",),
+    )
+
+
 def moco(rows: int, width: int, size: int) -> Case:
     """MoCo against a queue of `size` rows; only the queries require a gradient."""
 
@@ -308,6 +336,7 @@ def all_cases() -> list[Case]:
         barlow(256, 8192),
         barlow(1024, 4096),
         spectral(8192, 128),
+        gist(256, 768),
         moco(256, 128, 65_536),
         prototypes(512, 256, 65_536),
         sigreg(8, 256, 128),
@@ -330,6 +359,7 @@ def smoke_cases() -> list[Case]:
         vicreg(64, 128),
         barlow(64, 128),
         spectral(128, 16),
+        gist(32, 16),
         moco(32, 16, 100),
         prototypes(32, 16, 100),
         sigreg(2, 32, 16, 48),

@@ -7,6 +7,7 @@ spectral loss), so that a ratio against them is the merit of the kernel and not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,6 +55,41 @@ def info_nce_eager(query: Tensor, key: Tensor, temperature: float = 0.05) -> Ten
     """One direction on cosines, as MultipleNegativesRankingLoss of sentence-transformers has it."""
     logits = nnf.normalize(query, dim=1) @ nnf.normalize(key, dim=1).T / temperature
     return nnf.cross_entropy(logits, torch.arange(query.shape[0], device=query.device))
+
+
+def gist_eager(query: Tensor, key: Tensor, by_query: Tensor, by_key: Tensor) -> Tensor:
+    """GISTEmbedLoss of sentence-transformers: each matrix of cosines from n x n x d products."""
+
+    def cosines(x: Tensor, y: Tensor) -> Tensor:
+        return nnf.cosine_similarity(x[:, None], y[None], dim=-1)
+
+    return _gist(query, key, by_query, by_key, cosines)
+
+
+def gist_smart(query: Tensor, key: Tensor, by_query: Tensor, by_key: Tensor) -> Tensor:
+    """The same with products of unit rows."""
+    u, v, g, h = (nnf.normalize(x, dim=1) for x in (query, key, by_query, by_key))
+    return _gist(u, v, g, h, lambda x, y: x @ y.T)
+
+
+def _gist(
+    query: Tensor,
+    key: Tensor,
+    by_query: Tensor,
+    by_key: Tensor,
+    cosines: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    guided = cosines(by_query, by_key)
+    bound, diagonal = guided.diagonal()[:, None], torch.eye(len(query), dtype=torch.bool)
+    scores = [
+        cosines(query, key).masked_fill(
+            (guided > bound) & ~diagonal.to(query.device), float("-inf")
+        )
+    ]
+    for x, by in ((query, by_query), (key, by_key)):
+        scores.append(cosines(x, x).masked_fill(cosines(by, by) > bound, float("-inf")))
+    target = torch.arange(len(query), device=query.device)
+    return nnf.cross_entropy(torch.cat(scores, 1) / 0.05, target)
 
 
 def moco_eager(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:

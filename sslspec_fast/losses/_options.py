@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from .dcl import WeightFn
 Reduction = Literal["mean", "sum", "none"]
 Implementation = Literal["fused", "torch"]
 Negatives = Literal["others", "non_positive"]
+Direction = Literal["query_to_key", "query_to_query", "key_to_key", "key_to_query"]
 Penalty = Literal["hinge_std", "hinge_var", "ls_std", "ls_var"]
 Measure = Literal["uniform", "degree"]
 
@@ -91,6 +93,11 @@ class GraphVicreg(Options, total=False):
 class InfoNce(Rows, total=False):
     temperature: float | Tensor
     negatives: Tensor | None
+    directions: Sequence[Direction]
+    target: Any
+    guide: Sequence[Tensor] | None
+    guide_margin: float
+    guide_relative: bool
     label_smoothing: float
     tau_plus: float
     margin: float

@@ -12,6 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 import sslspec_fast.functional as F
+from sslspec_fast._checks import DIRECTIONS
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import _catalogue
 from sslspec_fast.losses.falcon import random_codes
@@ -196,6 +197,30 @@ def _without_false_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], C
         return F.info_nce(q, k, negatives=m, **options, **keywords)
 
     return [q, k, extra], call
+
+
+def _guided(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """All pairs of a batch and negatives as columns, but those that a guide leaves out."""
+    rows = [*pair_rows(n, d, seed), pair_rows(n + 3, d, seed + 1)[0]]
+    guide = [z + 2 * pair_rows(len(z), d, seed + 5)[0] for z in rows]
+
+    def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
+        given = [g.to(**_of(q)) for g in guide]
+        how = {"directions": DIRECTIONS, "guide": given, "guide_margin": 0.05, **keywords}
+        return F.info_nce(q, k, negatives=m, **how)
+
+    return rows, call
+
+
+def _with_target(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Keys in another number and order, some of several queries, some of none."""
+    query, keys = pair_rows(n, d, seed)[0], pair_rows(n + 3, d, seed)[1]
+    target = torch.arange(n) * 3 % (n + 3)
+
+    def call(q: Tensor, k: Tensor, **keywords: Any) -> Any:
+        return F.info_nce(q, k, target=target.to(q.device), **keywords)
+
+    return [query, keys], call
 
 
 def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
@@ -403,6 +428,8 @@ CASES = {
         LossCase("info_nce", _pairs(F.info_nce), softmax=True),
         LossCase("info_nce_negatives", _with_negatives, softmax=True),
         LossCase("info_nce_filtered", _without_false_negatives, softmax=True),
+        LossCase("info_nce_guided", _guided, softmax=True),
+        LossCase("info_nce_target", _with_target, softmax=True),
         LossCase("moco", _moco, softmax=True),
         LossCase("clip", _scaled(F.clip), softmax=True, unit=True),
         LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True, unit=True),

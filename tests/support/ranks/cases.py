@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast._checks import DIRECTIONS
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
 
@@ -115,6 +116,50 @@ CASES = {
     "info_nce, threshold": Case(
         lambda a, b, c, t, o, **k: F.info_nce(
             a, b, temperature=1 / c, threshold=o["temperature"], ids=o["labels"], **k
+        )
+    ),
+    "info_nce, guided": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=1 / c,
+            directions=DIRECTIONS[:3],
+            guide=(o["x1"], o["x2"]),
+            guide_margin=0.1,
+            **k,
+        )
+    ),
+    "info_nce, guided, all pairs": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=o["temperature"] / c,
+            directions=DIRECTIONS,
+            negatives=o.share("queue"),
+            guide=(o["x1"][:, :5], o["x2"][:, :5], o.share("queue").detach()),
+            guide_margin=0.2,
+            guide_relative=True,
+            threshold=0.7,
+            ids=o["labels"],
+            sample_weight=o["weight"],
+            **k,
+        )
+    ),
+    "info_nce, negatives alone": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=1 / c, directions=(), negatives=o.share("queue"), margin=0.1, **k
+        )
+    ),
+    "info_nce, negatives alone and ids": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=1 / c,
+            directions=("query_to_query",),
+            negatives=o.share("queue"),
+            ids=o["labels"],
+            negative_ids=o.share("queue_ids"),
+            **k,
         )
     ),
     "moco": Case(
