@@ -15,6 +15,7 @@ from .losses.falcon import falcon
 from .losses.graph_barlow_twins import graph_barlow_twins
 from .losses.graph_covariance import graph_covariance
 from .losses.graph_info_nce import graph_info_nce
+from .losses.graph_siglip import graph_siglip
 from .losses.graph_spectral_contrastive import graph_spectral_contrastive
 from .losses.graph_vicreg import graph_vicreg
 from .losses.ibot import ibot
@@ -51,6 +52,7 @@ __all__ = [
     "graph_barlow_twins",
     "graph_covariance",
     "graph_info_nce",
+    "graph_siglip",
     "graph_spectral_contrastive",
     "graph_vicreg",
     "ibot",

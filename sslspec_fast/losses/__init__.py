@@ -6,6 +6,7 @@ from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .dino import DINOLoss
 from .falcon import FalconLoss
+from .graph_siglip import GraphSigLIPLoss
 from .ibot import IBOTPatchLoss, IBOTPlusPlusPatchLoss
 from .info_nce import InfoNCELoss
 from .koleo import KoLeoLoss
@@ -30,6 +31,7 @@ __all__ = [
     "DINOLoss",
     "FalconLoss",
     "GraphLoss",
+    "GraphSigLIPLoss",
     "IBOTPatchLoss",
     "IBOTPlusPlusPatchLoss",
     "InfoNCELoss",

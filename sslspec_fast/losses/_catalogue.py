@@ -20,6 +20,7 @@ VIEWS = "views"
 ROWS = "rows"
 LABELS = "rows and labels"
 GRAPH = "rows and graph"
+VIEWS_GRAPH = "two views and graph"
 PROTOTYPES = "rows or views, and prototypes"
 TARGETS = "rows and targets"
 NAMED = "the name of a loss of two views, and two views"
@@ -196,6 +197,14 @@ CATALOGUE = {
             ("GraphLoss",),
             scale="temperature",
             closed_form="info_nce",
+        ),
+        Row(
+            "graph_siglip",
+            "SigLIP on a graph",
+            VIEWS_GRAPH,
+            ("GraphSigLIPLoss",),
+            scale="logit_scale",
+            unit_rows=True,
         ),
         Row(
             "graph_vicreg",

@@ -223,6 +223,23 @@ def _with_target(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[...,
     return [query, keys], call
 
 
+def _graph_siglip(make_graph: Callable[[int], PairGraph]) -> Callable[..., Any]:
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        graph = make_graph(n)
+
+        def call(a: Tensor, b: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+            x, y, g = unit_unless_half(a), unit_unless_half(b), graph.to(a.device)
+            return F.graph_siglip(x, y, g, 1 / temperature, -2.0, **keywords)
+
+        return list(pair_rows(n, d, seed)), call
+
+    return build
+
+
+def _below_one(n: int) -> PairGraph:
+    return 0.25 * weighted_graph(n)
+
+
 def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     queue = unit(pair_rows(2 * n + 3, d, seed + 1)[0])
 
@@ -433,6 +450,8 @@ CASES = {
         LossCase("moco", _moco, softmax=True),
         LossCase("clip", _scaled(F.clip), softmax=True, unit=True),
         LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True, unit=True),
+        LossCase("graph_siglip_labels", _graph_siglip(_labelled), softmax=True, unit=True),
+        LossCase("graph_siglip", _graph_siglip(_below_one), 7, softmax=True, unit=True),
         LossCase("sup_con", _sup_con, 7, softmax=True, unit=True),
         LossCase("dcl", _pairs(F.dcl), 2, softmax=True),
         LossCase("graph_info_nce_views", _two_views, 4, softmax=True),
