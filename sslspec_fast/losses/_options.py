@@ -88,6 +88,7 @@ class GraphVicreg(Options, total=False):
     penalty: Penalty
     measure: Measure
     eps: float
+    nested: Nested
 
 
 class InfoNce(Rows, total=False):

@@ -158,6 +158,13 @@ def _graph(
     return build
 
 
+def _nested_vicreg(z: Tensor, graph: PairGraph, **keywords: Any) -> Any:
+    """Over the first columns, half of them and all: the plain form takes each prefix by itself."""
+    weights = [0.0] * z.shape[1]
+    weights[0], weights[z.shape[1] // 2], weights[-1] = 0.5, 2.0, 1.0
+    return F.graph_vicreg(z, graph, nested=weights, **keywords)
+
+
 def _two_views(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     """An even number of rows."""
     graph = PairGraph.from_views(n // 2)
@@ -489,6 +496,12 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("graph_spectral", _graph(F.graph_spectral_contrastive, weighted_graph), 7),
+        LossCase(
+            "graph_vicreg_nested",
+            _graph(_nested_vicreg, weighted_graph),
+            7,
+            hyper={"penalty": "ls_var"},
+        ),
         LossCase(
             "graph_spectral_contrastive_nested",
             _graph(F.graph_spectral_contrastive, weighted_graph),

@@ -302,6 +302,12 @@ GRAPH_CASES = {
     ),
     "graph_spectral, columns": Case(on_graph("graph_spectral_contrastive", "edges"), 0, 2),
     "graph_spectral, rows": Case(on_graph("graph_spectral_contrastive", "views"), 0, 32),
+    "graph_vicreg, nested": Case(
+        on_graph("graph_vicreg", "weights", penalty="ls_var", nested=True), 0
+    ),
+    "graph_vicreg, nested, by degree": Case(
+        on_graph("graph_vicreg", "labels", measure="degree", nested=[1.0, 0, 2, 0, 0.5]), 0
+    ),
     "graph_spectral, nested": Case(
         on_graph("graph_spectral_contrastive", "weights", nested=True), 0
     ),
