@@ -81,6 +81,7 @@ def falcon(
 def falcon(
     h1: Tensor, h2: Tensor, *, return_terms: bool, **options: Unpack[kw.Falcon]
 ) -> Tensor | WithTerms: ...
+def gram_anchor(student: Tensor, teacher: Tensor, **options: Unpack[kw.GramAnchor]) -> Tensor: ...
 @overload
 def graph_barlow_twins(
     z: Tensor,

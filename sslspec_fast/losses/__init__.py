@@ -6,6 +6,7 @@ from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .dino import DINOLoss
 from .falcon import FalconLoss
+from .gram_anchor import GramAnchorLoss
 from .graph_siglip import GraphSigLIPLoss
 from .ibot import IBOTPatchLoss, IBOTPlusPlusPatchLoss
 from .info_nce import InfoNCELoss
@@ -30,6 +31,7 @@ __all__ = [
     "DCLWLoss",
     "DINOLoss",
     "FalconLoss",
+    "GramAnchorLoss",
     "GraphLoss",
     "GraphSigLIPLoss",
     "IBOTPatchLoss",

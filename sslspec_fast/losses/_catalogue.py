@@ -23,6 +23,7 @@ GRAPH = "rows and graph"
 VIEWS_GRAPH = "two views and graph"
 PROTOTYPES = "rows or views, and prototypes"
 TARGETS = "rows and targets"
+PATCHES = "patches of images, twice"
 NAMED = "the name of a loss of two views, and two views"
 
 
@@ -187,6 +188,7 @@ CATALOGUE = {
             ("lightly", "DINOv2", "DINOv3"),
             closed_form="koleo",
         ),
+        Row("gram_anchor", "Gram anchoring", PATCHES, ("GramAnchorLoss",), ("DINOv3",)),
         Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly", "lejepa")),
         Row("lejepa", "LeJEPA", VIEWS, ("LeJEPALoss",), ("lightly",)),
         Row("matryoshka", "Matryoshka", NAMED, ("MatryoshkaLoss",)),

@@ -58,6 +58,11 @@ class Falcon(Options, total=False):
     seed: int
 
 
+class GramAnchor(Options, total=False):
+    clamp: bool
+    reduction: Reduction
+
+
 class GraphBarlowTwins(Options, total=False):
     off_diagonal: float
     center: bool

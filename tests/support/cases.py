@@ -419,6 +419,21 @@ def _koleo(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]
     return [pair_rows(n, d, seed)[0]], call
 
 
+def _gram_anchor(clamp: bool) -> Callable[..., Any]:
+    """Two images of n patches each, and a teacher of another width."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        teacher = torch.stack(pair_rows(n, d + 1, seed + 2))
+
+        def call(a: Tensor, b: Tensor, **keywords: Any) -> Any:
+            t = _coarse(teacher).to(a.device, a.dtype)
+            return F.gram_anchor(torch.stack([a, b]), t, clamp=clamp, **keywords)
+
+        return list(pair_rows(n, d, seed)), call
+
+    return build
+
+
 def _lejepa(slices: int | None) -> Callable[..., Any]:
     """Two global views and a local one."""
 
@@ -475,6 +490,8 @@ CASES = {
             hyper={"negatives": "non_positive"},
         ),
         LossCase("graph_info_nce_ids", _info_nce_ids, 7, softmax=True),
+        LossCase("gram_anchor", _gram_anchor(False)),
+        LossCase("gram_anchor_clamped", _gram_anchor(True)),
         LossCase("vicreg", _pairs(F.vicreg), 2),
         LossCase("barlow_twins", _pairs(F.barlow_twins), 2),
         LossCase("spectral_contrastive", _pairs(F.spectral_contrastive), 2, hyper={"mu": 9.0}),
