@@ -14,7 +14,7 @@ from .dcl import WeightFn
 
 Reduction = Literal["mean", "sum", "none"]
 Implementation = Literal["fused", "torch"]
-Negatives = Literal["others", "non_positive"]
+Negatives = Literal["others", "non_positive", "per_positive"]
 Direction = Literal["query_to_key", "query_to_query", "key_to_key", "key_to_query"]
 Penalty = Literal["hinge_std", "hinge_var", "ls_std", "ls_var"]
 Measure = Literal["uniform", "degree"]

@@ -489,6 +489,13 @@ CASES = {
             softmax=True,
             hyper={"negatives": "non_positive"},
         ),
+        LossCase(
+            "graph_info_nce_per_positive",
+            _graph(F.graph_info_nce, weighted_graph),
+            9,
+            softmax=True,
+            hyper={"negatives": "per_positive"},
+        ),
         LossCase("graph_info_nce_ids", _info_nce_ids, 7, softmax=True),
         LossCase("gram_anchor", _gram_anchor(False)),
         LossCase("gram_anchor_clamped", _gram_anchor(True)),

@@ -62,14 +62,35 @@ def test_values_and_gradients(kind: str, n: int, d: int, dtype: torch.dtype) -> 
         torch.testing.assert_close((ours, grads), (wanted, exact_grads))
 
 
+@pytest.mark.parametrize("targets", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_derivatives_and_operator(kind: str) -> None:
-    a, _, tensors = problem(kind, 7, 3)
-    here = [t.requires_grad_() for t in tensors]
-    assert torch.autograd.gradcheck(lambda *t: edge_softplus(a, *t), here)
-    assert torch.autograd.gradgradcheck(lambda *t: edge_softplus(a, *t), here)
-    op = torch.ops.sslspec_fast.edge_softplus.default
-    torch.library.opcheck(op, (*a.with_transpose(), *here))
+def test_derivatives_and_operator(kind: str, targets: bool) -> None:
+    a, _, (x, y, bias) = problem(kind, 7, 3)
+    for t in (bias, torch.linspace(-1, 1, 7, dtype=torch.float64)):
+        here = [z.requires_grad_() for z in (x, y, t)]
+
+        def loss(*z: Tensor) -> Tensor:
+            return edge_softplus(a, *z, targets=targets)
+
+        assert torch.autograd.gradcheck(loss, here)
+        assert torch.autograd.gradgradcheck(loss, here)
+        op = torch.ops.sslspec_fast.edge_softplus.default
+        torch.library.opcheck(op, (*a.with_transpose(), *here, targets))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_and_a_bias_per_row(kind: str) -> None:
+    """The first term alone, with weights of any size."""
+    a, dense, (x, y, _) = problem(kind, 20, 5)
+    if a.values is not None:
+        a, dense = a.scaled(3.0), 3 * dense
+    here = [z.requires_grad_() for z in (x, y, torch.linspace(-1, 1, 20, dtype=torch.float64))]
+    got = edge_softplus(a, *here, targets=False)
+    pairs = -nnf.logsigmoid(x @ y.T + here[2][:, None])
+    want = (dense.nan_to_num(0.0) * pairs).sum(1)
+    weight = torch.linspace(-1, 2, 20, dtype=torch.float64)
+    grads = [torch.autograd.grad(z, here, weight) for z in (got, want)]
+    torch.testing.assert_close((got, grads[0]), (want, grads[1]))
 
 
 def test_sure_entries_keep_their_digits() -> None:
