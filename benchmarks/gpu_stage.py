@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sslspec_fast import show_config
 from sslspec_fast.bench import machine, memory
-from sslspec_fast.bench.cases import Case, find
+from sslspec_fast.bench.case import Case
+from sslspec_fast.bench.cases import find
 from sslspec_fast.bench.measure import Variant, interleaved
 
 from . import gpu_cases, gpu_eigsh, gpu_training

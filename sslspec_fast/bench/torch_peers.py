@@ -92,6 +92,39 @@ def _gist(
     return nnf.cross_entropy(torch.cat(scores, 1) / 0.05, target)
 
 
+def graph_siglip_eager(image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
+    """SigLIP with a dense mask of equal ids, open_clip's form with more ones."""
+    logits = 10.0 * image @ text.T - 10.0
+    sign = 2.0 * (ids[:, None] == ids).to(logits.dtype) - 1
+    return -nnf.logsigmoid(sign * logits).sum() / len(image)
+
+
+def per_positive_eager(z: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """pytorch-metric-learning's NTXentLoss: a matrix of positive pairs x negative pairs."""
+    u = nnf.normalize(z, dim=1)
+    s, other = u @ u.T / temperature, labels[:, None] != labels
+    a, p = (~other).fill_diagonal_(False).nonzero().T
+    b, q = other.nonzero().T
+    positive, own = s[a, p][:, None], a[:, None] == b
+    negative = s[b, q].expand(len(a), -1).masked_fill(~own, float("-inf"))
+    return (torch.cat([positive, negative], 1).logsumexp(1) - positive[:, 0]).mean()
+
+
+def per_positive_smart(z: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """The same with one log-sum-exp over the negatives of a row."""
+    u = nnf.normalize(z, dim=1)
+    s, other = u @ u.T / temperature, labels[:, None] != labels
+    negative = s.masked_fill(~other, float("-inf")).logsumexp(1, keepdim=True)
+    positive = ~other & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    return -(nnf.logsigmoid(s - negative) * positive).sum() / positive.sum()
+
+
+def gram_anchor_eager(student: Tensor, teacher: Tensor) -> Tensor:
+    """DINOv3's Gram loss per image, with its matrices of cosines."""
+    u, v = nnf.normalize(student, dim=2), nnf.normalize(teacher, dim=2)
+    return nnf.mse_loss(u @ u.mT, v @ v.mT)
+
+
 def moco_eager(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:
     """MoCo as solo-learn and the authors write it; the queue has unit rows."""
     u, v = nnf.normalize(query, dim=1), nnf.normalize(key, dim=1)
