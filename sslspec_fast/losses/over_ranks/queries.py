@@ -99,7 +99,6 @@ def _check_info_nce(
         "margin": margin,
         "guide_margin": chosen.guide_margin,
         "guide_relative": float(chosen.guide_relative),
-        "the features of guide": 0 if by[0] is None else by[0].shape[1],
     }
     return Given(tensors, numbers, choices={"directions": " ".join(chosen.directions)})
 
@@ -138,7 +137,7 @@ def _columns(
 
 
 def _info_nce(p: Problem) -> Result:
-    weight, (smooth, tau_plus, margin, less, relative, _) = (
+    weight, (smooth, tau_plus, margin, less, relative) = (
         p.tensors["sample_weight"],
         p.numbers.values(),
     )
@@ -171,7 +170,6 @@ def _info_nce(p: Problem) -> Result:
 
 def _restored(arguments: dict[str, Any]) -> dict[str, Any]:
     guide = [arguments.pop(name) for name in _GUIDE]
-    arguments.pop("the features of guide")
     arguments["guide"] = [x for x in guide if x is not None] or None
     arguments["guide_relative"] = bool(arguments["guide_relative"])
     return {**arguments, "directions": arguments["directions"].split()}
@@ -196,7 +194,6 @@ INFO_NCE = Form(
         "margin",
         "guide_margin",
         "guide_relative",
-        "the features of guide",
     ),
     _check_info_nce,
     _info_nce,
