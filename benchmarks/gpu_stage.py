@@ -246,7 +246,7 @@ def hopper_case(
 
     def forward() -> tuple[Tensor, ...]:
         if name == "sigmoid" and b is not None:
-            return (pairwise.softplus(a, b, c, -c, skip_self=True),)
+            return (pairwise.softplus(a, b, c, -c, pairwise.LeftOut(self_pairs=True)),)
         if b is None:
             return (pairwise.lse_self(a, c, ids),)
         own = None if others is None else ids  # masks nearly everywhere in the small cases
