@@ -224,8 +224,8 @@ class GISTEmbedLoss(_Loss):
         texts = self._tokenizer.batch_decode(features["input_ids"], skip_special_tokens=True)
         guide: Any = self.guide
         tokenize = guide.preprocess if hasattr(guide, "preprocess") else guide.tokenize
-        made, device = tokenize(texts), next(guide.parameters()).device
-        return {k: x.to(device) if isinstance(x, Tensor) else x for k, x in made.items()}
+        found, device = tokenize(texts), next(guide.parameters()).device
+        return {k: x.to(device) if isinstance(x, Tensor) else x for k, x in found.items()}
 
     def get_config_dict(self) -> dict[str, Any]:
         return {
