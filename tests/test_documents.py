@@ -123,6 +123,7 @@ FOREIGN = {  # words in backticks that are not of this code
         "CachedMultipleNegativesRankingLoss",
         "hardness_mode",
         "CachedGISTEmbedLoss",
+        "GramLoss",
         "set_requires_gradient_sync",
         "DDP",
     ),

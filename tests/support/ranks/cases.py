@@ -135,8 +135,8 @@ CASES = {
             b,
             temperature=o["temperature"] / c,
             directions=DIRECTIONS,
-            negatives=o.share("queue"),
-            guide=(o["x1"][:, :5], o["x2"][:, :5], o.share("queue").detach()),
+            negatives=o.part("queue"),
+            guide=(o["x1"][:, :5], o["x2"][:, :5], o.part("queue").detach()),
             guide_margin=0.2,
             guide_relative=True,
             threshold=0.7,
@@ -147,7 +147,7 @@ CASES = {
     ),
     "info_nce, negatives alone": Case(
         lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, directions=(), negatives=o.share("queue"), margin=0.1, **k
+            a, b, temperature=1 / c, directions=(), negatives=o.part("queue"), margin=0.1, **k
         )
     ),
     "info_nce, negatives alone and ids": Case(
@@ -156,9 +156,9 @@ CASES = {
             b,
             temperature=1 / c,
             directions=("query_to_query",),
-            negatives=o.share("queue"),
+            negatives=o.part("queue"),
             ids=o["labels"],
-            negative_ids=o.share("queue_ids"),
+            negative_ids=o.part("queue_ids"),
             **k,
         )
     ),
