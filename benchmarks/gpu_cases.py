@@ -17,7 +17,7 @@ from torch import Tensor
 import sslspec_fast.functional as F
 from sslspec_fast.bench import cases as cpu
 from sslspec_fast.bench import torch_peers as plain
-from sslspec_fast.bench.cases import Case
+from sslspec_fast.bench.case import Case
 from sslspec_fast.bench.measure import Variant
 
 

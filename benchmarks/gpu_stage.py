@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sslspec_fast import show_config
 from sslspec_fast.bench import machine, memory
-from sslspec_fast.bench.cases import Case, find
+from sslspec_fast.bench.case import Case
+from sslspec_fast.bench.cases import find
 from sslspec_fast.bench.measure import Variant, interleaved
 
 from . import gpu_cases, gpu_eigsh, gpu_training
@@ -245,7 +246,7 @@ def hopper_case(
 
     def forward() -> tuple[Tensor, ...]:
         if name == "sigmoid" and b is not None:
-            return (pairwise.softplus(a, b, c, -c, skip_self=True),)
+            return (pairwise.softplus(a, b, c, -c, pairwise.LeftOut(self_pairs=True)),)
         if b is None:
             return (pairwise.lse_self(a, c, ids),)
         own = None if others is None else ids  # masks nearly everywhere in the small cases

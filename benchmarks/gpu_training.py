@@ -20,7 +20,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from sslspec_fast.bench import cases
-from sslspec_fast.bench.cases import Case
+from sslspec_fast.bench.case import Case
 from sslspec_fast.bench.measure import Variant, by_turns
 from sslspec_fast.bench.memory import MIB
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.bench import cases
-from sslspec_fast.bench.cases import Case
+from sslspec_fast.bench.case import Case
 from sslspec_fast.bench.measure import Variant
 
 Add = Callable[[Case], dict[str, Variant]]

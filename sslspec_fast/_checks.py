@@ -22,7 +22,10 @@ from ._dtypes import computed_dtype
 REDUCTIONS = ("mean", "sum", "none")
 PENALTIES = ("hinge_std", "ls_var", "ls_std", "hinge_var")  # of VICReg's variances
 MEASURES = ("uniform", "degree")  # of the rows of a graph
-NEGATIVES = ("others", "non_positive")  # of InfoNCE on a graph
+# of InfoNCE on a graph; the last without a closed form
+NEGATIVES = ("others", "non_positive", "per_positive")
+# pairs of a batch that are logits of InfoNCE
+DIRECTIONS = ("query_to_key", "query_to_query", "key_to_key", "key_to_query")
 IMPLEMENTATIONS = ("fused", "torch")
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

@@ -12,9 +12,11 @@ from .losses.dcl import dcl, negative_mises_fisher_weights
 from .losses.dino import dino
 from .losses.dirichlet_energy import dirichlet_energy
 from .losses.falcon import falcon
+from .losses.gram_anchor import gram_anchor
 from .losses.graph_barlow_twins import graph_barlow_twins
 from .losses.graph_covariance import graph_covariance
 from .losses.graph_info_nce import graph_info_nce
+from .losses.graph_siglip import graph_siglip
 from .losses.graph_spectral_contrastive import graph_spectral_contrastive
 from .losses.graph_vicreg import graph_vicreg
 from .losses.ibot import ibot
@@ -48,9 +50,11 @@ __all__ = [
     "dino",
     "dirichlet_energy",
     "falcon",
+    "gram_anchor",
     "graph_barlow_twins",
     "graph_covariance",
     "graph_info_nce",
+    "graph_siglip",
     "graph_spectral_contrastive",
     "graph_vicreg",
     "ibot",

@@ -81,6 +81,7 @@ def falcon(
 def falcon(
     h1: Tensor, h2: Tensor, *, return_terms: bool, **options: Unpack[kw.Falcon]
 ) -> Tensor | WithTerms: ...
+def gram_anchor(student: Tensor, teacher: Tensor, **options: Unpack[kw.GramAnchor]) -> Tensor: ...
 @overload
 def graph_barlow_twins(
     z: Tensor,
@@ -119,6 +120,39 @@ def graph_info_nce(
 @overload
 def graph_info_nce(
     z: Tensor, graph: PairGraph, *, return_terms: bool, **options: Unpack[kw.GraphInfoNce]
+) -> Tensor | WithTerms: ...
+@overload
+def graph_siglip(
+    image: Tensor,
+    text: Tensor,
+    graph: PairGraph,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Rows],
+) -> WithTerms: ...
+@overload
+def graph_siglip(
+    image: Tensor,
+    text: Tensor,
+    graph: PairGraph,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Rows],
+) -> Tensor: ...
+@overload
+def graph_siglip(
+    image: Tensor,
+    text: Tensor,
+    graph: PairGraph,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Rows],
 ) -> Tensor | WithTerms: ...
 @overload
 def graph_spectral_contrastive(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sslspec_fast.bench import accuracy, cases, main, measure, memory, report
-from sslspec_fast.bench.cases import Case
+from sslspec_fast.bench.case import Case
 
 SMOKE = cases.smoke_cases()
 

@@ -119,7 +119,14 @@ def test_paths_that_texts_mention_exist() -> None:
 FOREIGN = {  # words in backticks that are not of this code
     *("medium", "declaration", "odds", "x_bar", "MoCoLoss", "mocov2plus_loss_func"),
     *("CHANGELOG", "df", "to_csv", "custom_op", "register_autograd", "PairwiseDistance"),
-    *("CachedMultipleNegativesRankingLoss", "hardness_mode", "set_requires_gradient_sync", "DDP"),
+    *(
+        "CachedMultipleNegativesRankingLoss",
+        "hardness_mode",
+        "CachedGISTEmbedLoss",
+        "GramLoss",
+        "set_requires_gradient_sync",
+        "DDP",
+    ),
 }
 NAME = re.compile(r"(?<!:math:)`+((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?:\([^`]*)?`+")
 

@@ -16,7 +16,7 @@ import torch
 
 from .. import _outputs as outputs
 from . import accuracy, machine, memory, report
-from .cases import Case
+from .case import Case
 from .measure import Timing, flushed_subnormals, interleaved
 
 __all__ = ["main", "measure_case", "run"]

@@ -7,55 +7,16 @@ names the algorithms), so GFLOP/s compares kernels with a bare GEMM and favours 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-import sslspec_fast as sf
 import sslspec_fast.functional as F
 
 from . import torch_peers as peers
+from .case import Case, pair_inputs
+from .graph_cases import graph_covariance, graph_siglip, per_positive
 from .measure import Variant
-
-Inputs = Callable[[str, torch.dtype], tuple[Tensor, ...]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table. The variant called "fused" is ours; "compiled" ones are derived."""
-
-    family: str
-    rows: int
-    width: int
-    flops: float
-    inputs: Inputs
-    variants: dict[str, Variant] = field(default_factory=dict)
-    compiled: tuple[str, ...] = ("eager",)  # variants that torch.compile gets too
-    dtype: torch.dtype = torch.float32
-
-    @property
-    def name(self) -> str:
-        suffix = "" if self.dtype == torch.float32 else f" {str(self.dtype).split('.')[-1]}"
-        return f"{self.family} {self.rows}x{self.width}{suffix}"
-
-
-def _pair(rows: int, width: int, unit: bool = False) -> Inputs:
-    """Two views: common signal plus independent noise, so that positives stand out a little."""
-
-    def make(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        generator = torch.Generator().manual_seed(rows * 7919 + width)
-        signal, noise1, noise2 = torch.randn(3, rows, width, generator=generator)
-        views = [signal + 0.5 * noise for noise in (noise1, noise2)]
-        if unit:
-            views = [nnf.normalize(view, dim=1) for view in views]
-        return tuple(view.to(device, dtype).requires_grad_() for view in views)
-
-    return make
 
 
 def nt_xent(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
@@ -64,7 +25,7 @@ def nt_xent(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
         rows,
         width,
         4.0 * rows**2 * width,
-        _pair(rows // 2, width),
+        pair_inputs(rows // 2, width),
         {"fused": F.nt_xent, "eager": peers.nt_xent_eager},
         dtype=dtype,
     )
@@ -78,7 +39,7 @@ def matryoshka(rows: int, width: int) -> Case:
         rows,
         width,
         4.0 * rows**2 * width,
-        _pair(rows // 2, width),
+        pair_inputs(rows // 2, width),
         {
             "fused": lambda a, b: F.matryoshka("nt_xent", a, b, dims=dims),
             "eager": lambda a, b: peers.matryoshka_eager(a, b, dims),
@@ -93,7 +54,7 @@ def clip(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
     }
     if hasattr(nnf, "linear_cross_entropy") and dtype == torch.float32:
         variants["chunked CE"] = peers.clip_chunked
-    inputs = _pair(rows, width, unit=True)
+    inputs = pair_inputs(rows, width, unit=True)
     return Case("clip", rows, width, 8.0 * rows**2 * width, inputs, variants, dtype=dtype)
 
 
@@ -104,7 +65,35 @@ def info_nce(rows: int, width: int) -> Case:
     }
     if hasattr(nnf, "linear_cross_entropy"):
         variants["chunked CE"] = peers.info_nce_chunked
-    return Case("info_nce", rows, width, 6.0 * rows**2 * width, _pair(rows, width), variants)
+    return Case("info_nce", rows, width, 6.0 * rows**2 * width, pair_inputs(rows, width), variants)
+
+
+def gist(rows: int, width: int) -> Case:
+    """InfoNCE over all pairs of a batch without those that a guide of half the width leaves out."""
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        by = tuple(x.detach() for x in pair_inputs(rows, width // 2)(device, dtype))
+        return (*pair_inputs(rows, width)(device, dtype), *by)
+
+    def fused(query: Tensor, key: Tensor, by_query: Tensor, by_key: Tensor) -> Tensor:
+        loss: Tensor = F.info_nce(
+            query,
+            key,
+            temperature=0.05,
+            directions=("query_to_key", "query_to_query", "key_to_key"),
+            guide=(by_query, by_key),
+        )
+        return loss
+
+    return Case(
+        "gist",
+        rows,
+        width,
+        3 * 10.0 * rows**2 * width,
+        inputs,
+        {"fused": fused, "eager": peers.gist_eager, "smart": peers.gist_smart},
+        compiled=("smart",),
+    )
 
 
 def moco(rows: int, width: int, size: int) -> Case:
@@ -161,7 +150,7 @@ def siglip(rows: int, width: int) -> Case:
         rows,
         width,
         6.0 * rows**2 * width,
-        _pair(rows, width, unit=True),
+        pair_inputs(rows, width, unit=True),
         {"fused": lambda a, b: F.siglip(a, b, 10.0, -10.0), "eager": peers.siglip_eager},
     )
 
@@ -172,7 +161,7 @@ def vicreg(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
         rows,
         width,
         6.0 * rows * width * min(rows, width),
-        _pair(rows, width),
+        pair_inputs(rows, width),
         {"fused": F.vicreg, "eager": peers.vicreg_eager, "smart": peers.vicreg_smart},
         compiled=("eager", "smart"),
         dtype=dtype,
@@ -185,7 +174,7 @@ def barlow(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Case:
         rows,
         width,
         6.0 * rows * width * min(rows, width),
-        _pair(rows, width),
+        pair_inputs(rows, width),
         {"fused": F.barlow_twins, "eager": peers.barlow_eager, "smart": peers.barlow_smart},
         compiled=("eager", "smart"),
         dtype=dtype,
@@ -198,7 +187,7 @@ def spectral(rows: int, width: int) -> Case:
         rows,
         width,
         6.0 * rows * width**2,
-        _pair(rows, width),
+        pair_inputs(rows, width),
         {
             "fused": F.spectral_contrastive,
             "eager": peers.spectral_eager,
@@ -238,55 +227,24 @@ def sigreg(views: int, rows: int, width: int, slices: int = 1024) -> Case:
     )
 
 
-def neighbor_graph(rows: int, neighbors: int = 15, seed: int = 0) -> sf.PairGraph:
-    """A symmetric graph with about ``neighbors`` edges a row, partners anywhere, stored both ways.
-
-    Random partners are the hardest case for a gather: no row of Z is near the next one.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    row = torch.arange(rows).repeat_interleave((neighbors + 1) // 2)
-    column = (row + torch.randint(1, rows, row.shape, generator=generator)) % rows
-    both = torch.cat([row, column]), torch.cat([column, row])
-    return sf.PairGraph.from_edges(*both, n=rows)
-
-
-def graph_covariance(rows: int, width: int) -> Case:
-    """Z^T G Z and its gradient for a fixed matrix of weights, against torch.sparse.mm + mm."""
-    stored: dict[str, Any] = {}
-
-    def graph(device: str) -> tuple[sf.PairGraph, Tensor]:
-        if not stored:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch says that its sparse CSR is in beta
-                stored["pair"] = neighbor_graph(rows).to(device)
-                stored["matrix"] = stored["pair"].to_torch().to(torch.float32)
-        return stored["pair"], stored["matrix"]
+def gram_anchor(images: int, patches: int, width: int) -> Case:
+    """Gram anchoring of `images` images of `patches` patches to a teacher of the same width."""
 
     def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        graph(device)  # built before anything is timed
-        generator = torch.Generator().manual_seed(rows)
-        z = torch.randn(rows, width, generator=generator).to(device, dtype).requires_grad_()
-        upstream = torch.randn(width, width, generator=generator).to(device, dtype)
-        return z, upstream
+        generator = torch.Generator().manual_seed(patches)
+        student, teacher = (
+            torch.randn(images, patches, width, generator=generator).to(device, dtype)
+            for _ in range(2)
+        )
+        return student.requires_grad_(), teacher
 
-    def fused(z: Tensor, upstream: Tensor) -> Tensor:
-        covariance = F.graph_covariance(z, graph(z.device.type)[0], center=False)
-        return (covariance * upstream).sum()
-
-    def eager(z: Tensor, upstream: Tensor) -> Tensor:
-        covariance = z.T @ torch.sparse.mm(graph(z.device.type)[1], z)
-        return (covariance * upstream).sum()
-
-    edges = 2.0 * ((15 + 1) // 2) * rows
-    flops = 4 * edges * width + 4.0 * rows * width**2
     return Case(
-        "graph_covariance",
-        rows,
+        "gram_anchor",
+        images * patches,
         width,
-        flops,
+        6.0 * images * patches**2 * width,
         inputs,
-        {"fused": fused, "sparse.mm + mm": eager},
-        compiled=(),
+        {"fused": F.gram_anchor, "eager": peers.gram_anchor_eager},
     )
 
 
@@ -308,11 +266,15 @@ def all_cases() -> list[Case]:
         barlow(256, 8192),
         barlow(1024, 4096),
         spectral(8192, 128),
+        gist(256, 768),
         moco(256, 128, 65_536),
         prototypes(512, 256, 65_536),
         sigreg(8, 256, 128),
         sigreg(1, 2048, 128),
         sigreg(8, 256, 512),
+        graph_siglip(4096, 512),
+        per_positive(256, 128),
+        gram_anchor(8, 784, 1024),
         graph_covariance(300_000, 128),
         graph_covariance(1_000_000, 128),
     ]
@@ -330,9 +292,13 @@ def smoke_cases() -> list[Case]:
         vicreg(64, 128),
         barlow(64, 128),
         spectral(128, 16),
+        gist(32, 16),
         moco(32, 16, 100),
         prototypes(32, 16, 100),
         sigreg(2, 32, 16, 48),
+        graph_siglip(64, 32),
+        per_positive(32, 16),
+        gram_anchor(2, 40, 16),
         graph_covariance(2_000, 16),
     ]
 

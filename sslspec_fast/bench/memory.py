@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from .cases import Case, find
+from .case import Case
+from .cases import find
 from .measure import Variant, forward_backward
 
 MIB = 1024.0**2
@@ -120,7 +121,7 @@ def _measure(case: Case, name: str) -> float:
     leaves = case.inputs("cpu", case.dtype)
     if "compiled" in name:
         forward_backward(variant, leaves)
-    elif case.family != "graph_covariance":
+    elif case.by_rows:
         tiny = tuple(
             leaf.detach()[:8].clone().requires_grad_(leaf.requires_grad) for leaf in leaves
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .accuracy import Errors
-from .cases import Case
+from .case import Case
 from .measure import Timing
 
 

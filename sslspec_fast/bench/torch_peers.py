@@ -7,6 +7,7 @@ spectral loss), so that a ratio against them is the merit of the kernel and not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,6 +55,74 @@ def info_nce_eager(query: Tensor, key: Tensor, temperature: float = 0.05) -> Ten
     """One direction on cosines, as MultipleNegativesRankingLoss of sentence-transformers has it."""
     logits = nnf.normalize(query, dim=1) @ nnf.normalize(key, dim=1).T / temperature
     return nnf.cross_entropy(logits, torch.arange(query.shape[0], device=query.device))
+
+
+def gist_eager(query: Tensor, key: Tensor, by_query: Tensor, by_key: Tensor) -> Tensor:
+    """GISTEmbedLoss of sentence-transformers: each matrix of cosines from n x n x d products."""
+
+    def cosines(x: Tensor, y: Tensor) -> Tensor:
+        return nnf.cosine_similarity(x[:, None], y[None], dim=-1)
+
+    return _gist(query, key, by_query, by_key, cosines)
+
+
+def gist_smart(query: Tensor, key: Tensor, by_query: Tensor, by_key: Tensor) -> Tensor:
+    """The same with products of unit rows."""
+    u, v, g, h = (nnf.normalize(x, dim=1) for x in (query, key, by_query, by_key))
+    return _gist(u, v, g, h, lambda x, y: x @ y.T)
+
+
+def _gist(
+    query: Tensor,
+    key: Tensor,
+    by_query: Tensor,
+    by_key: Tensor,
+    cosines: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    guided = cosines(by_query, by_key)
+    bound, diagonal = guided.diagonal()[:, None], torch.eye(len(query), dtype=torch.bool)
+    scores = [
+        cosines(query, key).masked_fill(
+            (guided > bound) & ~diagonal.to(query.device), float("-inf")
+        )
+    ]
+    for x, by in ((query, by_query), (key, by_key)):
+        scores.append(cosines(x, x).masked_fill(cosines(by, by) > bound, float("-inf")))
+    target = torch.arange(len(query), device=query.device)
+    return nnf.cross_entropy(torch.cat(scores, 1) / 0.05, target)
+
+
+def graph_siglip_eager(image: Tensor, text: Tensor, ids: Tensor) -> Tensor:
+    """SigLIP with a dense mask of equal ids, open_clip's form with more ones."""
+    logits = 10.0 * image @ text.T - 10.0
+    sign = 2.0 * (ids[:, None] == ids).to(logits.dtype) - 1
+    return -nnf.logsigmoid(sign * logits).sum() / len(image)
+
+
+def per_positive_eager(z: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """pytorch-metric-learning's NTXentLoss: a matrix of positive pairs x negative pairs."""
+    u = nnf.normalize(z, dim=1)
+    s, other = u @ u.T / temperature, labels[:, None] != labels
+    a, p = (~other).fill_diagonal_(False).nonzero().T
+    b, q = other.nonzero().T
+    positive, own = s[a, p][:, None], a[:, None] == b
+    negative = s[b, q].expand(len(a), -1).masked_fill(~own, float("-inf"))
+    return (torch.cat([positive, negative], 1).logsumexp(1) - positive[:, 0]).mean()
+
+
+def per_positive_smart(z: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """The same with one log-sum-exp over the negatives of a row."""
+    u = nnf.normalize(z, dim=1)
+    s, other = u @ u.T / temperature, labels[:, None] != labels
+    negative = s.masked_fill(~other, float("-inf")).logsumexp(1, keepdim=True)
+    positive = ~other & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    return -(nnf.logsigmoid(s - negative) * positive).sum() / positive.sum()
+
+
+def gram_anchor_eager(student: Tensor, teacher: Tensor) -> Tensor:
+    """DINOv3's Gram loss per image, with its matrices of cosines."""
+    u, v = nnf.normalize(student, dim=2), nnf.normalize(teacher, dim=2)
+    return nnf.mse_loss(u @ u.mT, v @ v.mT)
 
 
 def moco_eager(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2) -> Tensor:

@@ -10,13 +10,15 @@ from ..ranks import several, told_to_all
 from .pair_graph import PairGraph
 
 
-def check_graph(op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True) -> None:
-    """graph: a PairGraph over the rows of z with at least one edge."""
+def check_graph(
+    op: str, graph: PairGraph, z: Tensor, *, symmetric: bool = True, edges: bool = True
+) -> None:
+    """graph: a PairGraph over the rows of z, with at least one edge if `edges`."""
     if not isinstance(graph, PairGraph):
         raise TypeError(f"{op}: graph must be a PairGraph, got {type(graph).__name__}")
     if graph.n != z.shape[0]:
         raise ValueError(f"{op}: graph.n must match the {z.shape[0]} rows of z, got {graph.n}")
-    if graph.nnz == 0:
+    if edges and graph.nnz == 0:
         raise ValueError(
             f"{op}: graph must have at least one edge, got nnz = 0 over {graph.n} rows"
         )

@@ -24,7 +24,7 @@ from ..losses.matryoshka import matryoshka
 from ..losses.siglip import siglip
 from ..ranks import world
 
-__all__ = ["MatryoshkaLoss", "MultipleNegativesRankingLoss", "SigLIPLoss"]
+__all__ = ["GISTEmbedLoss", "MatryoshkaLoss", "MultipleNegativesRankingLoss", "SigLIPLoss"]
 
 
 class _Embedding(torch.nn.Module):
@@ -69,7 +69,13 @@ class _Loss(torch.nn.Module):
         """sentence_features: of each column: anchors, positives, then any number of negatives.
         labels: not looked at.
         """
-        encode: torch.nn.Module = _Embedding(self.model)
+        return self.compute_loss_from_embeddings(self._columns(self.model, sentence_features))
+
+    def _columns(
+        self, model: torch.nn.Module, sentence_features: Iterable[dict[str, Any]]
+    ) -> list[Tensor]:
+        """The embeddings of each column by a model."""
+        encode: torch.nn.Module = _Embedding(model)
         if self.mini_batch_size is not None:
             encode = GradCache(encode, self.mini_batch_size)
         columns = [encode(dict(features)) for features in sentence_features]
@@ -78,7 +84,7 @@ class _Loss(torch.nn.Module):
                 f"{type(self).__name__}: needs a column of anchors and one of positives, got "
                 f"{len(columns)} column"
             )
-        return self.compute_loss_from_embeddings(columns)
+        return columns
 
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[Tensor], labels: Tensor | None = None
@@ -139,6 +145,112 @@ class MultipleNegativesRankingLoss(_Loss):
 
     def get_config_dict(self) -> dict[str, Any]:
         return {"scale": self.scale, "symmetric": self.symmetric, **super().get_config_dict()}
+
+
+class GISTEmbedLoss(_Loss):
+    """`MultipleNegativesRankingLoss` without the false negatives that a guide finds (2402.16829).
+
+    sentence-transformers' loss of that name, and with `mini_batch_size` its CachedGISTEmbedLoss:
+    `functional.info_nce` with a guide. The guide has no gradient.
+
+    Args:
+        model, mini_batch_size, gather_across_devices: as above; with several devices the anchors of
+            all of them are negatives too.
+        guide: the SentenceTransformer that tells false negatives; it gets the texts anew where its
+            tokenizer is another one.
+        temperature: of the cosines.
+        margin_strategy, margin: a text is left out whose cosine by the guide exceeds that of the
+            pair, less the margin ("absolute") or less that share of it ("relative").
+        contrast_anchors, contrast_positives: whether other anchors are negatives of an anchor, and
+            other positives of its positive.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        guide: torch.nn.Module,
+        temperature: float = 0.01,
+        margin_strategy: str = "absolute",
+        margin: float = 0.0,
+        contrast_anchors: bool = True,
+        contrast_positives: bool = True,
+        *,
+        mini_batch_size: int | None = None,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__(model, mini_batch_size, gather_across_devices)
+        op = "GISTEmbedLoss"
+        check.choice(op, "margin_strategy", margin_strategy, ("absolute", "relative"))
+        self.guide = guide
+        self.temperature = check.number(op, "temperature", temperature, low=0.0, strict=True)
+        self.margin_strategy, self.margin = margin_strategy, check.number(op, "margin", margin)
+        self.contrast_anchors, self.contrast_positives = contrast_anchors, contrast_positives
+        self.retokenizes = _vocabulary(model) != _vocabulary(guide) or (
+            getattr(guide, "max_seq_length", None) or math.inf
+        ) < (getattr(model, "max_seq_length", None) or math.inf)
+        self._tokenizer = _tokenizer(model)  # of the model as it is given, which may be wrapped
+
+    def forward(
+        self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None = None
+    ) -> Tensor:
+        """sentence_features: of each column: anchors, positives, then any number of negatives.
+        labels: not looked at.
+        """
+        features = [dict(column) for column in sentence_features]
+        with torch.no_grad():
+            guided = self._columns(self.guide, [self._for_guide(column) for column in features])
+        found = self._columns(self.model, features)
+        directions = ["query_to_key"]
+        directions += ["query_to_query"] if self.contrast_anchors else []
+        directions += ["key_to_key"] if self.contrast_positives else []
+        more = _negatives(guided)
+        loss: Tensor = info_nce(
+            found[0],
+            found[1],
+            temperature=self.temperature,
+            negatives=_negatives(found),
+            directions=directions,
+            guide=(*guided[:2], *([] if more is None else [more])),
+            guide_margin=self.margin,
+            guide_relative=self.margin_strategy == "relative",
+            group=self.group,
+        )
+        return loss
+
+    def _for_guide(self, features: dict[str, Any]) -> dict[str, Any]:
+        """The same texts as the guide takes them."""
+        if not self.retokenizes:
+            return features
+        texts = self._tokenizer.batch_decode(features["input_ids"], skip_special_tokens=True)
+        guide: Any = self.guide
+        tokenize = guide.preprocess if hasattr(guide, "preprocess") else guide.tokenize
+        found, device = tokenize(texts), next(guide.parameters()).device
+        return {k: x.to(device) if isinstance(x, Tensor) else x for k, x in found.items()}
+
+    def get_config_dict(self) -> dict[str, Any]:
+        return {
+            "guide": self.guide,
+            "temperature": self.temperature,
+            "margin_strategy": self.margin_strategy,
+            "margin": self.margin,
+            "contrast_anchors": self.contrast_anchors,
+            "contrast_positives": self.contrast_positives,
+            **super().get_config_dict(),
+        }
+
+
+def _tokenizer(model: torch.nn.Module) -> Any:
+    return getattr(model, "tokenizer", None)
+
+
+def _vocabulary(model: torch.nn.Module) -> Any:
+    tokenizer = _tokenizer(model)
+    if not hasattr(tokenizer, "get_vocab"):
+        raise TypeError(
+            "GISTEmbedLoss: model and guide must have a tokenizer of transformers, got "
+            f"{type(tokenizer).__name__}"
+        )
+    return tokenizer.get_vocab()
 
 
 class SigLIPLoss(_Loss):

@@ -6,6 +6,8 @@ from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .dino import DINOLoss
 from .falcon import FalconLoss
+from .gram_anchor import GramAnchorLoss
+from .graph_siglip import GraphSigLIPLoss
 from .ibot import IBOTPatchLoss, IBOTPlusPlusPatchLoss
 from .info_nce import InfoNCELoss
 from .koleo import KoLeoLoss
@@ -29,7 +31,9 @@ __all__ = [
     "DCLWLoss",
     "DINOLoss",
     "FalconLoss",
+    "GramAnchorLoss",
     "GraphLoss",
+    "GraphSigLIPLoss",
     "IBOTPatchLoss",
     "IBOTPlusPlusPatchLoss",
     "InfoNCELoss",

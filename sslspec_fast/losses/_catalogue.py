@@ -20,8 +20,10 @@ VIEWS = "views"
 ROWS = "rows"
 LABELS = "rows and labels"
 GRAPH = "rows and graph"
+VIEWS_GRAPH = "two views and graph"
 PROTOTYPES = "rows or views, and prototypes"
 TARGETS = "rows and targets"
+PATCHES = "patches of images, twice"
 NAMED = "the name of a loss of two views, and two views"
 
 
@@ -186,6 +188,7 @@ CATALOGUE = {
             ("lightly", "DINOv2", "DINOv3"),
             closed_form="koleo",
         ),
+        Row("gram_anchor", "Gram anchoring", PATCHES, ("GramAnchorLoss",), ("DINOv3",)),
         Row("sigreg", "SIGReg", VIEWS, ("SIGReg",), ("lightly", "lejepa")),
         Row("lejepa", "LeJEPA", VIEWS, ("LeJEPALoss",), ("lightly",)),
         Row("matryoshka", "Matryoshka", NAMED, ("MatryoshkaLoss",)),
@@ -196,6 +199,14 @@ CATALOGUE = {
             ("GraphLoss",),
             scale="temperature",
             closed_form="info_nce",
+        ),
+        Row(
+            "graph_siglip",
+            "SigLIP on a graph",
+            VIEWS_GRAPH,
+            ("GraphSigLIPLoss",),
+            scale="logit_scale",
+            unit_rows=True,
         ),
         Row(
             "graph_vicreg",

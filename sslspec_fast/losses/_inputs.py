@@ -54,14 +54,20 @@ def prepare_pair(
     scale: tuple[str, float | Tensor] | None = None,
     views: int = 1,
     min_rows: int = 1,
+    paired: bool = True,
 ) -> Pair:
     """The checks that every loss of two views makes.
 
+    paired: row i of y belongs to row i of x; otherwise y has rows in another number.
     scale: the keyword of the temperature or scale, and what it was given; > 0, a number or a
     tensor, 0-dim or one value per anchor: (n,), or (2n,) too where `views` is 2.
     """
     check.common(op, impl, group, reduction)
-    check.pair(op, names, x, y, min_rows=min_rows)
+    if paired:
+        check.pair(op, names, x, y, min_rows=min_rows)
+    else:
+        check.matrix(op, names[0], x, min_rows=min_rows)
+        check.columns(op, names[1], y, names[0], x, min_rows=min_rows)
     n = x.shape[0]
     if weight is not None:
         weight = check.sample_weight(op, weight, x, n, reduction)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
 from torch import Tensor
@@ -13,7 +14,8 @@ from .dcl import WeightFn
 
 Reduction = Literal["mean", "sum", "none"]
 Implementation = Literal["fused", "torch"]
-Negatives = Literal["others", "non_positive"]
+Negatives = Literal["others", "non_positive", "per_positive"]
+Direction = Literal["query_to_key", "query_to_query", "key_to_key", "key_to_query"]
 Penalty = Literal["hinge_std", "hinge_var", "ls_std", "ls_var"]
 Measure = Literal["uniform", "degree"]
 
@@ -56,6 +58,11 @@ class Falcon(Options, total=False):
     seed: int
 
 
+class GramAnchor(Options, total=False):
+    clamp: bool
+    reduction: Reduction
+
+
 class GraphBarlowTwins(Options, total=False):
     off_diagonal: float
     center: bool
@@ -86,11 +93,17 @@ class GraphVicreg(Options, total=False):
     penalty: Penalty
     measure: Measure
     eps: float
+    nested: Nested
 
 
 class InfoNce(Rows, total=False):
     temperature: float | Tensor
     negatives: Tensor | None
+    directions: Sequence[Direction]
+    target: Any
+    guide: Sequence[Tensor] | None
+    guide_margin: float
+    guide_relative: bool
     label_smoothing: float
     tau_plus: float
     margin: float

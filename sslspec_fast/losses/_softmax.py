@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
+from ..primitives.pairwise.filtered import Bound
 from ._common import numbered, row_ids
 
 
@@ -32,25 +33,47 @@ def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[flo
 
 
 class FalseNegatives(NamedTuple):
-    """Columns that are no negatives of a row: those with its id, or a cosine above its bound."""
+    """Columns that are no negatives of a row: those with its id, or above its bound, of their
+    cosine or of the cosine that a guide gives them.
+    """
 
     ids: Tensor | None  # (n,) int64
     column_ids: Tensor | None  # (m,) int64
     threshold: Tensor | None  # () or (n,)
+    guide: Bound | None = None
 
     def __bool__(self) -> bool:
-        return self.ids is not None or self.threshold is not None
+        return self.ids is not None or self.threshold is not None or self.guide is not None
+
+    def by_part(self, n: int) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Ids of rows, of n columns and of the further ones, if any."""
+        if self.ids is None or self.column_ids is None:
+            return None
+        further = self.column_ids[n:]
+        return self.ids, self.column_ids[:n], further if further.shape[0] else None
 
     def lse(
-        self, rows: Tensor, columns: Tensor, scale: Tensor, skip_self: bool, half: bool = False
+        self,
+        rows: Tensor,
+        columns: Tensor,
+        scale: Tensor,
+        own: bool | Tensor,
+        half: bool = False,
     ) -> Tensor:
-        """(n,) log sum of exp(scale_i rows_i . columns_j) over the negatives of a row."""
+        """(n,) log sum of exp(scale_i rows_i . columns_j) over the negatives of a row.
+
+        own: (n,) a further column of each row that is none; True: i of row i, False: no column.
+        half: as in `pairwise.lse`.
+        """
         ids_a = None if self.ids is None else row_ids(self.ids)
         ids_b = None if self.column_ids is None else row_ids(self.column_ids)
-        left_out = pairwise.LeftOut(ids_a, ids_b, self_pairs=skip_self)
-        if self.threshold is None:
+        left_out = pairwise.LeftOut(ids_a, ids_b, self_pairs=own is True)
+        if isinstance(own, Tensor):
+            indptr = torch.arange(own.shape[0] + 1, device=own.device)
+            left_out = left_out._replace(indptr=indptr, indices=own)
+        if self.threshold is None and self.guide is None:
             return pairwise.lse(rows, columns, scale, left_out, half=half)[0]
-        return pairwise.lse_below(rows, columns, scale, self.threshold, left_out)
+        return pairwise.lse_below(rows, columns, scale, self.threshold, left_out, self.guide)
 
 
 def false_negatives(
@@ -100,7 +123,7 @@ def check_margin(
     margin = check.number(op, "margin", margin, low=0.0)
     if (margin or false) and (label_smoothing or tau_plus):
         raise ValueError(
-            f"{op}: margin, ids and threshold go without label_smoothing and tau_plus, "
+            f"{op}: margin, ids, threshold and guide go without label_smoothing and tau_plus, "
             f"got label_smoothing={label_smoothing}, tau_plus={tau_plus}"
         )
     return margin

@@ -6,7 +6,9 @@ r"""InfoNCE on any graph: SimCLR, SupCon, DCL and NSCL are this loss on differen
     \qquad a_i = \log \sum_k M_{ik} e^{s_{ik}}, \quad s_{ij} = u_i \cdot u_j / \tau,
 
 u the unit rows (or the rows themselves), M the mask of the denominator. ``reduction="sum"`` is the
-paper's :math:`-\sum_{ij} G_{ij} \log \mathrm{softmax}_{ij}`, without 1/d_i and 1/n. Gradient, on
+paper's :math:`-\sum_{ij} G_{ij} \log \mathrm{softmax}_{ij}`, without 1/d_i and 1/n. With
+``negatives="per_positive"`` each positive has a denominator of its own, itself and the rows that
+are no positives: :math:`\frac{1}{d_i} \sum_j G_{ij} \log(1 + e^{a_i - s_{ij}})`. Gradient, on
 the paper's form: :math:`\frac{1}{\tau} [B u - (G + G^\top) u]`, :math:`B_{ij} = M_{ij} d_i
 e^{s_{ij} - a_i} + M_{ji} d_j e^{s_{ij} - a_j}`. The dense part is recomputed tile by tile, the
 sparse part is a product with G: neither the logits nor a mask are stored.
@@ -31,6 +33,7 @@ from ..primitives import pairwise
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..primitives.sparse.edge_lse import edge_lse
+from ..primitives.sparse.edge_softplus import edge_softplus
 from ..reference import graph_info_nce as reference
 from ._common import LossOrTerms, dot_with_sum, row_ids, run_reference, self_lse, with_terms
 from ._graph_queries import check_options, logaddexp
@@ -67,7 +70,9 @@ def graph_info_nce(
         temperature: a number, a 0-dim tensor or (n,) per anchor; a tensor may require a gradient.
         normalize: divide the rows by their norms first.
         negatives: "others": the denominator runs over every k != i; "non_positive": over those
-            that are no positives of i (decoupled).
+            that are no positives of i (decoupled); "per_positive": over those and the positive in
+            the numerator, for each positive by itself (pytorch-metric-learning's NTXentLoss). The
+            last not over ranks.
         ids: (n,) integers that fit in 32 bits; rows with an equal id are no negatives of each
             other. Positives stay in the denominator of "others".
         reduction: "mean" over anchors with d_i > 0; "none": (n,) the same terms, 0 for isolated
@@ -128,8 +133,12 @@ def graph_info_nce(
     else:
         u, half = unit_rows(x) if normalize else x, is_half(z)
         positive = per_edge * graph.edge_dot(u, u)
-        if negatives == "non_positive":
-            rows = _non_positive(op, u, scale, graph, ids, anchor, half) - positive
+        if negatives == "per_positive":
+            rows = _per_positive(u, scale, graph, ids, half) / torch.where(anchor, degree, 1.0)
+        elif negatives == "non_positive":
+            lse = _non_positive(u, scale, graph, ids, half)
+            _check_negatives(op, lse, anchor)
+            rows = lse - positive
         elif ids is None and _is_two_view(graph):
             rows = _two_view(u, scale, positive, tau_plus, half)
         else:
@@ -167,14 +176,17 @@ def _two_view(u: Tensor, scale: Tensor, positive: Tensor, tau_plus: float, half:
     return one_positive_rows(negatives, positive)
 
 
+def _per_positive(
+    u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None, half: bool
+) -> Tensor:
+    """(n,) sum over j of G_ij log(1 + exp(a_i - s_ij)), a_i over the non-positives."""
+    lse = _non_positive(u, scale, graph, ids, half)
+    scaled = u * (scale if scale.dim() == 0 else scale[:, None])
+    return edge_softplus(graph.stored(), scaled, u, -lse, targets=False)
+
+
 def _non_positive(
-    op: str,
-    u: Tensor,
-    scale: Tensor,
-    graph: PairGraph,
-    ids: Tensor | None,
-    anchor: Tensor,
-    half: bool,
+    u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None, half: bool
 ) -> Tensor:
     """(n,) log-sum-exp over k that are neither i, nor positives of i, nor of its id."""
     cliques = graph.clique_ids
@@ -186,15 +198,19 @@ def _non_positive(
         same = None if ids is None else row_ids(ids)
         left_out = pairwise.LeftOut(same, same, indptr, indices.to(torch.int64), self_pairs=True)
         lse, _ = pairwise.lse(u, u, scale, left_out, half=half)
-    if u.device.type == "cpu" and not torch.compiler.is_compiling():
-        empty = torch.isneginf(lse.detach()) & anchor
-        if empty.any():
-            row = int(empty.nonzero()[0, 0])
-            raise ValueError(
-                f"{op}: every row with a positive needs a negative, "
-                f"row {row} of {len(lse)} has none"
-            )
     return lse
+
+
+def _check_negatives(op: str, lse: Tensor, anchor: Tensor) -> None:
+    """Looked at where that waits for nothing."""
+    if not check.readable(lse):
+        return
+    empty = torch.isneginf(lse.detach()) & anchor
+    if empty.any():
+        row = int(empty.nonzero()[0, 0])
+        raise ValueError(
+            f"{op}: every row with a positive needs a negative, row {row} of {len(lse)} has none"
+        )
 
 
 def _others(

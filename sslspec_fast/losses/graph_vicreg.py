@@ -27,10 +27,12 @@ from .. import _checks as check
 from .._dtypes import is_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
+from ..primitives.gram.nested import nested_sqnorm
 from ..primitives.rows import moments
 from ..reference import graph_vicreg as reference
 from ._common import LossOrTerms, run_reference, with_terms
 from ._inputs import dense, prepare_graph
+from ._nested import Nested, over_prefixes, prefix_weights, tails
 from ._penalties import penalise
 from .over_ranks import over_ranks
 from .over_ranks.graph_losses.quadratic import GRAPH_VICREG
@@ -47,6 +49,7 @@ def graph_vicreg(
     penalty: str = "hinge_std",
     measure: str = "uniform",
     eps: float = 0.0,
+    nested: Nested = False,
     return_terms: bool = False,
     impl: str = "fused",
     group: Any = None,
@@ -62,6 +65,10 @@ def graph_vicreg(
         measure: "uniform" or "degree".
         eps: >= 0, added to the variances inside the root; at eps = 0 and zero variance the
             gradient of the root is taken as 0.
+        nested: True for the mean of the losses of all prefixes of the columns, or a weight >= 0
+            for each of the d prefixes: their weighted sum. With "ls_var" and beta = alpha its
+            optimum is the eigenvectors in order, not only their span. The (d, d) product is then
+            stored.
         return_terms: also return the unweighted {"variance", "covariance", "invariance"}.
         impl: "fused", or "torch" for the plain reference.
         group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
@@ -87,44 +94,55 @@ def graph_vicreg(
     coefficients = {"variance": variance, "covariance": beta, "invariance": invariance}
     coefficients = {k: check.number(op, k, value, low=0.0) for k, value in coefficients.items()}
     eps = check.number(op, "eps", eps, low=0.0)
+    weights = prefix_weights(op, nested, x)
 
     if impl == "torch":
         kind = {"penalty": penalty, "measure": measure, "eps": eps}
         g = dense(graph, x)
-        loss = run_reference(reference.graph_vicreg, x, g, **coefficients, **kind)
+
+        def plain(**chosen: float) -> Tensor:
+            return over_prefixes(
+                lambda part: run_reference(reference.graph_vicreg, part, g, **chosen, **kind),
+                x,
+                weights,
+            )
+
+        loss = plain(**coefficients)
         if not return_terms:
             return loss
         with torch.no_grad():  # the loss is linear in its coefficients: one at a time gives a term
             terms = {
-                name: run_reference(
-                    reference.graph_vicreg,
-                    x,
-                    g,
-                    **dict.fromkeys(coefficients, 0.0) | {name: 1.0},
-                    **kind,
-                )
+                name: plain(**dict.fromkeys(coefficients, 0.0) | {name: 1.0})
                 for name in coefficients
             }
         return with_terms(loss, terms)
 
-    edge_sum = graph.edge_sqdist(x).sum()
+    tail = None if weights is None else tails(weights, x)
+    edge_sum = graph.edge_sqdist(x if tail is None else x * tail.sqrt()).sum()
     if measure == "uniform":
         n = x.shape[0]
         var = moments.column_moments(x)[1] * (n / (n - 1))
-        off_diagonal = gram.sqnorm(x, off_diagonal=True, center=True, half=is_half(z))
-        off_diagonal = off_diagonal / (n - 1) ** 2
+        off_diagonal = _off_diagonal(x, tail, is_half(z), center=True) / (n - 1) ** 2
         distance = edge_sum / n
     else:
         weight = (graph.degree / graph.volume).to(x.dtype)[:, None]
         y = weight.sqrt() * (x - (weight * x).sum(0))
         var = y.square().sum(0)
-        off_diagonal = gram.sqnorm(y, off_diagonal=True, half=is_half(z))
+        off_diagonal = _off_diagonal(y, tail, is_half(z), center=False)
         distance = edge_sum / graph.volume
+    variances = penalise(var, penalty, eps)
     terms = {
-        "variance": penalise(var, penalty, eps).sum(),
+        "variance": (variances if tail is None else variances * tail).sum(),
         "covariance": off_diagonal,
         "invariance": distance,
     }
     alpha, beta, gamma = coefficients.values()
     loss = alpha * terms["variance"] + beta * off_diagonal + gamma * distance
     return with_terms(loss, terms if return_terms else None)
+
+
+def _off_diagonal(x: Tensor, tail: Tensor | None, half: bool, *, center: bool) -> Tensor:
+    """|| X^T X ||^2 without its diagonal, or the weighted sum of those of all prefixes."""
+    if tail is None:
+        return gram.sqnorm(x, off_diagonal=True, center=center, half=half)
+    return nested_sqnorm(x - x.mean(0) if center else x, tail, off_diagonal=True)

@@ -7,17 +7,20 @@ r"""InfoNCE in one direction: each query against all keys, and extra negatives.
 columns n + 1 ... n + m being the extra negatives. Gradient: with P the softmax of the rows,
 :math:`\partial L / \partial u_i = (\sum_k P_{ik} v_k - v_i) / (n \tau)` on unit rows u, v and
 :math:`\partial L / \partial v_k = (\sum_i P_{ik} u_i - u_k) / (n \tau)`. It replaces
-``F.cross_entropy(u @ v.T / tau, arange(n))``.
+``F.cross_entropy(u @ v.T / tau, arange(n))``. Further columns, fewer, keys in another order, and
+false negatives that are left out: `_candidates.py`.
 
 van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding" (arXiv
-1807.03748), section 2.3.
+1807.03748), section 2.3; all pairs of a batch as columns: Li et al. (arXiv 2308.03281), section
+3.3; guided false negatives: Solatorio (arXiv 2402.16829).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import torch
+import torch  # noqa: F401  the docstring example
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -25,8 +28,8 @@ from .. import _checks as check
 from .._dtypes import is_half, products, widen
 from ..fused.two_views import has_matched_loss, matched_loss
 from ..primitives.pairwise.value_and_grad import one_positive_total
-from ..primitives.rows.unit_rows import paired_rows, unit_rows
 from ..reference import info_nce as reference
+from ._candidates import QUERY_TO_KEY, candidates, check_default, select
 from ._common import (
     Loss,
     LossOrTerms,
@@ -60,6 +63,8 @@ def info_nce(
     *,
     temperature: float | Tensor = TEMPERATURE,
     negatives: Tensor | None = None,
+    directions: Sequence[str] = (QUERY_TO_KEY,),
+    target: Any = None,
     reduction: str = "mean",
     sample_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -68,6 +73,9 @@ def info_nce(
     ids: Any = None,
     negative_ids: Any = None,
     threshold: float | Tensor | None = None,
+    guide: Sequence[Tensor] | None = None,
+    guide_margin: float = 0.0,
+    guide_relative: bool = False,
     return_terms: bool = False,
     impl: str = "fused",
     group: Any = None,
@@ -76,20 +84,35 @@ def info_nce(
 
     Args:
         query, key: (n, d) float64, float32, bfloat16 or float16 (computed in float32); key i is the
-            positive of query i.
+            positive of query i. With `target`, the keys are (m, d).
         temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
-        negatives: (m, d) more columns (a queue, mined negatives), or None.
+        negatives: (l, d) more columns (a queue, mined negatives), or None.
+        directions: the columns of query i beside its positive and the negatives, p its positive
+            key: "query_to_key": q_i . k_j; "query_to_query": q_i . q_j; "key_to_key": p_i . k_j;
+            "key_to_query": p_i . q_j, which holds the pair itself once more. () takes the
+            negatives alone.
+        target: (n,) integers in [0, m): the row of `key` that is the positive of each query, for
+            keys in another number or order. Several queries may have one key. Not with a group of
+            several ranks.
         reduction: "mean", "sum" or "none" over the n queries.
         sample_weight: (n,); mean = sum of w l / sum of w.
-        label_smoothing: fraction of the target spread over the n + m columns.
-        tau_plus: class prior of the debiased loss (arXiv 2007.00224).
+        label_smoothing: fraction of the target spread over the columns.
+        tau_plus: class prior of the debiased loss (arXiv 2007.00224). It and label_smoothing go
+            with the default `directions` only.
         margin: >= 0, taken off the cosine of the positive pair (additive margin softmax, arXiv
             1801.05599); in numerator and denominator.
-        ids: (n,) integers of 32 bits; a key with the id of a query is none of its negatives.
-        negative_ids: (m,) the same for `negatives`; needs ids. Without them, those have other ids.
+        ids: (n,) integers of 32 bits; rows with the id of a query are none of its negatives. Not
+            with `target`.
+        negative_ids: (l,) the same for `negatives`; needs ids. Without them, those have other ids.
         threshold: a number, or (n,) without a gradient: columns with a larger cosine are taken to
             be false negatives and left out. The positive stays.
             ``cos(q, k).detach() + 0.1`` leaves out what is closer than the positive by 0.1.
+        guide: embeddings of the queries, of the keys and of the negatives, if any, by a model that
+            tells false negatives: (n, e), (m, e), (l, e), without a gradient. A column is left out
+            where the cosine that they give it exceeds that of the query and its positive
+            (GISTEmbed, arXiv 2402.16829), less `guide_margin`. On a tie, the rounding decides.
+        guide_margin: taken off that bound.
+        guide_relative: guide_margin is a share of the absolute value of the bound.
         return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
@@ -117,16 +140,21 @@ def info_nce(
         reduction=reduction,
         weight=sample_weight,
         scale=("temperature", temperature),
+        paired=target is None,
     )
     weight = pair.weight
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     if negatives is not None:
         check.columns(op, "negatives", negatives, "query", query)
+    by = guide, guide_margin, guide_relative
+    chosen = select(op, (query, key, negatives), target, ids, directions, by)
     false = false_negatives(op, query, ids, negatives, negative_ids, threshold)
-    margin = check_margin(op, margin, bool(false), label_smoothing, tau_plus)
-    changed = margin or false
-    plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms or changed)
-    if plain and negatives is None and has_matched_loss(query) and is_scalar(pair.scale):
+    filtered = bool(false) or guide is not None
+    margin = check_margin(op, margin, filtered, label_smoothing, tau_plus)
+    check_default(op, chosen, label_smoothing, tau_plus)
+    changed = label_smoothing or tau_plus or margin or filtered or return_terms
+    plain = chosen.only_columns and not changed and negatives is None
+    if impl == "fused" and plain and has_matched_loss(query) and is_scalar(pair.scale):
         c = pair.inverse_scale()
         return reduced_inside(
             lambda how: matched_loss(query, key, c, how, both=False, unit=True), reduction, weight
@@ -136,7 +164,8 @@ def info_nce(
 
     scale = t.reciprocal()
     if impl == "torch":
-        positive = ((F.normalize(q) * F.normalize(k)).sum(1) - margin) * scale
+        own = F.normalize(k) if chosen.target is None else F.normalize(k)[chosen.target]
+        positive = ((F.normalize(q) * own).sum(1) - margin) * scale
         loss = run_reference(
             reference.info_nce,
             q,
@@ -148,32 +177,40 @@ def info_nce(
             label_smoothing=label_smoothing,
             tau_plus=tau_plus,
             margin=margin,
-            **false._asdict(),
+            ids=false.by_part(key.shape[0]),
+            threshold=false.threshold,
+            **chosen._asdict(),
         )
     else:
-        u, v, similarity = paired_rows(q, k)
+        rows, similarity = candidates(q, k, extra, chosen.target)
         positive = (similarity - margin if margin else similarity) * scale
-        columns = v if extra is None else torch.cat([v, unit_rows(extra)])
-        a, b, half = products(u, query), products(columns, query), is_half(query)
-        if reduction == "none" or tau_plus or false:
-            lse = false.lse(a, b, scale, skip_self=True, half=half)
+        sides = rows.sides(chosen.directions)
+        if reduction == "none" or tau_plus or filtered or not chosen.only_columns:
+            lse = chosen.lse(sides, scale, positive, false, query)
             if tau_plus:
-                lse = debiased(lse, positive, scale, columns.shape[0] - 1, tau_plus)
+                count = sides[QUERY_TO_KEY][1].shape[0] - 1
+                lse = debiased(lse, positive, scale, count, tau_plus)
             loss = reduce_rows(one_positive_rows(lse, positive), reduction, weight)
         else:
+            a, b = (products(x, query) for x in sides[QUERY_TO_KEY])
             row_weight = row_weights(positive.detach(), reduction, weight)
-            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=True, half=half)
+            skip = QUERY_TO_KEY in chosen.directions
+            loss = one_positive_total(
+                a, b, scale, positive, row_weight, skip_self=skip, half=is_half(query)
+            )
         if label_smoothing:
-            total = dot_with_sum(u, columns) * scale
-            rows = smoothing(positive, total, columns.shape[0], label_smoothing)
-            loss = loss + reduce_rows(rows, reduction, weight)
+            columns = sides[QUERY_TO_KEY][1]
+            total = dot_with_sum(rows.query, columns) * scale
+            spread = smoothing(positive, total, columns.shape[0], label_smoothing)
+            loss = loss + reduce_rows(spread, reduction, weight)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
 
 
 class InfoNCELoss(Loss):
     """`info_nce` as a module: ``forward(query, key, negatives=None)``.
 
-    ``forward`` also takes the functional's ``sample_weight``, ``ids`` and ``negative_ids``.
+    ``forward`` also takes the functional's ``sample_weight``, ``ids``, ``negative_ids``, ``target``
+    and ``guide``.
 
     Args:
         temperature, group: as in `info_nce`.
@@ -184,7 +221,7 @@ class InfoNCELoss(Loss):
     """
 
     functional = staticmethod(info_nce)
-    named = ("temperature", "negatives", "ids", "negative_ids")
+    named = ("temperature", "negatives", "ids", "negative_ids", "target", "guide")
 
     def __init__(
         self, temperature: float | Tensor = TEMPERATURE, *, group: Any = None, **options: Any
@@ -201,6 +238,8 @@ class InfoNCELoss(Loss):
         sample_weight: Tensor | None = None,
         ids: Any = None,
         negative_ids: Any = None,
+        target: Any = None,
+        guide: Sequence[Tensor] | None = None,
     ) -> LossOrTerms:
         return info_nce(
             query,
@@ -210,6 +249,8 @@ class InfoNCELoss(Loss):
             sample_weight=sample_weight,
             ids=ids,
             negative_ids=negative_ids,
+            target=target,
+            guide=guide,
             group=self.group,
             **self.options,
         )

@@ -115,7 +115,9 @@ def moco(
             margin=margin,
             reduction=reduction,
             sample_weight=weight,
-            **false._asdict(),
+            ids=false.ids,
+            column_ids=false.column_ids,
+            threshold=false.threshold,
         )
     else:
         u, _, similarity = paired_rows(q, k)
@@ -125,7 +127,7 @@ def moco(
             rows = one_positive_rows(torch.full_like(positive, -torch.inf), positive)
             loss = reduce_rows(rows, reduction, weight)
         elif reduction == "none" or false:
-            rows = one_positive_rows(false.lse(a, b, scale, skip_self=False), positive)
+            rows = one_positive_rows(false.lse(a, b, scale, own=False), positive)
             loss = reduce_rows(rows, reduction, weight)
         else:
             row_weight = row_weights(positive.detach(), reduction, weight)

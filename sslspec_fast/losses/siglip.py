@@ -34,6 +34,7 @@ from .clip import check_output_dict
 from .over_ranks import over_ranks
 from .over_ranks.sigmoid import SIGLIP
 
+OTHERS = pairwise.LeftOut(self_pairs=True)
 DIST_IMPLS = ("bidir", "shift", "reduce", "gather")  # of open_clip's constructor
 
 
@@ -97,11 +98,11 @@ def siglip(
     else:
         a, b, half = products(x, image), products(y, text), is_half(image)
         if reduction == "none":
-            rows = pairwise.softplus(a, b, scale, bias, skip_self=True, half=half) + positive
+            rows = pairwise.softplus(a, b, scale, bias, OTHERS, half=half) + positive
             loss = reduce_rows(rows, reduction, weight)
         else:
             row_weight = row_weights(positive.detach(), reduction, weight)
-            loss = softplus_total(a, b, scale, bias, row_weight, skip_self=True, half=half)
+            loss = softplus_total(a, b, scale, bias, row_weight, OTHERS, half=half)
             loss = loss + reduce_rows(positive, reduction, weight)
     if not return_terms:
         return loss

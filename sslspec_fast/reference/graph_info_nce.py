@@ -30,8 +30,10 @@ def graph_info_nce(
     logits = u @ u.T * scale
 
     allowed = ~own if ids is None else (ids[:, None] != ids)
-    keep = allowed & ~positive if negatives == "non_positive" else (allowed | positive) & ~own
-    lse = logits.masked_fill(~keep, -math.inf).logsumexp(1)
+    keep = (allowed | positive) & ~own if negatives == "others" else allowed & ~positive
+    some = keep.any(1)
+    lse = logits.masked_fill(~keep & some[:, None], -math.inf).logsumexp(1)
+    lse = lse.masked_fill(~some, -math.inf)
     if tau_plus:  # debiased estimate of the negatives, Chuang et al. 2020
         top = logits.detach().amax(1, keepdim=True)  # shift: e^logits may overflow
         e = torch.exp(logits - top)
@@ -47,7 +49,10 @@ def graph_info_nce(
     if label_smoothing:
         others = (~own).to(z.dtype)
         target = (1 - label_smoothing) * target + label_smoothing / (n - 1) * others
-    rows = torch.where(anchor, lse - (target * logits).sum(1), 0.0)
+    rows = lse - (target * logits).sum(1)
+    if negatives == "per_positive":  # a softmax of each positive and the negatives
+        rows = -(target * F.logsigmoid(logits - lse[:, None])).sum(1)
+    rows = torch.where(anchor, rows, 0.0)
 
     w = anchor.to(z.dtype) if sample_weight is None else anchor * sample_weight
     if reduction == "none":

@@ -67,7 +67,7 @@ def info_nce(
     k = check_rank(k, target.n)
     tau = check_positive(temperature, "temperature", strict=True)
     check_solver(solver)
-    choice("info_nce", "negatives", negatives, NEGATIVES)
+    choice("info_nce", "negatives", negatives, NEGATIVES[:2])
     choice("info_nce", "reduction", reduction, ("mean", "sum"))
     if target.is_signed:
         raise ValueError("graph must have non-negative weights for info_nce")

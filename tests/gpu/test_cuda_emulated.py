@@ -123,6 +123,7 @@ CASES = [
     (200, 70, 40, 0.2, {"skip": True, "row_scale": True}),
     (130, 130, 252, 0.2, {"skip_self": True, "bias": True}),
     (130, 150, 20, 0.2, {"row_scale": True, "bias": True}),
+    (70, 200, 20, 0.2, {"bias": True, "ids": True, "skip": True, "skip_self": True}),
     (1, 1, 8, 0.1, {"cols": True}),
     (2, 0, 8, 0.1, {"symmetric": True, "skip_self": True}),
 ]
@@ -131,6 +132,7 @@ WIDE = [
     (70, 201, 300, 0.01, {"cols": True, "ids": True, "skip": True, "skip_self": True}),
     (201, 70, 300, 0.1, {"skip": True, "row_scale": True}),
     (130, 131, 300, 0.1, {"skip_self": True, "row_scale": True, "bias": True}),
+    (70, 201, 300, 0.1, {"bias": True, "ids": True, "skip": True, "skip_self": True}),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,13 @@ WORDS = ["a", "cat", "sat", "on", "the", "mat", "while", "dogs", "ran", "far", "
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A BERT of two layers with random weights, and a tokenizer of twelve words."""
-    folder = str(tmp_path_factory.mktemp("bert"))
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    return bert(str(tmp_path_factory.mktemp("bert")), WORDS, 0)
+
+
+def bert(folder: str, words: list[str], seed: int) -> Any:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     (Path(folder) / "vocab.txt").write_text("\n".join(vocabulary), encoding="ascii")
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = transformers.BertConfig(
         vocab_size=len(vocabulary),
         hidden_size=32,
@@ -43,7 +47,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
         hidden_dropout_prob=0.0,
     )
     transformers.BertModel(config).save_pretrained(folder)
-    transformers.BertTokenizerFast(vocab_file=f"{folder}/vocab.txt").save_pretrained(folder)
+    tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
+    assert tokenizer.get_vocab().keys() == set(vocabulary)
+    tokenizer.save_pretrained(folder)
     body = modules.Transformer(folder)
     found = SentenceTransformer(modules=[body, modules.Pooling(32)], device="cpu")
     return found.double()
@@ -84,6 +90,43 @@ def test_multiple_negatives(
         data,
     )
     torch.testing.assert_close(got, value_and_gradient(theirs, data), rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Another BERT, whose tokenizer has the words in another order and two of them not at all."""
+    return bert(str(tmp_path_factory.mktemp("guide")), WORDS[:1:-1], 1)
+
+
+@pytest.mark.parametrize("mini_batch_size", [None, 5])
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("itself", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"margin": 0.02},
+        {"margin": 0.05, "margin_strategy": "relative", "contrast_anchors": False},
+        {"margin": 0.02, "temperature": 0.1, "contrast_positives": False},
+    ],
+)
+def test_guided(
+    model: Any,
+    guide: Any,
+    columns: int,
+    itself: bool,
+    options: dict[str, Any],
+    mini_batch_size: int | None,
+) -> None:
+    data, by = features(model, columns), copy.deepcopy(model) if itself else guide
+    want = value_and_gradient(losses.GISTEmbedLoss(model, by, **options), data)
+    loss = ours.GISTEmbedLoss(model, by, **options, mini_batch_size=mini_batch_size)
+    assert loss.retokenizes is not itself
+    torch.testing.assert_close(value_and_gradient(loss, data), want, rtol=1e-9, atol=1e-12)
+    assert all(p.grad is None for p in by.parameters())
+    assert loss.get_config_dict().keys() - {"mini_batch_size"} == (
+        losses.GISTEmbedLoss(model, by).get_config_dict().keys()
+    )
 
 
 @pytest.mark.parametrize("mini_batch_size", [None, 5])
@@ -143,4 +186,10 @@ def test_errors(model: Any) -> None:
         ours.SigLIPLoss(model)(features(model, 3))
     with pytest.raises(ValueError, match="mini_batch_size must be at least 1, got 0"):
         ours.SigLIPLoss(model, mini_batch_size=0)
+    with pytest.raises(
+        ValueError, match="margin_strategy must be one of 'absolute', 'relative', g"
+    ):
+        ours.GISTEmbedLoss(model, model, margin_strategy="both")
+    with pytest.raises(TypeError, match="model and guide must have a tokenizer of transformers"):
+        ours.GISTEmbedLoss(model, torch.nn.Linear(2, 2))
     assert ours.MultipleNegativesRankingLoss(model).get_config_dict()["scale"] == 20.0

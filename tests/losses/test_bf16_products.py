@@ -18,6 +18,7 @@ import sslspec_fast.functional as F
 from sslspec_fast.reference.clip import clip as plain_clip
 from sslspec_fast.reference.dcl import dcl as plain_dcl
 from sslspec_fast.reference.graph_info_nce import graph_info_nce as plain_graph_info_nce
+from sslspec_fast.reference.graph_siglip import graph_siglip as plain_graph_siglip
 from sslspec_fast.reference.info_nce import info_nce as plain_info_nce
 from sslspec_fast.reference.nt_xent import nt_xent as plain_nt_xent
 from sslspec_fast.reference.siglip import siglip as plain_siglip
@@ -61,6 +62,10 @@ FORMS: dict[str, Callable[[float], tuple[Loss, Loss]]] = {
     "SupConLoss of unit rows": lambda t: (
         lambda a, b: sf.SupConLoss(t, base_temperature=None)(torch.stack([a, b], 1), LABELS),
         lambda a, b: plain_sup_con(torch.cat([a, b]), LABELS.repeat(2), temperature=t),
+    ),
+    "graph_siglip of unit rows": lambda t: (
+        lambda a, b: F.graph_siglip(a, b, GRAPH, 1 / t, -2.0),
+        lambda a, b: plain_graph_siglip(a, b, DENSE.to(a), 1 / t, -2.0),
     ),
     "siglip of unit rows": lambda t: (
         lambda a, b: F.siglip(a, b, 1 / t, -2.0),

@@ -12,7 +12,16 @@ from ..support.tolerance import relative_error
 
 # losses that multiply bfloat16 rows as such where the processor does; their errors against those of
 # autocast are in test_bf16_products.py
-MULTIPLIED = ("clip", "dcl", "graph_info_nce", "info_nce", "nt_xent", "siglip", "sup_con")
+MULTIPLIED = (
+    "clip",
+    "dcl",
+    "graph_info_nce",
+    "graph_siglip",
+    "info_nce",
+    "nt_xent",
+    "siglip",
+    "sup_con",
+)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -8,7 +8,15 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 
-from ..support.cases import graphs, pair_rows, unit, weighted_graph
+from ..support.cases import (
+    directed_graph,
+    golden_labels,
+    golden_rows,
+    graphs,
+    pair_rows,
+    unit,
+    weighted_graph,
+)
 
 IMPLEMENTATIONS = ("fused", "torch")
 
@@ -262,3 +270,55 @@ def test_errors():
         F.graph_info_nce(z, graph, negatives="non_positive", label_smoothing=0.1)
     with pytest.raises(ValueError, match=r"label_smoothing and tau_plus exclude each other"):
         F.graph_info_nce(z, graph, tau_plus=0.1, label_smoothing=0.1)
+
+
+# pytorch-metric-learning 2.9.0 in float64: NTXentLoss(t)(z1, labels) on the golden rows
+PER_POSITIVE = {
+    (8, 5, 0.1): (13.08984228252, 2.041857148893),
+    (8, 5, 0.5): (3.360325666644, 0.3748334440881),
+    (6, 16, 0.1): (4.348041982126, 2.761895797098),
+    (6, 16, 0.5): (1.560537562929, 0.527779735307),
+}
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("n", "d", "t"), PER_POSITIVE)
+def test_per_positive_is_nt_xent_of_pytorch_metric_learning(n, d, t, impl):
+    z, graph = golden_rows(n, d)[0].requires_grad_(), PairGraph.from_labels(golden_labels(n))
+    total = F.graph_info_nce(
+        z, graph, temperature=t, negatives="per_positive", reduction="sum", impl=impl
+    )
+    loss = total / graph.volume
+    found = torch.stack([loss.detach(), torch.autograd.grad(loss, z)[0].norm()])
+    expected = torch.tensor(PER_POSITIVE[n, d, t], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+
+
+def test_per_positive_of_two_views_is_nt_xent():
+    a, b = pair_rows(9, 4)
+    graph = PairGraph.from_views(9)
+    loss = F.graph_info_nce(torch.cat([a, b]), graph, temperature=0.2, negatives="per_positive")
+    torch.testing.assert_close(loss, F.nt_xent(a, b, temperature=0.2))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_per_positive_on_a_directed_graph_with_weights(reduction):
+    """A softmax for each positive, weighted; a row all of whose others are positives has none."""
+    z, graph = pair_rows(8, 4)[0].requires_grad_(), directed_graph(8)
+    full = PairGraph.from_edges([7] * 7, range(7), n=8)
+    t, w = torch.linspace(0.1, 0.4, 8, dtype=torch.float64), torch.linspace(1, 2, 8).double()
+    for g in (graph, graph + 0.5 * full):
+        options = {"temperature": t, "negatives": "per_positive", "sample_weight": w}
+        both = [
+            F.graph_info_nce(z, g, reduction=reduction, impl=i, **options) for i in IMPLEMENTATIONS
+        ]
+        torch.testing.assert_close(*both)
+        grads = [torch.autograd.grad(x.sum(), z)[0] for x in both]
+        torch.testing.assert_close(*grads)
+    g = dense(graph)
+    logits = unit(z) @ unit(z).T / t[:, None]
+    out = (g > 0) | torch.eye(8, dtype=torch.bool)
+    lse = logits.masked_fill(out, -math.inf).logsumexp(1, keepdim=True)
+    rows = (g * torch.nn.functional.softplus(lse - logits)).sum(1)
+    got = F.graph_info_nce(z, graph, temperature=t, negatives="per_positive", reduction="sum")
+    torch.testing.assert_close(got, rows.sum())

@@ -11,7 +11,13 @@ import sslspec_fast.functional as F
 from ..support.cases import pair_rows, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
-LOSSES = [(F.graph_spectral_contrastive, {}), (F.ls_simclr, {}), (F.ls_simclr, {"center": True})]
+LOSSES = [
+    (F.graph_spectral_contrastive, {}),
+    (F.ls_simclr, {}),
+    (F.ls_simclr, {"center": True}),
+    (F.graph_vicreg, {"penalty": "ls_var", "invariance": 0.3}),
+    (F.graph_vicreg, {"variance": 2.0, "covariance": 0.5, "measure": "degree", "eps": 1e-3}),
+]
 WEIGHTS = [0.5, 0.0, 2.0, 1.0]
 
 
@@ -85,9 +91,33 @@ def test_the_closed_form_is_the_sum_over_prefixes(hyper):
     assert swapped.angle <= 1e-6
 
 
+def test_descent_on_nested_vicreg_finds_the_eigenvectors_in_order():
+    """Least-squares variances, equal coefficients: every column is that of the closed form."""
+    n, k = 18, 3
+    graph = weighted_graph(n, isolated=False)
+    best = sf.spectral.vicreg(graph, k, penalty="ls_var", invariance=0.1)
+    every = [sf.spectral.vicreg(graph, m, penalty="ls_var", invariance=0.1) for m in (1, 2, 3)]
+    optimum = np.mean([form.loss for form in every])
+
+    def cost(flat):
+        z = torch.from_numpy(flat.reshape(n, k)).requires_grad_()
+        value = F.graph_vicreg(z, graph, penalty="ls_var", invariance=0.1, nested=True)
+        return value.item(), torch.autograd.grad(value, z)[0].numpy().ravel()
+
+    for seed in range(3):
+        start = np.random.default_rng(seed).standard_normal(n * k)
+        options = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-11}
+        run = minimize(cost, start, jac=True, method="L-BFGS-B", options=options)
+        assert abs(run.fun - optimum) <= 1e-8 * abs(optimum)
+        found = run.x.reshape(n, k)
+        found, wanted = found - found.mean(0), np.asarray(best.embedding)
+        cosine = (found * wanted).sum(0) / np.linalg.norm(found, axis=0)
+        np.testing.assert_allclose(np.abs(cosine) / np.linalg.norm(wanted, axis=0), 1, atol=1e-6)
+
+
 def test_bad_weights():
     z, graph = torch.zeros(6, 2), weighted_graph(6)
-    for loss, _ in LOSSES[:2]:
+    for loss in (F.graph_spectral_contrastive, F.ls_simclr, F.graph_vicreg):
         for nested, error, message in (
             (
                 [1.0],

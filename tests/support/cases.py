@@ -12,6 +12,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 import sslspec_fast.functional as F
+from sslspec_fast._checks import DIRECTIONS
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import _catalogue
 from sslspec_fast.losses.falcon import random_codes
@@ -157,6 +158,13 @@ def _graph(
     return build
 
 
+def _nested_vicreg(z: Tensor, graph: PairGraph, **keywords: Any) -> Any:
+    """Over the first columns, half of them and all: the plain form takes each prefix by itself."""
+    weights = [0.0] * z.shape[1]
+    weights[0], weights[z.shape[1] // 2], weights[-1] = 0.5, 2.0, 1.0
+    return F.graph_vicreg(z, graph, nested=weights, **keywords)
+
+
 def _two_views(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     """An even number of rows."""
     graph = PairGraph.from_views(n // 2)
@@ -196,6 +204,47 @@ def _without_false_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], C
         return F.info_nce(q, k, negatives=m, **options, **keywords)
 
     return [q, k, extra], call
+
+
+def _guided(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """All pairs of a batch and negatives as columns, but those that a guide leaves out."""
+    rows = [*pair_rows(n, d, seed), pair_rows(n + 3, d, seed + 1)[0]]
+    guide = [z + 2 * pair_rows(len(z), d, seed + 5)[0] for z in rows]
+
+    def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
+        given = [g.to(**_of(q)) for g in guide]
+        how = {"directions": DIRECTIONS, "guide": given, "guide_margin": 0.05, **keywords}
+        return F.info_nce(q, k, negatives=m, **how)
+
+    return rows, call
+
+
+def _with_target(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Keys in another number and order, some of several queries, some of none."""
+    query, keys = pair_rows(n, d, seed)[0], pair_rows(n + 3, d, seed)[1]
+    target = torch.arange(n) * 3 % (n + 3)
+
+    def call(q: Tensor, k: Tensor, **keywords: Any) -> Any:
+        return F.info_nce(q, k, target=target.to(q.device), **keywords)
+
+    return [query, keys], call
+
+
+def _graph_siglip(make_graph: Callable[[int], PairGraph]) -> Callable[..., Any]:
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        graph = make_graph(n)
+
+        def call(a: Tensor, b: Tensor, temperature: float = 0.1, **keywords: Any) -> Any:
+            x, y, g = unit_unless_half(a), unit_unless_half(b), graph.to(a.device)
+            return F.graph_siglip(x, y, g, 1 / temperature, -2.0, **keywords)
+
+        return list(pair_rows(n, d, seed)), call
+
+    return build
+
+
+def _below_one(n: int) -> PairGraph:
+    return 0.25 * weighted_graph(n)
 
 
 def _moco(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
@@ -370,6 +419,21 @@ def _koleo(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]
     return [pair_rows(n, d, seed)[0]], call
 
 
+def _gram_anchor(clamp: bool) -> Callable[..., Any]:
+    """Two images of n patches each, and a teacher of another width."""
+
+    def build(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+        teacher = torch.stack(pair_rows(n, d + 1, seed + 2))
+
+        def call(a: Tensor, b: Tensor, **keywords: Any) -> Any:
+            t = _coarse(teacher).to(a.device, a.dtype)
+            return F.gram_anchor(torch.stack([a, b]), t, clamp=clamp, **keywords)
+
+        return list(pair_rows(n, d, seed)), call
+
+    return build
+
+
 def _lejepa(slices: int | None) -> Callable[..., Any]:
     """Two global views and a local one."""
 
@@ -403,9 +467,13 @@ CASES = {
         LossCase("info_nce", _pairs(F.info_nce), softmax=True),
         LossCase("info_nce_negatives", _with_negatives, softmax=True),
         LossCase("info_nce_filtered", _without_false_negatives, softmax=True),
+        LossCase("info_nce_guided", _guided, softmax=True),
+        LossCase("info_nce_target", _with_target, softmax=True),
         LossCase("moco", _moco, softmax=True),
         LossCase("clip", _scaled(F.clip), softmax=True, unit=True),
         LossCase("siglip", _scaled(F.siglip, -2.0), softmax=True, unit=True),
+        LossCase("graph_siglip_labels", _graph_siglip(_labelled), softmax=True, unit=True),
+        LossCase("graph_siglip", _graph_siglip(_below_one), 7, softmax=True, unit=True),
         LossCase("sup_con", _sup_con, 7, softmax=True, unit=True),
         LossCase("dcl", _pairs(F.dcl), 2, softmax=True),
         LossCase("graph_info_nce_views", _two_views, 4, softmax=True),
@@ -421,7 +489,16 @@ CASES = {
             softmax=True,
             hyper={"negatives": "non_positive"},
         ),
+        LossCase(
+            "graph_info_nce_per_positive",
+            _graph(F.graph_info_nce, weighted_graph),
+            9,
+            softmax=True,
+            hyper={"negatives": "per_positive"},
+        ),
         LossCase("graph_info_nce_ids", _info_nce_ids, 7, softmax=True),
+        LossCase("gram_anchor", _gram_anchor(False)),
+        LossCase("gram_anchor_clamped", _gram_anchor(True)),
         LossCase("vicreg", _pairs(F.vicreg), 2),
         LossCase("barlow_twins", _pairs(F.barlow_twins), 2),
         LossCase("spectral_contrastive", _pairs(F.spectral_contrastive), 2, hyper={"mu": 9.0}),
@@ -443,6 +520,12 @@ CASES = {
             hyper={"center": False},
         ),
         LossCase("graph_spectral", _graph(F.graph_spectral_contrastive, weighted_graph), 7),
+        LossCase(
+            "graph_vicreg_nested",
+            _graph(_nested_vicreg, weighted_graph),
+            7,
+            hyper={"penalty": "ls_var"},
+        ),
         LossCase(
             "graph_spectral_contrastive_nested",
             _graph(F.graph_spectral_contrastive, weighted_graph),

@@ -6,6 +6,7 @@ the rows of MoCo's queue, of which every rank holds all: then nothing but the lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +14,22 @@ from torch import Tensor
 
 from ... import _checks as check
 from ..._dtypes import as_multiplied, multiplies_half
-from ...primitives.pairwise.filtered import pairs_above
+from ...primitives.pairwise.filtered import Bound, pairs_above
 from ...primitives.pairwise.value_and_grad import one_positive_total
-from ...primitives.rows.unit_rows import paired_rows, unit_rows
+from ...primitives.rows.unit_rows import paired_rows
 from ...ranks import gather_rows, sum_to_rows, sum_to_value
+from ...ranks.differentiable import start_gather
 from ...ranks.pieces import Piece
+from .._candidates import (
+    KEY_TO_QUERY,
+    QUERY_TO_KEY,
+    Selection,
+    candidates,
+    check_default,
+    select,
+)
 from .._common import numbered, row_ids
+from .._graph_queries import logaddexp
 from .._queue import check_queue_ids, unit_queue
 from .._softmax import (
     FalseNegatives,
@@ -36,6 +47,8 @@ from .sums.log_sum_exp import Columns, Pattern, log_sum_exp
 
 # ---- InfoNCE ----
 
+_GUIDE = "guide of query", "guide of key", "guide of negatives"
+
 
 def _check_info_nce(
     query: Tensor,
@@ -50,6 +63,10 @@ def _check_info_nce(
     ids: Any,
     negative_ids: Any,
     threshold: float | Tensor | None,
+    directions: Any,
+    guide: Any,
+    guide_margin: float,
+    guide_relative: bool,
 ) -> Given:
     op = "info_nce"
     check.pair(op, ("query", "key"), query, key, min_rows=0)
@@ -58,8 +75,13 @@ def _check_info_nce(
     if negatives is not None:
         check.columns(op, "negatives", negatives, "query", query, min_rows=0)
     ids, own, threshold = check_false_negatives(op, query, ids, negatives, negative_ids, threshold)
-    false = ids is not None or threshold is not None
+    chosen = select(
+        op, (query, key, negatives), None, None, directions, (guide, guide_margin, guide_relative)
+    )
+    false = ids is not None or threshold is not None or guide is not None
     margin = check_margin(op, margin, false, smooth, tau_plus)
+    check_default(op, chosen, smooth, tau_plus)
+    by = chosen.guide or (None, None, None)
     tensors = {
         "query": query,
         "key": key,
@@ -69,49 +91,88 @@ def _check_info_nce(
         "ids": ids,
         "negative_ids": own,
         "threshold": None if threshold is None else threshold.expand(n),
+        **dict(zip(_GUIDE, by, strict=True)),
     }
-    numbers = {"label_smoothing": smooth, "tau_plus": tau_plus, "margin": margin}
-    return Given(tensors, numbers)
+    numbers = {
+        "label_smoothing": smooth,
+        "tau_plus": tau_plus,
+        "margin": margin,
+        "guide_margin": chosen.guide_margin,
+        "guide_relative": float(chosen.guide_relative),
+    }
+    return Given(tensors, numbers, choices={"directions": " ".join(chosen.directions)})
 
 
-def _columns(p: Problem, half: bool) -> Columns:
-    """Keys and negatives of all ranks, each without what the arguments leave out of it."""
+def _columns(
+    p: Problem, half: bool, direction: str, directions: Sequence[str], guide: Bound | None
+) -> Columns:
+    """The columns of a direction on all ranks, without what the arguments leave out of them."""
     ranks, ids, threshold = p.ranks, p.tensors["ids"], p.tensors["threshold"]
+    of_queries = direction == QUERY_TO_KEY
+    keys = not of_queries or QUERY_TO_KEY in directions
     counts = zip(ranks.counts, p.more.counts, strict=True)
-    every = ranks.with_counts([n + m for n, m in counts])
+    every = ranks.with_counts([n * keys + m * of_queries for n, m in counts])
     given, skip = None, None
+    if not keys:  # nothing of the batch, for which the numbers of its samples stand
+        n, m = ranks.counts[ranks.rank], p.more.n
+        device = p.rows("query").device
+        given = torch.zeros(n, device=device).int(), torch.ones(m, device=device).int()
     if ids is not None:
-        own, further = p.tensors["negative_ids"], p.more.counts[ranks.rank]
-        if own is None:  # numbers below those of all keys
+        own, further = p.tensors["negative_ids"], p.more.counts[ranks.rank] * of_queries
+        if own is None or not of_queries:  # numbers below those of all keys
             ids = numbered(gather_rows(ids, ranks))[ranks.here]
             own = ids.new_full((further,), -1)
-        given = row_ids(ids), row_ids(gather_rows(torch.cat([ids, own]), every))
-    if threshold is not None:
-        bound = threshold
+        columns = torch.cat([ids, own]) if keys else own
+        given = row_ids(ids), row_ids(gather_rows(columns, every))
+    if threshold is not None or guide is not None:
 
         def skip(left: Tensor, right: Tensor, piece: Piece) -> Pattern:
-            return pairs_above(left, right, bound)
+            bounds = [] if threshold is None else [Bound(left, right, threshold)]
+            if guide is not None:
+                by = start_gather(guide.b[piece.own], piece.ranks)()
+                bounds.append(guide._replace(b=by))
+            return pairs_above(bounds)
 
     return Columns(every, ranks, 1, half, ids=given, skip=skip)
 
 
 def _info_nce(p: Problem) -> Result:
-    weight, (smooth, tau_plus, margin) = p.tensors["sample_weight"], p.numbers.values()
+    weight, (smooth, tau_plus, margin, less, relative) = (
+        p.tensors["sample_weight"],
+        p.numbers.values(),
+    )
     check_weight(p, weight)
     scale = scale_of(p, "temperature").reciprocal()
-    u, v, similarity = paired_rows(p.rows("query"), p.rows("key"))
-    positive = (similarity - margin) * scale
-    extra, count = p.tensors["negatives"], p.ranks.n + p.more.n
-    if extra is not None:
-        v = torch.cat([v, unit_rows(extra)])
-    lse, _ = log_sum_exp(u, v, scale, _columns(p, multiplies_half(u, p.half)))
+    embedded, similarity = candidates(p.rows("query"), p.rows("key"), p.tensors["negatives"], None)
+    positive, count = (similarity - margin) * scale, p.ranks.n + p.more.n
+    by_query, by_key, by_negatives = (p.tensors[name] for name in _GUIDE)
+    guide = None if by_query is None or by_key is None else (by_query, by_key, by_negatives)
+    directions = tuple(p.choices["directions"].split())
+    chosen = Selection(directions, None, guide, less, bool(relative))
+    sides, bounds, lse = embedded.sides(directions), chosen.bounds(), None
+    half = multiplies_half(embedded.query, p.half)
+    for name, (rows, others) in sides.items():
+        bound = None if bounds is None else Bound(*bounds[0][name], bounds[1])
+        columns = _columns(p, half, name, directions, bound)
+        found, _ = log_sum_exp(rows, others, scale, columns)
+        found = logaddexp(found, positive) if name == KEY_TO_QUERY else found
+        lse = found if lse is None else logaddexp(lse, found)
+    assert lse is not None
     if tau_plus:
         lse = debiased(lse, positive, scale, count - 1, tau_plus)
     rows = one_positive_rows(lse, positive)
     if smooth:
-        total = (u * sum_to_rows(v.sum(0), p.ranks)).sum(1) * scale
+        total = (embedded.query * sum_to_rows(sides[QUERY_TO_KEY][1].sum(0), p.ranks)).sum(1)
+        total = total * scale
         rows = rows + smoothing(positive, total, count, smooth)
     return result(p, reduce_rows(p, rows, weight), positive, weight)
+
+
+def _restored(arguments: dict[str, Any]) -> dict[str, Any]:
+    guide = [arguments.pop(name) for name in _GUIDE]
+    arguments["guide"] = [x for x in guide if x is not None] or None
+    arguments["guide_relative"] = bool(arguments["guide_relative"])
+    return {**arguments, "directions": arguments["directions"].split()}
 
 
 INFO_NCE = Form(
@@ -125,11 +186,20 @@ INFO_NCE = Form(
         "ids": ROWS,
         "negative_ids": MORE,
         "threshold": ROWS,
+        **dict(zip(_GUIDE, (ROWS, ROWS, MORE), strict=True)),
     },
-    ("label_smoothing", "tau_plus", "margin"),
+    (
+        "label_smoothing",
+        "tau_plus",
+        "margin",
+        "guide_margin",
+        "guide_relative",
+    ),
     _check_info_nce,
     _info_nce,
     terms=("alignment", "uniformity"),
+    choices=("directions",),
+    restore=_restored,
 )
 
 # ---- MoCo ----
@@ -188,7 +258,7 @@ def _moco(p: Problem) -> Result:
     else:
         lse = torch.full_like(positive, -torch.inf)
         if len(u) and len(queue):
-            lse = false.lse(a, b, scale, skip_self=False)
+            lse = false.lse(a, b, scale, own=False)
         loss = reduce_rows(p, one_positive_rows(lse, positive), weight)
     return result(p, loss, positive, weight)
 

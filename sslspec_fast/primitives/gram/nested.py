@@ -4,8 +4,9 @@ r"""Primitive ``gram_nested``: squared norms of the Gram matrices of all prefixe
     \sum_m c_m \|X_m^\top X_m\|_F^2 = \sum_{kl} \min(t_k, t_l)\, (X^\top X)_{kl}^2, \qquad
     t_k = \sum_{m \ge k} c_m,
 
-with gradient :math:`4 X (\min(t_k, t_l)\, (X^\top X)_{kl})_{kl}`, made in the same call. Two
-library products and a stored (d, d) matrix, whatever the number of prefixes.
+without k = l if ``off_diagonal``, with gradient
+:math:`4 X (\min(t_k, t_l)\, (X^\top X)_{kl})_{kl}`, made in the same call. Two library products and
+a stored (d, d) matrix, whatever the number of prefixes.
 """
 
 from __future__ import annotations
@@ -21,32 +22,42 @@ from .. import _value_and_grad
 __all__ = ["nested_sqnorm"]
 
 
-def _shapes(x: Tensor, tail: Tensor, grad_x: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _shapes(
+    x: Tensor, tail: Tensor, off_diagonal: bool, grad_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(()), *_value_and_grad.outputs(x, grad_x, None, False)
 
 
-def _body(x: Tensor, tail: Tensor, grad_x: bool) -> tuple[Tensor, Tensor, Tensor]:
-    product = x.T @ x
+def _body(
+    x: Tensor, tail: Tensor, off_diagonal: bool, grad_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    product = _product(x, off_diagonal)
     weighted = torch.minimum(tail[:, None], tail) * product
     gradient = (x @ weighted).mul_(4) if grad_x else x.new_empty(0)
     return (weighted * product).sum(), gradient, x.new_empty(0)
 
 
-def _expression(x: Tensor, tail: Tensor) -> Tensor:
-    return (torch.minimum(tail[:, None], tail) * (x.T @ x).square()).sum()
+def _product(x: Tensor, off_diagonal: bool) -> Tensor:
+    product = x.T @ x
+    return product - product.diagonal().diag() if off_diagonal else product
+
+
+def _expression(x: Tensor, tail: Tensor, off_diagonal: bool) -> Tensor:
+    return (torch.minimum(tail[:, None], tail) * _product(x, off_diagonal).square()).sum()
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, tail, _ = inputs
-    _value_and_grad.save(ctx, (x, tail), output, output[1:])
+    x, tail, off_diagonal, _ = inputs
+    _value_and_grad.save(ctx, (x, tail), output, output[1:], off_diagonal=off_diagonal)
 
 
 def _backward(ctx: Any, factor: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _value_and_grad.gradient(ctx, factor, _expression)[0], None, None
+    return _value_and_grad.gradient(ctx, factor, _expression)[0], None, None, None
 
 
 _nested = register_op(
-    "gram_nested(Tensor x, Tensor tail, bool grad_x) -> (Tensor, Tensor, Tensor)",
+    "gram_nested(Tensor x, Tensor tail, bool off_diagonal, bool grad_x)"
+    " -> (Tensor, Tensor, Tensor)",
     cpu=_body,
     cuda=_body,
     fake=_shapes,
@@ -55,7 +66,7 @@ _nested = register_op(
 )
 
 
-def nested_sqnorm(x: Tensor, tail: Tensor) -> Tensor:
+def nested_sqnorm(x: Tensor, tail: Tensor, *, off_diagonal: bool = False) -> Tensor:
     """The sum, for x (n, d) float32 or float64 and the non-increasing t (d,), a constant."""
-    out: Tensor = _nested(x, tail, _value_and_grad.wanted(x))[0]
+    out: Tensor = _nested(x, tail, off_diagonal, _value_and_grad.wanted(x))[0]
     return out

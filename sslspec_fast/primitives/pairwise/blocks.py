@@ -111,9 +111,10 @@ def softplus_block(
         grad_b = b.new_zeros(b.shape if want_b else (0,), dtype=kind)
         grads = Gradients(torch.zeros_like(a, dtype=kind), grad_b, torch.zeros_like(scale))
         return a.new_zeros(a.shape[:1], dtype=kind), grads, torch.zeros_like(bias)
+    left_out = LeftOut(self_pairs=skip_self)
     if a.is_cuda:
-        rows = sigmoid.softplus(a, b, scale, bias, skip_self=skip_self)
-        logits = Logits(a, b, scale, LeftOut(self_pairs=skip_self), bias)
+        rows = sigmoid.softplus(a, b, scale, bias, left_out)
+        logits = Logits(a, b, scale, left_out, bias)
         g_a, g_b, by_row, of_bias = cuda.backward(
             logits, (None, None), (weight, None), grad_dtype=kind, want_b=want_b
         )
@@ -121,6 +122,6 @@ def softplus_block(
         grads = Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale)
         return rows, grads, of_bias.sum().to(bias.dtype)
     _, rows, g_a, g_b, g_scale, g_bias = value_and_grad._softplus(
-        a, b, scale, bias, weight, skip_self, False, want_b
+        a, b, scale, bias, weight, *left_out, False, want_b
     )
     return rows, Gradients(g_a, g_b, g_scale), g_bias

@@ -1,16 +1,19 @@
 r"""Log-sum-exp of `pairwise` over the pairs that are not too similar.
 
 .. math::
-    r_i = \log \sum_{j:\ a_i \cdot b_j \le \theta_i} e^{c_i\, a_i \cdot b_j} .
+    r_i = \log \sum_{j:\ a_i \cdot b_j \le \theta_i,\ g_i \cdot h_j \le \phi_i}
+        e^{c_i\, a_i \cdot b_j},
 
-The pairs above the threshold are found by blocks of rows and left out as a pattern, in the forward
-and again in the backward pass: memory O((n + m) d), one block of products, and two numbers a pair
-that is left out. Which pairs those are has no gradient. On a GPU the host waits for their number.
+g and h the embeddings of a guide for the same rows and columns. The pairs above a bound are found
+by blocks of rows and left out as a pattern, in the forward and again in the backward pass: memory
+O((n + m) d), one block of products, and two numbers a pair that is left out. Which pairs those are
+has no gradient. On a GPU the host waits for their number.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,56 +23,95 @@ from ..._register import register_op
 from . import softmax
 from .common import ALL_PAIRS, LOGITS, LeftOut, Logits, of_logits
 
-__all__ = ["lse_below", "pairs_above"]
+__all__ = ["Bound", "lse_below", "pairs_above"]
 
 _BLOCK_ELEMENTS = 1 << 22  # products in flight
 
 
-def pairs_above(a: Tensor, b: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """CSR pattern (indptr, indices), int64, of the pairs with ``a_i . b_j > threshold_i``."""
-    n, wide = a.shape[0], computed_dtype(a)
-    limit, columns = threshold.expand(n)[:, None], b.detach().to(wide).T
-    step = max(1, _BLOCK_ELEMENTS // max(1, b.shape[0]))
-    counts, indices = [a.new_zeros(1, dtype=torch.int64)], [a.new_zeros(0, dtype=torch.int64)]
+class Bound(NamedTuple):
+    """Leaves out the pairs with ``a_i . b_j > threshold_i``.
+
+    a, b: (n, e) and (m, e). threshold: 0-dim or (n,), in the dtype that is computed in.
+    """
+
+    a: Tensor
+    b: Tensor
+    threshold: Tensor
+
+
+def pairs_above(bounds: Sequence[Bound], left_out: LeftOut = ALL_PAIRS) -> tuple[Tensor, Tensor]:
+    """CSR pattern (indptr, indices), int64, of the pairs above one of the bounds, and of those in
+    the pattern of `left_out`.
+    """
+    n, m = bounds[0].a.shape[0], bounds[0].b.shape[0]
+    pattern = left_out._replace(ids_a=None, ids_b=None, self_pairs=False)
+    step = max(1, _BLOCK_ELEMENTS // max(1, m))
+    empty = bounds[0].a.new_zeros(0, dtype=torch.int64)
+    counts, indices = [empty.new_zeros(1)], [empty]
     for first in range(0, n, step):
-        rows = slice(first, first + step)
-        above = a[rows].detach().to(wide) @ columns > limit[rows]
+        rows = slice(first, min(n, first + step))
+        above = _above(bounds[0], rows)
+        for bound in bounds[1:]:
+            above |= _above(bound, rows)
+        if pattern.indptr is not None:
+            above |= pattern.mask(rows, m, above.device)
         counts.append(above.sum(1))
         indices.append(above.nonzero()[:, 1])
     return torch.cat(counts).cumsum(0), torch.cat(indices)
 
 
+def _above(bound: Bound, rows: slice) -> Tensor:
+    a, b, threshold = bound
+    wide = computed_dtype(a)
+    limit = threshold.expand(a.shape[0])[rows, None]
+    return a[rows].detach().to(wide) @ b.detach().to(wide).T > limit
+
+
+class _Bounds(NamedTuple):
+    """As the schema has them: a threshold of the products themselves, and a guide."""
+
+    threshold: Tensor | None
+    guide_a: Tensor | None
+    guide_b: Tensor | None
+    guide_threshold: Tensor | None
+
+    def left_out(self, x: Logits) -> LeftOut:
+        assert x.b is not None
+        bounds = []
+        if self.threshold is not None:
+            bounds.append(Bound(x.a, x.b, self.threshold))
+        if self.guide_a is not None and self.guide_b is not None:
+            assert self.guide_threshold is not None
+            bounds.append(Bound(self.guide_a, self.guide_b, self.guide_threshold))
+        indptr, indices = pairs_above(bounds, x.left_out)
+        return x.left_out._replace(indptr=indptr, indices=indices)
+
+
+_BOUNDS = "Tensor? threshold, Tensor? guide_a, Tensor? guide_b, Tensor? guide_threshold"
+
+
 @of_logits
-def _shapes(x: Logits, threshold: Tensor) -> Tensor:
+def _shapes(x: Logits, *bounds: Tensor | None) -> Tensor:
     return x.a.new_empty(x.a.shape[0], dtype=computed_dtype(x.a))
 
 
-def _without_above(x: Logits, threshold: Tensor) -> LeftOut:
+@of_logits
+def _body(x: Logits, *bounds: Tensor | None) -> Tensor:
     assert x.b is not None
-    indptr, indices = pairs_above(x.a, x.b, threshold)
-    return x.left_out._replace(indptr=indptr, indices=indices)
+    return softmax.lse(x.a, x.b, x.scale, _Bounds(*bounds).left_out(x))[0]
 
 
 @of_logits
-def _body(x: Logits, threshold: Tensor) -> Tensor:
+def _bwd_shapes(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     assert x.b is not None
-    return softmax.lse(x.a, x.b, x.scale, _without_above(x, threshold))[0]
-
-
-@of_logits
-def _bwd_shapes(
-    x: Logits, threshold: Tensor, row: Tensor, grad: Tensor, want_b: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    assert x.b is not None
-    grad_b = x.b.new_empty(x.b.shape if want_b else (0,))
+    grad_b = x.b.new_empty(x.b.shape if rest[-1] else (0,))
     return x.a.new_empty(x.a.shape), grad_b, x.scale.new_empty(x.scale.shape)
 
 
 @of_logits
-def _bwd_body(
-    x: Logits, threshold: Tensor, row: Tensor, grad: Tensor, want_b: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    flat = x.a, x.b, x.scale, *_without_above(x, threshold)
+def _bwd_body(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *bounds, row, grad, want_b = rest
+    flat = x.a, x.b, x.scale, *_Bounds(*bounds).left_out(x)
     none = row.new_empty(0)
     out: tuple[Tensor, Tensor, Tensor] = softmax.lse_bwd(
         *flat, False, False, row, none, grad, none, want_b, None
@@ -78,28 +120,28 @@ def _bwd_body(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.skip_self, threshold = inputs
-    ctx.save_for_backward(*tensors, threshold, output)
+    ctx.skip_self = inputs[7]
+    ctx.save_for_backward(*inputs[:7], *inputs[8:], output)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, threshold, row = ctx.saved_tensors
+    *tensors, row = ctx.saved_tensors
     want_b = ctx.needs_input_grad[1]
     # under create_graph=True the parts, whose own backward is differentiable
     backward: Any = _bwd_body if torch.is_grad_enabled() else _lse_below_bwd
-    g_a, g_b, g_scale = backward(*tensors, ctx.skip_self, threshold, row, grad, want_b)
-    return g_a, g_b if want_b else None, g_scale, *(None,) * 6
+    g_a, g_b, g_scale = backward(*tensors[:7], ctx.skip_self, *tensors[7:], row, grad, want_b)
+    return g_a, g_b if want_b else None, g_scale, *(None,) * 9
 
 
 _lse_below_bwd = register_op(
-    f"pairwise_lse_below_bwd({LOGITS}, Tensor threshold, Tensor row, Tensor grad, bool want_b)"
+    f"pairwise_lse_below_bwd({LOGITS}, {_BOUNDS}, Tensor row, Tensor grad, bool want_b)"
     " -> (Tensor, Tensor, Tensor)",
     cpu=_bwd_body,
     cuda=_bwd_body,
     fake=_bwd_shapes,
 )
 _lse_below = register_op(
-    f"pairwise_lse_below({LOGITS}, Tensor threshold) -> Tensor",
+    f"pairwise_lse_below({LOGITS}, {_BOUNDS}) -> Tensor",
     cpu=_body,
     cuda=_body,
     fake=_shapes,
@@ -109,15 +151,21 @@ _lse_below = register_op(
 
 
 def lse_below(
-    a: Tensor, b: Tensor, scale: Tensor, threshold: Tensor, left_out: LeftOut = ALL_PAIRS
+    a: Tensor,
+    b: Tensor,
+    scale: Tensor,
+    threshold: Tensor | None,
+    left_out: LeftOut = ALL_PAIRS,
+    guide: Bound | None = None,
 ) -> Tensor:
-    """``log sum_j exp(scale_i a_i . b_j)`` over the pairs with ``a_i . b_j <= threshold_i``.
+    """``log sum_j exp(scale_i a_i . b_j)`` over the pairs with ``a_i . b_j <= threshold_i``, and
+    with ``g_i . h_j <= phi_i`` for a guide (g, h, phi).
 
-    threshold: 0-dim or (n,), in the dtype that is computed in, a constant; the other arguments as
-    in `softmax.lse`, without a pattern. Returns (n,); a row without any pair gives ``-inf`` and no
-    gradient.
+    threshold: 0-dim or (n,), in the dtype that is computed in, a constant, as the guide; at least
+    one of them. The other arguments as in `softmax.lse`. Returns (n,); a row without any pair gives
+    ``-inf`` and no gradient.
     """
-    if left_out.indptr is not None:
-        raise ValueError("pairwise.lse_below: left_out must be without a pattern, got indptr")
-    out: Tensor = _lse_below(a, b, scale, *left_out, threshold)
+    if threshold is None and guide is None:
+        raise ValueError("pairwise.lse_below: needs a threshold or a guide, got None and None")
+    out: Tensor = _lse_below(a, b, scale, *left_out, threshold, *(guide or (None, None, None)))
     return out

@@ -1,9 +1,10 @@
-r"""Sigmoid part of ``pairwise``: row sums of softplus over all pairwise logits, never stored.
+r"""Sigmoid part of ``pairwise``: row sums of softplus over the pairwise logits, never stored.
 
 .. math::
     r_i = \sum_j \log(1 + e^{s_{ij}}), \qquad s_{ij} = c_i\, a_i \cdot b_j + t,
 
-with :math:`W_{ij} = \bar r_i\, \sigma(s_{ij})` the gradient of the logits:
+over the pairs that are not left out, with :math:`W_{ij} = \bar r_i\, \sigma(s_{ij})` the gradient
+of the logits:
 :math:`\bar a_i = c_i \sum_j W_{ij} b_j`, :math:`\bar b_j = \sum_i W_{ij} c_i a_i`,
 :math:`\bar c_i = a_i \cdot \sum_j W_{ij} b_j`, :math:`\bar t = \sum_{ij} W_{ij}`.
 """
@@ -20,20 +21,22 @@ from ..._register import grouping, register_op
 from ..._seam import _C, view
 from .._double_backward import row_blocks_vjp
 from . import cuda
-from .common import LeftOut, Logits, multiplied, pair_threads, through_scale, workspace
+from .common import (
+    ALL_PAIRS,
+    LOGITS,
+    LeftOut,
+    Logits,
+    multiplied,
+    pair_threads,
+    through_scale,
+    workspace,
+)
 
 __all__ = ["softplus"]
 
 
-_ARGS = "Tensor a, Tensor b, Tensor scale, Tensor bias, bool skip_self"
-
-
-def _logits(args: tuple[Any, ...]) -> Logits:
-    a, b, scale, bias, skip_self = args
-    return Logits(a, b, scale, LeftOut(self_pairs=skip_self), bias)
-
-
-_of_logits = grouping(5, _logits)
+_ARGS = f"{LOGITS}, Tensor bias"
+_of_logits = grouping(9, lambda x: Logits(x[0], x[1], x[2], LeftOut._make(x[3:8]), x[8]))
 
 
 @_of_logits
@@ -96,26 +99,28 @@ def _softplus_bwd_body(
 
 
 def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.skip_self, ctx.half = inputs
-    ctx.save_for_backward(*tensors)
+    ctx.skip_self, ctx.half = inputs[7], inputs[9]
+    ctx.save_for_backward(*inputs[:7], inputs[8])
 
 
 def _softplus_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    want_b, want_scale, want_bias = ctx.needs_input_grad[1:4]
-    wants = want_b, want_bias, want_scale
-    g_a, g_b, *rest = _softplus_bwd(*ctx.saved_tensors, ctx.skip_self, ctx.half, grad, *wants)
-    return (g_a, g_b if want_b else None, *rest, None, None)
+    want_b, want_scale, want_bias = (ctx.needs_input_grad[k] for k in (1, 2, 8))
+    *logits, bias = ctx.saved_tensors
+    flags = ctx.half, grad, want_b, want_bias, want_scale
+    g_a, g_b, g_scale, g_bias = _softplus_bwd(*logits, ctx.skip_self, bias, *flags)
+    return (g_a, g_b if want_b else None, g_scale, *(None,) * 5, g_bias, None)
 
 
 def _softplus_bwd_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    a, b, scale, bias, ctx.skip_self, _, grad, ctx.want_b, *_ = inputs
-    ctx.save_for_backward(a, b, scale, bias, grad)
+    ctx.skip_self, ctx.want_b = inputs[7], inputs[11]
+    ctx.save_for_backward(*inputs[:7], inputs[8], inputs[10])
 
 
 def _softplus_bwd_backward(
     ctx: Any, v_a: Tensor, v_b: Tensor, v_scale: Tensor, v_bias: Tensor
 ) -> tuple[Tensor | None, ...]:
-    a, b, scale, bias, grad = ctx.saved_tensors
+    a, b, scale, *pairs, bias, grad = ctx.saved_tensors
+    left_out = LeftOut._make((*pairs, ctx.skip_self))
     v_b = v_b if ctx.want_b else torch.zeros_like(b)
 
     def block(
@@ -124,8 +129,7 @@ def _softplus_bwd_backward(
         c = scale if scale.ndim == 0 else scale[rows, None]
         v_c = v_scale if scale.ndim == 0 else v_scale[rows, None]
         w = torch.sigmoid(c * (a[rows] @ b.T) + bias) * grad[rows, None]
-        if ctx.skip_self:
-            w = w.masked_fill(LeftOut(self_pairs=True).mask(rows, b.shape[0], a.device), 0.0)
+        w = w.masked_fill(left_out.mask(rows, b.shape[0], a.device), 0.0)
         grad_a = w @ b
         first = (v_a[rows] * c * grad_a).sum() + (v_b * (w.T @ (c * a[rows]))).sum()
         return first + (v_c * a[rows] * grad_a).sum() + v_bias * w.sum()
@@ -133,7 +137,7 @@ def _softplus_bwd_backward(
     g_a, g_b, g_scale, g_bias, g_grad = row_blocks_vjp(
         block, a.shape[0], b.shape[0], a, b, scale, bias, grad
     )
-    return g_a, g_b, g_scale, g_bias, None, None, g_grad, None, None, None
+    return g_a, g_b, g_scale, *(None,) * 5, g_bias, None, g_grad, None, None, None
 
 
 _softplus_bwd = register_op(
@@ -160,8 +164,8 @@ def softplus(
     b: Tensor,
     scale: Tensor,
     bias: Tensor,
+    left_out: LeftOut = ALL_PAIRS,
     *,
-    skip_self: bool = False,
     half: bool = False,
 ) -> Tensor:
     r"""``sum_j softplus(scale_i a_i . b_j + bias)``, the dense part of the sigmoid loss.
@@ -169,11 +173,11 @@ def softplus(
     Args:
         a, b: (n, d) and (m, d) float32 or float64, any row stride.
         scale, bias: tensors of the same dtype, 0-dim (scale also (n,)); both receive gradients.
-        skip_self: leave out i == j.
+        left_out: pairs that are not in the sums.
         half: as in `lse`.
 
     Returns:
         (n,)
     """
-    out: Tensor = _softplus(a, b, scale, bias, skip_self, half)
+    out: Tensor = _softplus(a, b, scale, *left_out, bias, half)
     return out

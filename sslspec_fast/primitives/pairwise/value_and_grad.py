@@ -28,6 +28,7 @@ from ..._seam import _C, CODE, unit_stride, view
 from .. import _value_and_grad
 from . import lse
 from .common import (
+    ALL_PAIRS,
     LeftOut,
     Logits,
     multiplied,
@@ -96,22 +97,22 @@ def _one_positive_body(
     return _total(rows, weight), rows, g_a, g_b, g_scale, grad_positive
 
 
-def _softplus_body(
-    a: Tensor,
-    b: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    weight: Tensor,
-    skip_self: bool,
-    half: bool,
-    grad_b: bool,
+def _softplus_shapes(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *rest: Any
 ) -> Outputs:
+    return _shapes(a, b, scale, bias, weight, False, rest[-1])
+
+
+def _softplus_body(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *rest: Any
+) -> Outputs:
+    *pairs, half, grad_b = rest
     left, right = multiplied(a, scale, half), multiplied(b, scale, half)
     weight = weight.contiguous()
-    _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, skip_self, grad_b)
+    _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, False, grad_b)
     of_bias = torch.empty_like(rows)
     _C.pairwise_sigmoid_backward(
-        Logits(left, right, scale, LeftOut(self_pairs=skip_self), bias).view(),
+        Logits(left, right, scale, LeftOut._make(pairs), bias).view(),
         view(weight),
         view(of_bias),
         view(rows),
@@ -143,22 +144,29 @@ def _softplus_expression(
     scale: Tensor,
     bias: Tensor,
     weight: Tensor,
-    skip_self: bool,
+    left_out: LeftOut,
     half: bool = False,
 ) -> Tensor:
-    return (softplus(a, b, scale, bias, skip_self=skip_self, half=half) * weight).sum()
+    return (softplus(a, b, scale, bias, left_out, half=half) * weight).sum()
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    tensors, flags = inputs[:5], inputs[5:]
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], **options: Any) -> None:
+    tensors, ctx.others = inputs[:5], len(inputs) - 5
     _, rows, *grads = output  # the rows are the gradient of the weights
-    _value_and_grad.save(ctx, tensors, output, (*grads, rows), skip_self=flags[0])
-    ctx.flags = len(flags)
+    _value_and_grad.save(ctx, tensors, output, (*grads, rows), **options)
+
+
+def _one_positive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs, output, skip_self=inputs[5])
+
+
+def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _save(ctx, inputs, output, left_out=LeftOut._make(inputs[5:10]))
 
 
 def _backward(expression: Callable[..., Tensor]) -> Callable[..., tuple[Tensor | None, ...]]:
     def backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        return *_value_and_grad.gradient(ctx, factor, expression), *(None,) * ctx.flags
+        return *_value_and_grad.gradient(ctx, factor, expression), *(None,) * ctx.others
 
     return backward
 
@@ -170,16 +178,17 @@ _one_positive = register_op(
     cuda=None,
     fake=_shapes,
     backward=_backward(_one_positive_expression),
-    setup=_setup,
+    setup=_one_positive_setup,
 )
 _softplus = register_op(
     "pairwise_softplus_total(Tensor a, Tensor b, Tensor scale, Tensor bias, Tensor weight,"
-    " bool skip_self, bool half, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " Tensor? ids_a, Tensor? ids_b, Tensor? skip_indptr, Tensor? skip_indices, bool skip_self,"
+    " bool half, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_softplus_body,
     cuda=None,
-    fake=_shapes,
+    fake=_softplus_shapes,
     backward=_backward(_softplus_expression),
-    setup=_setup,
+    setup=_softplus_setup,
 )
 
 
@@ -219,13 +228,13 @@ def softplus_total(
     scale: Tensor,
     bias: Tensor,
     weight: Tensor,
+    left_out: LeftOut = ALL_PAIRS,
     *,
-    skip_self: bool,
     half: bool = False,
 ) -> Tensor:
     r"""``sum_ij weight_i softplus(scale_i a_i . b_j + bias)``; arguments as above, bias 0-dim."""
     wanted = _value_and_grad.wanted
     if a.is_cuda or not (wanted(a) or wanted(b)):
-        return _softplus_expression(a, b, scale, bias, weight, skip_self, half)
-    out: Tensor = _softplus(a, b, scale, bias, weight, skip_self, half, wanted(b))[0]
+        return _softplus_expression(a, b, scale, bias, weight, left_out, half)
+    out: Tensor = _softplus(a, b, scale, bias, weight, *left_out, half, wanted(b))[0]
     return out

@@ -25,7 +25,7 @@ from .._double_backward import row_blocks_vjp
 from .csr import Csr, Sparse
 from .spmm import spmm_op
 
-__all__ = ["edge_lse"]
+__all__ = ["edge_logits", "edge_lse"]
 
 _ARGS = (
     "Tensor indptr, Tensor indices, Tensor? t_indptr, Tensor? t_indices, "
@@ -56,19 +56,24 @@ class _Edges(NamedTuple):
 _of_edges = grouping(7, _Edges._make)
 
 
-def _logits(a: Sparse, x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(nnz,) x_i . y_j, -inf where the ids of i and j differ; (nnz,) the row of every entry."""
-    indptr, indices, *_ = a
+def edge_logits(a: Sparse, x: Tensor, y: Tensor) -> Tensor:
+    """(nnz,) x_i . y_j of every entry, without a gradient."""
     x, y = unit_stride(x), unit_stride(y)
-    out = x.new_empty(indices.shape[0])
-    arguments = (a.view(), view(x), view(y), view(out))
+    out = x.new_empty(a.indices.shape[0])
+    arguments = (a._replace(values=None).view(), view(x), view(y), view(out))
     if x.is_cuda:
         _C.cuda_edge_values(*arguments, stream(x))
     else:
         _C.edge_values(*arguments, threads())
-    rows = torch.repeat_interleave(indptr.diff(), output_size=indices.shape[0])
+    return out
+
+
+def _logits(a: Sparse, x: Tensor, y: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(nnz,) x_i . y_j, -inf where the ids of i and j differ; (nnz,) the row of every entry."""
+    out = edge_logits(a, x, y)
+    rows = torch.repeat_interleave(a.indptr.diff(), output_size=a.indices.shape[0])
     if ids is not None:
-        out.masked_fill_(ids[rows] != ids[indices], -math.inf)
+        out.masked_fill_(ids[rows] != ids[a.indices], -math.inf)
     return out, rows
 
 

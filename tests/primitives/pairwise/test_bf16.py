@@ -12,7 +12,7 @@ from sslspec_fast import _C
 from sslspec_fast._seam import CODE, view
 from sslspec_fast.primitives import pairwise
 
-from ...support.row_cases import doubles, leaves, rows, weights
+from ...support.row_cases import doubles, leaves, rows, some_left_out, weights
 
 # logits lose nothing; weights are rounded to bfloat16
 VALUE, GRADIENT = 3e-5, 2**-8
@@ -118,18 +118,20 @@ def test_lse_self(n: int, d: int, scale: float) -> None:
 
 
 @pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (10.0, -10.0), (100.0, -10.0)])
+@pytest.mark.parametrize("kind", ["all", "self", "everything"])
 @pytest.mark.parametrize(("n", "m", "d"), SHAPES)
-def test_softplus(n: int, m: int, d: int, scale: float, bias: float) -> None:
+def test_softplus(n: int, m: int, d: int, kind: str, scale: float, bias: float) -> None:
     tensors = leaves(half(n, d), half(m, d, 1), torch.tensor(scale), torch.tensor(bias))
-    ours = pairwise.softplus(*tensors, skip_self=True, half=True)
+    left_out = some_left_out(kind, n, m)
+    ours = pairwise.softplus(*tensors, left_out, half=True)
     a, b, c, t = doubles(*tensors)
     logits = c * (a @ b.T) + t
-    keep = torch.ones(n, m).fill_diagonal_(0)
-    exact = (torch.nn.functional.softplus(logits) * keep).sum(1)
+    out = left_out.mask(slice(0, n), m, a.device)
+    exact = torch.nn.functional.softplus(logits).masked_fill(out, 0.0).sum(1)
     close((ours,), (exact,), VALUE)
     g = weights(n, dtype=torch.float32)
     of_a, of_b, of_c, of_t = torch.autograd.grad(exact, (a, b, c, t), g.double())
-    both = pairwise.softplus_total(*tensors, g, skip_self=True, half=True)
+    both = pairwise.softplus_total(*tensors, g, left_out, half=True)
     close((both,), ((exact * g).sum(),), VALUE)
     for grads in (torch.autograd.grad(ours, tensors, g), torch.autograd.grad(both, tensors)):
         close((*grads[:2], grads[3]), (of_a, of_b, of_t), GRADIENT)

@@ -49,6 +49,43 @@ def test_dense(
         torch.testing.assert_close(grads, wanted)
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("block", [7, 1 << 22])
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_guide(
+    monkeypatch: pytest.MonkeyPatch, n: int, m: int, d: int, block: int, own: bool
+) -> None:
+    """Pairs above a guide's bound, of rows with another width; beside those of a pattern and those
+    above a bound of their own.
+    """
+    monkeypatch.setattr(filtered, "_BLOCK_ELEMENTS", block)
+    a, b = leaves(rows(n, d, F64), rows(m, d, F64, 1))
+    guide = filtered.Bound(
+        rows(n, 2, F64, 2), rows(m, 2, F64, 3), torch.linspace(-1, 2, n).double()
+    )
+    scale, index = torch.tensor(1.5, dtype=F64, requires_grad=True), torch.arange(n)
+    out = guide.a @ guide.b.T > guide.threshold[:, None]
+    out[index, index * 3 % m] = True
+    left_out = pairwise.LeftOut(indptr=torch.arange(n + 1), indices=index * 3 % m)
+    bound = torch.tensor(0.2, dtype=F64) if own else None
+    ours = pairwise.lse_below(a, b, scale, bound, left_out, guide)
+    expected = dense(a, b, scale, torch.tensor(math.inf) if bound is None else bound, out)
+    some = expected.isfinite()
+    assert torch.equal(ours.isneginf(), ~some)
+    if some.any():
+        torch.testing.assert_close(ours[some], expected[some])
+        grads, wanted = (
+            torch.autograd.grad(x[some].sum(), (a, b, scale)) for x in (ours, expected)
+        )
+        torch.testing.assert_close(grads, wanted)
+
+
+def test_nothing_to_compare_with() -> None:
+    a = rows(3, 4, F64)
+    with pytest.raises(ValueError, match="lse_below: needs a threshold or a guide, got None"):
+        pairwise.lse_below(a, a, torch.tensor(1.0, dtype=F64), None)
+
+
 def test_both_passes_agree_on_pairs_at_the_threshold() -> None:
     """A bound that is the similarity of some pair of every row, in float32."""
     a = torch.nn.functional.normalize(rows(40, 16, torch.float32), dim=1).requires_grad_()
@@ -67,7 +104,9 @@ def test_operator_and_second_derivatives() -> None:
     bound = torch.linspace(-1, 2, 7, dtype=F64)
     op = torch.ops.sslspec_fast.pairwise_lse_below.default
     left_out = pairwise.LeftOut()
-    torch.library.opcheck(op, (a, b, scale, *left_out, bound))
+    guide = rows(7, 2, F64, 2), rows(9, 2, F64, 3), torch.linspace(0.5, 1, 7, dtype=F64)
+    torch.library.opcheck(op, (a, b, scale, *left_out, bound, None, None, None))
+    torch.library.opcheck(op, (a, b, scale, *left_out, None, *guide))
 
     def loss(*x: Tensor) -> Tensor:
         return pairwise.lse_below(*x, bound)[1:]  # of row 0 nothing is left

@@ -12,7 +12,7 @@ from torch import Tensor
 from sslspec_fast import _C
 from sslspec_fast.primitives import pairwise
 
-from ...support.row_cases import SCALES, assert_same, doubles, leaves, rows, weights
+from ...support.row_cases import SCALES, assert_same, doubles, leaves, rows, some_left_out, weights
 
 RAGGED = (1, 2, 7, 47, 97, 252, 257)
 
@@ -130,21 +130,20 @@ def test_lse_masks_and_scale_per_row(mask_kind: str, dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(("scale", "bias"), [(10.0, -10.0), (100.0, 3.0)])
-@pytest.mark.parametrize("skip_self", [False, True])
+@pytest.mark.parametrize("kind", ["all", "self", "ids", "pattern", "everything"])
 @pytest.mark.parametrize(("n", "m"), [(3, 5), (97, 252)])
-def test_softplus(
-    n: int, m: int, skip_self: bool, scale: float, bias: float, dtype: torch.dtype
-) -> None:
+def test_softplus(n: int, m: int, kind: str, scale: float, bias: float, dtype: torch.dtype) -> None:
     a, b, c, t = leaves(
         rows(n, 17, dtype),
         rows(m, 17, dtype, 1),
         torch.tensor(scale, dtype=dtype),
         torch.tensor(bias, dtype=dtype),
     )
-    out = pairwise.softplus(a, b, c, t, skip_self=skip_self)
+    left_out = some_left_out(kind, n, m)
+    out = pairwise.softplus(a, b, c, t, left_out)
     ae, be, ce, te = doubles(a, b, c, t)
     dense = nnf.softplus(ce * (ae @ be.T) + te, threshold=1e9)
-    exact = (dense if not skip_self else dense * (1 - torch.eye(n, m, dtype=torch.float64))).sum(1)
+    exact = dense.masked_fill(left_out.mask(slice(0, n), m, a.device), 0).sum(1)
     assert_same((out,), (exact,), dtype)
     g = weights(n, dtype=dtype)
     ours = torch.autograd.grad((out * g).sum(), (a, b, c, t))
@@ -278,7 +277,8 @@ def test_second_derivatives() -> None:
     assert check(lambda *x: pairwise.lse_self(*x, ids), (u, c))
     assert check(lambda *x: pairwise.lse(*x, cols=True), (u, b, c))
     assert check(lambda *x: pairwise.lse(*x, pattern)[0], (u, b, per_row))
-    assert check(lambda *x: pairwise.softplus(*x, skip_self=True), (u, b, c, t))
+    some = some_left_out("everything", 7, 5)
+    assert check(lambda *x: pairwise.softplus(*x, some), (u, b, c, t))
 
 
 def test_third_derivatives_raise() -> None:
@@ -300,7 +300,7 @@ def test_opcheck() -> None:
         torch.library.opcheck(ops.pairwise_lse_self.default, (u, c, ids, half, keep))
         arguments = (u, b, c, None, None, None, None, False, True, half, keep)
         torch.library.opcheck(ops.pairwise_lse.default, arguments)
-        softplus = (u, b, c, torch.tensor(0.0), False, half)
+        softplus = (u, b, c, *pairwise.LeftOut(), torch.tensor(0.0), half)
         torch.library.opcheck(ops.pairwise_softplus.default, softplus)
 
 

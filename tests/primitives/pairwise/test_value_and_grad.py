@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sslspec_fast import _C
 from sslspec_fast._seam import view
-from sslspec_fast.primitives.pairwise import Logits
+from sslspec_fast.primitives.pairwise import LeftOut, Logits
 from sslspec_fast.primitives.pairwise.value_and_grad import one_positive_total, softplus_total
 
-from ...support.row_cases import SCALES, assert_same, doubles, leaves, rows, weights
+from ...support.row_cases import SCALES, assert_same, doubles, leaves, rows, some_left_out, weights
 
 DTYPES = [torch.float64, torch.float32]
 # one panel and several, ragged edges of blocks and columns, rows with no pair at all
@@ -36,10 +36,11 @@ def dense_one_positive(
 
 
 def dense_softplus(
-    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, skip_self: bool
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, left_out: LeftOut
 ) -> Tensor:
     terms = nnf.softplus(scale.reshape(-1, 1) * (a @ b.T) + bias)
-    return (weight * terms.masked_fill(masked(len(a), len(b), skip_self), 0).sum(1)).sum()
+    mask = left_out.mask(slice(0, len(a)), len(b), a.device)
+    return (weight * terms.masked_fill(mask, 0).sum(1)).sum()
 
 
 def problem(
@@ -83,18 +84,16 @@ def test_one_positive(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("skip_self", [False, True])
+@pytest.mark.parametrize("kind", ["all", "self", "ids", "pattern", "everything"])
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize(("n", "m", "d"), SHAPES[1:])
-def test_softplus(
-    n: int, m: int, d: int, per_row: bool, skip_self: bool, dtype: torch.dtype
-) -> None:
+def test_softplus(n: int, m: int, d: int, per_row: bool, kind: str, dtype: torch.dtype) -> None:
     a, b, c, _, weight = problem(n, m, d, 6.0, per_row, dtype)
     here = leaves(a, b, c, torch.tensor(-4.0, dtype=dtype), weight)
     there = doubles(*here)
     compare(
-        softplus_total(*here, skip_self=skip_self),
-        dense_softplus(*there, skip_self),
+        softplus_total(*here, some_left_out(kind, n, m)),
+        dense_softplus(*there, some_left_out(kind, n, m)),
         here,
         there,
     )
@@ -110,8 +109,8 @@ def test_a_queue_wants_no_gradient() -> None:
             dense_one_positive(leaf, b, c, positive, weight, False),
         ),
         (
-            softplus_total(leaf, b, c, other, weight, skip_self=False),
-            dense_softplus(leaf, b, c, other, weight, False),
+            softplus_total(leaf, b, c, other, weight),
+            dense_softplus(leaf, b, c, other, weight, LeftOut()),
         ),
     ):
         assert_same(torch.autograd.grad(ours, leaf), torch.autograd.grad(theirs, leaf), a.dtype)
@@ -157,8 +156,13 @@ def test_derivatives() -> None:
     assert torch.autograd.gradcheck(lambda *t: one_positive_total(*t, skip_self=True), args)
     assert torch.autograd.gradgradcheck(lambda *t: one_positive_total(*t, skip_self=True), args)
     args[3] = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda *t: softplus_total(*t, skip_self=True), args)
-    assert torch.autograd.gradgradcheck(lambda *t: softplus_total(*t, skip_self=True), args)
+    left_out = some_left_out("everything", 5, 6)
+
+    def softplus_of_some(*t: Tensor) -> Tensor:
+        return softplus_total(*t, left_out)
+
+    assert torch.autograd.gradcheck(softplus_of_some, args)
+    assert torch.autograd.gradgradcheck(softplus_of_some, args)
 
 
 def test_opcheck() -> None:
@@ -168,7 +172,7 @@ def test_opcheck() -> None:
     torch.library.opcheck(
         ops.pairwise_one_positive_total.default, (a, b, c, positive, weight, True, True)
     )
-    arguments = (a, b, c, bias, weight, True, False, True)
+    arguments = (a, b, c, bias, weight, *LeftOut(), False, True)
     torch.library.opcheck(ops.pairwise_softplus_total.default, arguments)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast._checks import DIRECTIONS
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
 
@@ -115,6 +116,50 @@ CASES = {
     "info_nce, threshold": Case(
         lambda a, b, c, t, o, **k: F.info_nce(
             a, b, temperature=1 / c, threshold=o["temperature"], ids=o["labels"], **k
+        )
+    ),
+    "info_nce, guided": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=1 / c,
+            directions=DIRECTIONS[:3],
+            guide=(o["x1"], o["x2"]),
+            guide_margin=0.1,
+            **k,
+        )
+    ),
+    "info_nce, guided, all pairs": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=o["temperature"] / c,
+            directions=DIRECTIONS,
+            negatives=o.part("queue"),
+            guide=(o["x1"][:, :5], o["x2"][:, :5], o.part("queue").detach()),
+            guide_margin=0.2,
+            guide_relative=True,
+            threshold=0.7,
+            ids=o["labels"],
+            sample_weight=o["weight"],
+            **k,
+        )
+    ),
+    "info_nce, negatives alone": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=1 / c, directions=(), negatives=o.part("queue"), margin=0.1, **k
+        )
+    ),
+    "info_nce, negatives alone and ids": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=1 / c,
+            directions=("query_to_query",),
+            negatives=o.part("queue"),
+            ids=o["labels"],
+            negative_ids=o.part("queue_ids"),
+            **k,
         )
     ),
     "moco": Case(
@@ -257,6 +302,12 @@ GRAPH_CASES = {
     ),
     "graph_spectral, columns": Case(on_graph("graph_spectral_contrastive", "edges"), 0, 2),
     "graph_spectral, rows": Case(on_graph("graph_spectral_contrastive", "views"), 0, 32),
+    "graph_vicreg, nested": Case(
+        on_graph("graph_vicreg", "weights", penalty="ls_var", nested=True), 0
+    ),
+    "graph_vicreg, nested, by degree": Case(
+        on_graph("graph_vicreg", "labels", measure="degree", nested=[1.0, 0, 2, 0, 0.5]), 0
+    ),
     "graph_spectral, nested": Case(
         on_graph("graph_spectral_contrastive", "weights", nested=True), 0
     ),

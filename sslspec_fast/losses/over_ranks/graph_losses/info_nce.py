@@ -45,6 +45,11 @@ def _check(
     op = "graph_info_nce"
     check_rows_of_graph(op, z, graph, symmetric=False, nonnegative=True, min_rows=0)
     smooth, tau_plus = check_options(op, negatives, ids, label_smoothing, tau_plus)
+    if negatives == "per_positive":
+        raise ValueError(
+            f"{op}: negatives must be 'others' or 'non_positive' with a group of several ranks, "
+            "got 'per_positive'"
+        )
     n = z.shape[0]
     tensors = {
         "z": z,

@@ -35,6 +35,26 @@ def _value(p: Problem, part: Tensor) -> Tensor:
     return sum_to_value(part, p.ranks)
 
 
+# ---- sums over prefixes of the columns ----
+
+
+def _nested_given(op: str, nested: Nested, z: Tensor) -> Tensor | None:
+    """(d,) the weights of the prefixes, float64."""
+    weights = prefix_weights(op, nested, z)
+    return None if weights is None else z.new_tensor(weights, dtype=torch.float64)
+
+
+def _nested_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    weights = arguments["nested"]
+    return {**arguments, "nested": False if weights is None else weights.tolist()}
+
+
+def _tail(p: Problem, x: Tensor) -> Tensor | None:
+    """(d,) sums of the weights of all longer prefixes, in the dtype of x."""
+    weights = p.tensors["nested"]
+    return None if weights is None else weights.double().flip(0).cumsum(0).flip(0).to(x.dtype)
+
+
 # ---- Dirichlet energy ----
 
 
@@ -104,9 +124,11 @@ def _check_vicreg(
     penalty: str,
     measure: str,
     eps: float,
+    nested: Nested,
 ) -> Given:
     op = "graph_vicreg"
     tensors = _given(op, z, graph, nonnegative=measure == "degree")
+    tensors["nested"] = _nested_given(op, nested, z)
     check.choice(op, "penalty", penalty, check.PENALTIES)
     check.choice(op, "measure", measure, check.MEASURES)
     beta = variance if covariance is None else covariance
@@ -119,7 +141,8 @@ def _check_vicreg(
 def _vicreg(p: Problem) -> Result:
     x, graph, n = p.rows("z"), p.relation, p.ranks.n
     alpha, beta, gamma, eps = p.numbers.values()
-    edge_sum = _value(p, graph.edge_sqdist(x).sum())
+    tail = _tail(p, x)
+    edge_sum = _value(p, graph.edge_sqdist(x if tail is None else x * tail.sqrt()).sum())
     if p.choices["measure"] == "uniform":
         mean = sum_to_rows(x.sum(0, dtype=torch.float64), p.ranks) / n
         y, factor, distance = x - mean.to(x.dtype), 1 / (n - 1), edge_sum / n
@@ -128,14 +151,19 @@ def _vicreg(p: Problem) -> Result:
         mean = sum_to_rows((weight * x).sum(0, dtype=torch.float64), p.ranks)
         y, factor, distance = weight.sqrt() * (x - mean.to(x.dtype)), 1.0, edge_sum / graph.volume
     var = _value(p, y.square().sum(0, dtype=torch.float64)).to(x.dtype) * factor
-    off_diagonal = sqnorm(p, y, off_diagonal=True) * factor**2
-    terms = penalise(var, p.choices["penalty"], eps).sum(), off_diagonal, distance
+    variances = penalise(var, p.choices["penalty"], eps)
+    if tail is None:
+        off_diagonal = sqnorm(p, y, off_diagonal=True) * factor**2
+    else:
+        variances = variances * tail
+        off_diagonal = nested_sqnorm(p, y, tail, off_diagonal=True) * factor**2
+    terms = variances.sum(), off_diagonal, distance
     return alpha * terms[0] + beta * off_diagonal + gamma * distance, terms
 
 
 GRAPH_VICREG = Form(
     "graph_vicreg",
-    {"z": ROWS},
+    {"z": ROWS, "nested": COPY},
     ("variance", "covariance", "invariance", "eps"),
     _check_vicreg,
     _vicreg,
@@ -143,6 +171,7 @@ GRAPH_VICREG = Form(
     min_rows=2,
     reduces=False,
     choices=("penalty", "measure"),
+    restore=_nested_of,
     graph=True,
 )
 
@@ -196,23 +225,6 @@ GRAPH_BARLOW_TWINS = Form(
 )
 
 # ---- spectral contrastive, and least-squares SimCLR ----
-
-
-def _nested_given(op: str, nested: Nested, z: Tensor) -> Tensor | None:
-    """(d,) the weights of the prefixes, float64."""
-    weights = prefix_weights(op, nested, z)
-    return None if weights is None else z.new_tensor(weights, dtype=torch.float64)
-
-
-def _nested_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    weights = arguments["nested"]
-    return {**arguments, "nested": False if weights is None else weights.tolist()}
-
-
-def _tail(p: Problem, x: Tensor) -> Tensor | None:
-    """(d,) sums of the weights of all longer prefixes, in the dtype of x."""
-    weights = p.tensors["nested"]
-    return None if weights is None else weights.double().flip(0).cumsum(0).flip(0).to(x.dtype)
 
 
 def _edges_and_gram(p: Problem, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,14 +57,16 @@ def _without_diagonal(p: Problem, x: Tensor, y: Tensor | None) -> Tensor:
     return loss
 
 
-def nested_sqnorm(p: Problem, x: Tensor, tail: Tensor) -> Tensor:
-    """sum over m of c_m || X_m^T X_m ||^2 over prefixes of the columns; tail: (d,), non-increasing
-    sums of the c_m.
+def nested_sqnorm(p: Problem, x: Tensor, tail: Tensor, *, off_diagonal: bool = False) -> Tensor:
+    """sum over m of c_m || X_m^T X_m ||^2 over prefixes of the columns, without the diagonals if
+    asked; tail: (d,), non-increasing sums of the c_m.
     """
 
     def make(x: Tensor) -> Parts:
         a = as_multiplied(x, p.half)
         matrix = added_up_symmetric(mm_float32(a.T, a), p.ranks)
+        if off_diagonal:
+            matrix = matrix - matrix.diagonal().diag()
         weighted = torch.minimum(tail[:, None], tail) * matrix
         value = inner_product(matrix, weighted, p.ranks)
         return value, [value], [4 * mm_float32(a, weighted.to(a.dtype))]

@@ -1,0 +1,227 @@
+"""The candidates of InfoNCE: which pairs of a batch are logits, and which a guide leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _checks as check
+from .._dtypes import is_half, products, widen
+from ..primitives.pairwise.filtered import Bound
+from ..primitives.rows.unit_rows import paired_rows, unit_rows
+from ._common import rows_at, self_lse
+from ._graph_queries import logaddexp
+from ._softmax import FalseNegatives
+
+QUERY_TO_KEY, QUERY_TO_QUERY, KEY_TO_KEY, KEY_TO_QUERY = check.DIRECTIONS
+
+
+class Candidates(NamedTuple):
+    """Unit rows by their part in the batch: embeddings, or what a guide has in their place.
+
+    query: (n, d). key: (m, d). own: (n, d) the key of each query. negatives: (l, d) or None.
+    """
+
+    query: Tensor
+    key: Tensor
+    own: Tensor
+    negatives: Tensor | None
+
+    def sides(self, directions: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Rows and columns of each direction; the negatives are further columns of the queries."""
+        columns = [self.key] if QUERY_TO_KEY in directions else []
+        columns += [] if self.negatives is None else [self.negatives]
+        found = {}
+        if columns:
+            found[QUERY_TO_KEY] = self.query, torch.cat(columns) if columns[1:] else columns[0]
+        every = {
+            QUERY_TO_QUERY: (self.query, self.query),
+            KEY_TO_KEY: (self.own, self.key),
+            KEY_TO_QUERY: (self.own, self.query),
+        }
+        return found | {name: sides for name, sides in every.items() if name in directions}
+
+
+def candidates(
+    query: Tensor, key: Tensor, negatives: Tensor | None, target: Tensor | None
+) -> tuple[Candidates, Tensor]:
+    """Unit rows, and the cosine of each query and its key."""
+    extra = None if negatives is None else unit_rows(negatives)
+    if target is None:
+        u, v, cosine = paired_rows(query, key)
+        return Candidates(u, v, v, extra), cosine
+    u, v = unit_rows(query), unit_rows(key)
+    own = rows_at(v, target)
+    return Candidates(u, v, own, extra), (u * own).sum(1)
+
+
+class Selection(NamedTuple):
+    """Which pairs are logits, as the arguments of `info_nce` of these names say.
+
+    guide: (n, e), (m, e) and (l, e) or None.
+    """
+
+    directions: tuple[str, ...]
+    target: Tensor | None
+    guide: tuple[Tensor, Tensor, Tensor | None] | None
+    guide_margin: float
+    guide_relative: bool
+
+    @property
+    def own_keys(self) -> bool | Tensor:
+        """The key of each query, which is no negative: True for that of its number."""
+        return True if self.target is None else self.target
+
+    @property
+    def only_columns(self) -> bool:
+        """Whether all rows are queries, and their keys, if they are columns, those of their number:
+        what needs no log-sum-exp but one.
+        """
+        return self.target is None and set(self.directions) <= {QUERY_TO_KEY}
+
+    def bounds(self) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor] | None:
+        """Unit rows of the guide on both sides of each direction, and (n,) what their cosines may
+        be: that of a query and its key, less the margin, or less that share of its absolute value.
+        """
+        if self.guide is None:
+            return None
+        query, key, more = self.guide
+        extra = None if more is None else widen(more.detach())
+        rows, of_pair = candidates(widen(query.detach()), widen(key.detach()), extra, self.target)
+        less = self.guide_margin * (of_pair.abs() if self.guide_relative else 1.0)
+        return rows.sides(self.directions), of_pair - less
+
+    def lse(
+        self,
+        sides: dict[str, tuple[Tensor, Tensor]],
+        scale: Tensor,
+        positive: Tensor,
+        false: FalseNegatives,
+        like: Tensor,
+    ) -> Tensor:
+        """(n,) log-sum-exp over all columns of a row but its positive.
+
+        positive: (n,) the logits of the positives, which KEY_TO_QUERY has once more as columns.
+        false: with column ids of the keys and the negatives. like: whose dtype is multiplied.
+        """
+        own: dict[str, bool | Tensor] = {
+            QUERY_TO_KEY: self.own_keys if QUERY_TO_KEY in self.directions else False,
+            QUERY_TO_QUERY: True,
+            KEY_TO_KEY: self.own_keys,
+            KEY_TO_QUERY: True,
+        }
+        guide, total = self.bounds(), None
+        for name, (rows, columns) in sides.items():
+            bound = None if guide is None else Bound(*guide[0][name], guide[1])
+            left_out = false._replace(column_ids=false.ids, guide=bound)
+            if name == QUERY_TO_KEY and false.column_ids is not None:
+                first = false.column_ids.shape[0] - columns.shape[0]
+                left_out = left_out._replace(column_ids=false.column_ids[first:])
+            if rows is columns and not left_out:
+                lse = self_lse(products(rows, like), scale, None, is_half(like))
+            else:
+                a, b = products(rows, like), products(columns, like)
+                lse = left_out.lse(a, b, scale, own[name], is_half(like))
+            if name == KEY_TO_QUERY:
+                lse = logaddexp(lse, positive)
+            total = lse if total is None else logaddexp(total, lse)
+        assert total is not None
+        return total
+
+
+def select(
+    op: str,
+    rows: tuple[Tensor, Tensor, Tensor | None],
+    target: Any,
+    ids: object,
+    directions: Any,
+    guide: tuple[Any, float, bool],
+) -> Selection:
+    """The checked arguments. rows: query, key and negatives. guide: with its margin, and whether
+    that is relative.
+    """
+    given, margin, relative = guide
+    return Selection(
+        _directions(op, directions, rows[2]),
+        _target(op, target, rows[0], rows[1], ids),
+        _guide(op, given, rows, margin, relative),
+        check.number(op, "guide_margin", margin),
+        bool(relative),
+    )
+
+
+def check_default(op: str, chosen: Selection, label_smoothing: float, tau_plus: float) -> None:
+    """Both count the keys as columns, and nothing else of the batch."""
+    if (label_smoothing or tau_plus) and chosen.directions != (QUERY_TO_KEY,):
+        raise ValueError(
+            f"{op}: label_smoothing and tau_plus need directions=('{QUERY_TO_KEY}',), "
+            f"got {chosen.directions}"
+        )
+
+
+def _directions(op: str, directions: Any, negatives: Tensor | None) -> tuple[str, ...]:
+    """Names out of `check.DIRECTIONS`, in its order; without negatives at least one."""
+    if isinstance(directions, str) or not isinstance(directions, Sequence):
+        raise TypeError(
+            f"{op}: directions must be a sequence of names, got {type(directions).__name__}"
+        )
+    for name in directions:
+        check.choice(op, "directions", name, check.DIRECTIONS)
+    if not directions and negatives is None:
+        raise ValueError(f"{op}: directions must name one where negatives are None, got none")
+    return tuple(name for name in check.DIRECTIONS if name in directions)
+
+
+def _target(op: str, target: Any, query: Tensor, key: Tensor, ids: object) -> Tensor | None:
+    """(n,) int64 in [0, m): the key of each query; None: key i of query i."""
+    if target is None:
+        return None
+    if ids is not None:
+        raise ValueError(f"{op}: ids go without target, whose keys have no ids; got both")
+    m = key.shape[0]
+    target = check.integers(op, "target", target, query, query.shape[0])
+    if check.readable(target):
+        bad = target[(target < 0) | (target >= m)]
+        if bad.numel():
+            raise ValueError(f"{op}: target must have rows of key in [0, {m}), got {bad[0].item()}")
+    return target
+
+
+def _guide(
+    op: str, guide: Any, rows: tuple[Tensor, Tensor, Tensor | None], margin: float, relative: bool
+) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Embeddings by the guide of queries and keys, and of negatives where there are some."""
+    if guide is None:
+        if margin or relative:
+            raise ValueError(
+                f"{op}: guide_margin and guide_relative need a guide, got "
+                f"guide_margin={margin}, guide_relative={relative}"
+            )
+        return None
+    parts = [x for x in zip(("query", "key", "negatives"), rows, strict=True) if x[1] is not None]
+    if not isinstance(guide, tuple | list) or len(guide) != len(parts):
+        names = ", ".join(name for name, _ in parts)
+        got = f"{len(guide)}" if isinstance(guide, tuple | list) else type(guide).__name__
+        raise ValueError(
+            f"{op}: guide must be {len(parts)} tensors, embeddings of {names}, got {got}"
+        )
+    for (name, x), given in zip(parts, guide, strict=True):
+        assert x is not None
+        what = f"guide of {name}"
+        check.matrix(op, what, given, min_rows=0)
+        if given.shape != (x.shape[0], guide[0].shape[1]):
+            raise ValueError(
+                f"{op}: {what} must be {(x.shape[0], guide[0].shape[1])}, a row for each of "
+                f"{name}, got {tuple(given.shape)}"
+            )
+        check.same_kind(op, what, given, "guide of query", guide[0])
+        check.refuse_grad(op, what, given.requires_grad, "detach it")
+    if guide[0].device != rows[0].device:
+        raise ValueError(
+            f"{op}: guide must be on the device of the rows, {rows[0].device}, got "
+            f"{guide[0].device}"
+        )
+    return guide[0], guide[1], guide[2] if len(guide) > 2 else None
