@@ -103,6 +103,7 @@ TREE = {
         "distributed_eigensolver",
         "paper",
         "demo",
+        "c3_dino",
         "notation",
     ],
     "API": [

@@ -88,12 +88,13 @@ def known_cases() -> list[Case]:
 
 
 def test_percentiles() -> None:
-    timing = measure._timing([5.0, 1.0, 2.0, 4.0, 3.0])
-    assert (timing.p20, timing.p50, timing.p80, timing.samples) == (
+    timing = measure._timing([5.0, 1.0, 2.0, 4.0, 3.0], [9.0, 7.0, 6.0, 8.0, 5.0])
+    assert (timing.p20, timing.p50, timing.p80, timing.samples, timing.cpu) == (
         pytest.approx(1.8),
         3.0,
         pytest.approx(4.2),
         5,
+        7.0,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
-PLAIN = {"distributed_simclr"}  # needs no optional package to start
+PLAIN = {"distributed_simclr", "c3_dino"}  # need no optional package to start
 
 
 def test_all_examples_are_found() -> None:

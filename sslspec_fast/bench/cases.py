@@ -144,6 +144,50 @@ def prototypes(rows: int, width: int, size: int) -> Case:
     )
 
 
+def dino(images: int, width: int, size: int, crops: int = 10) -> Case:
+    """DINO of `crops` views by the student, two of them by the teacher, over `size` prototypes."""
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(images)
+        student, teacher, own, other = (
+            torch.randn(*shape, width, generator=generator).to(device, dtype)
+            for shape in ((crops, images), (2, images), (size,), (size,))
+        )
+        center = 0.01 * torch.randn(size, generator=generator).to(device, dtype)
+        return student.requires_grad_(), own.requires_grad_(), teacher, other, center
+
+    def fused(student: Tensor, own: Tensor, teacher: Tensor, other: Tensor, c: Tensor) -> Tensor:
+        loss: Tensor = F.dino(student, teacher, own, other, center=c)
+        return loss
+
+    return Case(
+        "dino",
+        crops * images,
+        width,
+        2.0 * (3 * crops + 2) * images * size * width,
+        inputs,
+        {"fused": fused, "eager": peers.dino_eager},
+    )
+
+
+def x_clr(rows: int, width: int) -> Case:
+    """X-CLR of rows with targets of the same width."""
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(rows)
+        z, targets = torch.randn(2, rows, width, generator=generator).to(device, dtype)
+        return z.requires_grad_(), targets
+
+    return Case(
+        "x_clr",
+        rows,
+        width,
+        6.0 * rows**2 * width,
+        inputs,
+        {"fused": F.x_clr, "eager": peers.x_clr_eager},
+    )
+
+
 def siglip(rows: int, width: int) -> Case:
     return Case(
         "siglip",
@@ -269,6 +313,8 @@ def all_cases() -> list[Case]:
         gist(256, 768),
         moco(256, 128, 65_536),
         prototypes(512, 256, 65_536),
+        dino(32, 256, 65_536),
+        x_clr(4096, 512),
         sigreg(8, 256, 128),
         sigreg(1, 2048, 128),
         sigreg(8, 256, 512),
@@ -295,6 +341,8 @@ def smoke_cases() -> list[Case]:
         gist(32, 16),
         moco(32, 16, 100),
         prototypes(32, 16, 100),
+        dino(8, 16, 100),
+        x_clr(64, 32),
         sigreg(2, 32, 16, 48),
         graph_siglip(64, 32),
         per_positive(32, 16),

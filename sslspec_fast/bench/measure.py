@@ -6,10 +6,12 @@ sample is one forward and backward; the table shows the median with the 20th and
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -21,12 +23,13 @@ Variant = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per forward + backward."""
+    """Seconds per forward + backward; cpu: median of the seconds of all threads together."""
 
     p20: float
     p50: float
     p80: float
     samples: int
+    cpu: float = math.nan
 
 
 @contextmanager
@@ -83,6 +86,7 @@ def by_turns(
     for call in calls.values():
         call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    busy: dict[str, list[float]] = {name: [] for name in calls}
     share = seconds / len(calls)
     running = True
     while running:
@@ -93,14 +97,15 @@ def by_turns(
                 continue
             running = True
             synchronize(device)
-            start = time.perf_counter()
+            start, at = time.perf_counter(), time.process_time()
             call()
             synchronize(device)
             taken.append(time.perf_counter() - start)
-    return {name: _timing(taken) for name, taken in samples.items()}
+            busy[name].append(time.process_time() - at)
+    return {name: _timing(taken, busy[name]) for name, taken in samples.items()}
 
 
-def _timing(seconds: Sequence[float]) -> Timing:
+def _timing(seconds: Sequence[float], cpu: Sequence[float]) -> Timing:
     ordered = sorted(seconds)
 
     def at(share: float) -> float:
@@ -109,4 +114,4 @@ def _timing(seconds: Sequence[float]) -> Timing:
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (position - low) * (ordered[high] - ordered[low])
 
-    return Timing(at(0.2), at(0.5), at(0.8), len(ordered))
+    return Timing(at(0.2), at(0.5), at(0.8), len(ordered), median(cpu))

@@ -143,6 +143,29 @@ def prototypes_eager(
     return -(target * nnf.log_softmax(logits / 0.1, dim=1)).sum(1).mean()
 
 
+def dino_eager(
+    student: Tensor, prototypes: Tensor, teacher: Tensor, own: Tensor, center: Tensor
+) -> Tensor:
+    """DINO with the last layers: all logits, their softmax once, and a product for every pair."""
+    with torch.no_grad():
+        logits = nnf.normalize(teacher, dim=-1) @ nnf.normalize(own, dim=1).T
+        q = ((logits - center) / 0.04).softmax(-1)
+    logits = nnf.normalize(student, dim=-1) @ nnf.normalize(prototypes, dim=1).T
+    log_p = nnf.log_softmax(logits / 0.1, dim=-1)
+    pairs = [(s, t) for s in range(len(log_p)) for t in range(len(q)) if s != t]
+    return -torch.stack([(q[t] * log_p[s]).sum(-1).mean() for s, t in pairs]).mean()
+
+
+def x_clr_eager(z: Tensor, targets: Tensor, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy of the softmax of both (n, n) similarities, diagonals masked."""
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    t, u = nnf.normalize(targets, dim=1), nnf.normalize(z, dim=1)
+    with torch.no_grad():
+        q = (t @ t.T / temperature).masked_fill(own, float("-inf")).softmax(1)
+    log_p = nnf.log_softmax((u @ u.T / temperature).masked_fill(own, float("-inf")), dim=1)
+    return -(q * log_p.masked_fill(own, 0.0)).sum(1).mean()
+
+
 def info_nce_chunked(query: Tensor, key: Tensor, temperature: float = 0.05) -> Tensor:
     """The same through torch's chunked linear cross-entropy (torch >= 2.13)."""
     target = torch.arange(query.shape[0], device=query.device)

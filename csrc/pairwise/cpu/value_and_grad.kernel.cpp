@@ -7,6 +7,8 @@
 //   2. the rows of the loss and the factor of their weights,
 //   3. weights in place of the logits, grad_b += W^T A for one column block,
 //   4. grad_a = W B, by rows and groups of columns of B.
+// B is packed by columns for step 4, unless so few panels read it that a copy of 96 rows at a time, which stays in the
+// L1 cache, is cheaper than writing the whole: a queue of negatives against a batch.
 // Memory: 192 rows of logits. Precision policy: products and tile sums in T, sums over tiles and the loss of a row in
 // fp64; the order of all sums is given by the shapes alone.
 #include "pairwise/cpu/value_and_grad.h"
@@ -22,12 +24,22 @@ struct Rows : PairwisePanels<T> {
   using Base = PairwisePanels<T>;
   using Base::p, Base::w, Base::cols, Base::for_tiles, Base::L, Base::R, Base::V, Base::kLd, Base::kScale;
   static constexpr int64_t kBlock = Tile<T>::kBlock, kTile = kBlock * kLd;
+  static constexpr int64_t kFewPanels = 2;
 
   const OnePositiveArgs<T>& q;
   T *top, *sum;  // [column block][row of the panel]
+  bool packed;   // B by columns
 
-  explicit Rows(const OnePositiveArgs<T>& args) : Base(args.pairwise, true), q(args) {
+  explicit Rows(const OnePositiveArgs<T>& args)
+      : Base(args.pairwise, args.pairwise.n > kFewPanels * kBlock), q(args), packed(p.n > kFewPanels * kBlock) {
     top = q.panel + cols.count * kTile, sum = top + cols.count * kBlock;
+    if (packed) return;
+    w = PairwiseBuffers<T>(p.workspace, p.n, p.m, p.d, p.symmetric, true);
+    zero(p.grad_a, p.n * p.d);
+    if (p.grad_b == nullptr) return;
+    pack_columns<T>(p.a, p.lda, 0, p.n, p.n, p.d, {p.scale, p.scale_step}, w.a_columns);
+    parallel_for(cols.count, p.threads,
+                 [&](int64_t bj) { zero(p.grad_b + cols.begin(bj) * p.d, cols.size(bj) * p.d); });
   }
   static int64_t panel_size(int64_t m) { return Blocks(m).count * (kTile + 2 * kBlock); }
   T* tile(int64_t bj) const { return q.panel + bj * kTile; }
@@ -81,16 +93,27 @@ struct Rows : PairwisePanels<T> {
 
   void left_gradient(int64_t i0, int64_t r0, int64_t count, int64_t c0) const {
     const int64_t width = min64(Wide<T>::kCols, p.d - c0);
-    for (int64_t bj = 0; bj < cols.count; ++bj)
-      block_accumulate<false, T>(tile(bj) + r0 * kLd, kLd, count, cols.size(bj),
-                                 {w.b_columns + c0 * p.m, p.m, cols.begin(bj)}, p.grad_a + (i0 + r0) * p.d + c0, p.d,
-                                 width);
+    T* out = p.grad_a + (i0 + r0) * p.d + c0;
+    alignas(64) T panel[Wide<T>::kDepth * Wide<T>::kCols];
+    for (int64_t bj = 0; bj < cols.count; ++bj) {
+      const T* s = tile(bj) + r0 * kLd;
+      const int64_t j0 = cols.begin(bj), nj = cols.size(bj);
+      if (packed) {
+        block_accumulate<false, T>(s, kLd, count, nj, {w.b_columns + c0 * p.m, p.m, j0}, out, p.d, width);
+        continue;
+      }
+      for (int64_t k = 0; k < nj; k += Wide<T>::kDepth) {  // the steps of block_accumulate: the same sums
+        const int64_t depth = min64(Wide<T>::kDepth, nj - k);
+        pack_columns<T>(p.b + (j0 + k) * p.ldb + c0, p.ldb, 0, depth, depth, width, {}, panel);
+        block_accumulate<false, T>(s + k, kLd, count, depth, {panel, depth, 0}, out, p.d, width);
+      }
+    }
   }
 
   void run() const {
     const int64_t panels = (p.d + Wide<T>::kCols - 1) / Wide<T>::kCols;
     // How rows are divided does not touch the order of any sum.
-    const int64_t step = panels >= 2 * p.threads ? kBlock : Blocks::kUnit;
+    const int64_t step = panels >= 2 * p.threads || panels % p.threads == 0 ? kBlock : Blocks::kUnit;
     for (int64_t i0 = 0; i0 < p.n; i0 += kBlock) {
       const int64_t ni = min64(kBlock, p.n - i0), parts = (ni + step - 1) / step;
       parallel_for(cols.count, p.threads, [&](int64_t bj) { logits(i0, ni, bj); });
