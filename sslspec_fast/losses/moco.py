@@ -59,7 +59,7 @@ def moco(
             positive of query i. Detach keys of a momentum encoder.
         queue: (m, d) rows of unit length, m >= 0, in the dtype of the query or the one it is
             computed in; no gradient, and read in place where it is the latter. Write new keys into
-            it after ``backward()``, as autograd asks; `MemoryBank` is such a queue.
+            it after ``backward()``, as autograd asks; ``rows`` of a `MemoryBank` are such a queue.
         temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
         margin: >= 0, taken off the cosine of the positive pair.
         ids, queue_ids: (n,) and (m,) integers of 32 bits, both or neither: a row of the queue with

@@ -1,47 +1,55 @@
 """Tables of text, without a guess: what has two readings is an error that says how to choose.
 
-NumPy's reader takes the body of a plain table, and the `csv` module in its strict mode everything
-else: quoted cells, and whatever has to be named by row and column. pandas would fill short rows,
-rename columns, take words for missing values and repair quotes, each of which changes what a file
-says.
+pandas takes the body of a plain table, if it is installed, and the `csv` module in its strict mode
+everything else: quoted cells, and whatever has to be named by row and column. What pandas would
+guess is taken from it: it gets no header and no quotes, the words for missing values are those of
+`_MISSING`, and rows that it filled are found by counting delimiters.
 """
 
 from __future__ import annotations
 
 import array
+import csv
+import importlib.util
+import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ._problem import FileProblem
 from ._table import Table, TableOptions, counts_rows
-from ._text import DELIMITERS, delimiter_of, kind_of, read_text, split
+from ._text import DELIMITERS, delimiter_of, kind_of, read_bytes, row_1, split
 
 __all__ = ["TableColumns", "check_counting", "read_column", "read_table"]
 
 Array = np.ndarray
 _MISSING = {"", "na", "n/a", "#n/a", "nan", "<na>", "null", "none", "?", "-", "."}
+_FORMS = (str, str.upper, str.title)
+_MISSING_WORDS = sorted({form(word) for word in _MISSING for form in _FORMS} | {"NaN"})
 _ROW_NAMES = ("", "Unnamed: 0")  # the first name over the row names that pandas and R write
 
 
 def read_table(path: Path, options: TableOptions) -> Table:
     """A .csv or .tsv file of numbers, with at most one column of labels."""
-    text = read_text(path)
-    delimiter = options.delimiter or delimiter_of(path, text)
-    rows = split(path, text, delimiter)
-    number, first = next(rows, (1, []))
+    raw = read_bytes(path)
+    line = row_1(raw)
+    delimiter = options.delimiter or delimiter_of(path, line)
+    # a quoted cell may go on after the line
+    _, first = next(split(path, raw.decode() if '"' in line else line, delimiter), (1, []))
     if not first:
         raise FileProblem(path, "must hold at least one row of values, got none")
     columns = TableColumns(path, first, options)
     if options.delimiter is None and delimiter != DELIMITERS[kind_of(path)]:
         columns.notes.append(f"{path.name}: {delimiter!r} ends a cell")
-    if not columns.named:
-        rows = itertools.chain([(number, first)], rows)
-    body = _plain(path, text, delimiter, columns) or _strict(path, rows, columns)
+    body = _plain(path, raw, delimiter, columns)
+    if body is None:
+        rows = split(path, raw.decode(), delimiter)
+        body = _strict(path, itertools.islice(rows, int(columns.named), None), columns)
     if len(body.values) == 0:
         raise FileProblem(path, "must hold at least one row of values, got none")
     if len(set(body.row_names)) < len(body.row_names):
@@ -87,32 +95,47 @@ def _strict(path: Path, rows: Iterator[tuple[int, list[str]]], columns: TableCol
     return _Body(np.frombuffer(values, np.float64).reshape(-1, len(kept)), labels, row_names)
 
 
-def _plain(path: Path, text: str, delimiter: str, columns: TableColumns) -> _Body | None:
-    """The same by NumPy's reader; None where `_strict` has to decide."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.removesuffix("\n") if len(columns.names) == 1 else text.rstrip("\n")
-    body = text.partition("\n")[2] if columns.named else text
-    if not body or '"' in body or not body.isascii():
+def _plain(path: Path, raw: bytes, delimiter: str, columns: TableColumns) -> _Body | None:
+    """The same by pandas' reader; None where `_strict` has to decide, or without pandas."""
+    several, named = len(columns.names) > 1, int(columns.named)
+    if b'"' in raw or not delimiter.isascii() or importlib.util.find_spec("pandas") is None:
         return None
-    lines = body.split("\n")
-    if any(line.count(delimiter) != len(columns.names) - 1 for line in lines):
-        return None
-    kept, label, index = columns.features, columns.label, columns.row_names
+    import pandas
+
+    if several and raw.endswith((b"\n\n", b"\r\r", b"\n\r\n")):  # empty rows
+        raw = raw.rstrip(b"\r\n")
+    version = tuple(map(int, pandas.__version__.split(".")[:2]))
+    precision: Any = {} if version >= (3, 1) else {"float_precision": "round_trip"}
+    kept = columns.features
+    others = [j for j in range(len(columns.names)) if j not in kept]
     try:
-        values = np.loadtxt(lines, delimiter=delimiter, comments=None, usecols=kept, ndmin=2)
+        frame = pandas.read_csv(
+            io.BytesIO(raw),
+            sep=delimiter,
+            header=None,
+            skiprows=named,
+            dtype={**dict.fromkeys(kept, np.float64), **dict.fromkeys(others, str)},
+            quoting=csv.QUOTE_NONE,
+            skip_blank_lines=False,
+            keep_default_na=False,
+            na_values=_MISSING_WORDS,
+            **precision,
+        )
     except ValueError:
         return None
-    if len(values) != len(lines):  # an empty one was left out
+    # pandas fills short rows
+    full = raw.count(delimiter.encode()) == (len(columns.names) - 1) * (len(frame) + named)
+    if frame.shape[1] != len(columns.names) or not full or frame[others].isna().any(axis=None):
         return None
-
-    def column(j: int) -> list[str]:
-        return [line.split(delimiter, j + 1)[j] for line in lines]
-
-    labels = [] if label is None else column(label)
+    values = np.ascontiguousarray(frame[kept].to_numpy(np.float64))
+    if not several and np.isnan(values).any():
+        return None
+    label, index = columns.label, columns.row_names
+    labels = [] if label is None else frame[label].tolist()
     if label is not None:
-        title, first = columns.title(label), 2 if columns.named else 1
-        labels = [_label(path, i, title, cell) for i, cell in enumerate(labels, first)]
-    return _Body(values, labels, [] if index is None else column(index))
+        title = columns.title(label)
+        labels = [_label(path, i, title, cell) for i, cell in enumerate(labels, 1 + named)]
+    return _Body(values, labels, [] if index is None else frame[index].tolist())
 
 
 class TableColumns:
@@ -234,7 +257,7 @@ def check_counting(x: Array, path: Path, names: Sequence[str], options: TableOpt
 def read_column(path: Path) -> Array:
     """(n,) labels, one in each row of a text file; quotes protect a delimiter."""
     labels = []
-    for number, cells in split(path, read_text(path), ","):
+    for number, cells in split(path, read_bytes(path).decode(), ","):
         if len(cells) > 1 or "\t" in cells[0] or ";" in cells[0]:
             raise FileProblem(
                 path, f"must be one label, got {','.join(cells)[:60]!r}: a table?", f"row {number}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from ._problem import FileProblem, check_memory
 
-__all__ = ["DELIMITERS", "delimiter_of", "kind_of", "read_text", "split"]
+__all__ = ["DELIMITERS", "delimiter_of", "kind_of", "read_bytes", "row_1", "split"]
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufeff]")
+_ORDINARY = bytes(range(32, 127)) + b"\t\n\r"
 _CHUNK = 1 << 24  # bytes that are decompressed before the size is checked again
 
 
@@ -24,13 +26,20 @@ def kind_of(path: Path) -> str:
     return inner if suffix == ".gz" and inner in DELIMITERS else suffix
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, without its byte order mark."""
-    raw = _read_bytes(path)
+def read_bytes(path: Path) -> bytes:
+    """The text of a file in UTF-8, decompressed, without its byte order mark."""
+    raw = _content(path).removeprefix(codecs.BOM_UTF8)
+    if raw.translate(None, _ORDINARY):
+        _check(path, raw)
+    return raw
+
+
+def _check(path: Path, raw: bytes) -> None:
+    """UTF-8, and no control characters but tabs and line ends."""
     if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise FileProblem(path, "must be UTF-8, got a byte order mark of UTF-16")
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as problem:
         row = _row_at(raw[: problem.start].decode("latin-1"))
         byte = raw[problem.start]
@@ -39,10 +48,9 @@ def read_text(path: Path) -> str:
     if strange is not None:
         row = _row_at(text[: strange.start()])
         raise FileProblem(path, f"must be text, got the character {strange.group()!r}", row)
-    return text
 
 
-def _read_bytes(path: Path) -> bytes:
+def _content(path: Path) -> bytes:
     if path.suffix.lower() != ".gz":
         return path.read_bytes()
     parts, size = [], 0
@@ -58,15 +66,21 @@ def _row_at(before: str) -> str:
     return f"row {len(re.findall(chr(13) + chr(10) + '?|' + chr(10), before)) + 1}"
 
 
-def delimiter_of(path: Path, text: str) -> str:
+def delimiter_of(path: Path, line: str) -> str:
     """What ends a cell: a tab in .tsv; in .csv a comma, or the semicolon or tab of a first row
     without a comma.
     """
     usual = DELIMITERS[kind_of(path)]
-    first = re.split(r"[\r\n]", text, maxsplit=1)[0]
-    outside = re.sub(r'"[^"]*"', "", first)  # of quoted cells
+    outside = re.sub(r'"[^"]*"', "", line)  # of quoted cells
     others = [d for d in (";", "\t") if d in outside]
     return others[0] if usual == "," and "," not in outside and len(others) == 1 else usual
+
+
+def row_1(raw: bytes) -> str:
+    """The first line with its end."""
+    found = re.match(rb"[^\r\n]*(\r\n?|\n)?", raw)
+    assert found is not None
+    return found.group().decode("utf-8")
 
 
 def split(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

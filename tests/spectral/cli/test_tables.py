@@ -26,6 +26,7 @@ def text_of(x=X, delimiter=",", labels=True):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_the_quick_reader_and_the_strict_one_agree(tmp_path, monkeypatch, end):
+    pytest.importorskip("pandas")
     path = tmp_path / "x.csv"
     path.write_bytes(text_of().replace("\n", end).encode())
     options = TableOptions(label="kind")
@@ -163,3 +164,64 @@ def test_numbers_that_only_one_reader_takes_are_refused(tmp_path):
         (tmp_path / "x.csv").write_text(f"a;b\n1;2\n{cell};4\n5;9\n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"row 3, column 1 \('a'\): must be a number"):
             read_input(tmp_path / "x.csv")
+
+
+ODD = {  # what pandas would fill, skip, rename or repair by itself
+    "short row": "a,b,c\n1,2,3\n4,5\n",
+    "long row": "a,b,c\n1,2,3\n4,5,6,7\n",
+    "long and short row": "a,b,c\n1,2,3,4\n4,5\n",
+    "all rows longer than the names": "a,b\n1,2,3\n4,5,6\n",
+    "all rows shorter than the names": "a,b,c\n1,2\n4,5\n",
+    "delimiter at the end of each row": "a,b,\n1,2,\n4,5,\n",
+    "empty row inside": "a,b\n1,2\n\n4,5\n",
+    "empty row below the names": "a,b\n\n1,2\n4,5\n",
+    "empty rows at the end": "a,b\n1,2\n4,5\n\n\n",
+    "spaces in place of a row": "a,b\n1,2\n   \n4,5\n",
+    "one column with an empty row": "--header\na\n1\n\n2\n",
+    "words for missing values": "a,b\nna,2\nNaN,5\nN/A,7\n<NA>,nUlL\n,-\n.,?\n8,9\n",
+    "another word": "a,b\n1,2\nmissing,5\n",
+    "comment": "a,b\n1,2\n#,5\n",
+    "quoted number": 'a,b\n1,2\n"4",5\n',
+    "quoted delimiter": 'a,kind\n1,x\n4,"y,z"\n',
+    "label that is missing": "a,kind\n1,x\n4,NA\n",
+    "label that is a number": "a,kind\n1,01\n4,2\n",
+    "row names": ",a,b\nx,1,2\ny,4,5\n",
+    "row names twice": ",a,b\nx,1,2\nx,4,5\n",
+    "row name that is a word for a missing value": ",a,b\nNA,1,2\ny,4,5\n",
+    "other line ends": "a,b\r1,2\r\n4,5\n7,8\r",
+    "spaces": "a,b\n 1 , 2\n4,5 \n",
+    "letters": "é,b\n1,2\n4,5\n",
+    "digits of another script": "a,b\n1,2\n\u0664,5\n",
+    "large, small and infinite": "a,b\n1e400,2\n1e-400,5\n",
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_both_readers_say_the_same_of_an_odd_table(tmp_path, monkeypatch, text):
+    header = True if text.startswith("--header") else None
+    path = tmp_path / "x.csv"
+    path.write_bytes(text.removeprefix("--header\n").encode())
+    label = "kind" if "kind" in text else None
+
+    def found(impute):
+        try:
+            table = read_input(path, TableOptions(header=header, label=label, impute=impute))
+        except ValueError as problem:
+            return str(problem)
+        labels = None if table.labels is None else table.labels.tolist()
+        return table.features.tolist(), labels, table.notes
+
+    for impute in (None, "mean"):
+        both = found(impute)
+        with monkeypatch.context() as strict:
+            strict.setattr(_tables, "_plain", lambda *_: None)
+            assert found(impute) == both
+
+
+def test_missing_values_are_read_by_the_quick_reader(tmp_path, monkeypatch):
+    pytest.importorskip("pandas")
+    path, holed = with_holes(tmp_path, "x.csv")
+    path.write_text(path.read_text().replace(" NA ", "NA"))
+    monkeypatch.setattr(_tables, "_strict", None)
+    found = read_input(path, TableOptions(impute="mean"))
+    assert np.array_equal(found.features[~np.isnan(holed)], holed[~np.isnan(holed)])
