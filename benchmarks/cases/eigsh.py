@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,7 @@ SOLVERS: dict[str, dict[str, object]] = {
     "scipy ARPACK LA fp64": {"peer": "arpack", "dtype": "float64"},
     "scipy shift-invert fp64": {"peer": "shift_invert"},
     "scipy LOBPCG fp64": {"peer": "lobpcg"},
+    "PRIMME LA fp64": {"peer": "primme"},
 }
 _FACTOR = ("usa", "geonames", "mnist5k")  # a factorisation of the others does not fit in memory
 
@@ -161,6 +163,11 @@ def _peer(matrix: sp.csr_matrix, k: int, settings: dict) -> Callable[[], Solutio
             start = np.ones(n, matrix.dtype)
             pairs = spla.eigsh(operator, k, which="LA", tol=tol, v0=start)
             return *pairs, operator.columns, ""
+        if which == "primme":
+            import primme  # type: ignore[import-not-found, unused-ignore]
+
+            pairs = primme.eigsh(operator, k, which="LA", tol=tol, v0=np.ones((n, 1)))
+            return *pairs, operator.columns, ""
         block = np.random.default_rng(0).standard_normal((n, k))
         pairs = spla.lobpcg(operator, block, tol=tol, maxiter=500, largest=True)
         return *pairs, operator.columns, ""
@@ -210,6 +217,8 @@ def _one(name: str, solver: str, tol: float, folder: str, repeat: int) -> None:
 
 
 def _skip(name: str, solver: str) -> str | None:
+    if SOLVERS[solver].get("peer") == "primme" and find_spec("primme") is None:
+        return "primme is not installed"
     inverts = "shift" in solver
     if inverts and name.split(":")[0] not in _FACTOR:
         return "the factor does not fit in memory"

@@ -26,6 +26,7 @@ from ..ranks import several
 from ._checks import Settings, check_settings
 from ._threads import at_most_threads, full_products
 from .autograd import differentiable
+from .cluster import solve_cluster, whole_cluster
 from .linalg.cost import machine
 from .methods import METHODS
 from .plan import Plan, make_plan, takes_lapack
@@ -251,6 +252,10 @@ def _run(task: Task, method: str) -> tuple[Plan, Outcome]:
     if not takes_lapack(task.op, task.k, method):
         found = probe(task, keep=task.warm is None and method in ("auto", "chebyshev"))
         task.set_norm(max(abs(found.lo), abs(found.hi)))
+    if found is not None and found.whole is not None:
+        plan = make_plan(whole_cluster(task, found.whole), method, found)
+        if plan.method == "chebyshev":
+            return solve_cluster(task, found.whole, plan, found)
     plan = make_plan(task, method, found)
     return plan, METHODS[plan.method](task, plan, found)
 

@@ -38,6 +38,7 @@ __all__ = ["nearest"]
 _DENSE_ROWS = 10_000  # of an A without entries: its factor takes 0.8 GB and half a minute
 _ATTEMPTS = 3  # to find what a count says is missing
 _SOLVES = 6  # that push random directions towards sigma
+_SPARE = 4  # directions more than are missing
 _STALE = 12  # steps without a better residual, after which it is rounding
 _TOO_NEAR = 1e5  # times nearer to sigma than the last wanted one: S rounds the others away
 _ASIDE = 0.03  # of the distance of the last wanted one, by which the shift is then moved
@@ -127,8 +128,9 @@ class _Run:
         y = torch.from_numpy(np.ascontiguousarray(self.solver(x.double().cpu().numpy()))).to(x)
         return y if self.task.deflated is None else self.task.deflated.remove_(y)
 
-    def _random(self, seed: int) -> Tensor:
-        return self.task.op.random_block(self.block, self.task.seed + seed, torch.float64)
+    def _random(self, seed: int, columns: int | None = None) -> Tensor:
+        columns = self.block if columns is None else columns
+        return self.task.op.random_block(columns, self.task.seed + seed, torch.float64)
 
     def until_complete(self) -> Outcome:
         task = self.task
@@ -142,7 +144,8 @@ class _Run:
                 break
             if not proof.missing:  # values too rough to be told from what was counted
                 self.target *= 0.1
-            more = self._random(104729 * attempt)
+            columns = min(max(proof.missing + _SPARE, self.block), max(task.k, self.block))
+            more = self._random(104729 * attempt, columns)
             for _ in range(_SOLVES):
                 more = self.solve(orthonormalize(more, [outcome.vectors], task.deflated))
             self._empty_basis()
@@ -173,6 +176,7 @@ class _Run:
                 self.stopped = report_step(
                     task, shown, self.target, self.history, basis.size, values[wanted[:k]]
                 )
+                self.stopped &= not good
                 over = task.max_iter <= len(self.history)
                 if good or stale >= _STALE or self.stopped or over or basis.size >= task.free:
                     moved = self._moved_shift(values[wanted])
@@ -184,9 +188,10 @@ class _Run:
             t = orthonormalize(at.clone(), basis.v, task.deflated)
             if basis.size + t.shape[1] > self.capacity and enough:
                 basis.rotate(q[:, places[: self.keep]].contiguous())
-            if t.shape[1] == 0:
-                refills += 1
-                t = orthonormalize(self._random(7919 * refills), basis.v, task.deflated)
+            if t.shape[1] == 0:  # the Krylov space is invariant: copies lie outside
+                refills += enough
+                t = self._random(7919 * (basis.size + refills))
+                t = orthonormalize(t, basis.v, task.deflated)
                 if t.shape[1] == 0 or refills > _ATTEMPTS:
                     return self._outcome(theta, q, wanted, values, norms)
 
@@ -249,7 +254,7 @@ class _Run:
         good = len(found) == k and bool((residuals <= task.tol).all())
         reason = "stopped by the callback" if self.stopped else "rounding level reached"
         if task.max_iter <= len(self.history):
-            good, reason = False, "max_iter reached"
+            reason = "max_iter reached"
         if good and not task.angle_met(residuals, gap):
             good, reason = False, "the residuals do not resolve the gap"
         outcome = Outcome(

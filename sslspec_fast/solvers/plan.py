@@ -38,10 +38,10 @@ __all__ = ["RULES", "Plan", "Rule", "lapack_pays", "make_plan", "takes_lapack"]
 # The thresholds of every choice. Seconds are those of one core of an AMD EPYC (AVX-512), tol 1e-4
 # on the graphs of `benchmarks.cases.eigsh` and 1e-6 on planted communities ("blocks") and paths.
 
-# Rows up to which LAPACK is at most some 30 ms slower than an iteration, and finds every copy: 6
-# pairs of 300 rows take it 7 ms (chebyshev 6 blocks, 4 path), of 600 rows 41 (7, 12), of 900 rows
-# 119 (7, 11).
-DENSE_ROWS = 600
+# Rows up to which LAPACK is at most some 10 ms slower than an iteration, and finds every copy. 6
+# and 20 pairs of 300 rows take it 12 and 11 ms (chebyshev 16 and 33 blocks, 10 and 27 path), of 400
+# rows 21 (22 and 37, 12 and 17), of 600 rows 44 (20 and 38, 19 and 16).
+DENSE_ROWS = 400
 # Wanted pairs, as a fraction of the rows, beyond which LAPACK is faster: blocks of 2000 rows take
 # it 1.1 s; chebyshev takes 0.8 s for an eighth of the pairs, 3.4 s for a fifth.
 DENSE_FRACTION = 5
@@ -59,6 +59,9 @@ SMALL_DEGREE = 10.0
 # Degrees that 20 digits (base e) take, for each level of the graph: usa 4.0, mnist5k 6.9, geonames
 # 7.9 of all degrees that chebyshev runs.
 LEVELS_TO_DEGREE = 5.0
+# Solves with a factor, for each pair and digit (base e): usa 0.15 with tol 1e-4, 0.3 with tol 1e-8
+# and angle_tol 1e-6, mnist5k 0.4, a path of 40,000 nodes 0.15 and 0.5.
+SOLVES_PER_DIGIT = 0.25
 FACTOR_MEMORY = 0.25  # of the memory of the machine that a factor may take
 FACTOR_ENTRY = 24.0  # bytes of it, for each predicted entry
 COLUMN = 1.5e-9  # seconds of a column of a filter, for each nanosecond of `product_cost`
@@ -104,17 +107,19 @@ class Choice:
         return self.found
 
     @cached_property
+    def rate(self) -> float:
+        """Log of what a degree of a filter gains, as far as the probe tells; 0: it does not."""
+        cut, last = self.spectrum.split(self.task.k + guards(self.task.k))
+        return 0.0 if last is None else growth_rate(last, self.spectrum.lo, cut)
+
+    @cached_property
     def separated(self) -> str | None:
         """Why a filter of moderate degree is all it takes, or None: the probe does not show it."""
         op = self.task.op
-        cut, last = self.spectrum.split(self.task.k + guards(self.task.k))
-        if last is None:
-            return None
-        rate = growth_rate(last, self.spectrum.lo, cut)
         filled = (op.nnz() or 0) >= FILLED_ROWS * op.n
-        if rate <= (SEPARATED_FILLED if filled else SEPARATED):
+        if self.rate <= (SEPARATED_FILLED if filled else SEPARATED):
             return None
-        return f"well separated top, {rate:.2f} digits (base e) per degree"
+        return f"well separated top, {self.rate:.2f} digits (base e) per degree"
 
     @property
     def filter_seconds(self) -> float:
@@ -144,7 +149,10 @@ class Choice:
         if task.angle_tol is not None:
             digits = max(digits, math.log(math.sqrt(n) / max(task.angle_tol, 1e-14)) + 5.0)
         degree = LEVELS_TO_DEGREE * shape.levels * (digits / 20.0)
-        polynomial, direct = degree * self.filter_seconds, shape.seconds(n, 5 * (k + guards(k)))
+        if self.rate > 0.0:
+            degree = max(degree, digits / self.rate)
+        solves = math.ceil(SOLVES_PER_DIGIT * digits * (k + guards(k)))
+        polynomial, direct = degree * self.filter_seconds, shape.seconds(n, solves)
         return (
             direct,
             polynomial,

@@ -70,6 +70,7 @@ def test_operators(pool: Pool, split: tuple[int, ...]) -> None:
         ("symmetric", "ValueError: eigsh: A must be symmetric, got x'Ay", 0),
         ("dense", "TypeError: .* got ndarray", "rank 1 of 2 failed with TypeError.* ndarray"),
         ("method", "NotImplementedError: .* 'dense'.* with a group, got 'lobpcg'", 0),
+        ("which", "NotImplementedError: eigsh: which must be .* with a group, got which='BE'", 0),
         ("certify", "NotImplementedError: eigsh: certify together with a group", 0),
         ("B", "NotImplementedError: eigsh: B together with a group", 0),
         ("k", "ValueError: eigsh: k must be between 1 and n = 900, got 901", 0),

@@ -115,7 +115,7 @@ def test_as_operator_passes_operators_through() -> None:
 def test_auto_says_what_it_picked() -> None:
     rng = np.random.default_rng(0)
     small = eigsh(np.diag(np.arange(50.0)), 3)
-    assert (small.info.method, small.info.reason) == ("dense", "n = 50 <= 600")
+    assert (small.info.method, small.info.reason) == ("dense", "n = 50 <= 400")
     many = eigsh(sp.diags_array(np.arange(1000.0)), 300)
     assert many.info.method == "dense"
     # a long strip of a grid: low fill and a tiny gap

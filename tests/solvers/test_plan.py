@@ -34,8 +34,8 @@ def _strip() -> sp.csr_array:
 
 
 CHOICES: dict[str, tuple[Any, str, str]] = {
-    "few rows": (graphs.path(300)[0], "dense", "n = 300 <= 600"),
-    "many pairs": (sp.diags_array(np.arange(24.0)), "dense", "n = 24 <= 600"),
+    "few rows": (graphs.path(300)[0], "dense", "n = 300 <= 400"),
+    "many pairs": (sp.diags_array(np.arange(24.0)), "dense", "n = 24 <= 400"),
     "identity": (sp.eye_array(700, format="csr") * 3.0, "lanczos", "multiple of the identity"),
     "communities": (graphs.blocks_graph(2000, 6), "chebyshev", "well separated top"),
     "callable": (sla.aslinearoperator(_strip()), "chebyshev", "no entries to factorise"),

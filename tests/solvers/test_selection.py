@@ -115,6 +115,26 @@ def test_sigma_on_an_eigenvalue_of_many_copies() -> None:
     assert every.info.gap > 10.0
 
 
+def test_more_copies_than_a_block_holds_many_times_over() -> None:
+    matrix, _ = graphs.cliques([4] * 200)
+    result = eigsh(matrix, 150, sigma=3.2)
+    np.testing.assert_allclose(result.values, 3.0, atol=1e-9)
+    assert result.info.converged
+    assert result.info.cluster_cut
+
+
+def test_sigma_at_zero_of_a_graph_with_isolated_nodes() -> None:
+    """Rows of zeros leave nothing to factorise; the shift moves."""
+    matrix, _ = graphs.cliques([3, 5] * 60, isolated=7)
+    result = eigsh(matrix, 7, sigma=0.0)
+    np.testing.assert_allclose(result.values, 0.0, atol=1e-8)
+    assert result.info.complete
+    star, _ = graphs.star(700)
+    result = eigsh(star, 3, which="SM")
+    np.testing.assert_allclose(result.values, 0.0, atol=1e-8)
+    assert result.info.cluster_cut
+
+
 def test_sigma_next_to_an_eigenvalue_leaves_the_others_as_exact() -> None:
     matrix, values = KINDS["grid"]
     sigma = values[300] + 1e-13

@@ -45,11 +45,21 @@ PROJECTED_PART = 0.6  # (columns of the basis)^2 for a nanosecond of product: LA
 PROJECTED_CUBE = 0.35  # nanoseconds of LAPACK for each cube of the columns
 PASS_BYTE = 1.5  # nanoseconds of a pass over three blocks, for each byte of one
 
-# ---- a factor: seconds for each row, predicted entry and cube of the separator; and of a solve.
-# SuperLU on one core. Predicted and measured with 10 pairs, s: usa 0.77 and 0.22, geonames 5.3 and
-# 2.1, mnist5k 1.8 and 0.93.
-FACTOR_ROW, FACTOR_FILL, FACTOR_CUBE = 3e-6, 0.3e-6, 1e-10
-SOLVE_ROW, SOLVE_FILL = 70e-9, 2.5e-9
+# ---- a cluster of eigenvalues, of which only some are wanted
+# A hole between Ritz values, as a fraction of the spectrum; by which factor it may be narrower than
+# seen from higher up; the residuals above it, as a fraction of the mean distance there, with which
+# they count the eigenvalues above the hole; and how far off, relatively, the estimate of that count
+# from random columns may be.
+HOLE, HOLE_EDGE, HOLE_RESIDUAL, HOLE_ODDS = 0.08, 0.7, 0.25, 0.3
+HOLE_RATE = 3.0  # by which a filter that ends in the hole beats one that ends inside the cluster
+CLUSTER_COLUMNS = 14  # of the probe, at most, for each pair of a cluster that is to be counted
+
+# ---- a factor and the second one that counts: seconds for each row, predicted entry and cube of
+# the separator; and of a solve. SuperLU on one core. Predicted and measured with 10 pairs, tol
+# 1e-4, s: usa 0.37 and 0.35, geonames 3.0 and 2.7, mnist5k 1.3 and 1.1; with tol 1e-8 and angle_tol
+# 1e-6: usa 0.50 and 0.68, mnist5k 1.4 and 1.2, a path of 40,000 nodes 0.21 and 0.30.
+FACTOR_ROW, FACTOR_FILL, FACTOR_CUBE = 1.2e-6, 0.2e-6, 1.7e-10
+SOLVE_ROW, SOLVE_FILL = 50e-9, 1.5e-9
 
 # ---- another order of the nodes
 CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway
@@ -129,6 +139,13 @@ def longest_first_filter(n: int, width: int, product: float, step: float) -> flo
     """
     shortest, longest = FIRST_DEGREES
     return max(shortest, min(longest, FILTER_PART * (STEP_ROW * n * width + step) / product))
+
+
+def whole_cluster_limit(k: int) -> int:
+    """Pairs that are solved for, at most, where k are wanted: twice the columns cost less than the
+    degrees that it takes to tell the values of a cluster apart.
+    """
+    return 2 * k + 8
 
 
 def start_width(k: int, free: int) -> int:

@@ -15,7 +15,11 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.sparse.csgraph import (
+    breadth_first_order,
+    connected_components,
+    structural_rank,
+)
 from scipy.sparse.linalg import splu
 
 from .cost import FACTOR_CUBE, FACTOR_FILL, FACTOR_ROW, SOLVE_FILL, SOLVE_ROW
@@ -24,6 +28,7 @@ __all__ = [
     "INT32_LIMIT",
     "SingularFactor",
     "Structure",
+    "structurally_singular",
     "structure",
     "symmetric_factor",
     "symmetric_splu",
@@ -85,6 +90,16 @@ class SingularFactor(ValueError):
     """sigma and its neighbours are eigenvalues, or SuperLU's pivots vanish."""
 
 
+def structurally_singular(matrix: Any) -> bool:
+    """Whether no values of the stored entries make the CSC matrix regular; SuperLU may crash then.
+
+    A diagonal without zeros, as all but a few shifts leave one, is proof of the contrary.
+    """
+    if matrix.diagonal().all():
+        return False
+    return bool(structural_rank(matrix) < matrix.shape[0])
+
+
 def symmetric_splu(matrix: Any, ordered: bool = False) -> Any:
     """SuperLU of a symmetric CSC matrix with pivots on the diagonal where these are not 0."""
     matrix.indptr = matrix.indptr.astype(np.int32)
@@ -116,6 +131,8 @@ def symmetric_factor(
                 f"{op}: SuperLU needs nnz < 2^31, got nnz = {shifted.nnz}; "
                 "use method='chebyshev', without certify"
             )
+        if structurally_singular(shifted):
+            continue
         try:
             factor = symmetric_splu(shifted, ordered)
         except RuntimeError as failure:

@@ -10,7 +10,7 @@ import scipy.linalg
 import scipy.sparse
 from scipy.sparse.linalg import splu
 
-from .factorization import INT32_LIMIT, SingularFactor, symmetric_factor
+from .factorization import INT32_LIMIT, SingularFactor, structurally_singular, symmetric_factor
 
 __all__ = ["Shifted", "dense_shifted", "sparse_shifted"]
 
@@ -63,7 +63,7 @@ def sparse_shifted(matrix: Any, sigma: float, norm: float, mass: Any = None) -> 
 
     try:
         factor, moved = symmetric_factor("eigsh", matrix, sigma, norm, mass=mass)
-    except SingularFactor:
+    except (SingularFactor, RuntimeError):  # without other pivots, SuperLU fails in many ways
         pass
     else:
         solve = _negative(factor)
@@ -74,11 +74,11 @@ def sparse_shifted(matrix: Any, sigma: float, norm: float, mass: Any = None) -> 
         shifted = scipy.sparse.csc_array(moved * eye - matrix)
         if max(shifted.nnz, n) > INT32_LIMIT:
             raise ValueError(f"eigsh: SuperLU needs nnz < 2^31, got nnz = {shifted.nnz}")
+        if structurally_singular(shifted):
+            continue
         try:
-            solve = _negative(splu(shifted, permc_spec="MMD_AT_PLUS_A"))
-        except RuntimeError as failure:
-            if "singular" not in str(failure):
-                raise
+            solve = _negative(splu(shifted))
+        except RuntimeError:  # an eigenvalue
             continue
         return Shifted(solve, moved, "SuperLU, partial pivoting")
     raise SingularFactor(f"eigsh: A - sigma I must be regular, got sigma = {sigma}")

@@ -29,6 +29,8 @@ class SparseCholesky:
         n = matrix.shape[0]
         if max(matrix.nnz, n) > INT32_LIMIT:
             raise ValueError(f"eigsh: B must have nnz < 2^31, got nnz = {matrix.nnz}")
+        if not (matrix.diagonal() > 0.0).all():
+            raise NotPositiveDefinite(f"smallest diagonal entry {matrix.diagonal().min():.3g}")
         try:
             factor = symmetric_splu(scipy.sparse.csc_array(matrix))
         except RuntimeError as failure:

@@ -12,7 +12,7 @@ convergence of a filter for any number of them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -21,7 +21,13 @@ from ...primitives.basis import multiply
 from ..linalg.basis import host_memory
 from ..linalg.chebyshev_filter import growth_rate
 from ..linalg.cost import (
+    CLUSTER_COLUMNS,
     FILLED_ROWS,
+    HOLE,
+    HOLE_EDGE,
+    HOLE_ODDS,
+    HOLE_RATE,
+    HOLE_RESIDUAL,
     KEPT_BYTES,
     LINE,
     LONG_PROBE,
@@ -34,6 +40,7 @@ from ..linalg.cost import (
     padded,
     product_cost,
     start_width,
+    whole_cluster_limit,
 )
 from .recurrence import Recurrence
 from .task import Task
@@ -47,7 +54,9 @@ class Probe:
     lo, hi: bounds of the spectrum (safe bounds of the operator tightened by Ritz + residual).
     residuals (m,) of the Ritz pairs. block: columns of the start, so copies of an eigenvalue that
     it holds. basis: the Krylov blocks, one after the other, when they were kept, with rows to be
-    multiplied by `scale` (n, 1); coefficients (m, m) are those of the Ritz vectors in it.
+    multiplied by `scale` (n, 1); coefficients (m, m) are those of the Ritz vectors in it. whole:
+    pairs above a hole in the spectrum a little below the wanted ones, where it pays to solve for
+    all of them.
     """
 
     values: Tensor
@@ -59,6 +68,7 @@ class Probe:
     basis: list[Tensor] = field(default_factory=list)
     coefficients: Tensor | None = None
     scale: Tensor | None = None
+    whole: int | None = None
 
     def holds(self, width: int) -> bool:
         """There are that many Ritz vectors, and the basis was kept."""
@@ -83,7 +93,7 @@ class Probe:
         if len(near):
             holes = values[near] - values[near + 1]
             widest = int(near[holes.argmax()])
-            if float(holes.max()) > 0.08 * spread:
+            if float(holes.max()) > HOLE * spread:
                 return float(values[widest + 1]), float(values[widest])
         above = torch.nonzero(counts > wanted)[:, 0]
         first = int(above[0]) if len(above) else len(values) - 1
@@ -141,6 +151,53 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
     return more if lanczos < more * width * cost else 0
 
 
+def _cluster(task: Task, found: Probe) -> tuple[int, bool] | None:
+    """(pairs above a hole in the spectrum, counted or else estimated) where the wanted ones are
+    some of these, and a filter that tells them from the rest needs many times the degree of one
+    that ends in the hole.
+    """
+    values, counts, k = found.values, found.counts, task.k
+    width = start_width(k, task.free)
+    above = int((counts <= (1 + HOLE_ODDS) * whole_cluster_limit(k)).sum())
+    # a hole has few eigenvalues; Ritz values on their way to the cluster may lie in it
+    below = torch.searchsorted(counts, (1 + HOLE_ODDS) * counts[:above] + 1.0)
+    below = below.clamp_max(len(values) - 1)
+    if above < 2:
+        return None
+    holes = values[:above] - values[below]
+    if float(holes.max()) <= HOLE * (found.hi - found.lo):
+        return None
+    # b columns see one layer of b after the other of values that lie close together, and residuals
+    # fall below their distances once the last one has come
+    distances = (values[0] - values[:above]) / torch.arange(1, above + 1)
+    apart = found.residuals[:above].cummax(0).values < HOLE_RESIDUAL * distances
+    apart &= (counts[:above] - torch.arange(1, above + 1)).abs() <= HOLE_ODDS * counts[:above]
+    edges = holes >= HOLE_EDGE * holes.max()
+    counted = bool((edges & apart).any())
+    i = int(torch.nonzero(edges & apart if counted else edges)[-1])
+    size = i + 1 if counted else round(float(counts[i]))
+    if size <= (k if counted else width) or size > whole_cluster_limit(k):
+        return None
+    hole, spread = float(holes[i]), float(values[0] - values[i])
+    inside = spread * max(width - k, 1) / size
+    rate = growth_rate(float(values[i]), found.lo, float(values[i]) - hole)
+    narrow = growth_rate(float(values[i]), found.lo, float(values[i]) - inside)
+    return (size, counted) if rate > HOLE_RATE * narrow else None
+
+
+def _see_cluster(task: Task, run: Recurrence, found: Probe, most: int) -> Probe:
+    """Go on until a cluster that holds all wanted pairs has been counted, where there is one."""
+    cluster, b = _cluster(task, found), found.block
+    while cluster is not None and not cluster[1]:
+        steps = run.steps + max(run.steps // 4, 1)
+        if b * steps > min(most, CLUSTER_COLUMNS * cluster[0]) or len(set(run.sizes)) > 1:
+            return found
+        run.run(steps)
+        found = _read(task, run)
+        cluster = _cluster(task, found)
+    return found if cluster is None else replace(found, whole=cluster[0])
+
+
 def probe(task: Task, keep: bool = False) -> Probe:
     """keep: the solver can start from Ritz vectors, so a run that makes good ones pays."""
     op, nnz, dtype = task.op, task.op.nnz(), task.low
@@ -151,13 +208,17 @@ def probe(task: Task, keep: bool = False) -> Probe:
     run = Recurrence(task, b, dtype, keep)
     run.run(least // b if keep else min(PROBE_STEPS, max(task.free // b, 1)))
     found = _read(task, run)
+    if keep:
+        found = _see_cluster(task, run, found, most)
+    whole = found.whole
+    wanted = task if whole is None else replace(task, k=whole)
     while keep and len(set(run.sizes)) == 1:
-        more = min(_more(task, found, dtype), run.steps // 2)
+        more = min(_more(wanted, found, dtype), run.steps // 2)
         if more == 0 or b * (run.steps + more) > most:
             break
         run.run(run.steps + more)
         found = _read(task, run)
-    return found
+    return replace(found, whole=whole)
 
 
 def _read(task: Task, run: Recurrence) -> Probe:

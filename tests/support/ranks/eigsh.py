@@ -211,6 +211,8 @@ def error(group: Any, name: str) -> str:
         options["method"] = "lobpcg"
     elif name == "certify":
         options["certify"] = True
+    elif name == "which":
+        options["which"] = "BE"
     elif name == "B":
         options["B"] = np.ones(N)
     elif name == "x0 rows":
