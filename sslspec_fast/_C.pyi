@@ -136,7 +136,8 @@ def graph_cov_apply(
 ) -> None: ...
 def spectral_contrastive_workspace_size(n: int, d: int, dtype: int, /) -> int: ...
 def spectral_contrastive(
-    z1: View, z2: View, weights: SpectralWeights, value: View, grads: TensorPair, run: Run, /
+    z1: View, z2: View, weights: SpectralWeights, half: bool, value: View, grads: TensorPair,
+    run: Run, /,
 ) -> None: ...
 def unit_rows_forward(
     z: list[View], longest: float, x: list[View], norm: list[View], dot: Maybe, threads: int, /

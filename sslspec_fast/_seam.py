@@ -16,7 +16,7 @@ import torch
 
 from . import _C
 
-__all__ = ["CODE", "_C", "row_threads", "stream", "threads", "unit_stride", "view"]
+__all__ = ["CODE", "_C", "rounds", "row_threads", "stream", "threads", "unit_stride", "view"]
 
 Descriptor = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
 
@@ -69,6 +69,13 @@ def threads(work: float = math.inf) -> int:
 def row_threads(operands: Sequence[torch.Tensor | None]) -> int:
     """The same for passes over rows: memory is the limit, at the time of 16 operations a value."""
     return threads(16.0 * sum(x.numel() for x in operands if x is not None))
+
+
+def rounds(half: bool, kind: torch.dtype) -> bool:
+    """Whether a CPU multiplies wide rows of that dtype in bfloat16: they came as bfloat16 (`half`),
+    and the processor has such products.
+    """
+    return half and kind == torch.float32 and bool(_C.bf16_products())
 
 
 def unit_stride(x: torch.Tensor) -> torch.Tensor:

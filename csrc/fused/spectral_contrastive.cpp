@@ -1,5 +1,7 @@
 #include "fused/spectral_contrastive.h"
 
+#include <type_traits>
+
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "fused/cpu/spectral_contrastive.h"
@@ -19,12 +21,14 @@ int64_t spectral_contrastive_workspace_size(int64_t n, int64_t d, int dtype) {
   return size;
 }
 
-void spectral_contrastive(TensorView z1, TensorView z2, const SpectralWeights& weights, TensorView value,
+void spectral_contrastive(TensorView z1, TensorView z2, const SpectralWeights& weights, bool half, TensorView value,
                           const TensorPair& grads, const Run& run) {
   dispatch_float(kOp, z1.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(z1));
     SSLSPEC_CHECK(weights.longest > 0, kOp, ": longest must be > 0, got ", weights.longest);
+    SSLSPEC_CHECK(!half || (z1.dtype == DType::f32 && cpu::bf16_products()), kOp,
+                  ": this processor does not multiply rows of ", z1.dtype, " in bfloat16");
     cpu::SpectralContrastiveArgs<T> p{};
     p.n = z1.shape[0], p.d = z1.shape[1];
     check_matrix(kOp, "z1", z1, p.n, p.d, z1.dtype, kCpu);
@@ -43,7 +47,13 @@ void spectral_contrastive(TensorView z1, TensorView z2, const SpectralWeights& w
     p.z[1] = z2.as<T>(), p.ldz[1] = z2.stride[0];
     p.longest = weights.longest, p.attraction = weights.attraction, p.repulsion = weights.repulsion;
     p.value = value.as<double>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
-    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(spectral_contrastive<T>, p); });
+    cpu::in_team(run.threads, [&] {
+#ifdef SSLSPEC_X86_BF16
+      if constexpr (std::is_same_v<T, float>)
+        if (half) return cpu::avx512bf16::spectral_contrastive_bf16(p);
+#endif
+      SSLSPEC_CALL(spectral_contrastive<T>, p);
+    });
   });
 }
 

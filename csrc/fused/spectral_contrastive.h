@@ -20,6 +20,7 @@ struct SpectralWeights {
 
 void spectral_contrastive(TensorView z1, TensorView z2,  // [n, d]
                           const SpectralWeights& weights,
+                          bool half,                // products of rows rounded to bfloat16, added up in float32
                           TensorView value,         // [2] float64 out
                           const TensorPair& grads,  // [n, d] out, or absent
                           const Run& run);

@@ -1,5 +1,7 @@
 #include "gram/gram.h"
 
+#include <type_traits>
+
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "gram/cpu/gram.h"
@@ -26,6 +28,11 @@ T* gradient(const char* name, const TensorView& t, int64_t n, int64_t d, DType d
   return t.as<T>();
 }
 
+void check_half(DType rows) {
+  SSLSPEC_CHECK(rows == DType::f32 && cpu::bf16_products(), kOp, ": this processor does not multiply rows of ", rows,
+                " in bfloat16");
+}
+
 }  // namespace
 
 // The flops are 3 n d min(n, d) either way round. With the diagonal to be subtracted the dual side is only taken where
@@ -48,6 +55,13 @@ bool gram_may_subtract(TensorView diagonal, int64_t n) {
 
 int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool dual) {
   int64_t size = 0;
+  if (static_cast<DType>(dtype) == DType::bf16) {
+    check_half(DType::f32);
+#ifdef SSLSPEC_X86_BF16
+    size = cpu::avx512bf16::gram_bf16_workspace(n, d, operands, cross, dual);
+#endif
+    return size;
+  }
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
     size = SSLSPEC_CALL(gram_workspace<T>, n, d, operands, cross, dual);
@@ -58,7 +72,7 @@ int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool 
 void gram(TensorView x, TensorView y, const GramForm& form, TensorView value, const TensorPair& grads, const Run& run) {
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    const auto& [alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project] = form;
+    const auto& [alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project, half] = form;
     SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
     const int64_t n = x.shape[0], d = x.shape[1];
     SSLSPEC_CHECK(n > 0 && d > 0, kOp, ": x must not be empty, got ", shape_text(x));
@@ -78,6 +92,7 @@ void gram(TensorView x, TensorView y, const GramForm& form, TensorView value, co
     rows_of("other", other, operands, d, x.dtype, p.other);
     p.near = static_cast<T>(near);
     SSLSPEC_CHECK(operands == 2 || (!other.present() && near == 0), kOp, ": other and near need y");
+    if (half) check_half(x.dtype);
     SSLSPEC_CHECK(!project || near == 0, kOp, ": near and project exclude each other");
     SSLSPEC_CHECK(!project || (shift.present() && scale.present()), kOp, ": project needs shift and scale");
     if (p.dual && off_diagonal) {
@@ -89,10 +104,16 @@ void gram(TensorView x, TensorView y, const GramForm& form, TensorView value, co
     p.value = value.as<double>();
     p.grad[0] = gradient<T>("grad_x", grads.first, n, d, x.dtype);
     if (operands == 2) p.grad[1] = gradient<T>("grad_y", grads.second, n, d, x.dtype);
-    check_vector(kOp, "workspace", run.workspace, gram_workspace_size(n, d, int(x.dtype), operands, cross, p.dual),
-                 x.dtype, kCpu);
+    check_vector(kOp, "workspace", run.workspace,
+                 gram_workspace_size(n, d, int(half ? DType::bf16 : x.dtype), operands, cross, p.dual), x.dtype, kCpu);
     p.workspace = run.workspace.as<T>();
-    cpu::in_team(run.threads, [&] { SSLSPEC_CALL(gram<T>, p); });
+    cpu::in_team(run.threads, [&] {
+#ifdef SSLSPEC_X86_BF16
+      if constexpr (std::is_same_v<T, float>)
+        if (half) return cpu::avx512bf16::gram_bf16(p);
+#endif
+      SSLSPEC_CALL(gram<T>, p);
+    });
   });
 }
 

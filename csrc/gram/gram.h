@@ -10,6 +10,8 @@
 // of both blocks. On the dual side the masked terms are subtracted: value -= sum_k C_kk^2 with C_kk = diagonal_k, which
 // needs n <= d / 2 and columns of like size: the rank then keeps the rest as large. Without `diagonal` the d x d tiles
 // are masked.
+//
+// `half`: products of xs and ys rounded to bfloat16, and of C' or the same on the dual side, added up in float32.
 #pragma once
 #include "common/tensor_view.h"
 
@@ -20,6 +22,7 @@ bool gram_uses_dual(int64_t n, int64_t d, bool off_diagonal);
 // n, so |C|^2 >= (sum_k C_kk)^2 / n; at least a quarter of |C|^2 is left where that bound is 4/3 of what is subtracted.
 bool gram_may_subtract(TensorView diagonal,  // [operands, d] float64: C_kk
                        int64_t n);
+// In float or double; dtype bf16: of the form with `half`.
 int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool cross, bool dual);
 
 struct GramForm {
@@ -33,10 +36,11 @@ struct GramForm {
   TensorView other;     // [operands, d] or absent
   double near;          // needs y, and no project
   bool project;         // gradients with respect to x and y instead of xs and ys; needs shift and scale
+  bool half;            // needs float32 and a processor that multiplies bfloat16
   static constexpr auto fields() {
     using F = GramForm;
     return std::make_tuple(&F::alpha, &F::cross, &F::off_diagonal, &F::shift, &F::scale, &F::diagonal, &F::own,
-                           &F::other, &F::near, &F::project);
+                           &F::other, &F::near, &F::project, &F::half);
   }
 };
 

@@ -22,13 +22,13 @@ def weights(n: int, factor: float, mean: bool) -> tuple[float, float]:
 
 
 def composed(
-    z1: Tensor, z2: Tensor, *, longest: float, factor: float, mean: bool
+    z1: Tensor, z2: Tensor, *, longest: float, factor: float, mean: bool, half: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Loss and the two sums, those without gradient; rows of float32 or float64."""
     attraction, repulsion = weights(z1.shape[0], factor, mean)
     x, y, similarity = paired_rows(z1, z2, longest)
     pairs = similarity.sum()
-    others = gram.sqnorm(x.T, y.T, off_diagonal=True)
+    others = gram.sqnorm(x.T, y.T, off_diagonal=True, half=half)
     return attraction * pairs + repulsion * others, torch.stack((pairs, others)).detach()
 
 

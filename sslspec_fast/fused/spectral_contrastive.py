@@ -16,7 +16,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._seam import _C, CODE, threads, unit_stride, view
+from .._dtypes import is_half
+from .._seam import _C, CODE, rounds, threads, unit_stride, view
 from ..primitives import _value_and_grad
 from . import composed
 from . import spectral_contrastive_cuda as cuda
@@ -26,9 +27,9 @@ __all__ = ["spectral_contrastive", "weights"]
 
 
 def _cpu(
-    z1: Tensor, z2: Tensor, options: tuple[float, float, bool], wanted: tuple[bool, bool]
+    z1: Tensor, z2: Tensor, options: tuple[float, float, bool, bool], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    longest, factor, mean = options
+    longest, factor, mean, half = options
     grads = _value_and_grad.outputs(z1, wanted[0], z2, wanted[1])
     z1, z2 = unit_stride(z1), unit_stride(z2)
     sums = z1.new_empty(2, dtype=torch.float64)  # over pairs, over i != j
@@ -40,6 +41,7 @@ def _cpu(
         view(z1),
         view(z2),
         (longest, attraction, repulsion),
+        rounds(half, z1.dtype),
         view(sums),
         (g1, g2),
         (view(work), threads(6.0 * n * d * d)),
@@ -50,7 +52,7 @@ def _cpu(
 
 _spectral = _value_and_grad.register_loss(
     "spectral_contrastive",
-    "float longest, float factor, bool mean",
+    "float longest, float factor, bool mean, bool half",
     terms=2,
     cpu=_cpu,
     cuda=cuda.value,
@@ -61,7 +63,7 @@ _spectral = _value_and_grad.register_loss(
 
 
 def spectral_contrastive(
-    z1: Tensor, z2: Tensor, *, longest: float, factor: float, mean: bool
+    z1: Tensor, z2: Tensor, *, longest: float, factor: float, mean: bool, half: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Loss () and the sums over pairs and over i != j, both without gradient.
 
@@ -71,7 +73,9 @@ def spectral_contrastive(
         longest: > 0; longer rows are cut to it.
         factor, mean: a = -2 w and r = w / (n - 1) with w = factor / n for the mean, factor for the
             sum. They are made from n inside the operator: a traced program takes any n.
+        half: the rows were bfloat16 before they were widened, as in `gram.sqnorm`; rows that are
+            bfloat16 here need not say it.
     """
     if not z1.is_cuda and z1.shape[0] < z1.shape[1]:
-        return composed.composed(z1, z2, longest=longest, factor=factor, mean=mean)
-    return _spectral(z1, z2, (float(longest), float(factor), mean))
+        return composed.composed(z1, z2, longest=longest, factor=factor, mean=mean, half=half)
+    return _spectral(z1, z2, (float(longest), float(factor), mean, half or is_half(z1)))

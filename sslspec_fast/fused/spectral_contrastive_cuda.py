@@ -22,12 +22,12 @@ ROW_NUMBERS = 3  # numbers per row that the backward pass reads
 
 
 def value(
-    z1: Tensor, z2: Tensor, options: tuple[float, float, bool], wanted: tuple[bool, bool]
+    z1: Tensor, z2: Tensor, options: tuple[float, float, bool, bool], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss (), sums over pairs, 0 and over i != j (3,), products (operands, n, d) and row numbers
     (ROW_NUMBERS, n); z1, z2 of any float type.
     """
-    longest, factor, mean = options
+    longest, factor, mean, half = options
     z1, z2 = unit_stride(z1), unit_stride(z2)
     n, d = z1.shape
     wide = computed_dtype(z1)
@@ -35,7 +35,7 @@ def value(
     products = StripProducts(n, d, 2, columns=short, mixed=not short, cross=True, masked=not short)
     pairs = blocks(n, ROWS)
     sums = z1.new_empty(3 * pairs + sum(products.slots), dtype=torch.float64)
-    kept = torch.bfloat16 if z1.dtype == torch.bfloat16 else wide
+    kept = torch.bfloat16 if half else wide
     factors = z1.new_empty((2, products.rows, d), dtype=kept)
     rows, queue = z1.new_empty((ROW_NUMBERS, n), dtype=wide), stream(z1)
     _C.cuda_spectral_pack(
@@ -63,11 +63,11 @@ def finish(
     gradients: Tensor,
     rows: Tensor,
     grad: Tensor,
-    options: tuple[float, float, bool],
+    options: tuple[float, float, bool, bool],
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients of z1 and z2, in their dtype, of what `value` left."""
-    longest, factor, mean = options
+    longest, factor, mean, _ = options
     grads = _value_and_grad.outputs(z1, wanted[0], z2, wanted[1])
     z1, z2 = unit_stride(z1), unit_stride(z2)
     g1, g2 = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))

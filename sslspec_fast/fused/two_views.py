@@ -29,10 +29,10 @@ from torch import Tensor
 
 from .._dtypes import computed_dtype, is_half
 from .._register import register_op
-from .._seam import _C, CODE, threads, unit_stride, view
+from .._seam import _C, CODE, rounds, threads, unit_stride, view
 from ..primitives._double_backward import through_composition
 from ..primitives.pairwise import LeftOut, lse, lse_self
-from ..primitives.pairwise.common import keeping, number_of_kept, pair_ids, rounds
+from ..primitives.pairwise.common import keeping, number_of_kept, pair_ids
 from ..primitives.rows import unit_rows
 from . import two_views_cuda
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import own_rows
+from .._dtypes import is_half, own_rows
 from ..primitives import gram
 from ..reference import barlow_twins as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
@@ -79,8 +79,8 @@ def barlow_twins(
             both = run_reference(reference.barlow_twins, x1, x2, off_diagonal=1.0, eps=eps)
         return with_terms(loss, {"on_diagonal": on, "off_diagonal": both - on})
 
-    x1, x2 = own_rows(z1), own_rows(z2)
-    loss, terms = gram.barlow_twins(x1, x2, off_diagonal=off_diagonal, eps=eps)
+    x1, x2, half = own_rows(z1), own_rows(z2), is_half(z1)
+    loss, terms = gram.barlow_twins(x1, x2, off_diagonal=off_diagonal, eps=eps, half=half)
     if not return_terms:
         return loss
     return with_terms(loss, {"on_diagonal": terms[0], "off_diagonal": terms[1]})

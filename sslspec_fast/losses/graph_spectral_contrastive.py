@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._dtypes import is_half
+from .._dtypes import is_half, multiplies_half
 from ..graph.pair_graph import PairGraph
 from ..primitives import gram
 from ..primitives.gram.nested import nested_sqnorm
@@ -83,7 +83,9 @@ def graph_spectral_contrastive(
 
     rows = (graph.degree / graph.volume).to(x.dtype)[:, None].sqrt() * x
     if weights is None:
-        positive, uniformity = graph.edge_dot(x, x), gram.sqnorm(rows, half=is_half(z))
+        # in float32 on a CPU: it would round the scaled rows, where a plain form has exact ones
+        half = multiplies_half(rows, is_half(z))
+        positive, uniformity = graph.edge_dot(x, x), gram.sqnorm(rows, half=half)
     else:
         tail = tails(weights, x)
         positive, uniformity = graph.edge_dot(x * tail, x), nested_sqnorm(rows, tail)

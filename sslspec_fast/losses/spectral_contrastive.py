@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import own_rows
+from .._dtypes import is_half, own_rows
 from ..fused import spectral_contrastive as fused_loss
 from ..primitives.rows.unit_rows import paired_rows
 from ..reference import spectral_contrastive as reference
@@ -109,6 +109,7 @@ def spectral_contrastive(
             longest=longest,
             factor=1 / mu,
             mean=reduction == "mean",
+            half=is_half(z1),
         )
     if not return_terms:
         return loss

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import own_rows
+from .._dtypes import is_half, own_rows
 from ..primitives import gram
 from ..reference import vicreg as reference
 from ._common import Loss, LossOrTerms, run_reference, with_terms
@@ -93,7 +93,9 @@ def vicreg(
             }
         return with_terms(loss, terms)
 
-    loss, values = gram.vicreg(own_rows(z1), own_rows(z2), **coefficients, eps=eps)
+    loss, values = gram.vicreg(
+        own_rows(z1), own_rows(z2), **coefficients, eps=eps, half=is_half(z1)
+    )
     if not return_terms:
         return loss
     return with_terms(loss, dict(zip(coefficients, values, strict=True)))

@@ -110,7 +110,7 @@ def test_derivatives() -> None:
 def test_opcheck() -> None:
     a, b = leaves(matrix(9, 4, torch.float32), matrix(9, 4, torch.float32, 1))
     op = torch.ops.sslspec_fast.spectral_contrastive.default
-    torch.library.opcheck(op, (a, b, 1.0, 0.5, True, True, True))
+    torch.library.opcheck(op, (a, b, 1.0, 0.5, True, True, True, True))
 
 
 def test_the_core_names_what_is_wrong() -> None:
@@ -119,7 +119,13 @@ def test_the_core_names_what_is_wrong() -> None:
 
     def call(b: Tensor, longest: float, grad: Tensor, work: Tensor) -> None:
         _C.spectral_contrastive(
-            view(z), view(b), (longest, 1.0, 1.0), view(value), (view(grad), None), (view(work), 1)
+            view(z),
+            view(b),
+            (longest, 1.0, 1.0),
+            False,
+            view(value),
+            (view(grad), None),
+            (view(work), 1),
         )
 
     with pytest.raises(ValueError, match=r"z2 must have size 5 in dimension 0, got shape \(6, 4\)"):

@@ -1,13 +1,15 @@
 """Losses that multiply bfloat16 rows as such: errors below those of plain torch under autocast.
 
-Autocast takes float32 leaves with the same values, normalises them in float32, rounds the rows for
-the product, and rounds each logit; ours round the rows and W, and no logit. Where the CPU has no
-such products the rows are multiplied in float32, which passes too.
+Autocast takes float32 leaves with the same values, normalises, centres and scales them in float32,
+rounds the rows for the product, and rounds each logit or covariance; ours round the rows and the
+weights of the gradient, and no result of a product. Where the CPU has no such products the rows are
+multiplied in float32, which passes too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -15,14 +17,25 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast.reference.barlow_twins import barlow_twins as plain_barlow_twins
 from sslspec_fast.reference.clip import clip as plain_clip
 from sslspec_fast.reference.dcl import dcl as plain_dcl
+from sslspec_fast.reference.graph_barlow_twins import graph_barlow_twins as plain_graph_barlow_twins
 from sslspec_fast.reference.graph_info_nce import graph_info_nce as plain_graph_info_nce
 from sslspec_fast.reference.graph_siglip import graph_siglip as plain_graph_siglip
+from sslspec_fast.reference.graph_spectral_contrastive import (
+    graph_spectral_contrastive as plain_graph_spectral_contrastive,
+)
+from sslspec_fast.reference.graph_vicreg import graph_vicreg as plain_graph_vicreg
 from sslspec_fast.reference.info_nce import info_nce as plain_info_nce
+from sslspec_fast.reference.ls_simclr import ls_simclr as plain_ls_simclr
 from sslspec_fast.reference.nt_xent import nt_xent as plain_nt_xent
 from sslspec_fast.reference.siglip import siglip as plain_siglip
+from sslspec_fast.reference.spectral_contrastive import (
+    spectral_contrastive as plain_spectral_contrastive,
+)
 from sslspec_fast.reference.sup_con import sup_con as plain_sup_con
+from sslspec_fast.reference.vicreg import vicreg as plain_vicreg
 
 from ..support.cases import pair_rows, unit
 from ..support.tolerance import relative_error, root_mean_square
@@ -78,16 +91,16 @@ FORMS: dict[str, Callable[[float], tuple[Loss, Loss]]] = {
 }
 
 
-@pytest.mark.parametrize("temperature", [0.5, 0.1, 0.05, 0.01])
-@pytest.mark.parametrize("form", FORMS)
-def test_errors_below_autocast(form: str, temperature: float) -> None:
-    mine, plain = FORMS[form](temperature)
-    ours: list[tuple[float, float]] = []
-    theirs: list[tuple[float, float]] = []
-    for seed in range(4):  # one value may be right by luck
-        clean, noisy = pair_rows(N, D, seed)
-        rows = [clean, 3 * noisy - 2 * clean]
-        rows = [(unit(x) if form.endswith("unit rows") else x).bfloat16() for x in rows]
+Errors = tuple[float, float]  # of the value, of the gradient
+
+
+def errors(mine: Loss, plain: Loss, batches: list[list[Tensor]]) -> tuple[Errors, Errors]:
+    """Of ours, and of the plain form under autocast, against the plain form in float64: one value
+    may be right by luck, so over several batches of bfloat16 rows.
+    """
+    ours: list[Errors] = []
+    theirs: list[Errors] = []
+    for rows in batches:
         exact, half, wide = (
             [x.to(dtype).requires_grad_() for x in rows]
             for dtype in (torch.float64, torch.bfloat16, torch.float32)
@@ -96,11 +109,92 @@ def test_errors_below_autocast(form: str, temperature: float) -> None:
         wanted = torch.cat(torch.autograd.grad(expected, exact))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rounded = plain(*wide)
-        for errors, value, leaves in ((ours, mine(*half), half), (theirs, rounded, wide)):
+        for found, value, leaves in ((ours, mine(*half), half), (theirs, rounded, wide)):
             grads = torch.cat(torch.autograd.grad(value, leaves)).bfloat16()
             of_value = relative_error(value.detach(), expected.detach())
-            errors.append((of_value, relative_error(grads, wanted)))
-    value, grad = map(root_mean_square, zip(*ours, strict=True))
-    value_limit, grad_limit = map(root_mean_square, zip(*theirs, strict=True))
+            found.append((of_value, relative_error(grads, wanted)))
+    (value, grad), (value_limit, grad_limit) = (
+        map(root_mean_square, zip(*found, strict=True)) for found in (ours, theirs)
+    )
+    return (value, grad), (value_limit, grad_limit)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.1, 0.05, 0.01])
+@pytest.mark.parametrize("form", FORMS)
+def test_errors_below_autocast(form: str, temperature: float) -> None:
+    batches = []
+    for seed in range(4):
+        clean, noisy = pair_rows(N, D, seed)
+        rows = [clean, 3 * noisy - 2 * clean]
+        batches.append([(unit(x) if form.endswith("unit rows") else x).bfloat16() for x in rows])
+    (value, grad), (value_limit, grad_limit) = errors(*FORMS[form](temperature), batches)
     assert value <= max(value_limit, 2e-5)  # sums of many logits, whose errors average out
     assert grad <= grad_limit
+
+
+VICREG = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "eps": 1e-4}
+COVARIANCE = VICREG | {"invariance": 0.0, "variance": 0.0}  # of no error that is hidden by others
+BARLOW = {"off_diagonal": 5e-3, "eps": 1e-5}
+# (ours, the plain form) of products over columns
+COLUMN_FORMS: dict[str, tuple[Loss, Loss]] = {
+    "vicreg": (F.vicreg, partial(plain_vicreg, **VICREG)),
+    "covariance": (partial(F.vicreg, **COVARIANCE), partial(plain_vicreg, **COVARIANCE)),
+    "barlow_twins": (F.barlow_twins, partial(plain_barlow_twins, **BARLOW)),
+    "spectral_contrastive": (F.spectral_contrastive, plain_spectral_contrastive),
+    "spectral_contrastive, rows not cut": (
+        partial(F.spectral_contrastive, mu=1e9),
+        partial(plain_spectral_contrastive, mu=1e9),
+    ),
+    "graph_vicreg": (
+        lambda a, b: F.graph_vicreg(torch.cat([a, b]), views(a)),
+        lambda a, b: plain_graph_vicreg(torch.cat([a, b]), paired(a)),
+    ),
+    "graph_barlow_twins": (
+        lambda a, b: F.graph_barlow_twins(torch.cat([a, b]), views(a)),
+        lambda a, b: plain_graph_barlow_twins(torch.cat([a, b]), paired(a)),
+    ),
+    "graph_spectral_contrastive": (
+        lambda a, b: F.graph_spectral_contrastive(torch.cat([a, b]), views(a)),
+        lambda a, b: plain_graph_spectral_contrastive(torch.cat([a, b]), paired(a)),
+    ),
+    "ls_simclr": (
+        lambda a, b: F.ls_simclr(torch.cat([a, b]), views(a)),
+        lambda a, b: plain_ls_simclr(torch.cat([a, b]), paired(a)),
+    ),
+}
+
+
+def views(a: Tensor) -> sf.PairGraph:
+    return sf.PairGraph.from_views(len(a))
+
+
+def paired(a: Tensor) -> Tensor:
+    """The same graph as a dense matrix."""
+    eye, none = torch.eye(len(a)), torch.zeros(len(a), len(a))
+    return torch.cat([torch.cat([none, eye]), torch.cat([eye, none])], 1).to(a)
+
+
+def columns(kind: str, n: int, d: int, seed: int) -> list[Tensor]:
+    """Two views whose columns have very different scales, large means, or are nearly dependent."""
+    rows = torch.stack(pair_rows(n, d, seed))
+    g = torch.Generator().manual_seed(seed)
+    if kind == "scales":
+        rows *= torch.logspace(-3, 3, d)
+    elif kind == "one large column":
+        rows[:, :, 0] *= 50
+    elif kind == "means":
+        rows += 10 * torch.randn(d, generator=g)
+    elif kind == "rank 4":
+        mixed = torch.randn(n, 4, generator=g) @ torch.randn(4, d, generator=g)
+        rows = 0.1 * rows + mixed
+    return [*rows.bfloat16()]
+
+
+@pytest.mark.parametrize("kind", ["even", "scales", "one large column", "means", "rank 4"])
+@pytest.mark.parametrize(("n", "d"), [(96, 384), (260, 90)])
+@pytest.mark.parametrize("form", COLUMN_FORMS)
+def test_errors_of_columns_below_autocast(form: str, n: int, d: int, kind: str) -> None:
+    batches = [columns(kind, n, d, seed) for seed in range(4)]
+    (value, grad), (value_limit, grad_limit) = errors(*COLUMN_FORMS[form], batches)
+    assert value <= value_limit
+    assert grad <= max(grad_limit, 1.8e-3)  # the rounding of the gradient itself is 1.7e-3

@@ -12,7 +12,7 @@ from ..support.tolerance import relative_error
 
 # losses that multiply bfloat16 rows as such where the processor does; their errors against those of
 # autocast are in test_bf16_products.py
-MULTIPLIED = (
+PAIRS = (
     "clip",
     "dcl",
     "graph_info_nce",
@@ -22,6 +22,8 @@ MULTIPLIED = (
     "siglip",
     "sup_con",
 )
+COLUMNS = ("vicreg", "barlow_twins", "spectral_contrastive", "graph_vicreg", "graph_barlow_twins")
+MULTIPLIED = (*PAIRS, *COLUMNS, "ls_simclr")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -240,8 +240,11 @@ void spectral(Results& out, int64_t n, int64_t d) {
   Array<double> value({2});
   Array<T> grad_1({n, d}), grad_2({n, d});
   Array<T> work({spectral_contrastive_workspace_size(n, d, static_cast<int>(dtype_of<T>()))});
-  spectral_contrastive(z1, z2, {1.0, -1.0, 0.5}, value, {grad_1, grad_2}, out.with(work));
-  out.keep(value, grad_1, grad_2);
+  for (const bool half : {false, true}) {
+    if (half && !(std::is_same_v<T, float> && cpu::bf16_products())) continue;
+    spectral_contrastive(z1, z2, {1.0, -1.0, 0.5}, half, value, {grad_1, grad_2}, out.with(work));
+    out.keep(value, grad_1, grad_2);
+  }
 }
 
 template <typename T>
@@ -251,11 +254,15 @@ void squares(Results& out, int64_t n, int64_t d, bool cross, bool off_diagonal) 
   const int64_t values = cross ? 1 : 2;
   Array<double> value({values}), diagonal({values, d}, 0.5);
   const bool dual = gram_uses_dual(n, d, off_diagonal);
-  Array<T> work({gram_workspace_size(n, d, static_cast<int>(dtype_of<T>()), 2, cross, dual)});
   const TensorView subtracted = off_diagonal && dual ? diagonal.view : kNone;
-  const GramForm form{2.0, cross, off_diagonal, shift, scale, subtracted, kNone, kNone, 0.0, true};
-  gram(x, y, form, value, {grad_x, grad_y}, out.with(work));
-  out.keep(value, grad_x, grad_y);
+  for (const bool half : {false, true}) {
+    if (half && !(std::is_same_v<T, float> && cpu::bf16_products())) continue;
+    const DType products = half ? DType::bf16 : dtype_of<T>();
+    Array<T> work({gram_workspace_size(n, d, static_cast<int>(products), 2, cross, dual)});
+    const GramForm form{2.0, cross, off_diagonal, shift, scale, subtracted, kNone, kNone, 0.0, true, half};
+    gram(x, y, form, value, {grad_x, grad_y}, out.with(work));
+    out.keep(value, grad_x, grad_y);
+  }
 }
 
 template <typename T>

@@ -23,4 +23,9 @@ struct SpectralContrastiveArgs {
 SSLSPEC_EACH_ISA(template <typename T> int64_t spectral_contrastive_workspace(int64_t n, int64_t d);
                  template <typename T> void spectral_contrastive(const SpectralContrastiveArgs<T>& args);)
 
+// Products of rows rounded to bfloat16. Only where `bf16_products()` (simd/isa.h).
+namespace avx512bf16 {
+void spectral_contrastive_bf16(const SpectralContrastiveArgs<float>& args);
+}  // namespace avx512bf16
+
 }  // namespace sslspec::cpu

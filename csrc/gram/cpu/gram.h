@@ -33,4 +33,10 @@ SSLSPEC_EACH_ISA(template <typename T>
                  int64_t gram_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual);
                  template <typename T> void gram(const GramArgs<T>& args);)
 
+// Standardised rows and weights of the gradient rounded to bfloat16. Only where `bf16_products()` (simd/isa.h).
+namespace avx512bf16 {
+int64_t gram_bf16_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual);
+void gram_bf16(const GramArgs<float>& args);
+}  // namespace avx512bf16
+
 }  // namespace sslspec::cpu

@@ -1,14 +1,12 @@
 // The Gram side of a problem cut into blocks, its workspace, and the small work on one 48 x 48 unit of a tile.
 // Included by *.kernel.cpp only.
 #pragma once
-#include "simd/tile.h"
+#include "simd/steps.h"
 
 namespace sslspec::cpu {
 namespace {
 
 constexpr int64_t kUnit = 48;      // every kCols divides it
-constexpr int64_t kMaxUnits = 8;   // per block: a tile of 384^2 stays in the L2 cache
-constexpr int64_t kChunk = 128;    // depth of one packed chunk: its right-hand panel stays in the L1 cache
 constexpr int64_t kGroup = 192;    // columns of one gradient task on the dual side
 constexpr int64_t kRowGroup = 48;  // rows of one gradient task on the primal side
 constexpr int64_t kGroups = 2;     // groups of one task, packed one after the other
@@ -18,12 +16,19 @@ constexpr double kSerial = 2e6;    // flops below which one thread is faster tha
 
 constexpr int64_t ceil_div(int64_t n, int64_t unit) { return (n + unit - 1) / unit; }
 
-template <typename T>
+template <typename Op>
 struct Layout {  // of the Gram side and of the workspace; base == nullptr only counts
+  using T = typename Op::T;
+  static constexpr int kNumbers = Steps<Op>::kNumbers;
+  // Units of a block: its weights (384^2 of float, 528^2 of bfloat16) stay in the L2 cache.
+  static constexpr int64_t kMaxUnits = kNumbers == 1 ? 8 : 11;
+  // Depth of one packed chunk: its right-hand panel stays in the L1 cache.
+  static constexpr int64_t kChunk = 128 * kNumbers;
+
   bool dual;
   int tiles;  // Gram matrices: x and y apart, or X^T Y alone
   int64_t m, depth, units, blocks, block, slices;
-  T *partial, *by_column, *by_row, *own, *other;
+  T *partial, *by_column, *by_row, *diagonal, *own, *other;
   int64_t size = 0;
 
   Layout(T* base, int64_t n, int64_t d, int operands, bool cross, bool use_dual) {
@@ -43,24 +48,34 @@ struct Layout {  // of the Gram side and of the workspace; base == nullptr only 
     partial = take(slices * tiles * block * block);
     by_column = take(tiles * block * block);
     by_row = take(blocks > 1 || (cross && !dual) ? tiles * block * block : 0);
+    diagonal = take(tiles * block);
     own = take(2 * d);
     other = take(2 * d);
   }
   int64_t begin(int64_t b) const { return min64(m, units * b / blocks * kUnit); }
 };
 
-// The unit at (i0, j0) of a tile of size `block` as panels of its columns [panel][i][width] and of its rows
-// [panel][j][width].
-template <int kWidth, typename T>
-void emit(const T* s, int64_t i0, int64_t j0, int64_t block, T* column, T* row) {
+// The unit at (i0, j0) of a tile of size `block` as panels of its columns [panel][step of i][width] and of its rows
+// [panel][step of j][width]; panels lie block * width apart.
+template <typename Op, int kWidth, typename T = typename Op::T>
+void emit(const typename Steps<Op>::Value* s, int64_t i0, int64_t j0, int64_t block, T* column, T* row) {
+  using S = Steps<Op>;
+  constexpr int N = S::kNumbers;
+  typename S::Value v[N];
   for (int64_t c = 0; c < kUnit; c += kWidth) {
-    T* out = column + (j0 + c) * block + i0 * kWidth;
-    for (int64_t i = 0; i < kUnit; ++i)
-      for (int64_t k = 0; k < kWidth; ++k) out[i * kWidth + k] = s[i * kUnit + c + k];
+    T* out = column + (j0 + c) * block + i0 / N * kWidth;
+    for (int64_t i = 0; i < kUnit; i += N)
+      for (int64_t k = 0; k < kWidth; ++k) {
+        for (int n = 0; n < N; ++n) v[n] = s[(i + n) * kUnit + c + k];
+        out[i / N * kWidth + k] = S::join(v);
+      }
     if (row == nullptr) continue;
-    out = row + (i0 + c) * block + j0 * kWidth;
-    for (int64_t j = 0; j < kUnit; ++j)
-      for (int64_t k = 0; k < kWidth; ++k) out[j * kWidth + k] = s[(c + k) * kUnit + j];
+    out = row + (i0 + c) * block + j0 / N * kWidth;
+    for (int64_t j = 0; j < kUnit; j += N)
+      for (int64_t k = 0; k < kWidth; ++k) {
+        for (int n = 0; n < N; ++n) v[n] = s[(c + k) * kUnit + j + n];
+        out[j / N * kWidth + k] = S::join(v);
+      }
   }
 }
 

@@ -1,35 +1,19 @@
 // Operands of `pairwise` in bfloat16, on processors that multiply it (AVX512-BF16).
 //
-// Two neighbouring values along the sum fill the 32 bits of a float and are multiplied together: the panels, loops and
-// tiles are those of float with half the steps, and nothing in between does arithmetic on such a pair. The weights of a
-// tile are written twice, with pairs along its rows for W B and down its columns for W^T A.
+// The panels hold pairs of them (simd/bf16_pairs.h). The weights of a tile are written twice, with pairs along its rows
+// for W B and down its columns for W^T A.
 //
-// Precision policy: products of bfloat16 numbers are exact and added up in float; logits, exponentials and statistics
-// are float. W is rounded to bfloat16 for the second product, as on a GPU (relative 2^-9, and the gradient is
-// bfloat16).
+// Precision policy: logits, exponentials and statistics are float. W is rounded to bfloat16 for the second product, as
+// on a GPU (relative 2^-9, and the gradient is bfloat16).
 #pragma once
-#include <immintrin.h>
-
 #include "pairwise/cpu/bf16.h"
 #include "pairwise/cpu/panels.h"
+#include "simd/bf16_pairs.h"
 
 namespace sslspec::cpu::avx512bf16 {
 namespace {
 
-struct Pairs {
-  using T = float;
-  static inline __attribute__((always_inline)) Vec<float> broadcast(const float* a) {
-    int32_t bits;
-    std::memcpy(&bits, a, sizeof(bits));
-    return (Vec<float>)_mm512_set1_epi32(bits);
-  }
-  static inline __attribute__((always_inline)) void add(Vec<float>& sum, Vec<float> a, Vec<float> b) {
-    sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-  }
-};
-
-constexpr int64_t pairs(int64_t count) { return (count + 1) / 2; }
-inline uint32_t pair(uint16_t low, uint16_t high) { return low | static_cast<uint32_t>(high) << 16; }
+constexpr int64_t pairs(int64_t count) { return Steps<Pairs>::of(count); }
 inline float widened(uint16_t x) {
   const uint32_t bits = pair(0, x);
   float value;
@@ -134,14 +118,9 @@ struct PairPanels : PairwiseBlocks<Pairs> {
         std::memcpy(along + (V - 1) * L / 2, &last, sizeof(last));
       }
     }
-    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
-                                                6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     float* down = tile + kDown + i / 2 * kLd + j;
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) {
-      const __m512bh both = _mm512_cvtne2ps_pbh((__m512)e[1][v], (__m512)e[0][v]);
-      store(down + v * L, (Vec<float>)_mm512_permutexvar_epi16(interleave, (__m512i)both));
-    }
+    for (int v = 0; v < V; ++v) store(down + v * L, Steps<Pairs>::across({e[0][v], e[1][v]}));
   }
 
   void accumulate(const float* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, float* other) const {

@@ -1,6 +1,7 @@
 """The operators of ``gram`` in plain torch: what a double backward differentiates.
 
-On the cheaper side, but with its min(n, d)^2 matrix stored.
+On the cheaper side, but with its min(n, d)^2 matrix stored. Products of bfloat16 factors (`half`)
+are for the fused kernels alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ __all__ = ["barlow_twins", "sqnorm", "vicreg"]
 def sqnorm(
     x: Tensor, y: Tensor | None, *, off_diagonal: bool, center: bool, half: bool = False
 ) -> Tensor:
-    # half: products of bfloat16 factors are for the fused kernels alone
     y = x if y is None else y
     if center:
         x, y = x - x.mean(0), y - y.mean(0)
@@ -28,7 +28,14 @@ def sqnorm(
 
 
 def vicreg(
-    x: Tensor, y: Tensor, *, invariance: float, variance: float, covariance: float, eps: float
+    x: Tensor,
+    y: Tensor,
+    *,
+    invariance: float,
+    variance: float,
+    covariance: float,
+    eps: float,
+    half: bool = False,
 ) -> Tensor:
     n, d = x.shape
     loss = invariance * (x - y).square().mean()
@@ -40,7 +47,9 @@ def vicreg(
     return loss
 
 
-def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> Tensor:
+def barlow_twins(
+    x: Tensor, y: Tensor, *, off_diagonal: float, eps: float, half: bool = False
+) -> Tensor:
     x, y = ((z - z.mean(0)) * torch.rsqrt(z.var(0, unbiased=False) + eps) for z in (x, y))
     on = ((x * y).mean(0) - 1).square().sum()
     off = sqnorm(x, y, off_diagonal=True, center=False)

@@ -42,7 +42,7 @@ def _form(
     """How a loss and its gradient are composed; the normalizers and the weights of its terms."""
     (n, d), form = shape, _CudaForm(kind, cross, half)
     if kind == VICREG:
-        invariance, variance, covariance, eps = options
+        invariance, variance, covariance, eps, _ = options
         per_entry = 1 / (d * (n - 1) ** 2)
         form = form._replace(
             eps=eps,
@@ -52,7 +52,7 @@ def _form(
         )
         return form, (1 / (n * d), 1 / (2 * d), per_entry), (invariance, variance, covariance)
     if kind == BARLOW_TWINS:
-        off_diagonal, eps = options
+        off_diagonal, eps, _ = options
         form = form._replace(eps=eps, alpha=2 * off_diagonal / n**2)
         return form, (1, 0, 1 / n**2), (1, 0, off_diagonal)
     return form._replace(alpha=2.0 if cross else 4.0), (0, 0, 1), (0, 0, 1)
@@ -62,12 +62,12 @@ def _is_cross(kind: int, y: Tensor | None) -> bool:
     return y is not None and kind != VICREG
 
 
-def _flags(kind: int, x: Tensor, options: tuple[Any, ...]) -> tuple[int, bool, bool]:
+def _flags(kind: int, options: tuple[Any, ...]) -> tuple[int, bool, bool]:
     """GramKind, whether the diagonal is left out, and whether factors are bfloat16."""
     if kind == SQNORM:
         off_diagonal, center, half = options
         return _SQNORM_CENTERED if center else SQNORM, off_diagonal, half
-    return kind, True, x.dtype == torch.bfloat16
+    return kind, True, options[-1]
 
 
 def value(
@@ -82,7 +82,7 @@ def value(
     """
     n, d = x.shape
     wide = computed_dtype(x)
-    kind, off_diagonal, half = _flags(loss, x, options)
+    kind, off_diagonal, half = _flags(loss, options)
     columns = x.new_empty((COLUMNS, d), dtype=wide)
     if x.numel() == 0:
         zero, gradients = (
@@ -141,7 +141,7 @@ def finish(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and y, in their dtype, of what `value` left."""
-    kind, _, half = _flags(loss, x, options)
+    kind, _, half = _flags(loss, options)
     grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
     if x.numel() == 0:
         return grads

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._seam import _C, CODE, threads, unit_stride, view
+from ..._dtypes import is_half
+from ..._seam import _C, CODE, rounds, threads, unit_stride, view
 from .. import _value_and_grad
 from ..rows.moments import check_matrix, pair_moments
 from . import composed, cuda
@@ -58,11 +59,12 @@ class GramForm(NamedTuple):
     other: Tensor | None = None
     near: float = 0.0
     project: bool = False
+    half: bool = False
 
     def view(self) -> tuple[Any, ...]:
-        alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project = self
+        alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project, half = self
         vectors = view(shift), view(scale), view(diagonal), view(own), view(other)
-        return alpha, cross, off_diagonal, *vectors, near, project
+        return alpha, cross, off_diagonal, *vectors, near, project, half
 
 
 def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: GramForm) -> Tensor:
@@ -71,7 +73,8 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: GramFo
     operands = 1 if y is None else 2
     value = x.new_empty(1 if form.cross else operands, dtype=torch.float64)
     dual = form.diagonal is not None if form.off_diagonal else _C.gram_uses_dual(n, d, False)
-    size = _C.gram_workspace_size(n, d, CODE[x.dtype], operands, form.cross, dual)
+    code = CODE[torch.bfloat16 if form.half else x.dtype]
+    size = _C.gram_workspace_size(n, d, code, operands, form.cross, dual)
     gx, gy = (view(g) if g.numel() else None for g in grads)
     work = x.new_empty(size)
     run = view(work), threads(4.0 * operands * n * d * min(n, d))
@@ -90,7 +93,7 @@ def _to_subtract(n: int, diagonal: Tensor) -> Tensor | None:
 def _sqnorm_cpu(
     x: Tensor, y: Tensor | None, options: tuple[bool, bool, bool], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    off_diagonal, center, _ = options
+    off_diagonal, center, half = options
     grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
     terms = x.new_empty(0)
     if x.numel() == 0:
@@ -110,7 +113,9 @@ def _sqnorm_cpu(
             if y is None:
                 diagonal = _to_subtract(n, diagonal)
     alpha, cross = (4.0, False) if y is None else (2.0, True)
-    value = _run(x, y, grads, GramForm(alpha, cross, off_diagonal, shift, diagonal=diagonal))
+    half = rounds(half, x.dtype)
+    form = GramForm(alpha, cross, off_diagonal, shift, diagonal=diagonal, half=half)
+    value = _run(x, y, grads, form)
     return value[0].to(x.dtype), terms, *grads
 
 
@@ -141,8 +146,8 @@ def sqnorm(
         y: (n, d), same dtype and device.
         off_diagonal: leave out the terms k == l.
         center: subtract the column means first, without a centred copy.
-        half: the rows were bfloat16 before they were widened: a GPU multiplies in bfloat16 and
-            keeps the sums in float32.
+        half: the rows were bfloat16 before they were widened: products are of bfloat16 factors with
+            float32 sums on a GPU and on a CPU that has them (AVX512-BF16).
 
     Returns:
         () of x's dtype, 0 for an empty matrix.
@@ -155,9 +160,12 @@ def sqnorm(
 
 
 def _vicreg_cpu(
-    x: Tensor, y: Tensor, options: tuple[float, float, float, float], wanted: tuple[bool, bool]
+    x: Tensor,
+    y: Tensor,
+    options: tuple[float, float, float, float, bool],
+    wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    invariance, variance, covariance, eps = options
+    invariance, variance, covariance, eps, half = options
     grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
@@ -178,6 +186,7 @@ def _vicreg_cpu(
         diagonal=_to_subtract(n, var[:2].double().mul_(n)),
         own=own,
         near=near,
+        half=rounds(half, x.dtype),
     )
     off = _run(x, y, grads, form)
     terms[2] = off.sum() / (d * (n - 1) ** 2)
@@ -187,7 +196,7 @@ def _vicreg_cpu(
 
 _vicreg = _value_and_grad.register_loss(
     "gram_vicreg",
-    "float invariance, float variance, float covariance, float eps",
+    "float invariance, float variance, float covariance, float eps, bool half",
     terms=3,
     cpu=_vicreg_cpu,
     cuda=partial(cuda.value, cuda.VICREG),
@@ -205,6 +214,7 @@ def vicreg(
     variance: float,
     covariance: float,
     eps: float,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""VICReg with its whole gradient in three passes over x and y; formula: losses/vicreg.py.
 
@@ -213,21 +223,23 @@ def vicreg(
             bfloat16 factors with float32 sums) or float16; values are then float32.
         invariance, variance, covariance: coefficients of the terms.
         eps: added to the unbiased variances inside the root, > 0.
+        half: as in `sqnorm`; rows that are bfloat16 here need not say it.
 
     Returns:
         loss (), and the unweighted terms (3,) in the order of the coefficients, without gradient.
     """
     _check("gram.vicreg", x, y, min_rows=2, half=True)
-    return _vicreg(x, y, (float(invariance), float(variance), float(covariance), float(eps)))
+    coefficients = float(invariance), float(variance), float(covariance)
+    return _vicreg(x, y, (*coefficients, float(eps), half or is_half(x)))
 
 
 # ---- Barlow Twins: both terms and the whole gradient ----
 
 
 def _barlow_twins_cpu(
-    x: Tensor, y: Tensor, options: tuple[float, float], wanted: tuple[bool, bool]
+    x: Tensor, y: Tensor, options: tuple[float, float, bool], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    off_diagonal, eps = options
+    off_diagonal, eps, half = options
     grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
@@ -247,6 +259,7 @@ def _barlow_twins_cpu(
         diagonal=correlation.double().mul_(n)[None] if dual else None,
         other=(from_one * (2 / n)).expand(2, d),
         project=True,
+        half=rounds(half, x.dtype),
     )
     off = _run(x, y, grads, form)
     terms[1] = off[0] / n**2
@@ -256,7 +269,7 @@ def _barlow_twins_cpu(
 
 _barlow_twins = _value_and_grad.register_loss(
     "gram_barlow_twins",
-    "float off_diagonal, float eps",
+    "float off_diagonal, float eps, bool half",
     terms=2,
     cpu=_barlow_twins_cpu,
     cuda=partial(cuda.value, cuda.BARLOW_TWINS),
@@ -266,7 +279,9 @@ _barlow_twins = _value_and_grad.register_loss(
 )
 
 
-def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tuple[Tensor, Tensor]:
+def barlow_twins(
+    x: Tensor, y: Tensor, *, off_diagonal: float, eps: float, half: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""Barlow Twins and its whole gradient in three passes; formula: losses/barlow_twins.py.
 
     Args:
@@ -274,9 +289,10 @@ def barlow_twins(x: Tensor, y: Tensor, *, off_diagonal: float, eps: float) -> tu
             bfloat16 factors with float32 sums) or float16; values are then float32.
         off_diagonal: weight of the redundancy term.
         eps: added to the biased variances inside the root, > 0.
+        half: as in `sqnorm`; rows that are bfloat16 here need not say it.
 
     Returns:
         loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
     """
     _check("gram.barlow_twins", x, y, min_rows=2, half=True)
-    return _barlow_twins(x, y, (float(off_diagonal), float(eps)))
+    return _barlow_twins(x, y, (float(off_diagonal), float(eps), half or is_half(x)))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from ..._register import grouping
-from ..._seam import _C, CODE, threads, unit_stride, view
+from ..._seam import _C, CODE, rounds, threads, unit_stride, view
 
 __all__ = [
     "LOGITS",
@@ -22,7 +22,6 @@ __all__ = [
     "of_logits",
     "pair_ids",
     "pair_threads",
-    "rounds",
     "through_scale",
     "workspace",
 ]
@@ -125,13 +124,6 @@ def keeping(*tensors: Tensor) -> bool:
 def number_of_kept(a: Tensor, keep: bool) -> Tensor:
     """What names those products (`csrc/simd/kept.h`): (1,) int64, or (0,) where none are kept."""
     return a.new_empty(int(keep), dtype=torch.int64)
-
-
-def rounds(half: bool, kind: torch.dtype) -> bool:
-    """Whether a CPU multiplies wide rows of that dtype in bfloat16: they came as bfloat16 (`half`),
-    and the processor has such products.
-    """
-    return half and kind == torch.float32 and bool(_C.bf16_products())
 
 
 def multiplied(x: Tensor, scale: Tensor, half: bool) -> Tensor:

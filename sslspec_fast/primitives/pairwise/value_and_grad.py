@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, CODE, unit_stride, view
+from ..._seam import _C, CODE, rounds, unit_stride, view
 from .. import _value_and_grad
 from . import lse
 from .common import (
@@ -33,7 +33,6 @@ from .common import (
     Logits,
     multiplied,
     pair_threads,
-    rounds,
     through_scale,
     workspace,
 )

@@ -6,7 +6,6 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,50 +18,11 @@ from sslspec_fast.primitives import gram
 from sslspec_fast.reference.barlow_twins import barlow_twins as dense_barlow_twins
 from sslspec_fast.reference.vicreg import vicreg as dense_vicreg
 
+from ...support.gram_cases import BARLOW, SHAPES, VICREG, dense, matrix, value_and_grads
 from ...support.tolerance import assert_no_worse
 
-# both sides of the duality, one block and several, whole and ragged units of 48
-SHAPES = (
-    (1, 1),
-    (1, 5),
-    (5, 1),
-    (2, 3),
-    (7, 30),
-    (30, 7),
-    (50, 49),
-    (97, 252),
-    (257, 100),
-    (400, 830),
-    (830, 400),
-)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-6}
 DTYPES = [torch.float64, torch.float32]
-VICREG = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "eps": 1e-4}
-BARLOW = {"off_diagonal": 5e-3, "eps": 1e-5}
-
-
-def matrix(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return (torch.randn(n, d, generator=g, dtype=torch.float64) + 0.4).to(dtype)
-
-
-def dense(
-    x: Tensor, y: Tensor | None = None, *, off_diagonal: bool = False, center: bool = False
-) -> Tensor:
-    y = x if y is None else y
-    if center:
-        x, y = x - x.mean(0), y - y.mean(0)
-    c = x.T @ y
-    if off_diagonal:
-        c = c - torch.diag(torch.diagonal(c))
-    return c.square().sum()
-
-
-def value_and_grads(f: Callable[..., Tensor], *inputs: Tensor, factor: float = 1.0) -> list[Tensor]:
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
-    value = f(*leaves)
-    (factor * value).backward()
-    return [value.detach(), *(x.grad for x in leaves)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -180,8 +140,8 @@ def test_opcheck(n: int, d: int) -> None:
     ops = torch.ops.sslspec_fast
     torch.library.opcheck(ops.gram_sqnorm, (x, None, True, False, False, True, False))
     torch.library.opcheck(ops.gram_sqnorm, (x, y, False, True, False, True, True))
-    torch.library.opcheck(ops.gram_vicreg, (x, y, 25.0, 25.0, 1.0, 1e-4, True, True))
-    torch.library.opcheck(ops.gram_barlow_twins, (x, y, 5e-3, 1e-5, True, True))
+    torch.library.opcheck(ops.gram_vicreg, (x, y, 25.0, 25.0, 1.0, 1e-4, True, True, True))
+    torch.library.opcheck(ops.gram_barlow_twins, (x, y, 5e-3, 1e-5, True, True, True))
     plain = x.detach()
     torch.library.opcheck(ops.times, (plain, plain.sum()))
 

@@ -1,0 +1,238 @@
+// The spectral contrastive loss of two views on the d x d side, with its gradient, from the rows as they come.
+//
+//   1. rows: norms, similarities of the pairs,
+//   2. A = X^T X and B = Y^T Y: slices of the rows in parallel, a column panel per task, upper blocks only,
+//   3. reduce: sums of the slices, <A, B> in fp64, B and A rewritten as whole column panels,
+//   4. gradient: chunks of rows in parallel, X B and Y A with everything else done to the rows while they are in cache.
+// Shortened rows exist in caches only. Memory traffic: the rows are read three times, the gradient is written once.
+//
+// Precision policy: norms in fp64, products by Op over slices of fixed size, the two sums in fp64; the order of all sums
+// is given by the shapes alone. Where Op rounds, it rounds the shortened rows and, in step 4, A and B off their
+// diagonals, which are most of them; products of these, similarities and what else the gradient holds take everything as
+// it is. Included by *.kernel.cpp and *.bf16.cpp only.
+#pragma once
+#include "fused/cpu/spectral_contrastive.h"
+
+#include "simd/memory.h"
+#include "simd/row_math.h"
+#include "simd/scratch.h"
+#include "simd/steps.h"
+
+namespace sslspec::cpu {
+namespace {
+
+template <typename Op>
+struct Spectral {
+  using T = typename Op::T;
+  using P = Wide<T>;
+  using S = Steps<Op>;
+  static constexpr int L = kLanes<T>, N = S::kNumbers;
+  static constexpr int64_t kChunk = P::kDepth;  // rows of one step; a multiple of P::kRows
+  static constexpr int64_t kSlices = 8;         // most slices of the rows
+  static_assert(kChunk % P::kRows == 0 && P::kCols % (N * L) == 0);
+
+  const SpectralContrastiveArgs<T>& p;
+  RowLength<T> length;
+  int64_t panels, width, slices;  // width: columns of whole panels and of whole register tiles
+  T *norm[2], *similarity, *partial, *gram, *diagonal;
+  int64_t size = 0;
+
+  explicit Spectral(const SpectralContrastiveArgs<T>& args) : p(args), length(RowLength<T>::at_most(args.longest)) {
+    panels = (p.d + P::kCols - 1) / P::kCols;
+    width = round_up(max64(panels * P::kCols, round_up(p.d, P::kRows)), L);
+    slices = max64(1, min64(kSlices, p.n / max64(1, 4 * p.d)));
+    const auto take = [&](int64_t count) {
+      T* out = p.workspace == nullptr ? nullptr : p.workspace + size;
+      size += round_up(count, 64);
+      return out;
+    };
+    norm[0] = take(p.n), norm[1] = take(p.n), similarity = take(p.n);
+    partial = take(slices * 2 * p.d * width);  // [slice][view][d][width]
+    gram = take(2 * p.d * panels * P::kCols);  // [view][panel][step of d][kCols]
+    diagonal = take(2 * p.d);                  // [view][d], where Op rounds: not in gram
+  }
+
+  T* part(int64_t slice, int64_t view) const { return partial + (slice * 2 + view) * p.d * width; }
+  T* panel(int64_t view, int64_t c) const { return gram + view * p.d * panels * P::kCols + c * S::of(p.d); }
+  int64_t begin(int64_t slice) const { return p.n * slice / slices; }
+
+  // The first `count` columns of a shortened row into out, zeros up to `padded`.
+  void copy_row(int view, int64_t i, int64_t count, int64_t padded, T* out) const {
+    const T* z = p.z[view] + i * p.ldz[view];
+    const T f = factor(view, i);
+    int64_t k = 0;
+    for (; k + L <= count; k += L) store(out + k, f * load(z + k));
+    for (; k < count; ++k) out[k] = f * z[k];
+    for (; k < padded; ++k) out[k] = 0;
+  }
+
+  // The same of the rows of one step, those from i to below `end`.
+  void copy_step(int view, int64_t i, int64_t end, int64_t count, int64_t padded, T* out) const {
+    const T* z[N];
+    T f[N];
+    for (int s = 0; s < N; ++s) {
+      const int64_t row = min64(i + s, end - 1);
+      z[s] = p.z[view] + row * p.ldz[view], f[s] = i + s < end ? factor(view, row) : T(0);
+    }
+    int64_t k = 0;
+    for (; k + L <= count; k += L) {
+      Vec<T> v[N];
+#pragma GCC unroll 2
+      for (int s = 0; s < N; ++s) v[s] = f[s] * load(z[s] + k);
+      store(out + k, S::across(v));
+    }
+    for (; k < count; ++k) {
+      typename S::Value v[N];
+      for (int s = 0; s < N; ++s) v[s] = S::round(f[s] * z[s][k]);
+      out[k] = S::join(v);
+    }
+    for (; k < padded; ++k) out[k] = 0;
+  }
+
+  void rows() const {
+    for_rows(p.n, p.threads, [&](int64_t i) {
+      const T *x = p.z[0] + i * p.ldz[0], *y = p.z[1] + i * p.ldz[1];
+      norm[0][i] = static_cast<T>(row_norm(x, p.d)), norm[1][i] = static_cast<T>(row_norm(y, p.d));
+      similarity[i] = row_dot(x, y, p.d, factor(0, i), factor(1, i));
+    });
+  }
+
+  T factor(int view, int64_t i) const { return static_cast<T>(length.factor(double(norm[view][i]))); }
+
+  // Rows [0, c + kCols) of columns [c, c + kCols) of one Gram matrix, over one slice.
+  void slice_product(int64_t slice, int view, int64_t c) const {
+    T* out = part(slice, view) + c;
+    const int64_t end = min64(p.d, c + P::kCols);
+    for (int64_t i = 0; i < end; ++i) std::memset(out + i * width, 0, sizeof(T) * P::kCols);
+    T* left = static_cast<T*>(scratch(0, sizeof(T) * kChunk * (width + P::kCols)));
+    T* right = left + kChunk * width;
+    for (int64_t r = begin(slice); r < begin(slice + 1); r += kChunk) {
+      const int64_t rows = min64(kChunk, begin(slice + 1) - r);
+      for (int64_t k = 0; k < S::of(rows); ++k) {
+        copy_step(view, r + N * k, r + rows, end, round_up(end, P::kRows), left + k * width);
+        std::memcpy(right + k * P::kCols, left + k * width + c, sizeof(T) * static_cast<size_t>(end - c));
+        for (int64_t l = end - c; l < P::kCols; ++l) right[k * P::kCols + l] = 0;
+      }
+      with_registers<P>(p.d - c, [&](auto count) __attribute__((always_inline)) {
+        accumulate_panel<true, decltype(count)::value, Op>(left, width, end, S::of(rows), right, out, width, p.d - c);
+      });
+    }
+  }
+
+  // The sum of the slices into the first of them.
+  void sum_slices(int view, int64_t c) const {
+    T* out = part(0, view) + c;
+    for (int64_t s = 1; s < slices; ++s) {
+      const T* in = part(s, view) + c;
+      for (int64_t i = 0; i < min64(p.d, c + P::kCols); ++i)
+        for (int k = 0; k < P::kCols; ++k) out[i * width + k] += in[i * width + k];
+    }
+  }
+
+  // One whole column panel: below the computed block, the other triangle.
+  void emit(int view, int64_t c) const {
+    const T* in = part(0, view);
+    T* out = panel(view, c);
+    for (int64_t s = 0; s < S::of(p.d); ++s) {
+      T row[N][P::kCols] = {};
+      for (int n = 0; n < N; ++n) {
+        const int64_t i = N * s + n;
+        for (int64_t k = 0; i < p.d && k < min64(P::kCols, p.d - c); ++k)
+          row[n][k] = i < c + P::kCols ? in[i * width + c + k] : in[(c + k) * width + i];
+      }
+      for (int64_t i = max64(c, N * s); N > 1 && i < min64(min64(p.d, c + P::kCols), N * (s + 1)); ++i) {
+        diagonal[view * p.d + i] = row[i - N * s][i - c];
+        row[i - N * s][i - c] = 0;
+      }
+      for (int64_t k = 0; k < P::kCols; k += L) {
+        Vec<T> v[N];
+        for (int n = 0; n < N; ++n) v[n] = load(row[n] + k);
+        store(out + s * P::kCols + k, S::across(v));
+      }
+    }
+  }
+
+  double inner() const {
+    const T *a = part(0, 0), *b = part(0, 1);
+    double lane[P::kCols] = {}, total = 0;
+    for (int64_t i = 0; i < p.d; ++i)  // blocks right of the diagonal stand for two
+      for (int64_t c = i / P::kCols * P::kCols; c < p.d; c += P::kCols) {
+        const double times = c > i ? 2 : 1;
+        const int64_t at = i * width + c;
+        for (int64_t k = 0; k < min64(P::kCols, p.d - c); ++k) lane[k] += times * double(a[at + k]) * double(b[at + k]);
+      }
+    for (const double sum : lane) total += sum;
+    return total;
+  }
+
+  // Rows (stride width) in steps along their columns, in `packed` unless they are that already.
+  const T* as_multiplied(const T* row, int64_t rows, T* packed) const {
+    if constexpr (N == 1) return row;
+    for (int64_t k = 0; k < rows; ++k) {
+      auto* const out = reinterpret_cast<typename S::Value*>(packed + k * width);
+      S::rounded(row + k * width, round_up(p.d, N * L), out);
+    }
+    return packed;
+  }
+
+  void gradient(int64_t r) const {
+    const int64_t rows = min64(kChunk, p.n - r);
+    T *const memory = static_cast<T*>(scratch(1, 3 * sizeof(T) * kChunk * width)), *const packed = memory;
+    T* const row[2] = {memory + kChunk * width, memory + 2 * kChunk * width};
+    for (int view = 0; view < 2; ++view)
+      for (int64_t k = 0; k < rows; ++k) copy_row(view, r + k, p.d, N * S::of(p.d), row[view] + k * width);
+    for (int view = 0; view < 2; ++view) {
+      if (p.grad[view] == nullptr) continue;
+      T* grad = p.grad[view] + r * p.d;
+      zero(grad, rows * p.d);
+      const T* left = as_multiplied(row[view], rows, packed);
+      block_accumulate_by<false, Op>(left, width, rows, S::of(p.d), {panel(1 - view, 0), S::of(p.d), 0}, grad, p.d,
+                                     p.d);
+      for (int64_t k = 0; k < rows; ++k)
+        finish(view, r + k, row[view] + k * width, row[1 - view] + k * width, grad + k * p.d);
+    }
+  }
+
+  // out = x B on entry, the gradient of z on return
+  void finish(int view, int64_t i, const T* x, const T* y, T* out) const {
+    const T twice = static_cast<T>(2 * p.repulsion);
+    const T of_pair = static_cast<T>(p.attraction - 2 * p.repulsion * double(similarity[i]));
+    const T* whole = diagonal + (1 - view) * p.d;
+    Vec<T> lanes{};
+    T sum = 0;
+    int64_t k = 0;
+    for (; k + L <= p.d; k += L) {
+      Vec<T> product = load(out + k);
+      if (N > 1) product += load(whole + k) * load(x + k);
+      const Vec<T> g = twice * product + of_pair * load(y + k);
+      lanes += g * load(x + k);
+      store(out + k, g);
+    }
+    for (; k < p.d; ++k) {
+      if (N > 1) out[k] += whole[k] * x[k];
+      out[k] = twice * out[k] + of_pair * y[k];
+      sum += out[k] * x[k];
+    }
+    length.backward(double(norm[view][i]), x, hsum<T>(lanes) + sum, T(1), p.d, out);
+  }
+
+  void run() const {
+    rows();
+    parallel_for(2 * slices * panels, p.threads, [&](int64_t t) {  // the long panels first
+      slice_product(t / 2 % slices, static_cast<int>(t % 2), (panels - 1 - t / (2 * slices)) * P::kCols);
+    });
+    parallel_for(2 * panels, p.threads, [&](int64_t t) { sum_slices(static_cast<int>(t % 2), t / 2 * P::kCols); });
+    double pairs = 0, squares = 0;
+    for (int64_t i = 0; i < p.n; ++i) {
+      pairs += double(similarity[i]);
+      squares += double(similarity[i]) * double(similarity[i]);
+    }
+    p.value[0] = pairs, p.value[1] = inner() - squares;
+    if (p.grad[0] == nullptr && p.grad[1] == nullptr) return;
+    parallel_for(2 * panels, p.threads, [&](int64_t t) { emit(static_cast<int>(t % 2), t / 2 * P::kCols); });
+    parallel_for((p.n + kChunk - 1) / kChunk, p.threads, [&](int64_t t) { gradient(t * kChunk); });
+  }
+};
+
+}  // namespace
+}  // namespace sslspec::cpu

@@ -1,0 +1,10 @@
+// The spectral contrastive loss of float rows that are rounded to bfloat16 as they are packed; the algorithm is in
+// spectral.h.
+#include "fused/cpu/spectral.h"
+#include "simd/bf16_pairs.h"
+
+namespace sslspec::cpu::avx512bf16 {
+
+void spectral_contrastive_bf16(const SpectralContrastiveArgs<float>& args) { Spectral<Pairs>(args).run(); }
+
+}  // namespace sslspec::cpu::avx512bf16
