@@ -123,6 +123,7 @@ TREE = {
         "/benchmarks/results/h200",
         "/benchmarks/results/h100",
         "/benchmarks/results/kernels",
+        "/benchmarks/results/eigsh",
     ],
     "Internals": ["architecture", "kernels", "numerics", "adding_a_loss", "/CONTRIBUTING"],
     "Project": ["/README", "versions", "/SECURITY", "/THIRD_PARTY_NOTICES", "/CHANGELOG"],
