@@ -125,6 +125,7 @@ TREE = {
         "/benchmarks/results/h100",
         "/benchmarks/results/distributed",
         "/benchmarks/results/kernels",
+        "/benchmarks/results/eigsh",
     ],
     "Internals": ["architecture", "kernels", "numerics", "adding_a_loss", "/CONTRIBUTING"],
     "Project": ["/README", "versions", "/SECURITY", "/THIRD_PARTY_NOTICES", "/CHANGELOG"],
