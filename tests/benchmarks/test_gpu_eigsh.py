@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
-import sslspec_fast  # noqa: F401  before the checkout, which may lack the compiled core, is on the path
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from benchmarks import gpu, gpu_eigsh
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
 def test_every_solver_is_timed_with_its_residual(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT)  # the installed package does not contain the benchmarks
-    from benchmarks import gpu, gpu_eigsh
-
     gpu_eigsh.warm_up("cpu")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines][:2] == ["mixed", "peer float64"]

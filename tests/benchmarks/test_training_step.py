@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
-import sslspec_fast  # noqa: F401  before the checkout, which may lack the compiled core, is on the path
+from benchmarks import gpu_training
+from benchmarks.gpu import training_table
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 FAMILIES = ("vicreg", "barlow", "nt_xent")
 
 
 @pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    # the installed package does not contain the benchmarks
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks import gpu_training
-
+def training() -> ModuleType:
     return gpu_training
 
 
@@ -84,8 +79,6 @@ def test_every_form_is_measured_and_reported(
 
 
 def test_the_table_of_steps(training: ModuleType) -> None:
-    from benchmarks.gpu import training_table
-
     step = {
         "case": "vicreg",
         "milliseconds": {"fused": 100.0, "compiled": 150.0},
