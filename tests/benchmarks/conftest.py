@@ -1,5 +1,5 @@
-"""The installed package lacks the benchmarks. They come from the checkout, which is last on the path,
-so that the package stays the installed one.
+"""The installed package lacks the benchmarks. They come from the checkout, which is last on the
+path, so that the package stays the installed one.
 """
 
 import sys
