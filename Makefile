@@ -12,7 +12,7 @@ SOURCES := pyproject.toml CMakeLists.txt constraints.txt \
 export SSLSPEC_CUDA_ARCHS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),native,90-real)
 
 TEST_NEEDS := pytest pytest-xdist hypothesis pandas pyarrow scikit-build-core scikit-learn matplotlib tqdm \
-              torchmetrics lightning pytorch-metric-learning
+              torchmetrics lightning pytorch-metric-learning pymetis
 LINT_NEEDS := ruff mypy codespell clang-format
 DOCS_NEEDS := sphinx furo myst-parser sphinx-mathjax-offline sphinx-gallery
 EXAMPLE_NEEDS := scikit-learn pandas lightning torchmetrics sentence-transformers[train]

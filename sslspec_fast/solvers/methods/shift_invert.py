@@ -20,7 +20,7 @@ from ...primitives.basis import random_block
 from ...primitives.basis.blocks import column_norms
 from ..completeness.inertia import Count, counting
 from ..linalg.basis import Basis, orthonormalize
-from ..linalg.factorization import symmetric_factor
+from ..linalg.factorization import OrderedFactor, symmetric_factor
 from ..plan import Plan
 from ..problem.probe import Probe
 from ..problem.task import Outcome, Task, rounded
@@ -124,6 +124,7 @@ def shift_invert(task: Task, plan: Plan, found: Probe) -> Outcome:
     outcome.facts = {
         "sigma": solver.sigma,
         "fill": fill,
+        "order": "METIS" if isinstance(solver.factor, OrderedFactor) else "minimum degree",
         "factorisations": run.factors,
         "n_solve": run.solves + solver.columns,
     }

@@ -1,0 +1,93 @@
+"""Factors in METIS's order are those of the same matrix, with less fill."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from sslspec_fast import eigsh
+from sslspec_fast.solvers.linalg import factorization
+from sslspec_fast.solvers.linalg.factorization import OrderedFactor, symmetric_factor
+from sslspec_fast.solvers.linalg.sparse_cholesky import SparseCholesky
+
+
+def box(m: int) -> sp.csc_array:
+    """Laplacian of a path, to the third power: the grid of m^3 nodes."""
+    path = sp.diags_array([-np.ones(m - 1), 2.0 * np.ones(m), -np.ones(m - 1)], offsets=[-1, 0, 1])
+    one = sp.eye_array(m)
+    return sp.csc_array(
+        sp.kron(sp.kron(path, one), one)
+        + sp.kron(sp.kron(one, path), one)
+        + sp.kron(sp.kron(one, one), path)
+    )
+
+
+@pytest.fixture
+def dissected(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pymetis")
+    monkeypatch.setattr(factorization, "_DISSECTED_FILL", 0.0)
+
+
+def test_the_order_is_that_of_metis_where_much_fill_is_predicted() -> None:
+    pytest.importorskip("pymetis")
+    half = sp.random_array((600, 600), density=0.01, rng=np.random.default_rng(0))
+    dense, _ = symmetric_factor("test", half + half.T, -9.0, 9.0)
+    assert isinstance(dense, OrderedFactor)
+    sparse, _ = symmetric_factor("test", box(5), -9.0, 12.0)
+    assert not isinstance(sparse, OrderedFactor)
+
+
+@pytest.mark.usefixtures("dissected")
+def test_the_order_of_metis_fills_in_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = box(20)
+    found, _ = symmetric_factor("test", matrix, 3.01, 12.0)
+    monkeypatch.setattr(factorization, "_DISSECTED_FILL", np.inf)
+    usual, _ = symmetric_factor("test", matrix, 3.01, 12.0)
+    assert found.L.nnz < 0.9 * usual.L.nnz
+
+
+@pytest.mark.usefixtures("dissected")
+def test_an_ordered_factor_solves_and_counts() -> None:
+    matrix, sigma = box(7), 3.01
+    factor, _ = symmetric_factor("test", matrix, sigma, 12.0)
+    b = np.random.default_rng(0).standard_normal((343, 3))
+    x = factor.solve(b)
+    np.testing.assert_allclose(sigma * x - matrix @ x, b, atol=1e-11)
+    np.testing.assert_allclose(factor.solve(b[:, 0]), x[:, 0], atol=1e-12)
+    values = np.linalg.eigvalsh(matrix.toarray())
+    assert np.array_equal(factor.perm_r, factor.perm_c)
+    assert (factor.U.diagonal() < 0.0).sum() == (values > sigma).sum()
+    order = np.argsort(factor.perm_c)  # that of L and U, so another factor may be made in it
+    shifted = sigma * np.eye(343) - matrix.toarray()
+    np.testing.assert_allclose(
+        (factor.L @ factor.U).toarray(), shifted[order][:, order], atol=1e-11
+    )
+
+
+@pytest.mark.usefixtures("dissected")
+def test_loops_and_loose_nodes_are_no_edges_of_the_order() -> None:
+    loose = sp.csc_array(sp.block_diag([box(3), sp.diags_array([4.0, 5.0, 0.0])]))
+    factor, _ = symmetric_factor("test", loose, -1.0, 12.0)
+    b = np.arange(30.0)
+    np.testing.assert_allclose(-factor.solve(b) - loose @ factor.solve(b), b, atol=1e-12)
+
+
+@pytest.mark.usefixtures("dissected")
+def test_a_cholesky_factor_may_be_ordered() -> None:
+    matrix = box(5)
+    factor, x = SparseCholesky(matrix), np.random.default_rng(1).standard_normal((125, 2))
+    np.testing.assert_allclose(factor.times(factor.times_transposed(x)), matrix @ x, atol=1e-12)
+    np.testing.assert_allclose(factor.solve(factor.times(x)), x, atol=1e-12)
+
+
+@pytest.mark.usefixtures("dissected")
+@pytest.mark.parametrize("options", [{"which": "SA", "method": "shift_invert"}, {"sigma": 3.1}])
+def test_eigenvalues_do_not_depend_on_the_order(options: dict) -> None:
+    matrix = box(9)
+    values = np.linalg.eigvalsh(matrix.toarray())
+    near = values[np.argsort(abs(values - options.get("sigma", 0.0)))[:8]]
+    found = eigsh(matrix, k=8, certify=True, tol=1e-10, seed=0, **options)
+    assert found.info.complete
+    assert found.info.extra.get("order", "METIS") == "METIS"
+    np.testing.assert_allclose(np.sort(found.values), np.sort(near), atol=1e-9)
