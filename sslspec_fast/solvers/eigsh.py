@@ -153,8 +153,8 @@ def eigsh(
             (n_r, n) rows of this rank, or an `operators.partitioned`; x0, deflate and the vectors
             are this rank's rows, 0 allowed (docs/distributed_eigensolver.md).
         preconditioner: (n, b) -> (n, b), or a matrix or operator that multiplies by @: what is near
-            (t I - A)^-1 for t just beyond the wanted end (A - t I for "SA"), in the place of
-            multigrid. For "lobpcg", which "auto" then picks.
+            (t I - A)^-1 for t just beyond the wanted end (A - t I for "SA"; B in the place
+            of I), in the place of multigrid. For "lobpcg", which "auto" then picks.
         return_eigenvectors: False: only the values are returned, as scipy does.
 
     Returns:

@@ -45,7 +45,6 @@ EYE = np.eye(5)
         ({"preconditioner": 3}, TypeError, "preconditioner must be callable or .*@, got int"),
         ({"preconditioner": EYE, "which": "BE"}, ValueError, "which='BE'"),
         ({"preconditioner": EYE, "method": "dense"}, ValueError, "method='dense'"),
-        ({"preconditioner": EYE, "B": np.ones(5)}, NotImplementedError, "together with B"),
         ({"return_eigenvectors": 0}, TypeError, "return_eigenvectors must be True or False, got"),
         ({"method": "magic"}, ValueError, "method must be one of .* got 'magic'"),
         ({"precision": "half"}, ValueError, "precision must be one of .* got 'half'"),

@@ -296,3 +296,22 @@ def test_a_preconditioner_saves_steps() -> None:
         assert 3 * fast.info.n_iter < plain.info.n_iter
     with pytest.raises(ValueError, match="preconditioner must return a finite"):
         eigsh(matrix, 4, which="SA", preconditioner=lambda r: r[:, :1])
+
+
+@pytest.mark.parametrize("kind", ["diagonal", "sparse", "dense", "both dense"])
+def test_a_preconditioner_is_that_of_the_pencil(kind: str) -> None:
+    matrix, _ = _grid(27, 30)
+    n = matrix.shape[0]
+    ends, middle = np.ones(n - 1), np.linspace(3.0, 5.0, n)  # as the mass of finite elements
+    sparse = sp.diags_array([ends, middle, ends], offsets=[-1, 0, 1]).tocsr()
+    mass = {"diagonal": middle, "sparse": sparse}.get(kind, sparse.toarray())
+    a = matrix.toarray() if kind == "both dense" else matrix
+    exact = sla.eigh(matrix.toarray(), np.diag(mass) if mass.ndim == 1 else sparse.toarray())[0]
+    factor = spla.splu(sp.csc_array(matrix))
+    options: dict[str, Any] = {"B": mass, "which": "SA", "method": "lobpcg"}
+    fast = eigsh(a, 4, preconditioner=factor.solve, **options)
+    np.testing.assert_allclose(fast.values, exact[:4], rtol=1e-8)
+    plain = eigsh(a, 4, preconditioner=lambda r: r, **options)
+    assert 3 * fast.info.n_iter < plain.info.n_iter
+    with pytest.raises(ValueError, match="preconditioner must return a finite"):
+        eigsh(a, 4, preconditioner=lambda r: r[:3], **options)

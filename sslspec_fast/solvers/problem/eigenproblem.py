@@ -151,17 +151,27 @@ def _task(
 def _preconditioner(
     given: Any, kind: str, reduced: ReducedPencil | None
 ) -> Callable[[Tensor], Tensor] | None:
-    """given, which takes arrays of that kind, on float64 tensors. Its scale plays no part."""
+    """given, which takes arrays of that kind, on float64 tensors. Its scale plays no part.
+
+    Of a pencil: a residual of F^-1 A F^-T is F^-1 that of A x = lambda B x, so F^T M F takes the
+    place of M.
+    """
     if given is None:
         return None
-    if reduced is not None:
-        raise NotImplementedError("eigsh: preconditioner together with B is not supported")
 
     def apply(r: Tensor) -> Tensor:
         x = to_array(r.double(), kind)
-        return from_array(given(x) if callable(given) else given @ x).to(r)
+        out = from_array(given(x) if callable(given) else given @ x)
+        if out.shape != r.shape or not bool(torch.isfinite(out).all()):
+            raise ValueError(
+                f"eigsh: preconditioner must return a finite {tuple(r.shape)} block, got "
+                f"{tuple(out.shape)}"
+            )
+        return out.to(r)
 
-    return apply
+    if reduced is None:
+        return apply
+    return lambda r: reduced.into(apply(reduced.times(r)))
 
 
 def exact_pairs(

@@ -30,12 +30,13 @@ _Map = Callable[[Tensor], Tensor]
 @dataclass
 class ReducedPencil:
     """op: F^-1 A F^-T. back: eigenvectors y of it to B-orthonormal x. into: F^T x, which takes x to
-    a multiple of y. size: b, by which the eigenvalues of op exceed those of the pencil.
+    a multiple of y. times: F y. size: b, by which the eigenvalues of op exceed those of the pencil.
     """
 
     op: SymmetricOperator
     back: _Map
     into: _Map
+    times: _Map
     size: float
 
 
@@ -80,12 +81,14 @@ def _diagonal(op: SymmetricOperator, b: Tensor) -> ReducedPencil:
         raise ValueError(f"eigsh: B must be positive, got smallest entry {float(b.min()):.3g}")
     size = power_near(float(b.max())) if op.n else 1.0
     scale, unit = (b / size).rsqrt(), size**-0.5
-    return ReducedPencil(
-        ScaledOperator(op, scale),
-        lambda y: y * (scale * unit).to(y.dtype)[:, None],
-        lambda x: x / scale.to(x.dtype)[:, None],
-        size,
-    )
+
+    def times(x: Tensor) -> Tensor:
+        return x / scale.to(x.dtype)[:, None]
+
+    def back(y: Tensor) -> Tensor:
+        return y * (scale * unit).to(y.dtype)[:, None]
+
+    return ReducedPencil(ScaledOperator(op, scale), back, times, times, size)
 
 
 def _sparse(op: SymmetricOperator, b: Any) -> ReducedPencil:
@@ -111,7 +114,10 @@ def _sparse(op: SymmetricOperator, b: Any) -> ReducedPencil:
     def into(x: Tensor) -> Tensor:
         return torch.from_numpy(factor.times_transposed(x.double().numpy())).to(x)
 
-    return ReducedPencil(SparsePencil(op, mass, factor), back, into, size)
+    def times(y: Tensor) -> Tensor:
+        return torch.from_numpy(factor.times(y.double().numpy())).to(y)
+
+    return ReducedPencil(SparsePencil(op, mass, factor), back, into, times, size)
 
 
 def _dense(op: SymmetricOperator, b: Tensor) -> ReducedPencil:
@@ -135,13 +141,17 @@ def _dense(op: SymmetricOperator, b: Tensor) -> ReducedPencil:
     def into(x: Tensor) -> Tensor:
         return factor.T.to(x.dtype) @ x
 
+    def times(y: Tensor) -> Tensor:
+        return factor.to(y.dtype) @ y
+
     if isinstance(op, DenseOperator):
         half = torch.linalg.solve_triangular(factor, op.matrix.double(), upper=False)
         full = torch.linalg.solve_triangular(factor, half.T.contiguous(), upper=False)
-        return ReducedPencil(DenseOperator((full + full.T) / 2), back, into, size)
+        return ReducedPencil(DenseOperator((full + full.T) / 2), back, into, times, size)
 
     def apply(x: Tensor) -> Tensor:
         y = op.matmat(solve(x))
         return torch.linalg.solve_triangular(factor.to(x.dtype), y, upper=False)
 
-    return ReducedPencil(CallableOperator(apply, n, torch.float64, op.device), back, into, size)
+    reduced = CallableOperator(apply, n, torch.float64, op.device)
+    return ReducedPencil(reduced, back, into, times, size)
