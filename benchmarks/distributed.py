@@ -64,6 +64,9 @@ LOSSES: dict[str, Loss] = {
     "nt_xent": lambda a, b, **k: F.nt_xent(a, b, temperature=0.2, **k),
     "dcl": lambda a, b, **k: F.dcl(a, b, **k),
     "info_nce": lambda a, b, **k: F.info_nce(a, b, **k),
+    "info_nce, target": lambda a, b, **k: F.info_nce(
+        a, torch.cat([a, b]), target=len(b) + torch.arange(len(b), device=a.device), **k
+    ),
     "clip": lambda a, b, **k: F.clip(unit(a), unit(b), 20.0, **k),
     "siglip": lambda a, b, **k: F.siglip(unit(a), unit(b), 10.0, -10.0, **k),
     "sup_con": lambda a, b, **k: F.sup_con(
@@ -80,6 +83,9 @@ LOSSES: dict[str, Loss] = {
     "moco": lambda a, b, **k: F.moco(
         a, b, torch.eye(a.shape[1], dtype=a.dtype, device=a.device), **k
     ),
+    "gram_anchor": lambda a, b, **k: F.gram_anchor(
+        torch.stack([a, b, a + b], 1), torch.stack([b, a, a - b], 1), **k
+    ),
     "dino": lambda a, b, **k: F.dino([a, b], [a, b], prototypes(a), **k),
     "ibot": lambda a, b, **k: F.ibot(
         a, b, torch.ones(len(a), 1, dtype=torch.bool, device=a.device), prototypes(a), **k
@@ -95,6 +101,12 @@ LOSSES: dict[str, Loss] = {
         a, b, prototypes(a), mean_entropy=0.5, **k
     ),
     "graph_info_nce": lambda a, b, **k: F.graph_info_nce(torch.cat([a, b]), views(a, k), **k),
+    "per_positive": lambda a, b, **k: F.graph_info_nce(
+        a, labels(a, k), negatives="per_positive", **k
+    ),
+    "graph_siglip": lambda a, b, **k: F.graph_siglip(
+        unit(a), unit(b), labels(a, k), 10.0, -10.0, **k
+    ),
     "graph_vicreg": lambda a, b, **k: F.graph_vicreg(torch.cat([a, b]), views(a, k), **k),
     "graph_barlow_twins": lambda a, b, **k: F.graph_barlow_twins(a, labels(a, k), **k),
     "graph_spectral": lambda a, b, **k: F.graph_spectral_contrastive(a, labels(a, k), **k),

@@ -145,9 +145,13 @@ class Partitioned(Relation):
         rest = Csr(indptr, a.indices[keep], values, a.n_cols, False)
         return Partitioned(rest, self._halo, self._symmetric, self._scale)
 
+    def rows(self) -> Csr:
+        """(n_r, n_r + h): the columns are those rows that `extended` gives."""
+        return self._a.scaled(self._scale)
+
     def square(self) -> Csr:
         """A with an empty row for each of the halo: (n_r + h, n_r + h)."""
-        a = self._a.scaled(self._scale)
+        a = self.rows()
         indptr = torch.cat([a.indptr, a.indptr[-1:].expand(self._halo.size)])
         return Csr(indptr, a.indices, a.values, a.n_cols, False)
 

@@ -34,7 +34,12 @@ ROWS = {
     "info_nce": (2 * ROW, 8),  # keys, and their gradient
     "clip": (2 * ROW, 24),
     "siglip": (2 * ROW, 8),
+    "info_nce, target": (2 * ROW, 8),
+    "gram_anchor": (0, 0),
+    "graph_siglip": (2 * ROW, 64),  # and a row for an edge to another rank, see below
+    "graph_info_nce, per positive": (2 * ROW, 64),
 }
+FETCHED = {"graph_siglip": 1, "graph_info_nce, per positive": 1}  # and its gradient goes back
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -44,7 +49,8 @@ def test_bytes_of_rows_are_those_of_the_formula(pool: Pool, name: str) -> None:
     per_column, statistics = ROWS[name]
     for (few, quiet), (many, _) in zip(small, large, strict=True):
         assert quiet == 0
-        assert many - few == 2 * N * per_column * (48 - 16)
+        rows = (2 * N + FETCHED.get(name, 0)) * per_column
+        assert many - few == rows * (48 - 16)
         assert few <= 2 * (N * (per_column * 16 + statistics) + 400)
 
 

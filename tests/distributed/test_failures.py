@@ -38,9 +38,13 @@ SEEN = {
     "bank": f"NTXentLoss: the bank {ALIKE} (9, 5), rank 1 has (8, 5)",
 }
 SEEN |= {
+    "target": f"info_nce: target {ALIKE} None, rank 1 has a tensor",
+    "patches": f"gram_anchor: the shape of a sample {ALIKE} (2, 5), rank 1 has (4, 5)",
+    "patches of the teacher": f"gram_anchor: teacher {ALIKE} rows of shape (4, 4) in torch.float64",
+    "clamp": f"gram_anchor: clamp {ALIKE} 0.0, rank 1 has 1.0",
     "prototypes": f"msn: prototypes {ALIKE} shape (4, 5) and sum 8, rank 1 has shape (4, 5) and",
     "center": f"dino: center {ALIKE} shape (5,) and sum 0, rank 1 has shape (5,) and sum 5",
-    "crops": f"dino: the numbers of views and features {ALIKE} (3, 5), rank 1 has (2, 5)",
+    "crops": f"dino: the shape of a sample {ALIKE} (3, 5), rank 1 has (2, 5)",
     "views of the teacher": f"dino: teacher_views {ALIKE} rows of shape (2, 5) in torch.float64, ",
     "dtype of the teacher": f"x_clr: targets {ALIKE} rows of shape (5,) in torch.float64, rank 1",
     "temperature of the teacher": f"ressl: key_temperature {ALIKE} 0.04, rank 1 has 0.1",
@@ -53,6 +57,8 @@ SEEN |= {
 OWN = {
     "tokens": "ValueError: ibot: student must have a row for each of the 4 masked tokens, got (3,",
     "biases by block": "ValueError: prototype_cross_entropy: bias must be one for all teacher rows",
+    "keys": "ValueError: info_nce: target must have rows of key in [0, 4), got 4",
+    "images of the teacher": "ValueError: gram_anchor: teacher must have the (4,) rows of student",
     "error": "ValueError: nt_xent: temperature must be finite and > 0, got -1.0",
     "shapes": "ValueError: info_nce: key must match query (4, 5), got (3, 5)",
     "keyword": "TypeError: got an unexpected keyword argument 'nonsense'",

@@ -12,7 +12,8 @@ from ..support.ranks import training
 from ..support.ranks.pool import Pool
 
 SOFTMAX = ["nt_xent", "dcl", "info_nce", "clip", "siglip", "sup_con", "info_nce, threshold"]
-SOFTMAX += ["graph_info_nce", "graph_info_nce, non_positive"]
+SOFTMAX += ["graph_info_nce", "graph_info_nce, non_positive", "graph_info_nce, per_positive"]
+SOFTMAX += ["graph_siglip", "info_nce, target"]
 
 
 def test_every_loss_with_a_scale_is_here() -> None:
@@ -36,7 +37,7 @@ def test_the_reference_has_second_derivatives(pool: Pool, name: str) -> None:
 def test_rows_in_pieces_give_the_same_loss(pool: Pool, name: str) -> None:
     for error, more in pool.run(training.pieces, name, 300, ranks=3):
         assert error < 1e-13
-        assert more or name == "siglip"  # gathered again for the gradient, of what has rows
+        assert more or "siglip" in name  # gathered again for the gradient, of what has rows
 
 
 @pytest.mark.parametrize("name", training.LOSSES)
@@ -84,7 +85,11 @@ def test_sharded_weights_and_scale(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa", "dino", "swav", "x_clr"]
+    "name",
+    [
+        *("nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa", "dino", "swav", "x_clr"),
+        *("info_nce, target", "gram_anchor"),
+    ],
 )
 def test_one_compiled_graph(pool: Pool, name: str) -> None:
     for errors in pool.run(training.compiled, name, ranks=2):

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.ranks import (
     Ranks,
@@ -91,15 +92,33 @@ def vector_jacobian(group: Any) -> dict[str, float]:
     }
 
 
+def _ring(x: Tensor, group: Any) -> sf.PairGraph:
+    """Every row with the next one; one of a rank's rows points to another rank."""
+    n, first = len(x), len(x) * dist.get_rank(group)
+    at = torch.arange(n)
+    return sf.PairGraph.from_edges(at, (first + at + 1) % (n * group.size()), n=n, group=group)
+
+
+SENDS: dict[str, Any] = {
+    "clip": lambda x, y, g: F.clip(x, y, 2.0, group=g),
+    "siglip": lambda x, y, g: F.siglip(x, y, 2.0, -1.0, group=g),
+    "info_nce, target": lambda x, y, g: F.info_nce(x, y, target=torch.arange(len(y)), group=g),
+    "gram_anchor": lambda x, y, g: F.gram_anchor(x[:, None], y[:, None], group=g),
+    "graph_siglip": lambda x, y, g: F.graph_siglip(x, y, _ring(x, g), 2.0, -1.0),
+    "graph_info_nce, per positive": lambda x, y, g: F.graph_info_nce(
+        x, _ring(x, g), negatives="per_positive"
+    ),
+}
+
+
 def sent(group: Any, name: str, d: int) -> tuple[int, int]:
     """Bytes that a rank sends in the forward pass of even batches, and in the backward pass."""
-    loss = getattr(F, name)
+    loss = SENDS.get(name) or (lambda x, y, g: getattr(F, name)(x, y, group=g))
     n = 64
     torch.manual_seed(dist.get_rank(group))
     x, y = (torch.randn(n, d, requires_grad=True) for _ in "ab")
-    extra = (2.0,) if name == "clip" else (2.0, -1.0) if name == "siglip" else ()
     before = bytes_sent()
-    value = loss(x, y, *extra, group=group)
+    value = loss(x, y, group)
     middle = bytes_sent()
     value.backward()
     return middle - before, bytes_sent() - middle

@@ -132,6 +132,30 @@ CALLS: dict[str, Any] = {
         lambda g: F.info_nce(*pair(), margin=0.1, group=g),
         lambda g: F.info_nce(*pair(), group=g),
     ),
+    "target": (
+        lambda g: F.info_nce(*pair(), target=torch.arange(4), group=g),
+        lambda g: F.info_nce(*pair(), group=g),
+    ),
+    "keys": (
+        lambda g: F.info_nce(*pair(), target=torch.arange(4) + 1, group=g),
+        lambda g: F.info_nce(*pair(), target=torch.arange(4), group=g),
+    ),
+    "patches": (
+        lambda g: F.gram_anchor(*(x.view(1, 4, 5) for x in pair()), group=g),
+        lambda g: F.gram_anchor(*(x.view(2, 2, 5) for x in pair()), group=g),
+    ),
+    "patches of the teacher": (
+        lambda g: F.gram_anchor(*(x.view(1, 4, 5) for x in pair()), group=g),
+        lambda g: F.gram_anchor(pair()[0], pair(d=4)[0], group=g),
+    ),
+    "clamp": (
+        lambda g: F.gram_anchor(*pair(), clamp=True, group=g),
+        lambda g: F.gram_anchor(*pair(), group=g),
+    ),
+    "images of the teacher": (
+        lambda g: F.gram_anchor(pair()[0], pair(3)[0], group=g),
+        lambda g: F.gram_anchor(*pair(), group=g),
+    ),
     "neighbours": (
         lambda g: F.koleo(pair()[0], k=12, group=g),
         lambda g: F.koleo(pair()[0], k=12, group=g),

@@ -130,8 +130,14 @@ def covariance(group: Any, split: tuple[int, ...], impl: str) -> dict[str, float
 def compiled(group: Any, name: str) -> dict[str, float]:
     """One graph of torch.compile, on a PairGraph over ranks."""
     own = held(group, (5, 8))
-    whole, over = graph_of("weights", Own(own.data)), graph_of("weights", own, group)
-    loss = getattr(F, name)
+    kind = "edges" if name == "graph_siglip" else "weights"
+    whole, over = graph_of(kind, Own(own.data)), graph_of(kind, own, group)
+    loss: Callable[..., Tensor] = getattr(F, name)
+    if name == "graph_siglip":
+
+        def loss(z: Tensor, graph: sf.PairGraph) -> Tensor:
+            return F.graph_siglip(z, z.detach(), graph, 2.0, -1.0)
+
     x = own.data["x1"].clone().requires_grad_()
     mine = x.detach()[own.rows].clone().requires_grad_()
     step = torch.compile(lambda z: loss(1.5 * z, over), fullgraph=True, backend="aot_eager")
@@ -208,6 +214,15 @@ def refused(group: Any, name: str) -> str:
         "directed": lambda: F.ls_simclr(z, make.from_edges([0], [1], n=3, group=group)),
         "one process": lambda: F.ls_simclr(z, make.from_labels([0] * 3), **views),
         "components": lambda: make.from_labels([0] * 3, group=group).connected_components(),
+        "weights of targets": lambda: F.graph_siglip(
+            z, z, make.from_edges([0], [1], [2.0 if odd else 0.5], n=3, group=group), 1.0, 0.0
+        ),
+        "images": lambda: F.graph_siglip(
+            *[torch.ones(2 if odd else 3, 2, dtype=D)] * 2,
+            make.from_labels([0] * 3, group=group),
+            1.0,
+            0.0,
+        ),
         "no negative": lambda: F.graph_info_nce(
             z, make.from_labels([0] * 3, group=group), negatives="non_positive"
         ),

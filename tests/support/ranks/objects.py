@@ -14,8 +14,9 @@ from torch import Tensor
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
+from sslspec_fast.ranks import Held
 
-from .training import Batch
+from .training import Batch, pairs_of
 from .work import relative
 
 Module = torch.nn.Module
@@ -35,6 +36,23 @@ class _first(torch.nn.Module):
 class _views(_first):
     def forward(self, a: Tensor, b: Tensor) -> Any:
         return self.loss(global_proj=[a, b], local_proj=[a + b])
+
+
+class _patches(_first):
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        return self.loss(torch.stack([a, b, a * b], 1), torch.stack([b, b, a], 1))
+
+
+class _related(_first):
+    """Of pairs that follow each other, on any rank."""
+
+    def __init__(self, loss: Module, group: Any) -> None:
+        super().__init__(loss)
+        self.held = Held("GraphSigLIPLoss", group) if group is not None else None
+
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        group = None if self.held is None else self.held.group
+        return self.loss(a, b, pairs_of(a, {"group": group}), 2.0, -1.0)
 
 
 # name -> (the module over a group, the module of one process)
@@ -61,6 +79,14 @@ PAIRS: dict[str, tuple[Callable[..., Module], Callable[[], Module]]] = {
     "LeJEPALoss": (
         lambda **k: _views(sf.LeJEPALoss(0.3, sigreg_num_vectors=None, **k)),
         lambda: _views(sf.LeJEPALoss(0.3, sigreg_num_vectors=None)),
+    ),
+    "GramAnchorLoss": (
+        lambda **k: _patches(sf.GramAnchorLoss(True, **k)),
+        lambda: _patches(sf.GramAnchorLoss(True)),
+    ),
+    "GraphSigLIPLoss": (
+        lambda **k: _related(sf.GraphSigLIPLoss(**k), k["group"]),
+        lambda: _related(sf.GraphSigLIPLoss(), None),
     ),
     "KoLeoLoss": (lambda **k: _first(sf.KoLeoLoss(**k)), lambda: _first(sf.KoLeoLoss())),
     "CLIPLoss": (lambda **k: sf.CLIPLoss(**k), sf.CLIPLoss),

@@ -47,6 +47,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "info_nce, threshold": lambda a, b, c, **k: F.info_nce(
         a, b, temperature=1 / c, ids=_pairs(a, k), threshold=0.3, margin=0.1, **k
     ),
+    "info_nce, target": lambda a, b, c, **k: F.info_nce(
+        a, torch.cat([a + b, b]), target=len(b) + torch.arange(len(b)), temperature=1 / c, **k
+    ),
+    "gram_anchor": lambda a, b, c, **k: (
+        F.gram_anchor(torch.stack([a, b, a + b], 1), torch.stack([b, b, b], 1), **k) + 0 * c
+    ),
     "dino": lambda a, b, c, **k: F.dino(
         [a, b], [b], columns(a) * c, student_temperature=1 / c, **k
     ),
@@ -75,6 +81,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     ),
     "graph_info_nce, non_positive": lambda a, b, c, **k: F.graph_info_nce(
         a, pairs_of(a, k), temperature=1 / c, negatives="non_positive", **k
+    ),
+    "graph_info_nce, per_positive": lambda a, b, c, **k: F.graph_info_nce(
+        a, pairs_of(a, k), temperature=1 / c, negatives="per_positive", **k
+    ),
+    "graph_siglip": lambda a, b, c, **k: F.graph_siglip(
+        a, b, pairs_of(a, k), c, c.detach() - 3, **k
     ),
     "graph_vicreg": lambda a, b, c, **k: F.graph_vicreg(a, pairs_of(a, k), **k) + 0 * c,
     "ls_simclr": lambda a, b, c, **k: F.ls_simclr(a, pairs_of(a, k), **k) + 0 * c,

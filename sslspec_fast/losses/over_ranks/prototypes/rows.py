@@ -23,11 +23,11 @@ from ..._prototypes import Targets, check_clusters, check_heads, from_pattern
 from .._agreed import scale_given
 from .._form import (
     COPY,
+    FURTHER,
     MORE,
+    MORE_OF_FURTHER,
     MORE_SCALE,
-    PAIR_MORE,
-    PAIR_ROW,
-    PAIRS,
+    ROW_OF_FURTHER,
     ROWS,
     SCALE,
     Form,
@@ -131,8 +131,8 @@ def _targets(p: Problem) -> Targets:
 
 
 def _pairs_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    parts = tuple(arguments.pop(name) for name in _PAIRS)
-    return {**options_of(arguments), "pairs": None if parts[0] is None else parts}
+    parts = [arguments.pop(name) for name in _PAIRS]
+    return {**options_of(arguments), "pairs": [x for x in parts if x is not None] or None}
 
 
 PROTOTYPE_CROSS_ENTROPY = Form(
@@ -146,7 +146,7 @@ PROTOTYPE_CROSS_ENTROPY = Form(
         "teacher_temperature": MORE_SCALE,
         "bias": COPY,
         "sample_weight": ROWS,
-        **dict(zip(_PAIRS, (PAIR_ROW, PAIR_MORE, PAIRS), strict=True)),
+        **dict(zip(_PAIRS, (ROW_OF_FURTHER, MORE_OF_FURTHER, FURTHER), strict=True)),
     },
     ("normalize", "mean_entropy"),
     _check_cross_entropy,
