@@ -13,6 +13,7 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast.integrations import sentence_transformers as sentences
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.ranks import Held
 
@@ -121,6 +122,50 @@ def module(group: Any, name: str, how: str) -> dict[str, float]:
     ]
     scale = float((batch.own_scale.grad - batch.scale.grad).abs()) if scales[0] else 0.0
     return {"value": relative(got.detach(), want.detach()), "rows": max(mine), "scale": scale}
+
+
+class _Texts(torch.nn.Module):
+    """What the losses of the integration take for a SentenceTransformer; a text is its features."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = torch.nn.Linear(5, 4, dtype=torch.float64)
+        self.tokenizer = self
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self.linear(features["x"])}
+
+
+SENTENCES: dict[str, Callable[..., Module]] = {
+    "GISTEmbedLoss": lambda m, **k: sentences.GISTEmbedLoss(m, _Texts(1), 0.3, margin=0.1, **k),
+    "MultipleNegativesRankingLoss": lambda m, **k: sentences.MultipleNegativesRankingLoss(
+        m, 2.0, symmetric=True, **k
+    ),
+    "MatryoshkaLoss": lambda m, **k: sentences.MatryoshkaLoss(m, [2, 4], scale=2.0, **k),
+}
+
+
+def of_sentences(group: Any, name: str) -> dict[str, float]:
+    """Anchors, positives and negatives of all processes, under DDP, against one process."""
+    batch = Batch(group)
+    one, net = _Texts(0), _Texts(0)
+    ddp = torch.nn.parallel.DistributedDataParallel(net, process_group=group)
+    found = []
+    for model, rows, gathered in ((one, batch.whole, False), (net, batch.own, True)):
+        loss = SENTENCES[name](model, gather_across_devices=gathered)
+        loss.model = ddp if gathered else model  # as the trainer does
+        a, b = (x.detach() for x in rows)
+        value = loss({"x": x} for x in (a, b, a * b))
+        value.backward()
+        found.append(value.detach())
+    return {
+        "value": relative(found[1], found[0]),
+        "gradient": relative(net.linear.weight.grad, one.linear.weight.grad),
+    }
 
 
 def bank(group: Any) -> float:
