@@ -50,7 +50,7 @@ def test_means_are_those_of_one_process(
     assert worst(pool, name, reduction, "fused", ranks) < 1e-12
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", SPLITS)
 @pytest.mark.parametrize(("name", "reduction"), ROWS)
 def test_rows_take_any_gradient(pool: Pool, name: str, reduction: str, ranks: int) -> None:
     assert worst(pool, name, reduction, "fused", ranks) < 1e-12

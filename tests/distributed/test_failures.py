@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from ..support.ranks import failures
@@ -112,15 +115,16 @@ def test_what_is_no_group_of_this_process(pool: Pool) -> None:
         assert outsider.startswith("ValueError: nt_xent: group must contain this process")
 
 
-@pytest.mark.parametrize("where", ["before", "between"])
-def test_a_rank_that_dies_ends_the_others_within_the_timeout(
-    where: str, tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize("call", [failures.dies, failures.stays_away])
+@pytest.mark.parametrize("where", failures.LEFT)
+def test_no_rank_waits_longer_than_the_timeout_for_one_that_is_gone(
+    where: str, call: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    ranks = Pool(tmp_path_factory.mktemp("dying"), size=3, seconds=5)
+    ranks = Pool(tmp_path_factory.mktemp("dying"), size=3, seconds=4)
     try:
-        answers = ranks.run(failures.dies, where, lost=(1,))
+        answers = ranks.run(call, where, lost=(1,) if call is failures.dies else ())
     finally:
         ranks.stop()
     for seconds, error in answers:
         assert error == "RuntimeError"
-        assert seconds < 15
+        assert seconds < 12

@@ -41,7 +41,7 @@ def test_rows_in_pieces_give_the_same_loss(pool: Pool, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", training.LOSSES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_errors_are_those_of_one_process(pool: Pool, name: str, dtype: torch.dtype) -> None:
     """At most twice the error of the fused loss of one process, and the rounding of its result."""
     unit = torch.finfo(dtype).eps
@@ -94,3 +94,18 @@ def test_sharded_weights_and_scale(pool: Pool) -> None:
 def test_one_compiled_graph(pool: Pool, name: str) -> None:
     for errors in pool.run(training.compiled, name, ranks=2):
         assert max(errors.values()) < 1e-12, errors
+
+
+def test_the_order_of_collectives_is_kept_in_a_compiled_graph(pool: Pool) -> None:
+    assert max(pool.run(training.beside_other_collectives, ranks=3)) < 1e-12
+
+
+def test_a_group_is_smaller_than_that_of_data_parallelism(pool: Pool) -> None:
+    assert max(pool.run(training.groups_of_a_step)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "vicreg", "sup_con", "dino"])
+def test_autocast_changes_no_bit_of_a_loss(pool: Pool, name: str) -> None:
+    for moved, error in pool.run(training.under_autocast, name, ranks=3):
+        assert moved == 0
+        assert error < 2e-2

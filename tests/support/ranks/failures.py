@@ -329,18 +329,42 @@ def not_a_group(group: Any) -> list[str]:
     return found
 
 
+# what a rank that goes on meets where rank 1 does not: (before it stops, after)
+LEFT: dict[str, Any] = {
+    "before": (lambda g: None, lambda g, held: F.nt_xent(*pair(), group=g)),
+    "between": (
+        lambda g: F.nt_xent(*pair(), group=g),
+        lambda g, held: (held.backward(), F.nt_xent(*pair(), group=g)),
+    ),
+    "between, of rows": (
+        lambda g: F.nt_xent(*pair(), reduction="none", group=g),
+        lambda g, held: held.sum().backward(),
+    ),
+    "graph": (
+        lambda g: sf.PairGraph.from_edges([0, 1], [1, 4], n=4, group=g),
+        lambda g, held: held @ pair()[0],
+    ),
+}
+
+
 def dies(group: Any, where: str) -> tuple[float, str]:
     """Rank 1 ends; what the others see, and when."""
-    begin = time.monotonic()
-    loss = None
-    if where == "between":
-        loss = F.nt_xent(*pair(), group=group)
+    return _alone(group, where, lambda: os._exit(3))
+
+
+def stays_away(group: Any, where: str) -> tuple[float, str]:
+    """Rank 1 makes no further call, as one with fewer steps, or that skips a backward pass."""
+    return _alone(group, where, lambda: None)
+
+
+def _alone(group: Any, where: str, leave: Any) -> tuple[float, str]:
+    before, after = LEFT[where]
+    held, begin = before(group), time.monotonic()
     if dist.get_rank(group) == 1:
-        os._exit(3)
+        leave()
+        return 0.0, "RuntimeError"
     try:
-        if loss is not None:
-            loss.backward()
-        F.nt_xent(*pair(), group=group)
+        after(group, held)
     except Exception as error:
         return time.monotonic() - begin, type(error).__name__
     return time.monotonic() - begin, ""
