@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sslspec_fast.bench.memory import available
+
 from ..support.ranks import engine
 from ..support.ranks.pool import Pool
 
@@ -61,6 +63,18 @@ def test_bytes_are_those_of_the_formula(pool: Pool, name: str) -> None:
         assert quiet == 0
         assert many - few == 2 * (N * per_row + beside) * (48 - 16)
         assert few <= 2 * (N * (per_row * 16 + per_statistic) + beside * 16 + statistics)
+
+
+LINEAR = ["nt_xent", "dcl", "sup_con", "info_nce", "info_nce, target", "clip", "siglip"]
+LINEAR += ["graph_siglip", "graph_info_nce, per positive", "x_clr", "vicreg", "barlow_twins"]
+LINEAR += ["spectral_contrastive", "sigreg, pairs"]
+
+
+@pytest.mark.skipif(not available(), reason="no peak memory of a process")
+@pytest.mark.parametrize("name", LINEAR)
+def test_no_rank_holds_its_pairs(pool: Pool, name: str) -> None:
+    """Of 2048 rows by 8192 a matrix of float32 would be 64 MiB; rows and gradients are 8 MiB."""
+    assert max(pool.run(engine.peak, name, 2048, 32)) < 32
 
 
 @pytest.mark.parametrize("name", ["vicreg", "barlow_twins", "spectral_contrastive"])

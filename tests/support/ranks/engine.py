@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast.bench.memory import peak_mib, reset_peak
 from sslspec_fast.ranks import (
     Ranks,
     agree,
@@ -154,6 +155,17 @@ def sent(group: Any, name: str, d: int) -> tuple[int, int]:
     middle = bytes_sent()
     value.backward()
     return middle - before, bytes_sent() - middle
+
+
+def peak(group: Any, name: str, rows: int, d: int) -> float:
+    """MiB by which the memory of a rank grows over a step, forward and backward."""
+    loss = SENDS.get(name) or (lambda x, y, g: getattr(F, name)(x, y, group=g))
+    torch.manual_seed(dist.get_rank(group))
+    x, y = (torch.randn(rows, d, requires_grad=True) for _ in "ab")
+    loss(x[:8].contiguous(), y[:8].contiguous(), group).backward()  # what a first call imports
+    before = reset_peak()
+    loss(x, y, group).backward()
+    return peak_mib() - before
 
 
 def none_sends_in_backward(group: Any) -> bool:
