@@ -52,6 +52,8 @@ SEEN |= {
     "dtype of the teacher": f"x_clr: targets {ALIKE} rows of shape (5,) in torch.float64, rank 1",
     "temperature of the teacher": f"ressl: key_temperature {ALIKE} 0.04, rank 1 has 0.1",
     "pairs": f"prototype_cross_entropy: pairs[0] {ALIKE} None, rank 1 has a tensor",
+    "pairs over ranks": f"prototype_cross_entropy: pairs {ALIKE} none over ranks, rank 1 has",
+    "biases by block": f"prototype_cross_entropy: bias {ALIKE} shape (5,) and sum 0, rank 1 has",
     "rounds": f"sinkhorn_bias: iterations {ALIKE} 3.0, rank 1 has 2.0",
     "start": f"sinkhorn_bias: start {ALIKE} zero, rank 1 has rows",
     "codes of a queue": f"swav: queue {ALIKE} None, rank 1 has rows of shape (2, 5)",
@@ -59,7 +61,8 @@ SEEN |= {
 # what rank 1 says about its own arguments
 OWN = {
     "tokens": "ValueError: ibot: student must have a row for each of the 4 masked tokens, got (3,",
-    "biases by block": "ValueError: prototype_cross_entropy: bias must be one for all teacher rows",
+    "biases beside pairs over ranks": "ValueError: prototype_cross_entropy: bias must be (k,) with",
+    "pairs of another group": "ValueError: prototype_cross_entropy: group must be the one that the",
     "keys": "ValueError: info_nce: target must have rows of key in [0, 4), got 4",
     "images of the teacher": "ValueError: gram_anchor: teacher must have the (4,) rows of student",
     "error": "ValueError: nt_xent: temperature must be finite and > 0, got -1.0",
@@ -76,7 +79,6 @@ TOGETHER = {
     "views of a target": "msn: anchors must be as many for each target on all ranks, 16 for 12",
     "weights of no mean": "column_mean: sample_weight must have a positive sum over all ranks",
     "pairs without a weight": "the weights of pairs must have a positive sum over all ranks",
-    "a graph of all ranks as pairs": "pairs must be a PairGraph of the rows of one process, also",
     "no rows anywhere": "nt_xent: z1 needs at least 1 row over all ranks of the group, got 0",
     "one row for a covariance": "vicreg: z1 needs at least 2 rows over all ranks of the group, got",
     "neighbours": "koleo: k must be less than the 12 rows of a group, got 12",

@@ -106,8 +106,8 @@ def agreed(
         **dict(zip(form.numbers, numbers, strict=True)),
         **dict(zip(form.choices, choices, strict=False)),
     }
-    if graph is not None:
-        facts["graph"] = f"number {graph.number}"
+    if form.graph:
+        facts[form.graph] = "none over ranks" if graph is None else f"number {graph.number}"
     counts = {ROWS: 0, MORE: 0, FURTHER: 0}
     for (name, x), want in zip(tensors.items(), wants, strict=True):
         kind = form.tensors[name]

@@ -83,7 +83,8 @@ class Form:
 
     op: the name of the functional, whose own arguments `tensors`, `numbers` and `choices` name;
         choices are strings.
-    graph: whether the functional takes a graph, whose ranks are then those of the loss.
+    graph: the argument that is a graph, or that may be one: its ranks are then those of the loss.
+    needs_graph: whether a group of several ranks needs one whose rows are on them.
     check: takes all arguments of the functional but impl, group and return_terms.
     compute: the loss of the global batch, differentiable, with the same collectives on all ranks.
     min_rows: of all ranks together.
@@ -116,7 +117,8 @@ class Form:
     prepare: Callable[[Given, Any], Given] | None = None
     restore: Callable[[dict[str, Any]], dict[str, Any]] = dict
     choices: tuple[str, ...] = ()
-    graph: bool = False
+    graph: str = ""
+    needs_graph: bool = True
 
     def __post_init__(self) -> None:
         FORMS[self.op] = self

@@ -119,7 +119,7 @@ def _reference(
     arguments = form.restore({**every, **given.numbers, **(given.choices or {})})
     if given.graph is not None:
         rows = given.graph.stored()
-        arguments["graph"] = PairGraph(whole(ranks, rows, given.graph.is_symmetric))
+        arguments[form.graph] = PairGraph(whole(ranks, rows, given.graph.is_symmetric))
     if return_terms:
         keywords["return_terms"] = True
     out = single(**arguments, **keywords, impl="torch")

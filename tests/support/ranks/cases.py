@@ -17,7 +17,7 @@ from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
 
 from .batch import Case, N, Own, unit
-from .prototypes import PROTOTYPE_CASES
+from .prototypes import PROTOTYPE_CASES, bias, logits, prototypes
 
 
 def graph_of(name: str, own: Own, group: Any = None, **_: Any) -> sf.PairGraph:
@@ -448,6 +448,26 @@ GRAPH_CASES |= {
     "graph_siglip, edges": Case(on_pairs("edges")),
     "graph_siglip, directed": Case(
         on_pairs("directed", sample_weight=lambda o: o["weight"], scale=lambda o: o["temperature"])
+    ),
+}
+GRAPH_CASES |= {
+    "prototype_cross_entropy, a graph over ranks": Case(
+        lambda a, b, c, t, o, **k: F.prototype_cross_entropy(
+            a,
+            b,
+            prototypes(t),
+            pairs=graph_of("directed", o, **k),
+            student_temperature=1 / c,
+            teacher_temperature=o["temperature"],
+            bias=bias(),
+            sample_weight=o["weight"],
+            **k,
+        )
+    ),
+    "prototype_cross_entropy, labels over ranks": Case(
+        lambda a, b, c, t, o, **k: F.prototype_cross_entropy(
+            logits(a), logits(b), None, pairs=graph_of("loops", o, **k), **k
+        )
     ),
 }
 CASES |= GRAPH_CASES | PROTOTYPE_CASES

@@ -224,9 +224,21 @@ CALLS: dict[str, Any] = {
         lambda g: _weightless_pairs(g),
         lambda g: _weightless_pairs(g),
     ),
-    "a graph of all ranks as pairs": (
-        lambda g: _pairs_of_all(g),
-        lambda g: _pairs_of_all(g),
+    "pairs over ranks": (
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g), group=g),
+        lambda g: F.prototype_cross_entropy(
+            *pair(), None, pairs=sf.PairGraph.from_labels([0] * 4), group=_made(g)
+        ),
+    ),
+    "biases beside pairs over ranks": (
+        lambda g: F.prototype_cross_entropy(
+            *pair(), None, pairs=_graph(g), bias=torch.zeros(2, 5, dtype=D)
+        ),
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g)),
+    ),
+    "pairs of another group": (
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g), group=dist.group.WORLD),
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g), group=g),
     ),
     "tokens": (
         lambda g: F.ibot(*pair(3), torch.ones(2, 2, dtype=torch.bool), group=g),
@@ -285,9 +297,14 @@ CALLS: dict[str, Any] = {
 }
 
 
-def _pairs_of_all(group: Any) -> Any:
-    graph = sf.PairGraph.from_views(4, 1, group=group)
-    return F.prototype_cross_entropy(*pair(), None, pairs=graph, group=group)
+def _graph(group: Any) -> Any:
+    return sf.PairGraph.from_labels([0] * 4, group=group)
+
+
+def _made(group: Any) -> Any:
+    """The group, after a graph over its ranks, which all of them must make."""
+    _graph(group)
+    return group
 
 
 def _weightless_pairs(group: Any) -> Any:

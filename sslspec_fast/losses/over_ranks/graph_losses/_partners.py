@@ -7,8 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ....graph.over_ranks import partition
 from ....graph.pair_graph import PairGraph
-from ....graph.partitioned import Partitioned, partitioned
 from ....primitives.sparse.csr import Csr
 from ....ranks import gather_rows
 from ....ranks.pieces import Piece
@@ -70,16 +70,9 @@ def no_partners(p: Problem, graph: PairGraph, half: bool) -> Columns:
     return by_ids(p, torch.where(cliques < 0, lonely, cliques), half)
 
 
-def entries(p: Problem, graph: PairGraph, y: Tensor) -> tuple[Csr, Tensor]:
+def entries(graph: PairGraph, y: Tensor) -> tuple[Csr, Tensor]:
     """The stored entries (n_r, n_r + h) of this rank's rows, and what their columns stand for: the
     rows y of this rank and those of other ranks that the entries point to.
     """
-    stored = partition(p, graph)
+    stored = partition(graph)
     return stored.rows(), stored.extended(y)
-
-
-def partition(p: Problem, graph: PairGraph) -> Partitioned:
-    relation = graph._relation
-    if isinstance(relation, Partitioned):
-        return relation
-    return partitioned(graph.stored(), p.ranks, graph.is_symmetric)

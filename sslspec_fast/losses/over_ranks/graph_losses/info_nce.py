@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .... import _checks as check
 from ...._dtypes import multiplies_half
+from ....graph.over_ranks import partition
 from ....graph.pair_graph import PairGraph
 from ....primitives.rows.unit_rows import unit_rows
 from ....primitives.sparse.edge_lse import edge_lse
@@ -26,7 +27,7 @@ from .._agreed import scale_given
 from .._form import ROWS, SCALE, Form, Given, Problem, Result
 from .._reduce import scale_of
 from ..sums.log_sum_exp import Columns, log_sum_exp, self_log_sum_exp
-from ._partners import by_ids, entries, no_partners, partition, without_partners
+from ._partners import by_ids, entries, no_partners, without_partners
 
 
 def _check(
@@ -122,7 +123,7 @@ def _is_two_view(graph: PairGraph, ranks: Ranks) -> bool:
 def _per_positive(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, half: bool) -> Tensor:
     """(n_r,) sum over j of G_ij log(1 + exp(a_i - s_ij)), a_i over the non-positives."""
     lse = _non_positive(p, u, scale, graph, half)
-    stored, every = entries(p, graph, u)
+    stored, every = entries(graph, u)
     return edge_softplus(stored, _scaled(u, scale), every, -lse, targets=False)
 
 
@@ -174,7 +175,7 @@ def _debiased_others(
 
 def _edge_lse(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None) -> Tensor:
     """(n_r,) log-sum-exp over the positives of each row (those with its id, given ids)."""
-    stored = partition(p, graph)
+    stored = partition(graph)
     every = stored.extended(u)
     if ids is not None:  # integers below 2^32 are exact
         ids = stored.extended(ids.double()[:, None])[:, 0].to(ids.dtype)
@@ -195,5 +196,5 @@ GRAPH_INFO_NCE = Form(
     _graph_info_nce,
     terms=("alignment", "uniformity"),
     choices=("negatives",),
-    graph=True,
+    graph="graph",
 )

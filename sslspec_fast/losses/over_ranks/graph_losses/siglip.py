@@ -47,7 +47,7 @@ def _graph_siglip(p: Problem) -> Result:
     scale, bias = scale_and_bias(p)
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
     if graph.nnz:
-        stored, every = entries(p, graph, y)
+        stored, every = entries(graph, y)
         scaled = x * (scale if scale.dim() == 0 else scale[:, None])
         positive = positive + edge_softplus(stored, scaled, every, bias)
     columns = no_partners(p, graph, multiplies_half(x, p.half))
@@ -79,5 +79,5 @@ GRAPH_SIGLIP = Form(
     _check,
     _graph_siglip,
     terms=("positive", "negative"),
-    graph=True,
+    graph="graph",
 )
