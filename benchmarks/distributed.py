@@ -185,13 +185,13 @@ def check(device: torch.device) -> bool:
 
 
 def measured(
-    step: Callable[[], None], repeats: int, device: torch.device
+    step: Callable[[], None], repeats: int, device: torch.device, *, warm: bool = False
 ) -> tuple[float, float, float, float]:
     """Median milliseconds by the clock and of this process on the CPU, MiB sent by this rank in a
-    step, and peak extra MiB.
+    step, and peak extra MiB. The first step is not counted, unless all is `warm`.
     """
     times, busy, sent, peak = [], [], 0, 0.0
-    for k in range(repeats + 1):
+    for k in range(int(warm), repeats + 1):
         dist.barrier()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -249,7 +249,11 @@ def table(options: argparse.Namespace, device: torch.device) -> None:
                     x.grad = None
                 call().backward()
 
-            line += measured(step, options.repeats, device)
+            if options.once:
+                loss(*(x.detach()[:16].requires_grad_() for x in own), group=group).backward()
+                line += measured(step, 1, device, warm=True)
+            else:
+                line += measured(step, options.repeats, device)
         if rank == 0:
             print(f"{name:24}" + "".join(f"{x:12.2f}" for x in line) + f"  {peer}", flush=True)
 
@@ -263,6 +267,9 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float64"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", action="store_true", help="lightly and open_clip beside ours")
+    parser.add_argument(
+        "--once", action="store_true", help="one step of each, after one of 16 pairs a rank"
+    )
     parser.add_argument("--only", nargs="*", help="names of losses", choices=list(LOSSES))
     parser.add_argument("--no-gathered", action="store_true", help="without the gathered form")
     parser.add_argument("--model", action="store_true", help="print what H100 nodes should take")

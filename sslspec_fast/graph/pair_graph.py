@@ -17,9 +17,10 @@ from ..ranks import several
 from . import over_ranks
 from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import LabelWeight, labels_relation, views_relation
+from .components import components
 from .neighbours.knn import knn_csr
 from .products import Entries, GraphProducts
-from .relation import Relation, components, cuthill_mckee, rescaled
+from .relation import Relation, cuthill_mckee, rescaled
 from .stored import CsrRelation
 from .total import add, nothing
 
@@ -340,22 +341,22 @@ class PairGraph(GraphProducts, Entries):
         return self._relation.frobenius_sq()
 
     def connected_components(self) -> tuple[int, Tensor]:
-        """(count, labels (n,) int64) of the undirected graph, numbered by their first row."""
+        """(count, labels (n,) int64) of the undirected graph, numbered by their first row; over
+        ranks, the count is that of all rows.
+        """
         count, labels = self._components
         return count, labels.clone()
 
     @cached_property
     def _components(self) -> tuple[int, Tensor]:
-        self._one_process("connected_components")
-        count, labels = components(self._relation)
-        return count, torch.from_numpy(labels).to(self.device)
+        return components(self._relation)
 
     @cached_property
     def isolated(self) -> Tensor:
         """(count,) int64: rows without an edge to or from another row (self loops do not count)."""
         count, labels = self._components
-        sizes = torch.bincount(labels, minlength=count)
-        return torch.nonzero(sizes[labels] == 1)[:, 0]
+        sizes = self._relation.over_all(torch.bincount(labels, minlength=count))
+        return (sizes[labels] == 1).nonzero()[:, 0]
 
     # ------------------------------------------------------------------ exports
 

@@ -170,7 +170,11 @@ class Partitioned(Relation):
         raise ValueError(f"PairGraph: this needs all rows in one process, got {_spread(self)}")
 
     def hub_edges(self) -> HubEdges:
-        raise ValueError(f"PairGraph: this needs all rows in one process, got {_spread(self)}")
+        """As of `CsrRelation`, with the columns of all ranks as hubs."""
+        a, own = self.csr(), np.arange(self.n)
+        rows, columns = a.rows().cpu().numpy(), a.indices.cpu().numpy().astype(np.int64)
+        hubs = np.concatenate([columns, own + self.ranks.here.start])
+        return np.concatenate([rows, own]), hubs, self.ranks.n
 
 
 def _spread(relation: Relation) -> str:

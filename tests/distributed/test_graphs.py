@@ -44,6 +44,13 @@ def test_spectra_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
         assert max(errors.values()) < 1e-9, errors
 
 
+@pytest.mark.parametrize("kind", ["labels", "loops", "weights", "sum"])
+def test_operators_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
+    for split in SOME:
+        for errors in pool.run(graphs.operators, kind, split, ranks=len(split)):
+            assert max(errors.values()) < 1e-12, errors
+
+
 @traces_graphs
 @pytest.mark.parametrize("name", ["graph_info_nce", "graph_barlow_twins", "graph_siglip"])
 def test_one_compiled_graph(pool: Pool, name: str) -> None:
@@ -92,7 +99,7 @@ def test_the_module_takes_the_group_of_its_graph(pool: Pool) -> None:
         ("penalty", "ValueError: graph_vicreg: penalty must be the same .* ls_std, .* ls_var", 0),
         ("directed", "ValueError: ls_simclr: graph must be symmetric, got a directed one", 0),
         ("one process", "ValueError: ls_simclr: graph must have its rows on the ranks", 0),
-        ("components", "ValueError: PairGraph: connected_components needs all rows in one", 0),
+        ("order", "ValueError: PairGraph: reorder needs all rows in one process", 0),
         (
             "weights of targets",
             r"ValueError: graph_siglip: .* weights in \[0, 1\], got 0.5 to 2",
@@ -100,7 +107,8 @@ def test_the_module_takes_the_group_of_its_graph(pool: Pool) -> None:
         ),
         ("images", "ValueError: graph_siglip: graph.n must match the 2", "rank 1 of 2 failed"),
         ("no negative", "ValueError: graph_info_nce: every row with a positive .* 6 of the 6", 0),
-        ("operator", "ValueError: laplacian: g needs all rows in one process", 0),
+        ("operator", "ValueError: laplacian: graph must be symmetric, got a directed", 0),
+        ("signed", "ValueError: adjacency: normalized=True needs non-negative .* -1", 0),
         ("neighbours", "ValueError: from_knn: group must have 1 rank, .* got 2 ranks", 0),
     ],
 )

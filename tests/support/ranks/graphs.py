@@ -51,6 +51,12 @@ def facts(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, Any]:
         norms = torch.tensor(g.frobenius_sq()), torch.tensor(h.frobenius_sq())
         compare(of + "frobenius_sq", *norms)
         compare(of + "column_degree", g.column_degree, h.column_degree[own.rows])
+        count, labels = h.connected_components()
+        compare(of + "components", g.connected_components()[0], count)
+        compare(of + "labels", g.connected_components()[1], labels[own.rows])
+        alone = torch.zeros(N, dtype=torch.bool)
+        alone[h.isolated] = True
+        compare(of + "isolated", g.isolated, alone[own.rows].nonzero()[:, 0])
         rows = h.to_scipy()[own.rows].toarray()
         compare(of + "rows", torch.from_numpy(g.to_scipy().toarray()), torch.from_numpy(rows))
     compare("nothing", (0 * over).nnz, 0)
@@ -174,6 +180,28 @@ def spectra(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
     }
 
 
+def operators(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
+    """Adjacency and Laplacian of a graph over ranks: products, bounds and eigenpairs."""
+    own = held(group, split)
+    whole, over = graph_of(kind, Own(own.data)), graph_of(kind, own, group)
+    x = torch.randn(N, 3, generator=torch.Generator().manual_seed(1), dtype=D)
+    errors: dict[str, float] = {}
+    for make in (sf.operators.adjacency, sf.operators.laplacian):
+        for normalized in (False, True):
+            one, ours = make(whole, normalized), make(over, normalized)
+            name = f"{make.__name__} {normalized} "
+            off = (ours @ x[own.rows]) - (one @ x)[own.rows]
+            errors[name + "product"] = float(off.abs().max()) if len(off) else 0.0
+            same = np.allclose(ours.bounds(), one.bounds(), rtol=1e-12)
+            errors[name + "bounds"] = 0.0 if same or not one.bounds() else 1.0
+            known = [sum(pairs.vectors.count for pairs in op.known()) for op in (one, ours)]
+            errors[name + "known"] = float(known[0] != known[1])
+            which = "SA" if make is sf.operators.laplacian else "LA"
+            got, want = (sf.eigsh(op, 3, which=which).values for op in (ours, one))
+            errors[name + "values"] = float(np.abs(np.subtract(got, want)).max())
+    return errors
+
+
 def _rows(k: int, columns: int = 6) -> Any:
     return scipy.sparse.csr_array(np.eye(columns)[:k])
 
@@ -213,7 +241,7 @@ def refused(group: Any, name: str) -> str:
         ),
         "directed": lambda: F.ls_simclr(z, make.from_edges([0], [1], n=3, group=group)),
         "one process": lambda: F.ls_simclr(z, make.from_labels([0] * 3), **views),
-        "components": lambda: make.from_labels([0] * 3, group=group).connected_components(),
+        "order": lambda: make.from_labels([0] * 3, group=group).reorder(),
         "weights of targets": lambda: F.graph_siglip(
             z, z, make.from_edges([0], [1], [2.0 if odd else 0.5], n=3, group=group), 1.0, 0.0
         ),
@@ -226,7 +254,15 @@ def refused(group: Any, name: str) -> str:
         "no negative": lambda: F.graph_info_nce(
             z, make.from_labels([0] * 3, group=group), negatives="non_positive"
         ),
-        "operator": lambda: sf.operators.laplacian(make.from_labels([0] * 3, group=group)),
+        "operator": lambda: sf.operators.laplacian(
+            make.from_edges([0], [1], n=3, group=group), normalized=True
+        ),
+        "signed": lambda: sf.operators.adjacency(
+            make.from_edges(
+                [0], [4 - 3 * odd], [1.0 if odd else -2.0], n=3, symmetrize=True, group=group
+            ),
+            normalized=True,
+        ),
         "neighbours": lambda: make.from_knn(z, 2, group=group),
     }
     try:
