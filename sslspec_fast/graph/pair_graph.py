@@ -18,7 +18,7 @@ from . import over_ranks
 from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import LabelWeight, labels_relation, views_relation
 from .components import components
-from .neighbours.knn import knn_csr
+from .neighbours.over_ranks import knn
 from .products import Entries, GraphProducts
 from .relation import Relation, cuthill_mckee, rescaled
 from .stored import CsrRelation
@@ -211,8 +211,8 @@ class PairGraph(GraphProducts, Entries):
             mutual: only pairs that chose each other.
             backend: "exact" (blocked products), "faiss" (approximate beyond 200,000 rows), or
                 "auto": faiss where it is installed.
-            group: one rank, since a search takes all rows; over several, make the graph of all rows
-                in each process and pass ``graph.to_scipy()[rows of this rank]`` to `from_sparse`.
+            group: of ranks that hold the rows together: X are this rank's. Each gathers all rows,
+                and looks exactly for the neighbours of its own.
 
         Returns:
             A graph of n rows, on the device of X.
@@ -222,9 +222,8 @@ class PairGraph(GraphProducts, Entries):
                 out of range.
             ImportError: backend="faiss" without it.
         """
-        k = count("from_knn", "n_neighbors", n_neighbors, 1)
-        options = {"metric": metric, "weight": weight, "backend": backend}
-        return cls(CsrRelation(knn_csr(X, k, mutual=mutual, group=group, **options)))
+        options = {"metric": metric, "weight": weight, "mutual": mutual, "backend": backend}
+        return cls(knn(X, n_neighbors, group=group, **options))
 
     # ------------------------------------------------------------------ algebra
 

@@ -111,6 +111,18 @@ def _graph_operator(
             known=known,
             trusted=True,
         )
+    return _implicit(g, scale, diagonal, sign, bounds, known)
+
+
+def _implicit(
+    g: PairGraph,
+    scale: Tensor | None,
+    diagonal: Tensor | None,
+    sign: float,
+    bounds: tuple[float, float] | None,
+    known: tuple[KnownPairs, ...],
+) -> SymmetricOperator:
+    """Of a graph whose entries are not stored."""
 
     def apply(x: Tensor) -> Tensor:
         y = g.matmul(x if scale is None else x * scale.to(x.dtype)[:, None])

@@ -38,6 +38,12 @@ def test_covariance_is_on_every_rank(pool: Pool, split: tuple[int, ...], impl: s
         assert max(errors.values()) < 1e-12, errors
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e305])
+def test_nearest_neighbours_are_those_of_all_rows(pool: Pool, scale: float) -> None:
+    for split in SOME:
+        assert pool.run(graphs.neighbours, split, scale, ranks=len(split)) == [0] * len(split)
+
+
 @pytest.mark.parametrize("kind", ["labels", "weights"])
 def test_spectra_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
     for errors in pool.run(graphs.spectra, kind, (2, 9, 1, 1), ranks=4):
@@ -109,7 +115,18 @@ def test_the_module_takes_the_group_of_its_graph(pool: Pool) -> None:
         ("no negative", "ValueError: graph_info_nce: every row with a positive .* 6 of the 6", 0),
         ("operator", "ValueError: laplacian: graph must be symmetric, got a directed", 0),
         ("signed", "ValueError: adjacency: normalized=True needs non-negative .* -1", 0),
-        ("neighbours", "ValueError: from_knn: group must have 1 rank, .* got 2 ranks", 0),
+        (
+            "neighbours",
+            r"ValueError: from_knn: n_neighbors must lie in \[1, 5\] for 6 rows, .*6",
+            0,
+        ),
+        (
+            "number of neighbours",
+            "ValueError: from_knn: n_neighbors must be the same .* 2, .* 3",
+            0,
+        ),
+        ("no neighbours", "ValueError: .* n_neighbors must be .* got 0", "rank 1 of 2 failed"),
+        ("approximate", "ValueError: from_knn: backend must be 'auto' or 'exact' with a group", 0),
     ],
 )
 def test_errors_are_raised_on_all_ranks(

@@ -166,6 +166,24 @@ def module(group: Any) -> float:
     return max(relative(got, want), float((got - again).abs()))
 
 
+def neighbours(group: Any, split: tuple[int, ...], scale: float) -> int:
+    """How many graphs of nearest neighbours differ from those of one process."""
+    own, different = held(group, split), 0
+    x = own.data["x1"] * scale
+    x[4] = x[9]  # a copy
+    kinds = (x, x.float()) if scale == 1 else (x,)
+    for metric in ("euclidean", "cosine"):
+        for weight in ("connectivity", "heat"):
+            for mutual in (False, True):
+                for rows in kinds:
+                    options: Any = {"metric": metric, "weight": weight, "mutual": mutual}
+                    want = sf.PairGraph.from_knn(rows, 4, backend="exact", **options)
+                    got = sf.PairGraph.from_knn(rows[own.rows], 4, group=group, **options)
+                    a, b = want.to_scipy()[own.rows], got.to_scipy()
+                    different += int((a != b).nnz > 0 or not got.is_symmetric)
+    return different
+
+
 def spectra(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
     """eigsh and a closed form of a graph over ranks, against one process."""
     own = held(group, split)
@@ -263,7 +281,10 @@ def refused(group: Any, name: str) -> str:
             ),
             normalized=True,
         ),
-        "neighbours": lambda: make.from_knn(z, 2, group=group),
+        "neighbours": lambda: make.from_knn(z, 6, group=group),
+        "number of neighbours": lambda: make.from_knn(z, 3 if odd else 2, group=group),
+        "no neighbours": lambda: make.from_knn(z, 0 if odd else 2, group=group),
+        "approximate": lambda: make.from_knn(z, 2, backend="faiss", group=group),
     }
     try:
         calls[name]()
