@@ -64,6 +64,9 @@ LOSSES: dict[str, Loss] = {
     "nt_xent": lambda a, b, **k: F.nt_xent(a, b, temperature=0.2, **k),
     "dcl": lambda a, b, **k: F.dcl(a, b, **k),
     "info_nce": lambda a, b, **k: F.info_nce(a, b, **k),
+    "info_nce, target": lambda a, b, **k: F.info_nce(
+        a, torch.cat([a, b]), target=len(b) + torch.arange(len(b), device=a.device), **k
+    ),
     "clip": lambda a, b, **k: F.clip(unit(a), unit(b), 20.0, **k),
     "siglip": lambda a, b, **k: F.siglip(unit(a), unit(b), 10.0, -10.0, **k),
     "sup_con": lambda a, b, **k: F.sup_con(
@@ -80,6 +83,9 @@ LOSSES: dict[str, Loss] = {
     "moco": lambda a, b, **k: F.moco(
         a, b, torch.eye(a.shape[1], dtype=a.dtype, device=a.device), **k
     ),
+    "gram_anchor": lambda a, b, **k: F.gram_anchor(
+        torch.stack([a, b, a + b], 1), torch.stack([b, a, a - b], 1), **k
+    ),
     "dino": lambda a, b, **k: F.dino([a, b], [a, b], prototypes(a), **k),
     "ibot": lambda a, b, **k: F.ibot(
         a, b, torch.ones(len(a), 1, dtype=torch.bool, device=a.device), prototypes(a), **k
@@ -95,6 +101,12 @@ LOSSES: dict[str, Loss] = {
         a, b, prototypes(a), mean_entropy=0.5, **k
     ),
     "graph_info_nce": lambda a, b, **k: F.graph_info_nce(torch.cat([a, b]), views(a, k), **k),
+    "per_positive": lambda a, b, **k: F.graph_info_nce(
+        a, labels(a, k), negatives="per_positive", **k
+    ),
+    "graph_siglip": lambda a, b, **k: F.graph_siglip(
+        unit(a), unit(b), labels(a, k), 10.0, -10.0, **k
+    ),
     "graph_vicreg": lambda a, b, **k: F.graph_vicreg(torch.cat([a, b]), views(a, k), **k),
     "graph_barlow_twins": lambda a, b, **k: F.graph_barlow_twins(a, labels(a, k), **k),
     "graph_spectral": lambda a, b, **k: F.graph_spectral_contrastive(a, labels(a, k), **k),
@@ -173,13 +185,13 @@ def check(device: torch.device) -> bool:
 
 
 def measured(
-    step: Callable[[], None], repeats: int, device: torch.device
+    step: Callable[[], None], repeats: int, device: torch.device, *, warm: bool = False
 ) -> tuple[float, float, float, float]:
     """Median milliseconds by the clock and of this process on the CPU, MiB sent by this rank in a
-    step, and peak extra MiB.
+    step, and peak extra MiB. The first step is not counted, unless all is `warm`.
     """
     times, busy, sent, peak = [], [], 0, 0.0
-    for k in range(repeats + 1):
+    for k in range(int(warm), repeats + 1):
         dist.barrier()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -237,7 +249,11 @@ def table(options: argparse.Namespace, device: torch.device) -> None:
                     x.grad = None
                 call().backward()
 
-            line += measured(step, options.repeats, device)
+            if options.once:
+                loss(*(x.detach()[:16].requires_grad_() for x in own), group=group).backward()
+                line += measured(step, 1, device, warm=True)
+            else:
+                line += measured(step, options.repeats, device)
         if rank == 0:
             print(f"{name:24}" + "".join(f"{x:12.2f}" for x in line) + f"  {peer}", flush=True)
 
@@ -251,6 +267,9 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float64"])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peers", action="store_true", help="lightly and open_clip beside ours")
+    parser.add_argument(
+        "--once", action="store_true", help="one step of each, after one of 16 pairs a rank"
+    )
     parser.add_argument("--only", nargs="*", help="names of losses", choices=list(LOSSES))
     parser.add_argument("--no-gathered", action="store_true", help="without the gathered form")
     parser.add_argument("--model", action="store_true", help="print what H100 nodes should take")

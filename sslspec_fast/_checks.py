@@ -107,11 +107,11 @@ def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
         )
 
 
-def views(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
-    """x: (n, d), or (views, n, d), with at least one view, min_rows rows and one column."""
+def views(op: str, name: str, x: Tensor, *, min_rows: int = 1, min_views: int = 1) -> None:
+    """x: (n, d), or (views, n, d), with at least min_views, min_rows rows and one column."""
     dense(op, name, x)
     *views, rows, features = x.shape if x.dim() in (2, 3) else (0, 0)
-    if rows < min_rows or 0 in (*views, features):
+    if rows < min_rows or features < 1 or any(count < min_views for count in views):
         raise ValueError(
             f"{op}: {name} must be (rows, features) or (views, rows, features), at least one of "
             f"each, got shape {tuple(x.shape)}"

@@ -34,14 +34,18 @@ def check_graph(
         )
 
 
-def group_of_graph(op: str, graph: Any, group: Any) -> Any:
+def group_of_graph(op: str, graph: Any, group: Any, *, needed: bool = True) -> Any:
     """The process group of a graph over ranks, which a caller may have named too; otherwise the one
     that was named, or None.
+
+    needed: whether a graph beside a group must have its rows on the ranks of that group.
     """
     own = graph.group if isinstance(graph, PairGraph) else None
     given = several(op, group)
     if given is None or not isinstance(graph, PairGraph) or given is own:
         return own or given
+    if own is None and not needed:
+        return given
     with told_to_all(op, own or given):
         if own is None:
             raise ValueError(

@@ -189,7 +189,10 @@ class Cliques(Relation):
 
     def hub_edges(self) -> HubEdges:
         nodes = torch.nonzero((self._ids >= 0) & (self._node_weight != 0))[:, 0]
-        return nodes.cpu().numpy(), self._ids[nodes].cpu().numpy(), self._n_cliques
+        hubs = self._ids[nodes].cpu().numpy()
+        if self.ranks is None or self._every is not None:
+            return nodes.cpu().numpy(), hubs, self._n_cliques
+        return nodes.cpu().numpy(), hubs + self.ranks.here.start, self.ranks.n  # rows are more
 
     def inner(self, other: Cliques) -> float:
         """Σ_ij A_ij B_ij of two clique unions, from the table of how many nodes each pair of

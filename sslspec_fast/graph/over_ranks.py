@@ -115,6 +115,15 @@ def _filled(op: str, ranks: Ranks, what: str) -> Ranks:
     return ranks
 
 
+def partition(graph: Any) -> Partitioned:
+    """This rank's rows of a PairGraph over ranks as stored entries, cliques too."""
+    relation: Relation = graph._relation
+    if isinstance(relation, Partitioned):
+        return relation
+    assert relation.ranks is not None
+    return partitioned(graph.stored(), relation.ranks, relation.symmetric)
+
+
 def whole(ranks: Ranks, a: Csr, symmetric: bool) -> Relation:
     """The relation of all rows on every rank, of what `Relation.csr` is there."""
     values = torch.ones(a.nnz, dtype=torch.float64, device=a.device)

@@ -17,9 +17,10 @@ from ..ranks import several
 from . import over_ranks
 from .build import csr_from_edges, csr_from_sparse, label_tensor, weighs_by_class_size
 from .cliques import LabelWeight, labels_relation, views_relation
-from .neighbours.knn import knn_csr
+from .components import components
+from .neighbours.over_ranks import knn
 from .products import Entries, GraphProducts
-from .relation import Relation, components, cuthill_mckee, rescaled
+from .relation import Relation, cuthill_mckee, rescaled
 from .stored import CsrRelation
 from .total import add, nothing
 
@@ -210,8 +211,8 @@ class PairGraph(GraphProducts, Entries):
             mutual: only pairs that chose each other.
             backend: "exact" (blocked products), "faiss" (approximate beyond 200,000 rows), or
                 "auto": faiss where it is installed.
-            group: one rank, since a search takes all rows; over several, make the graph of all rows
-                in each process and pass ``graph.to_scipy()[rows of this rank]`` to `from_sparse`.
+            group: of ranks that hold the rows together: X are this rank's. Each gathers all rows,
+                and looks exactly for the neighbours of its own.
 
         Returns:
             A graph of n rows, on the device of X.
@@ -221,9 +222,8 @@ class PairGraph(GraphProducts, Entries):
                 out of range.
             ImportError: backend="faiss" without it.
         """
-        k = count("from_knn", "n_neighbors", n_neighbors, 1)
-        options = {"metric": metric, "weight": weight, "backend": backend}
-        return cls(CsrRelation(knn_csr(X, k, mutual=mutual, group=group, **options)))
+        options = {"metric": metric, "weight": weight, "mutual": mutual, "backend": backend}
+        return cls(knn(X, n_neighbors, group=group, **options))
 
     # ------------------------------------------------------------------ algebra
 
@@ -340,22 +340,22 @@ class PairGraph(GraphProducts, Entries):
         return self._relation.frobenius_sq()
 
     def connected_components(self) -> tuple[int, Tensor]:
-        """(count, labels (n,) int64) of the undirected graph, numbered by their first row."""
+        """(count, labels (n,) int64) of the undirected graph, numbered by their first row; over
+        ranks, the count is that of all rows.
+        """
         count, labels = self._components
         return count, labels.clone()
 
     @cached_property
     def _components(self) -> tuple[int, Tensor]:
-        self._one_process("connected_components")
-        count, labels = components(self._relation)
-        return count, torch.from_numpy(labels).to(self.device)
+        return components(self._relation)
 
     @cached_property
     def isolated(self) -> Tensor:
         """(count,) int64: rows without an edge to or from another row (self loops do not count)."""
         count, labels = self._components
-        sizes = torch.bincount(labels, minlength=count)
-        return torch.nonzero(sizes[labels] == 1)[:, 0]
+        sizes = self._relation.over_all(torch.bincount(labels, minlength=count))
+        return (sizes[labels] == 1).nonzero()[:, 0]
 
     # ------------------------------------------------------------------ exports
 

@@ -145,9 +145,13 @@ class Partitioned(Relation):
         rest = Csr(indptr, a.indices[keep], values, a.n_cols, False)
         return Partitioned(rest, self._halo, self._symmetric, self._scale)
 
+    def rows(self) -> Csr:
+        """(n_r, n_r + h): the columns are those rows that `extended` gives."""
+        return self._a.scaled(self._scale)
+
     def square(self) -> Csr:
         """A with an empty row for each of the halo: (n_r + h, n_r + h)."""
-        a = self._a.scaled(self._scale)
+        a = self.rows()
         indptr = torch.cat([a.indptr, a.indptr[-1:].expand(self._halo.size)])
         return Csr(indptr, a.indices, a.values, a.n_cols, False)
 
@@ -166,7 +170,11 @@ class Partitioned(Relation):
         raise ValueError(f"PairGraph: this needs all rows in one process, got {_spread(self)}")
 
     def hub_edges(self) -> HubEdges:
-        raise ValueError(f"PairGraph: this needs all rows in one process, got {_spread(self)}")
+        """As of `CsrRelation`, with the columns of all ranks as hubs."""
+        a, own = self.csr(), np.arange(self.n)
+        rows, columns = a.rows().cpu().numpy(), a.indices.cpu().numpy().astype(np.int64)
+        hubs = np.concatenate([columns, own + self.ranks.here.start])
+        return np.concatenate([rows, own]), hubs, self.ranks.n
 
 
 def _spread(relation: Relation) -> str:

@@ -138,6 +138,7 @@ class Relation(ABC):
         O(n + nnz) edges.
 
         Cliques become stars around a hub, so that components never need the materialised cliques.
+        Over ranks the nodes are this rank's rows, and all ranks number the hubs alike.
         """
 
 
@@ -170,16 +171,3 @@ def cuthill_mckee(a: Any, symmetric: bool) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     order = scipy.sparse.csgraph.reverse_cuthill_mckee(a, symmetric_mode=symmetric)
     return order.astype(np.int64)
-
-
-def components(relation: Relation) -> tuple[int, np.ndarray]:
-    """(count, labels (n,) int64), numbered by their first row, from the bipartite hub graph."""
-    nodes, hubs, n_hubs = relation.hub_edges()
-    n, size = relation.n, relation.n + n_hubs
-    ones = np.ones(nodes.shape[0], dtype=np.int8)
-    star = scipy.sparse.coo_array((ones, (nodes, hubs + n)), shape=(size, size))
-    _, labels = scipy.sparse.csgraph.connected_components(star, directed=False)
-    _, first, inverse = np.unique(labels[:n], return_index=True, return_inverse=True)
-    rank = np.empty(first.shape[0], dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(first.shape[0])
-    return first.shape[0], rank[inverse]

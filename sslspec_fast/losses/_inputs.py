@@ -1,4 +1,4 @@
-"""What a loss is given, checked: two views of the same samples, or rows and their graph."""
+"""What a loss is given, checked: two views of the same samples, rows and a graph, or patches."""
 
 from __future__ import annotations
 
@@ -114,6 +114,24 @@ def check_rows_of_graph(
     check_graph(op, graph, z, symmetric=symmetric)
     if nonnegative and graph.has_negative_weights:
         raise ValueError(f"{op}: graph must have weights >= 0, got a negative one")
+
+
+def prepare_patches(
+    op: str, student: Tensor, teacher: Tensor, min_images: int = 1
+) -> tuple[Tensor, Tensor]:
+    """(images, patches, d) and (images, patches, e) of a student and a teacher, checked; of one
+    image the first axis may be missing.
+    """
+    check.views(op, "student", student, min_views=min_images)
+    check.views(op, "teacher", teacher, min_views=min_images)
+    if teacher.shape[:-1] != student.shape[:-1]:
+        raise ValueError(
+            f"{op}: teacher must have the {tuple(student.shape[:-1])} rows of student, "
+            f"got {tuple(teacher.shape[:-1])}"
+        )
+    check.same_kind(op, "teacher", teacher, "student", student)
+    one = student.dim() == 2
+    return (student[None], teacher.detach()[None]) if one else (student, teacher.detach())
 
 
 def dense(graph: PairGraph, like: Tensor) -> Tensor:

@@ -72,19 +72,7 @@ def targets(op: str, pairs: Any, n: int, m: int, like: Tensor) -> Targets:
             )
         return Targets(None, torch.ones(n, dtype=kind, device=like.device))
     if isinstance(pairs, PairGraph):
-        if pairs.group is not None:
-            raise ValueError(
-                f"{op}: pairs must be a PairGraph of the rows of one process, also over ranks, got "
-                f"one that was made with a group of {pairs.group.size()} ranks"
-            )
-        if n != m:
-            raise ValueError(
-                f"{op}: pairs as a PairGraph need as many teacher rows as student rows, "
-                f"got {n} and {m}"
-            )
-        check_graph(op, pairs, like, symmetric=False)
-        if pairs.has_negative_weights:
-            raise ValueError(f"{op}: pairs must have weights >= 0, got a negative one")
+        check_pair_graph(op, pairs, n, m, like)
         indptr, indices, values = pairs.csr()
         rows = torch.repeat_interleave(indptr.diff(), output_size=indices.shape[0])
         weight = like.new_ones(rows.shape, dtype=kind) if values is None else values.to(kind)
@@ -109,6 +97,17 @@ def targets(op: str, pairs: Any, n: int, m: int, like: Tensor) -> Targets:
         given = torch.as_tensor(pairs[2], device=like.device)
         weight = _pair_weights(op, given, count).to(kind)
     return from_pattern(rows, columns, weight, n, m)
+
+
+def check_pair_graph(op: str, pairs: PairGraph, n: int, m: int, like: Tensor) -> None:
+    """Of n students and as many teachers; over ranks, those of this rank."""
+    if n != m:
+        raise ValueError(
+            f"{op}: pairs as a PairGraph need as many teacher rows as student rows, got {n} and {m}"
+        )
+    check_graph(op, pairs, like, symmetric=False)
+    if pairs.has_negative_weights:
+        raise ValueError(f"{op}: pairs must have weights >= 0, got a negative one")
 
 
 def _pair_weights(op: str, weight: Tensor, count: int) -> Tensor:

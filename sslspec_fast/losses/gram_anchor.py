@@ -23,8 +23,12 @@ from ..primitives.gram.difference import gram_difference
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import gram_anchor as reference
 from ._common import Loss, reduce_rows, run_reference
+from ._inputs import prepare_patches
+from .over_ranks import over_ranks
+from .over_ranks.patches import GRAM_ANCHOR
 
 
+@over_ranks(GRAM_ANCHOR)
 def gram_anchor(
     student: Tensor,
     teacher: Tensor,
@@ -43,8 +47,10 @@ def gram_anchor(
         clamp: negative cosines of either count as 0 (the paper's code does this by default).
         reduction: "mean" or "sum" over the images, or "none": (images,).
         impl: "fused", or "torch" for the plain reference.
-        group: None, or a process group of one rank: images have no term between them, so that DDP's
-            mean of the gradients is that of all images where ranks hold equally many.
+        group: a process group or 1-D DeviceMesh whose ranks hold the images of the batch together
+            (docs/distributed.md), in any number, with equally many patches. Images have no term
+            between them: without it, DDP's mean of the gradients is that of all images where ranks
+            hold equally many.
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (images,) with
@@ -58,15 +64,7 @@ def gram_anchor(
     """
     op = "gram_anchor"
     check.common(op, impl, group, reduction)
-    check.views(op, "student", student)
-    check.views(op, "teacher", teacher)
-    if teacher.shape[:-1] != student.shape[:-1]:
-        raise ValueError(
-            f"{op}: teacher must have the {tuple(student.shape[:-1])} rows of student, "
-            f"got {tuple(teacher.shape[:-1])}"
-        )
-    check.same_kind(op, "teacher", teacher, "student", student)
-    x, y = (widen(z if z.dim() == 3 else z[None]) for z in (student, teacher.detach()))
+    x, y = (widen(z) for z in prepare_patches(op, student, teacher))
     if impl == "torch":
         return run_reference(reference.gram_anchor, x, y, clamp=clamp, reduction=reduction)
     u, v = (unit_rows(z.flatten(0, 1)).view(z.shape) for z in (x, y))

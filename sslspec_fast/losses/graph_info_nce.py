@@ -71,8 +71,7 @@ def graph_info_nce(
         normalize: divide the rows by their norms first.
         negatives: "others": the denominator runs over every k != i; "non_positive": over those
             that are no positives of i (decoupled); "per_positive": over those and the positive in
-            the numerator, for each positive by itself (pytorch-metric-learning's NTXentLoss). The
-            last not over ranks.
+            the numerator, for each positive by itself (pytorch-metric-learning's NTXentLoss).
         ids: (n,) integers that fit in 32 bits; rows with an equal id are no negatives of each
             other. Positives stay in the denominator of "others".
         reduction: "mean" over anchors with d_i > 0; "none": (n,) the same terms, 0 for isolated

@@ -33,8 +33,11 @@ from ..primitives.sparse.edge_softplus import edge_softplus
 from ..reference import graph_siglip as reference
 from ._common import Loss, LossOrTerms, reduce_rows, row_ids, row_weights, run_reference, with_terms
 from ._inputs import dense, prepare_pair
+from .over_ranks import over_ranks
+from .over_ranks.graph_losses.siglip import GRAPH_SIGLIP
 
 
+@over_ranks(GRAPH_SIGLIP)
 def graph_siglip(
     image: Tensor,
     text: Tensor,
@@ -62,7 +65,8 @@ def graph_siglip(
         return_terms: also return {"positive": of the graph's and the own pairs, "negative": of the
             rest}.
         impl: "fused", or "torch" for the plain reference.
-        group: None, or a process group of one rank.
+        group: that of the graph, if its rows are spread over ranks (docs/distributed.md); may be
+            left out.
 
     Returns:
         The loss, 0-dim, in the dtype of the rows (float32 for half precision), or (n,) with
@@ -89,7 +93,6 @@ def graph_siglip(
         scale=("logit_scale", logit_scale),
     )
     check_graph(op, graph, image, symmetric=False, edges=False)
-    check.one_rank(op, graph.group)
     graph = graph.without_diagonal()
     _check_weights(op, graph.csr()[2])
     (x, y), scale, weight = pair.rows(), pair.scale_tensor(), pair.weight
@@ -153,7 +156,7 @@ class GraphSigLIPLoss(Loss):
     """`graph_siglip` as a module: ``forward(image, text, graph, logit_scale, logit_bias)``.
 
     Args:
-        group: None, or a process group of one rank.
+        group: as in `graph_siglip`.
         options: further keywords of `graph_siglip`.
 
     Raises:

@@ -92,8 +92,8 @@ def info_nce(
             "key_to_query": p_i . q_j, which holds the pair itself once more. () takes the
             negatives alone.
         target: (n,) integers in [0, m): the row of `key` that is the positive of each query, for
-            keys in another number or order. Several queries may have one key. Not with a group of
-            several ranks.
+            keys in another number or order. Several queries may have one key. With a group, a row
+            of this rank's `key`; the keys of the other ranks are negatives.
         reduction: "mean", "sum" or "none" over the n queries.
         sample_weight: (n,); mean = sum of w l / sum of w.
         label_smoothing: fraction of the target spread over the columns.

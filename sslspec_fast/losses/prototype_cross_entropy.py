@@ -75,7 +75,9 @@ def prototype_cross_entropy(
         impl: "fused", or "torch" for the plain reference.
         group: a process group or 1-D DeviceMesh whose ranks hold the students of the batch
             together, and each the teachers of its own, `pairs` of its own rows, and all prototypes
-            (docs/distributed.md). The bias is then (k,).
+            (docs/distributed.md). Blocks of the bias are those of the rank's own teachers. For
+            pairs that cross ranks, `pairs` is a PairGraph made with this group, which may then be
+            left out, and the bias (k,).
 
     Returns:
         The loss, 0-dim, in the dtype of the students (float32 for half precision), or (n,) with

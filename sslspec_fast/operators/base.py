@@ -16,11 +16,12 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from .. import _checks as check
 from ..primitives import basis
 from ..ranks import Ranks
 from .known import KnownPairs
 
-__all__ = ["ShiftOperator", "SumOperator", "SymmetricOperator", "combine"]
+__all__ = ["ShiftOperator", "SumOperator", "SymmetricOperator", "combine", "refuse_grad"]
 
 
 class SymmetricOperator:
@@ -278,3 +279,22 @@ class SumOperator(SymmetricOperator):
         for matrix in matrices[1:]:
             total = None if total is None or matrix is None else total + matrix
         return None if total is None else scipy.sparse.csr_array(total)
+
+
+def refuse_grad(op: str, name: str, x: Any) -> None:
+    """Raise if the gradient would be dropped: operators hold detached tensors."""
+    check.refuse_grad(
+        op,
+        name,
+        _needs_grad(x),
+        "only eigsh(A) with that tensor itself as A is differentiable: "
+        "pass it as it is, or detached",
+    )
+
+
+def _needs_grad(x: Any) -> bool:
+    if isinstance(x, Tensor):
+        return x.requires_grad
+    if isinstance(x, SymmetricOperator):
+        x = list(vars(x).values())
+    return isinstance(x, list) and any(map(_needs_grad, x))

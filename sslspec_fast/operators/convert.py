@@ -14,7 +14,7 @@ from .. import _checks as check
 from .._arrays import check_real, is_cupy, known_array, real_array
 from ..graph import PairGraph
 from ..graph.build import scipy_from_torch, summed
-from .base import ShiftOperator, SymmetricOperator
+from .base import ShiftOperator, SymmetricOperator, refuse_grad
 from .composite import (
     CallableOperator,
     CenteredOperator,
@@ -29,7 +29,6 @@ __all__ = [
     "as_operator",
     "centered",
     "low_rank",
-    "refuse_grad",
     "shift",
     "to_csr",
     "trial",
@@ -46,25 +45,6 @@ def array_kind(A: Any) -> str:
     if type(A).__module__.split(".")[0] in ("cupy", "cupyx"):
         return "cupy"
     return "numpy"
-
-
-def refuse_grad(op: str, name: str, x: Any) -> None:
-    """Raise if the gradient would be dropped: operators hold detached tensors."""
-    check.refuse_grad(
-        op,
-        name,
-        _needs_grad(x),
-        "only eigsh(A) with that tensor itself as A is differentiable: "
-        "pass it as it is, or detached",
-    )
-
-
-def _needs_grad(x: Any) -> bool:
-    if isinstance(x, Tensor):
-        return x.requires_grad
-    if isinstance(x, SymmetricOperator):
-        x = list(vars(x).values())
-    return isinstance(x, list) and any(map(_needs_grad, x))
 
 
 def low_rank(factor: Any, coefficients: Any = None) -> SymmetricOperator:

@@ -22,17 +22,17 @@ from torch import Tensor
 from .. import _checks as check
 from .._arrays import real_array
 from ..graph.build import scipy_from_torch, summed
+from ..graph.components import joined_over_ranks
 from ..graph.pair_graph import PairGraph
 from ..primitives.basis import gram, new_block
 from ..primitives.sparse.csr import Csr
 from ..primitives.sparse.spmm import Combination, spmm_into
 from ..primitives.spread import over_ranks
 from ..ranks import Ranks, agree, process_group, told_to_all
-from ..ranks.differentiable import start_gather
 from ..ranks.halo import Halo
 from ..ranks.lockstep import Lockstep, ends, ordered_sum
 from ._discs import EntryBounds
-from .convert import refuse_grad
+from .base import refuse_grad
 from .known import KnownPairs
 
 __all__ = ["PartitionedOperator", "partitioned"]
@@ -189,17 +189,9 @@ class PartitionedOperator(EntryBounds):
         own = torch.from_numpy(label.astype(np.int64)).to(self.device) + ranks.here.start
         others = self._halo.start(own[:, None]).wait()[:, 0]
         ends_of = torch.stack([own[self._far.rows()], others[self._far.indices.long()]])
-        pairs = ends_of.cpu().numpy()
-        nodes, place = np.unique(pairs, return_inverse=True)
-        i, j = place.reshape(2, -1)
-        joined = scipy.sparse.coo_array((np.ones(len(i)), (i, j)), shape=(len(nodes),) * 2)
-        forest = scipy.sparse.csgraph.minimum_spanning_tree(joined.tocsr()).tocoo()
-        edges = torch.from_numpy(np.stack([nodes[forest.row], nodes[forest.col]], 1)).to(own)
-        every = start_gather(edges, agree("components", self.group, {}, len(edges))[0])()
-        i, j = every.cpu().numpy()[:, 0], every.cpu().numpy()[:, 1]
-        whole = scipy.sparse.coo_array((np.ones(len(i)), (i, j)), shape=(ranks.n, ranks.n))
-        total, labels = scipy.sparse.csgraph.connected_components(whole.tocsr(), directed=False)
-        return int(total), torch.from_numpy(labels.astype(np.int64)).to(self.device)[own]
+        labels = joined_over_ranks(ends_of.cpu().numpy(), ranks.n, ranks)
+        found = torch.from_numpy(labels.astype(np.int64)).to(self.device)[own]
+        return int(labels.max(initial=-1)) + 1, found
 
     def nnz(self) -> int:
         return self._nnz

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sslspec_fast.bench.memory import available
+
 from ..support.ranks import engine
 from ..support.ranks.pool import Pool
 
@@ -27,25 +29,52 @@ def test_a_collective_has_the_gradient_of_its_definition(pool: Pool, ranks: int)
 
 N, ROW = 64, 4  # rows of a rank, bytes of an element
 
-# bytes per row of a rank, of columns; of the rest, statistics of rows and the agreement
-ROWS = {
-    "nt_xent": (2 * ROW, 32),  # both views
-    "dcl": (2 * ROW, 32),
-    "info_nce": (2 * ROW, 8),  # keys, and their gradient
-    "clip": (2 * ROW, 24),
-    "siglip": (2 * ROW, 8),
+# bytes of columns, for each row of a rank and beside rows; of statistics, for each row and beside
+PROTOTYPES = (0, engine.K * ROW, 0, 400)  # their gradient
+BYTES = {
+    "nt_xent": (2 * ROW, 0, 32, 400),  # both views
+    "dcl": (2 * ROW, 0, 32, 400),
+    "sup_con": (ROW, 2 * 5 * ROW, 32, 800),  # sums of 5 classes, and their gradient
+    "info_nce": (2 * ROW, 0, 8, 400),  # keys, and their gradient
+    "info_nce, target": (2 * ROW, 0, 8, 400),
+    "clip": (2 * ROW, 0, 24, 400),
+    "matryoshka": (2 * ROW, 0, 48, 800 + 8 * N * 2 * ROW),  # and a prefix of 8 columns
+    "siglip": (2 * ROW, 0, 8, 400),
+    "koleo": (2 * ROW, 0, 8, 400),
+    "x_clr": (3 * ROW, 0, 8, 400),  # rows, their gradient and targets
+    "graph_siglip": (2 * ROW, ROW, 64, 400),  # an edge to one of the others fetches a row
+    "graph_info_nce, per positive": (2 * ROW, ROW, 64, 400),
+    "dirichlet_energy": (0, 2 * ROW, 0, 400),  # for two edges, each to one of the other ranks
+    "sigreg, pairs": (ROW, 0, 8, 400),
+    "sigreg": (0, 0, 0, 16 * 2 * 17 * 24),  # 2 views, 17 knots, 24 directions
+    **dict.fromkeys(("dino", "ibot", "swav", "msn", "proto_nce"), PROTOTYPES),
+    "prototype_cross_entropy": PROTOTYPES,
+    "column_mean": (0, ROW, 0, 400),
+    **dict.fromkeys(("negative_cosine", "falcon", "moco", "ressl", "gram_anchor"), (0, 0, 0, 400)),
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_bytes_of_rows_are_those_of_the_formula(pool: Pool, name: str) -> None:
+@pytest.mark.parametrize("name", BYTES)
+def test_bytes_are_those_of_the_formula(pool: Pool, name: str) -> None:
     """To every other rank: rows, their gradient where it is made elsewhere, a few statistics."""
     small, large = (pool.run(engine.sent, name, d, ranks=3) for d in (16, 48))
-    per_column, statistics = ROWS[name]
+    per_row, beside, per_statistic, statistics = BYTES[name]
     for (few, quiet), (many, _) in zip(small, large, strict=True):
         assert quiet == 0
-        assert many - few == 2 * N * per_column * (48 - 16)
-        assert few <= 2 * (N * (per_column * 16 + statistics) + 400)
+        assert many - few == 2 * (N * per_row + beside) * (48 - 16)
+        assert few <= 2 * (N * (per_row * 16 + per_statistic) + beside * 16 + statistics)
+
+
+LINEAR = ["nt_xent", "dcl", "sup_con", "info_nce", "info_nce, target", "clip", "siglip"]
+LINEAR += ["graph_siglip", "graph_info_nce, per positive", "x_clr", "vicreg", "barlow_twins"]
+LINEAR += ["spectral_contrastive", "sigreg, pairs"]
+
+
+@pytest.mark.skipif(not available(), reason="no peak memory of a process")
+@pytest.mark.parametrize("name", LINEAR)
+def test_no_rank_holds_its_pairs(pool: Pool, name: str) -> None:
+    """Of 2048 rows by 8192 a matrix of float32 would be 64 MiB; rows and gradients are 8 MiB."""
+    assert max(pool.run(engine.peak, name, 2048, 32)) < 32
 
 
 @pytest.mark.parametrize("name", ["vicreg", "barlow_twins", "spectral_contrastive"])

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
 import pytest
+
+import sslspec_fast.functional as F
+from sslspec_fast.losses._catalogue import CATALOGUE
+from sslspec_fast.losses.over_ranks._form import FORMS
 
 from ..support.ranks.batch import SPLITS
 from ..support.ranks.cases import CASES
@@ -11,7 +18,20 @@ from ..support.ranks.work import equal_to_one_process
 
 SUMS = [(name, "sum") for name, case in CASES.items() if case.rows]
 MEANS = [(name, "mean" if case.rows else None) for name, case in CASES.items()]
+# names of cases of a loss, where they are not its own; the others are in test_graphs.py
+SHORT = {"graph_spectral_contrastive": "graph_spectral", "dirichlet_energy": "dirichlet"}
+MATRICES = ("graph_covariance",)
 ROWS = [(name, "none") for name, case in CASES.items() if case.rows]
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_loss_and_option_has_a_case(name: str) -> None:
+    named = [re.split("[, ]", case)[0] for case in CASES]
+    assert name in MATRICES or SHORT.get(name, name) in named
+    if name != "matryoshka":  # which takes the form of its loss
+        checked = inspect.signature(FORMS[name].check).parameters
+        keywords = set(inspect.signature(getattr(F, name)).parameters)
+        assert keywords - set(checked) <= {"impl", "group", "return_terms"}
 
 
 def worst(pool: Pool, name: str, reduction: str | None, impl: str, ranks: int) -> float:
@@ -30,7 +50,7 @@ def test_means_are_those_of_one_process(
     assert worst(pool, name, reduction, "fused", ranks) < 1e-12
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", SPLITS)
 @pytest.mark.parametrize(("name", "reduction"), ROWS)
 def test_rows_take_any_gradient(pool: Pool, name: str, reduction: str, ranks: int) -> None:
     assert worst(pool, name, reduction, "fused", ranks) < 1e-12

@@ -38,14 +38,27 @@ def test_covariance_is_on_every_rank(pool: Pool, split: tuple[int, ...], impl: s
         assert max(errors.values()) < 1e-12, errors
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e305])
+def test_nearest_neighbours_are_those_of_all_rows(pool: Pool, scale: float) -> None:
+    for split in SOME:
+        assert pool.run(graphs.neighbours, split, scale, ranks=len(split)) == [0] * len(split)
+
+
 @pytest.mark.parametrize("kind", ["labels", "weights"])
 def test_spectra_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
     for errors in pool.run(graphs.spectra, kind, (2, 9, 1, 1), ranks=4):
         assert max(errors.values()) < 1e-9, errors
 
 
+@pytest.mark.parametrize("kind", ["labels", "loops", "weights", "sum"])
+def test_operators_are_those_of_the_whole_graph(pool: Pool, kind: str) -> None:
+    for split in SOME:
+        for errors in pool.run(graphs.operators, kind, split, ranks=len(split)):
+            assert max(errors.values()) < 1e-12, errors
+
+
 @traces_graphs
-@pytest.mark.parametrize("name", ["graph_info_nce", "graph_barlow_twins"])
+@pytest.mark.parametrize("name", ["graph_info_nce", "graph_barlow_twins", "graph_siglip"])
 def test_one_compiled_graph(pool: Pool, name: str) -> None:
     for errors in pool.run(graphs.compiled, name, ranks=2):
         assert max(errors.values()) < 1e-12, errors
@@ -92,10 +105,28 @@ def test_the_module_takes_the_group_of_its_graph(pool: Pool) -> None:
         ("penalty", "ValueError: graph_vicreg: penalty must be the same .* ls_std, .* ls_var", 0),
         ("directed", "ValueError: ls_simclr: graph must be symmetric, got a directed one", 0),
         ("one process", "ValueError: ls_simclr: graph must have its rows on the ranks", 0),
-        ("components", "ValueError: PairGraph: connected_components needs all rows in one", 0),
+        ("order", "ValueError: PairGraph: reorder needs all rows in one process", 0),
+        (
+            "weights of targets",
+            r"ValueError: graph_siglip: .* weights in \[0, 1\], got 0.5 to 2",
+            0,
+        ),
+        ("images", "ValueError: graph_siglip: graph.n must match the 2", "rank 1 of 2 failed"),
         ("no negative", "ValueError: graph_info_nce: every row with a positive .* 6 of the 6", 0),
-        ("operator", "ValueError: laplacian: g needs all rows in one process", 0),
-        ("neighbours", "ValueError: from_knn: group must have 1 rank, .* got 2 ranks", 0),
+        ("operator", "ValueError: laplacian: graph must be symmetric, got a directed", 0),
+        ("signed", "ValueError: adjacency: normalized=True needs non-negative .* -1", 0),
+        (
+            "neighbours",
+            r"ValueError: from_knn: n_neighbors must lie in \[1, 5\] for 6 rows, .*6",
+            0,
+        ),
+        (
+            "number of neighbours",
+            "ValueError: from_knn: n_neighbors must be the same .* 2, .* 3",
+            0,
+        ),
+        ("no neighbours", "ValueError: .* n_neighbors must be .* got 0", "rank 1 of 2 failed"),
+        ("approximate", "ValueError: from_knn: backend must be 'auto' or 'exact' with a group", 0),
     ],
 )
 def test_errors_are_raised_on_all_ranks(

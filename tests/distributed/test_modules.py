@@ -22,6 +22,12 @@ def test_a_module_over_ranks_is_the_module_of_one_process(pool: Pool, name: str,
         assert max(errors.values()) < 1e-12, errors
 
 
+@pytest.mark.parametrize("name", objects.SENTENCES)
+def test_losses_of_sentences_across_devices(pool: Pool, name: str) -> None:
+    for errors in pool.run(objects.of_sentences, name):
+        assert max(errors.values()) < 1e-12, errors
+
+
 def test_memory_bank_has_the_rows_of_all_ranks(pool: Pool) -> None:
     assert max(pool.run(objects.bank, ranks=3)) < 1e-6  # the bank is in float32
 

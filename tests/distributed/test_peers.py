@@ -8,7 +8,7 @@ from ..support.ranks import peers
 from ..support.ranks.pool import Pool
 
 
-@pytest.mark.parametrize("name", ["nt_xent", "dcl", "vicreg", "clip", "siglip"])
+@pytest.mark.parametrize("name", ["nt_xent", "dcl", "vicreg", "clip", "siglip", "swav", "msn"])
 def test_value_is_their_mean_and_the_gradient_theirs(pool: Pool, name: str) -> None:
     for found in pool.run(peers.compared, name):
         assert found["value"] < 1e-12, found
@@ -33,7 +33,9 @@ def test_open_clip_without_gradients_of_gathered_rows(pool: Pool) -> None:
         assert found["direction"] > 0.01, found
 
 
-@pytest.mark.parametrize("name", ["dclw", "barlow_twins"])
+@pytest.mark.parametrize("name", ["dclw", "barlow_twins", "msn, mean code"])
 def test_statistics_of_a_rank_make_another_loss(pool: Pool, name: str) -> None:
-    """lightly's weights of DCLW and moments of Barlow Twins are those of the rows of a rank."""
+    """lightly's weights of DCLW, moments of Barlow Twins and mean code of MSN are those of the rows
+    of a rank.
+    """
     assert all(found["value"] > 1e-4 for found in pool.run(peers.compared, name))

@@ -12,7 +12,8 @@ from ..support.ranks import training
 from ..support.ranks.pool import Pool
 
 SOFTMAX = ["nt_xent", "dcl", "info_nce", "clip", "siglip", "sup_con", "info_nce, threshold"]
-SOFTMAX += ["graph_info_nce", "graph_info_nce, non_positive"]
+SOFTMAX += ["graph_info_nce", "graph_info_nce, non_positive", "graph_info_nce, per_positive"]
+SOFTMAX += ["graph_siglip", "info_nce, target"]
 
 
 def test_every_loss_with_a_scale_is_here() -> None:
@@ -36,11 +37,11 @@ def test_the_reference_has_second_derivatives(pool: Pool, name: str) -> None:
 def test_rows_in_pieces_give_the_same_loss(pool: Pool, name: str) -> None:
     for error, more in pool.run(training.pieces, name, 300, ranks=3):
         assert error < 1e-13
-        assert more or name == "siglip"  # gathered again for the gradient, of what has rows
+        assert more or "siglip" in name  # gathered again for the gradient, of what has rows
 
 
 @pytest.mark.parametrize("name", training.LOSSES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_errors_are_those_of_one_process(pool: Pool, name: str, dtype: torch.dtype) -> None:
     """At most twice the error of the fused loss of one process, and the rounding of its result."""
     unit = torch.finfo(dtype).eps
@@ -84,8 +85,27 @@ def test_sharded_weights_and_scale(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa", "dino", "swav", "x_clr"]
+    "name",
+    [
+        *("nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa", "dino", "swav", "x_clr"),
+        *("info_nce, target", "gram_anchor"),
+    ],
 )
 def test_one_compiled_graph(pool: Pool, name: str) -> None:
     for errors in pool.run(training.compiled, name, ranks=2):
         assert max(errors.values()) < 1e-12, errors
+
+
+def test_the_order_of_collectives_is_kept_in_a_compiled_graph(pool: Pool) -> None:
+    assert max(pool.run(training.beside_other_collectives, ranks=3)) < 1e-12
+
+
+def test_a_group_is_smaller_than_that_of_data_parallelism(pool: Pool) -> None:
+    assert max(pool.run(training.groups_of_a_step)) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip", "siglip", "vicreg", "sup_con", "dino"])
+def test_autocast_changes_no_bit_of_a_loss(pool: Pool, name: str) -> None:
+    for moved, error in pool.run(training.under_autocast, name, ranks=3):
+        assert moved == 0
+        assert error < 2e-2

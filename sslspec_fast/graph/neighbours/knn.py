@@ -13,9 +13,9 @@ import scipy  # its submodules load on first use
 import torch
 from torch import Tensor
 
+from ... import _checks as check
 from ..._arrays import host_array
 from ...primitives.sparse.csr import Csr
-from ...ranks import several
 from ..build import csr_from_scipy, native
 from .distances import times_power
 from .nearest import SPARE, centred, neighbours
@@ -23,15 +23,28 @@ from .nearest import SPARE, centred, neighbours
 _FLAT_ROWS = 200_000  # exact search is affordable up to here; beyond, faiss partitions the rows
 
 
-def knn_csr(
-    X: Any, k: int, *, metric: str, weight: str, mutual: bool, backend: str, group: Any
-) -> Csr:  # arguments as in PairGraph.from_knn
-    over = several("from_knn", group)
-    if over is not None:
-        raise ValueError(
-            "from_knn: group must have 1 rank, the search takes all rows in one process, got "
-            f"{over.size()} ranks; pass this rank's rows of that graph to from_sparse"
-        )
+def knn_csr(X: Any, k: Any, *, metric: str, weight: str, mutual: bool, backend: str) -> Csr:
+    """Arguments as in PairGraph.from_knn."""
+    k = check_options(k, metric, weight, mutual, backend)
+    x, dtype = rows_of(X, metric)
+    x = fitting(x)
+    n = x.shape[0]
+    check_neighbours(k, n)
+    has_faiss = importlib.util.find_spec("faiss") is not None
+    if backend == "faiss" and not has_faiss:
+        raise ImportError("from_knn: backend='faiss' needs the package faiss-cpu")
+    by_faiss = has_faiss and x.device.type == "cpu" if backend == "auto" else backend == "faiss"
+    proposed = _faiss_candidates(x, min(k + SPARE, n - 1)) if by_faiss else None
+    indices, lengths = neighbours(x, k, dtype=dtype, proposed=proposed)
+    weights = weights_of(indices, lengths, lengths[:, -1], slice(None), weight)
+    directed = directed_rows(indices, weights, n)
+    merged = symmetric_part(directed, directed.T.tocsr(), mutual)
+    return csr_from_scipy(merged, symmetric=True).to(x.device)
+
+
+def check_options(k: Any, metric: str, weight: str, mutual: bool, backend: str) -> int:
+    """k as a number."""
+    k = check.count("from_knn", "n_neighbors", k, 1)
     for name, value, options in (
         ("metric", metric, ("euclidean", "cosine")),
         ("weight", weight, ("connectivity", "heat")),
@@ -41,18 +54,12 @@ def knn_csr(
             raise ValueError(f"from_knn: {name} must be one of {options}, got {value!r}")
     if not isinstance(mutual, (bool, np.bool_)):
         raise TypeError(f"from_knn: mutual must be True or False, got {type(mutual).__name__}")
-    x, dtype = _rows(X, metric)
-    n = x.shape[0]
+    return k
+
+
+def check_neighbours(k: int, n: int) -> None:
     if not 1 <= k <= n - 1:
         raise ValueError(f"from_knn: n_neighbors must lie in [1, {n - 1}] for {n} rows, got {k}")
-    has_faiss = importlib.util.find_spec("faiss") is not None
-    if backend == "faiss" and not has_faiss:
-        raise ImportError("from_knn: backend='faiss' needs the package faiss-cpu")
-    by_faiss = has_faiss and x.device.type == "cpu" if backend == "auto" else backend == "faiss"
-    proposed = _faiss_candidates(x, min(k + SPARE, n - 1)) if by_faiss else None
-    indices, lengths = neighbours(x, k, dtype=dtype, proposed=proposed)
-    weights = _weights(indices, lengths, weight)
-    return _symmetric(indices.cpu().numpy(), weights.cpu().numpy(), mutual).to(x.device)
 
 
 def _faiss_candidates(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -84,33 +91,40 @@ def _faiss_candidates(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found), torch.from_numpy(squares.max(1)).double()
 
 
-def _weights(indices: Tensor, lengths: Tensor, weight: str) -> Tensor:
-    """(n, k): ones, or exp(−‖x_i − x_j‖²/(σ_i σ_j)) with σ_i the distance to the k-th neighbour."""
+def weights_of(indices: Tensor, lengths: Tensor, sigma: Tensor, own: slice, weight: str) -> Tensor:
+    """(r, k): ones, or exp(−‖x_i − x_j‖²/(σ_i σ_j)) with σ_i the distance to the k-th neighbour.
+
+    indices, lengths: of the rows `own`; sigma: (n,) of all.
+    """
     if weight == "connectivity":
         return torch.ones(indices.shape, dtype=torch.float32, device=indices.device)
-    sigma = lengths[:, -1]
     positive = sigma[sigma > 0]
     # a row with k duplicates has no scale of its own: give it the average one
     usual = positive.mean() if positive.numel() else torch.ones_like(sigma[0])
     sigma = torch.where(sigma > 0, sigma, usual)
     # no unit: neither factor can overflow where the other vanishes
-    exponent = (lengths / sigma[:, None]) * (lengths / sigma[indices])
+    exponent = (lengths / sigma[own, None]) * (lengths / sigma[indices])
     # far ends of very uneven scales underflow: keep the edge, so that the pattern is the kNN graph
     return torch.exp(-exponent).clamp_min(torch.finfo(torch.float64).tiny)
 
 
-def _symmetric(indices: np.ndarray, weights: np.ndarray, mutual: bool) -> Csr:
-    n, k = indices.shape
-    indptr = np.arange(0, n * k + 1, k)
-    directed = scipy.sparse.csr_array((weights.ravel(), indices.ravel(), indptr), shape=(n, n))
-    flipped = directed.T.tocsr()
+def directed_rows(indices: Tensor, weights: Tensor, n: int) -> scipy.sparse.csr_array:
+    """(r, n) of r rows with k neighbours each."""
+    rows, k = indices.shape
+    arrays = weights.cpu().numpy().ravel(), indices.cpu().numpy().ravel()
+    return scipy.sparse.csr_array((*arrays, np.arange(0, rows * k + 1, k)), shape=(rows, n))
+
+
+def symmetric_part(directed: Any, flipped: Any, mutual: bool) -> Any:
+    """(A + Aᵀ) / 2, or the pairs that are in both."""
     # heat weights are symmetric in i and j, so the smaller of w_ij and w_ji is w_ij or nothing
-    merged = directed.minimum(flipped) if mutual else (directed + flipped) * weights.dtype.type(0.5)
-    return csr_from_scipy(merged, symmetric=True)
+    return directed.minimum(flipped) if mutual else (directed + flipped) * directed.dtype.type(0.5)
 
 
-def _rows(X: Any, metric: str) -> tuple[Tensor, torch.dtype]:
-    """(n, d) rows whose Euclidean distances count, and the dtype of products that propose."""
+def rows_of(X: Any, metric: str) -> tuple[Tensor, torch.dtype]:
+    """(n, d) rows whose Euclidean distances count, once `fitting`, and the dtype of products that
+    propose.
+    """
     if isinstance(X, Tensor):
         x = X.detach()
         if x.layout != torch.strided or x.is_complex():
@@ -133,8 +147,12 @@ def _rows(X: Any, metric: str) -> tuple[Tensor, torch.dtype]:
         raise ValueError(f"from_knn: X must have at least one column, got {tuple(x.shape)}")
     if metric == "cosine":
         return _unit_rows(x.double()), x.dtype
-    # distances must fit in float64; below that size, nothing is lost
-    return (x * 2.0**-30 if bool((x.abs() > 2.0**1000).any()) else x), x.dtype
+    return x, x.dtype
+
+
+def fitting(x: Tensor) -> Tensor:
+    """Rows whose distances fit in float64; below that size, nothing is lost."""
+    return x * 2.0**-30 if bool((x.abs() > 2.0**1000).any()) else x
 
 
 def _unit_rows(x: Tensor) -> Tensor:

@@ -49,9 +49,11 @@ def neighbours(
     *,
     dtype: torch.dtype | None = None,
     proposed: tuple[Tensor, Tensor] | None = None,
+    of: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """Indices (n, k) int64 and float64 distances of the k nearest other rows, ties by index.
 
+    of: the rows whose neighbours are asked for.
     x: (n, d) float32 or float64, at most 2^1000 in size. dtype: of the first products, else that of
     x. proposed: candidates (n, c) by products in float32 of rows `centred`, and the computed square
     of the farthest, (n,).
@@ -65,8 +67,8 @@ def neighbours(
     if dtype == torch.float32 and not _full_products(x.device):
         dtype = torch.float64
     products = _Products(*centred(search.x, dtype))
-    left = []
-    for rows in torch.arange(n, device=x.device).split(products.block):
+    left, asked = [], torch.arange(n, device=x.device)[of]
+    for rows in asked.split(products.block) if len(asked) else ():
         if proposed is None:
             found, reach = products.nearest(rows, products.scores(rows), count)
         else:
@@ -76,7 +78,7 @@ def neighbours(
             left.append(rows[~products.certain(rows, reach, search.length[rows, -1])])
     if left:
         search.differences(search.recheck(torch.cat(left)))
-    return search.index, times_power(search.length, search.exponent)
+    return search.index[of], times_power(search.length[of], search.exponent)
 
 
 class _Products:

@@ -58,8 +58,9 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(single)
         def loss(*args: Any, group: Any = None, **keywords: Any) -> Any:
             if form.graph:
-                graph = args[1] if len(args) > 1 else keywords.get("graph")
-                group = group_of_graph(form.op, graph, group)
+                at = names.index(form.graph)
+                graph = args[at] if len(args) > at else keywords.get(form.graph)
+                group = group_of_graph(form.op, graph, group, needed=form.needs_graph)
             if group is None:
                 return single(*args, **keywords)
             name, size = name_and_size(form.op, group)

@@ -15,7 +15,7 @@ from ... import _checks as check
 from ...graph.pair_graph import PairGraph
 from ...ranks import Ranks, agree
 from ...ranks.pieces import budget
-from ._form import COPY, COUNTED, MORE, PAIRS, ROWS, SCALES, Form
+from ._form import COPY, COUNTED, FURTHER, MORE, ROWS, SCALES, Form
 
 # what a scale can be: a copy on every rank, or one per row, of one or of all views of a sample
 ONE, PER_ROW, PER_ANCHOR = 1, 2, 4
@@ -78,7 +78,7 @@ def _bits(x: Tensor) -> int:
 class Agreed(NamedTuple):
     ranks: Ranks
     more: Ranks
-    pairs: Ranks
+    further: Ranks
     layouts: dict[str, int]  # of the scales
     tensors: dict[str, Tensor | None]  # the scales in those layouts
 
@@ -96,9 +96,9 @@ def agreed(
 ) -> Agreed:
     first = next(iter(tensors.values()))
     assert first is not None
-    features = "the number of features" if first.dim() == 2 else "the numbers of views and features"
+    width = first.shape[1] if first.dim() == 2 else tuple(first.shape[1:])
     facts: dict[str, object] = {
-        features: first.shape[1] if first.dim() == 2 else tuple(first.shape[1:]),
+        "the number of features" if first.dim() == 2 else "the shape of a sample": width,
         "dtype": first.dtype,
         "impl": impl,
         "reduction": reduction,
@@ -106,9 +106,9 @@ def agreed(
         **dict(zip(form.numbers, numbers, strict=True)),
         **dict(zip(form.choices, choices, strict=False)),
     }
-    if graph is not None:
-        facts["graph"] = f"number {graph.number}"
-    counts = {ROWS: 0, MORE: 0, PAIRS: 0}
+    if form.graph:
+        facts[form.graph] = "none over ranks" if graph is None else f"number {graph.number}"
+    counts = {ROWS: 0, MORE: 0, FURTHER: 0}
     for (name, x), want in zip(tensors.items(), wants, strict=True):
         kind = form.tensors[name]
         facts[f"requires_grad of {name}"] = want
@@ -126,7 +126,7 @@ def agreed(
     for name, of in scales.items():
         x = tensors[name]
         held += (ONE, 0) if x is None else (_layouts(x, counts[of]), _bits(x))
-    ranks, (more, pairs, *told) = agree(form.op, group, facts, *held)
+    ranks, (more, further, *told) = agree(form.op, group, facts, *held)
     if ranks.n < form.min_rows:
         rows = "row" if form.min_rows == 1 else "rows"
         raise ValueError(
@@ -141,7 +141,8 @@ def agreed(
         if layouts[name] == ONE and x is not None:
             _check_same_bits(form.op, name, values)
             tensors[name] = x.reshape(())
-    return Agreed(ranks, ranks.with_counts(more), ranks.with_counts(pairs), layouts, tensors)
+    of_ranks = ranks, ranks.with_counts(more), ranks.with_counts(further)
+    return Agreed(*of_ranks, layouts, tensors)
 
 
 def _check_same_bits(op: str, name: str, values: Sequence[int]) -> None:

@@ -11,20 +11,28 @@ from torch import Tensor
 from ...graph.pair_graph import PairGraph
 from ...ranks import Ranks
 
-SLOTS = 11
+SLOTS = 12
 
 # kinds of tensor arguments
 ROWS = "rows"  # (n_r, ...): this rank's
 MORE = "more"  # (m_r, ...): this rank's, of another number
-PAIRS = "pairs"  # (p_r,): of this rank's pairs of a row of ROWS and one of MORE
+FURTHER = "further"  # (p_r, ...): this rank's, of a third number
 SCALE = "scale"  # 0-dim: a copy on every rank; (n_r,) or (2 n_r,) view-major: this rank's
 MORE_SCALE = "scale of more"  # 0-dim: a copy on every rank; (m_r,): this rank's
 COPY = "copy"  # the same on every rank
-PAIR_ROW = "row of a pair"  # (p_r,): a number of a row of ROWS among those of this rank
-PAIR_MORE = "more of a pair"  # (p_r,): of one of MORE
+MORE_OF_ROW = "more of a row"  # (n_r,): a number of a row of MORE among those of this rank
+ROW_OF_FURTHER = "row of a further"  # (p_r,): a number of a row of ROWS among those of this rank
+MORE_OF_FURTHER = "more of a further"  # (p_r,): of one of MORE
 
 SCALES = {SCALE: ROWS, MORE_SCALE: MORE}  # and whose rows they are
-COUNTED = {ROWS: ROWS, MORE: MORE, PAIRS: PAIRS, PAIR_ROW: PAIRS, PAIR_MORE: PAIRS}
+COUNTED = {
+    ROWS: ROWS,
+    MORE: MORE,
+    FURTHER: FURTHER,
+    MORE_OF_ROW: ROWS,
+    ROW_OF_FURTHER: FURTHER,
+    MORE_OF_FURTHER: FURTHER,
+}
 
 
 class Given(NamedTuple):
@@ -46,6 +54,7 @@ class Problem:
     op: str
     ranks: Ranks
     more: Ranks
+    further: Ranks
     reduction: str
     wants_terms: bool
     tensors: dict[str, Tensor | None]
@@ -74,7 +83,8 @@ class Form:
 
     op: the name of the functional, whose own arguments `tensors`, `numbers` and `choices` name;
         choices are strings.
-    graph: whether the functional takes a graph, whose ranks are then those of the loss.
+    graph: the argument that is a graph, or that may be one: its ranks are then those of the loss.
+    needs_graph: whether a group of several ranks needs one whose rows are on them.
     check: takes all arguments of the functional but impl, group and return_terms.
     compute: the loss of the global batch, differentiable, with the same collectives on all ranks.
     min_rows: of all ranks together.
@@ -107,7 +117,8 @@ class Form:
     prepare: Callable[[Given, Any], Given] | None = None
     restore: Callable[[dict[str, Any]], dict[str, Any]] = dict
     choices: tuple[str, ...] = ()
-    graph: bool = False
+    graph: str = ""
+    needs_graph: bool = True
 
     def __post_init__(self) -> None:
         FORMS[self.op] = self

@@ -25,10 +25,11 @@ from ._form import (
     COPY,
     COUNTED,
     FORMS,
+    FURTHER,
     MORE,
-    PAIR_MORE,
-    PAIR_ROW,
-    PAIRS,
+    MORE_OF_FURTHER,
+    MORE_OF_ROW,
+    ROW_OF_FURTHER,
     ROWS,
     SCALES,
     SLOTS,
@@ -81,7 +82,7 @@ def _reference(
     """The plain-torch loss of all rows on every rank: the oracle, with derivatives of any order."""
     wants = [wanted(x) for x in given.tensors.values()]
     numbers = list(given.numbers.values())
-    ranks, more, pairs, layouts, tensors = agreed(
+    ranks, more, further, layouts, tensors = agreed(
         form,
         by_name(name),
         given.tensors,
@@ -93,11 +94,16 @@ def _reference(
         "torch",
     )
     every: dict[str, Any] = {}
-    of_kind = {ROWS: ranks, MORE: more, PAIRS: pairs}
-    first = {PAIR_ROW: ranks.here.start, PAIR_MORE: more.here.start}
+    of_kind = {ROWS: ranks, MORE: more, FURTHER: further}
+    first_more = more.here.start
+    first = {
+        ROW_OF_FURTHER: ranks.here.start,
+        MORE_OF_FURTHER: first_more,
+        MORE_OF_ROW: first_more,
+    }
     for key, x in tensors.items():
         kind = form.tensors[key]
-        if x is None or (kind == MORE and not more.n):
+        if x is None or (kind in (MORE, FURTHER) and not of_kind[kind].n):
             every[key] = None
         elif kind == COPY or x.dim() == 0:
             (every[key],) = replicated(ranks, x)
@@ -106,14 +112,14 @@ def _reference(
                 x.view(form.views, x.shape[0] // form.views).T, ranks
             ).T.reshape(-1)
         elif kind in first:
-            every[key] = gather_rows(x + first[kind], pairs)
+            every[key] = gather_rows(x + first[kind], of_kind[COUNTED[kind]])
         else:
             every[key] = gather_rows(x, of_kind[SCALES.get(kind) or COUNTED[kind]])
     keywords: dict[str, Any] = {"reduction": reduction} if form.reduces else {}
     arguments = form.restore({**every, **given.numbers, **(given.choices or {})})
     if given.graph is not None:
         rows = given.graph.stored()
-        arguments["graph"] = PairGraph(whole(ranks, rows, given.graph.is_symmetric))
+        arguments[form.graph] = PairGraph(whole(ranks, rows, given.graph.is_symmetric))
     if return_terms:
         keywords["return_terms"] = True
     out = single(**arguments, **keywords, impl="torch")
@@ -174,7 +180,7 @@ def _run(
     form = FORMS[op]
     tensors = _named(form, args[:SLOTS])
     graph, choices = graph_of(named) if named else None, chosen.split("\n")
-    ranks, more, _, _, tensors = agreed(
+    ranks, more, further, _, tensors = agreed(
         form, by_name(name), tensors, numbers, choices, graph, reduction, asked, "fused"
     )
     first = args[0]
@@ -184,6 +190,7 @@ def _run(
             op,
             ranks,
             more,
+            further,
             reduction,
             terms,
             dict(zip(tensors, leaves, strict=True)),

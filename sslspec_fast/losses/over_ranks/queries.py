@@ -17,12 +17,14 @@ from ..._dtypes import as_multiplied, multiplies_half
 from ...primitives.pairwise.filtered import Bound, pairs_above
 from ...primitives.pairwise.value_and_grad import one_positive_total
 from ...primitives.rows.unit_rows import paired_rows
-from ...ranks import gather_rows, sum_to_rows, sum_to_value
+from ...ranks import Ranks, gather_rows, sum_to_rows, sum_to_value
+from ...ranks.agreement import sample_ids
 from ...ranks.differentiable import start_gather
 from ...ranks.pieces import Piece
 from .._candidates import (
     KEY_TO_QUERY,
     QUERY_TO_KEY,
+    QUERY_TO_QUERY,
     Selection,
     candidates,
     check_default,
@@ -41,7 +43,7 @@ from .._softmax import (
     smoothing,
 )
 from ._agreed import scale_given
-from ._form import COPY, MORE, ROWS, SCALE, Form, Given, Problem, Result
+from ._form import COPY, FURTHER, MORE, MORE_OF_ROW, ROWS, SCALE, Form, Given, Problem, Result
 from ._reduce import check_weight, reduce_rows, result, scale_of
 from .sums.log_sum_exp import Columns, Pattern, log_sum_exp
 
@@ -55,6 +57,7 @@ def _check_info_nce(
     key: Tensor,
     temperature: float | Tensor,
     negatives: Tensor | None,
+    target: Any,
     reduction: str,
     sample_weight: Tensor | None,
     label_smoothing: float,
@@ -69,15 +72,18 @@ def _check_info_nce(
     guide_relative: bool,
 ) -> Given:
     op = "info_nce"
-    check.pair(op, ("query", "key"), query, key, min_rows=0)
+    if target is None:
+        check.pair(op, ("query", "key"), query, key, min_rows=0)
+    else:
+        check.matrix(op, "query", query, min_rows=0)
+        check.columns(op, "key", key, "query", query, min_rows=0)
     smooth, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     n = query.shape[0]
     if negatives is not None:
         check.columns(op, "negatives", negatives, "query", query, min_rows=0)
     ids, own, threshold = check_false_negatives(op, query, ids, negatives, negative_ids, threshold)
-    chosen = select(
-        op, (query, key, negatives), None, None, directions, (guide, guide_margin, guide_relative)
-    )
+    by_guide = guide, guide_margin, guide_relative
+    chosen = select(op, (query, key, negatives), target, ids, directions, by_guide)
     false = ids is not None or threshold is not None or guide is not None
     margin = check_margin(op, margin, false, smooth, tau_plus)
     check_default(op, chosen, smooth, tau_plus)
@@ -88,6 +94,7 @@ def _check_info_nce(
         "temperature": scale_given(op, "temperature", temperature, query),
         "sample_weight": check.sample_weight(op, sample_weight, query, n, "sum"),
         "negatives": negatives,
+        "target": chosen.target,
         "ids": ids,
         "negative_ids": own,
         "threshold": None if threshold is None else threshold.expand(n),
@@ -107,20 +114,24 @@ def _columns(
     p: Problem, half: bool, direction: str, directions: Sequence[str], guide: Bound | None
 ) -> Columns:
     """The columns of a direction on all ranks, without what the arguments leave out of them."""
-    ranks, ids, threshold = p.ranks, p.tensors["ids"], p.tensors["threshold"]
+    ids, threshold = p.tensors["ids"], p.tensors["threshold"]
     of_queries = direction == QUERY_TO_KEY
+    rows = p.ranks if direction in (QUERY_TO_QUERY, KEY_TO_QUERY) else p.more
     keys = not of_queries or QUERY_TO_KEY in directions
-    counts = zip(ranks.counts, p.more.counts, strict=True)
-    every = ranks.with_counts([n * keys + m * of_queries for n, m in counts])
+    counts = zip(rows.counts, p.further.counts, strict=True)
+    every = rows.with_counts([n * keys + m * of_queries for n, m in counts])
     given, skip = None, None
     if not keys:  # nothing of the batch, for which the numbers of its samples stand
-        n, m = ranks.counts[ranks.rank], p.more.n
+        n, m = p.ranks.counts[p.ranks.rank], p.further.n
         device = p.rows("query").device
         given = torch.zeros(n, device=device).int(), torch.ones(m, device=device).int()
+    elif rows is p.more and p.tensors["target"] is not None:
+        own = p.rows("target") + rows.here.start
+        given = own.int(), sample_ids(rows.counts, _everything(every), 1, own.device)
     if ids is not None:
-        own, further = p.tensors["negative_ids"], p.more.counts[ranks.rank] * of_queries
+        own, further = p.tensors["negative_ids"], p.further.counts[p.ranks.rank] * of_queries
         if own is None or not of_queries:  # numbers below those of all keys
-            ids = numbered(gather_rows(ids, ranks))[ranks.here]
+            ids = numbered(gather_rows(ids, p.ranks))[p.ranks.here]
             own = ids.new_full((further,), -1)
         columns = torch.cat([ids, own]) if keys else own
         given = row_ids(ids), row_ids(gather_rows(columns, every))
@@ -133,7 +144,11 @@ def _columns(
                 bounds.append(guide._replace(b=by))
             return pairs_above(bounds)
 
-    return Columns(every, ranks, 1, half, ids=given, skip=skip)
+    return Columns(every, rows, 1, half, ids=given, skip=skip)
+
+
+def _everything(ranks: Ranks) -> tuple[tuple[int, int], ...]:
+    return tuple((0, count) for count in ranks.counts)
 
 
 def _info_nce(p: Problem) -> Result:
@@ -143,12 +158,15 @@ def _info_nce(p: Problem) -> Result:
     )
     check_weight(p, weight)
     scale = scale_of(p, "temperature").reciprocal()
-    embedded, similarity = candidates(p.rows("query"), p.rows("key"), p.tensors["negatives"], None)
-    positive, count = (similarity - margin) * scale, p.ranks.n + p.more.n
+    target = p.tensors["target"]
+    embedded, similarity = candidates(
+        p.rows("query"), p.rows("key"), p.tensors["negatives"], target
+    )
+    positive, count = (similarity - margin) * scale, p.more.n + p.further.n
     by_query, by_key, by_negatives = (p.tensors[name] for name in _GUIDE)
     guide = None if by_query is None or by_key is None else (by_query, by_key, by_negatives)
     directions = tuple(p.choices["directions"].split())
-    chosen = Selection(directions, None, guide, less, bool(relative))
+    chosen = Selection(directions, target, guide, less, bool(relative))
     sides, bounds, lse = embedded.sides(directions), chosen.bounds(), None
     half = multiplies_half(embedded.query, p.half)
     for name, (rows, others) in sides.items():
@@ -179,14 +197,15 @@ INFO_NCE = Form(
     "info_nce",
     {
         "query": ROWS,
-        "key": ROWS,
+        "key": MORE,
         "temperature": SCALE,
         "sample_weight": ROWS,
-        "negatives": MORE,
+        "negatives": FURTHER,
+        "target": MORE_OF_ROW,
         "ids": ROWS,
-        "negative_ids": MORE,
+        "negative_ids": FURTHER,
         "threshold": ROWS,
-        **dict(zip(_GUIDE, (ROWS, ROWS, MORE), strict=True)),
+        **dict(zip(_GUIDE, (ROWS, MORE, FURTHER), strict=True)),
     },
     (
         "label_smoothing",

@@ -7,8 +7,8 @@ the gradient of the columns is sent to their owners: 6 (8) n_r N d operations on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,9 @@ from torch import Tensor
 
 from ... import _checks as check
 from ..._dtypes import as_multiplied
+from ...primitives.pairwise import LeftOut
 from ...primitives.pairwise.blocks import softplus_block
+from ...primitives.pairwise.common import ALL_PAIRS
 from ...ranks import Ranks, replicated, sum_to_rows, sum_to_value
 from ...ranks.differentiable import scatter_sum
 from ...ranks.pieces import Piece, gathered_pieces, pieces_of
@@ -25,21 +27,35 @@ from ._agreed import scale_given
 from ._form import ROWS, SCALE, Form, Given, Problem, Result
 from ._reduce import check_weight, reduce_rows
 
+Block = tuple[slice, slice, LeftOut]  # rows of this rank, columns of a piece, what does not count
+Blocks = Callable[[Tensor, Tensor, Piece], Iterable[Block]]  # of the rows and the columns
 
-def _blocks(piece: Piece) -> Iterator[tuple[slice, slice, bool]]:
-    """Rows of this rank, columns of the piece, and whether they are the same rows."""
+
+class Negatives(NamedTuple):
+    """The rows of all ranks as columns; blocks: which pairs with those of a piece are negatives.
+
+    half: the rows are multiplied, and sent, in bfloat16.
+    """
+
+    ranks: Ranks
+    half: bool
+    blocks: Blocks
+
+
+def _others(left: Tensor, right: Tensor, piece: Piece) -> Iterator[Block]:
+    """All pairs but those of a row with itself."""
     everything = slice(None)
     start, stop = piece.ranks.here.start, piece.ranks.here.stop
-    yield everything, slice(0, start), False
-    yield piece.own, slice(start, stop), True
-    yield slice(0, piece.own.start), slice(start, stop), False
-    yield slice(piece.own.stop, None), slice(start, stop), False
-    yield everything, slice(stop, None), False
+    yield everything, slice(0, start), ALL_PAIRS
+    yield piece.own, slice(start, stop), LeftOut(self_pairs=True)
+    yield slice(0, piece.own.start), slice(start, stop), ALL_PAIRS
+    yield slice(piece.own.stop, None), slice(start, stop), ALL_PAIRS
+    yield everything, slice(stop, None), ALL_PAIRS
 
 
 class _Softplus(torch.autograd.Function):
-    """(n_r,) sums over the columns j != i of all ranks of softplus(scale_i a_i . b_j + bias), and
-    with it the gradients of the sum of weight_i of them.
+    """(n_r,) sums over the negatives of softplus(scale_i a_i . b_j + bias), and with it the
+    gradients of the sum of weight_i of them.
     """
 
     @staticmethod
@@ -50,21 +66,19 @@ class _Softplus(torch.autograd.Function):
         scale: Tensor,
         bias: Tensor,
         weight: Tensor,
-        ranks: Ranks,
-        half: bool,
+        negatives: Negatives,
     ) -> Tensor:
-        ctx.arguments = ranks, half
+        ctx.negatives = negatives
         ctx.save_for_backward(a, b, scale, bias)
-        return _visit(a, b, scale, bias, weight, ranks, half, False)[0]
+        return _visit(a, b, scale, bias, weight, negatives, False)[0]
 
     @staticmethod
     @refuse_second_derivative
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b, scale, bias = ctx.saved_tensors
-        ranks, half = ctx.arguments
         want_b = ctx.needs_input_grad[1]
-        _, grads = _visit(a, b, scale, bias, grad.contiguous(), ranks, half, want_b)
-        return (*grads, None, None, None)
+        _, grads = _visit(a, b, scale, bias, grad.contiguous(), ctx.negatives, want_b)
+        return (*grads, None, None)
 
 
 class _SoftplusTotal(torch.autograd.Function):
@@ -80,18 +94,17 @@ class _SoftplusTotal(torch.autograd.Function):
         scale: Tensor,
         bias: Tensor,
         weight: Tensor,
-        ranks: Ranks,
-        half: bool,
+        negatives: Negatives,
     ) -> Tensor:
         want_b = ctx.needs_input_grad[1]
-        rows, grads = _visit(a, b, scale, bias, weight, ranks, half, want_b)
+        rows, grads = _visit(a, b, scale, bias, weight, negatives, want_b)
         ctx.save_for_backward(*grads, rows)
         return torch.dot(rows.double(), weight.double()).to(rows.dtype)
 
     @staticmethod
     @refuse_second_derivative
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(None if x is None else x * grad for x in ctx.saved_tensors), None, None)
+        return (*(None if x is None else x * grad for x in ctx.saved_tensors), None)
 
 
 def _visit(
@@ -100,11 +113,11 @@ def _visit(
     scale: Tensor,
     bias: Tensor,
     weight: Tensor,
-    ranks: Ranks,
-    half: bool,
+    negatives: Negatives,
     want_b: bool,
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
     """The rows, and the gradients of a, b, scale and bias for the given weights of the rows."""
+    ranks, half, blocks = negatives
     sent = b.bfloat16() if half else b
     rows, grad_a = a.new_zeros(a.shape[0]), torch.zeros_like(a)
     grad_b = torch.empty_like(b) if want_b else None
@@ -113,10 +126,10 @@ def _visit(
     for piece, every in gathered_pieces(sent, pieces_of(ranks, b.shape[1] * 8)):
         right = as_multiplied(every, half)
         of_columns = torch.zeros_like(right, dtype=b.dtype) if want_b else None
-        for here, there, same in _blocks(piece):
+        for here, there, left_out in blocks(left, right, piece):
             c = scale[here] if scale.dim() else scale
             found, grads, of_bias = softplus_block(
-                left[here], right[there], c, bias, weight[here], skip_self=same, want_b=want_b
+                left[here], right[there], c, bias, weight[here], left_out, want_b=want_b
             )
             rows[here] += found
             grad_a[here] += grads.a
@@ -132,6 +145,25 @@ def _visit(
     return rows, (grad_a, grad_b, grad_scale, grad_bias)
 
 
+def check_pairs(
+    op: str,
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor,
+    sample_weight: Tensor | None,
+) -> dict[str, Tensor | None]:
+    check.pair(op, ("image", "text"), image, text, min_rows=0)
+    n = image.shape[0]
+    return {
+        "image": image,
+        "text": text,
+        "logit_scale": scale_given(op, "logit_scale", logit_scale, image),
+        "logit_bias": check.real(op, "logit_bias", logit_bias, image),
+        "sample_weight": check.sample_weight(op, sample_weight, image, n, "sum"),
+    }
+
+
 def _check_siglip(
     image: Tensor,
     text: Tensor,
@@ -140,37 +172,33 @@ def _check_siglip(
     reduction: str,
     sample_weight: Tensor | None,
 ) -> Given:
-    op = "siglip"
-    check.pair(op, ("image", "text"), image, text, min_rows=0)
-    n = image.shape[0]
-    tensors = {
-        "image": image,
-        "text": text,
-        "logit_scale": scale_given(op, "logit_scale", logit_scale, image),
-        "logit_bias": check.real(op, "logit_bias", logit_bias, image),
-        "sample_weight": check.sample_weight(op, sample_weight, image, n, "sum"),
-    }
-    return Given(tensors, {})
+    return Given(check_pairs("siglip", image, text, logit_scale, logit_bias, sample_weight), {})
 
 
-def _siglip(p: Problem) -> Result:
-    weight, ranks = p.tensors["sample_weight"], p.ranks
-    check_weight(p, weight)
-    x, y, scale, bias = (p.rows(k) for k in ("image", "text", "logit_scale", "logit_bias"))
+def scale_and_bias(p: Problem) -> tuple[Tensor, Tensor]:
+    """With the gradient of what every rank has a copy of; a scale per row is that of the rank."""
+    scale, bias = p.rows("logit_scale"), p.rows("logit_bias")
     if scale.dim():
-        (bias,) = replicated(ranks, bias)
-    else:
-        scale, bias = replicated(ranks, scale, bias)
-    positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
+        return scale, replicated(p.ranks, bias)[0]
+    scale, bias = replicated(p.ranks, scale, bias)
+    return scale, bias
+
+
+def with_negatives(
+    p: Problem, scale: Tensor, bias: Tensor, positive: Tensor, blocks: Blocks
+) -> Result:
+    """The loss, given the terms (n_r,) of the positives of each row and what its negatives are."""
+    weight, ranks = p.tensors["sample_weight"], p.ranks
+    x, y, negatives = p.rows("image"), p.rows("text"), Negatives(ranks, p.half, blocks)
     if p.reduction == "none":
-        negative = _Softplus.apply(x, y, scale, bias, torch.ones_like(positive), ranks, p.half)
-        loss = reduce_rows(p, negative + positive, weight)
+        rows = _Softplus.apply(x, y, scale, bias, torch.ones_like(positive), negatives)
+        loss = reduce_rows(p, rows + positive, weight)
     else:
         row_weight = torch.ones_like(positive) if weight is None else weight
         if p.reduction == "mean":
             of_all = ranks.n if weight is None else sum_to_rows(row_weight.sum(), ranks)
             row_weight = row_weight / of_all
-        part = _SoftplusTotal.apply(x, y, scale, bias, row_weight, ranks, p.half)
+        part = _SoftplusTotal.apply(x, y, scale, bias, row_weight, negatives)
         loss = sum_to_value(part, ranks) + reduce_rows(p, positive, weight)
     if not p.wants_terms:
         return loss, ()
@@ -179,15 +207,23 @@ def _siglip(p: Problem) -> Result:
     return loss, (on, loss.detach() - on)
 
 
+def _siglip(p: Problem) -> Result:
+    check_weight(p, p.tensors["sample_weight"])
+    scale, bias = scale_and_bias(p)
+    positive = -F.logsigmoid((p.rows("image") * p.rows("text")).sum(1) * scale + bias)
+    return with_negatives(p, scale, bias, positive, _others)
+
+
+PAIRS_OF_SIGLIP = {
+    "image": ROWS,
+    "text": ROWS,
+    "logit_scale": SCALE,
+    "logit_bias": SCALE,
+    "sample_weight": ROWS,
+}
 SIGLIP = Form(
     "siglip",
-    {
-        "image": ROWS,
-        "text": ROWS,
-        "logit_scale": SCALE,
-        "logit_bias": SCALE,
-        "sample_weight": ROWS,
-    },
+    PAIRS_OF_SIGLIP,
     (),
     _check_siglip,
     _siglip,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from . import cuda, sigmoid, softmax, value_and_grad
-from .common import LeftOut, Logits
+from .common import ALL_PAIRS, LeftOut, Logits
 
 __all__ = ["Gradients", "lse_block", "lse_block_gradients", "softplus_block"]
 
@@ -92,8 +92,8 @@ def softplus_block(
     scale: Tensor,
     bias: Tensor,
     weight: Tensor,
+    left_out: LeftOut = ALL_PAIRS,
     *,
-    skip_self: bool,
     want_b: bool,
 ) -> tuple[Tensor, Gradients, Tensor]:
     """``r_i = sum_j softplus(scale_i a_i . b_j + bias)``, and the gradients of sum_i weight_i r_i.
@@ -101,7 +101,7 @@ def softplus_block(
     Args:
         a, b: (n, d) and (m, d), of any length, 0 included.
         scale: 0-dim or (n,); bias: 0-dim; weight: (n,).
-        skip_self: leave out i == j.
+        left_out: pairs that do not count.
 
     Returns:
         r (n,); the gradients of a, b and scale; that of the bias.
@@ -111,7 +111,6 @@ def softplus_block(
         grad_b = b.new_zeros(b.shape if want_b else (0,), dtype=kind)
         grads = Gradients(torch.zeros_like(a, dtype=kind), grad_b, torch.zeros_like(scale))
         return a.new_zeros(a.shape[:1], dtype=kind), grads, torch.zeros_like(bias)
-    left_out = LeftOut(self_pairs=skip_self)
     if a.is_cuda:
         rows = sigmoid.softplus(a, b, scale, bias, left_out)
         logits = Logits(a, b, scale, left_out, bias)

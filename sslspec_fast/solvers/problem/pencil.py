@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ..._arrays import real_array
 from ...graph.build import scipy_from_torch, summed
-from ...operators.base import SymmetricOperator
+from ...operators.base import SymmetricOperator, refuse_grad
 from ...operators.composite import CallableOperator, DenseOperator, ScaledOperator
-from ...operators.convert import refuse_grad
 from ..linalg.sparse_cholesky import NotPositiveDefinite, SparseCholesky
 from .scaling import power_near
 

@@ -54,11 +54,13 @@ def test_log_sum_exps_and_gradients_of_blocks_add_up(cols: bool) -> None:
         torch.testing.assert_close(got, expected)
 
 
-def test_softplus_of_blocks_adds_up() -> None:
-    a, b, _, _ = problem()
+@pytest.mark.parametrize("some", [False, True])
+def test_softplus_of_blocks_adds_up(some: bool) -> None:
+    a, b, ids_a, ids_b = problem()
+    every = LeftOut(ids_a, ids_b) if some else LeftOut()
     scale, bias = (torch.tensor(x, dtype=F64, requires_grad=True) for x in (1.3, -0.7))
     weight = torch.rand(7, dtype=F64)
-    rows = pairwise.softplus(a, b, scale, bias)
+    rows = pairwise.softplus(a, b, scale, bias, every)
     want = torch.autograd.grad((rows * weight).sum(), (a, b, scale, bias))
     found = [
         softplus_block(
@@ -67,7 +69,7 @@ def test_softplus_of_blocks_adds_up() -> None:
             scale.detach(),
             bias.detach(),
             weight,
-            skip_self=False,
+            LeftOut(ids_a, ids_b[start:stop]) if some else LeftOut(),
             want_b=True,
         )
         for start, stop in CUTS

@@ -17,7 +17,7 @@ from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
 
 from .batch import Case, N, Own, unit
-from .prototypes import PROTOTYPE_CASES
+from .prototypes import PROTOTYPE_CASES, bias, logits, prototypes
 
 
 def graph_of(name: str, own: Own, group: Any = None, **_: Any) -> sf.PairGraph:
@@ -49,8 +49,27 @@ def on_graph(loss: str, graph: str, **options: Any) -> Callable[..., Any]:
     return call
 
 
+def on_pairs(graph: str, **options: Any) -> Callable[..., Any]:
+    """`graph_siglip` of the pairs, or of those and the flipped ones where the graph is of views."""
+
+    def call(a: Tensor, b: Tensor, c: Tensor, t: Tensor, own: Own, **k: Any) -> Any:
+        x, y = (torch.cat([a, b]), torch.cat([b, a])) if graph == "views" else (a, b)
+        given = {key: f(own) for key, f in options.items()}
+        scale = c * given.pop("scale", 1.0)
+        return F.graph_siglip(unit(x), unit(y), graph_of(graph, own, **k), scale, t, **given, **k)
+
+    return call
+
+
 def first_weights(u1: Tensor, u2: Tensor) -> Tensor:
     return 1 + (u1 * u2).sum(1).square()
+
+
+def _patches(a: Tensor, b: Tensor, own: Own, **options: Any) -> Any:
+    """Images of three patches."""
+    student, teacher = torch.stack([a, b, a * b], 1), torch.stack([own["x1"], own["x2"]], 1)
+    teacher = torch.cat([teacher, teacher[:, :1].flip(2)], 1)
+    return F.gram_anchor(student, teacher, **options)
 
 
 CASES = {
@@ -161,6 +180,53 @@ CASES = {
             negative_ids=o.part("queue_ids"),
             **k,
         )
+    ),
+    "info_nce, keys in another order": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            torch.cat([a - b, b]),
+            target=len(b) + torch.arange(len(b)),
+            temperature=o["temperature"] / c,
+            tau_plus=0.05,
+            sample_weight=t.exp() * o["weight"],
+            **k,
+        )
+    ),
+    "info_nce, two queries for a key": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            torch.cat([a, a + b]),
+            torch.cat([a - b, b]),
+            target=len(b) + torch.arange(len(b)).repeat(2),
+            temperature=1 / c,
+            negatives=o.part("queue"),
+            label_smoothing=0.1,
+            **k,
+        ),
+        2,
+    ),
+    "info_nce, keys in another order, all pairs": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            torch.cat([a, a + b]),
+            torch.cat([a - b, b]),
+            target=len(b) + torch.arange(len(b)).repeat(2),
+            temperature=o["temperature"].repeat(2) / c,
+            directions=DIRECTIONS,
+            negatives=o.part("queue"),
+            guide=(
+                torch.cat([o["x1"], o["x2"]])[:, :5],
+                torch.cat([o["x2"], o["x1"]])[:, :5],
+                o.part("queue").detach(),
+            ),
+            guide_margin=-0.3,
+            threshold=0.8,
+            margin=0.1,
+            **k,
+        ),
+        2,
+    ),
+    "gram_anchor": Case(lambda a, b, c, t, o, **k: _patches(a, b, o, **k), terms=False),
+    "gram_anchor, clamped": Case(
+        lambda a, b, c, t, o, **k: _patches(a, b, o, clamp=True, **k), terms=False
     ),
     "moco": Case(
         lambda a, b, c, t, o, **k: F.moco(a, b, unit(o.data["queue"]), temperature=1 / c, **k)
@@ -353,6 +419,54 @@ GRAPH_CASES = {
             "directed",
             negatives="non_positive",
             ids=lambda c, t, o: torch.arange(N)[o.rows] // 2,
+        )
+    ),
+}
+GRAPH_CASES |= {
+    f"graph_info_nce, per positive, {kind}": Case(
+        on_graph(
+            "graph_info_nce",
+            kind,
+            negatives="per_positive",
+            **{"temperature": lambda c, t, o: 1 / c, **options},
+        ),
+        2 if kind == "views" else 1,
+    )
+    for kind, options in {
+        "views": {},
+        "labels": {"sample_weight": lambda c, t, o: t.exp() * o["weight"]},
+        "weights": {"ids": lambda c, t, o: torch.arange(N)[o.rows] // 2},
+        "directed": {"temperature": lambda c, t, o: o["temperature"] / c, "normalize": False},
+        "sum": {},
+    }.items()
+}
+GRAPH_CASES |= {
+    "graph_siglip, views": Case(on_pairs("views"), 2),
+    "graph_siglip, labels": Case(
+        on_pairs("loops", sample_weight=lambda o: o["weight"], scale=lambda o: o["temperature"])
+    ),
+    "graph_siglip, edges": Case(on_pairs("edges")),
+    "graph_siglip, directed": Case(
+        on_pairs("directed", sample_weight=lambda o: o["weight"], scale=lambda o: o["temperature"])
+    ),
+}
+GRAPH_CASES |= {
+    "prototype_cross_entropy, a graph over ranks": Case(
+        lambda a, b, c, t, o, **k: F.prototype_cross_entropy(
+            a,
+            b,
+            prototypes(t),
+            pairs=graph_of("directed", o, **k),
+            student_temperature=1 / c,
+            teacher_temperature=o["temperature"],
+            bias=bias(),
+            sample_weight=o["weight"],
+            **k,
+        )
+    ),
+    "prototype_cross_entropy, labels over ranks": Case(
+        lambda a, b, c, t, o, **k: F.prototype_cross_entropy(
+            logits(a), logits(b), None, pairs=graph_of("loops", o, **k), **k
         )
     ),
 }

@@ -132,6 +132,30 @@ CALLS: dict[str, Any] = {
         lambda g: F.info_nce(*pair(), margin=0.1, group=g),
         lambda g: F.info_nce(*pair(), group=g),
     ),
+    "target": (
+        lambda g: F.info_nce(*pair(), target=torch.arange(4), group=g),
+        lambda g: F.info_nce(*pair(), group=g),
+    ),
+    "keys": (
+        lambda g: F.info_nce(*pair(), target=torch.arange(4) + 1, group=g),
+        lambda g: F.info_nce(*pair(), target=torch.arange(4), group=g),
+    ),
+    "patches": (
+        lambda g: F.gram_anchor(*(x.view(1, 4, 5) for x in pair()), group=g),
+        lambda g: F.gram_anchor(*(x.view(2, 2, 5) for x in pair()), group=g),
+    ),
+    "patches of the teacher": (
+        lambda g: F.gram_anchor(*(x.view(1, 4, 5) for x in pair()), group=g),
+        lambda g: F.gram_anchor(pair()[0], pair(d=4)[0], group=g),
+    ),
+    "clamp": (
+        lambda g: F.gram_anchor(*pair(), clamp=True, group=g),
+        lambda g: F.gram_anchor(*pair(), group=g),
+    ),
+    "images of the teacher": (
+        lambda g: F.gram_anchor(pair()[0], pair(3)[0], group=g),
+        lambda g: F.gram_anchor(*pair(), group=g),
+    ),
     "neighbours": (
         lambda g: F.koleo(pair()[0], k=12, group=g),
         lambda g: F.koleo(pair()[0], k=12, group=g),
@@ -200,9 +224,21 @@ CALLS: dict[str, Any] = {
         lambda g: _weightless_pairs(g),
         lambda g: _weightless_pairs(g),
     ),
-    "a graph of all ranks as pairs": (
-        lambda g: _pairs_of_all(g),
-        lambda g: _pairs_of_all(g),
+    "pairs over ranks": (
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g), group=g),
+        lambda g: F.prototype_cross_entropy(
+            *pair(), None, pairs=sf.PairGraph.from_labels([0] * 4), group=_made(g)
+        ),
+    ),
+    "biases beside pairs over ranks": (
+        lambda g: F.prototype_cross_entropy(
+            *pair(), None, pairs=_graph(g), bias=torch.zeros(2, 5, dtype=D)
+        ),
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g)),
+    ),
+    "pairs of another group": (
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g), group=dist.group.WORLD),
+        lambda g: F.prototype_cross_entropy(*pair(), None, pairs=_graph(g), group=g),
     ),
     "tokens": (
         lambda g: F.ibot(*pair(3), torch.ones(2, 2, dtype=torch.bool), group=g),
@@ -261,9 +297,14 @@ CALLS: dict[str, Any] = {
 }
 
 
-def _pairs_of_all(group: Any) -> Any:
-    graph = sf.PairGraph.from_views(4, 1, group=group)
-    return F.prototype_cross_entropy(*pair(), None, pairs=graph, group=group)
+def _graph(group: Any) -> Any:
+    return sf.PairGraph.from_labels([0] * 4, group=group)
+
+
+def _made(group: Any) -> Any:
+    """The group, after a graph over its ranks, which all of them must make."""
+    _graph(group)
+    return group
 
 
 def _weightless_pairs(group: Any) -> Any:
@@ -305,18 +346,42 @@ def not_a_group(group: Any) -> list[str]:
     return found
 
 
+# what a rank that goes on meets where rank 1 does not: (before it stops, after)
+LEFT: dict[str, Any] = {
+    "before": (lambda g: None, lambda g, held: F.nt_xent(*pair(), group=g)),
+    "between": (
+        lambda g: F.nt_xent(*pair(), group=g),
+        lambda g, held: (held.backward(), F.nt_xent(*pair(), group=g)),
+    ),
+    "between, of rows": (
+        lambda g: F.nt_xent(*pair(), reduction="none", group=g),
+        lambda g, held: held.sum().backward(),
+    ),
+    "graph": (
+        lambda g: sf.PairGraph.from_edges([0, 1], [1, 4], n=4, group=g),
+        lambda g, held: held @ pair()[0],
+    ),
+}
+
+
 def dies(group: Any, where: str) -> tuple[float, str]:
     """Rank 1 ends; what the others see, and when."""
-    begin = time.monotonic()
-    loss = None
-    if where == "between":
-        loss = F.nt_xent(*pair(), group=group)
+    return _alone(group, where, lambda: os._exit(3))
+
+
+def stays_away(group: Any, where: str) -> tuple[float, str]:
+    """Rank 1 makes no further call, as one with fewer steps, or that skips a backward pass."""
+    return _alone(group, where, lambda: None)
+
+
+def _alone(group: Any, where: str, leave: Any) -> tuple[float, str]:
+    before, after = LEFT[where]
+    held, begin = before(group), time.monotonic()
     if dist.get_rank(group) == 1:
-        os._exit(3)
+        leave()
+        return 0.0, "RuntimeError"
     try:
-        if loss is not None:
-            loss.backward()
-        F.nt_xent(*pair(), group=group)
+        after(group, held)
     except Exception as error:
         return time.monotonic() - begin, type(error).__name__
     return time.monotonic() - begin, ""

@@ -51,6 +51,12 @@ def facts(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, Any]:
         norms = torch.tensor(g.frobenius_sq()), torch.tensor(h.frobenius_sq())
         compare(of + "frobenius_sq", *norms)
         compare(of + "column_degree", g.column_degree, h.column_degree[own.rows])
+        count, labels = h.connected_components()
+        compare(of + "components", g.connected_components()[0], count)
+        compare(of + "labels", g.connected_components()[1], labels[own.rows])
+        alone = torch.zeros(N, dtype=torch.bool)
+        alone[h.isolated] = True
+        compare(of + "isolated", g.isolated, alone[own.rows].nonzero()[:, 0])
         rows = h.to_scipy()[own.rows].toarray()
         compare(of + "rows", torch.from_numpy(g.to_scipy().toarray()), torch.from_numpy(rows))
     compare("nothing", (0 * over).nnz, 0)
@@ -130,8 +136,14 @@ def covariance(group: Any, split: tuple[int, ...], impl: str) -> dict[str, float
 def compiled(group: Any, name: str) -> dict[str, float]:
     """One graph of torch.compile, on a PairGraph over ranks."""
     own = held(group, (5, 8))
-    whole, over = graph_of("weights", Own(own.data)), graph_of("weights", own, group)
-    loss = getattr(F, name)
+    kind = "edges" if name == "graph_siglip" else "weights"
+    whole, over = graph_of(kind, Own(own.data)), graph_of(kind, own, group)
+    loss: Callable[..., Tensor] = getattr(F, name)
+    if name == "graph_siglip":
+
+        def loss(z: Tensor, graph: sf.PairGraph) -> Tensor:
+            return F.graph_siglip(z, z.detach(), graph, 2.0, -1.0)
+
     x = own.data["x1"].clone().requires_grad_()
     mine = x.detach()[own.rows].clone().requires_grad_()
     step = torch.compile(lambda z: loss(1.5 * z, over), fullgraph=True, backend="aot_eager")
@@ -154,6 +166,24 @@ def module(group: Any) -> float:
     return max(relative(got, want), float((got - again).abs()))
 
 
+def neighbours(group: Any, split: tuple[int, ...], scale: float) -> int:
+    """How many graphs of nearest neighbours differ from those of one process."""
+    own, different = held(group, split), 0
+    x = own.data["x1"] * scale
+    x[4] = x[9]  # a copy
+    kinds = (x, x.float()) if scale == 1 else (x,)
+    for metric in ("euclidean", "cosine"):
+        for weight in ("connectivity", "heat"):
+            for mutual in (False, True):
+                for rows in kinds:
+                    options: Any = {"metric": metric, "weight": weight, "mutual": mutual}
+                    want = sf.PairGraph.from_knn(rows, 4, backend="exact", **options)
+                    got = sf.PairGraph.from_knn(rows[own.rows], 4, group=group, **options)
+                    a, b = want.to_scipy()[own.rows], got.to_scipy()
+                    different += int((a != b).nnz > 0 or not got.is_symmetric)
+    return different
+
+
 def spectra(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
     """eigsh and a closed form of a graph over ranks, against one process."""
     own = held(group, split)
@@ -166,6 +196,28 @@ def spectra(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
         "loss": abs(float(mine.loss) - float(best.loss)) / abs(float(best.loss)),
         "rows": float(len(z) != split[own.rank]),
     }
+
+
+def operators(group: Any, kind: str, split: tuple[int, ...]) -> dict[str, float]:
+    """Adjacency and Laplacian of a graph over ranks: products, bounds and eigenpairs."""
+    own = held(group, split)
+    whole, over = graph_of(kind, Own(own.data)), graph_of(kind, own, group)
+    x = torch.randn(N, 3, generator=torch.Generator().manual_seed(1), dtype=D)
+    errors: dict[str, float] = {}
+    for make in (sf.operators.adjacency, sf.operators.laplacian):
+        for normalized in (False, True):
+            one, ours = make(whole, normalized), make(over, normalized)
+            name = f"{make.__name__} {normalized} "
+            off = (ours @ x[own.rows]) - (one @ x)[own.rows]
+            errors[name + "product"] = float(off.abs().max()) if len(off) else 0.0
+            same = np.allclose(ours.bounds(), one.bounds(), rtol=1e-12)
+            errors[name + "bounds"] = 0.0 if same or not one.bounds() else 1.0
+            known = [sum(pairs.vectors.count for pairs in op.known()) for op in (one, ours)]
+            errors[name + "known"] = float(known[0] != known[1])
+            which = "SA" if make is sf.operators.laplacian else "LA"
+            got, want = (sf.eigsh(op, 3, which=which).values for op in (ours, one))
+            errors[name + "values"] = float(np.abs(np.subtract(got, want)).max())
+    return errors
 
 
 def _rows(k: int, columns: int = 6) -> Any:
@@ -207,12 +259,32 @@ def refused(group: Any, name: str) -> str:
         ),
         "directed": lambda: F.ls_simclr(z, make.from_edges([0], [1], n=3, group=group)),
         "one process": lambda: F.ls_simclr(z, make.from_labels([0] * 3), **views),
-        "components": lambda: make.from_labels([0] * 3, group=group).connected_components(),
+        "order": lambda: make.from_labels([0] * 3, group=group).reorder(),
+        "weights of targets": lambda: F.graph_siglip(
+            z, z, make.from_edges([0], [1], [2.0 if odd else 0.5], n=3, group=group), 1.0, 0.0
+        ),
+        "images": lambda: F.graph_siglip(
+            *[torch.ones(2 if odd else 3, 2, dtype=D)] * 2,
+            make.from_labels([0] * 3, group=group),
+            1.0,
+            0.0,
+        ),
         "no negative": lambda: F.graph_info_nce(
             z, make.from_labels([0] * 3, group=group), negatives="non_positive"
         ),
-        "operator": lambda: sf.operators.laplacian(make.from_labels([0] * 3, group=group)),
-        "neighbours": lambda: make.from_knn(z, 2, group=group),
+        "operator": lambda: sf.operators.laplacian(
+            make.from_edges([0], [1], n=3, group=group), normalized=True
+        ),
+        "signed": lambda: sf.operators.adjacency(
+            make.from_edges(
+                [0], [4 - 3 * odd], [1.0 if odd else -2.0], n=3, symmetrize=True, group=group
+            ),
+            normalized=True,
+        ),
+        "neighbours": lambda: make.from_knn(z, 6, group=group),
+        "number of neighbours": lambda: make.from_knn(z, 3 if odd else 2, group=group),
+        "no neighbours": lambda: make.from_knn(z, 0 if odd else 2, group=group),
+        "approximate": lambda: make.from_knn(z, 2, backend="faiss", group=group),
     }
     try:
         calls[name]()

@@ -13,9 +13,11 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast.integrations import sentence_transformers as sentences
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
+from sslspec_fast.ranks import Held
 
-from .training import Batch
+from .training import Batch, pairs_of
 from .work import relative
 
 Module = torch.nn.Module
@@ -35,6 +37,23 @@ class _first(torch.nn.Module):
 class _views(_first):
     def forward(self, a: Tensor, b: Tensor) -> Any:
         return self.loss(global_proj=[a, b], local_proj=[a + b])
+
+
+class _patches(_first):
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        return self.loss(torch.stack([a, b, a * b], 1), torch.stack([b, b, a], 1))
+
+
+class _related(_first):
+    """Of pairs that follow each other, on any rank."""
+
+    def __init__(self, loss: Module, group: Any) -> None:
+        super().__init__(loss)
+        self.held = Held("GraphSigLIPLoss", group) if group is not None else None
+
+    def forward(self, a: Tensor, b: Tensor) -> Any:
+        group = None if self.held is None else self.held.group
+        return self.loss(a, b, pairs_of(a, {"group": group}), 2.0, -1.0)
 
 
 # name -> (the module over a group, the module of one process)
@@ -61,6 +80,14 @@ PAIRS: dict[str, tuple[Callable[..., Module], Callable[[], Module]]] = {
     "LeJEPALoss": (
         lambda **k: _views(sf.LeJEPALoss(0.3, sigreg_num_vectors=None, **k)),
         lambda: _views(sf.LeJEPALoss(0.3, sigreg_num_vectors=None)),
+    ),
+    "GramAnchorLoss": (
+        lambda **k: _patches(sf.GramAnchorLoss(True, **k)),
+        lambda: _patches(sf.GramAnchorLoss(True)),
+    ),
+    "GraphSigLIPLoss": (
+        lambda **k: _related(sf.GraphSigLIPLoss(**k), k["group"]),
+        lambda: _related(sf.GraphSigLIPLoss(), None),
     ),
     "KoLeoLoss": (lambda **k: _first(sf.KoLeoLoss(**k)), lambda: _first(sf.KoLeoLoss())),
     "CLIPLoss": (lambda **k: sf.CLIPLoss(**k), sf.CLIPLoss),
@@ -95,6 +122,50 @@ def module(group: Any, name: str, how: str) -> dict[str, float]:
     ]
     scale = float((batch.own_scale.grad - batch.scale.grad).abs()) if scales[0] else 0.0
     return {"value": relative(got.detach(), want.detach()), "rows": max(mine), "scale": scale}
+
+
+class _Texts(torch.nn.Module):
+    """What the losses of the integration take for a SentenceTransformer; a text is its features."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.linear = torch.nn.Linear(5, 4, dtype=torch.float64)
+        self.tokenizer = self
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self.linear(features["x"])}
+
+
+SENTENCES: dict[str, Callable[..., Module]] = {
+    "GISTEmbedLoss": lambda m, **k: sentences.GISTEmbedLoss(m, _Texts(1), 0.3, margin=0.1, **k),
+    "MultipleNegativesRankingLoss": lambda m, **k: sentences.MultipleNegativesRankingLoss(
+        m, 2.0, symmetric=True, **k
+    ),
+    "MatryoshkaLoss": lambda m, **k: sentences.MatryoshkaLoss(m, [2, 4], scale=2.0, **k),
+}
+
+
+def of_sentences(group: Any, name: str) -> dict[str, float]:
+    """Anchors, positives and negatives of all processes, under DDP, against one process."""
+    batch = Batch(group)
+    one, net = _Texts(0), _Texts(0)
+    ddp = torch.nn.parallel.DistributedDataParallel(net, process_group=group)
+    found = []
+    for model, rows, gathered in ((one, batch.whole, False), (net, batch.own, True)):
+        loss = SENTENCES[name](model, gather_across_devices=gathered)
+        loss.model = ddp if gathered else model  # as the trainer does
+        a, b = (x.detach() for x in rows)
+        value = loss({"x": x} for x in (a, b, a * b))
+        value.backward()
+        found.append(value.detach())
+    return {
+        "value": relative(found[1], found[0]),
+        "gradient": relative(net.linear.weight.grad, one.linear.weight.grad),
+    }
 
 
 def bank(group: Any) -> float:

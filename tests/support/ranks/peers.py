@@ -6,6 +6,7 @@ all, equal on all ranks in number. Their sum over ranks is what DDP minimises, W
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -151,7 +152,50 @@ def siglip(x: Tensor, y: Tensor) -> Tensor:
     return -nnf.logsigmoid(sign * logits).sum() / len(x)
 
 
+def _sinkhorn(codes: Tensor) -> Tensor:
+    """Three rounds: columns of one sum over all ranks, rows of the sum 1."""
+    for _ in range(3):
+        columns = codes.sum(0)
+        dist.all_reduce(columns)
+        codes = codes / columns
+        codes = codes / codes.sum(1, keepdim=True)
+    return codes
+
+
+def swav(x: Tensor, y: Tensor) -> Tensor:
+    """Of scores."""
+    total = x.new_zeros(())
+    for own, other in ((x, y), (y, x)):
+        codes = _sinkhorn((own.detach() / 0.05).exp())
+        total = total - 0.5 * (codes * nnf.log_softmax(other / 0.1, 1)).sum(1).mean()
+    return total
+
+
+def prototypes() -> Tensor:
+    g = torch.Generator().manual_seed(3)
+    return torch.randn(6, D, generator=g, dtype=torch.float64)
+
+
+def msn(x: Tensor, y: Tensor, regularization: float) -> Tensor:
+    w = nnf.normalize(prototypes())
+    own, target = (nnf.softmax(nnf.normalize(z) @ w.T / 0.1, 1) for z in (x, y.detach()))
+    sharp = target**4
+    sharp = _sinkhorn(sharp / sharp.sum(1, keepdim=True))
+    mean = own.mean(0)  # of a rank, where ours is of all
+    entropy = -(mean * mean.log()).sum()
+    return -(sharp * own.log()).sum(1).mean() + regularization * (math.log(6) - entropy)
+
+
 Call = Callable[[Tensor, Tensor], Tensor]
+
+
+def _pair_of(loss: Any) -> Call:
+    return lambda x, y: loss([x, y], [])
+
+
+def _with_prototypes(regularization: float) -> Call:
+    loss = sf.MSNLoss(regularization_weight=regularization, gather_distributed=True)
+    return lambda x, y: loss(x, y, prototypes())
 
 
 def _ours(group: Any) -> dict[str, Callable[[], Call]]:
@@ -176,6 +220,9 @@ def _ours(group: Any) -> dict[str, Callable[[], Call]]:
         "clip": lambda: scaled(sf.CLIPLoss(local_loss=True, gather_with_grad=True, **place)),
         "clip without gradient": lambda: scaled(sf.CLIPLoss(**place)),
         "clip local": lambda: scaled(sf.CLIPLoss(local_loss=True, **place)),
+        "swav": lambda: _pair_of(sf.SwaVLoss(sinkhorn_gather_distributed=True)),
+        "msn": lambda: _with_prototypes(0.0),
+        "msn, mean code": lambda: _with_prototypes(1.0),
         "siglip": lambda: scaled(sf.SigLIPLoss(dist_impl="bidir", **place), -3.0),
     }
 
@@ -191,6 +238,9 @@ THEIRS: dict[str, Call] = {
     "clip without gradient": lambda x, y: clip(x, y, False, False),
     "clip local": lambda x, y: clip(x, y, True, False),
     "siglip": siglip,
+    "swav": swav,
+    "msn": lambda x, y: msn(x, y, 0.0),
+    "msn, mean code": lambda x, y: msn(x, y, 1.0),
 }
 
 

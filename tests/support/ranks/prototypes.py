@@ -112,6 +112,17 @@ PROTOTYPE_CASES = {
     ),
     "prototype_cross_entropy, options": Case(_all_options),
     "prototype_cross_entropy, logits": Case(_of_logits),
+    "prototype_cross_entropy, biases by block": Case(
+        lambda a, b, c, t, o, **k: F.prototype_cross_entropy(
+            a,
+            torch.cat([b, a - b]),
+            prototypes(t),
+            pairs=pairs(o),
+            student_temperature=1 / c,
+            bias=torch.stack([bias(), bias().square()]),
+            **k,
+        )
+    ),
     "dino": Case(
         lambda a, b, c, t, o, **k: F.dino(
             [a, b, a + b], [b, a], prototypes(t), student_temperature=1 / c, center=bias(), **k

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as nnf
 from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
@@ -47,6 +48,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "info_nce, threshold": lambda a, b, c, **k: F.info_nce(
         a, b, temperature=1 / c, ids=_pairs(a, k), threshold=0.3, margin=0.1, **k
     ),
+    "info_nce, target": lambda a, b, c, **k: F.info_nce(
+        a, torch.cat([a + b, b]), target=len(b) + torch.arange(len(b)), temperature=1 / c, **k
+    ),
+    "gram_anchor": lambda a, b, c, **k: (
+        F.gram_anchor(torch.stack([a, b, a + b], 1), torch.stack([b, b, b], 1), **k) + 0 * c
+    ),
     "dino": lambda a, b, c, **k: F.dino(
         [a, b], [b], columns(a) * c, student_temperature=1 / c, **k
     ),
@@ -75,6 +82,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     ),
     "graph_info_nce, non_positive": lambda a, b, c, **k: F.graph_info_nce(
         a, pairs_of(a, k), temperature=1 / c, negatives="non_positive", **k
+    ),
+    "graph_info_nce, per_positive": lambda a, b, c, **k: F.graph_info_nce(
+        a, pairs_of(a, k), temperature=1 / c, negatives="per_positive", **k
+    ),
+    "graph_siglip": lambda a, b, c, **k: F.graph_siglip(
+        a, b, pairs_of(a, k), c, c.detach() - 3, **k
     ),
     "graph_vicreg": lambda a, b, c, **k: F.graph_vicreg(a, pairs_of(a, k), **k) + 0 * c,
     "ls_simclr": lambda a, b, c, **k: F.ls_simclr(a, pairs_of(a, k), **k) + 0 * c,
@@ -323,6 +336,65 @@ def sharded(group: Any) -> dict[str, float]:
         "weight": relative(net.weight.grad.full_tensor(), one.weight.grad),
         "scale": relative(scale.grad.full_tensor()[0], batch.scale.grad),
     }
+
+
+def beside_other_collectives(group: Any) -> float:
+    """Two losses and a collective of torch's own in one compiled graph, which keeps their order."""
+    from torch.distributed._functional_collectives import all_reduce
+
+    torch._dynamo.reset()
+    batch, size = Batch(group), group.size()
+
+    def step(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        first = F.nt_xent(a, b, temperature=1 / c, group=group)
+        rows = all_reduce(torch.ones(()).to(c) * a.shape[0], "sum", group)
+        return first * rows + F.vicreg(a, b, group=group)
+
+    run = torch.compile(step, fullgraph=True, backend="aot_eager", dynamic=True)
+    value = run(*batch.own, batch.own_scale)
+    value.backward()
+    n = len(batch.whole[0])
+    one = n * F.nt_xent(*batch.whole, temperature=1 / batch.scale, impl="torch")
+    (one + F.vicreg(*batch.whole, impl="torch")).backward()
+    errors = [float((batch.own_scale.grad - batch.scale.grad).abs() / batch.scale.grad.abs())]
+    for own, x in zip(batch.own, batch.whole, strict=True):
+        off = own.grad - size * x.grad[batch.here]
+        errors.append(float(off.abs().sum() / x.grad.abs().max()))
+    return max(errors)
+
+
+def groups_of_a_step(group: Any) -> float:
+    """Losses of two groups under DDP over all ranks: the mean of the two losses."""
+    rank, size = dist.get_rank(), dist.get_world_size()
+    parts = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    torch.manual_seed(0)
+    net, one = (torch.nn.Linear(5, 4, dtype=torch.float64) for _ in "ab")
+    one.load_state_dict(net.state_dict())
+    ddp = DistributedDataParallel(net, process_group=group)
+    rows = torch.randn(2, size, 3, 5, generator=torch.Generator().manual_seed(5)).double()
+    F.clip(*ddp(rows[:, rank]), 2.0, group=parts[rank % 2]).backward()
+    for which in (0, 1):
+        x, y = one(rows[:, which::2].reshape(2, -1, 5))
+        (F.clip(x, y, 2.0, impl="torch") / 2).backward()
+    return relative(net.weight.grad, one.weight.grad)
+
+
+def under_autocast(group: Any, name: str) -> tuple[float, float]:
+    """Of bfloat16 rows that autocast makes, the value over ranks and of one process against
+    float64; and how far autocast around the loss moves it.
+    """
+    loss, batch = LOSSES[name], Batch(group, 16, torch.float32)
+    layer = torch.eye(16)
+    with torch.autocast("cpu", torch.bfloat16):
+        own = [nnf.normalize((x @ layer).float()).bfloat16() for x in batch.own]
+        whole = [nnf.normalize((x @ layer).float()).bfloat16() for x in batch.whole]
+        scale = torch.tensor(2.0)
+        got, one = loss(*own, scale, group=group), loss(*whole, scale)
+    same = loss(*own, scale, group=group)
+    exact = float(loss(*(x.detach().double() for x in whole), scale.double(), impl="torch"))
+    assert got.dtype == torch.float32
+    assert abs(float(got) - exact) <= 2 * abs(float(one) - exact) + 1e-5 * abs(exact)
+    return float((got - same).abs()), abs(float(got) - exact) / abs(exact)
 
 
 def compiled(group: Any, name: str) -> dict[str, float]:

@@ -13,21 +13,21 @@ from torch import Tensor
 
 from .... import _checks as check
 from ...._dtypes import multiplies_half
+from ....graph.over_ranks import partition
 from ....graph.pair_graph import PairGraph
-from ....graph.partitioned import Partitioned, partitioned
 from ....primitives.rows.unit_rows import unit_rows
 from ....primitives.sparse.edge_lse import edge_lse
-from ....ranks import Ranks, gather_rows, sum_to_rows, sum_to_value
+from ....primitives.sparse.edge_softplus import edge_softplus
+from ....ranks import Ranks, sum_to_rows, sum_to_value
 from ....ranks.differentiable import sum_over_ranks
-from ....ranks.pieces import Piece
-from ..._common import row_ids
 from ..._graph_queries import check_options, logaddexp
 from ..._inputs import check_rows_of_graph
 from ..._softmax import debiased, one_positive_rows, smoothing
 from .._agreed import scale_given
 from .._form import ROWS, SCALE, Form, Given, Problem, Result
 from .._reduce import scale_of
-from ..sums.log_sum_exp import Columns, Pattern, log_sum_exp, self_log_sum_exp
+from ..sums.log_sum_exp import Columns, log_sum_exp, self_log_sum_exp
+from ._partners import by_ids, entries, no_partners, without_partners
 
 
 def _check(
@@ -45,11 +45,6 @@ def _check(
     op = "graph_info_nce"
     check_rows_of_graph(op, z, graph, symmetric=False, nonnegative=True, min_rows=0)
     smooth, tau_plus = check_options(op, negatives, ids, label_smoothing, tau_plus)
-    if negatives == "per_positive":
-        raise ValueError(
-            f"{op}: negatives must be 'others' or 'non_positive' with a group of several ranks, "
-            "got 'per_positive'"
-        )
     n = z.shape[0]
     tensors = {
         "z": z,
@@ -71,20 +66,27 @@ def _graph_info_nce(p: Problem) -> Result:
     degree = graph.degree.to(x.dtype)
     anchor = degree > 0
     u = unit_rows(x) if normalize else x
-    positive = scale / torch.where(anchor, degree, 1.0) * graph.edge_dot(u, u)
-    if p.choices["negatives"] == "non_positive":
-        rows = _non_positive(p, u, scale, graph, anchor) - positive
+    half, by_itself = multiplies_half(u, p.half), p.choices["negatives"] == "per_positive"
+    positive = torch.zeros_like(degree)
+    if p.wants_terms or not by_itself:
+        positive = scale / torch.where(anchor, degree, 1.0) * graph.edge_dot(u, u)
+    if by_itself:
+        rows = _per_positive(p, u, scale, graph, half) / torch.where(anchor, degree, 1.0)
+    elif p.choices["negatives"] == "non_positive":
+        lse = _non_positive(p, u, scale, graph, half)
+        _check_negatives(p, lse, anchor)
+        rows = lse - positive
     elif ids is None and _is_two_view(graph, p.ranks):
         samples = p.ranks.with_counts([count // 2 for count in p.ranks.counts])
-        columns = Columns(p.ranks, samples, 2, multiplies_half(u, p.half))
+        columns = Columns(p.ranks, samples, 2, half)
         negatives = self_log_sum_exp(u, scale, columns)
         if tau_plus:
             negatives = debiased(negatives, positive, scale, p.ranks.n - 2, tau_plus)
         rows = one_positive_rows(negatives, positive)
     elif tau_plus:
-        rows = _debiased_others(p, u, scale, graph, tau_plus) - positive
+        rows = _debiased_others(p, u, scale, graph, tau_plus, half) - positive
     else:
-        rows = _others(p, u, scale, graph) - positive
+        rows = _others(p, u, scale, graph, half) - positive
     if smooth:
         total = scale * ((u * sum_to_rows(u.sum(0), p.ranks)).sum(1) - u.square().sum(1))
         rows = rows + smoothing(positive, total, p.ranks.n - 1, smooth)
@@ -118,79 +120,47 @@ def _is_two_view(graph: PairGraph, ranks: Ranks) -> bool:
     return graph.kind == "views" and graph.nnz == ranks.n and graph.volume == ranks.n
 
 
-def _without(p: Problem, u: Tensor, graph: PairGraph, ids: Tensor | None = None) -> Columns:
-    """All rows as columns, without those that the graph joins with a row, and the row itself."""
-    indptr, indices, _ = graph.csr()
-    columns, first = indices.to(torch.int64), torch.tensor(p.ranks.offsets, device=u.device)
-    rows = torch.repeat_interleave(indptr.diff(), output_size=columns.shape[0])
-
-    def skip(left: Tensor, right: Tensor, piece: Piece) -> Pattern:
-        if piece.ranks.counts == p.ranks.counts:
-            return indptr, columns
-        owner = torch.searchsorted(first, columns, right=True) - 1
-        inside, low, high, to = (
-            torch.tensor(x, device=u.device)
-            for x in (
-                p.ranks.offsets,
-                [part.start for part in piece.parts],
-                [part.stop for part in piece.parts],
-                piece.ranks.offsets,
-            )
-        )
-        local = columns - inside[owner]
-        kept = (local >= low[owner]) & (local < high[owner])
-        counts = torch.bincount(rows[kept], minlength=left.shape[0])
-        starts = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
-        return starts, (local - low[owner] + to[owner])[kept]
-
-    given = None
-    if ids is not None:
-        ids = row_ids(ids)
-        given = ids, gather_rows(ids, p.ranks)
-    return Columns(p.ranks, p.ranks, 1, multiplies_half(u, p.half), ids=given, skip=skip)
+def _per_positive(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, half: bool) -> Tensor:
+    """(n_r,) sum over j of G_ij log(1 + exp(a_i - s_ij)), a_i over the non-positives."""
+    lse = _non_positive(p, u, scale, graph, half)
+    stored, every = entries(graph, u)
+    return edge_softplus(stored, _scaled(u, scale), every, -lse, targets=False)
 
 
-def _by_ids(p: Problem, u: Tensor, ids: Tensor) -> Columns:
-    ids = row_ids(ids)
-    half = multiplies_half(u, p.half)
-    return Columns(p.ranks, p.ranks, 1, half, ids=(ids, gather_rows(ids, p.ranks)))
-
-
-def _non_positive(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, anchor: Tensor) -> Tensor:
+def _non_positive(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, half: bool) -> Tensor:
     """(n_r,) log-sum-exp over k that are neither i, nor positives of i, nor of its id."""
-    cliques, ids = graph.clique_ids, p.tensors["ids"]
-    if cliques is not None and ids is None:
-        here = p.ranks.here
-        lonely = -1 - torch.arange(here.start, here.stop, device=u.device)
-        cliques = torch.where(cliques < 0, lonely, cliques)
-        lse = self_log_sum_exp(u, scale, _by_ids(p, u, cliques))
-    else:
-        lse = log_sum_exp(u, u, scale, _without(p, u, graph, ids))[0]
-    if u.device.type == "cpu":
-        empty = torch.isneginf(lse.detach()) & anchor
-        number = sum_over_ranks(empty.sum(), p.ranks)
-        if int(number):
-            raise ValueError(
-                f"{p.op}: every row with a positive needs a negative, {int(number)} of the "
-                f"{p.ranks.n} rows of all ranks have none"
-            )
-    return lse
+    ids = p.tensors["ids"]
+    if ids is None and graph.clique_ids is not None:
+        return self_log_sum_exp(u, scale, no_partners(p, graph, half))
+    return log_sum_exp(u, u, scale, without_partners(p, graph, half, ids))[0]
 
 
-def _others(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph) -> Tensor:
+def _check_negatives(p: Problem, lse: Tensor, anchor: Tensor) -> None:
+    """Looked at where that waits for nothing, with the same outcome on all ranks."""
+    if lse.device.type != "cpu":
+        return
+    empty = torch.isneginf(lse.detach()) & anchor
+    number = int(sum_over_ranks(empty.sum(), p.ranks))
+    if number:
+        raise ValueError(
+            f"{p.op}: every row with a positive needs a negative, {number} of the {p.ranks.n} rows "
+            "of all ranks have none"
+        )
+
+
+def _others(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, half: bool) -> Tensor:
     """(n_r,) log-sum-exp over every k != i but the same-id non-positives."""
     ids = p.tensors["ids"]
-    half = multiplies_half(u, p.half)
     if ids is None:
         return self_log_sum_exp(u, scale, Columns(p.ranks, p.ranks, 1, half))
-    other_id = self_log_sum_exp(u, scale, _by_ids(p, u, ids))
+    other_id = self_log_sum_exp(u, scale, by_ids(p, ids, half))
     return logaddexp(other_id, _edge_lse(p, u, scale, graph, ids))
 
 
 def _debiased_others(
-    p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float
+    p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, tau_plus: float, half: bool
 ) -> Tensor:
-    negatives = log_sum_exp(u, u, scale, _without(p, u, graph))[0]
+    negatives = log_sum_exp(u, u, scale, without_partners(p, graph, half))[0]
     positives = _edge_lse(p, u, scale, graph, None)
     partners = graph.csr()[0].diff().to(u.dtype)
     mean_positive = positives - torch.log(partners.clamp(min=1))
@@ -205,15 +175,17 @@ def _debiased_others(
 
 def _edge_lse(p: Problem, u: Tensor, scale: Tensor, graph: PairGraph, ids: Tensor | None) -> Tensor:
     """(n_r,) log-sum-exp over the positives of each row (those with its id, given ids)."""
-    stored = graph._relation
-    if not isinstance(stored, Partitioned):
-        stored = partitioned(graph.stored(), p.ranks, graph.is_symmetric)
+    stored = partition(graph)
     every = stored.extended(u)
     if ids is not None:  # integers below 2^32 are exact
         ids = stored.extended(ids.double()[:, None])[:, 0].to(ids.dtype)
-    own = u * (scale if scale.dim() == 0 else scale[:, None])
+    own = _scaled(u, scale)
     padded = torch.cat([own, every.new_zeros(len(every) - len(own), u.shape[1])])
     return edge_lse(stored.square(), padded, every, ids)[: len(u)]
+
+
+def _scaled(u: Tensor, scale: Tensor) -> Tensor:
+    return u * (scale if scale.dim() == 0 else scale[:, None])
 
 
 GRAPH_INFO_NCE = Form(
@@ -224,5 +196,5 @@ GRAPH_INFO_NCE = Form(
     _graph_info_nce,
     terms=("alignment", "uniformity"),
     choices=("negatives",),
-    graph=True,
+    graph="graph",
 )

@@ -73,7 +73,7 @@ DIRICHLET_ENERGY = Form(
     _check_dirichlet,
     _dirichlet,
     reduces=False,
-    graph=True,
+    graph="graph",
 )
 
 # ---- covariance ----
@@ -107,7 +107,7 @@ GRAPH_COVARIANCE = Form(
     _covariance,
     reduces=False,
     restore=_center_of,
-    graph=True,
+    graph="graph",
     shape=_square,
     reduction="none",
 )
@@ -172,7 +172,7 @@ GRAPH_VICREG = Form(
     reduces=False,
     choices=("penalty", "measure"),
     restore=_nested_of,
-    graph=True,
+    graph="graph",
 )
 
 # ---- Barlow Twins ----
@@ -221,7 +221,7 @@ GRAPH_BARLOW_TWINS = Form(
     terms=("on_diagonal", "off_diagonal"),
     reduces=False,
     restore=_center_of,
-    graph=True,
+    graph="graph",
 )
 
 # ---- spectral contrastive, and least-squares SimCLR ----
@@ -260,7 +260,7 @@ GRAPH_SPECTRAL_CONTRASTIVE = Form(
     terms=("alignment", "uniformity"),
     reduces=False,
     restore=_nested_of,
-    graph=True,
+    graph="graph",
 )
 
 
@@ -298,5 +298,5 @@ LS_SIMCLR = Form(
     terms=("alignment", "uniformity", "constant"),
     reduces=False,
     restore=_target_of,
-    graph=True,
+    graph="graph",
 )

@@ -13,21 +13,29 @@ from torch import Tensor
 
 from .... import _checks as check
 from ...._dtypes import as_multiplied
+from ....graph.over_ranks import partition
+from ....graph.pair_graph import PairGraph
 from ....primitives import pairwise
 from ....primitives.rows.unit_rows import unit_rows
 from ....ranks import gather_rows
 from ..._codes import divergence
 from ..._head_inputs import check_x_clr, ressl_heads
 from ..._heads import Heads, mean_probability, prepare
-from ..._prototypes import Targets, check_clusters, check_heads, from_pattern
+from ..._prototypes import (
+    Targets,
+    check_clusters,
+    check_heads,
+    check_pair_graph,
+    from_pattern,
+)
 from .._agreed import scale_given
 from .._form import (
     COPY,
+    FURTHER,
     MORE,
+    MORE_OF_FURTHER,
     MORE_SCALE,
-    PAIR_MORE,
-    PAIR_ROW,
-    PAIRS,
+    ROW_OF_FURTHER,
     ROWS,
     SCALE,
     Form,
@@ -63,16 +71,19 @@ def _check_cross_entropy(
     mean_entropy = check.number(op, "mean_entropy", mean_entropy, low=0.0)
     if mean_entropy and reduction == "none":
         raise ValueError(f"{op}: mean_entropy needs a reduction, got {mean_entropy} and 'none'")
-    if bias is not None and bias.dim() != 1:
-        raise ValueError(
-            f"{op}: bias must be one for all teacher rows with a group of several ranks, got shape "
-            f"{tuple(bias.shape)}"
-        )
+    graph = pairs if isinstance(pairs, PairGraph) and pairs.group is not None else None
+    if graph is not None:
+        check_pair_graph(op, graph, n, m, student)
+        if bias is not None and bias.dim() == 2 and bias.shape[0] > 1:
+            raise ValueError(
+                f"{op}: bias must be (k,) with pairs over ranks, whose teachers on other ranks "
+                f"belong to no block of this one, got {tuple(bias.shape)}"
+            )
     heads = prepare(
         op,
         (student, prototypes, student_temperature),
         (teacher, teacher_prototypes, teacher_temperature),
-        pairs=pairs,
+        pairs=None if graph is not None else pairs,
         bias=bias,
         normalize=normalize,
         by_row=True,
@@ -80,6 +91,9 @@ def _check_cross_entropy(
     )
     held, weight = heads.graph
     pattern = (None,) * 3 if held is None else (held.row_of(), held.indices, weight)
+    block = None
+    if heads.bias is not None and heads.bias.dim() == 2:  # of every teacher row
+        block = torch.arange(m, device=teacher.device) // max(1, m // len(heads.bias))
     tensors = {
         "student": student,
         "teacher": teacher.detach(),
@@ -90,22 +104,25 @@ def _check_cross_entropy(
             op, "teacher_temperature", teacher_temperature, student, rows=m
         ),
         "bias": heads.bias,
+        "block": block,
         "sample_weight": check.sample_weight(op, sample_weight, student, n, "sum"),
         **dict(zip(_PAIRS, pattern, strict=True)),
     }
-    return Given(tensors, {"normalize": float(normalize), "mean_entropy": mean_entropy})
+    numbers = {"normalize": float(normalize), "mean_entropy": mean_entropy}
+    return Given(tensors, numbers, graph=graph)
 
 
 def _cross_entropy(p: Problem) -> Result:
     weight, (normalize, mean_entropy) = p.tensors["sample_weight"], p.numbers.values()
+    teacher, temperature, targets = _teachers(p)
     heads = Heads(
         p.rows("student"),
         copy_of(p, "prototypes"),
         scale_of(p, "student_temperature"),
-        p.rows("teacher"),
+        teacher,
         p.tensors["teacher_prototypes"],
-        p.rows("teacher_temperature"),
-        _targets(p),
+        temperature,
+        targets,
         p.tensors["bias"],
         bool(normalize),
         half=p.half,
@@ -122,17 +139,34 @@ def _cross_entropy(p: Problem) -> Result:
     return with_wanted(p, loss, terms)
 
 
-def _targets(p: Problem) -> Targets:
-    n, m = len(p.rows("student")), len(p.rows("teacher"))
-    if p.tensors[_PAIRS[0]] is None:
-        return Targets(None, p.rows("student").new_ones(n))
-    rows, columns, weight = (p.rows(name) for name in _PAIRS)
-    return from_pattern(rows, columns, weight, n, m)
+def _teachers(p: Problem) -> tuple[Tensor, Tensor, Targets]:
+    """Rows, temperatures and who is whose target; of a graph over ranks, the rows of this rank and
+    those of other ranks that its entries point to.
+    """
+    teacher, temperature = p.rows("teacher"), p.rows("teacher_temperature")
+    student, n = p.rows("student"), len(p.rows("student"))
+    if p.graph is not None:
+        relation = partition(p.graph)
+        stored, teacher = relation.rows(), relation.extended(teacher)
+        if temperature.dim():
+            temperature = relation.extended(temperature[:, None])[:, 0]
+        weight = student.new_ones(stored.nnz) if stored.values is None else stored.values
+        pairs = stored.rows(), stored.indices.long(), weight.to(student.dtype)
+    elif p.tensors[_PAIRS[0]] is not None:
+        rows, columns, weight = (p.rows(name) for name in _PAIRS)
+        pairs = rows, columns, weight
+    else:
+        return teacher, temperature, Targets(None, student.new_ones(n))
+    return teacher, temperature, from_pattern(*pairs, n, len(teacher))
 
 
 def _pairs_of(arguments: dict[str, Any]) -> dict[str, Any]:
-    parts = tuple(arguments.pop(name) for name in _PAIRS)
-    return {**options_of(arguments), "pairs": None if parts[0] is None else parts}
+    parts = [arguments.pop(name) for name in _PAIRS]
+    arguments = {**options_of(arguments), "pairs": [x for x in parts if x is not None] or None}
+    block = arguments.pop("block")
+    if block is not None:  # which are equal in number on every rank, and not among all rows
+        arguments["bias"] = arguments["bias"][block]
+    return arguments
 
 
 PROTOTYPE_CROSS_ENTROPY = Form(
@@ -145,8 +179,9 @@ PROTOTYPE_CROSS_ENTROPY = Form(
         "student_temperature": SCALE,
         "teacher_temperature": MORE_SCALE,
         "bias": COPY,
+        "block": MORE,
         "sample_weight": ROWS,
-        **dict(zip(_PAIRS, (PAIR_ROW, PAIR_MORE, PAIRS), strict=True)),
+        **dict(zip(_PAIRS, (ROW_OF_FURTHER, MORE_OF_FURTHER, FURTHER), strict=True)),
     },
     ("normalize", "mean_entropy"),
     _check_cross_entropy,
@@ -154,6 +189,8 @@ PROTOTYPE_CROSS_ENTROPY = Form(
     terms=("entropy", "divergence"),
     weighed_terms=("mean_entropy",),
     restore=_pairs_of,
+    graph="pairs",
+    needs_graph=False,
 )
 
 # ---- ReSSL ----

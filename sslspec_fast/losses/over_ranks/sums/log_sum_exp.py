@@ -82,9 +82,12 @@ class Columns:
         self, left: Tensor, right: Tensor, scale: Tensor, ids: Tensor, piece: Piece
     ) -> Logits:
         """Of rows with these ids against the columns of a piece."""
+        return Logits(left, right, scale, self.left_out(left, right, ids, piece))
+
+    def left_out(self, left: Tensor, right: Tensor, ids: Tensor, piece: Piece) -> LeftOut:
+        """Of the pairs of rows with these ids and the columns of a piece."""
         pattern = () if self.skip is None else self.skip(left, right, piece)
-        left_out = LeftOut(ids, self.ids(piece, left.device), *pattern)
-        return Logits(left, right, scale, left_out)
+        return LeftOut(ids, self.ids(piece, left.device), *pattern)
 
     def sent(self, b: Tensor) -> Tensor:
         return b.bfloat16() if self.half else b
