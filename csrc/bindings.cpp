@@ -14,6 +14,7 @@
 #include "pairwise/pairwise.h"
 #include "pairwise/prefixes.h"
 #include "pairwise/soft.h"
+#include "pairwise/soft_self.h"
 #include "rows/moments.h"
 #include "rows/unit_rows.h"
 #include "simd/isa.h"
@@ -81,6 +82,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);
   m.def("pairwise_soft_workspace_size", &pairwise_soft_workspace_size);
   m.def("pairwise_soft", &pairwise_soft, no_gil);
+  m.def("pairwise_soft_self_workspace_size", &pairwise_soft_self_workspace_size);
+  m.def("pairwise_soft_self", &pairwise_soft_self, no_gil);
 
 #ifdef SSLSPEC_WITH_CUDA
 #define SSLSPEC_QUERY(name) m.def("cuda_" #name, &cuda::name);

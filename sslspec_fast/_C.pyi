@@ -114,6 +114,13 @@ def pairwise_soft(
     own: tuple[View, Maybe], product: tuple[Maybe, Maybe], skip_self: bool,
     results: tuple[View, Maybe, Maybe, Maybe, Maybe], run: Run, /,
 ) -> None: ...
+def pairwise_soft_self_workspace_size(
+    sizes: tuple[int, int, int], dtype: int, backward: bool, /
+) -> int: ...
+def pairwise_soft_self(
+    student: tuple[View, View], teacher: tuple[View, View], weight: View, rows: View,
+    entropy: View, grad: Maybe, run: Run, /,
+) -> None: ...
 def pairwise_prefixes_workspace_size(
     n: int, m: int, d: int, prefixes: int, dtype: int, symmetric: bool, backward: bool, /
 ) -> int: ...

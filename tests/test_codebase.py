@@ -237,6 +237,7 @@ FAMILIES = ("basis", "fused", "gram", "normality", "pairwise", "rows", "sparse")
 OTHER_NAMES = {  # of the Python side of an entry point of the core
     "pairwise/pairwise": "pairwise/softmax",
     "pairwise/soft": "pairwise/soft/cross_entropy",
+    "pairwise/soft_self": "pairwise/soft/cross_entropy_self",
     "basis/basis": "basis/blocks",
 }
 

@@ -48,6 +48,16 @@ template <typename T>
 inline __attribute__((always_inline)) Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
+// x as it is rounded: a sum that takes it is not fused with the product that made it.
+template <typename T>
+inline __attribute__((always_inline)) Vec<T> rounded(Vec<T> x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
 template <typename T>
 inline __attribute__((always_inline)) Vec<T> vmax(Vec<T> a, Vec<T> b) {
   return a > b ? a : b;

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import as_multiplied, computed_dtype, is_half, widen
-from ..primitives.pairwise.soft import Sides, mean_softmax, soft_rows, soft_total
+from ..primitives.pairwise.soft import (
+    OwnSides,
+    Sides,
+    mean_softmax,
+    soft_rows,
+    soft_self_rows,
+    soft_self_total,
+    soft_total,
+)
 from ..primitives.rows.unit_rows import unit_rows
 from ._common import LossOrTerms, Terms, with_terms
 from ._prototypes import NAMES, Targets, check_bias, check_heads
@@ -53,10 +61,24 @@ class Heads(NamedTuple):
             v = w if own is None else self._columns(own)
         return Sides(a, w, b, v, self.bias)
 
+    def own_sides(self) -> OwnSides | None:
+        """The two logits where the rows are the prototypes; None if temperatures differ."""
+        student, teacher = self.student_temperature, self.teacher_temperature
+        if student.dim() or teacher.dim():
+            return None
+        u = self._unit(self.student, self.normalize)
+        with torch.no_grad():
+            t = self._unit(self.teacher, self.normalize)
+        half = self.half and is_half(self.teacher)
+        return OwnSides(u, student.reciprocal(), t, teacher.reciprocal(), half)
+
+    def _unit(self, rows: Tensor, normalize: bool) -> Tensor:
+        x = widen(rows).to(computed_dtype(self.student))
+        return unit_rows(x) if normalize else x
+
     def _over(self, rows: Tensor, temperature: Tensor, normalize: bool) -> Tensor:
         """Rows over their temperature, in the dtype that the student is multiplied in."""
-        x = widen(rows).to(computed_dtype(self.student))
-        x = unit_rows(x) if normalize else x
+        x = self._unit(rows, normalize)
         scale = temperature.reciprocal()
         return as_multiplied(x * (scale if scale.dim() == 0 else scale[:, None]), self.half)
 
@@ -146,7 +168,7 @@ def mean_probability(sides: Sides, rows: int | None = None, over: Total = _as_th
 
 
 def loss_and_terms(
-    sides: Sides,
+    sides: Sides | OwnSides,
     graph: Targets,
     reduction: str = "mean",
     weight: Tensor | None = None,
@@ -163,8 +185,24 @@ def loss_and_terms(
     return loss, {"entropy": entropy, "divergence": loss - entropy}
 
 
+def _rows(
+    sides: Sides | OwnSides, weight: Tensor, graph: Targets, skip_self: bool
+) -> tuple[Tensor, Tensor]:
+    if isinstance(sides, OwnSides):
+        return soft_self_rows(sides, weight)
+    return soft_rows(sides, weight, graph.pairs, skip_self=skip_self)
+
+
+def _total(
+    sides: Sides | OwnSides, weight: Tensor, graph: Targets, skip_self: bool
+) -> tuple[Tensor, Tensor]:
+    if isinstance(sides, OwnSides):
+        return soft_self_total(sides, weight)
+    return soft_total(sides, weight, graph.pairs, skip_self=skip_self)
+
+
 def _reduced(
-    sides: Sides,
+    sides: Sides | OwnSides,
     graph: Targets,
     reduction: str,
     weight: Tensor | None,
@@ -172,7 +210,7 @@ def _reduced(
     over: Total,
 ) -> tuple[Tensor, Tensor]:
     if reduction == "none" or (weight is not None and weight.requires_grad):
-        rows, entropy = soft_rows(sides, graph.weight, graph.pairs, skip_self=skip_self)
+        rows, entropy = _rows(sides, graph.weight, graph, skip_self)
         each = graph.by_student(graph.weight * graph.of_teachers(entropy))
         if weight is not None:
             rows, each = rows * weight, each * weight.detach()
@@ -187,6 +225,6 @@ def _reduced(
     weights = graph.weights(weight)
     if reduction == "mean":
         weights = weights / over(weights.sum())[0]
-    loss, entropy = soft_total(sides, weights, graph.pairs, skip_self=skip_self)
+    loss, entropy = _total(sides, weights, graph, skip_self)
     total, own = over(loss, (weights * graph.of_teachers(entropy)).sum())
     return total, own

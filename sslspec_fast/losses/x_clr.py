@@ -87,6 +87,7 @@ def x_clr(
         )
 
     def fused() -> tuple[Tensor, Terms]:
-        return loss_and_terms(heads.sides(), heads.graph, reduction, weight, skip_self=True)
+        sides = heads.own_sides() or heads.sides()
+        return loss_and_terms(sides, heads.graph, reduction, weight, skip_self=True)
 
     return answer(impl, plain, fused, return_terms)

@@ -104,6 +104,32 @@ def test_rows_leave_out_their_own_column(gpu_paths: GpuPaths, n: int) -> None:
 
 
 @emulated
+@pytest.mark.parametrize("dtype", [F64, F32, BF16])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("n", [2, 70])
+def test_rows_of_a_batch(
+    gpu_paths: GpuPaths,
+    n: int,
+    reduction: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """X-CLR with one temperature, whose gradient is wanted too."""
+    monkeypatch.setattr(soft_cuda, "_PANEL", 16 * n)
+    z, targets = pair_rows(n, 9)[0].to(dtype), pair_rows(n, 5, 1)[0]
+    temperature = torch.tensor(0.5, dtype=F64 if dtype == F64 else F32)
+
+    def loss(z: Tensor, *temperature: Tensor) -> Tensor:
+        how = {"target_temperature": 0.5, "reduction": reduction}
+        given = targets.to(z.dtype)
+        return F.x_clr(z, given, temperature=temperature[0] if temperature else 0.5, **how)
+
+    both(gpu_paths, [z], loss)
+    if dtype != BF16:
+        both(gpu_paths, [z, temperature], loss)
+
+
+@emulated
 def test_sinkhorn_and_terms(gpu_paths: GpuPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sslspec_fast.losses._sinkhorn._KEPT", 0)
     rows, w = pair_rows(30, 6)[0], pair_rows(70, 6, 1)[0]

@@ -36,6 +36,7 @@ from sslspec_fast.reference.spectral_contrastive import (
 )
 from sslspec_fast.reference.sup_con import sup_con as plain_sup_con
 from sslspec_fast.reference.vicreg import vicreg as plain_vicreg
+from sslspec_fast.reference.x_clr import x_clr as plain_x_clr
 
 from ..support.cases import pair_rows, unit
 from ..support.tolerance import relative_error, root_mean_square
@@ -75,6 +76,15 @@ FORMS: dict[str, Callable[[float], tuple[Loss, Loss]]] = {
     "SupConLoss of unit rows": lambda t: (
         lambda a, b: sf.SupConLoss(t, base_temperature=None)(torch.stack([a, b], 1), LABELS),
         lambda a, b: plain_sup_con(torch.cat([a, b]), LABELS.repeat(2), temperature=t),
+    ),
+    "x_clr": lambda t: (
+        lambda a, b: F.x_clr(a, b.detach(), temperature=t) + 0 * b.sum(),
+        lambda a, b: (
+            plain_x_clr(
+                a, b.detach(), temperature=a.new_tensor(t), target_temperature=a.new_tensor(0.1)
+            )
+            + 0 * b.sum()
+        ),
     ),
     "graph_siglip of unit rows": lambda t: (
         lambda a, b: F.graph_siglip(a, b, GRAPH, 1 / t, -2.0),

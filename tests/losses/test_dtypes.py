@@ -21,6 +21,7 @@ PAIRS = (
     "nt_xent",
     "siglip",
     "sup_con",
+    "x_clr",
 )
 COLUMNS = ("vicreg", "barlow_twins", "spectral_contrastive", "graph_vicreg", "graph_barlow_twins")
 MULTIPLIED = (*PAIRS, *COLUMNS, "ls_simclr")

@@ -26,6 +26,7 @@
 #include "pairwise/pairwise.h"
 #include "pairwise/prefixes.h"
 #include "pairwise/soft.h"
+#include "pairwise/soft_self.h"
 #include "rows/moments.h"
 #include "rows/unit_rows.h"
 #include "simd/isa.h"
@@ -217,6 +218,15 @@ void soft(Results& out, int64_t n, int64_t k, int64_t d, bool paired) {
 }
 
 template <typename T>
+void soft_self(Results& out, int64_t n, int64_t d) {
+  const Filled<T> x({n, d}, 1), y({n, d}, 2), weight({n}, 3);
+  Array<T> scale({}, T(5)), rows({n}), entropy({n}), grad({n, d});
+  Array<T> work({pairwise_soft_self_workspace_size({n, d, d}, static_cast<int>(dtype_of<T>()), true)});
+  pairwise_soft_self({x, scale}, {y, scale}, weight, rows, entropy, grad, out.with(work));
+  out.keep(rows, entropy, grad);
+}
+
+template <typename T>
 void two_views(Results& out, int64_t n, int64_t d) {
   const int kind = static_cast<int>(dtype_of<T>());
   const Filled<T> z1({n, d}, 1), z2({n, d}, 2), grad({2, n}, 3);
@@ -336,6 +346,7 @@ void every_kernel(Results& out) {
   prefixes<T>(out, 450, 500, 16, false);
   soft<T>(out, 250, 1500, 20, true);
   soft<T>(out, 250, 1500, 20, false);
+  soft_self<T>(out, 700, 40);
   two_views<T>(out, 330, 20);
   spectral<T>(out, 900, 40);
   for (const bool cross : {false, true})

@@ -1,6 +1,8 @@
-// The softmax and the sigmoid part of `pairwise` for rows in bfloat16; the algorithms are in softmax.h and sigmoid.h.
+// The softmax and the sigmoid part of `pairwise` and soft cross-entropy among rows, for rows in bfloat16; the algorithms
+// are in softmax.h, sigmoid.h and soft_self_pairs.h.
 #include "pairwise/cpu/bf16_panels.h"
 #include "pairwise/cpu/sigmoid.h"
+#include "pairwise/cpu/soft_self_pairs.h"
 #include "pairwise/cpu/softmax.h"
 
 namespace sslspec::cpu::avx512bf16 {
@@ -9,5 +11,6 @@ void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<PairPanels>(a
 void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, true).backward(); }
 void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, false).forward(); }
 void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, true).backward(); }
+void pairwise_bf16_soft_self(const SoftSelfArgs<float, PairwiseBf16Args>& args) { SoftSelf<PairPanels>(args).run(); }
 
 }  // namespace sslspec::cpu::avx512bf16

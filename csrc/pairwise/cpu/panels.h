@@ -182,14 +182,18 @@ struct PairwiseBlocks {
     for (int64_t b = 0; b < bj; ++b) before += (cols.begin(b) + padded(cols, b)) * padded(cols, b);
     return before;
   }
-  int64_t kept_bytes() const {
-    if (p.kept == nullptr || depth < kLeastDepth || p.n == 0 || p.m == 0) return 0;
+  int64_t kept_of(int64_t bi, int64_t bj) const { return padded(rows, bi) * padded(cols, bj); }
+  int64_t all_products() const {
     const int64_t bi = rows.count - 1, bj = cols.count - 1;
-    return (kept_before(bi, bj) + padded(rows, bi) * padded(cols, bj)) * int64_t{sizeof(T)};
+    return bi < 0 || bj < 0 ? 0 : kept_before(bi, bj) + kept_of(bi, bj);
+  }
+  int64_t kept_bytes() const {
+    if (p.kept == nullptr || depth < kLeastDepth) return 0;
+    return all_products() * int64_t{sizeof(T)};
   }
   T* kept_products(int64_t bi, int64_t bj) const {  // null: not kept
     if (kept.data() == nullptr) return nullptr;
-    const int64_t before = kept_before(bi, bj), end = before + padded(rows, bi) * padded(cols, bj);
+    const int64_t before = kept_before(bi, bj), end = before + kept_of(bi, bj);
     return end * int64_t{sizeof(T)} <= kept.bytes() ? static_cast<T*>(kept.data()) + before : nullptr;
   }
 

@@ -36,22 +36,28 @@ struct Softmax : Panels {
 
   // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
   void forward() {
-    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? T(0) : kFloor;
-    zero(w.row_weight, p.n);
-    if (!p.symmetric) {
-      for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? T(0) : kFloor;
-      zero(w.col_weight, p.m);
-    }
-    for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
-      const bool use_columns = p.symmetric ? bi != bj : p.columns;
-      if (narrow)
-        sums(i0, ni, j0, nj, use_columns, kept_products(bi, bj));
-      else
-        running_sums(i0, ni, j0, nj, use_columns, kept_products(bi, bj));
-    });
+    start();
+    for_pairs([&](int64_t bi, int64_t bj) { sums_of(bi, bj, kept_products(bi, bj)); });
     finish(p.n, w.row_shift, w.row_weight, p.row_lse);
     if (p.columns) finish(p.m, w.col_shift, w.col_weight, p.col_lse);
+  }
+
+  void start() const {
+    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? T(0) : kFloor;
+    zero(w.row_weight, p.n);
+    if (p.symmetric) return;
+    for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? T(0) : kFloor;
+    zero(w.col_weight, p.m);
+  }
+
+  // What a pair of blocks adds to the sums of both; writes its products to `keep` if it is not null.
+  void sums_of(int64_t bi, int64_t bj, T* keep) const {
+    const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+    const bool use_columns = p.symmetric ? bi != bj : p.columns;
+    if (narrow)
+      sums(i0, ni, j0, nj, use_columns, keep);
+    else
+      running_sums(i0, ni, j0, nj, use_columns, keep);
   }
 
   void finish(int64_t n, const T* shift, const T* sum, T* lse) const {

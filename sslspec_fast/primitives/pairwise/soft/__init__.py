@@ -1,6 +1,16 @@
 """Rows of a softmax beside targets that are another softmax, without the matrices of either."""
 
 from .cross_entropy import Pairs, Sides, soft_rows, soft_total
+from .cross_entropy_self import OwnSides, soft_self_rows, soft_self_total
 from .mean import mean_softmax
 
-__all__ = ["Pairs", "Sides", "mean_softmax", "soft_rows", "soft_total"]
+__all__ = [
+    "OwnSides",
+    "Pairs",
+    "Sides",
+    "mean_softmax",
+    "soft_rows",
+    "soft_self_rows",
+    "soft_self_total",
+    "soft_total",
+]
