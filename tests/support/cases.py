@@ -206,6 +206,21 @@ def _without_false_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], C
     return [q, k, extra], call
 
 
+def _hard(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    weight = torch.linspace(0, 2, 2 * n + 3, dtype=torch.float64)
+
+    def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
+        keywords |= {"hardness": 0.5, "column_weight": weight.to(**_of(q))}
+        return F.info_nce(q, k, negatives=m, **keywords)
+
+    return _with_negatives(n, d, seed)[0], call
+
+
+def _of_each(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    rows, call = _with_negatives(n, d, seed)
+    return [*rows[:2], rows[2][:n]], lambda q, k, m, **w: call(q, k, m[:, None], **w)
+
+
 def _guided(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     """All pairs of a batch and negatives as columns, but those that a guide leaves out."""
     rows = [*pair_rows(n, d, seed), pair_rows(n + 3, d, seed + 1)[0]]
@@ -467,6 +482,8 @@ CASES = {
         LossCase("info_nce", _pairs(F.info_nce), softmax=True),
         LossCase("info_nce_negatives", _with_negatives, softmax=True),
         LossCase("info_nce_filtered", _without_false_negatives, softmax=True),
+        LossCase("info_nce_hard", _hard, softmax=True),
+        LossCase("info_nce_of_each", _of_each, softmax=True),
         LossCase("info_nce_guided", _guided, softmax=True),
         LossCase("info_nce_target", _with_target, softmax=True),
         LossCase("moco", _moco, softmax=True),
