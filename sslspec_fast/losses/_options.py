@@ -209,6 +209,14 @@ class Swav(Options, total=False):
     normalize: bool
 
 
+class Capi(Options, total=False):
+    index: Tensor | None
+    student_temperature: float | Tensor
+    teacher_temperature: float
+    iterations: int
+    normalize: bool
+
+
 class Msn(Options, total=False):
     temperature: float
     sharpening: float
