@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch  # noqa: F401  the docstring example
 from torch import Tensor
 
 from .. import _checks as check

@@ -138,7 +138,7 @@ PROTOTYPE_CASES = {
             torch.stack([a, b], 1),
             torch.stack([o["x1"], o["x2"], o["x1"] - o["x2"]], 1),
             prototypes(t),
-            fixed(),
+            fixed(6),
             index=(o["labels"][:, None] + torch.arange(2)) % 3,
             student_temperature=1 / c,
             **k,
