@@ -90,6 +90,7 @@ LOSSES: dict[str, Loss] = {
     "ibot": lambda a, b, **k: F.ibot(
         a, b, torch.ones(len(a), 1, dtype=torch.bool, device=a.device), prototypes(a), **k
     ),
+    "capi": lambda a, b, **k: F.capi(a[:, None], b[:, None], prototypes(a), **k),
     "swav": lambda a, b, **k: F.swav([a, b], None, prototypes(a), **k),
     "msn": lambda a, b, **k: F.msn(a, b, prototypes(a), **k),
     "ressl": lambda a, b, **k: F.ressl(a, b, unit(prototypes(a)).detach(), **k),

@@ -18,6 +18,7 @@ from ._config import release_kept, set_kept_limit, show_config
 from .graph import PairGraph
 from .losses import (
     BarlowTwinsLoss,
+    CAPILoss,
     CLIPLoss,
     DCLLoss,
     DCLWLoss,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BarlowTwinsLoss",
+    "CAPILoss",
     "CLIPLoss",
     "ConvergenceWarning",
     "DCLLoss",

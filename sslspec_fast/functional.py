@@ -7,6 +7,7 @@ Two-view losses take two (n, d) tensors of paired rows, graph losses one (n, d) 
 
 from .losses._column_bias import center_bias, column_mean, sinkhorn_bias
 from .losses.barlow_twins import barlow_twins
+from .losses.capi import capi
 from .losses.clip import clip
 from .losses.dcl import dcl, negative_mises_fisher_weights
 from .losses.dino import dino
@@ -42,6 +43,7 @@ from .losses.x_clr import x_clr
 
 __all__ = [
     "barlow_twins",
+    "capi",
     "center_bias",
     "clip",
     "column_mean",

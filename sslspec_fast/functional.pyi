@@ -482,6 +482,36 @@ def swav(
     **options: Unpack[kw.Swav],
 ) -> Tensor | WithTerms: ...
 @overload
+def capi(
+    student: Tensor,
+    teacher: Tensor,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[True],
+    **options: Unpack[kw.Capi],
+) -> WithTerms: ...
+@overload
+def capi(
+    student: Tensor,
+    teacher: Tensor,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: Literal[False] = ...,
+    **options: Unpack[kw.Capi],
+) -> Tensor: ...
+@overload
+def capi(
+    student: Tensor,
+    teacher: Tensor,
+    prototypes: Tensor | None = ...,
+    teacher_prototypes: Tensor | None = ...,
+    *,
+    return_terms: bool,
+    **options: Unpack[kw.Capi],
+) -> Tensor | WithTerms: ...
+@overload
 def msn(
     anchors: Tensor,
     targets: Tensor,

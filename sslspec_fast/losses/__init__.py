@@ -2,6 +2,7 @@
 
 from ._memory_bank import MemoryBank
 from .barlow_twins import BarlowTwinsLoss
+from .capi import CAPILoss
 from .clip import CLIPLoss
 from .dcl import DCLLoss, DCLWLoss
 from .dino import DINOLoss
@@ -26,6 +27,7 @@ from .vicreg import VICRegLoss
 
 __all__ = [
     "BarlowTwinsLoss",
+    "CAPILoss",
     "CLIPLoss",
     "DCLLoss",
     "DCLWLoss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,9 @@ from .. import _checks as check
 from .._dtypes import is_half, products, widen
 from ..primitives.pairwise.filtered import Bound
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
-from ._common import rows_at, self_lse
+from ._common import numbered, rows_at, self_lse
 from ._graph_queries import logaddexp
-from ._softmax import FalseNegatives
+from ._softmax import FalseNegatives, check_column_weight, false_negatives, hardened
 
 QUERY_TO_KEY, QUERY_TO_QUERY, KEY_TO_KEY, KEY_TO_QUERY = check.DIRECTIONS
 
@@ -69,6 +70,7 @@ class Selection(NamedTuple):
     guide: tuple[Tensor, Tensor, Tensor | None] | None
     guide_margin: float
     guide_relative: bool
+    hardness: float = 0.0
 
     @property
     def own_keys(self) -> bool | Tensor:
@@ -101,11 +103,13 @@ class Selection(NamedTuple):
         positive: Tensor,
         false: FalseNegatives,
         like: Tensor,
+        of_each: OfEach | None = None,
     ) -> Tensor:
-        """(n,) log-sum-exp over all columns of a row but its positive.
+        """(n,) log-sum-exp over all columns of a row but its positive, harder ones weighing more.
 
         positive: (n,) the logits of the positives, which KEY_TO_QUERY has once more as columns.
         false: with column ids of the keys and the negatives. like: whose dtype is multiplied.
+        of_each: negatives of each query alone.
         """
         own: dict[str, bool | Tensor] = {
             QUERY_TO_KEY: self.own_keys if QUERY_TO_KEY in self.directions else False,
@@ -113,23 +117,68 @@ class Selection(NamedTuple):
             KEY_TO_KEY: self.own_keys,
             KEY_TO_QUERY: True,
         }
-        guide, total = self.bounds(), None
-        for name, (rows, columns) in sides.items():
-            bound = None if guide is None else Bound(*guide[0][name], guide[1])
-            left_out = false._replace(column_ids=false.ids, guide=bound)
-            if name == QUERY_TO_KEY and false.column_ids is not None:
-                first = false.column_ids.shape[0] - columns.shape[0]
-                left_out = left_out._replace(column_ids=false.column_ids[first:])
-            if rows is columns and not left_out:
-                lse = self_lse(products(rows, like), scale, None, is_half(like))
-            else:
-                a, b = products(rows, like), products(columns, like)
-                lse = left_out.lse(a, b, scale, own[name], is_half(like))
-            if name == KEY_TO_QUERY:
-                lse = logaddexp(lse, positive)
-            total = lse if total is None else logaddexp(total, lse)
-        assert total is not None
-        return total
+        guide = self.bounds()
+
+        def at(power: float) -> Tensor:
+            parts = [] if of_each is None else [of_each.lse(scale, power)]
+            for name, (rows, columns) in sides.items():
+                bound = None if guide is None else Bound(*guide[0][name], guide[1])
+                left_out = false._replace(column_ids=false.ids, guide=bound)
+                if name == QUERY_TO_KEY and false.column_ids is not None:
+                    first = false.column_ids.shape[0] - columns.shape[0]
+                    left_out = left_out._replace(column_ids=false.column_ids[first:])
+                if rows is columns and not left_out:
+                    lse = self_lse(products(rows, like), power * scale, None, is_half(like))
+                else:
+                    a, b = products(rows, like), products(columns, like)
+                    lse = left_out.lse(a, b, scale, own[name], is_half(like), power)
+                parts.append(logaddexp(lse, power * positive) if name == KEY_TO_QUERY else lse)
+            return reduce(logaddexp, parts)
+
+        some = bool(false) or guide is not None
+        return hardened(at, self.hardness, None if some else self._count(sides, own, of_each))
+
+    @staticmethod
+    def _count(
+        sides: dict[str, tuple[Tensor, Tensor]],
+        own: dict[str, bool | Tensor],
+        of_each: OfEach | None,
+    ) -> int:
+        """Columns of a row, none of which is left out."""
+        count = 0 if of_each is None else of_each.cosines.shape[1]
+        for name, (_, columns) in sides.items():
+            count += columns.shape[0] - (own[name] is not False) + (name == KEY_TO_QUERY)
+        return count
+
+
+class OfEach(NamedTuple):
+    """Negatives of one query each: their cosines, and those that are left out, (n, l)."""
+
+    cosines: Tensor
+    false: Tensor | None
+
+    def lse(self, scale: Tensor, power: float) -> Tensor:
+        c = power * scale
+        logits = self.cosines * (c if c.dim() == 0 else c[:, None])
+        if self.false is not None:
+            logits = logits.masked_fill(self.false, -torch.inf)
+        return logits.logsumexp(1)
+
+
+def of_each_query(
+    query: Tensor, negatives: Tensor, false: FalseNegatives, ids: Tensor | None
+) -> OfEach:
+    """query: (n, d) unit rows. negatives: (n, l, d). ids: theirs, (n, l), where rows have ids."""
+    n, length, d = negatives.shape
+    rows = unit_rows(widen(negatives).reshape(n * length, d)).view(n, length, d)
+    cosines = (rows * query[:, None]).sum(2)  # a matrix product would follow autocast
+    left_out = None
+    if false.threshold is not None:
+        left_out = cosines.detach() > false.threshold.reshape(-1, 1)
+    if ids is not None and false.ids is not None:
+        same = ids == false.ids[:, None]
+        left_out = same if left_out is None else left_out | same
+    return OfEach(cosines, left_out)
 
 
 def select(
@@ -139,6 +188,7 @@ def select(
     ids: object,
     directions: Any,
     guide: tuple[Any, float, bool],
+    hardness: float = 0.0,
 ) -> Selection:
     """The checked arguments. rows: query, key and negatives. guide: with its margin, and whether
     that is relative.
@@ -150,11 +200,83 @@ def select(
         _guide(op, given, rows, margin, relative),
         check.number(op, "guide_margin", margin),
         bool(relative),
+        check.number(op, "hardness", hardness, low=0.0),
     )
 
 
+def check_of_each(
+    op: str,
+    query: Tensor,
+    negatives: Tensor,
+    ids: Any,
+    negative_ids: Any,
+    threshold: float | Tensor | None,
+    guide: object,
+) -> tuple[FalseNegatives, Tensor | None]:
+    """negatives: (n, l, d). What ids of the rows and a threshold say, and with ids (n, l) those of
+    the negatives.
+    """
+    n, d = query.shape
+    check.dense(op, "negatives", negatives)
+    if negatives.shape[0] != n or negatives.shape[2] != d or not negatives.shape[1]:
+        raise ValueError(
+            f"{op}: negatives of each query must be ({n}, l, {d}), l >= 1, "
+            f"got {tuple(negatives.shape)}"
+        )
+    check.same_kind(op, "negatives", negatives, "query", query)
+    if guide is not None:
+        raise ValueError(f"{op}: guide goes with negatives (l, d), got {tuple(negatives.shape)}")
+    own = None
+    if negative_ids is not None:
+        if ids is None:
+            raise ValueError(f"{op}: negative_ids need ids, got None")
+        given = negative_ids if isinstance(negative_ids, Tensor) else torch.as_tensor(negative_ids)
+        if given.shape != negatives.shape[:2]:
+            raise ValueError(
+                f"{op}: negative_ids must be {tuple(negatives.shape[:2])}, one for each of "
+                f"negatives, got {tuple(given.shape)}"
+            )
+        own = check.ids(op, given.reshape(-1), query, given.numel(), "negative_ids")
+        own = own.view(given.shape)
+    false = false_negatives(op, query, ids, None, None, threshold)
+    if false.ids is not None and own is None:
+        ids = numbered(false.ids)  # 0 ... n - 1, so that -1 is none of them
+        return FalseNegatives(ids, ids, false.threshold), ids.new_full(negatives.shape[:2], -1)
+    return false, own
+
+
+def check_columns(
+    op: str,
+    false: FalseNegatives,
+    chosen: Selection,
+    weight: Any,
+    rows: tuple[Tensor, Tensor, Tensor | None],
+) -> FalseNegatives:
+    """The same with the column weights, which are those of keys and negatives."""
+    if weight is None:
+        return false
+    query, key, negatives = rows
+    if not set(chosen.directions) <= {QUERY_TO_KEY}:
+        raise ValueError(
+            f"{op}: column_weight needs directions=('{QUERY_TO_KEY}',) or (), "
+            f"got {chosen.directions}"
+        )
+    if negatives is not None and negatives.dim() == 3:
+        raise ValueError(
+            f"{op}: column_weight goes with negatives (l, d), got {tuple(negatives.shape)}"
+        )
+    m = key.shape[0] if chosen.directions else 0
+    m += 0 if negatives is None else negatives.shape[0]
+    return check_column_weight(op, weight, query, m, false, chosen.guide is not None)
+
+
 def check_default(op: str, chosen: Selection, label_smoothing: float, tau_plus: float) -> None:
-    """Both count the keys as columns, and nothing else of the batch."""
+    """Both count the keys as columns, and nothing else of the batch; smoothing has no weights."""
+    if label_smoothing and chosen.hardness:
+        raise ValueError(
+            f"{op}: hardness and label_smoothing exclude each other, got {chosen.hardness} and "
+            f"{label_smoothing}"
+        )
     if (label_smoothing or tau_plus) and chosen.directions != (QUERY_TO_KEY,):
         raise ValueError(
             f"{op}: label_smoothing and tau_plus need directions=('{QUERY_TO_KEY}',), "

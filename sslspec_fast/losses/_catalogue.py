@@ -168,6 +168,7 @@ CATALOGUE = {
         Row("dino", "DINO", PROTOTYPES, ("DINOLoss",), ("lightly", "stable-pretraining")),
         Row("ibot", "iBOT", PROTOTYPES, ("IBOTPatchLoss", "IBOTPlusPlusPatchLoss"), ("lightly",)),
         Row("swav", "SwAV", PROTOTYPES, ("SwaVLoss",), ("lightly",), scale="temperature"),
+        Row("capi", "CAPI", PROTOTYPES, ("CAPILoss",), ("lightly",)),
         Row(
             "msn",
             "MSN and PMSN",

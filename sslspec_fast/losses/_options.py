@@ -104,6 +104,8 @@ class InfoNce(Rows, total=False):
     guide: Sequence[Tensor] | None
     guide_margin: float
     guide_relative: bool
+    hardness: float
+    column_weight: Tensor | None
     label_smoothing: float
     tau_plus: float
     margin: float
@@ -141,6 +143,8 @@ class Moco(Rows, total=False):
     ids: Any
     queue_ids: Any
     threshold: float | Tensor | None
+    hardness: float
+    column_weight: Tensor | None
 
 
 class NegativeCosine(Rows, total=False):
@@ -201,6 +205,14 @@ class Swav(Options, total=False):
     queue: Views | None
     temperature: float | Tensor
     sinkhorn_temperature: float
+    iterations: int
+    normalize: bool
+
+
+class Capi(Options, total=False):
+    index: Tensor | None
+    student_temperature: float | Tensor
+    teacher_temperature: float
     iterations: int
     normalize: bool
 

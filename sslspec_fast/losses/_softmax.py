@@ -8,6 +8,7 @@ nearly equal numbers is never amplified, however small the temperature.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
+from .._dtypes import computed_dtype
 from ..primitives import pairwise
 from ..primitives.pairwise.filtered import Bound
 from ._common import numbered, row_ids
+
+# log of the weight 0: below every logit, and its square is a float32
+_NO_WEIGHT = -1e15
 
 
 def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[float, float]:
@@ -34,22 +39,25 @@ def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[flo
 
 class FalseNegatives(NamedTuple):
     """Columns that are no negatives of a row: those with its id, or above its bound, of their
-    cosine or of the cosine that a guide gives them.
+    cosine or of the cosine that a guide gives them; and what the others count.
     """
 
     ids: Tensor | None  # (n,) int64
     column_ids: Tensor | None  # (m,) int64
     threshold: Tensor | None  # () or (n,)
     guide: Bound | None = None
+    log_weight: Tensor | None = None  # (m,)
 
     def __bool__(self) -> bool:
-        return self.ids is not None or self.threshold is not None or self.guide is not None
+        return any(part is not None for part in (*self[:1], *self[2:]))
 
-    def by_part(self, n: int) -> tuple[Tensor, Tensor, Tensor | None] | None:
-        """Ids of rows, of n columns and of the further ones, if any."""
+    def by_part(
+        self, n: int, of_each: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None] | None:
+        """Ids of rows, of n columns and of the further ones, if any, or of those of each row."""
         if self.ids is None or self.column_ids is None:
             return None
-        further = self.column_ids[n:]
+        further = self.column_ids[n:] if of_each is None else of_each
         return self.ids, self.column_ids[:n], further if further.shape[0] else None
 
     def lse(
@@ -59,8 +67,9 @@ class FalseNegatives(NamedTuple):
         scale: Tensor,
         own: bool | Tensor,
         half: bool = False,
+        power: float = 1.0,
     ) -> Tensor:
-        """(n,) log sum of exp(scale_i rows_i . columns_j) over the negatives of a row.
+        """(n,) log sum of w_j exp(power scale_i rows_i . columns_j) over the negatives of a row.
 
         own: (n,) a further column of each row that is none; True: i of row i, False: no column.
         half: as in `pairwise.lse`.
@@ -71,9 +80,84 @@ class FalseNegatives(NamedTuple):
         if isinstance(own, Tensor):
             indptr = torch.arange(own.shape[0] + 1, device=own.device)
             left_out = left_out._replace(indptr=indptr, indices=own)
-        if self.threshold is None and self.guide is None:
+        threshold, guide = self.threshold, self.guide
+        if self.log_weight is None:
+            scale = scale if power == 1 else power * scale
+        else:
+            if threshold is not None:
+                guide = Bound(rows.detach(), columns.detach(), threshold)
+            rows, columns = _weighed(rows, columns, scale, self.log_weight, power)
+            threshold, half = None, False
+        if threshold is None and guide is None:
             return pairwise.lse(rows, columns, scale, left_out, half=half)[0]
-        return pairwise.lse_below(rows, columns, scale, self.threshold, left_out, self.guide)
+        return pairwise.lse_below(rows, columns, scale, threshold, left_out, guide)
+
+    def reweighted(self, rows: Tensor, columns: Tensor, scale: Tensor, hardness: float) -> Tensor:
+        """`lse` of all columns as negatives, harder ones weighing more; see `hardened`."""
+        count = None if self else columns.shape[0]
+        return hardened(
+            lambda power: self.lse(rows, columns, scale, own=False, power=power), hardness, count
+        )
+
+
+def _weighed(
+    rows: Tensor, columns: Tensor, scale: Tensor, log_weight: Tensor, power: float
+) -> tuple[Tensor, Tensor]:
+    """With one feature more: scale_i a_i . b_j = power scale_i rows_i . columns_j + log w_j. In the
+    dtype of the scale, because half precision would round the logarithm.
+    """
+    inverse = scale.reciprocal().expand(rows.shape[0])[:, None]
+    a = torch.cat([power * rows.to(scale.dtype), inverse], 1)
+    return a, torch.cat([columns.to(scale.dtype), log_weight[:, None]], 1)
+
+
+def check_column_weight(
+    op: str, weight: Any, like: Tensor, m: int, false: FalseNegatives, guided: bool = False
+) -> FalseNegatives:
+    """The same with a factor of each of m columns: (m,) finite and >= 0, without a gradient."""
+    if weight is None:
+        return false
+    if not isinstance(weight, Tensor):
+        raise check.not_a_tensor(op, "column_weight", weight)
+    check.dense(op, "column_weight", weight)
+    check.refuse_grad(op, "column_weight", weight.requires_grad, "detach it")
+    if weight.shape != (m,):
+        raise ValueError(
+            f"{op}: column_weight must have a number for each of the {m} columns, "
+            f"got {tuple(weight.shape)}"
+        )
+    if weight.device != like.device:
+        raise ValueError(
+            f"{op}: column_weight must be on the device of query, {like.device}, "
+            f"got {weight.device}"
+        )
+    if false.threshold is not None and guided:
+        raise ValueError(f"{op}: column_weight goes with a threshold or a guide, got both")
+    if check.readable(weight):
+        bad = weight[~((weight >= 0) & weight.isfinite())]
+        if bad.numel():
+            raise ValueError(f"{op}: column_weight must be finite and >= 0, got {bad[0].item()}")
+    log_weight = weight.to(computed_dtype(like)).log()
+    return false._replace(log_weight=log_weight.clamp_min(_NO_WEIGHT))
+
+
+def hardened(lse: Callable[[float], Tensor], hardness: float, count: int | None) -> Tensor:
+    r"""(n,) log of the sum over negatives whose factors e^(b s), of mean 1, favour hard ones.
+
+    .. math::
+        \log \sum_j w_j \frac{\sum_k w_k}{\sum_k w_k e^{b s_{ik}}} e^{(1 + b) s_{ij}}
+
+    (Robinson et al. 2021, arXiv 2010.04592, section 4).
+
+    lse: of a power p, log sum of w_j e^(p s_ij) over the negatives.
+    count: of the negatives of every row, where they all have the weight 1.
+    """
+    if not hardness:
+        return lse(1.0)
+    hard, base = lse(1 + hardness), lse(hardness)
+    total = math.log(max(1, count)) if count is not None else lse(0.0).detach()
+    none = torch.isneginf(base)  # a row without negatives
+    return torch.where(none, base, hard - torch.where(none, 0.0, base) + total)
 
 
 def false_negatives(
@@ -119,12 +203,14 @@ def check_false_negatives(
 def check_margin(
     op: str, margin: float, false: bool, label_smoothing: float, tau_plus: float
 ) -> float:
-    """margin >= 0; it and what leaves columns out go without smoothing and debiasing."""
+    """margin >= 0; it and what leaves columns out or weighs them go without smoothing and
+    debiasing.
+    """
     margin = check.number(op, "margin", margin, low=0.0)
     if (margin or false) and (label_smoothing or tau_plus):
         raise ValueError(
-            f"{op}: margin, ids, threshold and guide go without label_smoothing and tau_plus, "
-            f"got label_smoothing={label_smoothing}, tau_plus={tau_plus}"
+            f"{op}: margin, ids, threshold, guide and column_weight go without label_smoothing "
+            f"and tau_plus, got label_smoothing={label_smoothing}, tau_plus={tau_plus}"
         )
     return margin
 

@@ -12,7 +12,8 @@ false negatives that are left out: `_candidates.py`.
 
 van den Oord, Li, Vinyals, "Representation Learning with Contrastive Predictive Coding" (arXiv
 1807.03748), section 2.3; all pairs of a batch as columns: Li et al. (arXiv 2308.03281), section
-3.3; guided false negatives: Solatorio (arXiv 2402.16829).
+3.3; guided false negatives: Solatorio (arXiv 2402.16829); hard negatives: Robinson, Chuang, Sra,
+Jegelka (arXiv 2010.04592), section 4.
 """
 
 from __future__ import annotations
@@ -29,7 +30,15 @@ from .._dtypes import is_half, products, widen
 from ..fused.two_views import has_matched_loss, matched_loss
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..reference import info_nce as reference
-from ._candidates import QUERY_TO_KEY, candidates, check_default, select
+from ._candidates import (
+    QUERY_TO_KEY,
+    candidates,
+    check_columns,
+    check_default,
+    check_of_each,
+    of_each_query,
+    select,
+)
 from ._common import (
     Loss,
     LossOrTerms,
@@ -76,6 +85,8 @@ def info_nce(
     guide: Sequence[Tensor] | None = None,
     guide_margin: float = 0.0,
     guide_relative: bool = False,
+    hardness: float = 0.0,
+    column_weight: Tensor | None = None,
     return_terms: bool = False,
     impl: str = "fused",
     group: Any = None,
@@ -86,7 +97,10 @@ def info_nce(
         query, key: (n, d) float64, float32, bfloat16 or float16 (computed in float32); key i is the
             positive of query i. With `target`, the keys are (m, d).
         temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
-        negatives: (l, d) more columns (a queue, mined negatives), or None.
+        negatives: (l, d) more columns of every query (a queue, mined negatives), (n, l, d) l of
+            each query alone, or None. With directions=() they are info-nce-pytorch's
+            negative_mode="unpaired" and "paired". (n, l, d) not with a guide or a group of
+            several ranks.
         directions: the columns of query i beside its positive and the negatives, p its positive
             key: "query_to_key": q_i . k_j; "query_to_query": q_i . q_j; "key_to_key": p_i . k_j;
             "key_to_query": p_i . q_j, which holds the pair itself once more. () takes the
@@ -103,7 +117,8 @@ def info_nce(
             1801.05599); in numerator and denominator.
         ids: (n,) integers of 32 bits; rows with the id of a query are none of its negatives. Not
             with `target`.
-        negative_ids: (l,) the same for `negatives`; needs ids. Without them, those have other ids.
+        negative_ids: (l,) or (n, l), the same for `negatives`; needs ids. Without them, those have
+            other ids.
         threshold: a number, or (n,) without a gradient: columns with a larger cosine are taken to
             be false negatives and left out. The positive stays.
             ``cos(q, k).detach() + 0.1`` leaves out what is closer than the positive by 0.1.
@@ -113,6 +128,12 @@ def info_nce(
             (GISTEmbed, arXiv 2402.16829), less `guide_margin`. On a tie, the rounding decides.
         guide_margin: taken off that bound.
         guide_relative: guide_margin is a share of the absolute value of the bound.
+        hardness: b >= 0: the negatives of a query have factors proportional to e^(b s), of mean 1
+            (arXiv 2010.04592). With tau_plus it is that paper's loss.
+        column_weight: (m,) >= 0, the factors of the exponentials of the keys and then of the
+            negatives (l, d), without a gradient; of the negatives alone with directions=(). The
+            positive has the factor 1. With the default `directions` or none, with a threshold or a
+            guide but not both, and not with a group of several ranks.
         return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
@@ -144,15 +165,21 @@ def info_nce(
     )
     weight = pair.weight
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
-    if negatives is not None:
-        check.columns(op, "negatives", negatives, "query", query)
+    each = negatives if isinstance(negatives, Tensor) and negatives.dim() == 3 else None
+    shared = negatives if each is None else None
     by = guide, guide_margin, guide_relative
-    chosen = select(op, (query, key, negatives), target, ids, directions, by)
-    false = false_negatives(op, query, ids, negatives, negative_ids, threshold)
+    chosen = select(op, (query, key, negatives), target, ids, directions, by, hardness)
+    if each is not None:
+        false, own_ids = check_of_each(op, query, each, ids, negative_ids, threshold, guide)
+    else:
+        if shared is not None:
+            check.columns(op, "negatives", shared, "query", query)
+        false, own_ids = false_negatives(op, query, ids, shared, negative_ids, threshold), None
+    false = check_columns(op, false, chosen, column_weight, (query, key, negatives))
     filtered = bool(false) or guide is not None
     margin = check_margin(op, margin, filtered, label_smoothing, tau_plus)
     check_default(op, chosen, label_smoothing, tau_plus)
-    changed = label_smoothing or tau_plus or margin or filtered or return_terms
+    changed = label_smoothing or tau_plus or margin or filtered or hardness or return_terms
     plain = chosen.only_columns and not changed and negatives is None
     if impl == "fused" and plain and has_matched_loss(query) and is_scalar(pair.scale):
         c = pair.inverse_scale()
@@ -160,7 +187,7 @@ def info_nce(
             lambda how: matched_loss(query, key, c, how, both=False, unit=True), reduction, weight
         )
     (q, k), t = pair.rows(), pair.scale_tensor()
-    extra = None if negatives is None else widen(negatives)
+    extra = None if shared is None else widen(shared)
 
     scale = t.reciprocal()
     if impl == "torch":
@@ -171,24 +198,27 @@ def info_nce(
             q,
             k,
             temperature=t,
-            negatives=extra,
+            negatives=extra if each is None else widen(each),
             reduction=reduction,
             sample_weight=weight,
             label_smoothing=label_smoothing,
             tau_plus=tau_plus,
             margin=margin,
-            ids=false.by_part(key.shape[0]),
+            ids=false.by_part(key.shape[0], own_ids),
             threshold=false.threshold,
+            log_weight=false.log_weight,
             **chosen._asdict(),
         )
     else:
         rows, similarity = candidates(q, k, extra, chosen.target)
         positive = (similarity - margin if margin else similarity) * scale
         sides = rows.sides(chosen.directions)
-        if reduction == "none" or tau_plus or filtered or not chosen.only_columns:
-            lse = chosen.lse(sides, scale, positive, false, query)
+        more = None if each is None else of_each_query(rows.query, each, false, own_ids)
+        dense = reduction != "none" and chosen.only_columns and not (tau_plus or filtered)
+        if not dense or hardness or more is not None:
+            lse = chosen.lse(sides, scale, positive, false, query, more)
             if tau_plus:
-                count = sides[QUERY_TO_KEY][1].shape[0] - 1
+                count = sides[QUERY_TO_KEY][1].shape[0] - 1 + (0 if each is None else each.shape[1])
                 lse = debiased(lse, positive, scale, count, tau_plus)
             loss = reduce_rows(one_positive_rows(lse, positive), reduction, weight)
         else:
@@ -200,8 +230,10 @@ def info_nce(
             )
         if label_smoothing:
             columns = sides[QUERY_TO_KEY][1]
-            total = dot_with_sum(rows.query, columns) * scale
-            spread = smoothing(positive, total, columns.shape[0], label_smoothing)
+            total, count = dot_with_sum(rows.query, columns), columns.shape[0]
+            if more is not None:
+                total, count = total + more.cosines.sum(1), count + more.cosines.shape[1]
+            spread = smoothing(positive, total * scale, count, label_smoothing)
             loss = loss + reduce_rows(spread, reduction, weight)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss
 
@@ -209,8 +241,8 @@ def info_nce(
 class InfoNCELoss(Loss):
     """`info_nce` as a module: ``forward(query, key, negatives=None)``.
 
-    ``forward`` also takes the functional's ``sample_weight``, ``ids``, ``negative_ids``, ``target``
-    and ``guide``.
+    ``forward`` also takes the functional's ``sample_weight``, ``ids``, ``negative_ids``,
+    ``target``, ``guide`` and ``column_weight``.
 
     Args:
         temperature, group: as in `info_nce`.
@@ -221,7 +253,15 @@ class InfoNCELoss(Loss):
     """
 
     functional = staticmethod(info_nce)
-    named = ("temperature", "negatives", "ids", "negative_ids", "target", "guide")
+    named = (
+        "temperature",
+        "negatives",
+        "ids",
+        "negative_ids",
+        "target",
+        "guide",
+        "column_weight",
+    )
 
     def __init__(
         self, temperature: float | Tensor = TEMPERATURE, *, group: Any = None, **options: Any
@@ -240,6 +280,7 @@ class InfoNCELoss(Loss):
         negative_ids: Any = None,
         target: Any = None,
         guide: Sequence[Tensor] | None = None,
+        column_weight: Tensor | None = None,
     ) -> LossOrTerms:
         return info_nce(
             query,
@@ -251,6 +292,7 @@ class InfoNCELoss(Loss):
             negative_ids=negative_ids,
             target=target,
             guide=guide,
+            column_weight=column_weight,
             group=self.group,
             **self.options,
         )

@@ -11,7 +11,8 @@ replaces ``F.cross_entropy(torch.cat([positive, u @ queue.T], 1) / tau, zeros(n)
 (n, m + 1) logits.
 
 He, Fan, Wu, Xie, Girshick, "Momentum Contrast for Unsupervised Visual Representation Learning"
-(arXiv 1911.05722), section 3.1; additive margin: Wang, Cheng, Liu, Liu (arXiv 1801.05599).
+(arXiv 1911.05722), section 3.1; additive margin: Wang, Cheng, Liu, Liu (arXiv 1801.05599); hard
+negatives: Robinson, Chuang, Sra, Jegelka (arXiv 2010.04592), section 4.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from ..reference import moco as reference
 from ._common import LossOrTerms, add_terms, reduce_rows, row_weights, run_reference
 from ._inputs import prepare_pair
 from ._queue import check_queue_ids, unit_queue
-from ._softmax import FalseNegatives, one_positive_rows
+from ._softmax import FalseNegatives, check_column_weight, one_positive_rows
 from .over_ranks import over_ranks
 from .over_ranks.queries import MOCO
 
@@ -46,6 +47,8 @@ def moco(
     ids: Any = None,
     queue_ids: Any = None,
     threshold: float | Tensor | None = None,
+    hardness: float = 0.0,
+    column_weight: Tensor | None = None,
     reduction: str = "mean",
     sample_weight: Tensor | None = None,
     return_terms: bool = False,
@@ -66,6 +69,10 @@ def moco(
             the id of a query is none of its negatives.
         threshold: a number, or (n,) without a gradient: rows of the queue with a larger cosine are
             taken to be false negatives and left out.
+        hardness: b >= 0: the rows of the queue have factors proportional to e^(b s_ik), of mean 1
+            for each query (arXiv 2010.04592).
+        column_weight: (m,) >= 0, the factors of the exponentials of the rows of the queue, without
+            a gradient.
         reduction: "mean", "sum" or "none" over the n queries.
         sample_weight: (n,); mean = sum of w l / sum of w.
         return_terms: also return {"alignment": of -s_i, "uniformity": of the log-sum-exp}.
@@ -103,6 +110,9 @@ def moco(
     bound = None if threshold is None else check.threshold(op, threshold, query, n)
     false = FalseNegatives(*check_queue_ids(op, ids, queue_ids, query, bank), bound)
 
+    false = check_column_weight(op, column_weight, query, bank.shape[0], false)
+    hardness = check.number(op, "hardness", hardness, low=0.0)
+
     scale = t.reciprocal()
     if impl == "torch":
         positive = ((F.normalize(q) * F.normalize(k)).sum(1) - margin) * scale
@@ -118,6 +128,8 @@ def moco(
             ids=false.ids,
             column_ids=false.column_ids,
             threshold=false.threshold,
+            log_weight=false.log_weight,
+            hardness=hardness,
         )
     else:
         u, _, similarity = paired_rows(q, k)
@@ -126,8 +138,8 @@ def moco(
         if bank.shape[0] == 0:
             rows = one_positive_rows(torch.full_like(positive, -torch.inf), positive)
             loss = reduce_rows(rows, reduction, weight)
-        elif reduction == "none" or false:
-            rows = one_positive_rows(false.lse(a, b, scale, own=False), positive)
+        elif reduction == "none" or false or hardness:
+            rows = one_positive_rows(false.reweighted(a, b, scale, hardness), positive)
             loss = reduce_rows(rows, reduction, weight)
         else:
             row_weight = row_weights(positive.detach(), reduction, weight)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._hard_negatives import reweighted
 from ._reduce import reduce_rows
 
 
@@ -28,8 +29,12 @@ def info_nce(
     guide: tuple[Tensor, Tensor, Tensor | None] | None = None,
     guide_margin: float = 0.0,
     guide_relative: bool = False,
+    hardness: float = 0.0,
+    log_weight: Tensor | None = None,
 ) -> Tensor:
-    """ids, guide: of queries, keys and negatives."""
+    """negatives: (l, d), or (n, l, d). ids, guide: of queries, keys and negatives. log_weight: of
+    keys and negatives.
+    """
     target = torch.arange(len(query), device=query.device) if target is None else target
     scale = torch.as_tensor(1.0 / temperature, dtype=query.dtype, device=query.device)
     scale = scale.reshape(-1, 1)  # a column: one for all rows, or one per row
@@ -47,8 +52,10 @@ def info_nce(
 
     positive = (positive - margin) * scale
     negative = (cosines * scale).masked_fill(false, -math.inf)
-    again = [positive] if "key_to_query" in directions else []
-    logits = torch.cat([positive, negative, *again], 1)
+    if "key_to_query" in directions:
+        negative, own = torch.cat([negative, positive], 1), F.pad(own, (0, 1))
+    negative = reweighted(negative, log_weight, hardness)
+    logits = torch.cat([positive, negative], 1)
     rows = F.cross_entropy(logits, torch.zeros_like(target), reduction="none")
 
     if label_smoothing:
@@ -87,8 +94,9 @@ def _cosines(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines of queries with their keys, of all pairs, and which of these are a row's own."""
     u, v = F.normalize(query, dim=1), F.normalize(key, dim=1)
-    extra = None if negatives is None else F.normalize(negatives, dim=1)
+    extra = None if negatives is None else F.normalize(negatives, dim=-1)
     pairs = list(_pairs(u, v, extra, target, directions))
-    own = [torch.arange(len(b), device=b.device) == mine[:, None] for _, b, mine in pairs]
+    own = [torch.arange(b.shape[-2], device=b.device) == mine[:, None] for _, b, mine in pairs]
+    products = [torch.einsum("nd,nld->nl", a, b) if b.dim() == 3 else a @ b.T for a, b, _ in pairs]
     positive = (u * v[target]).sum(1, keepdim=True)
-    return positive, torch.cat([a @ b.T for a, b, _ in pairs], 1), torch.cat(own, 1)
+    return positive, torch.cat(products, 1), torch.cat(own, 1)

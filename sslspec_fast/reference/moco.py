@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._hard_negatives import reweighted
 from ._reduce import reduce_rows
 
 
@@ -19,6 +20,8 @@ def moco(
     ids: Tensor | None = None,
     column_ids: Tensor | None = None,
     threshold: Tensor | None = None,
+    log_weight: Tensor | None = None,
+    hardness: float = 0.0,
     reduction: str = "mean",
     sample_weight: Tensor | None = None,
 ) -> Tensor:
@@ -31,8 +34,9 @@ def moco(
     if threshold is not None:
         false |= cosines > threshold.reshape(-1, 1)
     positive = (u * v).sum(1, keepdim=True) - margin
-    logits = torch.cat([positive, cosines.masked_fill(false, -math.inf)], 1)
     scale = torch.as_tensor(1.0 / temperature, dtype=u.dtype, device=u.device).reshape(-1, 1)
+    negative = (scale * cosines).masked_fill(false, -math.inf)
+    logits = torch.cat([scale * positive, reweighted(negative, log_weight, hardness)], 1)
     first = torch.zeros(len(u), dtype=torch.int64, device=u.device)
-    rows = F.cross_entropy(logits * scale, first, reduction="none")
+    rows = F.cross_entropy(logits, first, reduction="none")
     return reduce_rows(rows, reduction, sample_weight)

@@ -61,6 +61,11 @@ def of_patches(module: nn.Module) -> Tensor:
     return module(rows(9, 8), rows(9, 8), mask)
 
 
+def of_tokens(module: nn.Module) -> Tensor:
+    teacher, student = rows(24, 8).view(4, 6, 8).detach(), rows(8, 8).view(4, 2, 8)
+    return module(teacher, student, torch.tensor([[0, 5], [1, 4], [2, 3], [5, 5]]))
+
+
 def of_prototypes(module: nn.Module) -> Tensor:
     anchors, targets = rows(24, 8), rows(12, 8)
     return module(anchors, targets, torch.randn(6, 8, dtype=torch.float64))
@@ -87,8 +92,10 @@ CASES: dict[str, tuple[str, Callable[[Any], Tensor]]] = {
     "MSNLoss": ("MSNLoss()", of_prototypes),
     "PMSNLoss": ("PMSNLoss()", of_prototypes),
     "SwaVLoss": ("SwaVLoss()", of_scores),
+    "CAPILoss": ("CAPILoss()", of_tokens),
 }
-RTOL = {"IBOTPatchLoss": 1e-6, "PMSNLoss": 1e-7}  # their weights of patches and prior are float32
+# their weights of patches and prior are float32; CAPI's sums have 1e-8 added
+RTOL = {"IBOTPatchLoss": 1e-6, "PMSNLoss": 1e-7, "CAPILoss": 1e-5}
 RANDOM = {"SIGReg", "LeJEPALoss"}  # directions of their own: tests/losses hold them to golden ones
 
 

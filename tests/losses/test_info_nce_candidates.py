@@ -292,7 +292,7 @@ def test_terms_and_module():
         (
             {"guide": (torch.ones(4, 2),) * 2, "label_smoothing": 0.1},
             ValueError,
-            "margin, ids, threshold and guide go without label_smoothing and tau_plus",
+            "margin, ids, threshold, guide and column_weight go without label_smoothing",
         ),
     ],
 )

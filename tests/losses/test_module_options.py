@@ -94,6 +94,12 @@ CASES: dict[str, tuple[Any, Any, Any, list[dict[str, Any]]]] = {
         F.swav,
         [TERMS, {"impl": "torch"}],
     ),
+    "CAPILoss": (
+        lambda **o: sf.CAPILoss(**o),
+        lambda: tuple(x[None] for x in rows()),
+        lambda t, s, **o: F.capi(s, t, **o),
+        [TERMS, {"impl": "torch"}],
+    ),
     "MSNLoss": (
         lambda **o: sf.MSNLoss(**o),
         lambda: (*rows(), torch.eye(D, dtype=torch.float64)),

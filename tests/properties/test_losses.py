@@ -55,7 +55,9 @@ def gradients(value: Tensor, leaves: list[Tensor]) -> list[Tensor]:
 
 def drawn_options(data: st.DataObject, name: str, rows: int) -> dict[str, Any]:
     known, out = keywords_of(name), {}
-    if name.endswith(("_dcl", "_ids", "_filtered", "_guided", "_per_positive")):  # exclude them
+    if name.endswith(
+        ("_dcl", "_ids", "_filtered", "_guided", "_hard", "_per_positive")
+    ):  # exclude them
         known -= {"label_smoothing", "tau_plus"}
     if CASES[name].softmax:
         out["temperature"] = data.draw(st.sampled_from([0.05, 0.5, 3.0]), "temperature")

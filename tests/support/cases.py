@@ -1,4 +1,4 @@
-"""Inputs that many tests share: golden rows, random rows, graphs, and one entry per loss."""
+"""One entry for each loss, and the inputs that many tests share."""
 
 from __future__ import annotations
 
@@ -17,82 +17,35 @@ from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import _catalogue
 from sslspec_fast.losses.falcon import random_codes
 
+from .inputs import (
+    directed_graph as directed_graph,
+)
+from .inputs import (
+    golden_labels as golden_labels,
+)
+from .inputs import (
+    golden_rows as golden_rows,
+)
+from .inputs import (
+    graphs as graphs,
+)
+from .inputs import (
+    labels_of as labels_of,
+)
+from .inputs import (
+    pair_rows as pair_rows,
+)
+from .inputs import (
+    unit as unit,
+)
+from .inputs import (
+    unit_unless_half as unit_unless_half,
+)
+from .inputs import (
+    weighted_graph as weighted_graph,
+)
+
 RAGGED = (1, 2, 7, 252, 257)
-
-
-def golden_rows(n: int, d: int) -> tuple[Tensor, Tensor]:
-    """The fp64 inputs on which the values of peer implementations were taken."""
-    k = torch.arange(n * d, dtype=torch.float64).view(n, d)
-    z1 = torch.sin(0.7 * k + 0.3)
-    return z1, z1 + 0.3 * torch.cos(1.3 * k + 0.1)
-
-
-def golden_labels(n: int) -> Tensor:
-    return torch.tensor([0, 0, 1, 1, 2, 2, 3, 0])[:n]
-
-
-def unit(x: Tensor) -> Tensor:
-    return nnf.normalize(x, dim=1)
-
-
-def unit_unless_half(x: Tensor) -> Tensor:
-    """Unit rows; half-precision rows as they are, not to be rounded before the loss."""
-    return x if x.dtype in (torch.bfloat16, torch.float16) else unit(x)
-
-
-def pair_rows(n: int, d: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """fp64 rows and a noisy copy of them."""
-    g = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, d, generator=g, dtype=torch.float64)
-    return z, z + 0.5 * torch.randn(n, d, generator=g, dtype=torch.float64)
-
-
-def weighted_graph(n: int, seed: int = 0, *, isolated: bool = True) -> PairGraph:
-    """A random symmetric graph with weights; its last row has no edge if isolated and n > 2."""
-    g = torch.Generator().manual_seed(seed)
-    last = n - 1 if isolated and n > 2 else n
-    rows = torch.arange(last).repeat_interleave(3)
-    cols = (rows + torch.randint(1, max(last, 2), rows.shape, generator=g)) % last
-    weights = torch.rand(rows.shape, generator=g, dtype=torch.float64) + 0.1
-    keep = rows != cols
-    return PairGraph.from_edges(rows[keep], cols[keep], weights[keep], n=n, symmetrize=True)
-
-
-def directed_graph(n: int) -> PairGraph:
-    """Row i has the positive i + 1 with weight 1, and rows below n / 2 also i + 2 with weight 2."""
-    rows = torch.arange(n)
-    few = rows[: n // 2]
-    return PairGraph.from_edges(
-        torch.cat([rows, few]),
-        torch.cat([(rows + 1) % n, (few + 2) % n]),
-        torch.cat([torch.ones(n), 2 * torch.ones(len(few))]).double(),
-        n=n,
-    )
-
-
-def labels_of(n: int) -> Tensor:
-    """Classes of different sizes, a singleton, and unlabelled rows."""
-    y = torch.arange(n) % 5
-    y[y == 4] = 1
-    if n > 6:
-        y[3], y[5], y[6] = 9, -1, -1
-    return y
-
-
-def graphs(n: int) -> dict[str, PairGraph]:
-    """One graph of every kind on n rows, n a multiple of 4."""
-    views, labels, edges = PairGraph.from_views(n // 2), labels_of(n), weighted_graph(n)
-    return {
-        "views": views,
-        "four views": PairGraph.from_views(n // 4, 4),
-        "scaled views": 3.0 * views,
-        "labels": PairGraph.from_labels(labels),
-        "loops": PairGraph.from_labels(labels, weight="class_size", self_loops=True),
-        "edges": edges,
-        "directed": directed_graph(n),
-        "sum": views + 0.5 * PairGraph.from_labels(labels),
-        "sum with edges": views + 0.5 * edges,
-    }
 
 
 @dataclass(frozen=True)
@@ -204,6 +157,21 @@ def _without_false_negatives(n: int, d: int, seed: int) -> tuple[list[Tensor], C
         return F.info_nce(q, k, negatives=m, **options, **keywords)
 
     return [q, k, extra], call
+
+
+def _hard(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    weight = torch.linspace(0, 2, 2 * n + 3, dtype=torch.float64)
+
+    def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
+        keywords |= {"hardness": 0.5, "column_weight": weight.to(**_of(q))}
+        return F.info_nce(q, k, negatives=m, **keywords)
+
+    return _with_negatives(n, d, seed)[0], call
+
+
+def _of_each(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    rows, call = _with_negatives(n, d, seed)
+    return [*rows[:2], rows[2][:n]], lambda q, k, m, **w: call(q, k, m[:, None], **w)
 
 
 def _guided(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
@@ -349,6 +317,19 @@ def _swav(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     return [pair_rows(n, d, seed + 3)[1]], call
 
 
+def _capi(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
+    """Two predicted tokens of n images, of three of the teacher with prototypes of its own."""
+    (a, b), w = _views_of_prototypes(n, d, seed)
+    teacher = torch.stack([*pair_rows(n, d, seed + 2), pair_rows(n, d, seed + 3)[0]], 1)
+    own, index = pair_rows(len(w), d, seed + 3)[1], torch.tensor([[2, 0]]).repeat(n, 1)
+
+    def call(a: Tensor, b: Tensor, w: Tensor, **keywords: Any) -> Any:
+        t, v = (_coarse(x).to(**_of(a)) for x in (teacher, own))
+        return F.capi(torch.stack([a, b], 1), t, w, v, index=index.to(a.device), **keywords)
+
+    return [a, b, w], call
+
+
 def _msn(**options: Any) -> Callable[..., Any]:
     """Two views of anchors; fixed targets and prototypes, which have one gradient of two."""
 
@@ -467,6 +448,8 @@ CASES = {
         LossCase("info_nce", _pairs(F.info_nce), softmax=True),
         LossCase("info_nce_negatives", _with_negatives, softmax=True),
         LossCase("info_nce_filtered", _without_false_negatives, softmax=True),
+        LossCase("info_nce_hard", _hard, softmax=True),
+        LossCase("info_nce_of_each", _of_each, softmax=True),
         LossCase("info_nce_guided", _guided, softmax=True),
         LossCase("info_nce_target", _with_target, softmax=True),
         LossCase("moco", _moco, softmax=True),
@@ -558,6 +541,7 @@ CASES = {
         LossCase("ibot", _ibot(None), softmax=True),
         LossCase("ibot_visible", _ibot(0.5), 2, softmax=True),
         LossCase("swav", _swav),
+        LossCase("capi", _capi),
         LossCase("msn", _msn()),
         LossCase("msn_prior", _msn(prior=0.25)),
         LossCase("proto_nce", _proto_nce, softmax=True),

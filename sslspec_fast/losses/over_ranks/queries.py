@@ -7,6 +7,7 @@ the rows of MoCo's queue, of which every rank holds all: then nothing but the lo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -35,10 +36,12 @@ from .._graph_queries import logaddexp
 from .._queue import check_queue_ids, unit_queue
 from .._softmax import (
     FalseNegatives,
+    check_column_weight,
     check_false_negatives,
     check_margin,
     check_softmax,
     debiased,
+    hardened,
     one_positive_rows,
     smoothing,
 )
@@ -70,6 +73,7 @@ def _check_info_nce(
     guide: Any,
     guide_margin: float,
     guide_relative: bool,
+    hardness: float,
 ) -> Given:
     op = "info_nce"
     if target is None:
@@ -83,11 +87,11 @@ def _check_info_nce(
         check.columns(op, "negatives", negatives, "query", query, min_rows=0)
     ids, own, threshold = check_false_negatives(op, query, ids, negatives, negative_ids, threshold)
     by_guide = guide, guide_margin, guide_relative
-    chosen = select(op, (query, key, negatives), target, ids, directions, by_guide)
+    chosen = select(op, (query, key, negatives), target, ids, directions, by_guide, hardness)
     false = ids is not None or threshold is not None or guide is not None
     margin = check_margin(op, margin, false, smooth, tau_plus)
     check_default(op, chosen, smooth, tau_plus)
-    by = chosen.guide or (None, None, None)
+    of_guide = chosen.guide or (None, None, None)
     tensors = {
         "query": query,
         "key": key,
@@ -98,7 +102,7 @@ def _check_info_nce(
         "ids": ids,
         "negative_ids": own,
         "threshold": None if threshold is None else threshold.expand(n),
-        **dict(zip(_GUIDE, by, strict=True)),
+        **dict(zip(_GUIDE, of_guide, strict=True)),
     }
     numbers = {
         "label_smoothing": smooth,
@@ -106,6 +110,7 @@ def _check_info_nce(
         "margin": margin,
         "guide_margin": chosen.guide_margin,
         "guide_relative": float(chosen.guide_relative),
+        "hardness": chosen.hardness,
     }
     return Given(tensors, numbers, choices={"directions": " ".join(chosen.directions)})
 
@@ -152,7 +157,7 @@ def _everything(ranks: Ranks) -> tuple[tuple[int, int], ...]:
 
 
 def _info_nce(p: Problem) -> Result:
-    weight, (smooth, tau_plus, margin, less, relative) = (
+    weight, (smooth, tau_plus, margin, less, relative, hardness) = (
         p.tensors["sample_weight"],
         p.numbers.values(),
     )
@@ -167,15 +172,20 @@ def _info_nce(p: Problem) -> Result:
     guide = None if by_query is None or by_key is None else (by_query, by_key, by_negatives)
     directions = tuple(p.choices["directions"].split())
     chosen = Selection(directions, target, guide, less, bool(relative))
-    sides, bounds, lse = embedded.sides(directions), chosen.bounds(), None
+    sides, bounds = embedded.sides(directions), chosen.bounds()
     half = multiplies_half(embedded.query, p.half)
-    for name, (rows, others) in sides.items():
-        bound = None if bounds is None else Bound(*bounds[0][name], bounds[1])
-        columns = _columns(p, half, name, directions, bound)
-        found, _ = log_sum_exp(rows, others, scale, columns)
-        found = logaddexp(found, positive) if name == KEY_TO_QUERY else found
-        lse = found if lse is None else logaddexp(lse, found)
-    assert lse is not None
+
+    def at(power: float) -> Tensor:
+        parts = []
+        for name, (rows, others) in sides.items():
+            bound = None if bounds is None else Bound(*bounds[0][name], bounds[1])
+            columns = _columns(p, half, name, directions, bound)
+            found, _ = log_sum_exp(rows, others, power * scale, columns)
+            again = name == KEY_TO_QUERY
+            parts.append(logaddexp(found, power * positive) if again else found)
+        return reduce(logaddexp, parts)
+
+    lse = hardened(at, hardness, None)
     if tau_plus:
         lse = debiased(lse, positive, scale, count - 1, tau_plus)
     rows = one_positive_rows(lse, positive)
@@ -213,6 +223,7 @@ INFO_NCE = Form(
         "margin",
         "guide_margin",
         "guide_relative",
+        "hardness",
     ),
     _check_info_nce,
     _info_nce,
@@ -233,6 +244,8 @@ def _check_moco(
     ids: Any,
     queue_ids: Any,
     threshold: float | Tensor | None,
+    hardness: float,
+    column_weight: Tensor | None,
     reduction: str,
     sample_weight: Tensor | None,
 ) -> Given:
@@ -251,8 +264,12 @@ def _check_moco(
         "ids": ids,
         "queue_ids": queue_ids,
         "threshold": None if bound is None else bound.expand(n),
+        "column_weight": column_weight,
     }
-    return Given(tensors, {"margin": check.number(op, "margin", margin, low=0.0)})
+    none = FalseNegatives(None, None, None)
+    check_column_weight(op, column_weight, query, queue.shape[0], none)
+    numbers = {"margin": margin, "hardness": hardness}
+    return Given(tensors, {k: check.number(op, k, x, low=0.0) for k, x in numbers.items()})
 
 
 def _moco(p: Problem) -> Result:
@@ -262,9 +279,11 @@ def _moco(p: Problem) -> Result:
     u, _, similarity = paired_rows(p.rows("query"), p.rows("key"))
     positive = (similarity - p.numbers["margin"]) * scale
     false = FalseNegatives(p.tensors["ids"], p.tensors["queue_ids"], p.tensors["threshold"])
+    false = check_column_weight(p.op, p.tensors["column_weight"], u, len(queue), false)
+    hardness = p.numbers["hardness"]
     half = multiplies_half(u, p.half)
     a, b = as_multiplied(u, half), as_multiplied(queue, half)
-    if len(queue) and not false and p.reduction != "none":
+    if len(queue) and not false and not hardness and p.reduction != "none":
         row_weight = torch.ones_like(positive) if weight is None else weight
         if p.reduction == "mean":
             of_all = p.ranks.n if weight is None else sum_to_rows(weight.sum(), p.ranks)
@@ -277,7 +296,7 @@ def _moco(p: Problem) -> Result:
     else:
         lse = torch.full_like(positive, -torch.inf)
         if len(u) and len(queue):
-            lse = false.lse(a, b, scale, own=False)
+            lse = false.reweighted(a, b, scale, hardness)
         loss = reduce_rows(p, one_positive_rows(lse, positive), weight)
     return result(p, loss, positive, weight)
 
@@ -293,8 +312,9 @@ MOCO = Form(
         "ids": ROWS,
         "queue_ids": COPY,
         "threshold": ROWS,
+        "column_weight": COPY,
     },
-    ("margin",),
+    ("margin", "hardness"),
     _check_moco,
     _moco,
     terms=("alignment", "uniformity"),

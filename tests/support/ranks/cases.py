@@ -164,6 +164,24 @@ CASES = {
             **k,
         )
     ),
+    "info_nce, hardness": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a, b, temperature=1 / c, hardness=0.5, negatives=o.part("queue"), tau_plus=0.05, **k
+        )
+    ),
+    "info_nce, hardness of the others": Case(
+        lambda a, b, c, t, o, **k: F.info_nce(
+            a,
+            b,
+            temperature=o["temperature"] / c,
+            directions=DIRECTIONS,
+            hardness=1.5,
+            threshold=0.7,
+            ids=o["labels"],
+            sample_weight=o["weight"],
+            **k,
+        )
+    ),
     "info_nce, negatives alone": Case(
         lambda a, b, c, t, o, **k: F.info_nce(
             a, b, temperature=1 / c, directions=(), negatives=o.part("queue"), margin=0.1, **k
@@ -242,6 +260,17 @@ CASES = {
             queue_ids=o.data["queue_ids"],
             threshold=0.7,
             sample_weight=t.exp() * o["weight"],
+            **k,
+        )
+    ),
+    "moco, hardness and weights of columns": Case(
+        lambda a, b, c, t, o, **k: F.moco(
+            a,
+            b,
+            unit(o.data["queue"]),
+            temperature=1 / c,
+            hardness=0.5,
+            column_weight=torch.linspace(0, 2, len(o.data["queue"])).to(a),
             **k,
         )
     ),

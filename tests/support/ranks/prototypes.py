@@ -144,6 +144,24 @@ PROTOTYPE_CASES = {
         lambda a, b, c, t, o, **k: F.swav([a, b], None, prototypes(t), temperature=1 / c, **k), 0
     ),
     "swav, queue": Case(_swav_queue, 0),
+    "capi": Case(
+        lambda a, b, c, t, o, **k: F.capi(
+            torch.stack([a, b], 1),
+            torch.stack([o["x1"], o["x2"], o["x1"] - o["x2"]], 1),
+            prototypes(t),
+            fixed(6),
+            index=(o["labels"][:, None] + torch.arange(2)) % 3,
+            student_temperature=1 / c,
+            **k,
+        ),
+        0,
+    ),
+    "capi, logits": Case(
+        lambda a, b, c, t, o, **k: F.capi(
+            logits(torch.stack([a, b], 1)), logits(torch.stack([b, a], 1)), iterations=2, **k
+        ),
+        0,
+    ),
     "swav, scores": Case(
         lambda a, b, c, t, o, **k: F.swav(
             torch.stack([logits(a), logits(b)]), [logits(a - b)], sinkhorn_temperature=0.5, **k
@@ -249,6 +267,7 @@ def _calls(own: list[Tensor]) -> dict[str, Any]:
             logits(teacher), logits(student), mask
         ),
         "SwaVLoss": lambda **k: sf.SwaVLoss(**k)([a, b], [], prototypes=w),
+        "CAPILoss": lambda **k: sf.CAPILoss(**k)(teacher, student, prototypes=w),
         "MSNLoss": lambda **k: sf.MSNLoss(**k)(a, b, w),
         "PMSNLoss": lambda **k: sf.PMSNLoss(**k)(torch.cat([a, b]), b, w),
     }
@@ -257,6 +276,7 @@ def _calls(own: list[Tensor]) -> dict[str, Any]:
 MODULES = tuple(_calls([torch.zeros(2, 5)] * 2))
 GATHERED = {
     "SwaVLoss": {"sinkhorn_gather_distributed": True},
+    "CAPILoss": {"gather_distributed": True},
     "MSNLoss": {"gather_distributed": True},
     "PMSNLoss": {"gather_distributed": True},
 }

@@ -69,6 +69,9 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
         a, b, columns(a) + c, student_temperature=1 / c, mean_entropy=0.5, **k
     ),
     "swav": lambda a, b, c, **k: F.swav([a, b], None, columns(a) + c, temperature=1 / c, **k),
+    "capi": lambda a, b, c, **k: F.capi(
+        a[:, None], b[:, None], columns(a) + c, student_temperature=1 / c, **k
+    ),
     "msn": lambda a, b, c, **k: F.msn(a, b, columns(a) + c, **k),
     "ressl": lambda a, b, c, **k: F.ressl(
         a, b, torch.eye(a.shape[1]).to(a), temperature=1 / c, **k
