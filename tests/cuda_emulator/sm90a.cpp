@@ -11,6 +11,7 @@
 namespace sslspec::cuda {
 
 void pairwise_weights_sm90a(const HopperWeights& p) {
+  emulator::launches().push_back("pairwise_weights_sm90a");
   const auto *x = static_cast<const __nv_bfloat16*>(p.x), *y = static_cast<const __nv_bfloat16*>(p.y);
   for (int64_t i = 0; i < p.rows; ++i)
     for (int64_t j = 0; j < p.m; ++j) {
