@@ -5,7 +5,8 @@ their answers count: every loss on small shapes against plain torch, the CUDA te
 compute-sanitizer (memcheck, racecheck, synccheck), and torch.compile of the plain forms, whose code
 later processes find on disk. Then what is timed, one at a time: the losses against compiled torch
 and the installed peers, the Hopper kernels against the portable ones, whole training steps,
-eigenproblems against CuPy.
+eigenproblems against CuPy. Losses are timed by turns after one conditioner, by events and by wall
+(gpu_turns.py).
 
 Every step is a process of its own with a time limit, so that a crash or a hang takes nothing else
 with it; ``gpu.json`` and ``gpu.md`` are written anew after each. Ends within ``--minutes`` (9).
@@ -31,6 +32,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from . import gpu_turns
+
 ROOT = Path(__file__).resolve().parent.parent
 STAGE = (sys.executable, "-m", "benchmarks.gpu_stage")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
@@ -47,7 +50,7 @@ class Record:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.end = out, time.monotonic() + 60 * minutes - 10
         self.data: dict[str, Any] = {"facts": {}, "steps": {}, "cases": [], "training": []}
-        self.data["eigsh"], self.data["notes"] = [], []
+        self.data |= {"eigsh": [], "notes": [], "states": []}
         self.failed = False
         self.lock = threading.Lock()
 
@@ -72,7 +75,9 @@ class Record:
         parts += [f"- {key}: {value}" for key, value in self.data["facts"].items()]
         parts += ["", *(f"- {key}: {value}" for key, value in self.data["steps"].items())]
         if self.data["cases"]:
-            parts += ["", *table(self.data["cases"])]
+            parts += ["", *table(self.data["cases"]), "", *gpu_turns.table(self.data["cases"])]
+        if self.data["states"]:
+            parts += ["", *gpu_turns.table(self.data["states"])]
         if self.data["training"]:
             parts += ["", *training_table(self.data["training"])]
         if self.data["eigsh"]:
@@ -232,13 +237,15 @@ def main(argv: Sequence[str]) -> int:
         future.result()
     for name in names[:FIRST]:
         _case(record, name, options.seconds)
+    for name in names[:1]:
+        _states(record, name)
     for name in eigsh:
         _eigsh(record, name)
     for name in training:
         _training(record, name, options.seconds)
     for name in names[FIRST:]:
         _case(record, name, options.seconds)
-    for name in ("chained", "weights", "sums", "statistics", "sigmoid"):
+    for name in ("chained", "weights", "sums", "statistics", "softplus", "sigmoid"):
         _hopper(record, name)
     record.write()
     return 1 if record.failed else 0
@@ -326,6 +333,15 @@ def _case(record: Record, name: str, seconds: float) -> None:
             record.note(note)
         record.data["cases"].append(result)
         print(table([result])[-1], flush=True)
+    record.write()
+
+
+def _states(record: Record, name: str) -> None:
+    """How much of a time is owed to what ran before."""
+    result = _measured(record, "states", name, CASE, 0.0)
+    if result is not None:
+        record.data["states"].append(result)
+        print("\n".join(gpu_turns.table([result])), flush=True)
     record.write()
 
 

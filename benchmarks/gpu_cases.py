@@ -1,6 +1,7 @@
 """Cases for a GPU: fp32 leaves, bf16 arithmetic, against compiled torch under autocast and peers.
 
-``fused`` casts its inputs to bf16 and accumulates in fp32; ``fused fp32`` takes them as they are.
+``fused`` casts its inputs to bf16 and accumulates in fp32; ``fused fp32`` takes them as they are;
+``fused graphed`` is ``fused`` in CUDA graphs.
 ``amp`` is the eager form under bf16 autocast and gets torch.compile too (the strongest plain form).
 Cases come in the order of what matters most, since the check stops when its time is over.
 """
@@ -14,11 +15,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.bench import cases as cpu
 from sslspec_fast.bench import torch_peers as plain
 from sslspec_fast.bench.case import Case
 from sslspec_fast.bench.measure import Variant
+
+SMALL_ROWS = 8192
 
 
 def _half(loss: Callable[..., Tensor]) -> Variant:
@@ -79,6 +83,8 @@ def with_peers(case: Case) -> tuple[Case, list[str]]:
 
 def _gpu(case: Case, ours: Callable[..., Tensor]) -> Case:
     variants: dict[str, Variant] = {"fused": _half(ours), "fused fp32": ours}
+    if case.rows <= SMALL_ROWS:  # the host is what a small batch waits for
+        variants["fused graphed"] = sf.graphed(_half(ours))
     plain_forms = [name for name in ("eager", "smart") if name in case.variants]
     for name in plain_forms:
         variants["amp" if name == "eager" else f"{name} amp"] = _amp(case.variants[name])

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import sslspec_fast.functional as F
 from sslspec_fast import show_config
 from sslspec_fast.bench import machine, memory
 from sslspec_fast.bench.case import Case
 from sslspec_fast.bench.cases import find
-from sslspec_fast.bench.measure import Variant, interleaved
+from sslspec_fast.bench.measure import Variant, forward_backward, interleaved
 
-from . import gpu_cases, gpu_eigsh, gpu_training
+from . import gpu_cases, gpu_eigsh, gpu_training, gpu_turns
 
 SHAPES = ((1, 8), (7, 16), (65, 128), (130, 257))
 WIDE = (1100, 264)  # reaches the Hopper pass over wide rows
@@ -33,7 +34,7 @@ TOLERANCE = ((torch.float32, 1e-4), (torch.bfloat16, 5e-2))
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_stage")
-    stages = ("facts", "small", "hopper", "compile", "case", "training", "eigsh")
+    stages = ("facts", "small", "hopper", "compile", "case", "states", "training", "eigsh")
     parser.add_argument("what", choices=stages)
     parser.add_argument("name", nargs="?")
     parser.add_argument("--seconds", type=float, default=2.0)
@@ -58,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
     case = find(options.name, gpu_cases.all_cases())
     if options.what == "compile":
         compile_forms(case)
+    elif options.what == "states":
+        states(case)
     else:
         measure(case, options.seconds)
     return 0
@@ -177,7 +180,7 @@ HOPPER: dict[str, tuple[str, float, tuple[tuple[int, int, int, float], ...]]] = 
             (16384, 0, 1024, 10.0),
         ),
     ),
-    "sigmoid": (
+    "softplus": (
         "forward",
         1e-4,
         (
@@ -186,13 +189,23 @@ HOPPER: dict[str, tuple[str, float, tuple[tuple[int, int, int, float], ...]]] = 
             (4096, 4096, 512, 10.0),
         ),
     ),
+    "sigmoid": (
+        "value and gradients",
+        1e-2,
+        (
+            (1030, 1030, 20, 10.0),
+            (1100, 1100, 264, 10.0),
+            (4096, 4096, 512, 10.0),
+            (32768, 32768, 512, 10.0),
+        ),
+    ),
 }
 
 
 def hopper(name: str) -> int:
     """A pass that SSLSPEC_HOPPER asks for against the portable kernel: agreement, times."""
     what, tolerance, shapes = HOPPER[name]
-    hopper_pass = "statistics" if name == "sigmoid" else name
+    hopper_pass = "statistics" if name == "softplus" else name
     found: dict[str, Any] = {"what": what, "agree": True, "shapes": {}}
     archs = ",".join(show_config()["cuda_architectures"])
     if torch.cuda.get_device_capability() != (9, 0) or "90a" not in archs:
@@ -230,7 +243,7 @@ def hopper(name: str) -> int:
 def hopper_case(
     name: str, what: str, n: int, m: int, d: int, scale: float
 ) -> Callable[[], tuple[Tensor, ...]]:
-    """Statistics of random unit rows (forward), or the gradients of their sum (backward)."""
+    """Statistics of random unit rows (forward), gradients of their sum (backward), or SigLIP."""
     from sslspec_fast.primitives import pairwise
 
     generator = torch.Generator(device="cuda").manual_seed(n)
@@ -245,7 +258,7 @@ def hopper_case(
     c = torch.tensor(scale, device="cuda")
 
     def forward() -> tuple[Tensor, ...]:
-        if name == "sigmoid" and b is not None:
+        if name == "softplus" and b is not None:
             return (pairwise.softplus(a, b, c, -c, pairwise.LeftOut(self_pairs=True)),)
         if b is None:
             return (pairwise.lse_self(a, c, ids),)
@@ -255,6 +268,14 @@ def hopper_case(
 
     if what == "forward":
         return torch.no_grad()(forward)
+    if b is not None and name == "sigmoid":
+        bias = -c
+
+        def in_one_visit() -> tuple[Tensor, ...]:
+            value = F.siglip(a, b, c, bias)
+            return value.detach(), *torch.autograd.grad(value, (a, b))
+
+        return in_one_visit
     row, *col = forward()
     outputs, leaves = row.sum() + 0.5 * sum(x.sum() for x in col), [a] if b is None else [a, b]
     return lambda: torch.autograd.grad(outputs, leaves, retain_graph=True)
@@ -296,17 +317,36 @@ def measure(case: Case, seconds: float) -> None:
     # what takes more than 20 times our time is slow enough after one look
     fused = result["milliseconds"]["fused"]
     close = {n: v for n, v in variants.items() if result["milliseconds"][n] <= 20 * fused}
-    for name, timing in interleaved(close, leaves, seconds=seconds).items():
-        result["milliseconds"][name] = 1e3 * timing.p50
-        result.setdefault("p20 - p80", {})[name] = [1e3 * timing.p20, 1e3 * timing.p80]
+    gpu = gpu_turns.Gpu()
+    turns = gpu_turns.by_turns(calls_of(close, leaves), gpu, seconds=seconds)
+    for column, values in gpu_turns.as_columns(turns).items():
+        result.setdefault(column, {}).update(values)
     print(json.dumps(result), flush=True)
-    del leaves
+    del leaves, gpu
     for name, variant in variants.items():
         torch.cuda.empty_cache()
         bare = replace(full, variants={name: variant})
         used = memory.peak_extra_mib_cuda(bare, variant)
         result.setdefault("peak extra MiB", {})[name] = used
         print(json.dumps(result), flush=True)
+
+
+def calls_of(
+    variants: dict[str, Variant], leaves: Sequence[Tensor]
+) -> dict[str, Callable[[], object]]:
+    def call(variant: Variant) -> Callable[[], object]:
+        return lambda: forward_backward(variant, leaves)
+
+    return {name: call(variant) for name, variant in variants.items()}
+
+
+def states(case: Case) -> None:
+    """Ours after each state that a GPU can be in, the eager form among them."""
+    leaves = case.inputs("cuda", case.dtype)
+    other = "amp" if "amp" in case.variants else "eager"
+    calls = calls_of({n: case.variants[n] for n in ("fused", other)}, leaves)
+    turns = gpu_turns.after_states(calls["fused"], calls[other], gpu_turns.Gpu())
+    print(json.dumps({"case": case.name, **gpu_turns.as_columns(turns)}), flush=True)
 
 
 if __name__ == "__main__":

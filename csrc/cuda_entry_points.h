@@ -2,6 +2,7 @@
 // without CUDA, and by the emulator of the tests. A QUERY answers at once and leaves the GPU alone; the others launch.
 #pragma once
 #include "basis/cuda/basis.h"
+#include "fused/cuda/sigmoid_loss.h"
 #include "fused/cuda/spectral_contrastive.h"
 #include "fused/cuda/two_views.h"
 #include "gram/cuda/gram.h"
@@ -33,10 +34,17 @@
   LAUNCH(pairwise_weight_rows)                   \
   LAUNCH(pairwise_soft_statistics)               \
   LAUNCH(pairwise_soft_weights)                  \
+  QUERY(two_views_stats_size)                    \
   QUERY(two_views_workspace_size)                \
   LAUNCH(two_views_forward)                      \
   LAUNCH(two_views_factors)                      \
+  QUERY(two_views_vectors_size)                  \
+  LAUNCH(two_views_weight_rows)                  \
   LAUNCH(two_views_backward)                     \
+  QUERY(sigmoid_loss_sums_size)                  \
+  LAUNCH(sigmoid_loss_weights)                   \
+  LAUNCH(sigmoid_loss_finish)                    \
+  LAUNCH(sigmoid_loss_gradient)                  \
   QUERY(sliced_ecf_slabs)                        \
   LAUNCH(sliced_ecf_sums)                        \
   LAUNCH(sliced_ecf_gradient)                    \

@@ -87,6 +87,7 @@ TREE = {
         "migration",
         "distributed",
         "large_batches",
+        "small_batches",
         "precision",
         "logging",
         "metrics",

@@ -48,6 +48,7 @@ from .losses import (
 
 if TYPE_CHECKING:
     from . import operators, spectral
+    from .cuda_graphs import graphed
     from .grad_cache import GradCache
     from .solvers.eigsh import eigsh
     from .solvers.result import ConvergenceWarning, EigInfo, EigResult
@@ -92,6 +93,7 @@ __all__ = [
     "VICRegLoss",
     "eigsh",
     "functional",
+    "graphed",
     "metrics",
     "operators",
     "release_kept",
@@ -107,6 +109,7 @@ _LATE = {  # name -> module that is imported on first use
     **dict.fromkeys(_ESTIMATORS, "spectral.estimators"),  # scikit-learn is an optional extra
     **dict.fromkeys(("ConvergenceWarning", "EigInfo", "EigResult", "eigsh"), "solvers"),
     "GradCache": "grad_cache",  # needs the compiler, to be left out of its graphs
+    "graphed": "cuda_graphs",
     "operators": "operators",  # these and the solvers need SciPy's sparse matrices
     "spectral": "spectral",
 }

@@ -14,6 +14,7 @@ __all__ = [
     "constant_when_traced",
     "dispatch_bits",
     "graph_is_kept",
+    "inside_backward",
     "key_set",
     "tree_flatten",
     "tree_unflatten",
@@ -32,6 +33,11 @@ def graph_is_kept() -> bool:
     not tell.
     """
     return True if _keep_graph is None else bool(_keep_graph())
+
+
+def inside_backward() -> bool:
+    """Whether this thread runs a backward pass."""
+    return bool(torch._C._current_graph_task_id() != -1)
 
 
 def any_requires_grad(*args: Any) -> bool:

@@ -93,6 +93,7 @@ ALLOWED = {
     },
     "functional": {"losses"},
     "grad_cache": {"_checks", "_torch_private"},
+    "cuda_graphs": {"primitives", "ranks", "_checks", "_torch_private"},
     "metrics": {
         "primitives",
         "fused",

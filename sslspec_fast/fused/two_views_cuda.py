@@ -43,8 +43,16 @@ def shapes(
     return (
         z1.new_empty(size if reduction == "none" else (), dtype=kind),
         z1.new_empty((2 * n if copied else 0, (d + step - 1) // step * step), dtype=rows),
-        z1.new_empty(7 * n + (n + 127) // 128 * 8 + 1, dtype=kind),
+        z1.new_empty(_stats_size(n, reduction), dtype=kind),
     )
+
+
+def _stats_size(n: int, reduction: str) -> int:
+    """two_views_stats_size of csrc/fused/cuda/two_views.h, for any integers of the compiler."""
+    single = 7 * n + (n + 127) // 128 * 8
+    if reduction == "none":
+        return single + 1
+    return (single + 2 * n + 3) // 4 * 4 + (2 * n + 3) // 4 * 8 + 1
 
 
 class _Views(NamedTuple):
@@ -132,16 +140,18 @@ def backward(
     grads = _outputs(x, form, of_z2, of_scale)
     x = _Views(*_rows(x.z1, x.z2, u), u, x.stats)
     own = _C.cuda_pairwise_is_chained(u.shape[1], CODE[u.dtype], u.get_device())
-    work, weight = _workspace(x, form, True, own), _weight(reduction, form, n)
+    work = _workspace(x, form, True, own)
     views, run = x.view(form, unit), (view(work), stream(u))
     products: tuple[Tensor | None, Tensor | None] = (None, None)
     if not own:
-        _C.cuda_two_views_factors(views, view(grad), weight, run)
-        products = _products(x, work[: 2 * n], form, of_z2)
+        if reduction == "none":
+            _C.cuda_two_views_factors(views, view(grad), run)
+            products = _products(x, work[: 2 * n], form, of_z2)
+        else:
+            products = _products_of_kept_weights(x, form, unit, of_z2)
     _C.cuda_two_views_backward(
         views,
         view(grad),
-        weight,
         (view(products[0]), view(products[1])),
         (view(grads[0]), view(grads[1]) if of_z2 else None),
         view(grads[-1]) if of_scale else None,
@@ -149,6 +159,28 @@ def backward(
         _fast(),
     )
     return grads
+
+
+def _products_of_kept_weights(
+    x: _Views, form: str, unit: bool, of_z2: bool
+) -> tuple[Tensor, Tensor | None]:
+    """W y and W' x for the weights that the forward pass left, for a gradient of 1."""
+    (z1, z2, u, stats), n = x, len(x.z1)
+    if form == "stacked":
+        a = b = u
+    else:
+        a, b = (u[:n], u[n:]) if len(u) else (z1, z2)
+    chunks, views = cuda.WeightChunks(a, b), x.view(form, unit)
+    product = stats.new_empty(a.shape)
+    of_columns: Tensor | None = None
+    run = view(stats.new_empty(_C.cuda_two_views_vectors_size(len(a)))), stream(a)
+    for chunk in chunks.rows:
+        w = chunks.weights(chunk)
+        _C.cuda_two_views_weight_rows(views, chunk.start, view(w), run, _fast())
+        chunks.products.times(w, out=product[chunk])
+        if of_z2 and form != "stacked":
+            of_columns = chunks.products.transposed_times(w, a[chunk], of_columns)
+    return (product[:n], product[n:]) if form == "stacked" else (product, of_columns)
 
 
 def _products(x: _Views, factors: Tensor, form: str, of_z2: bool) -> tuple[Tensor, Tensor | None]:

@@ -24,12 +24,21 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import is_half, products
+from ..fused.sigmoid_loss import has_sigmoid_loss, sigmoid_loss
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import softplus_total
 from ..ranks import world_of
 from ..reference import siglip as reference
-from ._common import Loss, LossOrTerms, reduce_rows, row_weights, run_reference, with_terms
-from ._inputs import prepare_pair
+from ._common import (
+    Loss,
+    LossOrTerms,
+    is_scalar,
+    reduce_rows,
+    row_weights,
+    run_reference,
+    with_terms,
+)
+from ._inputs import Pair, prepare_pair
 from .clip import check_output_dict
 from .over_ranks import over_ranks
 from .over_ranks.sigmoid import SIGLIP
@@ -87,7 +96,10 @@ def siglip(
         weight=sample_weight,
         scale=("logit_scale", logit_scale),
     )
-    (x, y), scale, weight = pair.rows(), pair.scale_tensor(), pair.weight
+    weight, plain = pair.weight, impl == "fused" and reduction != "none" and not return_terms
+    if plain and is_scalar(pair.scale) and has_sigmoid_loss(image, text, weight):
+        return _in_one_visit(pair, logit_bias, reduction)
+    (x, y), scale = pair.rows(), pair.scale_tensor()
     bias = check.real(op, "logit_bias", logit_bias, x)
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
 
@@ -108,6 +120,18 @@ def siglip(
         return loss
     on = reduce_rows(positive, reduction, weight)
     return with_terms(loss, {"positive": on, "negative": loss - on})
+
+
+def _in_one_visit(pair: Pair, logit_bias: float | Tensor, reduction: str) -> Tensor:
+    image, text, weight, scale = pair
+    if isinstance(logit_bias, Tensor):
+        bias: float | Tensor = check.real("siglip", "logit_bias", logit_bias, image)
+    else:  # a number stays one, for which nothing is launched
+        bias = check.number("siglip", "logit_bias", logit_bias)
+    mean = reduction == "mean"
+    if weight is None:
+        return sigmoid_loss(image, text, scale, bias, 1 / len(image) if mean else 1.0)
+    return sigmoid_loss(image, text, scale, bias, 1.0, weight / weight.sum() if mean else weight)
 
 
 class SigLIPLoss(Loss):

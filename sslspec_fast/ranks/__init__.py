@@ -10,7 +10,14 @@ single-process gradient itself, on every rank, for what all ranks hold a copy of
 which an error or a mismatch on any rank is raised on all of them before any data moves.
 """
 
-from .agreement import Ranks, agree, fail, told_to_all
+from .agreement import (
+    ExchangeRefused,
+    Ranks,
+    agree,
+    fail,
+    told_to_all,
+    without_exchange,
+)
 from .differentiable import (
     gather_rows,
     reduce_scatter_rows,
@@ -24,6 +31,7 @@ from .traffic import bytes_sent
 from .value_and_grad import value_and_grad
 
 __all__ = [
+    "ExchangeRefused",
     "Held",
     "Ranks",
     "agree",
@@ -41,6 +49,7 @@ __all__ = [
     "sum_to_value",
     "told_to_all",
     "value_and_grad",
+    "without_exchange",
     "world",
     "world_of",
 ]

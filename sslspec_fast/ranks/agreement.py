@@ -7,6 +7,7 @@ its arguments are wrong. Texts follow only if something differs; then every rank
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,23 @@ from .traffic import all_gather, host_device
 
 _HELD = 7  # integers that a call can exchange
 _TEXT = 2048  # bytes of a rank's text
+_refused = contextvars.ContextVar("refused", default=False)
+
+
+class ExchangeRefused(RuntimeError):
+    """A call over ranks inside `without_exchange`."""
+
+
+@contextlib.contextmanager
+def without_exchange() -> Iterator[None]:
+    """Calls over ranks raise ExchangeRefused here before they send anything: for a run on one rank
+    that the others know nothing of.
+    """
+    token = _refused.set(True)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
 
 
 @dataclass(frozen=True)
@@ -113,6 +131,8 @@ def _telling(op: str, group: Any) -> Iterator[None]:
 def _exchange(
     op: str, group: Any, text: str, failed: bool, held: tuple[int, ...]
 ) -> list[list[int]]:
+    if _refused.get():
+        raise ExchangeRefused(f"{op}: a call over ranks in a run of one rank")
     device = host_device(group)
     encoded = text.encode()
     numbers = [failed, zlib.crc32(encoded), *held, *[0] * (_HELD - len(held))]

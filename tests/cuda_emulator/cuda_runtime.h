@@ -62,6 +62,13 @@ inline unsigned __float_as_uint(float x) {
   std::memcpy(&y, &x, 4);
   return y;
 }
+inline unsigned atomicAdd(unsigned* p, unsigned value) {  // blocks run one after the other
+  const unsigned before = *p;
+  *p += value;
+  return before;
+}
+inline void __threadfence() {}
+inline float __fdividef(float a, float b) { return a / b; }
 inline void __syncthreads() { ::emulator::block_barrier(); }
 inline void __syncwarp(unsigned = 0xffffffffu) { ::emulator::warp_barrier(); }
 template <typename T>

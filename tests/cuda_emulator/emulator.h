@@ -6,6 +6,8 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <string>
+#include <vector>
 
 #include <vector_types.h>
 
@@ -31,6 +33,8 @@ T exchange(T value, int from) {
 void copy_later(void* to, const void* from, int bytes, bool valid);
 void commit_copies();
 void wait_copies(int pending);
+
+std::vector<std::string>& launches();  // names of all kernels that were launched, in order
 
 void run(dim3 grid, int threads, size_t shared, const std::function<void()>& kernel);
 

@@ -7,10 +7,12 @@
 
 #include "common/check.h"
 #include "pairwise/cuda/hopper/sums.cuh"
+#include "pairwise/cuda/sigmoid.cuh"
 
 namespace sslspec::cuda {
 
 void pairwise_weights_sm90a(const HopperWeights& p) {
+  emulator::launches().push_back("pairwise_weights_sm90a");
   const auto *x = static_cast<const __nv_bfloat16*>(p.x), *y = static_cast<const __nv_bfloat16*>(p.y);
   for (int64_t i = 0; i < p.rows; ++i)
     for (int64_t j = 0; j < p.m; ++j) {
@@ -22,6 +24,29 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
       if (*p.kind == kOneExponential) w += p.y_factor != nullptr ? p.y_factor[j] * std::exp2(power) : 0.0;
       if (*p.kind == kTwoExponentials) w += p.y_factor[j] * std::exp2(dot * p.c[i] - p.y_shift[j]);
       static_cast<__nv_bfloat16*>(p.out)[i * p.pitch + j] = __float2bfloat16(static_cast<float>(w));
+    }
+}
+
+// The sums of the tile's rows by warp, as the accumulator of a warpgroup has them.
+void pairwise_sigmoid_sm90a(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums) {
+  emulator::launches().push_back("pairwise_sigmoid_sm90a");
+  const auto *x = static_cast<const __nv_bfloat16*>(p.x.data), *y = static_cast<const __nv_bfloat16*>(p.y.data);
+  const float scale = number_or(p.scale, p.number), bias = number_or(p.bias, p.offset);
+  const int64_t m = p.y.shape[0], columns = ceil_div(m, 128);
+  for (int64_t k = 0; k < ceil_div(w.rows, 128) * columns * kSigmoidSlots; ++k) sums[k] = {0, 0, 0};
+  for (int64_t r = 0; r < w.rows; ++r)
+    for (int64_t j = 0; j < m; ++j) {
+      const int64_t i = w.row0 + r;
+      double dot = 0;
+      for (int64_t k = 0; k < p.x.shape[1]; ++k)
+        dot += double(__bfloat162float(x[i * p.x.stride[0] + k])) * __bfloat162float(y[j * p.y.stride[0] + k]);
+      const float factor = p.row_factor == nullptr ? 1.0f : p.row_factor[i], product = static_cast<float>(dot);
+      const SigmoidPair pair = i == j ? positive_pair(product * scale + bias) : negative_pair(product * scale + bias);
+      SigmoidTotals totals;
+      totals.add(pair, factor, product);
+      SigmoidSums& slot = sums[(r / 128 * columns + j / 128) * kSigmoidSlots + r % 64 / 16];
+      slot.value += totals.value, slot.weight += totals.weight, slot.product += totals.product;
+      static_cast<__nv_bfloat16*>(w.data)[r * w.pitch + j] = __float2bfloat16(factor * pair.weight);
     }
 }
 

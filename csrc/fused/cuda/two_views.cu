@@ -13,12 +13,14 @@ DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : c
 // The workspace of a pass, laid out; base == nullptr only counts. T: the dtype of the statistics.
 template <typename T>
 struct ViewBuffers {
-  T *losses, *factors;         // forward: the loss of every anchor; backward: w, at the beginning
+  T* factors;        // backward of single losses: w, at the beginning
+  double* partials;  // forward: sums of losses
+  unsigned* counter;
   Partial *x_parts, *y_parts;  // forward, float32: of the first operand (or the stacked rows), of the second
   Partial* tile_sums;
-  Weight* weights[2];  // backward from here on; of both operands, each at 16 bytes (bulk copies) unless stacked
+  Weight* weights[2];  // backward from here on, of single losses: of both operands
   T *scale_parts, *product;
-  float* split;
+  float* parts[2];  // of the products of both operands, or null
   int64_t size = 0;
 
   ViewBuffers(T* base, int64_t n, int64_t width, DType dtype, ViewForm form, bool backward, bool own_product) {
@@ -30,8 +32,14 @@ struct ViewBuffers {
     constexpr bool kFloat = std::is_same_v<T, float>;
     const int64_t real = sizeof(T), count = form == ViewForm::stacked ? 2 * n : n;  // rows of the problem
     const bool columns = form == ViewForm::both;
-    losses = factors = take(2 * n * real);
-    x_parts = y_parts = nullptr, tile_sums = nullptr, split = nullptr, weights[0] = weights[1] = nullptr,
+    factors = nullptr, partials = nullptr, counter = nullptr;
+    if (backward) {
+      factors = take(2 * n * real);
+    } else {
+      partials = reinterpret_cast<double*>(take(ceil_div(2 * n, kViewThreads) * int64_t{sizeof(double)}));
+      counter = reinterpret_cast<unsigned*>(take(sizeof(unsigned)));
+    }
+    x_parts = y_parts = nullptr, tile_sums = nullptr, parts[0] = parts[1] = nullptr, weights[0] = weights[1] = nullptr,
     scale_parts = product = nullptr;
     if (!backward && kFloat) {
       const PairwiseGrid grid(count, count);
@@ -51,7 +59,30 @@ struct ViewBuffers {
     else if (base != nullptr)
       weights[1] = weights[0] + n;
     const int64_t splits = pairwise_chained_splits(count, count);
-    if (splits > 1) split = reinterpret_cast<float*>(take(splits * count * (width + 2) * 4));
+    if (splits == 1) return;
+    parts[0] = reinterpret_cast<float*>(take(splits * count * (width + 2) * 4));
+    if (form != ViewForm::stacked)
+      parts[1] = reinterpret_cast<float*>(take(splits * count * (width + 2) * 4));
+    else if (base != nullptr)
+      parts[1] = parts[0] + n * (width + 2);
+  }
+};
+
+// What the backward pass of one number reads of `stats`, behind the bounds: w, and in float32 the weights of both
+// operands, each at 16 bytes (bulk copies) unless stacked.
+template <typename T>
+struct KeptWeights {
+  T* factors;
+  Weight* weights[2];
+  int64_t size;
+
+  KeptWeights(T* base, int64_t n, bool stacked) {
+    const auto aligned = [](int64_t elements) { return (elements + 3) / 4 * 4; };
+    const int64_t begin = 7 * n + 8 * ceil_div(n, kBoundRows), first = aligned(begin + 2 * n),
+                  second = stacked ? first + 2 * n : first + aligned(2 * n);
+    factors = base + begin;
+    weights[0] = reinterpret_cast<Weight*>(base + first), weights[1] = reinterpret_cast<Weight*>(base + second);
+    size = first + aligned(2 * n) + aligned(2 * n);
   }
 };
 
@@ -62,7 +93,7 @@ struct Views {
   int64_t n, d, width, stream;
   DType dtype, multiplied, real;  // of z, of what is multiplied, of the statistics
   int device;
-  bool fast;
+  bool fast, keeps;  // keeps: of one number, whose weights stay in `stats`
 
   Views(const ViewInputs& in, const Run& run, bool fast)
       : in(in), form(static_cast<ViewForm>(in.form)), n(in.z1.shape[0]), d(in.z1.shape[1]), width(in.u.shape[1]),
@@ -81,7 +112,9 @@ struct Views {
     const bool fits = !in.unit && dtype == multiplied && width == d && at_16_bytes(in.z1) && at_16_bytes(in.z2);
     SSLSPEC_CHECK(copied() ? in.u.stride[0] == width : fits, kOp,
                   ": rows must be copied to u (contiguous) unless they are multiplied as they are");
-    check_vector(kOp, "stats", in.stats, 7 * n + 8 * ceil_div(n, kBoundRows) + 1, real, device);
+    const int64_t single = 7 * n + 8 * ceil_div(n, kBoundRows) + 1;
+    keeps = in.stats.shape[0] != single;
+    check_vector(kOp, "stats", in.stats, keeps ? two_views_stats_size(n, true) : single, real, device);
   }
 
   bool stacked() const { return form == ViewForm::stacked; }
@@ -126,6 +159,10 @@ struct Views {
             reinterpret_cast<BlockBound*>(p + 7 * n)};
   }
   template <typename T>
+  KeptWeights<T> kept() const {
+    return {in.stats.as<T>(), n, stacked()};
+  }
+  template <typename T>
   BlockBound* bounds(int o) const {
     return stats<T>().bounds + (stacked() ? 0 : o * ceil_div(n, kBoundRows));
   }
@@ -162,6 +199,7 @@ struct Views {
     return p;
   }
   dim3 by_pair() const { return dim3(static_cast<unsigned>(ceil_div(n, kViewWarps))); }
+  dim3 by_bound() const { return dim3(static_cast<unsigned>(ceil_div(n, kBoundRows))); }
   dim3 by_row() const { return dim3(static_cast<unsigned>(ceil_div(2 * n, kViewThreads))); }
 };
 
@@ -172,24 +210,21 @@ bool wide(const TensorView& t) {  // in packs of 16 bytes?
 }
 
 template <typename T>
-void launch_factors(const Views& v, const ViewBuffers<T>& w, const TensorView& grad, double weight) {
-  v.check_loss("grad", grad);
-  LossGradient<T> above = {grad.as<T>(), {0, 0}, static_cast<T>(v.columns() ? 0.5 : 1.0)};
-  if (grad.ndim == 0)
-    above.weight *= static_cast<T>(weight);
-  else
-    above.stride[0] = v.stacked() ? grad.stride[0] : 0, above.stride[1] = grad.stride[grad.ndim - 1];
+void launch_factors(const Views& v, const ViewBuffers<T>& w, const TensorView& grad) {
+  const LossGradient<T> above = {grad.as<T>(),
+                                 {v.stacked() ? grad.stride[0] : 0, grad.stride[grad.ndim - 1]},
+                                 static_cast<T>(v.columns() ? 0.5 : 1.0)};
   launch("two_views_factors", views_factor_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
          v.form != ViewForm::rows, pairs_of(v.problem<T>(0)), above, w.factors, w.weights[0], w.weights[1]);
 }
 
-// c W y of operand o
+// c W y of operand o; or parts of W y where there are some, for the pass through the normalisation
 template <typename T>
-void multiply(const Views& v, const ViewBuffers<T>& w, int o, T* product) {
+void multiply(const Views& v, const T* factors, Weight* const (&weights)[2], int o, T* product, float* parts) {
   const PairwiseProblem p = v.problem<T>(o);
   const bool of_rows = v.form != ViewForm::rows || o == 0, of_columns = v.form != ViewForm::rows || o == 1;
   if constexpr (std::is_same_v<T, double>) {
-    const double *negatives = v.stats<double>().negatives, *factors = w.factors;
+    const double* negatives = v.stats<double>().negatives;
     const int64_t x = o * v.n, y = v.stacked() ? 0 : (1 - o) * v.n;
     pairwise_backward_f64(p, negatives + x, of_rows ? factors + x : nullptr, negatives + y,
                           of_columns ? factors + y : nullptr, product, nullptr, nullptr);
@@ -197,10 +232,10 @@ void multiply(const Views& v, const ViewBuffers<T>& w, int o, T* product) {
     SSLSPEC_CHECK(pairwise_chained_fits(v.width, v.multiplied, device_shared_limit(v.device)), kOp,
                   ": the chained backward takes at most 256 columns, got ", v.width);
     PairwiseBackward back{};
-    back.x_weights = of_rows ? w.weights[o] : nullptr,
-    back.y_weights = of_columns ? w.weights[v.stacked() ? 0 : 1 - o] : nullptr;
-    back.grad = product, back.grad_f32 = true;
-    back.parts = w.split, back.splits = pairwise_chained_splits(v.count(), v.count());
+    back.x_weights = of_rows ? weights[o] : nullptr;
+    back.y_weights = of_columns ? weights[v.stacked() ? 0 : 1 - o] : nullptr;
+    back.parts = parts, back.splits = pairwise_chained_splits(v.count(), v.count());
+    back.grad = back.splits > 1 ? nullptr : product, back.grad_f32 = true;
     pairwise_chained(p, back);
   }
 }
@@ -213,12 +248,18 @@ void statistics(const Views& v, const ViewBuffers<T>& w) {
     pairwise_forward_f64(p, negatives);
     if (v.columns()) pairwise_forward_f64(v.problem<double>(1), negatives + v.n);
   } else {
-    if (!v.in.unit) pairwise_bounds(p);
     pairwise_statistics(p, w.x_parts, w.y_parts, w.tile_sums);
   }
 }
 
 }  // namespace
+
+int64_t two_views_stats_size(int64_t n, bool number) {
+  // without copies of the weights that lie behind each other: those of stacked views take as much
+  return number ? KeptWeights<float>(nullptr, n, false).size + 1 : 7 * n + 8 * ceil_div(n, kBoundRows) + 1;
+}
+
+int64_t two_views_vectors_size(int64_t rows) { return pairwise_vectors_size(rows, rows); }
 
 int64_t two_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product) {
   const auto type = static_cast<DType>(dtype);
@@ -235,6 +276,7 @@ void two_views_forward(const ViewInputs& views, TensorView scale, double number,
   SSLSPEC_CHECK(
       loss.ndim == 0 || v.n <= 1 || (loss.stride[loss.ndim - 1] == 1 && (loss.ndim == 1 || loss.stride[0] == v.n)), kOp,
       ": loss must be contiguous");
+  SSLSPEC_CHECK(v.keeps == (loss.ndim == 0), kOp, ": stats are those of another reduction");
   const DeviceGuard guard(v.device);
   dispatch_rows(kOp, v.dtype, [&](auto rows) {
     using Z = typename decltype(rows)::type;
@@ -242,36 +284,66 @@ void two_views_forward(const ViewInputs& views, TensorView scale, double number,
     constexpr int kPack = 16 / sizeof(Z);
     const ViewBuffers<T> w = v.buffers<T>(run.workspace, false, false);
     const bool packed = wide<Z>(views.z1) && wide<Z>(views.z2) && (!v.copied() || wide<Multiplied<Z>>(views.u));
-    launch("two_views_unit", packed ? views_unit_kernel<Z, kPack> : views_unit_kernel<Z, 1>, v.by_pair(), kViewThreads,
-           0, v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number));
+    const auto unit = packed       ? views.unit ? views_unit_kernel<Z, kPack, true> : views_unit_kernel<Z, kPack, false>
+                            : views.unit ? views_unit_kernel<Z, 1, true>
+                                   : views_unit_kernel<Z, 1, false>;
+    launch("two_views_unit", unit, views.unit ? v.by_pair() : v.by_bound(), views.unit ? kViewThreads : kBoundThreads,
+           0, v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number), w.counter);
     statistics<T>(v, w);
-    T* losses = loss.ndim == 0 ? w.losses : loss.as<T>();
     const PairwiseGrid grid(v.count(), v.count());
-    launch("two_views_loss", views_loss_kernel<T>, v.by_row(), kViewThreads, 0, v.stream, v.stats<T>(), v.n,
-           v.stacked(), v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, losses);
-    if (loss.ndim == 0)
-      launch("two_views_sum", views_sum_kernel<T>, dim3(1), kSumThreads, 0, v.stream, losses, v.count(), weight,
-             loss.as<T>());
+    LossTotal<T> total{};
+    if (v.keeps) {
+      const KeptWeights<T> kept = v.kept<T>();
+      const bool weights = v.real == DType::f32;
+      total = {loss.as<T>(), weight, w.partials, w.counter, kept.factors, {}};
+      if (weights) total.weights[0] = kept.weights[0], total.weights[1] = kept.weights[1];
+    }
+    const dim3 blocks(static_cast<unsigned>(ceil_div(v.count(), kViewThreads)));
+    launch("two_views_loss", views_loss_kernel<T>, blocks, kViewThreads, 0, v.stream, v.stats<T>(), v.n, v.stacked(),
+           v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, loss.as<T>(),
+           pairs_of(v.problem<T>(0)), total);
   });
 }
 
-void two_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run) {
+void two_views_factors(const ViewInputs& views, TensorView grad, const Run& run) {
   const Views v(views, run, false);
+  v.check_loss("grad", grad);
+  SSLSPEC_CHECK(grad.ndim != 0, kOp, ": the factors of one number are in stats");
   const DeviceGuard guard(v.device);
   if (v.real == DType::f64)
-    launch_factors<double>(v, v.buffers<double>(run.workspace, true, false), grad, weight);
+    launch_factors<double>(v, v.buffers<double>(run.workspace, true, false), grad);
   else
-    launch_factors<float>(v, v.buffers<float>(run.workspace, true, false), grad, weight);
+    launch_factors<float>(v, v.buffers<float>(run.workspace, true, false), grad);
 }
 
-void two_views_backward(const ViewInputs& views, TensorView grad, double weight, const TensorPair& products,
-                        const TensorPair& grad_z, TensorView grad_scale, const Run& run, bool fast) {
+void two_views_weight_rows(const ViewInputs& views, int64_t row0, TensorView weights, const Run& run, bool fast) {
+  const Views v(views, run, fast);
+  SSLSPEC_CHECK(v.keeps && v.real == DType::f32, kOp, ": stats of one number in float32 hold weights");
+  const int pieces = v.multiplied == DType::f32 && weights.dtype == DType::bf16 ? kWeightPieces : 1;
+  const int64_t count = v.count(), rows = weights.shape[0] / pieces;
+  SSLSPEC_CHECK(weights.ndim == 2 && rows * pieces == weights.shape[0] && row0 >= 0 && row0 % 128 == 0 &&
+                    row0 + rows <= count && (rows % 128 == 0 || row0 + rows == count),
+                kOp, ": rows ", row0, " to ", row0 + rows, " must be multiples of 128 or end at ", count);
+  check_matrix(kOp, "weights", weights, pieces * rows, count, pieces == 1 ? v.multiplied : DType::bf16, v.device);
+  check_vector(kOp, "workspace", run.workspace, pairwise_vectors_size(count, count), DType::f32, v.device);
+  const KeptWeights<float> kept = v.kept<float>();
+  PairwiseBackward back{};
+  back.x_weights = kept.weights[0];
+  back.y_weights = v.form == ViewForm::rows ? nullptr : kept.weights[v.stacked() ? 0 : 1];
+  back.vectors = run.workspace.as<float>();
+  pairwise_weights(v.problem<float>(0), back, {row0, rows, weights.data, weights.stride[0], pieces});
+}
+
+void two_views_backward(const ViewInputs& views, TensorView grad, const TensorPair& products, const TensorPair& grad_z,
+                        TensorView grad_scale, const Run& run, bool fast) {
   const Views v(views, run, fast);
   const bool own = !products.first.present(), second_grad = grad_z.second.present();
   v.check_gradient("grad_z1", grad_z.first);
   if (second_grad) v.check_gradient("grad_z2", grad_z.second);
   SSLSPEC_CHECK(second_grad || !v.stacked(), kOp, ": stacked views have both gradients");
   if (grad_scale.present()) v.check_scalar("grad_scale", grad_scale);
+  v.check_loss("grad", grad);
+  SSLSPEC_CHECK(v.keeps == (grad.ndim == 0), kOp, ": stats are those of another reduction");
   SSLSPEC_CHECK(own || products.second.present() == second_grad, kOp, ": the second product goes with grad_z2");
   for (const TensorView& product : {products.first, products.second}) {
     if (!product.present()) continue;
@@ -284,18 +356,30 @@ void two_views_backward(const ViewInputs& views, TensorView grad, double weight,
     using T = Real<Z>;
     constexpr int kPack = 16 / sizeof(Z);
     const ViewBuffers<T> w = v.buffers<T>(run.workspace, true, own);
-    T *first = w.product, *second = w.product + v.n * v.width;
+    const KeptWeights<T> kept = v.kept<T>();
+    const T* factors = v.keeps ? kept.factors : w.factors;
+    ViewGradient<Z> g = {{products.first.as<T>(), products.second.as<T>()},
+                         v.width,
+                         1,
+                         0,
+                         !own && v.keeps,
+                         factors,
+                         v.keeps ? grad.as<T>() : nullptr,
+                         {grad_z.first.as<Z>(), grad_z.second.as<Z>()},
+                         grad_scale.present() ? w.scale_parts : nullptr};
     if (own) {
-      launch_factors<T>(v, w, grad, weight);
-      multiply<T>(v, w, 0, first);
-      if (second_grad && !v.stacked()) multiply<T>(v, w, 1, second);
-    } else {
-      first = products.first.as<T>(), second = products.second.as<T>();
+      if (!v.keeps) launch_factors<T>(v, w, grad);
+      T* product[2] = {w.product, w.product + v.n * v.width};
+      for (int o = 0; o < (second_grad && !v.stacked() ? 2 : 1); ++o)
+        multiply<T>(v, factors, v.keeps ? kept.weights : w.weights, o, product[o], w.parts[o]);
+      if constexpr (std::is_same_v<T, float>)
+        if (w.parts[0] != nullptr) {
+          product[0] = w.parts[0], product[1] = w.parts[1], g.pitch = v.width + 2;
+          g.splits = pairwise_chained_splits(v.count(), v.count()), g.step = v.count() * g.pitch;
+          g.unscaled = true;
+        }
+      g.product[0] = product[0], g.product[1] = second_grad ? product[1] : nullptr;
     }
-    const ViewGradient<Z> g = {{first, second_grad ? second : nullptr},
-                               w.factors,
-                               {grad_z.first.as<Z>(), grad_z.second.as<Z>()},
-                               grad_scale.present() ? w.scale_parts : nullptr};
     const bool packed =
         wide<Z>(views.z1) && wide<Z>(views.z2) && wide<Z>(grad_z.first) && (!second_grad || wide<Z>(grad_z.second));
     launch("two_views_gradient", packed ? views_gradient_kernel<Z, kPack> : views_gradient_kernel<Z, 1>, v.by_pair(),

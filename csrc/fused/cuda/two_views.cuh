@@ -63,28 +63,26 @@ __device__ __forceinline__ T unit_factor(T norm) {  // as torch.nn.functional.no
 
 constexpr int kViewThreads = 256, kViewWarps = kViewThreads / 32;
 
+// Row i of both operands, by a warp: norms, the multiplied rows and their product.
 template <typename Z, int kWidth>
-__global__ void __launch_bounds__(kViewThreads)
-    views_unit_kernel(const __grid_constant__ ViewRows<Z> p, const Real<Z>* scale, Real<Z> number) {
+__device__ __forceinline__ void unit_pair(const ViewRows<Z>& p, int64_t i, Real<Z> (&norm)[2]) {
   using T = Real<Z>;
   using P = Pack<Z, kWidth>;
   using U = Pack<Multiplied<Z>, kWidth>;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kViewWarps + threadIdx.x / 32;
-  if (i >= p.n) return;
   const int lane = threadIdx.x % 32;
   T factor[2] = {1, 1};
 #pragma unroll
   for (int o = 0; o < 2; ++o) {
-    if (!p.unit) break;
     T square = 0;
     for (int64_t c = lane * kWidth; c < p.d; c += 32 * kWidth) {
       const P z = *reinterpret_cast<const P*>(p.z[o] + i * p.ld[o] + c);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) square += widened(z.v[k]) * widened(z.v[k]);
     }
-    const T norm = sqrt(warp_sum(square));
-    factor[o] = unit_factor(norm);
-    if (lane == 0) p.stats.norm[o * p.n + i] = norm, mark_row(p.stats, p.n, p.stacked, o, i);
+    norm[o] = sqrt(warp_sum(square));
+    if (!p.unit) continue;
+    factor[o] = unit_factor(norm[o]);
+    if (lane == 0) p.stats.norm[o * p.n + i] = norm[o];
   }
   T dot = 0;
   for (int64_t c = lane * kWidth; c < p.d; c += 32 * kWidth) {
@@ -103,9 +101,40 @@ __global__ void __launch_bounds__(kViewThreads)
   for (int64_t c = p.d + lane; p.u != nullptr && c < p.width; c += 32)
     p.u[i * p.width + c] = p.u[(p.n + i) * p.width + c] = narrowed<Multiplied<Z>>(0);
   dot = warp_sum(dot);
-  if (lane != 0) return;
-  p.stats.dot[i] = dot;
-  if (i == 0) *p.stats.scale = scale == nullptr ? number : *scale;
+  if (lane == 0) p.stats.dot[i] = dot;
+}
+
+// A warp per pair of rows. Of rows as they are, a block takes those of a bound, whose longest it finds.
+constexpr int kBoundThreads = 1024;
+template <typename Z, int kWidth, bool kUnit>
+__global__ void __launch_bounds__(kUnit ? kViewThreads : kBoundThreads)
+    views_unit_kernel(const __grid_constant__ ViewRows<Z> p, const Real<Z>* scale, Real<Z> number, unsigned* counter) {
+  using T = Real<Z>;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  T norm[2];
+  if constexpr (kUnit) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * kViewWarps + warp;
+    if (i < p.n) {
+      unit_pair<Z, kWidth>(p, i, norm);
+      for (int o = 0; o < 2 && lane == 0; ++o) mark_row(p.stats, p.n, p.stacked, o, i);
+    }
+  } else {
+    constexpr int kWarps = kBoundThreads / 32;
+    __shared__ float slots[kWarps];
+    const int64_t first = static_cast<int64_t>(blockIdx.x) * kBoundRows;
+    float longest[2] = {0, 0};
+    for (int64_t i = first + warp; i < first + kBoundRows && i < p.n; i += kWarps) {
+      unit_pair<Z, kWidth>(p, i, norm);
+      for (int o = 0; o < 2; ++o) longest[o] = max_nan(longest[o], static_cast<float>(norm[o]));
+    }
+    for (int o = 0; o < 2; ++o) {
+      const float all = block_max<kWarps>(longest[o], slots);
+      if (threadIdx.x == 0) p.stats.bounds[o * ceil_div(p.n, kBoundRows) + blockIdx.x] = {all, all, 0, 0};
+    }
+  }
+  if (blockIdx.x != 0 || threadIdx.x != 0) return;
+  *p.stats.scale = scale == nullptr ? number : *scale;
+  if (counter != nullptr) *counter = 0;
 }
 
 __device__ __forceinline__ double softplus(double x) { return fmax(x, 0.0) + log1p(exp(-fabs(x))); }
@@ -120,21 +149,79 @@ struct ViewParts {
   int64_t slots;
 };
 
+// Of the losses as one number, and what the backward pass needs of the statistics but for the factor from above.
+template <typename T>
+struct LossTotal {
+  T* loss;           // null: the losses of the anchors are asked for, and there is nothing else here
+  double weight;     // of a loss
+  double* partials;  // one for each block of anchors
+  unsigned* counter;
+  T* factors;          // [2n] the gradients of the negatives
+  Weight* weights[2];  // of both operands; float32
+};
+
+// weight times the sum over all blocks of x over its threads: the block that ends last adds up in the order of the
+// blocks.
+template <typename T>
+__device__ __forceinline__ void add_up(double x, const LossTotal<T>& total) {
+  __shared__ double slots[kViewWarps];
+  __shared__ bool last;
+  const auto block_sum = [&](double value) {
+    value = warp_sum(value);
+    if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = value;
+    __syncthreads();
+    double sum = 0;
+    for (int w = 0; w < kViewWarps; ++w) sum += slots[w];
+    __syncthreads();
+    return sum;
+  };
+  const double own = block_sum(x);
+  if (threadIdx.x == 0) {
+    total.partials[blockIdx.x] = own;
+    __threadfence();
+    last = atomicAdd(total.counter, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  if (!last) return;
+  const volatile double* partials = total.partials;
+  double all = 0;
+  for (unsigned b = threadIdx.x; b < gridDim.x; b += kViewThreads) all += partials[b];
+  all = block_sum(all);
+  if (threadIdx.x == 0) *total.loss = static_cast<T>(total.weight * all);
+}
+
 // Stacked: a loss for each of the 2n rows. Otherwise n: of the rows, or the mean of rows and columns.
 template <typename T>
 __global__ void __launch_bounds__(kViewThreads)
     views_loss_kernel(ViewStats<T> stats, int64_t n, bool stacked, bool columns, ViewParts by_row, ViewParts by_column,
-                      T* out) {
+                      T* out, const __grid_constant__ Pairs pairs, const __grid_constant__ LossTotal<T> total) {
+  __shared__ float slots[kViewWarps];
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kViewThreads + threadIdx.x, anchors = stacked ? 2 * n : n;
-  if (i >= anchors) return;
-  const T positive = *stats.scale * stats.dot[i < n ? i : i - n];
-  if (by_row.parts != nullptr) stats.negatives[i] = merged_log(by_row.parts, by_row.slots, anchors, i);
-  T loss = softplus(stats.negatives[i] - positive);
-  if (columns) {
-    if (by_column.parts != nullptr) stats.negatives[n + i] = merged_log(by_column.parts, by_column.slots, n, i);
-    loss = (loss + softplus(stats.negatives[n + i] - positive)) / 2;
+  const bool keeps = total.loss != nullptr;
+  const float limit = keeps && total.weights[0] != nullptr ? logit_limit<kViewWarps>(pairs, slots) : 0.0f;
+  const T each = static_cast<T>(columns ? total.weight / 2 : total.weight);
+  // the loss of the statistic `at` of anchor k; its factor and weight
+  const auto loss_of = [&](int64_t at, int64_t k, ViewParts from, int64_t size, T positive) {
+    if (from.parts != nullptr) stats.negatives[at] = merged_log(from.parts, from.slots, size, k);
+    const T x = stats.negatives[at] - positive;
+    if (keeps) {
+      const T factor = each * static_cast<T>(sigmoid(x));
+      total.factors[at] = factor;
+      if constexpr (std::is_same_v<T, float>)
+        if (total.weights[0] != nullptr)
+          total.weights[at < n ? 0 : 1][at < n ? at : at - n] = row_weight(limit, stats.negatives[at], factor);
+    }
+    return static_cast<T>(softplus(x));
+  };
+  T loss = 0;
+  if (i < anchors) {
+    const T positive = *stats.scale * stats.dot[i < n ? i : i - n];
+    loss = loss_of(i, i, by_row, anchors, positive);
+    if (columns) loss = (loss + loss_of(n + i, i, by_column, n, positive)) / 2;
+    if (!keeps) out[i] = loss;
+    if (keeps && !stacked && !columns) total.factors[n + i] = 0;
   }
-  out[i] = loss;
+  if (keeps) add_up(static_cast<double>(loss), total);
 }
 
 // out = weight times the sum of n values: one block, in an order that n alone decides
@@ -182,10 +269,13 @@ __global__ void __launch_bounds__(kViewThreads)
 
 template <typename Z>
 struct ViewGradient {
-  const Real<Z>* product[2];  // [n, width] c W u
-  const Real<Z>* factors;     // [2n]
-  Z* grad[2];                 // [n, d]; the second may be null, with its product
-  Real<Z>* scale_parts;       // [n], or null
+  const Real<Z>* product[2];    // [n, width] c W u, or `splits` parts of it
+  int64_t pitch, splits, step;  // of a row, how many parts, from one to the next
+  bool unscaled;                // W u
+  const Real<Z>* factors;       // [2n]
+  const Real<Z>* above;         // the factor of all of it, or null: 1
+  Z* grad[2];                   // [n, d]; the second may be null, with its product
+  Real<Z>* scale_parts;         // [n], or null
 };
 
 template <typename Z, int kWidth>
@@ -204,9 +294,14 @@ __global__ void __launch_bounds__(kViewThreads)
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       x[k] = widened(z.v[k]) * factor[o];
-      product[k] = g.product[o] == nullptr ? T(0) : g.product[o][i * p.width + c + k];
+      product[k] = T(0);
+      if (g.product[o] == nullptr) continue;
+      const T* part = g.product[o] + i * g.pitch + c + k;
+      for (int64_t split = 0; split < g.splits; ++split) product[k] += part[split * g.step];
+      if (g.unscaled) product[k] *= scale;
     }
   };
+  const T above = g.above == nullptr ? T(1) : *g.above;
   T along[2] = {0, 0};
 #pragma unroll
   for (int o = 0; o < 2; ++o) {
@@ -219,7 +314,7 @@ __global__ void __launch_bounds__(kViewThreads)
     along[o] = warp_sum(along[o]);
   }
   if (g.scale_parts != nullptr && lane == 0)  // both operands have the same sum over rows, stacked they have all of it
-    g.scale_parts[i] = (p.stacked ? (along[0] + along[1]) / 2 : along[0]) / scale - of_pair * dot;
+    g.scale_parts[i] = above * ((p.stacked ? (along[0] + along[1]) / 2 : along[0]) / scale - of_pair * dot);
   for (int64_t c = lane * kWidth; c < p.d; c += 32 * kWidth) {
     T x[2][kWidth], product[2][kWidth];
 #pragma unroll
@@ -232,7 +327,7 @@ __global__ void __launch_bounds__(kViewThreads)
       P out;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k)
-        out.v[k] = narrowed<Z>(factor[o] * (product[o][k] - scale * of_pair * x[1 - o][k] - off * x[o][k]));
+        out.v[k] = narrowed<Z>(above * factor[o] * (product[o][k] - scale * of_pair * x[1 - o][k] - off * x[o][k]));
       *reinterpret_cast<P*>(g.grad[o] + i * p.d + c) = out;
     }
   }

@@ -22,12 +22,15 @@ enum class ViewForm { stacked = 0, rows = 1, both = 2 };
 // own_product: the backward pass is given none.
 int64_t two_views_workspace_size(int64_t n, int64_t width, int dtype, int form, bool backward, bool own_product);
 
+int64_t two_views_stats_size(int64_t n, bool number);  // number: the loss is one, not that of every anchor
+
 struct ViewInputs {
   TensorView z1, z2;  // [n, d], any row stride
   TensorView u;       // out of the forward pass: [2n, width] of bfloat16 for bfloat16 rows, else of the dtype of stats;
                       // [0, width]: the rows are multiplied as they are (which needs them at 16 bytes)
-  TensorView stats;   // out of the forward pass: [7n + 8 ceil(n / 128) + 1], norms (2n), x . y (n), a (2n: rows, then
-                      // columns), ids (2n int32), bounds, and at the end the scale
+  TensorView stats;   // out of the forward pass: [two_views_stats_size], norms (2n), x . y (n), a (2n: rows, then
+                      // columns), ids (2n int32), bounds (8 ceil(n / 128)), where the loss is one number w (2n) for a
+                      // gradient of 1 and the weights of `pairwise` for it, and at the end the scale
   int form;           // ViewForm
   bool unit;
   static constexpr auto fields() {
@@ -40,11 +43,18 @@ void two_views_forward(const ViewInputs& views, TensorView scale, double number,
                        TensorView loss,  // out, [2, n] stacked, else [n]; or []: weight times the sum
                        double weight, const Run& run, bool fast);
 
-// w to the first 2n elements of the workspace. grad: of loss, any strides.
-void two_views_factors(const ViewInputs& views, TensorView grad, double weight, const Run& run);
+// w of the losses of all anchors to the first 2n elements of the workspace. grad: of them, any strides.
+void two_views_factors(const ViewInputs& views, TensorView grad, const Run& run);
 
-void two_views_backward(const ViewInputs& views, TensorView grad, double weight,
-                        const TensorPair& products,  // [n, width] c W y, c W' x for the factors of the workspace,
+// Rows row0.. of the weights W of the rows z1 (stacked: of all rows) against z2 that `stats` of one number hold, as a
+// matrix or in pieces like those of pairwise_weight_rows. The workspace keeps two_views_vectors_size floats from the
+// first chunk on.
+int64_t two_views_vectors_size(int64_t rows);
+void two_views_weight_rows(const ViewInputs& views, int64_t row0, TensorView weights, const Run& run, bool fast);
+
+void two_views_backward(const ViewInputs& views, TensorView grad,
+                        const TensorPair& products,  // [n, width] c W y, c W' x for the factors of two_views_factors,
+                                                     // or W y, W' x for those of stats where grad is one number,
                                                      // or absent: computed here (width <= 256)
                         const TensorPair& grad_z,    // [n, d] out, dtype of z; the second may be absent unless
                                                      // stacked

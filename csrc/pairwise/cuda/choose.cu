@@ -1,6 +1,6 @@
 // Which kernels a problem runs on: those of Hopper (hopper/), where the build and the GPU have them and they are faster,
 // or the portable ones (*_sm80.cu). All such choices are here. For comparisons SSLSPEC_HOPPER in the environment names
-// the one kind of pass that may be Hopper's ("statistics", "sums", "chained", "weights"), or none of them ("portable").
+// the one kind of pass that may be Hopper's ("statistics", "sums", "chained", "weights", "sigmoid"), or none of them ("portable").
 #include <cstdlib>
 #include <cstring>
 
@@ -24,14 +24,15 @@ bool allowed(const char* pass) {
 
 // What all kernels of Hopper ask of the operands and of the current device: TMA has coordinates of 32 bits and strides
 // of 16 bytes.
-bool hopper_operands(const PairwiseProblem& p) {
+bool hopper_rows(const TensorView& x, const TensorView& y) {
   constexpr int64_t kMost = int64_t{1} << 30;
-  for (const TensorView* rows : {&p.x, &p.y}) {
+  for (const TensorView* rows : {&x, &y}) {
     const bool sizes = rows->shape[0] > 0 && rows->shape[0] < kMost && rows->shape[1] > 0;
     if (!sizes || rows->stride[0] <= 0 || rows->stride[0] % 8 != 0) return false;
   }
-  return p.x.dtype == DType::bf16 && p.scale_col == 0 && capability_major() == 9;
+  return x.dtype == DType::bf16 && capability_major() == 9;
 }
+bool hopper_operands(const PairwiseProblem& p) { return p.scale_col == 0 && hopper_rows(p.x, p.y); }
 
 enum class Statistics { portable, sums, tiles };
 
@@ -82,7 +83,7 @@ void pairwise_chained(const PairwiseProblem& p, const PairwiseBackward& b) {
       done = true;
     }
   if (!done) portable_chained(p, b);
-  if (b.splits > 1) pairwise_reduce(p, b);
+  if (b.splits > 1 && b.grad != nullptr) pairwise_reduce(p, b);
 }
 
 void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w) {
@@ -90,6 +91,14 @@ void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const
   if constexpr (kBuilt)
     if (weights_on_hopper(p, b, w)) return hopper_weights(p, b, w);
   portable_weights(p, b, w);
+}
+
+void pairwise_sigmoid(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums) {
+  const DeviceGuard guard(p.device);
+  if constexpr (kBuilt)
+    if (p.y.shape[0] >= 1024 && w.pitch % 8 == 0 && allowed("sigmoid") && hopper_rows(p.x, p.y))
+      return pairwise_sigmoid_sm90a(p, w, sums);
+  portable_sigmoid(p, w, sums);
 }
 
 }  // namespace sslspec::cuda

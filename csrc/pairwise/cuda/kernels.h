@@ -73,7 +73,7 @@ struct PairwiseBackward {
                // scale_col
   float* row_dot;    // [n] x_i . sum_j W_ij y_j, or null
   float* row_total;  // [n] sum_j W_ij (sigmoid), or null
-  float* parts;      // [splits, n, d + 2] when splits > 1
+  float* parts;      // [splits, n, d + 2] when splits > 1; they are not added up where grad is null
   int64_t splits;
   float* vectors;  // [pairwise_vectors_size] for pairwise_weights: the weights as separate arrays
 };
@@ -99,6 +99,23 @@ struct WeightRows {
   int pieces;
 };
 void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w);
+
+// The sigmoid loss of rows x against rows y, pair (i, i) positive and the others negative: for rows row0.. the weights
+// of its gradient as pairwise_weights writes them, row_factor_i sigmoid(s_ij), for a positive less row_factor_i, with
+// s_ij = scale x_i . y_j + bias, and for each tile of 128 x 128, kSigmoidSlots times, sums over its pairs.
+struct SigmoidProblem {
+  TensorView x, y;                         // [n, d], [m, d], rows at multiples of 16 bytes; bfloat16 or float32
+  const float *scale, *bias, *row_factor;  // null: number, offset, 1
+  float number, offset;
+  Precision precision;
+  int device;
+  int64_t stream;
+};
+struct SigmoidSums {
+  float value, weight, product;  // of the loss, of the weights, of the weights times x_i . y_j
+};
+inline constexpr int kSigmoidSlots = 4;
+void pairwise_sigmoid(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums);
 
 int64_t device_shared_limit(int device);
 

@@ -7,22 +7,12 @@
 // into three bfloat16 pieces, W = W1 + W2 + W3: 8 bits each make the 24 of fp32, and library products of the pieces
 // (primitives/_matmul.py) have its accuracy. bfloat16 has the exponents of fp32, but its subnormal numbers end at
 // 2^-133: weights below 2^-110 keep fewer than 24 bits.
-#include <type_traits>
-
 #include "pairwise/cuda/pairs.cuh"
 #include "pairwise/cuda/portable.h"
+#include "pairwise/cuda/weights.cuh"
 
 namespace sslspec::cuda {
 namespace {
-
-template <typename MathMode, int kPieceCount>
-struct WeightsTraits {
-  using Math = MathMode;
-  static constexpr int kPieces = kPieceCount;
-  using Elem = std::conditional_t<kPieces == 1, typename Math::Elem, __nv_bfloat16>;
-  static constexpr int kSpan = 8;
-  static constexpr int kBlocks = sizeof(typename Math::Operand4) > 16 ? 1 : 2;
-};
 
 struct WeightsShared {
   uint32_t mask[TileTraits::kRows * TileTraits::kRows / 32];
@@ -38,34 +28,6 @@ struct WeightsOut {
   int64_t pitch, piece_step, row0;
   bool resident;  // TilePipe::keeps_x
 };
-
-__device__ __forceinline__ void store_pair(__nv_bfloat16* at, float a, float b, bool both, bool aligned) {
-  if (both && aligned) {
-    *reinterpret_cast<__nv_bfloat162*>(at) = __floats2bfloat162_rn(a, b);
-    return;
-  }
-  at[0] = __float2bfloat16(a);
-  if (both) at[1] = __float2bfloat16(b);
-}
-__device__ __forceinline__ void store_pair(float* at, float a, float b, bool both, bool aligned) {
-  if (both && aligned) {
-    *reinterpret_cast<float2*>(at) = make_float2(a, b);
-    return;
-  }
-  at[0] = a;
-  if (both) at[1] = b;
-}
-
-template <typename Traits>
-__device__ __forceinline__ void store_pieces(typename Traits::Elem* at, int64_t step, float a, float b, bool both,
-                                             bool aligned) {
-  store_pair(at, a, b, both, aligned);
-#pragma unroll
-  for (int piece = 1; piece < Traits::kPieces; ++piece) {
-    a -= __bfloat162float(__float2bfloat16(a)), b -= __bfloat162float(__float2bfloat16(b));  // exact
-    store_pair(at + piece * step, a, b, both, aligned);
-  }
-}
 
 template <typename Traits>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)

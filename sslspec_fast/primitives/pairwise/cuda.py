@@ -24,7 +24,7 @@ from ..._seam import _C, CODE, Descriptor, stream, unit_stride, view
 from .._matmul import products_with
 from .common import Logits
 
-__all__ = ["backward", "forward", "gradients"]
+__all__ = ["WeightChunks", "aligned_rows", "backward", "forward", "gradients"]
 
 _Maybe = Descriptor | None
 _WEIGHT_BYTES = 256 << 20
@@ -195,15 +195,33 @@ def _chained(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
     return grad_a, grad_b, row_dot, row_total
 
 
+class WeightChunks:
+    """Room for some rows of the weights W of a and b, and the products with those.
+
+    rows: a slice for each chunk, which begins at a multiple of 128 rows.
+    """
+
+    def __init__(self, a: Tensor, b: Tensor) -> None:
+        n, m = len(a), len(b)
+        self.products = products_with(b)
+        fitting = _WEIGHT_BYTES // max(1, self.products.row_bytes) // 128 * 128
+        most = min(n, self.products.most_rows, _WEIGHT_ROWS, max(128, fitting))
+        pitch = -(-m // 8) * 8  # rows at multiples of 16 bytes
+        size = self.products.pieces * most, pitch
+        self.memory = a.new_empty(size, dtype=self.products.dtype)[:, :m]
+        step = max(most, 1)
+        self.rows = [slice(start, min(start + step, n)) for start in range(0, n, step)]
+
+    def weights(self, chunk: slice) -> Tensor:
+        """The matrix of a chunk, or its pieces one below the other."""
+        return self.memory[: self.products.pieces * (chunk.stop - chunk.start)]
+
+
 def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     a = p.a
     right = a if p.b is None else p.b
-    products = products_with(right)
-    fitting = _WEIGHT_BYTES // max(1, products.row_bytes) // 128 * 128
-    rows = min(p.n, products.most_rows, _WEIGHT_ROWS, max(128, fitting))
-    pieces = products.pieces
-    pitch = -(-p.m // 8) * 8  # rows at multiples of 16 bytes
-    weights = a.new_empty(pieces * rows, pitch, dtype=products.dtype)[:, : p.m]
+    chunks = WeightChunks(a, right)
+    products = chunks.products
     work = p.workspace(above.col is not None, _MATRIX)
     # With the scale in W, nothing has to be multiplied by it afterwards. Rows that were float16 may
     # come with a loss scale, and the factors of W have no room for both.
@@ -215,11 +233,10 @@ def _chunked(p: _Problem, above: _Above) -> tuple[Tensor, Tensor | None, Tensor,
     row_total = p.statistics(p.n if above.bias else 0)
     grad_b = None
     with torch.autocast(a.device.type, enabled=False):
-        for start in range(0, p.n, max(rows, 1)):
-            chunk = slice(start, min(start + rows, p.n))
-            w = weights[: pieces * (chunk.stop - start)]
+        for chunk in chunks.rows:
+            w = chunks.weights(chunk)
             _C.cuda_pairwise_weight_rows(
-                p.logits.view(), *above.views(), start, view(w), p.run(work), p.fast
+                p.logits.view(), *above.views(), chunk.start, view(w), p.run(work), p.fast
             )
             products.times(w, out=wide[chunk])
             if above.bias:

@@ -19,10 +19,11 @@ inline int shared_limit() {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <typename... Params, typename... Args>
-void launch(const char*, void (*kernel)(Params...), dim3 grid, int threads, size_t shared, int64_t,
+void launch(const char* name, void (*kernel)(Params...), dim3 grid, int threads, size_t shared, int64_t,
             const Args&... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
   if (shared > static_cast<size_t>(shared_limit())) throw CudaError("more shared memory than a block may have");
+  emulator::launches().push_back(name);
   emulator::run(grid, threads, shared, [&] { kernel(args...); });
 }
 

@@ -28,6 +28,9 @@ void pairwise_weights_sm90a(const HopperWeights& p);
 // The weights of wide rows as pairwise_weights takes them: vectors for the kernel above, which leaves no pairs out.
 void hopper_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w);
 
+// The sigmoid loss of bfloat16 rows, arguments as of pairwise_sigmoid; x: of the whole problem.
+void pairwise_sigmoid_sm90a(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums);
+
 // Statistics of wide rows: over tiles of 128 x 128 (tile_sums.cuh), rows row0 .. row0 + rows against columns col0 .. m.
 struct HopperStatistics {
   int64_t row0, col0;    // multiples of 128
