@@ -19,6 +19,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from .._checks import choice
+from .._prefixes import prefix_weights
 from ..graph import PairGraph
 from ..losses._catalogue import of_closed_form
 from ._target import Target, checked_array
@@ -233,19 +234,22 @@ def _along_the_ray(
         q = (at[2] - 4 * at[1] + 3 * at[0]) / 12
         p = at[1] - at[0] - q
         return lambda t: at[0] + p * t**2 + q * t**4
+    prefixes = prefix_weights("optimality_gap", hyper["nested"], z.shape[1])
+    tails = np.ones(z.shape[1]) if prefixes is None else np.cumsum(prefixes[::-1])[::-1]
     target = Target(graph)
     uniform = hyper["measure"] == "uniform"
     weight = np.full(target.n, 1 / target.n) if uniform else target.degree / target.volume
     x = z - weight @ z
     c = x.T @ x / (target.n - 1) if uniform else x.T @ (weight[:, None] * x)
-    variance, off = np.diag(c), float((c**2).sum() - (np.diag(c) ** 2).sum())
-    edges = float(((target.degree[:, None] * x - target.matmul(x)) * x).sum())
+    squares = np.minimum(tails[:, None], tails) * c**2  # of all prefixes that have both columns
+    variance, off = np.diag(c), float(squares.sum() - np.diag(squares).sum())
+    edges = float(((target.degree[:, None] * x - target.matmul(x)) * x).sum(0) @ tails)
     edges *= 2 / (target.n if uniform else target.volume)
     alpha, gamma = hyper["variance"], hyper["invariance"]
     beta = alpha if hyper["covariance"] is None else hyper["covariance"]
 
     def along(t: float) -> float:
-        pen = penalty(t**2 * variance, hyper["penalty"], hyper["eps"]).sum()
+        pen = penalty(t**2 * variance, hyper["penalty"], hyper["eps"]) @ tails
         return float(alpha * pen + beta * t**4 * off + gamma * t**2 * edges)
 
     return along

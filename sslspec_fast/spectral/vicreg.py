@@ -7,7 +7,8 @@
 
 with (lambda_k, q_k) the lowest modes of L = D - G and c = (N-1)/N; linear: the pencil
 (X^T L X / N, X^T H X / (N-1)), locality preserving projections; kernel: the same in the kernel's
-feature map. Other penalties and alpha != beta: `filters/vicreg.py`.
+feature map. Other penalties and alpha != beta: `filters/vicreg.py`. ``nested=`` sums the loss over
+prefixes of the columns: every prefix of Z* with R = I is optimal for its own.
 
 Source: Balestriero & LeCun, NeurIPS 2022 (arXiv 2205.11508) for the loss and its link to Laplacian
 eigenmaps; the filter, the other regimes and the minima are derived in docs/closed_forms.md.
@@ -20,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from .._checks import MEASURES, PENALTIES, choice, count
+from .._prefixes import Nested, prefix_weights
 from ._checks import check_positive, check_rank, check_solver
 from ._eigen import laplacian_modes, normalized_modes
 from ._features import Design, design_of
 from ._rows_target import target_of
 from ._target import Target
 from .closed_form import ClosedForm, OutOfSample, package, pad
-from .filters.vicreg import Filter, vicreg_filter
+from .filters.vicreg import Filter, nested_filter, vicreg_filter
 
 __all__ = ["vicreg"]
 
@@ -43,6 +45,7 @@ def vicreg(
     penalty: str = "ls_var",
     measure: str = "uniform",
     eps: float = 0.0,
+    nested: Nested = False,
     features: Any = None,
     kernel: Any = None,
     ridge: float = 0.0,
@@ -57,6 +60,9 @@ def vicreg(
             dense array.
         k: embedding dimensions, at most n (k > n - 1: surplus columns are zero).
         variance, covariance, invariance, penalty, measure, eps: as in ``F.graph_vicreg``.
+        nested: as in ``F.graph_vicreg``, for penalty="ls_var" with covariance >= variance. The
+            embedding is the same with its columns in order, and is then unique up to signs where
+            the eigenvalues are distinct and every prefix has a weight > 0.
         features: (n, d), the linear regime.
         kernel: (n, n), positive semi-definite, the kernel regime.
         ridge: weight of ``|W|_F^2`` (linear) or tr(A^T K A) (kernel), added to ``loss``.
@@ -86,6 +92,7 @@ def vicreg(
         "penalty": penalty,
         "measure": measure,
         "eps": eps,
+        "nested": nested,
         "features": features,
         "kernel": kernel,
         "ridge": ridge,
@@ -104,6 +111,12 @@ def vicreg(
         raise ValueError(f"eps must be below 1 (the target variance), got {eps:g}")
     if target.n < 2:
         raise ValueError(f"graph must have at least 2 nodes for a covariance, got {target.n}")
+    prefixes = prefix_weights("vicreg", nested, k)
+    if prefixes is not None and (penalty != "ls_var" or beta < alpha or ridge > 0):
+        raise ValueError(
+            "nested has a closed form for penalty='ls_var', covariance >= variance and ridge=0, "
+            f"got penalty={penalty!r}, covariance={beta:g}, variance={alpha:g} and ridge={ridge:g}"
+        )
     eps = eps if penalty.endswith("std") else 0.0  # the variance forms have no square root
     solver = check_solver(solver)
     seed = int(solver.get("seed", 0))
@@ -113,6 +126,8 @@ def vicreg(
         raise ValueError(f"ridge needs features= or kernel=, got ridge={ridge:g} without either")
 
     def best(x: Array) -> Filter:
+        if prefixes is not None:
+            return target.alike(nested_filter(x, k, alpha, beta, prefixes))
         return target.alike(vicreg_filter(x, k, alpha, beta, penalty, eps, seed, starts))
 
     if design is not None:

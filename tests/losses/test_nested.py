@@ -91,13 +91,56 @@ def test_the_closed_form_is_the_sum_over_prefixes(hyper):
     assert swapped.angle <= 1e-6
 
 
+@pytest.mark.parametrize(
+    "hyper",
+    [
+        {},
+        {"measure": "degree", "covariance": 2.0, "variance": 0.5},
+        {"features": True},
+        {"invariance": 1.55},  # the last columns are zero
+    ],
+)
+def test_the_closed_form_of_vicreg_is_the_sum_over_prefixes(hyper):
+    graph, x = weighted_graph(20, isolated=False), pair_rows(20, 5)[1].double()
+    hyper = {"invariance": 0.2, **hyper}
+    hyper |= {"features": x} if "features" in hyper else {}
+    found = sf.spectral.vicreg(graph, 4, nested=WEIGHTS, **hyper)
+    parts = [c * sf.spectral.vicreg(graph, m, **hyper).loss for m, c in enumerate(WEIGHTS, 1)]
+    assert found.loss == pytest.approx(sum(parts), rel=1e-11)
+    assert found.info.regime == "nested"
+    options = {key: value for key, value in hyper.items() if key != "features"}
+    options |= {"penalty": "ls_var", "nested": WEIGHTS}
+    at = F.graph_vicreg(found.embedding, graph, **options)
+    assert float(at) == pytest.approx(found.loss, rel=1e-10)
+    gap = sf.spectral.optimality_gap("vicreg", found.embedding, graph, **{**hyper, **options})
+    assert abs(gap.relative_gap) <= 1e-10
+    assert gap.best_scale == pytest.approx(1, abs=1e-5)
+    swapped = sf.spectral.optimality_gap(
+        "vicreg", found.embedding.flip(1), graph, **{**hyper, **options}
+    )
+    assert swapped.relative_gap > 1e-3  # the plain loss does not see the order
+    assert swapped.angle <= 1e-6
+    z = 2 * found.embedding.flip(1)  # the scale that the gap finds is that of the loss
+    off = sf.spectral.optimality_gap("vicreg", z, graph, **{**hyper, **options})
+    losses = [F.graph_vicreg(z * t * off.best_scale, graph, **options) for t in (0.99, 1, 1.01)]
+    assert losses[1] < min(losses[0], losses[2])
+
+
+@pytest.mark.parametrize(
+    "hyper", [{"penalty": "hinge_std"}, {"covariance": 0.5}, {"ridge": 0.1, "features": True}]
+)
+def test_where_nested_vicreg_has_no_closed_form(hyper):
+    hyper |= {"features": torch.eye(20, 4)} if "features" in hyper else {}
+    with pytest.raises(ValueError, match="nested has a closed form for penalty='ls_var'"):
+        sf.spectral.vicreg(weighted_graph(20), 3, nested=True, **hyper)
+
+
 def test_descent_on_nested_vicreg_finds_the_eigenvectors_in_order():
     """Least-squares variances, equal coefficients: every column is that of the closed form."""
     n, k = 18, 3
     graph = weighted_graph(n, isolated=False)
-    best = sf.spectral.vicreg(graph, k, penalty="ls_var", invariance=0.1)
-    every = [sf.spectral.vicreg(graph, m, penalty="ls_var", invariance=0.1) for m in (1, 2, 3)]
-    optimum = np.mean([form.loss for form in every])
+    best = sf.spectral.vicreg(graph, k, invariance=0.1, nested=True)
+    optimum = best.loss
 
     def cost(flat):
         z = torch.from_numpy(flat.reshape(n, k)).requires_grad_()

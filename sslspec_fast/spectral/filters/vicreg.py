@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 
 from .rotation import schur_horn
 
-__all__ = ["Filter", "penalty", "penalty_slope", "vicreg_filter"]
+__all__ = ["Filter", "nested_filter", "penalty", "penalty_slope", "vicreg_filter"]
 
 Array = np.ndarray
 
@@ -122,6 +122,20 @@ def vicreg_filter(
         # a local minimum, as a rule the global one; a search over k x k mixtures would take long
         return min(decorrelated, equal, key=lambda found: found.value)
     return _multistart(p, [decorrelated, equal], seed, starts)
+
+
+def nested_filter(x: Array, k: int, alpha: float, beta: float, weights: list[float]) -> Filter:
+    """The minimum of the weighted sum of value over prefixes of the columns of B, for ls_var and
+    beta >= alpha: the decorrelated optimum, whose first m columns are that of m columns alone.
+    """
+    p = _VicregProblem(np.asarray(x, dtype=np.float64), k, alpha, beta, "ls_var", 0.0)
+    s = _decorrelated(p).s
+    each = np.full(k, alpha)  # of a column of zeros
+    each[: len(s)] = alpha * (s - 1.0) ** 2 + 2.0 * p.x * s
+    value = float(np.cumsum(weights[::-1])[::-1] @ each)
+    mix = np.zeros((len(s), k))
+    np.fill_diagonal(mix, np.sqrt(s))
+    return Filter(s, mix, value, "nested", True, value)
 
 
 def _finish(p: _VicregProblem, mix: Array, regime: str, certified: bool) -> Filter:
