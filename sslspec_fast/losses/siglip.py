@@ -24,11 +24,20 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import is_half, products
+from ..fused.two_views import sigmoid_loss
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import softplus_total
 from ..ranks import world_of
 from ..reference import siglip as reference
-from ._common import Loss, LossOrTerms, reduce_rows, row_weights, run_reference, with_terms
+from ._common import (
+    Loss,
+    LossOrTerms,
+    is_scalar,
+    reduce_rows,
+    row_weights,
+    run_reference,
+    with_terms,
+)
 from ._inputs import prepare_pair
 from .clip import check_output_dict
 from .over_ranks import over_ranks
@@ -87,8 +96,15 @@ def siglip(
         weight=sample_weight,
         scale=("logit_scale", logit_scale),
     )
-    (x, y), scale, weight = pair.rows(), pair.scale_tensor(), pair.weight
-    bias = check.real(op, "logit_bias", logit_bias, x)
+    weight, bias = pair.weight, logit_bias
+    if isinstance(bias, Tensor):
+        bias = check.real(op, "logit_bias", bias, image)
+    else:
+        bias = check.number(op, "logit_bias", bias)
+    if impl == "fused" and is_scalar(pair.scale) and not return_terms:
+        return sigmoid_loss(image, text, pair.scale, bias, reduction, weight)
+    (x, y), scale = pair.rows(), pair.scale_tensor()
+    bias = check.real(op, "logit_bias", bias, x)
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
 
     if impl == "torch":
