@@ -75,8 +75,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("pairwise_one_positive_panel_size", &pairwise_one_positive_panel_size);
   m.def("pairwise_one_positive", &pairwise_one_positive, no_gil);
   m.def("two_views_workspace_size", &two_views_workspace_size);
-  m.def("two_views_forward", &two_views_forward, no_gil);
-  m.def("two_views_backward", &two_views_backward, no_gil);
+  m.def("two_views", &two_views, no_gil);
   m.def("pairwise_prefixes_workspace_size", &pairwise_prefixes_workspace_size);
   m.def("pairwise_prefixes_forward", &pairwise_prefixes_forward, no_gil);
   m.def("pairwise_prefixes_backward", &pairwise_prefixes_backward, no_gil);

@@ -19,7 +19,9 @@ Combination = tuple[float, float, float, float, Maybe, Maybe]
 LeftOut = tuple[Any, ...]  # of pairwise.LeftOut.view()
 Logits = tuple[Any, ...]  # of pairwise.Logits.view()
 PrefixLogits = tuple[Any, ...]
-ViewRows = tuple[View, View, View, Maybe, bool]
+PairedRows = tuple[TensorPair, Maybe, Maybe, float, float, Maybe]
+ViewLoss = tuple[int, bool, bool, bool, float]
+ViewResults = tuple[View, Maybe, TensorPair, Maybe, Maybe]
 GramForm = tuple[Any, ...]
 Radial = tuple[int, float, Maybe, float]
 KernelRows = tuple[View, View, View, int, int]
@@ -100,15 +102,8 @@ def pairwise_one_positive(
     logits: Logits, positive: View, weight: View, rows: View, grad_positive: View,
     grads: TensorPair, panel: View, run: Run, /
 ) -> None: ...
-def two_views_workspace_size(
-    n: int, d: int, dtype: int, half: bool, backward: bool, /
-) -> int: ...
-def two_views_forward(
-    z: TensorPair, scale: View, left: ViewRows, rows: View, run: Run, /
-) -> None: ...
-def two_views_backward(
-    scale: View, left: ViewRows, grad: View, grad_z: View, grad_scale: View, run: Run, /
-) -> None: ...
+def two_views_workspace_size(n: int, d: int, dtype: int, loss: ViewLoss, /) -> int: ...
+def two_views(rows: PairedRows, loss: ViewLoss, out: ViewResults, run: Run, /) -> None: ...
 def pairwise_soft_workspace_size(sizes: tuple[int, int, int, int, int], dtype: int, /) -> int: ...
 def pairwise_soft(
     student: tuple[View, View, Maybe], teacher: tuple[Maybe, Maybe, Maybe],

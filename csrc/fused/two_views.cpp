@@ -6,6 +6,7 @@
 #include "common/dispatch.h"
 #include "fused/cpu/two_views.h"
 #include "pairwise/cpu/bf16.h"
+#include "pairwise/cpu/value_and_grad.h"
 #include "pairwise/pairwise.h"
 #include "simd/team.h"
 
@@ -13,123 +14,185 @@ namespace sslspec {
 namespace {
 
 constexpr const char* kOp = "two_views";
+using cpu::ViewForm;
 
-void check_views(const char* name, const TensorView& t, const TensorView& u, int ndim) {  // [2, n, d] or [2, n]
-  check_dense(kOp, name, t, ndim, u.shape, u.dtype, kCpu);
-  int64_t size = 1;
-  for (int i = ndim - 1; i >= 0; size *= t.shape[i--])
-    SSLSPEC_CHECK(t.shape[i] <= 1 || t.stride[i] == size, kOp, ": ", name, " must be contiguous");
-}
+// `rows` in float or double needs each row's own sum alone: one visit of the logits (pairwise/cpu/value_and_grad.h).
+bool by_panels(const ViewLoss& loss) { return loss.gradient && !loss.half && ViewForm(loss.form) == ViewForm::rows; }
 
-// The workspace, laid out: what is kept per row, then that of `pairwise`.
+// The workspace, laid out; base == nullptr only counts.
 template <typename T>
 struct Workspace {
-  static int64_t rounded(int64_t count) { return (count + 63) / 64 * 64; }
-  int64_t vector, half;  // values of a vector over the rows, of all rows in bfloat16
+  int32_t* ids = nullptr;  // stacked: both views of a sample share its number
+  T *u = nullptr, *norm = nullptr, *negatives = nullptr, *losses = nullptr, *own = nullptr, *along = nullptr,
+    *of_bias = nullptr;
+  uint16_t* half = nullptr;
+  T *products = nullptr, *panel = nullptr, *pairwise = nullptr;
+  int64_t size = 0;
 
-  Workspace(int64_t n, int64_t d, bool half) : vector(rounded(2 * n)), half(half ? rounded(n * d) : 0) {}
-  int64_t before_pairwise() const { return 3 * vector + half; }
+  Workspace(T* base, int64_t n, int64_t d, const ViewLoss& loss) {
+    const auto take = [&](int64_t count) {
+      T* p = base == nullptr ? nullptr : base + size;
+      size += (count + 63) / 64 * 64;
+      return p;
+    };
+    const bool stacked = ViewForm(loss.form) == ViewForm::stacked;
+    const int64_t all = stacked ? 2 * n : n;  // rows of either operand
+    if (stacked) ids = reinterpret_cast<int32_t*>(take(2 * n));
+    if (loss.unit) u = take(2 * n * d), norm = take(2 * n);
+    if (loss.half) half = reinterpret_cast<uint16_t*>(take(n * d));
+    negatives = take(2 * n), losses = take(2 * n);
+    if (loss.gradient) own = take(2 * n), along = take(2 * n), of_bias = take(n);
+    if (loss.gradient && stacked) products = take(2 * n * d);
+    const int kind = static_cast<int>(sizeof(T) == 8 ? DType::f64 : DType::f32);
+    if (by_panels(loss)) panel = take(pairwise_one_positive_panel_size(n, kind));
+    pairwise = take(pairwise_workspace_size(all, all, d, kind, stacked, loss.gradient));
+  }
 };
 
 template <typename T>
 struct Views {
+  const ViewLoss& loss;
   cpu::TwoViewsArgs<T> rows{};
-  cpu::PairwiseArgs<T> pairs{};  // the rows with themselves
-  bool half;
+  cpu::PairwiseArgs<T> pairs{};
+  Workspace<T> w;
 
-  // Checks what both passes share.
-  Views(const TensorView& scale, const ViewRows& left, const Run& run, bool backward) : half(left.half) {
-    const TensorView &u = left.u, &norm = left.norm, &negatives = left.negatives, &kept = left.kept;
-    const TensorView& workspace = run.workspace;
-    const int threads = run.threads;
-    SSLSPEC_CHECK(u.ndim == 3 && u.shape[0] == 2, kOp, ": u must be (2, n, d), got ", shape_text(u));
-    check_views("u", u, u, 3);
-    check_views("norm", norm, u, 2);
-    check_views("negatives", negatives, u, 2);
-    check_dense(kOp, "scale", scale, 0, nullptr, u.dtype, kCpu);
-    if (kept.present()) check_vector(kOp, "kept", kept, 1, DType::i64, kCpu);
-    SSLSPEC_CHECK(!half || (u.dtype == DType::f32 && cpu::bf16_products()), kOp,
-                  ": this processor does not multiply rows of ", u.dtype, " in bfloat16");
-    const int64_t n = u.shape[1], d = u.shape[2];
-    const int64_t size = two_views_workspace_size(n, d, int(u.dtype), half, backward);
-    check_vector(kOp, "workspace", workspace, size, u.dtype, kCpu);
-    const Workspace<T> w(n, d, half);
-    T* const memory = workspace.as<T>();
-    int32_t* const ids = reinterpret_cast<int32_t*>(memory);  // both views of a sample share its number
-    for (int64_t i = 0; i < 2 * n; ++i) ids[i] = static_cast<int32_t>(i % n);
+  Views(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run)
+      : loss(loss), w(run.workspace.as<T>(), in.z.first.shape[0], in.z.first.shape[1], loss) {
+    const int64_t n = in.z.first.shape[0], d = in.z.first.shape[1];
+    const bool stacked = ViewForm(loss.form) == ViewForm::stacked;
+    rows.n = n, rows.d = d, rows.form = ViewForm(loss.form), rows.threads = run.threads;
+    rows.z[0] = in.z.first.as<T>(), rows.ldz[0] = in.z.first.stride[0];
+    rows.z[1] = in.z.second.as<T>(), rows.ldz[1] = in.z.second.stride[0];
+    rows.scale = in.scale.present() ? *in.scale.as<T>() : static_cast<T>(in.number);
+    rows.bias = in.bias.present() ? *in.bias.as<T>() : static_cast<T>(in.offset);
+    rows.weight = in.weight.as<T>(), rows.factor = loss.factor, rows.largest = largest_weight();
+    rows.u = w.u, rows.norm = w.norm, rows.half = w.half, rows.negatives = w.negatives, rows.losses = w.losses;
+    rows.own = w.own, rows.along = w.along, rows.of_bias = w.of_bias;
+    rows.loss = out.loss.as<T>(), rows.samples = out.samples.as<T>(), rows.grad_scale = out.grad_scale.as<T>();
+    rows.grad_bias = out.grad_bias.as<T>();
+    rows.grad_z[0] = out.grad_z.first.as<T>(), rows.grad_z[1] = out.grad_z.second.as<T>();
 
-    rows.n = n, rows.d = d, rows.scale = scale.as<T>(), rows.u = u.as<T>(), rows.norm = norm.as<T>();
-    rows.negatives = negatives.as<T>(), rows.weight = memory + w.vector, rows.along = memory + 2 * w.vector;
-    rows.half = half ? reinterpret_cast<uint16_t*>(memory + 3 * w.vector) : nullptr, rows.threads = threads;
+    for (int64_t i = 0; stacked && i < 2 * n; ++i) w.ids[i] = static_cast<int32_t>(i % n);
+    pairs.n = pairs.m = stacked ? 2 * n : n, pairs.d = d;
+    pairs.a = rows.rows(0), pairs.lda = rows.stride(0);
+    pairs.b = rows.rows(stacked ? 0 : 1), pairs.ldb = rows.stride(stacked ? 0 : 1);
+    pairs.ids_a = pairs.ids_b = w.ids, pairs.skip_self = true;
+    pairs.symmetric = stacked, pairs.columns = rows.form == ViewForm::both, pairs.scale = &rows.scale,
+    pairs.bias = &rows.bias;
+    pairs.row_lse = w.negatives, pairs.col_lse = w.negatives + n;
+    pairs.grad_row = w.own, pairs.grad_col = w.own + n;
+    pairs.grad_a = stacked ? w.products : rows.grad_z[0], pairs.grad_b = stacked ? nullptr : rows.grad_z[1];
+    pairs.workspace = w.pairwise, pairs.threads = run.threads;
+    rows.v[0] = pairs.grad_a, rows.v[1] = stacked ? w.products + n * d : pairs.grad_b;
+    // the panels of a right-hand gradient in T hold the scale (pairwise/cpu/panels.h)
+    rows.applied[0] = 1, rows.applied[1] = stacked || loss.half ? T(1) : rows.scale;
+  }
+  Views(const Views&) = delete;  // pairs points at rows.scale and rows.bias
 
-    pairs.a = pairs.b = rows.u, pairs.lda = pairs.ldb = pairs.d = d, pairs.n = pairs.m = 2 * n;
-    pairs.scale = rows.scale, pairs.ids_a = pairs.ids_b = ids, pairs.skip_self = pairs.symmetric = true;
-    pairs.row_lse = rows.negatives, pairs.grad_row = rows.weight;
-    pairs.workspace = memory + w.before_pairwise(), pairs.kept = kept.as<int64_t>(), pairs.threads = threads;
+  double largest_weight() const {
+    double most = 0;
+    for (int64_t i = 0; rows.weight != nullptr && i < rows.n; ++i)
+      if (double(rows.weight[i]) > most) most = double(rows.weight[i]);
+    return most > 0 && most < __builtin_inf() ? most : 1;
   }
 
-  void multiply(bool backward) {
-    pairs.grad_a = rows.grad_z;
+  cpu::PairwiseBf16Args in_half() const {
+    cpu::PairwiseBf16Args q{pairs, rows.half, rows.half + (pairs.symmetric ? 0 : rows.n * rows.d)};
+    q.lda = q.ldb = rows.d;
+    return q;
+  }
+
+  // Loss and weights of the rows with the products of their gradient.
+  void one_visit() {
+    SSLSPEC_CALL(views_positives<T>, rows);
+    cpu::OnePositiveArgs<T> q{pairs, w.along, w.negatives, w.panel};
+    q.pairwise.row_lse = w.losses, q.pairwise.grad_row = w.own;
+    SSLSPEC_CALL(pairwise_one_positive<T>, q);
+    for (int64_t i = 0; i < rows.n; ++i) w.own[i] = -w.negatives[i];
+  }
+
+  // What `pairwise` makes of the pairs, and the losses of the rows, between statistics and gradient or after both.
+  void multiply() {
+    const auto losses = [&] { SSLSPEC_CALL(views_losses<T>, rows); };
+    const bool softmax = rows.form != ViewForm::sigmoid, gradient = loss.gradient;
+    if (!softmax && gradient) pairs.row_lse = w.of_bias, pairs.row_sum = w.negatives;
 #ifdef SSLSPEC_X86_BF16
     if constexpr (std::is_same_v<T, float>)
-      if (half) {
-        const cpu::PairwiseBf16Args q{pairs, rows.half, rows.half};
-        return backward ? cpu::avx512bf16::pairwise_bf16_backward(q) : cpu::avx512bf16::pairwise_bf16_forward(q);
+      if (loss.half) {
+        using namespace cpu::avx512bf16;
+        const cpu::PairwiseBf16Args q = in_half();
+        if (softmax && gradient) return pairwise_bf16_value_and_grad(q, cpu::Callback::to(losses));
+        (softmax    ? pairwise_bf16_forward
+         : gradient ? pairwise_bf16_sigmoid_backward
+                    : pairwise_bf16_sigmoid_forward)(q);
+        return losses();
       }
 #endif
-    backward ? SSLSPEC_CALL(pairwise_backward<T>, pairs) : SSLSPEC_CALL(pairwise_forward<T>, pairs);
+    if (by_panels(loss)) return one_visit();
+    if (softmax && gradient) return SSLSPEC_CALL(pairwise_value_and_grad<T>, pairs, cpu::Callback::to(losses));
+    if (softmax)
+      SSLSPEC_CALL(pairwise_forward<T>, pairs);
+    else if (gradient)
+      SSLSPEC_CALL(pairwise_sigmoid_backward<T>, pairs);
+    else
+      SSLSPEC_CALL(pairwise_sigmoid_forward<T>, pairs);
+    losses();
+  }
+
+  void run() {
+    SSLSPEC_CALL(views_rows<T>, rows);
+    multiply();
+    SSLSPEC_CALL(views_total<T>, rows);
+    if (loss.gradient) SSLSPEC_CALL(views_gradient<T>, rows);
   }
 };
 
+void check(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run) {
+  const auto& [z1, z2] = in.z;
+  SSLSPEC_CHECK(z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(z1));
+  const int64_t n = z1.shape[0], d = z1.shape[1];
+  const DType kind = z1.dtype;
+  check_matrix(kOp, "z1", z1, n, d, kind, kCpu);
+  check_matrix(kOp, "z2", z2, n, d, kind, kCpu);
+  if (in.scale.present()) check_dense(kOp, "scale", in.scale, 0, nullptr, kind, kCpu);
+  if (in.weight.present()) check_vector(kOp, "weight", in.weight, n, kind, kCpu);
+  if (in.bias.present()) check_dense(kOp, "bias", in.bias, 0, nullptr, kind, kCpu);
+  SSLSPEC_CHECK(0 <= loss.form && loss.form <= 3, kOp, ": form must be 0, 1, 2 or 3, got ", loss.form);
+  SSLSPEC_CHECK(!loss.half || (kind == DType::f32 && cpu::bf16_products()), kOp,
+                ": this processor does not multiply rows of ", kind, " in bfloat16");
+  check_dense(kOp, "loss", out.loss, 0, nullptr, kind, kCpu);
+  if (out.samples.present()) check_vector(kOp, "samples", out.samples, n, kind, kCpu);
+  check_vector(kOp, "workspace", run.workspace, two_views_workspace_size(n, d, int(kind), loss), kind, kCpu);
+  if (!loss.gradient) return;
+  check_dense(kOp, "grad_scale", out.grad_scale, 0, nullptr, kind, kCpu);
+  if (out.grad_bias.present()) check_dense(kOp, "grad_bias", out.grad_bias, 0, nullptr, kind, kCpu);
+  const bool stacked = ViewForm(loss.form) == ViewForm::stacked;
+  for (const bool second : {false, true}) {
+    const TensorView& g = second ? out.grad_z.second : out.grad_z.first;
+    if (second && !stacked && !g.present()) continue;
+    const char* name = second ? "grad_z2" : "grad_z1";
+    check_matrix(kOp, name, g, n, d, kind, kCpu);
+    SSLSPEC_CHECK(n <= 1 || g.stride[0] == d, kOp, ": ", name, " must be contiguous");
+  }
+}
+
 }  // namespace
 
-int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, bool half, bool backward) {
+int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, const ViewLoss& loss) {
   int64_t size = 0;
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    const int64_t pairs =
-        pairwise_workspace_size(2 * n, 2 * n, d, int(half ? DType::bf16 : DType(dtype)), true, backward);
-    size = Workspace<T>(n, d, half).before_pairwise() + pairs;
+    size = Workspace<T>(nullptr, n, d, loss).size;
   });
   return size;
 }
 
-void two_views_forward(const TensorPair& z, TensorView scale, const ViewRows& left, TensorView rows, const Run& run) {
-  const TensorView& u = left.u;
-  dispatch_float(kOp, u.dtype, [&](auto t) {
+void two_views(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run) {
+  check(in, loss, out, run);
+  dispatch_float(kOp, in.z.first.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    Views<T> views(scale, left, run, false);
-    auto& p = views.rows;
-    check_matrix(kOp, "z1", z.first, p.n, p.d, u.dtype, kCpu);
-    check_matrix(kOp, "z2", z.second, p.n, p.d, u.dtype, kCpu);
-    check_views("rows", rows, u, 2);
-    p.z[0] = z.first.as<T>(), p.ldz[0] = z.first.stride[0];
-    p.z[1] = z.second.as<T>(), p.ldz[1] = z.second.stride[0];
-    p.rows = rows.as<T>();
-    cpu::in_team(p.threads, [&] {
-      SSLSPEC_CALL(views_unit_rows<T>, p);
-      views.multiply(false);
-      SSLSPEC_CALL(views_losses<T>, p);
-    });
-  });
-}
-
-void two_views_backward(TensorView scale, const ViewRows& left, TensorView grad, TensorView grad_z,
-                        TensorView grad_scale, const Run& run) {
-  const TensorView& u = left.u;
-  dispatch_float(kOp, u.dtype, [&](auto t) {
-    using T = typename decltype(t)::type;
-    Views<T> views(scale, left, run, true);
-    auto& p = views.rows;
-    check_views("grad", grad, u, 2);
-    check_views("grad_z", grad_z, u, 3);
-    check_dense(kOp, "grad_scale", grad_scale, 0, nullptr, u.dtype, kCpu);
-    p.grad = grad.as<T>(), p.grad_z = grad_z.as<T>(), p.grad_scale = grad_scale.as<T>();
-    cpu::in_team(p.threads, [&] {
-      SSLSPEC_CALL(views_weights<T>, p);
-      views.multiply(true);
-      SSLSPEC_CALL(views_gradient<T>, p);
-    });
+    Views<T> views(in, loss, out, run);
+    cpu::in_team(run.threads, [&] { views.run(); });
   });
 }
 

@@ -28,7 +28,7 @@ from .._seam import _C, stream, view
 from ..primitives import _value_and_grad
 from ..primitives.pairwise import LeftOut, cuda, softplus
 
-__all__ = ["has_sigmoid_loss", "sigmoid_loss"]
+__all__ = ["has_sigmoid_total", "sigmoid_total"]
 
 _SCHEMA = (
     "Tensor x, Tensor y, Tensor? scale, Tensor? bias, Tensor? row_factor, float number,"
@@ -187,8 +187,8 @@ _sigmoid_loss = register_op(
 )
 
 
-def has_sigmoid_loss(x: Tensor, y: Tensor, row_factor: Tensor | None = None) -> bool:
-    """Whether `sigmoid_loss` takes these rows, and makes a gradient of them: on a GPU. The weights
+def has_sigmoid_total(x: Tensor, y: Tensor, row_factor: Tensor | None = None) -> bool:
+    """Whether `sigmoid_total` takes these rows, and makes a gradient of them: on a GPU. The weights
     of rows receive none.
     """
     wanted = _value_and_grad.wanted
@@ -196,7 +196,7 @@ def has_sigmoid_loss(x: Tensor, y: Tensor, row_factor: Tensor | None = None) -> 
     return fits and (wanted(x) or wanted(y))
 
 
-def sigmoid_loss(
+def sigmoid_total(
     x: Tensor,
     y: Tensor,
     scale: float | Tensor,

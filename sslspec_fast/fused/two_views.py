@@ -1,145 +1,143 @@
-r"""Two views of n samples, from the rows to the loss in one operator.
+r"""Losses of two views of n samples, from the rows to the loss in one operator.
 
-With :math:`u = z / \max(\|z\|, \epsilon)` over the 2n stacked rows and p(i) the other view of i,
+With p(i) the other view of row i, c the scale and :math:`s_{ik} = c\, x_i \cdot y_k` of unit rows
+or of the rows as they are,
 
 .. math::
-    \ell_i = \log\bigl(1 + e^{a_i - c\, u_i \cdot u_{p(i)}}\bigr), \qquad
-    a_i = \log \sum_{k \notin \{i, p(i)\}} e^{c\, u_i \cdot u_k},
+    \ell_i = \log\bigl(1 + e^{a_i - s_{i,p(i)}}\bigr), \qquad
+    a_i = \log \sum_k e^{s_{ik}},
 
-the rows of NT-Xent; the losses of InfoNCE and CLIP, which a GPU makes here too, are in
-`csrc/fused/cuda/two_views.h`. The composition of `pairwise.lse_self` with a few torch operations
-gives the same; here all of it is one call of the core, because their dispatch and, on a GPU, their
-launches are what a small batch pays for.
-With :math:`w_i = \bar\ell_i\, \sigma(a_i - c\, u_i \cdot u_{p(i)})`, W the pairwise weights for
-the gradient w, and :math:`v = W u - (w + w_p) \odot u_p`: :math:`\bar u = c\, v`,
-:math:`\bar c = \tfrac12 \langle u, v \rangle`.
+k running over the 2n - 2 rows of the other samples (``"stacked"``: NT-Xent) or over those of the
+other view (``"rows"``: InfoNCE, and ``"both"``, in both directions: CLIP). The composition of
+`pairwise` with a few torch operations gives the same, and is what reduction="none" and a double
+backward take on a CPU; here all of it is one call of the core, because their dispatch and, on a
+GPU, their launches are what a small batch pays for.
+With :math:`w_i = \bar\ell_i\, \sigma(a_i - s_{i,p(i)})`, W the pairwise weights for the gradient w,
+and :math:`v = W y - (w + w_p) \odot y_p`: :math:`\bar x = c\, v`, and :math:`\bar c` the sum of
+:math:`x \cdot v` over the pairs.
 
-Each device has its own operators here, behind one function. With one schema, the CPU would take the
-GPU's options (reduction, form, which gradients) and reduce inside the operator, in Python, what
-autograd reduces in C++: 5 microseconds more for forward and backward of 8 x 16 rows, which take 60.
+Each device has its own operators here, behind one function: a CPU makes the gradients of a mean or
+sum with the loss, while they are in its caches; a GPU makes them in the backward pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._dtypes import computed_dtype, is_half
+from .._dtypes import as_multiplied, computed_dtype, is_half
 from .._register import register_op
-from .._seam import _C, CODE, rounds, threads, unit_stride, view
+from ..primitives import _value_and_grad
 from ..primitives._double_backward import through_composition
-from ..primitives.pairwise import LeftOut, lse, lse_self
-from ..primitives.pairwise.common import keeping, number_of_kept, pair_ids
+from ..primitives.pairwise import LeftOut, lse, lse_self, softplus
+from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows import unit_rows
-from . import two_views_cuda
+from ..primitives.rows.reduced import reduce_rows
+from . import two_views_cpu, two_views_cuda
+from .sigmoid_loss import has_sigmoid_total, sigmoid_total
 
-__all__ = ["has_matched_loss", "matched_loss", "two_view_loss"]
-
-
-# ---- CPU: the loss of every anchor ----
-
-
-def _workspace(u: Tensor, half: bool, backward: bool) -> Tensor:
-    _, n, d = u.shape
-    return u.new_empty(_C.two_views_workspace_size(n, d, CODE[u.dtype], half, backward))
+__all__ = ["matched_loss", "sigmoid_loss", "two_view_loss"]
 
 
-def _threads(z: Tensor) -> int:
-    n, d = z.shape
-    return threads(16.0 * n * n * d)
+def _losses(
+    z1: Tensor,
+    z2: Tensor,
+    scale: float | Tensor,
+    form: str,
+    unit: bool,
+    bias: float | Tensor = 0.0,
+) -> Tensor:
+    """The losses as a composition: (2, n) stacked, else (n,)."""
+    kind, n, half = computed_dtype(z1), z1.shape[0], is_half(z1)
+    x, y = z1.to(kind), z2.to(kind)
+    c, t = (v if isinstance(v, Tensor) else x.new_full((), v) for v in (scale, bias))
+    if form == "stacked":
+        u = unit_rows.unit_rows(torch.cat((x, y)))
+        negatives = lse_self(u, c, pair_ids(n, u.device), half=half).view(2, n)
+        return -F.logsigmoid(c * (u[:n] * u[n:]).sum(1) - negatives)
+    if unit:
+        x, y = unit_rows.unit_rows(x), unit_rows.unit_rows(y)
+    positive, others = c * (x * y).sum(1), LeftOut(self_pairs=True)
+    if form == "sigmoid":
+        a, b = as_multiplied(x, half), as_multiplied(y, half)
+        return softplus(a, b, c, t, others, half=half) - F.logsigmoid(positive + t)
+    row, col = lse(x, y, c, others, cols=form == "both", half=half)
+    losses = -F.logsigmoid(positive - row)
+    if form == "both":
+        losses = 0.5 * (losses - F.logsigmoid(positive - col))
+    return losses
 
 
-def _shapes(z1: Tensor, z2: Tensor, scale: Tensor, half: bool, keep: bool) -> tuple[Tensor, ...]:
-    n, d = z1.shape
-    new = z1.new_empty
-    return new(2, n), new(2, n, d), new(2, n), new(2, n), number_of_kept(z1, keep)
+# ---- CPU: the mean or weighted sum of the losses, and its gradients ----
 
 
-def _body(z1: Tensor, z2: Tensor, scale: Tensor, half: bool, keep: bool) -> tuple[Tensor, ...]:
-    z1, z2 = unit_stride(z1), unit_stride(z2)
-    rows, u, norm, negatives, kept = _shapes(z1, z2, scale, half, keep)
-    half = rounds(half, u.dtype)
-    work = _workspace(u, half, backward=False)
-    left = view(u), view(norm), view(negatives), view(kept) if keep else None, half
-    run = view(work), _threads(z1)
-    _C.two_views_forward((view(z1), view(z2)), view(scale), left, view(rows), run)
-    return rows, u, norm, negatives, kept
+def _total_composed(
+    z1: Tensor,
+    z2: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    weight: Tensor | None,
+    *,
+    numbers: tuple[float, float],
+    mean: bool,
+    kind: Sequence[Any],
+) -> Tensor:
+    (number, offset), (form, unit) = numbers, kind
+    c, t = number if scale is None else scale, offset if bias is None else bias
+    losses = _losses(z1, z2, c, form, unit, t)
+    if weight is None:
+        return losses.mean() if mean else losses.sum()
+    total = (losses * weight).sum()  # the weights of a mean add up to 1
+    return 0.5 * total if mean and form == "stacked" else total
 
 
-def _bwd_shapes(
-    scale: Tensor,
-    u: Tensor,
-    norm: Tensor,
-    negatives: Tensor,
-    half: bool,
-    grad: Tensor,
-    kept: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), scale.new_empty(())
+def _total_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    number, offset, mean, *kind = inputs[5:10]
+    options = {"numbers": (number, offset), "mean": mean, "kind": kind}
+    _value_and_grad.save(ctx, inputs[:5], output, output[1:], **options)
 
 
-def _bwd_body(
-    scale: Tensor,
-    u: Tensor,
-    norm: Tensor,
-    negatives: Tensor,
-    half: bool,
-    grad: Tensor,
-    kept: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    grad, (grad_z, grad_scale) = grad.contiguous(), (u.new_empty(u.shape), scale.new_empty(()))
-    half = rounds(half, u.dtype)
-    work = _workspace(u, half, backward=True)
-    left = view(u), view(norm), view(negatives), view(kept), half
-    run = view(work), _threads(u[0])
-    _C.two_views_backward(view(scale), left, view(grad), view(grad_z), view(grad_scale), run)
-    return grad_z, grad_scale
+def _total_backward(ctx: Any, factor: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return *_value_and_grad.gradient(ctx, factor, _total_composed), *(None,) * 8
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.half, ctx.keep = inputs
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.set_materialize_grads(False)  # zeros for u: a pass over memory
-    ctx.save_for_backward(*tensors, *output[1:])
-
-
-def _backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
-    if grad is None:
-        return (None,) * 5
-    z1, z2, scale, u, norm, negatives, kept = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        return *through_composition(_compose, (z1, z2, scale), [grad]), None, None
-    kept = kept if ctx.keep else None
-    grad_z, grad_scale = _two_view_bwd(scale, u, norm, negatives, ctx.half, grad, kept)
-    return grad_z[0], grad_z[1], grad_scale, None, None
-
-
-def _compose(z1: Tensor, z2: Tensor, scale: Tensor) -> Tensor:
-    n = z1.shape[0]
-    u = unit_rows.unit_rows(torch.cat((z1, z2)))
-    negatives = lse_self(u, scale, pair_ids(n, u.device)).view(2, n)
-    return -F.logsigmoid(scale * (u[:n] * u[n:]).sum(1) - negatives)
-
-
-_two_view_bwd = register_op(
-    "two_views_stacked_backward(Tensor scale, Tensor u, Tensor norm, Tensor negatives, bool half,"
-    " Tensor grad, Tensor? kept) -> (Tensor, Tensor)",
-    cpu=_bwd_body,
+_total = register_op(
+    "two_views_total(Tensor z1, Tensor z2, Tensor? scale, Tensor? bias, Tensor? weight,"
+    " float number, float offset, bool mean, str form, bool unit, bool gradient, bool of_z2,"
+    " bool of_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cpu=two_views_cpu.total,
     cuda=None,
-    fake=_bwd_shapes,
+    fake=two_views_cpu.outputs,
+    backward=_total_backward,
+    setup=_total_setup,
 )
-_two_view = register_op(
-    "two_views_stacked(Tensor z1, Tensor z2, Tensor scale, bool half, bool keep)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    cpu=_body,
-    cuda=None,
-    fake=_shapes,
-    backward=_backward,
-    setup=_setup,
-)
+
+
+def _total_of(
+    z1: Tensor,
+    z2: Tensor,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    mean: bool,
+    weight: Tensor | None,
+    form: str,
+    unit: bool,
+) -> Tensor:
+    c, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
+    t, offset = (bias, 0.0) if isinstance(bias, Tensor) else (None, bias)
+    if weight is not None and mean:
+        weight = weight / weight.sum()
+    wanted = _value_and_grad.wanted
+    of_z2 = wanted(z2)
+    gradient = of_z2 or wanted(z1) or wanted(c) or wanted(t)
+    of_z2 = of_z2 or (gradient and form == "stacked")
+    flags = gradient, of_z2, wanted(weight)
+    out: Tensor = _total(z1, z2, c, t, weight, number, offset, mean, form, unit, *flags)[0]
+    return out
 
 
 # ---- GPU: the losses, their mean or their sum ----
@@ -160,40 +158,14 @@ def _cuda_backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | 
     if torch.is_grad_enabled():
 
         def compose(z1: Tensor, z2: Tensor, scale: Tensor | None) -> Tensor:
-            return _composed_loss(z1, z2, ctx.number if scale is None else scale, *ctx.options)
+            reduction, form, unit = ctx.options
+            losses = _losses(z1, z2, ctx.number if scale is None else scale, form, unit)
+            return reduce_rows(losses, reduction, None)
 
         return *through_composition(compose, (z1, z2, scale), [grad]), *(None,) * 4
     _, of_z2, of_scale, *_ = ctx.needs_input_grad
     first, *rest = _losses_cuda_bwd(z1, z2, u, stats, grad, *ctx.options, of_z2, of_scale)
     return first, rest[0] if of_z2 else None, rest[-1] if of_scale else None, *(None,) * 4
-
-
-def _composed_loss(
-    z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str, form: str, unit: bool
-) -> Tensor:
-    x, y, c = _in_float(z1, z2, scale)
-    if form == "stacked":
-        return _reduced(_compose(x, y, c), reduction)
-    if unit:
-        x, y = unit_rows.unit_rows(x), unit_rows.unit_rows(y)
-    positive = c * (x * y).sum(1)
-    row, col = lse(x, y, c, LeftOut(self_pairs=True), cols=form == "both")
-    losses = -F.logsigmoid(positive - row)
-    if form == "both":
-        losses = 0.5 * (losses - F.logsigmoid(positive - col))
-    return _reduced(losses, reduction)
-
-
-def _in_float(z1: Tensor, z2: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    kind = computed_dtype(z1)
-    c = scale if isinstance(scale, Tensor) else z1.new_full((), scale, dtype=kind)
-    return z1.to(kind), z2.to(kind), c
-
-
-def _reduced(losses: Tensor, reduction: str) -> Tensor:
-    if reduction == "none":
-        return losses
-    return losses.mean() if reduction == "mean" else losses.sum()
 
 
 _losses_cuda_bwd = register_op(
@@ -214,14 +186,13 @@ _losses_cuda = register_op(
 )
 
 
-def has_matched_loss(z: Tensor) -> bool:
-    """Whether `matched_loss`, where row i of z1 and row i of z2 are a pair, is one operator for
-    these rows. On a CPU it is a composition, and InfoNCE has a faster one of its own.
-    """
-    return z.is_cuda
-
-
-def two_view_loss(z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str = "none") -> Tensor:
+def two_view_loss(
+    z1: Tensor,
+    z2: Tensor,
+    scale: float | Tensor,
+    reduction: str = "none",
+    weight: Tensor | None = None,
+) -> Tensor:
     """NT-Xent loss of every anchor, (2, n), or their mean or sum.
 
     Args:
@@ -231,11 +202,9 @@ def two_view_loss(z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str 
         scale: 1 / temperature, a number or a 0-dim tensor of the dtype of the loss, float32
             (float64), which receives a gradient.
         reduction: "none", "mean" or "sum".
+        weight: (n,) of the samples, of the dtype of the loss; mean = sum of w l / sum of w.
     """
-    if z1.is_cuda:
-        return _on_gpu(z1, z2, scale, reduction, "stacked", True)
-    x, y, c = _in_float(z1, z2, scale)
-    return _reduced(_two_view(x, y, c, is_half(z1), keeping(x, y, c))[0], reduction)
+    return _softmax_loss(z1, z2, scale, reduction, weight, "stacked", True)
 
 
 def matched_loss(
@@ -243,6 +212,7 @@ def matched_loss(
     z2: Tensor,
     scale: float | Tensor,
     reduction: str = "none",
+    weight: Tensor | None = None,
     *,
     both: bool,
     unit: bool,
@@ -250,19 +220,52 @@ def matched_loss(
     """Softmax loss of every row of z1 with its row of z2 as the positive, (n,), their mean or sum.
 
     Args:
-        z1, z2, scale, reduction: as above.
+        z1, z2, scale, reduction, weight: as above.
         both: the mean with the loss of every row of z2 (CLIP), else that of z1 alone (InfoNCE).
         unit: normalise the rows.
     """
-    form = "both" if both else "rows"
-    if z1.is_cuda:
-        return _on_gpu(z1, z2, scale, reduction, form, unit)
-    return _composed_loss(z1, z2, scale, reduction, form, unit)
+    return _softmax_loss(z1, z2, scale, reduction, weight, "both" if both else "rows", unit)
 
 
-def _on_gpu(
-    z1: Tensor, z2: Tensor, scale: float | Tensor, reduction: str, form: str, unit: bool
+def sigmoid_loss(
+    z1: Tensor,
+    z2: Tensor,
+    scale: float | Tensor,
+    bias: float | Tensor,
+    reduction: str = "none",
+    weight: Tensor | None = None,
 ) -> Tensor:
-    tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
-    loss: Tensor = _losses_cuda(z1, z2, tensor, number, reduction, form, unit)[0]
-    return loss
+    """SigLIP loss of every row of z1 with all of z2, (n,), their mean or sum; rows as they are.
+
+    Args:
+        z1, z2, reduction, weight: as above.
+        scale, bias: numbers or 0-dim tensors of the dtype of the loss, which receive gradients.
+    """
+    mean = reduction == "mean"
+    if reduction != "none" and has_sigmoid_total(z1, z2, weight):
+        if weight is None:
+            return sigmoid_total(z1, z2, scale, bias, 1.0 / len(z1) if mean else 1.0)
+        return sigmoid_total(z1, z2, scale, bias, 1.0, weight / weight.sum() if mean else weight)
+    if z1.is_cuda or reduction == "none":
+        losses = _losses(z1, z2, scale, "sigmoid", False, bias)
+        return reduce_rows(losses, reduction, weight)
+    return _total_of(z1, z2, scale, bias, mean, weight, "sigmoid", False)
+
+
+def _softmax_loss(
+    z1: Tensor,
+    z2: Tensor,
+    scale: float | Tensor,
+    reduction: str,
+    weight: Tensor | None,
+    form: str,
+    unit: bool,
+) -> Tensor:
+    if z1.is_cuda:
+        tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
+        how = reduction if weight is None else "none"
+        losses = _losses_cuda(z1, z2, tensor, number, how, form, unit)[0]
+        return losses if weight is None else reduce_rows(losses, reduction, weight)
+    if reduction == "none":
+        return reduce_rows(_losses(z1, z2, scale, form, unit), reduction, weight)
+    return _total_of(z1, z2, scale, 0.0, reduction == "mean", weight, form, unit)

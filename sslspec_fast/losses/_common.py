@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from ..primitives import pairwise
+from ..primitives.rows.reduced import reduce_rows as reduce_rows
 from ..ranks.group import Held, world
 
 Terms = dict[str, Tensor]
@@ -125,26 +126,6 @@ def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None, half: bool) -> Tensor
     if scale.dim() == 0:
         return pairwise.lse_self(u, scale, ids, half=half)
     return pairwise.lse(u, u, scale, pairwise.LeftOut(ids, ids, self_pairs=True))[0]
-
-
-def reduce_rows(rows: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
-    """Mean is sum of w l / sum of w."""
-    if weight is not None:
-        rows = rows * weight
-    if reduction == "none":
-        return rows
-    if reduction == "sum":
-        return rows.sum()
-    return rows.mean() if weight is None else rows.sum() / weight.expand_as(rows).sum()
-
-
-def reduced_inside(
-    losses: Callable[[str], Tensor], reduction: str, weight: Tensor | None
-) -> Tensor:
-    """`reduce_rows` of losses("none"); a plain mean or sum is taken where the rows are made."""
-    if weight is None:
-        return losses(reduction)
-    return reduce_rows(losses("none"), reduction, weight)
 
 
 def is_scalar(scale: float | Tensor) -> bool:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import is_half, products
-from ..fused.two_views import has_matched_loss, matched_loss
+from ..fused.two_views import matched_loss
 from ..primitives import pairwise
 from ..ranks import world_of
 from ..reference import clip as reference
@@ -35,7 +35,6 @@ from ._common import (
     dot_with_sum,
     is_scalar,
     reduce_rows,
-    reduced_inside,
     run_reference,
 )
 from ._inputs import prepare_pair
@@ -104,12 +103,8 @@ def clip(
     label_smoothing, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     bias = None if logit_bias is None else check.real(op, "logit_bias", logit_bias, image)
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
-    if plain and has_matched_loss(image) and is_scalar(pair.scale):
-        loss = reduced_inside(
-            lambda how: matched_loss(image, text, pair.scale, how, both=True, unit=False),
-            reduction,
-            weight,
-        )
+    if plain and is_scalar(pair.scale):
+        loss = matched_loss(image, text, pair.scale, reduction, weight, both=True, unit=False)
         return loss if bias is None else loss + 0.0 * bias
     (x, y), scale = pair.rows(), pair.scale_tensor()
     positive = (x * y).sum(1) * scale

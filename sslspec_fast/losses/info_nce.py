@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import is_half, products, widen
-from ..fused.two_views import has_matched_loss, matched_loss
+from ..fused.two_views import matched_loss
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..reference import info_nce as reference
 from ._candidates import (
@@ -46,7 +46,6 @@ from ._common import (
     dot_with_sum,
     is_scalar,
     reduce_rows,
-    reduced_inside,
     row_weights,
     run_reference,
 )
@@ -181,11 +180,9 @@ def info_nce(
     check_default(op, chosen, label_smoothing, tau_plus)
     changed = label_smoothing or tau_plus or margin or filtered or hardness or return_terms
     plain = chosen.only_columns and not changed and negatives is None
-    if impl == "fused" and plain and has_matched_loss(query) and is_scalar(pair.scale):
+    if impl == "fused" and plain and is_scalar(pair.scale):
         c = pair.inverse_scale()
-        return reduced_inside(
-            lambda how: matched_loss(query, key, c, how, both=False, unit=True), reduction, weight
-        )
+        return matched_loss(query, key, c, reduction, weight, both=False, unit=True)
     (q, k), t = pair.rows(), pair.scale_tensor()
     extra = None if shared is None else widen(shared)
 

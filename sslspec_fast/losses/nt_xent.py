@@ -39,7 +39,6 @@ from ._common import (
     dot_with_sum,
     is_scalar,
     reduce_rows,
-    reduced_inside,
     run_reference,
     self_lse,
     two_view_scale,
@@ -110,7 +109,7 @@ def nt_xent(
     plain = impl == "fused" and not (label_smoothing or tau_plus or return_terms)
     if plain and is_scalar(pair.scale):
         c = pair.inverse_scale()
-        loss = reduced_inside(lambda how: two_view_loss(z1, z2, c, how), reduction, weight)
+        loss = two_view_loss(z1, z2, c, reduction, weight)
         return loss.reshape(2 * n) if reduction == "none" else loss
     (x1, x2), t = pair.rows(), pair.scale_tensor()
     scale, anchor_scale = two_view_scale(t.reciprocal(), n)

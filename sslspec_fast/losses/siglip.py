@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import is_half, products
-from ..fused.sigmoid_loss import has_sigmoid_loss, sigmoid_loss
+from ..fused.two_views import sigmoid_loss
 from ..primitives import pairwise
 from ..primitives.pairwise.value_and_grad import softplus_total
 from ..ranks import world_of
@@ -38,7 +38,7 @@ from ._common import (
     run_reference,
     with_terms,
 )
-from ._inputs import Pair, prepare_pair
+from ._inputs import prepare_pair
 from .clip import check_output_dict
 from .over_ranks import over_ranks
 from .over_ranks.sigmoid import SIGLIP
@@ -96,11 +96,15 @@ def siglip(
         weight=sample_weight,
         scale=("logit_scale", logit_scale),
     )
-    weight, plain = pair.weight, impl == "fused" and reduction != "none" and not return_terms
-    if plain and is_scalar(pair.scale) and has_sigmoid_loss(image, text, weight):
-        return _in_one_visit(pair, logit_bias, reduction)
+    weight, bias = pair.weight, logit_bias
+    if isinstance(bias, Tensor):
+        bias = check.real(op, "logit_bias", bias, image)
+    else:
+        bias = check.number(op, "logit_bias", bias)
+    if impl == "fused" and is_scalar(pair.scale) and not return_terms:
+        return sigmoid_loss(image, text, pair.scale, bias, reduction, weight)
     (x, y), scale = pair.rows(), pair.scale_tensor()
-    bias = check.real(op, "logit_bias", logit_bias, x)
+    bias = check.real(op, "logit_bias", bias, x)
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
 
     if impl == "torch":
@@ -120,18 +124,6 @@ def siglip(
         return loss
     on = reduce_rows(positive, reduction, weight)
     return with_terms(loss, {"positive": on, "negative": loss - on})
-
-
-def _in_one_visit(pair: Pair, logit_bias: float | Tensor, reduction: str) -> Tensor:
-    image, text, weight, scale = pair
-    if isinstance(logit_bias, Tensor):
-        bias: float | Tensor = check.real("siglip", "logit_bias", logit_bias, image)
-    else:  # a number stays one, for which nothing is launched
-        bias = check.number("siglip", "logit_bias", logit_bias)
-    mean = reduction == "mean"
-    if weight is None:
-        return sigmoid_loss(image, text, scale, bias, 1 / len(image) if mean else 1.0)
-    return sigmoid_loss(image, text, scale, bias, 1.0, weight / weight.sum() if mean else weight)
 
 
 class SigLIPLoss(Loss):

@@ -77,7 +77,9 @@ def gradient(
         grads = complete(*saved)
         return tuple(g if need else None for g, need in zip(grads, needs, strict=True))
     pairs = zip(grads, needs, strict=True)
-    return tuple(_scaled(grad, factor) if need else None for grad, need in pairs)
+    if _is_one(factor):
+        return tuple(grad if need else None for grad, need in pairs)
+    return tuple(_times(grad, factor) if need else None for grad, need in pairs)
 
 
 def _is_one(factor: Tensor | None) -> bool:
@@ -89,13 +91,6 @@ def _is_one(factor: Tensor | None) -> bool:
     if factor is None or torch.compiler.is_compiling() or not is_plain(factor) or factor.is_cuda:
         return False
     return not graph_is_kept() and factor.item() == 1.0
-
-
-def _scaled(gradient: Tensor, factor: Tensor) -> Tensor:
-    if _is_one(factor):
-        return gradient
-    out: Tensor = _times(gradient, factor)
-    return out
 
 
 def _times_shapes(gradient: Tensor, factor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 import sslspec_fast.functional as F
-from sslspec_fast.fused.sigmoid_loss import sigmoid_loss
+from sslspec_fast.fused.sigmoid_loss import sigmoid_total
 from sslspec_fast.primitives import _matmul
 from sslspec_fast.primitives.pairwise import cuda
 
@@ -163,14 +163,14 @@ def test_second_derivatives() -> None:
 
 def test_strides_do_not_matter_and_nan_stays_visible() -> None:
     z = [x.detach() for x in views(30, 24)]
-    expected = sigmoid_loss(z[0].requires_grad_(), z[1], 5.0, -1.0)
+    expected = sigmoid_total(z[0].requires_grad_(), z[1], 5.0, -1.0)
     shifted = torch.zeros(30, 41)
     shifted[:, 1:25] = z[0].detach()
     for other in (shifted[:, 1:25], z[0].detach().T.contiguous().T):
-        got = sigmoid_loss(other.requires_grad_(), z[1], 5.0, -1.0)
+        got = sigmoid_total(other.requires_grad_(), z[1], 5.0, -1.0)
         torch.testing.assert_close(got, expected)
     z[1][3, 2] = math.nan
-    assert sigmoid_loss(z[0], z[1], 5.0, -1.0).isnan()
+    assert sigmoid_total(z[0], z[1], 5.0, -1.0).isnan()
 
 
 def test_autocast_does_not_reach_inside() -> None:
@@ -186,10 +186,10 @@ def test_autocast_does_not_reach_inside() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_with_numbers_that_change() -> None:
     torch._dynamo.reset()
-    compiled = torch.compile(sigmoid_loss, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(sigmoid_total, fullgraph=True, backend="aot_eager")
     for n, scale in ((9, 5.0), (9, 3.0), (12, 2.0)):
         z = views(n, 8)
-        results = [f(*z, scale, -1.0) for f in (compiled, sigmoid_loss)]
+        results = [f(*z, scale, -1.0) for f in (compiled, sigmoid_total)]
         assert torch.equal(*results)
         grads = [torch.autograd.grad(value, z) for value in results]
         assert all(map(torch.equal, *grads))
@@ -208,6 +208,6 @@ def test_opcheck() -> None:
 def test_the_core_names_what_is_wrong() -> None:
     z = views(9, 8)
     with pytest.raises(ValueError, match="scale must be float32, got float64"):
-        sigmoid_loss(*z, torch.tensor(2.0, dtype=F64), 0.0)
+        sigmoid_total(*z, torch.tensor(2.0, dtype=F64), 0.0)
     with pytest.raises(ValueError, match=r"y must have size 9 in dimension 0, got shape \(8, 8\)"):
-        sigmoid_loss(z[0], z[1][:8], 2.0, 0.0)
+        sigmoid_total(z[0], z[1][:8], 2.0, 0.0)

@@ -229,19 +229,19 @@ void soft_self(Results& out, int64_t n, int64_t d) {
 template <typename T>
 void two_views(Results& out, int64_t n, int64_t d) {
   const int kind = static_cast<int>(dtype_of<T>());
-  const Filled<T> z1({n, d}, 1), z2({n, d}, 2), grad({2, n}, 3);
-  Array<T> scale({}, T(5)), u({2, n, d}), norm({2, n}), negatives({2, n}), rows({2, n}), grad_z({2, n, d}),
-      grad_scale({});
-  Array<int64_t> kept({1});
-  for (const bool half : {false, true}) {
-    if (half && !(std::is_same_v<T, float> && cpu::bf16_products())) continue;
-    const ViewRows left{u, norm, negatives, kept, half};
-    Array<T> work({two_views_workspace_size(n, d, kind, half, false)});
-    two_views_forward({z1, z2}, scale, left, rows, out.with(work));
-    Array<T> more({two_views_workspace_size(n, d, kind, half, true)});
-    two_views_backward(scale, left, grad, grad_z, grad_scale, out.with(more));
-    out.keep(rows, negatives, grad_z, grad_scale);
-  }
+  const Filled<T> z1({n, d}, 1), z2({n, d}, 2), weight({n}, 3);
+  Array<T> scale({}, T(5)), bias({}, T(-1)), loss({}), samples({n}), grad_1({n, d}), grad_2({n, d}), grad_scale({}),
+      grad_bias({});
+  for (const int form : {0, 1, 2, 3})
+    for (const bool half : {false, true})
+      for (const bool gradient : {false, true}) {
+        if (half && !(std::is_same_v<T, float> && cpu::bf16_products())) continue;
+        const ViewLoss options{form, form < 2, half, gradient, 0.5};
+        Array<T> work({two_views_workspace_size(n, d, kind, options)});
+        two_views({{z1, z2}, scale, bias, 1, 0, weight}, options,
+                  {loss, samples, {grad_1, grad_2}, grad_scale, grad_bias}, out.with(work));
+        out.keep(loss, samples, grad_1, grad_2, grad_scale, grad_bias);
+      }
 }
 
 template <typename T>

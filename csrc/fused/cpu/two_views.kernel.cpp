@@ -1,28 +1,27 @@
-// Rows of NT-Xent and their gradient around the symmetric case of `pairwise`: what is done per row here would cost a
-// small batch a dozen operators.
+// Losses of two views and their gradient around `pairwise`: what is done per row here would cost a small batch a dozen
+// operators.
 //
 // Precision policy: norms, normalisation, one softplus per row and the sum over rows in fp64 (a rounded norm would
 // scale all logits of its row); other dot products of a row in T, lane by lane. Rows in bfloat16 are for the products of
-// all pairs alone: positives and the projection use those in T.
-#include <cstring>
-#include <type_traits>
-
+// all pairs alone: positives and the projection use those in T. The weights of those products are bfloat16 then, and
+// most of a peaked softmax are the same multiple of one row's: of 1, which is exact, after a division by the largest.
 #include "fused/cpu/two_views.h"
+
 #include "simd/row_math.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
 template <typename T>
-struct TwoView {
+struct TwoViews {
   const TwoViewsArgs<T>& p;
   RowLength<T> length = RowLength<T>::unit();
 
-  const T* row(int64_t i) const { return p.u + i * p.d; }
+  int view(int64_t i) const { return i >= p.n; }
+  const T* row(int64_t i) const { return p.rows(view(i)) + (i - view(i) * p.n) * p.stride(view(i)); }
   int64_t other(int64_t i) const { return i < p.n ? i + p.n : i - p.n; }
-  double margin(int64_t i) const {
-    return double(p.negatives[i]) - double(*p.scale) * double(row_dot(row(i), row(other(i)), p.d));
-  }
+  double positive(int64_t i) const { return double(p.scale) * double(row_dot(row(i), row(other(i)), p.d)); }
+  double weight(int64_t i) const { return p.weight == nullptr ? 1 : double(p.weight[i - view(i) * p.n]) / p.largest; }
 
   // to nearest, ties to even; NaN of any bits stays NaN
   static uint16_t rounded(float x) {
@@ -30,70 +29,99 @@ struct TwoView {
     std::memcpy(&bits, &x, sizeof(bits));
     return x != x ? uint16_t{0x7fc0} : static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
   }
-  void round_row(int64_t i) const {
+
+  void make_row(int64_t i) const {
+    if (p.u != nullptr) {
+      const T* __restrict z = p.z[view(i)] + (i - view(i) * p.n) * p.ldz[view(i)];
+      T* __restrict u = p.u + i * p.d;
+      const double norm = row_norm(z, p.d), s = length.factor(norm);
+      p.norm[i] = static_cast<T>(norm);
+      for (int64_t k = 0; k < p.d; ++k) u[k] = static_cast<T>(double(z[k]) * s);
+    }
     if (p.half == nullptr) return;
-    for (int64_t k = i * p.d; k < (i + 1) * p.d; ++k) p.half[k] = rounded(static_cast<float>(p.u[k]));
+    const T* __restrict x = row(i);
+    uint16_t* __restrict half = p.half + i * p.d;
+    for (int64_t k = 0; k < p.d; ++k) half[k] = rounded(static_cast<float>(x[k]));
   }
 
-  void unit_row(int64_t i) const {
-    const int view = i >= p.n;
-    const T* __restrict z = p.z[view] + (i - view * p.n) * p.ldz[view];
-    T* __restrict u = p.u + i * p.d;
-    const double norm = row_norm(z, p.d), s = length.factor(norm);
-    p.norm[i] = static_cast<T>(norm);
-    for (int64_t k = 0; k < p.d; ++k) u[k] = static_cast<T>(double(z[k]) * s);
-    round_row(i);
-  }
-
-  void weigh(int64_t i) const {
-    p.weight[i] = static_cast<T>(sigmoid(margin(i)) * double(p.grad[i]));
-    round_row(i);
+  void lose(int64_t i) const {
+    const bool sigmoid_form = p.form == ViewForm::sigmoid;
+    const double margin = (sigmoid_form ? -double(p.bias) : double(p.negatives[i])) - positive(i);
+    p.losses[i] = static_cast<T>(softplus(margin) + (sigmoid_form ? double(p.negatives[i]) : 0));
+    if (p.own != nullptr) p.own[i] = static_cast<T>(sigmoid(margin) * weight(i));
   }
 
   void gradient(int64_t i) const {
-    T* __restrict v = p.grad_z + i * p.d;
-    const T* __restrict u = row(i);
-    const T* __restrict partner = row(other(i));
-    const T both = p.weight[i] + p.weight[other(i)];
-    for (int64_t k = 0; k < p.d; ++k) v[k] -= both * partner[k];
-    p.along[i] = row_dot(u, v, p.d);
-    length.backward(double(p.norm[i]), u, p.along[i], *p.scale, p.d, v);
+    const int64_t at = (i - view(i) * p.n) * p.d;
+    if (p.grad_z[view(i)] == nullptr) return;
+    const T *v = p.v[view(i)] + at, *x = row(i), *y = row(other(i));
+    T* out = p.grad_z[view(i)] + at;
+    const T both = (p.own[i] + p.own[other(i)]) * p.applied[view(i)];
+    const T scale = static_cast<T>(double(p.scale) * p.factor * p.largest / double(p.applied[view(i)]));
+    for (int64_t k = 0; k < p.d; ++k) out[k] = v[k] - both * y[k];
+    p.along[i] = row_dot(x, out, p.d);
+    if (p.u != nullptr)
+      length.backward(double(p.norm[i]), x, p.along[i], scale, p.d, out);
+    else
+      for (int64_t k = 0; k < p.d; ++k) out[k] *= scale;
   }
 };
 
 }  // namespace
 
 template <typename T>
-void views_unit_rows(const TwoViewsArgs<T>& args) {
-  const TwoView<T> views{args};
-  for_rows(2 * args.n, args.threads, [&](int64_t i) { views.unit_row(i); });
+void views_rows(const TwoViewsArgs<T>& args) {
+  const TwoViews<T> views{args};
+  if (args.u != nullptr || args.half != nullptr)
+    for_rows(2 * args.n, args.threads, [&](int64_t i) { views.make_row(i); });
+  for (int64_t i = 0; args.own != nullptr && i < 2 * args.n; ++i)
+    args.own[i] = i < args.anchors() ? static_cast<T>(views.weight(i)) : T(0);
+}
+template <typename T>
+void views_positives(const TwoViewsArgs<T>& args) {
+  const TwoViews<T> views{args};
+  for_rows(args.n, args.threads, [&](int64_t i) { args.along[i] = static_cast<T>(views.positive(i)); });
 }
 template <typename T>
 void views_losses(const TwoViewsArgs<T>& args) {
-  const TwoView<T> views{args};
-  for_rows(2 * args.n, args.threads, [&](int64_t i) { args.rows[i] = static_cast<T>(softplus(views.margin(i))); });
+  const TwoViews<T> views{args};
+  for_rows(args.anchors(), args.threads, [&](int64_t i) { views.lose(i); });
 }
 template <typename T>
-void views_weights(const TwoViewsArgs<T>& args) {
-  const TwoView<T> views{args};
-  for_rows(2 * args.n, args.threads, [&](int64_t i) { views.weigh(i); });
+void views_total(const TwoViewsArgs<T>& args) {
+  double total = 0;
+  for (int64_t i = 0; i < args.n; ++i) {
+    double sum = double(args.losses[i]);
+    if (args.anchors() > args.n) sum += double(args.losses[i + args.n]);
+    if (args.samples != nullptr) args.samples[i] = static_cast<T>(args.factor * sum);
+    total += args.weight == nullptr ? sum : sum * double(args.weight[i]);
+  }
+  *args.loss = static_cast<T>(args.factor * total);
 }
 template <typename T>
 void views_gradient(const TwoViewsArgs<T>& args) {
-  const TwoView<T> views{args};
+  const TwoViews<T> views{args};
   for_rows(2 * args.n, args.threads, [&](int64_t i) { views.gradient(i); });
+  // c u_i . u_k counts for both of its rows in the stacked form, for one of each view else
+  const bool stacked = args.form == ViewForm::stacked;
   double sum = 0;
-  for (int64_t i = 0; i < 2 * args.n; ++i) sum += double(args.along[i]);
-  *args.grad_scale = static_cast<T>(0.5 * sum);
+  for (int64_t i = 0; i < (stacked ? 2 : 1) * args.n; ++i) sum += double(args.along[i]);
+  if (args.grad_bias != nullptr) {
+    double all = 0;
+    for (int64_t i = 0; i < args.n; ++i) all += double(args.of_bias[i]) - double(args.own[i]);
+    *args.grad_bias = static_cast<T>(args.factor * args.largest * all);
+  }
+  *args.grad_scale = static_cast<T>(args.factor * args.largest * (stacked ? 0.5 : 1) * sum);
 }
 
-template void views_unit_rows<float>(const TwoViewsArgs<float>&);
-template void views_unit_rows<double>(const TwoViewsArgs<double>&);
-template void views_losses<float>(const TwoViewsArgs<float>&);
-template void views_losses<double>(const TwoViewsArgs<double>&);
-template void views_weights<float>(const TwoViewsArgs<float>&);
-template void views_weights<double>(const TwoViewsArgs<double>&);
-template void views_gradient<float>(const TwoViewsArgs<float>&);
-template void views_gradient<double>(const TwoViewsArgs<double>&);
+#define SSLSPEC_VIEWS(T)                                    \
+  template void views_rows<T>(const TwoViewsArgs<T>&);      \
+  template void views_positives<T>(const TwoViewsArgs<T>&); \
+  template void views_losses<T>(const TwoViewsArgs<T>&);    \
+  template void views_total<T>(const TwoViewsArgs<T>&);     \
+  template void views_gradient<T>(const TwoViewsArgs<T>&);
+SSLSPEC_VIEWS(float)
+SSLSPEC_VIEWS(double)
+#undef SSLSPEC_VIEWS
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA

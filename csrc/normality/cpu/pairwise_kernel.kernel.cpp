@@ -46,7 +46,7 @@ struct KernelSums : PairwisePanels<T> {
   KernelBuffers<T> more;
 
   KernelSums(const PairwiseArgs<T>& pairs, const PairwiseKernelArgs<T>& args, const Radial& radial)
-      : Base(pairs, args.grad != nullptr), q(args), radial(radial),
+      : Base(pairs, args.grad != nullptr ? Pass::backward : Pass::forward), q(args), radial(radial),
         more(pairs.workspace, args.n, args.count, args.d, args.grad != nullptr) {}
 
   // Values and weights of one block of pairs, where all rows are taken of both of its sides.

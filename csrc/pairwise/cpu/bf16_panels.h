@@ -84,17 +84,16 @@ struct PairPanels : PairwiseBlocks<Pairs> {
   static constexpr int64_t kAlong = kLd * kLd, kDown = kAlong + Tile<float>::kBlock * kRow;
   static constexpr int64_t kTileSize = kDown + Tile<float>::kBlock / 2 * kLd;
 
-  PairPanels(const PairwiseBf16Args& q, bool backward) : PairwiseBlocks(q, pairs(q.d), backward) {
+  PairPanels(const PairwiseBf16Args& q, Pass pass) : PairwiseBlocks(q, pairs(q.d), pass) {
     logit_scale = p.scale[0];
     pack(
-        backward,
         [&](int64_t r0, int64_t r1) {
-          if (backward && (p.symmetric || p.grad_b != nullptr))
+          if (gradient && (p.symmetric || p.grad_b != nullptr))
             pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
           return pack_pairs_by_rows(q.half_a, p.lda, r0, r1, p.d, w.a_panels);
         },
         [&](int64_t r0, int64_t r1) {
-          if (backward) pack_pairs_by_columns(q.half_b, p.ldb, r0, r1, p.m, p.d, w.b_columns);
+          if (gradient) pack_pairs_by_columns(q.half_b, p.ldb, r0, r1, p.m, p.d, w.b_columns);
           return pack_pairs_by_rows(q.half_b, p.ldb, r0, r1, p.d, w.b_panels);
         });
     // the weight beside an odd last one is multiplied as well: it must come out as 0

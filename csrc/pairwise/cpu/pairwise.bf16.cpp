@@ -7,10 +7,15 @@
 
 namespace sslspec::cpu::avx512bf16 {
 
-void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, false).forward(); }
-void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, true).backward(); }
-void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, false).forward(); }
-void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, true).backward(); }
+void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, Pass::forward).forward(); }
+void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, Pass::backward).backward(); }
+void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const Callback& weigh) {
+  Softmax<PairPanels>(args, Pass::both).value_and_grad(weigh);
+}
+void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, Pass::forward).forward(); }
+void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args) {
+  Sigmoid<PairPanels>(args, Pass::backward).backward();
+}
 void pairwise_bf16_soft_self(const SoftSelfArgs<float, PairwiseBf16Args>& args) { SoftSelf<PairPanels>(args).run(); }
 
 }  // namespace sslspec::cpu::avx512bf16

@@ -6,6 +6,17 @@
 
 namespace sslspec::cpu {
 
+// f() as an argument of kernels, which use nothing of the standard library that is compiled with them.
+struct Callback {
+  void (*call)(const void*);
+  const void* context;
+  template <typename F>
+  static Callback to(const F& f) {
+    return {[](const void* context) { (*static_cast<const F*>(context))(); }, &f};
+  }
+  void operator()() const { call(context); }
+};
+
 template <typename T>
 struct PairwiseArgs {
   const T* a;  // [n, d] row stride lda
@@ -39,6 +50,9 @@ SSLSPEC_EACH_ISA(template <typename T>
                  int64_t pairwise_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool backward);
                  template <typename T> void pairwise_forward(const PairwiseArgs<T>& args);
                  template <typename T> void pairwise_backward(const PairwiseArgs<T>& args);
+                 // The statistics and then their gradient; weigh() is called in between and fills grad_row and
+                 // grad_col.
+                 template <typename T> void pairwise_value_and_grad(const PairwiseArgs<T>& args, const Callback& weigh);
                  template <typename T> void pairwise_sigmoid_forward(const PairwiseArgs<T>& args);
                  template <typename T> void pairwise_sigmoid_backward(const PairwiseArgs<T>& args);)
 

@@ -125,6 +125,9 @@ struct PairwiseBuffers {
   }
 };
 
+// What a call makes: statistics, their gradient, or one after the other from the same panels.
+enum class Pass { forward, backward, both };
+
 // The blocks of one call and the logits of one of them, whatever the format that Op multiplies.
 template <typename Operation>
 struct PairwiseBlocks {
@@ -141,24 +144,25 @@ struct PairwiseBlocks {
   int64_t depth;      // steps of a product of two rows
   T logit_scale = 1;  // what products of panels are multiplied by
   double limit = 0;   // bound of |logit|: max |scale a| max |b|
+  bool gradient;      // the call makes it
   Kept kept;          // products of the forward pass, or none
 
-  PairwiseBlocks(const PairwiseArgs<T>& args, int64_t depth, bool backward)
-      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, backward), rows(args.n), cols(args.m),
-        depth(depth), kept(backward ? Kept::read(p.kept == nullptr ? 0 : *p.kept) : Kept(kept_bytes())) {
-    if (!backward && p.kept != nullptr) *p.kept = kept.number();
+  PairwiseBlocks(const PairwiseArgs<T>& args, int64_t depth, Pass pass)
+      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, pass != Pass::forward), rows(args.n),
+        cols(args.m), depth(depth), gradient(pass != Pass::forward), kept(kept_in(pass)) {
+    if (pass == Pass::forward && p.kept != nullptr) *p.kept = kept.number();
   }
 
-  // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them; backward
+  // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them; this
   // also starts their gradients.
   template <typename PackA, typename PackB>
-  void pack(bool backward, const PackA& pack_a, const PackB& pack_b) {
+  void pack(const PackA& pack_a, const PackB& pack_b) {
     const int64_t a_blocks = rows.count, b_blocks = p.symmetric ? 0 : cols.count;
     parallel_for(a_blocks + b_blocks, p.threads, [&](int64_t t) {
       const int64_t s = t - a_blocks;
       const int64_t r0 = s < 0 ? rows.begin(t) : cols.begin(s), r1 = s < 0 ? rows.begin(t + 1) : cols.begin(s + 1);
       T* grad = s < 0 ? p.grad_a : p.grad_b;
-      if (backward && grad != nullptr) zero(grad + r0 * p.d, (r1 - r0) * p.d);
+      if (gradient && grad != nullptr) zero(grad + r0 * p.d, (r1 - r0) * p.d);
       w.norms[t] = s < 0 ? pack_a(r0, r1) : pack_b(r0, r1);
     });
     const double a2 = largest(w.norms, a_blocks);
@@ -187,9 +191,10 @@ struct PairwiseBlocks {
     const int64_t bi = rows.count - 1, bj = cols.count - 1;
     return bi < 0 || bj < 0 ? 0 : kept_before(bi, bj) + kept_of(bi, bj);
   }
-  int64_t kept_bytes() const {
-    if (p.kept == nullptr || depth < kLeastDepth) return 0;
-    return all_products() * int64_t{sizeof(T)};
+  int64_t kept_bytes() const { return depth < kLeastDepth ? 0 : all_products() * int64_t{sizeof(T)}; }
+  Kept kept_in(Pass pass) const {
+    if (pass == Pass::backward) return Kept::read(p.kept == nullptr ? 0 : *p.kept);
+    return Kept(pass == Pass::both || p.kept != nullptr ? kept_bytes() : 0);
   }
   T* kept_products(int64_t bi, int64_t bj) const {  // null: not kept
     if (kept.data() == nullptr) return nullptr;
@@ -273,18 +278,17 @@ struct PairwisePanels : PairwiseBlocks<Exact<T>> {
   static constexpr int kTogether = 1;  // rows of weights that are stored together
   static constexpr int64_t kTileSize = kLd * kLd;
 
-  PairwisePanels(const PairwiseArgs<T>& args, bool backward) : Base(args, args.d, backward) {
+  PairwisePanels(const PairwiseArgs<T>& args, Pass pass) : Base(args, args.d, pass) {
     if (p.symmetric) this->logit_scale = p.scale[0];
     const T* scale = p.symmetric ? nullptr : p.scale;
     this->pack(
-        backward,
         [&](int64_t r0, int64_t r1) {
-          if (backward && (p.symmetric || p.grad_b != nullptr))
+          if (this->gradient && (p.symmetric || p.grad_b != nullptr))
             pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, {scale, p.scale_step}, w.a_columns);
           return pack_rows<T>(p.a, p.lda, r0, r1, p.d, {scale, p.scale_step}, w.a_panels);
         },
         [&](int64_t r0, int64_t r1) {
-          if (backward) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, {}, w.b_columns);
+          if (this->gradient) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, {}, w.b_columns);
           return pack_rows<T>(p.b, p.ldb, r0, r1, p.d, {}, w.b_panels);
         });
   }

@@ -28,7 +28,7 @@ struct Sigmoid : Panels {
   T bias;
 
   template <typename Args>
-  Sigmoid(const Args& args, bool backward) : Base(args, backward), bias(args.bias[0]) {}
+  Sigmoid(const Args& args, Pass pass) : Base(args, pass), bias(args.bias[0]) {}
 
   static Vec<T> magnitude(Vec<T> x) { return x < Vec<T>{} ? -x : x; }
 

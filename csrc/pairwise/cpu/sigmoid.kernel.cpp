@@ -5,11 +5,11 @@ namespace sslspec::cpu::SSLSPEC_ISA {
 
 template <typename T>
 void pairwise_sigmoid_forward(const PairwiseArgs<T>& args) {
-  Sigmoid<PairwisePanels<T>>(args, false).forward();
+  Sigmoid<PairwisePanels<T>>(args, Pass::forward).forward();
 }
 template <typename T>
 void pairwise_sigmoid_backward(const PairwiseArgs<T>& args) {
-  Sigmoid<PairwisePanels<T>>(args, true).backward();
+  Sigmoid<PairwisePanels<T>>(args, Pass::backward).backward();
 }
 
 template void pairwise_sigmoid_forward<float>(const PairwiseArgs<float>&);

@@ -31,7 +31,8 @@ struct SoftSelf {
 
   template <typename Args>
   explicit SoftSelf(const Args& args)
-      : s(args.student, args.student.grad_a != nullptr), t(args.teacher, false), weight(args.weight), losses(args.sums),
+      : s(args.student, args.student.grad_a == nullptr ? Pass::forward : Pass::backward),
+        t(args.teacher, Pass::forward), weight(args.weight), losses(args.sums),
         entropies(losses + soft_self_rows(s.p.n)), inverse(entropies + soft_self_rows(s.p.n)),
         kept(2 * s.all_products() * int64_t{sizeof(T)}) {
     s.narrow = t.narrow = false;  // the largest logits of the rows are the shift

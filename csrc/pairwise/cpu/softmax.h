@@ -30,7 +30,7 @@ struct Softmax : Panels {
   bool narrow;
 
   template <typename Args>
-  Softmax(const Args& args, bool backward) : Base(args, backward) {
+  Softmax(const Args& args, Pass pass) : Base(args, pass) {
     narrow = limit * kLog2e < kNarrow;  // false for NaN
   }
 
@@ -158,6 +158,12 @@ struct Softmax : Panels {
     const Vec<T> old = load(shift), high = vmax<T>(top, old);
     store(total, load(total) * exp2<T>((old - high) * kScale) + sum * exp2<T>((top - high) * kScale));
     store(shift, high);
+  }
+
+  void value_and_grad(const Callback& weigh) {
+    forward();
+    weigh();
+    backward();
   }
 
   // ---- backward: W_ij = grad_row_i exp(s_ij - row_lse_i) + grad_col_j exp(s_ij - col_lse_j), then W B and W^T A ----

@@ -9,11 +9,15 @@ int64_t pairwise_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool
 }
 template <typename T>
 void pairwise_forward(const PairwiseArgs<T>& args) {
-  Softmax<PairwisePanels<T>>(args, false).forward();
+  Softmax<PairwisePanels<T>>(args, Pass::forward).forward();
 }
 template <typename T>
 void pairwise_backward(const PairwiseArgs<T>& args) {
-  Softmax<PairwisePanels<T>>(args, true).backward();
+  Softmax<PairwisePanels<T>>(args, Pass::backward).backward();
+}
+template <typename T>
+void pairwise_value_and_grad(const PairwiseArgs<T>& args, const Callback& weigh) {
+  Softmax<PairwisePanels<T>>(args, Pass::both).value_and_grad(weigh);
 }
 
 template int64_t pairwise_workspace<float>(int64_t, int64_t, int64_t, bool, bool);
@@ -22,5 +26,7 @@ template void pairwise_forward<float>(const PairwiseArgs<float>&);
 template void pairwise_forward<double>(const PairwiseArgs<double>&);
 template void pairwise_backward<float>(const PairwiseArgs<float>&);
 template void pairwise_backward<double>(const PairwiseArgs<double>&);
+template void pairwise_value_and_grad<float>(const PairwiseArgs<float>&, const Callback&);
+template void pairwise_value_and_grad<double>(const PairwiseArgs<double>&, const Callback&);
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -31,7 +31,8 @@ struct Rows : PairwisePanels<T> {
   bool packed;   // B by columns
 
   explicit Rows(const OnePositiveArgs<T>& args)
-      : Base(args.pairwise, args.pairwise.n > kFewPanels * kBlock), q(args), packed(p.n > kFewPanels * kBlock) {
+      : Base(args.pairwise, args.pairwise.n > kFewPanels * kBlock ? Pass::backward : Pass::forward), q(args),
+        packed(p.n > kFewPanels * kBlock) {
     top = q.panel + cols.count * kTile, sum = top + cols.count * kBlock;
     if (packed) return;
     w = PairwiseBuffers<T>(p.workspace, p.n, p.m, p.d, p.symmetric, true);

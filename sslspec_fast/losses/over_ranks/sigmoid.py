@@ -18,7 +18,7 @@ from ... import _checks as check
 from ..._dtypes import as_multiplied
 from ...primitives.pairwise import LeftOut
 from ...primitives.pairwise.blocks import softplus_block
-from ...primitives.pairwise.common import ALL_PAIRS
+from ...primitives.pairwise.common import ALL_PAIRS, inner
 from ...ranks import Ranks, replicated, sum_to_rows, sum_to_value
 from ...ranks.differentiable import scatter_sum
 from ...ranks.pieces import Piece, gathered_pieces, pieces_of
@@ -99,7 +99,7 @@ class _SoftplusTotal(torch.autograd.Function):
         want_b = ctx.needs_input_grad[1]
         rows, grads = _visit(a, b, scale, bias, weight, negatives, want_b)
         ctx.save_for_backward(*grads, rows)
-        return torch.dot(rows.double(), weight.double()).to(rows.dtype)
+        return inner(rows.double(), weight.double()).to(rows.dtype)
 
     @staticmethod
     @refuse_second_derivative

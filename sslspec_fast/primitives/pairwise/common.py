@@ -15,6 +15,7 @@ __all__ = [
     "LOGITS",
     "LeftOut",
     "Logits",
+    "inner",
     "keeping",
     "largest_one",
     "multiplied",
@@ -146,10 +147,17 @@ def largest_one(rows: Tensor, *grads: Tensor) -> tuple[Tensor | None, tuple[Tens
     return factor, tuple(g / factor for g in grads)
 
 
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of a * b, () in their dtype; row by row, as a dot product in parts of the threads
+    would have other bits for another number of them.
+    """
+    return (a * b).sum(-1).double().sum().to(a.dtype)
+
+
 def through_scale(a: Tensor, product: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of a and scale from sum_j W_ij b_j, which is overwritten."""
     if scale.ndim == 0:
-        grad_scale = torch.dot(a.reshape(-1), product.reshape(-1))
+        grad_scale = inner(a, product)
         return product.mul_(scale), grad_scale
     grad_scale = (a * product).sum(1)
     return product.mul_(scale[:, None]), grad_scale

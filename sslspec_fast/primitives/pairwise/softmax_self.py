@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..._dtypes import computed_dtype
@@ -19,6 +18,7 @@ from . import cuda
 from .common import (
     LeftOut,
     Logits,
+    inner,
     keeping,
     largest_one,
     multiplied,
@@ -93,7 +93,7 @@ def _self_bwd_body(
     if factor is not None:
         grad_u.mul_(factor)
     # s_ij = c u_i.u_j: sum_i u_i.(W u)_i counts every pair twice
-    grad_scale = 0.5 * torch.dot(u.reshape(-1), grad_u.reshape(-1))
+    grad_scale = 0.5 * inner(u, grad_u)
     return grad_u.mul_(scale), grad_scale
 
 

@@ -31,6 +31,7 @@ from .common import (
     ALL_PAIRS,
     LeftOut,
     Logits,
+    inner,
     multiplied,
     pair_threads,
     through_scale,
@@ -66,7 +67,7 @@ def _shapes(
 
 
 def _total(rows: Tensor, weight: Tensor) -> Tensor:
-    return torch.dot(rows.double(), weight.double()).to(rows.dtype)
+    return inner(rows.double(), weight.double()).to(rows.dtype)
 
 
 def _one_positive_body(
