@@ -105,7 +105,7 @@ __device__ __forceinline__ void unit_pair(const ViewRows<Z>& p, int64_t i, Real<
 }
 
 // A warp per pair of rows. Of rows as they are, a block takes those of a bound, whose longest it finds.
-constexpr int kBoundThreads = 1024;
+constexpr int kBoundThreads = 512;
 template <typename Z, int kWidth, bool kUnit>
 __global__ void __launch_bounds__(kUnit ? kViewThreads : kBoundThreads)
     views_unit_kernel(const __grid_constant__ ViewRows<Z> p, const Real<Z>* scale, Real<Z> number, unsigned* counter) {

@@ -73,7 +73,7 @@ class SigmoidNode {
     int positive;     // row - column, relative, of the positives
     bool compares;    // indices: a tile on the diagonal, or at the end
     float scale, bias;
-    SigmoidSums* slot;
+    SigmoidSums* slot;  // of the warp, or null
     SigmoidTotals totals{};
 
     CUTLASS_DEVICE Callbacks(Coords coords, Residue residue, int positive, bool compares, float scale, float bias,
@@ -107,7 +107,9 @@ class SigmoidNode {
       return cutlass::NumericArrayConverter<Elem, float, kSize>{}(w);
     }
 
-    CUTLASS_DEVICE void end() { store_totals(totals, slot); }
+    CUTLASS_DEVICE void end() {
+      if (slot != nullptr) store_totals(totals, slot);
+    }
   };
 
   template <bool kReferenceSource, class... Args>
@@ -119,7 +121,9 @@ class SigmoidNode {
     const int positive = columns - get<1>(args.residue_tCcD) - (params_->row0 + rows - get<0>(args.residue_tCcD));
     const bool compares = i0 == j0 || (tile_row + 1) * kTile > rows || j0 + kTile > columns;
     const int64_t tile = static_cast<int64_t>(tile_row) * ceil_div(columns, kTile) + tile_column;
-    SigmoidSums* slot = params_->sums + tile * kSigmoidSlots + args.thread_idx / 32;
+    // a cluster may reach beyond the problem, where there are no slots
+    const bool inside = tile_row * kTile < rows && j0 < columns;
+    SigmoidSums* slot = inside ? params_->sums + tile * kSigmoidSlots + args.thread_idx / 32 : nullptr;
     return Callbacks<decltype(args.tCcD), decltype(args.residue_tCcD)>(args.tCcD, args.residue_tCcD, positive, compares,
                                                                        number_or(params_->scale, params_->number),
                                                                        number_or(params_->bias, params_->offset), slot);
