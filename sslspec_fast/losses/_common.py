@@ -32,7 +32,6 @@ class Loss(torch.nn.Module):
     functional: ClassVar[Callable[..., Any]]
     named: ClassVar[tuple[str, ...]] = ()  # keywords of the functional that are no options
     _held: Held | None = None
-    gather_distributed = False
 
     def __init__(self, group: Any = None, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
@@ -58,6 +57,20 @@ class Loss(torch.nn.Module):
                 check.choice(op, name, value, check.REDUCTIONS)
             if name == "impl":
                 check.choice(op, name, value, check.IMPLEMENTATIONS)
+
+    @property
+    def gather_distributed(self) -> bool:
+        """Whether the ranks of all processes count."""
+        return bool(self.__dict__.get("gather_distributed", False))
+
+    @gather_distributed.setter
+    def gather_distributed(self, value: bool) -> None:
+        if value and not torch.distributed.is_available():
+            raise ValueError(
+                f"{type(self).__name__}: gather_distributed must be False with a torch that has no "
+                "torch.distributed, got True"
+            )
+        self.__dict__["gather_distributed"] = value  # where the repr looks for hyperparameters
 
     @property
     def group(self) -> Any:

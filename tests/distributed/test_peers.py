@@ -39,3 +39,11 @@ def test_statistics_of_a_rank_make_another_loss(pool: Pool, name: str) -> None:
     of a rank.
     """
     assert all(found["value"] > 1e-4 for found in pool.run(peers.compared, name))
+
+
+@pytest.mark.parametrize("split", [(2, 2, 2, 2), (3, 0, 4, 1)])
+@pytest.mark.parametrize("name", peers.TRAINED)
+def test_training_ends_where_their_test_of_two_processes_does(
+    pool: Pool, name: str, split: tuple[int, ...]
+) -> None:
+    assert max(pool.run(peers.trained, name, split)) < 1e-7

@@ -201,3 +201,23 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="output_dict must be False with return_terms"):
         sf.CLIPLoss(return_terms=True)(*rows(True), 4.0, output_dict=True)
     assert "sigma=0.7" in repr(sf.DCLWLoss(sigma=0.7))
+
+
+@pytest.mark.parametrize(
+    ("kind", "keyword"),
+    [
+        *((name, "gather_distributed") for name in ("NTXentLoss", "DCLWLoss", "VICRegLoss")),
+        *((name, "gather_distributed") for name in ("BarlowTwinsLoss", "MSNLoss", "PMSNLoss")),
+        *((name, "gather_distributed") for name in ("SIGReg", "LeJEPALoss")),
+        ("SwaVLoss", "sinkhorn_gather_distributed"),
+    ],
+)
+def test_gathering_needs_a_torch_that_can(
+    kind: str, keyword: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lightly's classes raise it too; one process alone would have another loss."""
+    assert f"{keyword}=True" in repr(getattr(sf, kind)(**{keyword: True}))
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: False)
+    getattr(sf, kind)()
+    with pytest.raises(ValueError, match=f"{kind}: gather_distributed must be False .* got True"):
+        getattr(sf, kind)(**{keyword: True})
