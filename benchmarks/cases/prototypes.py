@@ -30,6 +30,7 @@ def all_cases() -> list[Case]:
         cases.dino(32, 256, 65_536),
         cases.prototypes(1024, 256, 65_536),
         cases.prototypes(4900, 256, 65_536),
+        cases.swav(256, 128, 3000),
         cases.moco(256, 128, 65_536),
         cases.x_clr(4096, 512),
     ]

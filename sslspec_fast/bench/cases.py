@@ -170,6 +170,31 @@ def dino(images: int, width: int, size: int, crops: int = 10) -> Case:
     )
 
 
+def swav(samples: int, width: int, size: int, small: int = 6) -> Case:
+    """SwAV of two large and `small` small crops over `size` prototypes."""
+
+    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(samples)
+        high, low, own = (
+            torch.randn(*shape, width, generator=generator).to(device, dtype)
+            for shape in ((2, samples), (small, samples), (size,))
+        )
+        return high.requires_grad_(), own.requires_grad_(), low.requires_grad_()
+
+    def fused(high: Tensor, own: Tensor, low: Tensor) -> Tensor:
+        loss: Tensor = F.swav(high, low, own)
+        return loss
+
+    return Case(
+        "swav",
+        (2 + small) * samples,
+        width,
+        6.0 * (2 + small) * samples * size * width,
+        inputs,
+        {"fused": fused, "eager": peers.swav_eager},
+    )
+
+
 def x_clr(rows: int, width: int) -> Case:
     """X-CLR of rows with targets of the same width."""
 

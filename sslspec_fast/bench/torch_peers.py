@@ -156,6 +156,25 @@ def dino_eager(
     return -torch.stack([(q[t] * log_p[s]).sum(-1).mean() for s, t in pairs]).mean()
 
 
+def swav_eager(high: Tensor, prototypes: Tensor, low: Tensor) -> Tensor:
+    """SwAV with its last layer, as its authors write it: Sinkhorn on the exponentials of each large
+    crop, a cross-entropy for every pair.
+    """
+    w = nnf.normalize(prototypes, dim=1)
+    scores = [nnf.normalize(x, dim=1) @ w.T for x in (*high, *low)]
+    losses = []
+    for i in range(len(high)):
+        with torch.no_grad():
+            q = (scores[i] / 0.05).exp()
+            for _ in range(3):
+                q = q / q.sum(0)
+                q = q / q.sum(1, keepdim=True)
+        for v, other in enumerate(scores):
+            if v != i:
+                losses.append(-(q * nnf.log_softmax(other / 0.1, dim=1)).sum(1).mean())
+    return torch.stack(losses).mean()
+
+
 def x_clr_eager(z: Tensor, targets: Tensor, temperature: float = 0.1) -> Tensor:
     """Cross-entropy of the softmax of both (n, n) similarities, diagonals masked."""
     own = torch.eye(len(z), dtype=torch.bool, device=z.device)

@@ -9,7 +9,9 @@ from benchmarks.cases import prototypes
 from sslspec_fast.bench import cases, measure
 
 
-@pytest.mark.parametrize("case", [cases.dino(4, 8, 20, crops=3), cases.x_clr(24, 8)])
+@pytest.mark.parametrize(
+    "case", [cases.dino(4, 8, 20, crops=3), cases.swav(5, 8, 20), cases.x_clr(24, 8)]
+)
 def test_the_forms_have_the_same_value_and_gradients(case: cases.Case) -> None:
     leaves = case.inputs("cpu", torch.float64)
     values = [variant(*leaves) for variant in case.variants.values()]
