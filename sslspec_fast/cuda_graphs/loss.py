@@ -108,7 +108,7 @@ class GraphedLoss(torch.nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a file contains the loss, and captures anew."""
-        return {k: v for k, v in super().__getstate__().items() if k not in _CAPTURED}
+        return {k: v for k, v in self.__dict__.items() if k not in _CAPTURED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
