@@ -36,6 +36,7 @@ __all__ = [
 _TERMS = 32  # kBasisTerms of csrc/basis/cpu/basis.h
 _PIECE = 1 << 16  # entries of `column_norms`
 _LINE = 64  # bytes of a cache line
+_HUGE = 200 << 20  # bytes, up to which a piece of memory is asked for in huge pages
 
 
 def new_block(n: int, b: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -50,15 +51,23 @@ def new_blocks(count: int, n: int, b: int, dtype: torch.dtype, device: torch.dev
 
 def _new(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """NumPy asks for huge pages: the first touch of a large block of memory costs a quarter of what
-    it does with torch's own. But it aligns to 16 bytes, and a gathered row would cross two lines:
-    the sparse product would take up to 1.5 times as long.
+    it does with torch's own, as long as the system has whole ones. Where it has to make them it
+    costs several times as much (445 MB: 0.05 s, or 0.4 to 1 s; small pages always 0.16), so what
+    takes many of them has small ones.
+
+    Both may align to less than 64 bytes, and a gathered row would cross two lines: the sparse
+    product would take up to 1.5 times as long.
     """
     if device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
     size, line = math.prod(shape), _LINE // dtype.itemsize
-    store = np.empty(size + line, np.float32 if dtype == torch.float32 else np.float64)
-    first = -store.ctypes.data % _LINE // dtype.itemsize
-    return torch.from_numpy(store[first : first + size].reshape(shape))
+    if size * dtype.itemsize > _HUGE:
+        store = torch.empty(size + line, dtype=dtype)
+    else:
+        kind = np.float32 if dtype == torch.float32 else np.float64
+        store = torch.from_numpy(np.empty(size + line, kind))
+    first = -store.data_ptr() % _LINE // dtype.itemsize
+    return store[first : first + size].view(shape)
 
 
 def random_block(

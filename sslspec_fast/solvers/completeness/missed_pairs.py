@@ -25,8 +25,10 @@ from ..problem.task import Task
 
 __all__ = ["FilteredSample", "MissedPairSearch"]
 
-# A short run tells no closer values apart: this fraction of the spectrum, or 5 tol.
+# A short run tells no closer values apart: this fraction of the spectrum, or 5 tol. Polynomials of
+# degree d do so from 1 / d^2 of it on, at its ends.
 _TOGETHER = 1e-3
+_RESOLVED = 4.0
 _MOST = 200.0  # degrees of a filter
 _TOTAL = 1000.0  # of all filters of a search
 _LEAD = 1e3  # by which what is known may outgrow what is searched for
@@ -109,6 +111,7 @@ class _Spectrum:
 class MissedPairSearch:
     """lo, hi: bounds of the spectrum; low: dtype of the products; multiplicity: of an eigenvalue,
     up to which the start holds every copy; None for a start or a method that may miss any pair.
+    degrees: of the polynomials that made a start of many.
     """
 
     task: Task
@@ -116,6 +119,7 @@ class MissedPairSearch:
     hi: float
     low: torch.dtype
     multiplicity: int | None = None
+    degrees: int = 0
 
     def may_miss_copies(self, values: Tensor) -> bool:
         """Whether the start may lack a copy: as many of the wanted values as it holds copies of
@@ -128,7 +132,8 @@ class MissedPairSearch:
             return False
         widths = wanted[: len(wanted) - b + 1] - wanted[b - 1 :]
         spread = float(values[0] - min(self.lo, float(values[-1])))
-        return float(widths.min()) < max(_TOGETHER * spread, 5.0 * self.task.tol)
+        together = min(_TOGETHER, _RESOLVED / max(self.degrees, 1) ** 2)
+        return float(widths.min()) < max(together * spread, 5.0 * self.task.tol)
 
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
         """b <= 16 columns; the basis keeps room for what is wanted.

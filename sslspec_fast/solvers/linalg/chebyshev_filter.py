@@ -77,15 +77,18 @@ def filter_block(
     degree: int,
     top: float,
     clean: Clean | None = None,
+    room: Tensor | None = None,
 ) -> Tensor:
-    """C_degree(Â) X / C_degree(top); x (n, b) is overwritten."""
+    """C_degree(Â) X / C_degree(top); x (n, b) and room (n, b), if given, are overwritten, and one
+    of them is the result.
+    """
     meet(degree, lo, cut, top)
     middle, half = (cut + lo) / 2, (cut - lo) / 2
     inner = _inside(op, clean, degree, x)
     # 1 / C_d(top), kept in range: float32 overflows at 1e38
     x.mul_(math.exp(-min(degree * growth_rate(top, lo, cut), 60.0)))
     inner.enter(x)
-    y = inner.op.matmat(x, None, alpha=1.0 / half, gamma=-middle / half, w=x)
+    y = inner.op.matmat(x, room, alpha=1.0 / half, gamma=-middle / half, w=x)
     for k in range(1, degree):
         x = inner.op.matmat(y, x, alpha=2.0 / half, beta=-1.0, gamma=-2.0 * middle / half, w=y)
         x, y = y, x

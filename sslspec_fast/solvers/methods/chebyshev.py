@@ -32,6 +32,7 @@ from ..problem.probe import Probe
 from ..problem.reorder import order, renumber
 from ..problem.task import Outcome, Task
 from ._davidson import Sizes, davidson
+from ._krylov_start import krylov_start
 
 __all__ = ["chebyshev"]
 
@@ -108,24 +109,18 @@ def _solve(task: Task, plan: Plan, found: Probe) -> Outcome:
         "guard": guard,
         "filter_dtype": str(task.low)[6:],
     }
-    multiplicity: int | None = None
-    sample: FilteredSample | None = None
     if task.warm is not None:
-        start = _warm_start(task, task.warm, width)
+        start = _Start(_warm_start(task, task.warm, width), None)
     else:
-        start, multiplicity, sample = _start(task, plan.first_filter, found, width)
+        start = _start(task, plan.first_filter, found, width)
         if plan.first_filter is not None:
             facts["start_degree"] = plan.first_filter.degree
             facts["start_cut"] = plan.first_filter.cut
     expand = ResidualFilter(task, found.lo, max(min(guard, k // 8) // 2, 1))
-    outcome = davidson(
-        task,
-        start,
-        expand,
-        _sizes(task, width),
-        MissedPairSearch(task, found.lo, found.hi, task.low, multiplicity),
-        None if sample is None else partial(sample.bound_on_missed, task, width),
-    )
+    search = MissedPairSearch(task, found.lo, found.hi, task.low, start.multiplicity, start.degrees)
+    sample = start.sample
+    bound = None if sample is None else partial(sample.bound_on_missed, task, width)
+    outcome = davidson(task, start.block, expand, _sizes(task, width), search, bound)
     outcome.facts = {**facts, "degrees": expand.degrees}
     return outcome
 
@@ -146,27 +141,38 @@ def _warm_start(task: Task, given: Tensor, width: int) -> Tensor:
     return torch.cat([given.to(task.dtype), fill * float(lengths(given).mean()) * 1e-3], 1)
 
 
-def _start(
-    task: Task, first: FirstFilter | None, found: Probe, width: int
-) -> tuple[Tensor, int, FilteredSample | None]:
-    """(start block, copies of an eigenvalue that it holds, a sample that bounds the rest)."""
+@dataclass
+class _Start:
+    """multiplicity: copies of an eigenvalue that the block holds; None: it may miss any. degrees:
+    of the polynomials of A that made it. sample: bounds what it does not hold.
+    """
+
+    block: Tensor
+    multiplicity: int | None
+    degrees: int = 0
+    sample: FilteredSample | None = None
+
+
+def _start(task: Task, first: FirstFilter | None, found: Probe, width: int) -> _Start:
     if first is None:
-        return task.op.random_block(width, task.seed, task.low), width, None
+        return _Start(task.op.random_block(width, task.seed, task.low), width)
+    if first.krylov:
+        return _Start(*krylov_start(task, first, found, width))
     if first.of_ritz:
         x = found.vectors(width)
         assert x is not None
-        return (_filtered(task, x, first) if first.needed else x), found.block, None
+        return _Start(_filtered(task, x, first) if first.needed else x, found.block)
     x = task.op.random_block(width, task.seed, task.low)
     if task.deflated is not None:
         task.deflated.remove_(x)
     x = _filtered(task, x, first)
     if width - task.k < _SPARE:
-        return x, width, None
+        return _Start(x, width)
     # random entries are uniform in [-1, 1)
     growth = first.degree * growth_rate(first.top, first.lo, first.cut)
     size = math.exp(-min(growth, 60.0)) / math.sqrt(3.0)
     sample = FilteredSample(x[:, :LINE].clone(), first.lo, first.cut, first.degree, size)
-    return x, width, sample
+    return _Start(x, width, sample=sample)
 
 
 def _filtered(task: Task, x: Tensor, first: FirstFilter) -> Tensor:

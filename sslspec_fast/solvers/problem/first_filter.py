@@ -1,7 +1,8 @@
 """The Chebyshev filter that makes a start block: of the probe's Ritz vectors, or of random columns.
 
 Its degree is what the probe says is missing, within what pays beside the orthogonalisation that
-follows.
+follows. Where that does not suffice and the block is wide, the filter makes a Krylov space of a
+narrow one instead: a dense spectrum asks for a degree that does not depend on the columns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from ..linalg.chebyshev_filter import growth_rate
 from ..linalg.cost import (
     EDGE_RATE,
     FILTER_RESIDUAL,
+    KRYLOV_DEGREE,
+    KRYLOV_WIDTH,
+    LOG_LEAD,
     ONE_FILTER,
     ONE_FILTER_RATE,
     OPEN_CUT,
@@ -37,7 +41,8 @@ class FirstFilter:
     is to lift.
 
     of_ritz: it is applied to the probe's Ritz vectors, else to random columns; needed: False where
-    these Ritz vectors are good as they are.
+    these Ritz vectors are good as they are. krylov: it makes a Krylov space of a narrow random
+    block, whose Ritz vectors are the start.
     """
 
     lo: float
@@ -47,6 +52,7 @@ class FirstFilter:
     degree: int
     of_ritz: bool
     needed: bool = True
+    krylov: bool = False
 
     def times(self, scale: float) -> FirstFilter:
         """The same filter of scale * A."""
@@ -87,6 +93,10 @@ def _of_ritz(task: Task, found: Probe, width: int) -> FirstFilter:
     n, block = task.op.n, product_cost(task.op, task.op.n) * padded(width)
     sure = rate > SURE_RATE
     longest = SURE_DEGREE if sure else longest_first_filter(n, width, block, STEP)
+    if need > longest * rate and width >= KRYLOV_WIDTH:
+        # a Ritz value lies below its eigenvalue: nothing that is wanted is damped
+        low = max(float(found.values[at]), lo + 1e-6 * task.norm)
+        return _of_krylov(task, lo, low, found.hi, wanted)
     degree = int(min(need / max(rate, 1e-6), longest)) + 1
     return FirstFilter(lo, cut, max(found.hi, cut), cut, degree, True, need > 0.0)
 
@@ -106,3 +116,14 @@ def _of_random(task: Task, found: Probe, width: int) -> FirstFilter:
         most = ONE_FILTER if rate > ONE_FILTER_RATE else 1.5 * longest
         degree = int(min(max(need / max(rate, 1e-6), 4), most))
     return FirstFilter(lo, cut, max(found.hi, cut), cut if last is None else last, degree, False)
+
+
+def _of_krylov(task: Task, lo: float, cut: float, hi: float, wanted: float) -> FirstFilter:
+    """The longest filter after which the top does not hide the last wanted value in rounding.
+
+    Its degree is odd: what lies below `lo` after all is damped too.
+    """
+    lead = growth_rate(hi, lo, cut) - growth_rate(wanted, lo, cut)
+    longest = LOG_LEAD[task.low] / max(lead, 1e-3)
+    degree = max(int(min(longest, KRYLOV_DEGREE) + 1) // 2 * 2 - 1, 1)
+    return FirstFilter(lo, cut, max(hi, cut), max(wanted, cut), degree, False, krylov=True)

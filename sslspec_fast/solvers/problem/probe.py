@@ -75,6 +75,13 @@ class Probe:
         kept = bool(self.basis) and self.coefficients is not None
         return kept and width <= len(self.values)
 
+    def release(self) -> list[Tensor]:
+        """The blocks of the basis, for their memory: what was never touched costs more to write to
+        than a product. The probe holds no vectors from then on.
+        """
+        blocks, self.basis = self.basis, []
+        return blocks
+
     def vectors(self, width: int) -> Tensor | None:
         """(n, width) the first Ritz vectors, or None where the probe does not hold them."""
         if not self.holds(width) or self.coefficients is None:
