@@ -9,7 +9,7 @@ import torch
 from sslspec_fast import metrics
 from sslspec_fast.graph import PairGraph
 
-from .support.cases import golden_rows, pair_rows, unit
+from .support.inputs import golden_rows, pair_rows, unit
 
 
 @pytest.mark.parametrize(

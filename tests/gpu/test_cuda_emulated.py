@@ -27,8 +27,8 @@ from sslspec_fast.primitives.sparse import csr, graph_cov_cuda
 
 from ..support.agreement import check, leaves_of, value_and_gradients
 from ..support.cases import CASES as LOSSES
-from ..support.cases import pair_rows
 from ..support.emulation import BF16, ERROR, F16, F32, F64, GpuPaths, close, emulated, view
+from ..support.inputs import pair_rows
 
 pytestmark = emulated
 

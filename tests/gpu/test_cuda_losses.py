@@ -21,7 +21,8 @@ from ..support.agreement import (
     leaves_of,
     value_and_gradients,
 )
-from ..support.cases import CASES, pair_rows
+from ..support.cases import CASES
+from ..support.inputs import pair_rows
 from ..support.tolerance import relative_error
 
 pytestmark = pytest.mark.cuda

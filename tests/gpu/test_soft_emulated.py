@@ -13,8 +13,8 @@ import sslspec_fast.functional as F
 from sslspec_fast.primitives.pairwise import soft
 from sslspec_fast.primitives.pairwise.soft import cuda as soft_cuda
 
-from ..support.cases import pair_rows
 from ..support.emulation import BF16, ERROR, F32, F64, GpuPaths, close, emulated, view
+from ..support.inputs import pair_rows
 
 SHAPES = ((1, 1, 1, 1), (6, 6, 7, 3), (70, 70, 300, 33), (9, 4, 130, 5), (40, 70, 257, 20))
 

@@ -11,7 +11,8 @@ import sslspec_fast.functional as F
 from sslspec_fast import losses
 from sslspec_fast.losses._catalogue import CATALOGUE, GRAPH
 
-from ..support.cases import CASES, TWO_VIEWS, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, TWO_VIEWS
+from ..support.inputs import pair_rows, unit, weighted_graph
 
 QUEUE = {None: torch.eye(3, 4), torch.float64: torch.eye(3, 4, dtype=torch.float64)}
 PAIRS = {

@@ -6,8 +6,8 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.losses import BarlowTwinsLoss
 
-from ..support.cases import golden_rows, pair_rows
 from ..support.golden import assert_golden
+from ..support.inputs import golden_rows, pair_rows
 from ..support.tolerance import assert_no_worse
 
 IMPLEMENTATIONS = ("fused", "torch")

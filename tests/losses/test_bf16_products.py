@@ -38,7 +38,7 @@ from sslspec_fast.reference.sup_con import sup_con as plain_sup_con
 from sslspec_fast.reference.vicreg import vicreg as plain_vicreg
 from sslspec_fast.reference.x_clr import x_clr as plain_x_clr
 
-from ..support.cases import pair_rows, unit
+from ..support.inputs import pair_rows, unit
 from ..support.tolerance import relative_error, root_mean_square
 
 N, D = 384, 96

@@ -6,7 +6,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.losses import _sinkhorn as sinkhorn
 
-from ..support.cases import pair_rows, unit
+from ..support.inputs import pair_rows, unit
 from ..support.prototypes import golden
 
 IMPLEMENTATIONS = ("fused", "torch")

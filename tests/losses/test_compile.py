@@ -7,7 +7,8 @@ import torch._dynamo.testing
 import sslspec_fast.functional as F
 from sslspec_fast import PairGraph
 
-from ..support.cases import CASES, graphs, pair_rows, unit, weighted_graph
+from ..support.cases import CASES
+from ..support.inputs import graphs, pair_rows, unit, weighted_graph
 from ..support.versions import TORCH, traces_graphs
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -9,8 +9,8 @@ import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import DCLLoss, DCLWLoss
 
-from ..support.cases import pair_rows, unit
 from ..support.golden import assert_golden
+from ..support.inputs import pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -10,7 +10,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 
-from ..support.cases import pair_rows, unit
+from ..support.inputs import pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 OPTIONS = ({}, {"label_smoothing": 0.2}, {"tau_plus": 0.1}, {"tau_plus": 0.9})

@@ -7,7 +7,8 @@ import torch.nn.functional as nnf
 import sslspec_fast.functional as F
 from sslspec_fast import _C
 
-from ..support.cases import CASES, SOFTMAX, pair_rows, unit
+from ..support.cases import CASES, SOFTMAX
+from ..support.inputs import pair_rows, unit
 from ..support.tolerance import relative_error
 
 # losses that multiply bfloat16 rows as such where the processor does; their errors against those of
@@ -44,7 +45,7 @@ def test_half_inputs(name, impl, dtype, monkeypatch):
     wide = [x.detach().float().requires_grad_() for x in half]
     value = loss(*half, impl=impl)
     with monkeypatch.context() as patch:
-        patch.setattr("tests.support.cases.unit", lambda x: x)
+        patch.setattr("tests.support.inputs.unit", lambda x: x)
         expected = loss(*wide, impl=impl)
     assert value.dtype == torch.float32
     exact = 5e-3 if rounds else 1e-6

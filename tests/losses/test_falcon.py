@@ -9,7 +9,7 @@ import sslspec_fast.functional as F
 from sslspec_fast.losses import FalconLoss
 from sslspec_fast.losses.falcon import random_codes
 
-from ..support.cases import pair_rows
+from ..support.inputs import pair_rows
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -5,7 +5,8 @@ import torch
 
 import sslspec_fast.functional as F
 
-from ..support.cases import CASES, SOFTMAX, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, SOFTMAX
+from ..support.inputs import pair_rows, unit, weighted_graph
 
 
 @pytest.mark.parametrize("name", CASES)

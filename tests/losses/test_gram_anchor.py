@@ -12,7 +12,7 @@ from sslspec_fast import GramAnchorLoss
 from sslspec_fast.primitives.gram import difference
 from sslspec_fast.primitives.gram.difference import gram_difference
 
-from ..support.cases import golden_rows
+from ..support.inputs import golden_rows
 
 IMPLEMENTATIONS = ("fused", "torch")
 # DINOv3's GramLoss in float64: the loss and the norm of its gradient, in images or together

@@ -6,7 +6,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 
-from ..support.cases import directed_graph, pair_rows, weighted_graph
+from ..support.inputs import directed_graph, pair_rows, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
 

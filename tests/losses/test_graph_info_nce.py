@@ -8,7 +8,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 
-from ..support.cases import (
+from ..support.inputs import (
     directed_graph,
     golden_labels,
     golden_rows,

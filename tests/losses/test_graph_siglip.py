@@ -10,8 +10,8 @@ from torch import Tensor
 import sslspec_fast.functional as F
 from sslspec_fast import GraphSigLIPLoss, PairGraph
 
-from ..support.cases import directed_graph, golden_rows, graphs, pair_rows, unit
 from ..support.golden import assert_golden
+from ..support.inputs import directed_graph, golden_rows, graphs, pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 

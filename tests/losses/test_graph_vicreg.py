@@ -7,7 +7,7 @@ import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import GraphLoss
 
-from ..support.cases import directed_graph, pair_rows, weighted_graph
+from ..support.inputs import directed_graph, pair_rows, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
 PENALTY = {

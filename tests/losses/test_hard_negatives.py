@@ -12,7 +12,7 @@ from torch import Tensor
 import sslspec_fast.functional as F
 from sslspec_fast.losses import InfoNCELoss
 
-from ..support.cases import pair_rows, unit
+from ..support.inputs import pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 T = 0.3

@@ -6,7 +6,7 @@ import torch
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 
-from ..support.cases import pair_rows
+from ..support.inputs import pair_rows
 from ..support.prototypes import assert_values, golden
 
 IMPLEMENTATIONS = ("fused", "torch")

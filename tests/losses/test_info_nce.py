@@ -9,8 +9,8 @@ import torch.nn.functional as nnf
 import sslspec_fast.functional as F
 from sslspec_fast.losses import InfoNCELoss
 
-from ..support.cases import pair_rows, unit
 from ..support.golden import assert_golden
+from ..support.inputs import pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 import sslspec_fast.functional as F
 from sslspec_fast.losses import InfoNCELoss
 
-from ..support.cases import golden_rows, pair_rows, unit
+from ..support.inputs import golden_rows, pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 EVERY = ("query_to_key", "query_to_query", "key_to_key", "key_to_query")

@@ -6,7 +6,8 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast import _C
 
-from ..support.cases import CASES, RAGGED, SOFTMAX, pair_rows, unit, weighted_graph
+from ..support.cases import CASES, RAGGED, SOFTMAX
+from ..support.inputs import pair_rows, unit, weighted_graph
 
 
 def finite_pair(name, leaves, **hyper):

@@ -10,7 +10,7 @@ import sslspec_fast.functional as F
 from sslspec_fast.primitives.pairwise import nearest as module
 from sslspec_fast.primitives.pairwise.nearest import nearest
 
-from ..support.cases import golden_rows, pair_rows, unit
+from ..support.inputs import golden_rows, pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 # lightly's and dinov2's KoLeoLoss in fp64 (loss, |dz|), then dinov3's with topk=3, whose distances

@@ -7,7 +7,7 @@ import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.primitives.normality.sliced_ecf import directions
 
-from ..support.cases import pair_rows
+from ..support.inputs import pair_rows
 from .test_sigreg import golden_directions, golden_views
 
 IMPLEMENTATIONS = ("fused", "torch")

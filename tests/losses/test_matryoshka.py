@@ -8,7 +8,7 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.losses import MatryoshkaLoss, _prefixes
 
-from ..support.cases import pair_rows, unit
+from ..support.inputs import pair_rows, unit
 from ..support.tolerance import assert_no_worse
 
 matryoshka = importlib.import_module("sslspec_fast.losses.matryoshka")

@@ -6,7 +6,7 @@ import torch
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 
-from ..support.cases import golden_rows, pair_rows, unit
+from ..support.inputs import golden_rows, pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 # solo-learn's mocov2plus_loss_func and sslsv's MoCoLoss at temperature 0.2 in fp64: loss and |dz1|,

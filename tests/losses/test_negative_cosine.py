@@ -7,7 +7,7 @@ import torch.nn.functional as nnf
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 
-from ..support.cases import golden_rows, pair_rows, unit
+from ..support.inputs import golden_rows, pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 
-from ..support.cases import pair_rows, weighted_graph
+from ..support.inputs import pair_rows, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
 LOSSES = [

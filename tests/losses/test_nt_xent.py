@@ -10,8 +10,8 @@ import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import NTXentLoss
 
-from ..support.cases import golden_rows, pair_rows, unit
 from ..support.golden import assert_golden
+from ..support.inputs import golden_rows, pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -14,7 +14,7 @@ from sslspec_fast.losses._inputs import dense
 from sslspec_fast.losses.falcon import random_codes
 
 from ..support import by_rows
-from ..support.cases import directed_graph, labels_of, pair_rows, unit, weighted_graph
+from ..support.inputs import directed_graph, labels_of, pair_rows, unit, weighted_graph
 
 IMPLEMENTATIONS = ("fused", "torch")
 REDUCTIONS = ("mean", "sum", "none")

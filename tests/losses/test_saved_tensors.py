@@ -6,7 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 import sslspec_fast.functional as F
 
-from ..support.cases import CASES, pair_rows
+from ..support.cases import CASES
+from ..support.inputs import pair_rows
 
 
 def evaluated(name):

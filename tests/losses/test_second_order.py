@@ -7,7 +7,8 @@ import torch
 
 import sslspec_fast.functional as F
 
-from ..support.cases import CASES, TWO_VIEWS, pair_rows, unit
+from ..support.cases import CASES, TWO_VIEWS
+from ..support.inputs import pair_rows, unit
 
 # pen'' of a hinge jumps; away from the kink it is the same code as the penalties that are here
 SMOOTH = [name for name in CASES if "hinge" not in name]

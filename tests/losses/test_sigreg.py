@@ -9,7 +9,7 @@ import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.primitives.normality.sliced_ecf import directions
 
-from ..support.cases import golden_rows, pair_rows
+from ..support.inputs import golden_rows, pair_rows
 from ..support.tolerance import assert_no_worse
 
 IMPLEMENTATIONS = ("fused", "torch")

@@ -6,8 +6,8 @@ import torch
 import sslspec_fast.functional as F
 from sslspec_fast.losses import SpectralContrastiveLoss
 
-from ..support.cases import pair_rows
 from ..support.golden import assert_golden
+from ..support.inputs import pair_rows
 
 IMPLEMENTATIONS = ("fused", "torch")
 

@@ -7,8 +7,8 @@ import sslspec_fast.functional as F
 from sslspec_fast.graph import PairGraph
 from sslspec_fast.losses import VICRegLoss
 
-from ..support.cases import golden_rows, pair_rows
 from ..support.golden import assert_golden
+from ..support.inputs import golden_rows, pair_rows
 from ..support.tolerance import assert_no_worse
 
 IMPLEMENTATIONS = ("fused", "torch")

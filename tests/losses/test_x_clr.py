@@ -7,7 +7,7 @@ import torch
 
 import sslspec_fast.functional as F
 
-from ..support.cases import pair_rows, unit
+from ..support.inputs import pair_rows, unit
 
 IMPLEMENTATIONS = ("fused", "torch")
 

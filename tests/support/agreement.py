@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from . import cases
+from . import cases, inputs
 from .tolerance import relative_error
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
@@ -49,7 +49,7 @@ def check(name: str, n: int, d: int, dtype: torch.dtype, device: torch.device | 
     value, grads = value_and_gradients(loss, leaves_of(rows, device=device))
     with contextlib.ExitStack() as stack:
         if unit:  # the reference must not normalise the rounded rows again
-            stack.enter_context(mock.patch.object(cases, "unit", lambda x: x))
+            stack.enter_context(mock.patch.object(inputs, "unit", lambda x: x))
         want, wanted = value_and_gradients(loss, leaves_of(rows, dtype=F64), impl="torch")
     value_error, gradient_error = TOLERANCE[dtype]
     worst = relative_error(value.cpu(), want)

@@ -18,31 +18,12 @@ from sslspec_fast.losses import _catalogue
 from sslspec_fast.losses.falcon import random_codes
 
 from .inputs import (
-    directed_graph as directed_graph,
-)
-from .inputs import (
-    golden_labels as golden_labels,
-)
-from .inputs import (
-    golden_rows as golden_rows,
-)
-from .inputs import (
-    graphs as graphs,
-)
-from .inputs import (
-    labels_of as labels_of,
-)
-from .inputs import (
-    pair_rows as pair_rows,
-)
-from .inputs import (
-    unit as unit,
-)
-from .inputs import (
-    unit_unless_half as unit_unless_half,
-)
-from .inputs import (
-    weighted_graph as weighted_graph,
+    directed_graph,
+    labels_of,
+    pair_rows,
+    unit,
+    unit_unless_half,
+    weighted_graph,
 )
 
 RAGGED = (1, 2, 7, 252, 257)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .cases import golden_rows
+from .inputs import golden_rows
 
 SHAPES = ((8, 5), (6, 16))
 GOLDEN = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .cases import golden_rows
+from .inputs import golden_rows
 
 
 class Golden(NamedTuple):

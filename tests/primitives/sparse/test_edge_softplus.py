@@ -11,7 +11,7 @@ from sslspec_fast.graph import PairGraph
 from sslspec_fast.primitives.sparse.csr import Csr
 from sslspec_fast.primitives.sparse.edge_softplus import edge_softplus
 
-from ...support.cases import pair_rows, weighted_graph
+from ...support.inputs import pair_rows, weighted_graph
 
 KINDS = ("binary", "targets", "rectangular")
 
