@@ -205,6 +205,34 @@ def select(
 
 
 def check_of_each(
+    op: str, query: Tensor, negatives: Tensor, ids: Any, negative_ids: Any, guide: object
+) -> Tensor | None:
+    """negatives: (n, l, d). Their ids, (n, l), if they have some."""
+    n, d = query.shape
+    check.dense(op, "negatives", negatives)
+    if negatives.shape[0] != n or negatives.shape[2] != d or not negatives.shape[1]:
+        raise ValueError(
+            f"{op}: negatives of each query must be ({n}, l, {d}), l >= 1, "
+            f"got {tuple(negatives.shape)}"
+        )
+    check.same_kind(op, "negatives", negatives, "query", query)
+    if guide is not None:
+        raise ValueError(f"{op}: guide goes with negatives (l, d), got {tuple(negatives.shape)}")
+    if negative_ids is None:
+        return None
+    if ids is None:
+        raise ValueError(f"{op}: negative_ids need ids, got None")
+    given = negative_ids if isinstance(negative_ids, Tensor) else torch.as_tensor(negative_ids)
+    if given.shape != negatives.shape[:2]:
+        raise ValueError(
+            f"{op}: negative_ids must be {tuple(negatives.shape[:2])}, one for each of "
+            f"negatives, got {tuple(given.shape)}"
+        )
+    own = check.ids(op, given.reshape(-1), query, given.numel(), "negative_ids")
+    return own.view(given.shape)
+
+
+def false_of_each(
     op: str,
     query: Tensor,
     negatives: Tensor,
@@ -216,28 +244,7 @@ def check_of_each(
     """negatives: (n, l, d). What ids of the rows and a threshold say, and with ids (n, l) those of
     the negatives.
     """
-    n, d = query.shape
-    check.dense(op, "negatives", negatives)
-    if negatives.shape[0] != n or negatives.shape[2] != d or not negatives.shape[1]:
-        raise ValueError(
-            f"{op}: negatives of each query must be ({n}, l, {d}), l >= 1, "
-            f"got {tuple(negatives.shape)}"
-        )
-    check.same_kind(op, "negatives", negatives, "query", query)
-    if guide is not None:
-        raise ValueError(f"{op}: guide goes with negatives (l, d), got {tuple(negatives.shape)}")
-    own = None
-    if negative_ids is not None:
-        if ids is None:
-            raise ValueError(f"{op}: negative_ids need ids, got None")
-        given = negative_ids if isinstance(negative_ids, Tensor) else torch.as_tensor(negative_ids)
-        if given.shape != negatives.shape[:2]:
-            raise ValueError(
-                f"{op}: negative_ids must be {tuple(negatives.shape[:2])}, one for each of "
-                f"negatives, got {tuple(given.shape)}"
-            )
-        own = check.ids(op, given.reshape(-1), query, given.numel(), "negative_ids")
-        own = own.view(given.shape)
+    own = check_of_each(op, query, negatives, ids, negative_ids, guide)
     false = false_negatives(op, query, ids, None, None, threshold)
     if false.ids is not None and own is None:
         ids = numbered(false.ids)  # 0 ... n - 1, so that -1 is none of them

@@ -86,7 +86,7 @@ class FalseNegatives(NamedTuple):
         else:
             if threshold is not None:
                 guide = Bound(rows.detach(), columns.detach(), threshold)
-            rows, columns = _weighed(rows, columns, scale, self.log_weight, power)
+            rows, columns = weighed(rows, columns, scale, self.log_weight, power)
             threshold, half = None, False
         if threshold is None and guide is None:
             return pairwise.lse(rows, columns, scale, left_out, half=half)[0]
@@ -100,7 +100,7 @@ class FalseNegatives(NamedTuple):
         )
 
 
-def _weighed(
+def weighed(
     rows: Tensor, columns: Tensor, scale: Tensor, log_weight: Tensor, power: float
 ) -> tuple[Tensor, Tensor]:
     """With one feature more: scale_i a_i . b_j = power scale_i rows_i . columns_j + log w_j. In the
@@ -137,8 +137,12 @@ def check_column_weight(
         bad = weight[~((weight >= 0) & weight.isfinite())]
         if bad.numel():
             raise ValueError(f"{op}: column_weight must be finite and >= 0, got {bad[0].item()}")
-    log_weight = weight.to(computed_dtype(like)).log()
-    return false._replace(log_weight=log_weight.clamp_min(_NO_WEIGHT))
+    return false._replace(log_weight=log_weight(weight.to(computed_dtype(like))))
+
+
+def log_weight(weight: Tensor) -> Tensor:
+    """Logarithms of the factors of columns: finite, of 0 too."""
+    return weight.log().clamp_min(_NO_WEIGHT)
 
 
 def hardened(lse: Callable[[float], Tensor], hardness: float, count: int | None) -> Tensor:

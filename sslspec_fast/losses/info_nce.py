@@ -35,7 +35,7 @@ from ._candidates import (
     candidates,
     check_columns,
     check_default,
-    check_of_each,
+    false_of_each,
     of_each_query,
     select,
 )
@@ -59,7 +59,7 @@ from ._softmax import (
     smoothing,
 )
 from .over_ranks import over_ranks
-from .over_ranks.queries import INFO_NCE
+from .over_ranks.queries.info_nce import INFO_NCE
 
 TEMPERATURE = 0.1
 
@@ -98,8 +98,9 @@ def info_nce(
         temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
         negatives: (l, d) more columns of every query (a queue, mined negatives), (n, l, d) l of
             each query alone, or None. With directions=() they are info-nce-pytorch's
-            negative_mode="unpaired" and "paired". (n, l, d) not with a guide or a group of
-            several ranks.
+            negative_mode="unpaired" and "paired". (n, l, d) not with a guide.
+            With a group, this rank's: its part of the columns of all queries, or (n, l, d) those
+            of its own queries, l the same on all ranks.
         directions: the columns of query i beside its positive and the negatives, p its positive
             key: "query_to_key": q_i . k_j; "query_to_query": q_i . q_j; "key_to_key": p_i . k_j;
             "key_to_query": p_i . q_j, which holds the pair itself once more. () takes the
@@ -132,7 +133,7 @@ def info_nce(
         column_weight: (m,) >= 0, the factors of the exponentials of the keys and then of the
             negatives (l, d), without a gradient; of the negatives alone with directions=(). The
             positive has the factor 1. With the default `directions` or none, with a threshold or a
-            guide but not both, and not with a group of several ranks.
+            guide but not both. With a group, those of this rank's keys and negatives.
         return_terms: also return {"alignment": of -s_ii, "uniformity": of the log-sum-exp}.
         impl: "fused", or "torch" for the plain reference.
         group: a process group or 1-D DeviceMesh whose ranks hold the rows of the batch together
@@ -169,7 +170,7 @@ def info_nce(
     by = guide, guide_margin, guide_relative
     chosen = select(op, (query, key, negatives), target, ids, directions, by, hardness)
     if each is not None:
-        false, own_ids = check_of_each(op, query, each, ids, negative_ids, threshold, guide)
+        false, own_ids = false_of_each(op, query, each, ids, negative_ids, threshold, guide)
     else:
         if shared is not None:
             check.columns(op, "negatives", shared, "query", query)

@@ -33,7 +33,7 @@ from ._inputs import prepare_pair
 from ._queue import check_queue_ids, unit_queue
 from ._softmax import FalseNegatives, check_column_weight, one_positive_rows
 from .over_ranks import over_ranks
-from .over_ranks.queries import MOCO
+from .over_ranks.queries.moco import MOCO
 
 
 @over_ranks(MOCO)

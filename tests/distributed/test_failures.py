@@ -42,6 +42,9 @@ SEEN = {
 }
 SEEN |= {
     "target": f"info_nce: target {ALIKE} None, rank 1 has a tensor",
+    "weights of columns": f"info_nce: column_weight of key {ALIKE} None, rank 1 has a tensor",
+    "negatives of each query": f"info_nce: negatives of each query {ALIKE} rows of shape (2, 5) in",
+    "negatives of all queries": f"info_nce: negatives {ALIKE} None, rank 1 has rows of shape (5,)",
     "patches": f"gram_anchor: the shape of a sample {ALIKE} (2, 5), rank 1 has (4, 5)",
     "patches of the teacher": f"gram_anchor: teacher {ALIKE} rows of shape (4, 4) in torch.float64",
     "clamp": f"gram_anchor: clamp {ALIKE} 0.0, rank 1 has 1.0",
@@ -64,6 +67,8 @@ OWN = {
     "biases beside pairs over ranks": "ValueError: prototype_cross_entropy: bias must be (k,) with",
     "pairs of another group": "ValueError: prototype_cross_entropy: group must be the one that the",
     "keys": "ValueError: info_nce: target must have rows of key in [0, 4), got 4",
+    "weights for other columns": "ValueError: info_nce: column_weight must have a number for each",
+    "negatives of other queries": "ValueError: info_nce: negatives of each query must be (4, l, 5)",
     "images of the teacher": "ValueError: gram_anchor: teacher must have the (4,) rows of student",
     "error": "ValueError: nt_xent: temperature must be finite and > 0, got -1.0",
     "shapes": "ValueError: info_nce: key must match query (4, 5), got (3, 5)",

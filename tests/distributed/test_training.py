@@ -13,7 +13,8 @@ from ..support.ranks.pool import Pool
 
 SOFTMAX = ["nt_xent", "dcl", "info_nce", "clip", "siglip", "sup_con", "info_nce, threshold"]
 SOFTMAX += ["graph_info_nce", "graph_info_nce, non_positive", "graph_info_nce, per_positive"]
-SOFTMAX += ["graph_siglip", "info_nce, target"]
+SOFTMAX += ["graph_siglip", "info_nce, target", "info_nce, weights"]
+SOFTMAX += ["info_nce, negatives of each query"]
 
 
 def test_every_loss_with_a_scale_is_here() -> None:
@@ -88,7 +89,8 @@ def test_sharded_weights_and_scale(pool: Pool) -> None:
     "name",
     [
         *("nt_xent", "clip", "siglip", "vicreg", "sigreg", "lejepa", "dino", "swav", "x_clr"),
-        *("info_nce, target", "gram_anchor"),
+        *("info_nce, target", "info_nce, weights", "info_nce, negatives of each query"),
+        "gram_anchor",
     ],
 )
 def test_one_compiled_graph(pool: Pool, name: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...graph.pair_graph import PairGraph
 from ...ranks import Ranks
 
-SLOTS = 12
+SLOTS = 16
 
 # kinds of tensor arguments
 ROWS = "rows"  # (n_r, ...): this rank's

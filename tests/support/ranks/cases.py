@@ -12,12 +12,12 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
-from sslspec_fast._checks import DIRECTIONS
 from sslspec_fast.losses._catalogue import CATALOGUE, TWO_VIEWS
 from sslspec_fast.losses.falcon import random_codes
 
 from .batch import Case, N, Own, unit
 from .prototypes import PROTOTYPE_CASES, bias, logits, prototypes
+from .queries import QUERY_CASES
 
 
 def graph_of(name: str, own: Own, group: Any = None, **_: Any) -> sf.PairGraph:
@@ -72,7 +72,7 @@ def _patches(a: Tensor, b: Tensor, own: Own, **options: Any) -> Any:
     return F.gram_anchor(student, teacher, **options)
 
 
-CASES = {
+CASES = QUERY_CASES | {
     "nt_xent": Case(lambda a, b, c, t, o, **k: F.nt_xent(a, b, temperature=1 / c, **k), 2),
     "nt_xent weights, smoothing": Case(
         lambda a, b, c, t, o, **k: F.nt_xent(
@@ -99,191 +99,9 @@ CASES = {
         ),
         2,
     ),
-    "info_nce": Case(lambda a, b, c, t, o, **k: F.info_nce(a, b, temperature=1 / c, **k)),
-    "info_nce, a part of the queue": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, negatives=o.part("queue"), label_smoothing=0.1, **k
-        )
-    ),
-    "info_nce, a temperature per query": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=o["temperature"] / c, tau_plus=0.05, sample_weight=o["weight"], **k
-        )
-    ),
-    "info_nce, margin": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, margin=0.2, negatives=o.part("queue"), **k
-        )
-    ),
-    "info_nce, ids": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, ids=o["labels"], negatives=o.part("queue"), **k
-        )
-    ),
-    "info_nce, ids of negatives": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a,
-            b,
-            temperature=o["temperature"] / c,
-            ids=o["labels"],
-            negatives=o.part("queue"),
-            negative_ids=o.part("queue_ids"),
-            sample_weight=o["weight"],
-            **k,
-        )
-    ),
-    "info_nce, threshold": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, threshold=o["temperature"], ids=o["labels"], **k
-        )
-    ),
-    "info_nce, guided": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a,
-            b,
-            temperature=1 / c,
-            directions=DIRECTIONS[:3],
-            guide=(o["x1"], o["x2"]),
-            guide_margin=0.1,
-            **k,
-        )
-    ),
-    "info_nce, guided, all pairs": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a,
-            b,
-            temperature=o["temperature"] / c,
-            directions=DIRECTIONS,
-            negatives=o.part("queue"),
-            guide=(o["x1"][:, :5], o["x2"][:, :5], o.part("queue").detach()),
-            guide_margin=0.2,
-            guide_relative=True,
-            threshold=0.7,
-            ids=o["labels"],
-            sample_weight=o["weight"],
-            **k,
-        )
-    ),
-    "info_nce, hardness": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, hardness=0.5, negatives=o.part("queue"), tau_plus=0.05, **k
-        )
-    ),
-    "info_nce, hardness of the others": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a,
-            b,
-            temperature=o["temperature"] / c,
-            directions=DIRECTIONS,
-            hardness=1.5,
-            threshold=0.7,
-            ids=o["labels"],
-            sample_weight=o["weight"],
-            **k,
-        )
-    ),
-    "info_nce, negatives alone": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a, b, temperature=1 / c, directions=(), negatives=o.part("queue"), margin=0.1, **k
-        )
-    ),
-    "info_nce, negatives alone and ids": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a,
-            b,
-            temperature=1 / c,
-            directions=("query_to_query",),
-            negatives=o.part("queue"),
-            ids=o["labels"],
-            negative_ids=o.part("queue_ids"),
-            **k,
-        )
-    ),
-    "info_nce, keys in another order": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            a,
-            torch.cat([a - b, b]),
-            target=len(b) + torch.arange(len(b)),
-            temperature=o["temperature"] / c,
-            tau_plus=0.05,
-            sample_weight=t.exp() * o["weight"],
-            **k,
-        )
-    ),
-    "info_nce, two queries for a key": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            torch.cat([a, a + b]),
-            torch.cat([a - b, b]),
-            target=len(b) + torch.arange(len(b)).repeat(2),
-            temperature=1 / c,
-            negatives=o.part("queue"),
-            label_smoothing=0.1,
-            **k,
-        ),
-        2,
-    ),
-    "info_nce, keys in another order, all pairs": Case(
-        lambda a, b, c, t, o, **k: F.info_nce(
-            torch.cat([a, a + b]),
-            torch.cat([a - b, b]),
-            target=len(b) + torch.arange(len(b)).repeat(2),
-            temperature=o["temperature"].repeat(2) / c,
-            directions=DIRECTIONS,
-            negatives=o.part("queue"),
-            guide=(
-                torch.cat([o["x1"], o["x2"]])[:, :5],
-                torch.cat([o["x2"], o["x1"]])[:, :5],
-                o.part("queue").detach(),
-            ),
-            guide_margin=-0.3,
-            threshold=0.8,
-            margin=0.1,
-            **k,
-        ),
-        2,
-    ),
     "gram_anchor": Case(lambda a, b, c, t, o, **k: _patches(a, b, o, **k), terms=False),
     "gram_anchor, clamped": Case(
         lambda a, b, c, t, o, **k: _patches(a, b, o, clamp=True, **k), terms=False
-    ),
-    "moco": Case(
-        lambda a, b, c, t, o, **k: F.moco(a, b, unit(o.data["queue"]), temperature=1 / c, **k)
-    ),
-    "moco, options": Case(
-        lambda a, b, c, t, o, **k: F.moco(
-            a,
-            b,
-            unit(o.data["queue"]),
-            temperature=o["temperature"] / c,
-            margin=0.1,
-            ids=o["labels"],
-            queue_ids=o.data["queue_ids"],
-            threshold=0.7,
-            sample_weight=t.exp() * o["weight"],
-            **k,
-        )
-    ),
-    "moco, hardness and weights of columns": Case(
-        lambda a, b, c, t, o, **k: F.moco(
-            a,
-            b,
-            unit(o.data["queue"]),
-            temperature=1 / c,
-            hardness=0.5,
-            column_weight=torch.linspace(0, 2, len(o.data["queue"])).to(a),
-            **k,
-        )
-    ),
-    "moco, weights": Case(
-        lambda a, b, c, t, o, **k: F.moco(
-            a,
-            b,
-            unit(o.data["queue"]),
-            temperature=1 / c,
-            margin=0.1,
-            sample_weight=t.exp() * o["weight"],
-            **k,
-        )
     ),
     "koleo": Case(lambda a, b, c, t, o, **k: F.koleo(a, **k), terms=False),
     "koleo, neighbours": Case(

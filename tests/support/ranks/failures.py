@@ -140,6 +140,26 @@ CALLS: dict[str, Any] = {
         lambda g: F.info_nce(*pair(), target=torch.arange(4) + 1, group=g),
         lambda g: F.info_nce(*pair(), target=torch.arange(4), group=g),
     ),
+    "weights of columns": (
+        lambda g: F.info_nce(*pair(), column_weight=torch.ones(4), group=g),
+        lambda g: F.info_nce(*pair(), group=g),
+    ),
+    "weights for other columns": (
+        lambda g: F.info_nce(*pair(), column_weight=torch.ones(3), group=g),
+        lambda g: F.info_nce(*pair(), column_weight=torch.ones(4), group=g),
+    ),
+    "negatives of each query": (
+        lambda g: F.info_nce(*pair(), negatives=torch.ones(4, 3, 5, dtype=D), group=g),
+        lambda g: F.info_nce(*pair(), negatives=torch.ones(4, 2, 5, dtype=D), group=g),
+    ),
+    "negatives of all queries": (
+        lambda g: F.info_nce(*pair(), negatives=torch.ones(3, 5, dtype=D), group=g),
+        lambda g: F.info_nce(*pair(), negatives=torch.ones(4, 2, 5, dtype=D), group=g),
+    ),
+    "negatives of other queries": (
+        lambda g: F.info_nce(*pair(), negatives=torch.ones(3, 2, 5, dtype=D), group=g),
+        lambda g: F.info_nce(*pair(), negatives=torch.ones(4, 2, 5, dtype=D), group=g),
+    ),
     "patches": (
         lambda g: F.gram_anchor(*(x.view(1, 4, 5) for x in pair()), group=g),
         lambda g: F.gram_anchor(*(x.view(2, 2, 5) for x in pair()), group=g),

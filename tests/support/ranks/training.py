@@ -51,6 +51,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "info_nce, target": lambda a, b, c, **k: F.info_nce(
         a, torch.cat([a + b, b]), target=len(b) + torch.arange(len(b)), temperature=1 / c, **k
     ),
+    "info_nce, weights": lambda a, b, c, **k: F.info_nce(
+        a, b, temperature=1 / c, column_weight=a.detach()[:, 0].abs(), threshold=0.3, **k
+    ),
+    "info_nce, negatives of each query": lambda a, b, c, **k: F.info_nce(
+        a, b, temperature=1 / c, negatives=torch.stack([a * b, a - b], 1), **k
+    ),
     "gram_anchor": lambda a, b, c, **k: (
         F.gram_anchor(torch.stack([a, b, a + b], 1), torch.stack([b, b, b], 1), **k) + 0 * c
     ),

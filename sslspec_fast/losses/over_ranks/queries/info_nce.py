@@ -1,7 +1,7 @@
-"""InfoNCE and MoCo of rows that are spread over ranks.
+"""InfoNCE of rows that are spread over ranks.
 
-Formulas: the files of the losses. A query has the keys and negatives of all ranks as columns, or
-the rows of MoCo's queue, of which every rank holds all: then nothing but the loss is added up.
+Formulas: the file of the loss. A query has the keys and negatives of all ranks as columns, and
+those that are of this query alone.
 """
 
 from __future__ import annotations
@@ -13,46 +13,86 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import _checks as check
-from ..._dtypes import as_multiplied, multiplies_half
-from ...primitives.pairwise.filtered import Bound, pairs_above
-from ...primitives.pairwise.value_and_grad import one_positive_total
-from ...primitives.rows.unit_rows import paired_rows
-from ...ranks import Ranks, gather_rows, sum_to_rows, sum_to_value
-from ...ranks.agreement import sample_ids
-from ...ranks.differentiable import start_gather
-from ...ranks.pieces import Piece
-from .._candidates import (
+from .... import _checks as check
+from ...._dtypes import as_multiplied, computed_dtype, multiplies_half
+from ....primitives.pairwise.filtered import Bound, pairs_above
+from ....ranks import Ranks, gather_rows, sum_to_rows
+from ....ranks.agreement import sample_ids
+from ....ranks.differentiable import start_gather
+from ....ranks.pieces import Piece
+from ..._candidates import (
     KEY_TO_QUERY,
     QUERY_TO_KEY,
     QUERY_TO_QUERY,
+    OfEach,
     Selection,
     candidates,
+    check_columns,
     check_default,
+    check_of_each,
+    of_each_query,
     select,
 )
-from .._common import numbered, row_ids
-from .._graph_queries import logaddexp
-from .._queue import check_queue_ids, unit_queue
-from .._softmax import (
+from ..._common import numbered, row_ids
+from ..._graph_queries import logaddexp
+from ..._softmax import (
     FalseNegatives,
-    check_column_weight,
     check_false_negatives,
     check_margin,
     check_softmax,
     debiased,
     hardened,
+    log_weight,
     one_positive_rows,
     smoothing,
+    weighed,
 )
-from ._agreed import scale_given
-from ._form import COPY, FURTHER, MORE, MORE_OF_ROW, ROWS, SCALE, Form, Given, Problem, Result
-from ._reduce import check_weight, reduce_rows, result, scale_of
-from .sums.log_sum_exp import Columns, Pattern, log_sum_exp
-
-# ---- InfoNCE ----
+from .._agreed import scale_given
+from .._form import FURTHER, MORE, MORE_OF_ROW, ROWS, SCALE, Form, Given, Problem, Result
+from .._reduce import check_weight, reduce_rows, result, scale_of
+from ..sums.log_sum_exp import Columns, Pattern, log_sum_exp
 
 _GUIDE = "guide of query", "guide of key", "guide of negatives"
+_WEIGHTS = "column_weight of key", "column_weight of negatives"
+_OF_EACH = "negatives of each query", "negative_ids of each query"
+
+
+def _check_negatives(
+    op: str,
+    query: Tensor,
+    negatives: Any,
+    ids: Any,
+    negative_ids: Any,
+    threshold: float | Tensor | None,
+    guide: object,
+) -> dict[str, Tensor | None]:
+    """The negatives, and what leaves columns out, by their names in the form."""
+    each, own = None, None
+    if isinstance(negatives, Tensor) and negatives.dim() == 3:
+        own = check_of_each(op, query, negatives, ids, negative_ids, guide)
+        each, negatives, negative_ids = negatives, None, None
+    elif negatives is not None:
+        check.columns(op, "negatives", negatives, "query", query, min_rows=0)
+    found = check_false_negatives(op, query, ids, negatives, negative_ids, threshold)
+    ids, own_of_shared, threshold = found
+    return {
+        "negatives": negatives,
+        "ids": ids,
+        "negative_ids": own_of_shared,
+        "threshold": None if threshold is None else threshold.expand(query.shape[0]),
+        **dict(zip(_OF_EACH, (each, own), strict=True)),
+    }
+
+
+def _by_part(
+    weight: Tensor | None, key: Tensor, negatives: Tensor | None, chosen: Selection
+) -> tuple[Tensor | None, Tensor | None]:
+    """The weights of the columns that are keys, and of those that are negatives."""
+    if weight is None:
+        return None, None
+    weight = weight.to(computed_dtype(key))
+    m = key.shape[0] if chosen.directions else 0
+    return weight[:m] if chosen.directions else None, None if negatives is None else weight[m:]
 
 
 def _check_info_nce(
@@ -74,6 +114,7 @@ def _check_info_nce(
     guide_margin: float,
     guide_relative: bool,
     hardness: float,
+    column_weight: Tensor | None,
 ) -> Given:
     op = "info_nce"
     if target is None:
@@ -83,13 +124,13 @@ def _check_info_nce(
         check.columns(op, "key", key, "query", query, min_rows=0)
     smooth, tau_plus = check_softmax(op, label_smoothing, tau_plus)
     n = query.shape[0]
-    if negatives is not None:
-        check.columns(op, "negatives", negatives, "query", query, min_rows=0)
-    ids, own, threshold = check_false_negatives(op, query, ids, negatives, negative_ids, threshold)
+    found = _check_negatives(op, query, negatives, ids, negative_ids, threshold, guide)
     by_guide = guide, guide_margin, guide_relative
     chosen = select(op, (query, key, negatives), target, ids, directions, by_guide, hardness)
-    false = ids is not None or threshold is not None or guide is not None
-    margin = check_margin(op, margin, false, smooth, tau_plus)
+    false = FalseNegatives(found["ids"], None, found["threshold"])
+    false = check_columns(op, false, chosen, column_weight, (query, key, negatives))
+    filtered = bool(false) or guide is not None
+    margin = check_margin(op, margin, filtered, smooth, tau_plus)
     check_default(op, chosen, smooth, tau_plus)
     of_guide = chosen.guide or (None, None, None)
     tensors = {
@@ -97,12 +138,10 @@ def _check_info_nce(
         "key": key,
         "temperature": scale_given(op, "temperature", temperature, query),
         "sample_weight": check.sample_weight(op, sample_weight, query, n, "sum"),
-        "negatives": negatives,
         "target": chosen.target,
-        "ids": ids,
-        "negative_ids": own,
-        "threshold": None if threshold is None else threshold.expand(n),
+        **found,
         **dict(zip(_GUIDE, of_guide, strict=True)),
+        **dict(zip(_WEIGHTS, _by_part(column_weight, key, negatives, chosen), strict=True)),
     }
     numbers = {
         "label_smoothing": smooth,
@@ -116,9 +155,17 @@ def _check_info_nce(
 
 
 def _columns(
-    p: Problem, half: bool, direction: str, directions: Sequence[str], guide: Bound | None
+    p: Problem,
+    half: bool,
+    direction: str,
+    directions: Sequence[str],
+    guide: Bound | None,
+    unit: Tensor | None,
 ) -> Columns:
-    """The columns of a direction on all ranks, without what the arguments leave out of them."""
+    """The columns of a direction on all ranks, without what the arguments leave out of them.
+
+    unit: (n_r, d) the rows, where those that are multiplied have the feature of `weighed`.
+    """
     ids, threshold = p.tensors["ids"], p.tensors["threshold"]
     of_queries = direction == QUERY_TO_KEY
     rows = p.ranks if direction in (QUERY_TO_QUERY, KEY_TO_QUERY) else p.more
@@ -143,7 +190,8 @@ def _columns(
     if threshold is not None or guide is not None:
 
         def skip(left: Tensor, right: Tensor, piece: Piece) -> Pattern:
-            bounds = [] if threshold is None else [Bound(left, right, threshold)]
+            cosines = (left, right) if unit is None else (unit, right[:, :-1])
+            bounds = [] if threshold is None else [Bound(*cosines, threshold)]
             if guide is not None:
                 by = start_gather(guide.b[piece.own], piece.ranks)()
                 bounds.append(guide._replace(b=by))
@@ -154,6 +202,20 @@ def _columns(
 
 def _everything(ranks: Ranks) -> tuple[tuple[int, int], ...]:
     return tuple((0, count) for count in ranks.counts)
+
+
+def _log_weight(p: Problem) -> Tensor | None:
+    """Of this rank's keys and then of its negatives."""
+    given = [p.tensors[name] for name in _WEIGHTS]
+    parts = [log_weight(x) for x in given if x is not None]
+    return torch.cat(parts) if parts else None
+
+
+def _negatives_of_each(p: Problem, query: Tensor) -> OfEach | None:
+    """query: (n_r, d) unit rows."""
+    each, own = (p.tensors[name] for name in _OF_EACH)
+    false = FalseNegatives(p.tensors["ids"], None, p.tensors["threshold"])
+    return None if each is None else of_each_query(query, each, false, own)
 
 
 def _info_nce(p: Problem) -> Result:
@@ -173,26 +235,33 @@ def _info_nce(p: Problem) -> Result:
     directions = tuple(p.choices["directions"].split())
     chosen = Selection(directions, target, guide, less, bool(relative))
     sides, bounds = embedded.sides(directions), chosen.bounds()
+    factors, of_each = _log_weight(p), _negatives_of_each(p, embedded.query)
     half = multiplies_half(embedded.query, p.half)
 
     def at(power: float) -> Tensor:
-        parts = []
+        parts = [] if of_each is None else [of_each.lse(scale, power)]
         for name, (rows, others) in sides.items():
             bound = None if bounds is None else Bound(*bounds[0][name], bounds[1])
-            columns = _columns(p, half, name, directions, bound)
-            found, _ = log_sum_exp(rows, others, power * scale, columns)
+            a, b, unit, c = rows, others, None, power * scale
+            if factors is not None:  # logarithms, which bfloat16 would round
+                a, b = as_multiplied(rows, half), as_multiplied(others, half)
+                unit, c = a.detach(), scale
+                a, b = weighed(a, b, scale, factors, power)
+            columns = _columns(p, half and factors is None, name, directions, bound, unit)
+            found, _ = log_sum_exp(a, b, c, columns)
             again = name == KEY_TO_QUERY
             parts.append(logaddexp(found, power * positive) if again else found)
         return reduce(logaddexp, parts)
 
     lse = hardened(at, hardness, None)
+    count += 0 if of_each is None else of_each.cosines.shape[1]
     if tau_plus:
         lse = debiased(lse, positive, scale, count - 1, tau_plus)
     rows = one_positive_rows(lse, positive)
     if smooth:
         total = (embedded.query * sum_to_rows(sides[QUERY_TO_KEY][1].sum(0), p.ranks)).sum(1)
-        total = total * scale
-        rows = rows + smoothing(positive, total, count, smooth)
+        total = total if of_each is None else total + of_each.cosines.sum(1)
+        rows = rows + smoothing(positive, total * scale, count, smooth)
     return result(p, reduce_rows(p, rows, weight), positive, weight)
 
 
@@ -200,6 +269,12 @@ def _restored(arguments: dict[str, Any]) -> dict[str, Any]:
     guide = [arguments.pop(name) for name in _GUIDE]
     arguments["guide"] = [x for x in guide if x is not None] or None
     arguments["guide_relative"] = bool(arguments["guide_relative"])
+    weights = [arguments.pop(name) for name in _WEIGHTS]
+    parts = [x for x in weights if x is not None]
+    arguments["column_weight"] = torch.cat(parts) if parts else None
+    each, own = (arguments.pop(name) for name in _OF_EACH)
+    if each is not None:
+        arguments |= {"negatives": each, "negative_ids": own}
     return {**arguments, "directions": arguments["directions"].split()}
 
 
@@ -210,12 +285,14 @@ INFO_NCE = Form(
         "key": MORE,
         "temperature": SCALE,
         "sample_weight": ROWS,
-        "negatives": FURTHER,
         "target": MORE_OF_ROW,
+        "negatives": FURTHER,
         "ids": ROWS,
         "negative_ids": FURTHER,
         "threshold": ROWS,
+        **dict.fromkeys(_OF_EACH, ROWS),
         **dict(zip(_GUIDE, (ROWS, MORE, FURTHER), strict=True)),
+        **dict(zip(_WEIGHTS, (MORE, FURTHER), strict=True)),
     },
     (
         "label_smoothing",
@@ -230,92 +307,4 @@ INFO_NCE = Form(
     terms=("alignment", "uniformity"),
     choices=("directions",),
     restore=_restored,
-)
-
-# ---- MoCo ----
-
-
-def _check_moco(
-    query: Tensor,
-    key: Tensor,
-    queue: Tensor,
-    temperature: float | Tensor,
-    margin: float,
-    ids: Any,
-    queue_ids: Any,
-    threshold: float | Tensor | None,
-    hardness: float,
-    column_weight: Tensor | None,
-    reduction: str,
-    sample_weight: Tensor | None,
-) -> Given:
-    op = "moco"
-    check.pair(op, ("query", "key"), query, key, min_rows=0)
-    n = query.shape[0]
-    queue = unit_queue(op, queue, query)
-    ids, queue_ids = check_queue_ids(op, ids, queue_ids, query, queue)
-    bound = None if threshold is None else check.threshold(op, threshold, query, n)
-    tensors = {
-        "query": query,
-        "key": key,
-        "queue": queue,
-        "temperature": scale_given(op, "temperature", temperature, query),
-        "sample_weight": check.sample_weight(op, sample_weight, query, n, "sum"),
-        "ids": ids,
-        "queue_ids": queue_ids,
-        "threshold": None if bound is None else bound.expand(n),
-        "column_weight": column_weight,
-    }
-    none = FalseNegatives(None, None, None)
-    check_column_weight(op, column_weight, query, queue.shape[0], none)
-    numbers = {"margin": margin, "hardness": hardness}
-    return Given(tensors, {k: check.number(op, k, x, low=0.0) for k, x in numbers.items()})
-
-
-def _moco(p: Problem) -> Result:
-    weight, queue = p.tensors["sample_weight"], p.rows("queue")
-    check_weight(p, weight)
-    scale = scale_of(p, "temperature").reciprocal()
-    u, _, similarity = paired_rows(p.rows("query"), p.rows("key"))
-    positive = (similarity - p.numbers["margin"]) * scale
-    false = FalseNegatives(p.tensors["ids"], p.tensors["queue_ids"], p.tensors["threshold"])
-    false = check_column_weight(p.op, p.tensors["column_weight"], u, len(queue), false)
-    hardness = p.numbers["hardness"]
-    half = multiplies_half(u, p.half)
-    a, b = as_multiplied(u, half), as_multiplied(queue, half)
-    if len(queue) and not false and not hardness and p.reduction != "none":
-        row_weight = torch.ones_like(positive) if weight is None else weight
-        if p.reduction == "mean":
-            of_all = p.ranks.n if weight is None else sum_to_rows(weight.sum(), p.ranks)
-            row_weight = row_weight / of_all
-        # that of no rows has the collectives of all others behind it too
-        own = (positive * row_weight).sum()
-        if len(u):
-            own = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
-        loss = sum_to_value(own, p.ranks)
-    else:
-        lse = torch.full_like(positive, -torch.inf)
-        if len(u) and len(queue):
-            lse = false.reweighted(a, b, scale, hardness)
-        loss = reduce_rows(p, one_positive_rows(lse, positive), weight)
-    return result(p, loss, positive, weight)
-
-
-MOCO = Form(
-    "moco",
-    {
-        "query": ROWS,
-        "key": ROWS,
-        "queue": COPY,
-        "temperature": SCALE,
-        "sample_weight": ROWS,
-        "ids": ROWS,
-        "queue_ids": COPY,
-        "threshold": ROWS,
-        "column_weight": COPY,
-    },
-    ("margin", "hardness"),
-    _check_moco,
-    _moco,
-    terms=("alignment", "uniformity"),
 )
