@@ -38,12 +38,14 @@ class Candidates(NamedTuple):
         found = {}
         if columns:
             found[QUERY_TO_KEY] = self.query, torch.cat(columns) if columns[1:] else columns[0]
-        every = {
-            QUERY_TO_QUERY: (self.query, self.query),
-            KEY_TO_KEY: (self.own, self.key),
-            KEY_TO_QUERY: (self.own, self.query),
-        }
-        return found | {name: sides for name, sides in every.items() if name in directions}
+        for name, rows, others in (
+            (QUERY_TO_QUERY, self.query, self.query),
+            (KEY_TO_KEY, self.own, self.key),
+            (KEY_TO_QUERY, self.own, self.query),
+        ):
+            if name in directions:
+                found[name] = rows, others
+        return found
 
 
 def candidates(
@@ -72,17 +74,15 @@ class Selection(NamedTuple):
     guide_relative: bool
     hardness: float = 0.0
 
-    @property
     def own_keys(self) -> bool | Tensor:
         """The key of each query, which is no negative: True for that of its number."""
         return True if self.target is None else self.target
 
-    @property
     def only_columns(self) -> bool:
         """Whether all rows are queries, and their keys, if they are columns, those of their number:
         what needs no log-sum-exp but one.
         """
-        return self.target is None and set(self.directions) <= {QUERY_TO_KEY}
+        return self.target is None and all(name == QUERY_TO_KEY for name in self.directions)
 
     def bounds(self) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor] | None:
         """Unit rows of the guide on both sides of each direction, and (n,) what their cosines may
@@ -112,9 +112,9 @@ class Selection(NamedTuple):
         of_each: negatives of each query alone.
         """
         own: dict[str, bool | Tensor] = {
-            QUERY_TO_KEY: self.own_keys if QUERY_TO_KEY in self.directions else False,
+            QUERY_TO_KEY: self.own_keys() if QUERY_TO_KEY in self.directions else False,
             QUERY_TO_QUERY: True,
-            KEY_TO_KEY: self.own_keys,
+            KEY_TO_KEY: self.own_keys(),
             KEY_TO_QUERY: True,
         }
         guide = self.bounds()
@@ -123,11 +123,11 @@ class Selection(NamedTuple):
             parts = [] if of_each is None else [of_each.lse(scale, power)]
             for name, (rows, columns) in sides.items():
                 bound = None if guide is None else Bound(*guide[0][name], guide[1])
-                left_out = false._replace(column_ids=false.ids, guide=bound)
+                ids = false.ids
                 if name == QUERY_TO_KEY and false.column_ids is not None:
-                    first = false.column_ids.shape[0] - columns.shape[0]
-                    left_out = left_out._replace(column_ids=false.column_ids[first:])
-                if rows is columns and not left_out:
+                    ids = false.column_ids[false.column_ids.shape[0] - columns.shape[0] :]
+                left_out = FalseNegatives(false.ids, ids, false.threshold, bound, false.log_weight)
+                if rows is columns and not left_out.some():
                     lse = self_lse(products(rows, like), power * scale, None, is_half(like))
                 else:
                     a, b = products(rows, like), products(columns, like)
@@ -135,7 +135,7 @@ class Selection(NamedTuple):
                 parts.append(logaddexp(lse, power * positive) if name == KEY_TO_QUERY else lse)
             return reduce(logaddexp, parts)
 
-        some = bool(false) or guide is not None
+        some = false.some() or guide is not None
         return hardened(at, self.hardness, None if some else self._count(sides, own, of_each))
 
     @staticmethod
@@ -331,9 +331,9 @@ def _guide(
             )
         return None
     parts = [x for x in zip(("query", "key", "negatives"), rows, strict=True) if x[1] is not None]
-    if not isinstance(guide, tuple | list) or len(guide) != len(parts):
+    if not isinstance(guide, (tuple, list)) or len(guide) != len(parts):
         names = ", ".join(name for name, _ in parts)
-        got = f"{len(guide)}" if isinstance(guide, tuple | list) else type(guide).__name__
+        got = f"{len(guide)}" if isinstance(guide, (tuple, list)) else type(guide).__name__
         raise ValueError(
             f"{op}: guide must be {len(parts)} tensors, embeddings of {names}, got {got}"
         )

@@ -61,6 +61,21 @@ class Heads(NamedTuple):
             v = w if own is None else self._columns(own)
         return Sides(a, w, b, v, self.bias)
 
+    def with_bias(self, bias: Tensor) -> Heads:
+        return Heads(
+            self.student,
+            self.prototypes,
+            self.student_temperature,
+            self.teacher,
+            self.teacher_prototypes,
+            self.teacher_temperature,
+            self.graph,
+            bias,
+            self.normalize,
+            self.scaled,
+            self.half,
+        )
+
     def own_sides(self) -> OwnSides | None:
         """The two logits where the rows are the prototypes; None if temperatures differ."""
         student, teacher = self.student_temperature, self.teacher_temperature

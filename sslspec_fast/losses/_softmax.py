@@ -48,8 +48,10 @@ class FalseNegatives(NamedTuple):
     guide: Bound | None = None
     log_weight: Tensor | None = None  # (m,)
 
-    def __bool__(self) -> bool:
-        return any(part is not None for part in (*self[:1], *self[2:]))
+    def some(self) -> bool:
+        """Whether a column is left out or weighed."""
+        by_cosine = self.threshold is not None or self.guide is not None
+        return self.ids is not None or by_cosine or self.log_weight is not None
 
     def by_part(
         self, n: int, of_each: Tensor | None = None
@@ -76,10 +78,10 @@ class FalseNegatives(NamedTuple):
         """
         ids_a = None if self.ids is None else row_ids(self.ids)
         ids_b = None if self.column_ids is None else row_ids(self.column_ids)
-        left_out = pairwise.LeftOut(ids_a, ids_b, self_pairs=own is True)
+        starts = ends = None
         if isinstance(own, Tensor):
-            indptr = torch.arange(own.shape[0] + 1, device=own.device)
-            left_out = left_out._replace(indptr=indptr, indices=own)
+            starts, ends = torch.arange(own.shape[0] + 1, device=own.device), own
+        left_out = pairwise.LeftOut(ids_a, ids_b, starts, ends, self_pairs=own is True)
         threshold, guide = self.threshold, self.guide
         if self.log_weight is None:
             scale = scale if power == 1 else power * scale
@@ -137,7 +139,7 @@ def check_column_weight(
         bad = weight[~((weight >= 0) & weight.isfinite())]
         if bad.numel():
             raise ValueError(f"{op}: column_weight must be finite and >= 0, got {bad[0].item()}")
-    return false._replace(log_weight=log_weight(weight.to(computed_dtype(like))))
+    return FalseNegatives(*false[:4], log_weight(weight.to(computed_dtype(like))))
 
 
 def log_weight(weight: Tensor) -> Tensor:

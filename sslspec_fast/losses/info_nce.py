@@ -176,11 +176,11 @@ def info_nce(
             check.columns(op, "negatives", shared, "query", query)
         false, own_ids = false_negatives(op, query, ids, shared, negative_ids, threshold), None
     false = check_columns(op, false, chosen, column_weight, (query, key, negatives))
-    filtered = bool(false) or guide is not None
+    filtered = false.some() or guide is not None
     margin = check_margin(op, margin, filtered, label_smoothing, tau_plus)
     check_default(op, chosen, label_smoothing, tau_plus)
     changed = label_smoothing or tau_plus or margin or filtered or hardness or return_terms
-    plain = chosen.only_columns and not changed and negatives is None
+    plain = chosen.only_columns() and not changed and negatives is None
     if impl == "fused" and plain and is_scalar(pair.scale):
         c = pair.inverse_scale()
         return matched_loss(query, key, c, reduction, weight, both=False, unit=True)
@@ -205,14 +205,19 @@ def info_nce(
             ids=false.by_part(key.shape[0], own_ids),
             threshold=false.threshold,
             log_weight=false.log_weight,
-            **chosen._asdict(),
+            directions=chosen.directions,
+            target=chosen.target,
+            guide=chosen.guide,
+            guide_margin=chosen.guide_margin,
+            guide_relative=chosen.guide_relative,
+            hardness=chosen.hardness,
         )
     else:
         rows, similarity = candidates(q, k, extra, chosen.target)
         positive = (similarity - margin if margin else similarity) * scale
         sides = rows.sides(chosen.directions)
         more = None if each is None else of_each_query(rows.query, each, false, own_ids)
-        dense = reduction != "none" and chosen.only_columns and not (tau_plus or filtered)
+        dense = reduction != "none" and chosen.only_columns() and not (tau_plus or filtered)
         if not dense or hardness or more is not None:
             lse = chosen.lse(sides, scale, positive, false, query, more)
             if tau_plus:

@@ -138,7 +138,7 @@ def moco(
         if bank.shape[0] == 0:
             rows = one_positive_rows(torch.full_like(positive, -torch.inf), positive)
             loss = reduce_rows(rows, reduction, weight)
-        elif reduction == "none" or false or hardness:
+        elif reduction == "none" or false.some() or hardness:
             rows = one_positive_rows(false.reweighted(a, b, scale, hardness), positive)
             loss = reduce_rows(rows, reduction, weight)
         else:

@@ -20,6 +20,9 @@ OF_STORED_GRAPHS = (
     "ls_simclr",
     "ls_simclr_centred",
     "graph_covariance_directed",
+    "graph_siglip",
+    "graph_siglip_labels",
+    "ls_simclr_nested",
 )
 
 
@@ -44,6 +47,8 @@ def test_fullgraph(name, impl):
     case = CASES[name]
     if TORCH < (2, 5) and impl == "fused" and name in OF_STORED_GRAPHS:
         pytest.skip("torch 2.4 does not trace through objects as arguments or attributes")
+    if TORCH < (2, 5) and (name, impl) == ("ibot", "torch"):
+        pytest.skip("torch 2.4 does not trace through sizes that depend on values")
     inputs, loss = case.make(max(10, case.min_rows), 4)
     leaves = [x.requires_grad_() for x in inputs]
     assert_same_compiled(lambda *x: loss(*x, impl=impl), *leaves)

@@ -25,7 +25,7 @@ def test_batched_gradients_are_those_of_a_loop(name):
 @pytest.mark.parametrize("name", CASES)
 def test_derivatives_by_torch_func(name):
     # the references have them; the fused losses say that they have not, rather than drop tangents
-    if TORCH < (2, 5) and name.startswith("graph_vicreg") and name.endswith("uniform"):
+    if TORCH < (2, 5) and name.startswith("graph_vicreg") and name.endswith(("uniform", "nested")):
         pytest.skip("torch 2.4 fails in the plain form")
     inputs, loss = CASES[name].make(12, 5)
     directions = [torch.randn_like(x) for x in inputs]

@@ -144,8 +144,8 @@ def _hard(n: int, d: int, seed: int) -> tuple[list[Tensor], Callable[..., Any]]:
     weight = torch.linspace(0, 2, 2 * n + 3, dtype=torch.float64)
 
     def call(q: Tensor, k: Tensor, m: Tensor, **keywords: Any) -> Any:
-        keywords |= {"hardness": 0.5, "column_weight": weight.to(**_of(q))}
-        return F.info_nce(q, k, negatives=m, **keywords)
+        by_hand = weight.to(**_of(q))
+        return F.info_nce(q, k, negatives=m, hardness=0.5, column_weight=by_hand, **keywords)
 
     return _with_negatives(n, d, seed)[0], call
 

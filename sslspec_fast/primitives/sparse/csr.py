@@ -78,7 +78,6 @@ class Csr:
         self._symmetric = symmetric
         self._transposed: Csr | None = None
 
-    @property
     def arrays(self) -> tuple[Tensor, Tensor, Tensor | None]:
         return self.indptr, self.indices, self.values
 
@@ -89,8 +88,8 @@ class Csr:
     def with_transpose(self) -> Sparse:
         """The leading arguments of an operator on A."""
         if self.symmetric:
-            return Sparse(*self.arrays)
-        return Sparse(*self.arrays, *self.t().arrays)
+            return Sparse(*self.arrays())
+        return Sparse(*self.arrays(), *self.t().arrays())
 
     @property
     def nnz(self) -> int:

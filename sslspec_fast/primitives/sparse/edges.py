@@ -147,7 +147,7 @@ def _dispatch(op: str, a: Csr, x: Tensor, y: Tensor, *, squared: bool) -> Tensor
         raise ValueError(f"{op}: y must be {wanted} {x.dtype}, got {tuple(y.shape)} {y.dtype}")
     out: Tensor
     if y is x and a.symmetric:
-        out = _edges_self(*a.arrays, x, squared)
+        out = _edges_self(*a.arrays(), x, squared)
     else:
         out = _edges(*a.with_transpose(), x, y, squared)
     return out

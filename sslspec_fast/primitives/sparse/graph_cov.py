@@ -190,7 +190,7 @@ def graph_cov(a: Csr, x: Tensor, y: Tensor) -> Tensor:
         )
     out: Tensor
     if y is x and a.symmetric:
-        out = _graph_cov_self(*a.arrays, x, None, wanted(x))[0]
+        out = _graph_cov_self(*a.arrays(), x, None, wanted(x))[0]
     else:
         out = _graph_cov(*a.with_transpose(), x, y)
     return out
@@ -216,5 +216,5 @@ def graph_cov_centred(a: Csr, x: Tensor, degree: Tensor) -> Tensor:
             f"graph_cov_centred: degree must be ({a.n_rows},) {x.dtype}, "
             f"got {tuple(degree.shape)} {degree.dtype}"
         )
-    out: Tensor = _graph_cov_self(*a.arrays, x, degree, wanted(x))[0]
+    out: Tensor = _graph_cov_self(*a.arrays(), x, degree, wanted(x))[0]
     return out

@@ -97,6 +97,12 @@ class SingularFactor(ValueError):
     """sigma and its neighbours are eigenvalues, or SuperLU's pivots vanish."""
 
 
+def _narrow(matrix: Any) -> None:
+    """Indices of 32 bits, in place: SuperLU has no others, nor SciPy 1.12's structural rank."""
+    matrix.indptr = matrix.indptr.astype(np.int32)
+    matrix.indices = matrix.indices.astype(np.int32)
+
+
 def structurally_singular(matrix: Any) -> bool:
     """Whether no values of the stored entries make the CSC matrix regular; SuperLU may crash then.
 
@@ -104,6 +110,7 @@ def structurally_singular(matrix: Any) -> bool:
     """
     if matrix.diagonal().all():
         return False
+    _narrow(matrix)
     return bool(structural_rank(matrix) < matrix.shape[0])
 
 
@@ -152,8 +159,7 @@ def symmetric_splu(matrix: Any, ordered: bool = False) -> Any:
 
     ordered: rows and columns are in the order of an earlier factor.
     """
-    matrix.indptr = matrix.indptr.astype(np.int32)
-    matrix.indices = matrix.indices.astype(np.int32)
+    _narrow(matrix)
     order = None if ordered else _dissection(matrix)
     if order is not None:
         return OrderedFactor(_splu(matrix[order][:, order], "NATURAL"), order)

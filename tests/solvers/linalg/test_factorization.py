@@ -31,7 +31,7 @@ def dissected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_order_is_that_of_metis_where_much_fill_is_predicted() -> None:
     pytest.importorskip("pymetis")
-    half = sp.random_array((600, 600), density=0.01, rng=np.random.default_rng(0))
+    half = sp.random_array((600, 600), density=0.01, random_state=np.random.default_rng(0))
     dense, _ = symmetric_factor("test", half + half.T, -9.0, 9.0)
     assert isinstance(dense, OrderedFactor)
     sparse, _ = symmetric_factor("test", box(5), -9.0, 12.0)

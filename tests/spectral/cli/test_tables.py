@@ -142,7 +142,7 @@ def test_scaled_columns_have_mean_zero_and_deviation_one(tmp_path, unit):
 
 def test_parquet_files_hold_their_frame(tmp_path):
     pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", exc_type=ImportError)
     frame = pandas.DataFrame(X, columns=list("abcd")).assign(kind=NAMES)
     frame["whole"] = pandas.array(range(3, 33), dtype="Int64")
     frame.loc[4, "whole"] = pandas.NA

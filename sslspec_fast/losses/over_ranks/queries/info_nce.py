@@ -129,7 +129,7 @@ def _check_info_nce(
     chosen = select(op, (query, key, negatives), target, ids, directions, by_guide, hardness)
     false = FalseNegatives(found["ids"], None, found["threshold"])
     false = check_columns(op, false, chosen, column_weight, (query, key, negatives))
-    filtered = bool(false) or guide is not None
+    filtered = false.some() or guide is not None
     margin = check_margin(op, margin, filtered, smooth, tau_plus)
     check_default(op, chosen, smooth, tau_plus)
     of_guide = chosen.guide or (None, None, None)

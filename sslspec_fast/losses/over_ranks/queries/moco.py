@@ -71,7 +71,7 @@ def _moco(p: Problem) -> Result:
     hardness = p.numbers["hardness"]
     half = multiplies_half(u, p.half)
     a, b = as_multiplied(u, half), as_multiplied(queue, half)
-    if len(queue) and not false and not hardness and p.reduction != "none":
+    if len(queue) and not false.some() and not hardness and p.reduction != "none":
         row_weight = torch.ones_like(positive) if weight is None else weight
         if p.reduction == "mean":
             of_all = p.ranks.n if weight is None else sum_to_rows(weight.sum(), p.ranks)
