@@ -41,7 +41,7 @@ def components(relation: Relation) -> tuple[int, Tensor]:
 def joined_over_ranks(joins: np.ndarray, size: int, ranks: Ranks) -> np.ndarray:
     """(size,) the components of so many nodes; joins (2, e) int64: those that this rank knows."""
     nodes, place = np.unique(joins, return_inverse=True)
-    i, j = place.reshape(2, -1)
+    i, j = place.astype(np.int32).reshape(2, -1)  # as SciPy 1.12 has its graphs
     local = scipy.sparse.coo_array((np.ones(len(i)), (i, j)), shape=(len(nodes),) * 2)
     forest = scipy.sparse.csgraph.minimum_spanning_tree(local.tocsr()).tocoo()
     kept = torch.from_numpy(np.stack([nodes[forest.row], nodes[forest.col]], 1).astype(np.int64))
