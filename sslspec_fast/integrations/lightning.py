@@ -29,7 +29,7 @@ from .torchmetrics import Alignment, EffectiveRank, Lidar, Uniformity
 if importlib.util.find_spec("lightning") is not None:
     from lightning.pytorch.callbacks import Callback
 else:
-    from pytorch_lightning.callbacks import Callback
+    from pytorch_lightning.callbacks import Callback  # type: ignore[assignment, unused-ignore]
 
 __all__ = ["EmbeddingMonitor"]
 
