@@ -39,7 +39,7 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
         alone = [name for name in names if name not in known]  # options of one process only
 
         def checked(args: Any, keywords: Any) -> tuple[Given, dict[str, Any]]:
-            arguments = {**defaults, **dict(zip(names, args, strict=False)), **keywords}
+            arguments = {**defaults, **dict(zip(names[: len(args)], args, strict=True)), **keywords}
             options = {"reduction": arguments.get("reduction", form.reduction)}
             options["impl"] = arguments.pop("impl")
             options["return_terms"] = arguments.pop("return_terms", False)
@@ -68,7 +68,8 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 return single(*args, **keywords)
             compiling = torch.compiler.is_compiling()
             with told_to_all(form.op, None if compiling else by_name(name)):
-                signature.bind(*args, **keywords)
+                if not compiling:  # torch 2.4 does not compile it; the form refuses as well
+                    signature.bind(*args, **keywords)
                 given, options = checked(args, keywords)
             if form.prepare is not None:
                 given = form.prepare(given, name)

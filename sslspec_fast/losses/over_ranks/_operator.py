@@ -56,7 +56,7 @@ def call(
     wants = [wanted(x) for x in tensors]
     padding: list[None] = [None] * (SLOTS - len(tensors))
     graph = "" if given.graph is None else given.graph.name
-    choices = "\n".join((given.choices or {}).values())
+    choices = "\n".join([*(given.choices or {}).values()])
     what = form.op, group, graph, choices, reduction, numbers, wants
     loss, terms, *_ = _over_ranks(*tensors, *padding, *what, return_terms)
     if not return_terms:
