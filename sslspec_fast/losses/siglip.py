@@ -96,15 +96,15 @@ def siglip(
         weight=sample_weight,
         scale=("logit_scale", logit_scale),
     )
-    weight, bias = pair.weight, logit_bias
-    if isinstance(bias, Tensor):
-        bias = check.real(op, "logit_bias", bias, image)
-    else:
-        bias = check.number(op, "logit_bias", bias)
+    weight = pair.weight
     if impl == "fused" and is_scalar(pair.scale) and not return_terms:
-        return sigmoid_loss(image, text, pair.scale, bias, reduction, weight)
+        if isinstance(logit_bias, Tensor):
+            offset: float | Tensor = check.real(op, "logit_bias", logit_bias, image)
+        else:  # a number stays one, for which no tensor is made
+            offset = check.number(op, "logit_bias", logit_bias)
+        return sigmoid_loss(image, text, pair.scale, offset, reduction, weight)
     (x, y), scale = pair.rows(), pair.scale_tensor()
-    bias = check.real(op, "logit_bias", bias, x)
+    bias = check.real(op, "logit_bias", logit_bias, x)
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
 
     if impl == "torch":
