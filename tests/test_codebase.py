@@ -271,7 +271,7 @@ def test_folders_of_the_package_show_their_design() -> None:
 
 def misplaced(tests: Path, package: Path) -> list[str]:
     """Tests that do not lie as the folder or the module that they are named after."""
-    apart = ("support", "sanitize", "gpu", "distributed", "properties", "benchmarks")
+    apart = ("support", "core", "gpu", "distributed", "properties", "benchmarks")
     found = []
     for path in sources(tests, ".py"):
         here, parts = path.relative_to(tests), path.relative_to(tests).parts
@@ -286,11 +286,11 @@ def misplaced(tests: Path, package: Path) -> list[str]:
 
 
 def test_the_tests_lie_as_what_they_test(tmp_path: Path) -> None:
-    # Apart are what tests share, what a sanitizer runs, and tests of another machine or of ranks,
+    # Apart are what tests share, the program of the core, and tests of another machine or of ranks,
     # of drawn examples and of the benchmarks.
     for path in sources(ROOT / "tests", ".py"):
         parts = path.relative_to(ROOT / "tests").parts
-        if parts[0] not in ("support", "sanitize"):
+        if parts[0] != "support":
             assert path.name.startswith("test_") or path.name == "conftest.py", path
     assert misplaced(ROOT / "tests", PACKAGE) == []
     for name in ("tests/a/test_x.py", "tests/a/b/test_p.py", "tests/c/test_f.py"):

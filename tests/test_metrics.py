@@ -26,6 +26,21 @@ def test_golden(shape, align, uniform, rank):
     assert metrics.effective_rank(z1).item() == pytest.approx(rank, abs=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("shape", "value", "norm"),
+    [((8, 5), -1.41035386477, 0.162479270814), ((6, 16), -1.58000681696, 0.1073839291)],
+)
+def test_lightlys_hypersphere_loss(shape, value, norm):
+    """HypersphereLoss() of lightly 1.6.0 in float64: its value, and the norm of its gradient."""
+    z1, z2 = golden_rows(*shape)
+    z1.requires_grad_()
+    uniform = metrics.uniformity(z1, t=1.0) + metrics.uniformity(z2, t=1.0)
+    loss = metrics.alignment(z1, z2) + uniform / 2
+    (grad,) = torch.autograd.grad(loss, z1)
+    assert loss.item() == pytest.approx(value, abs=1e-10)
+    assert grad.norm().item() == pytest.approx(norm, abs=1e-10)
+
+
 def test_alignment_and_uniformity_by_definition_and_gradient():
     a, b = (z.requires_grad_() for z in pair_rows(9, 4))
     u, v = unit(a), unit(b)

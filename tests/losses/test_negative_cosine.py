@@ -26,6 +26,21 @@ def test_it_is_the_mean_of_torchs_cosine_similarity(shape, impl):
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+    ("shape", "value", "norm"),
+    [((8, 5), -0.959873830295, 0.0627596132757), ((6, 16), -0.959360519993, 0.0409439963641)],
+)
+def test_golden(shape, value, norm, impl):
+    """NegativeCosineSimilarity() of lightly 1.6.0 in float64."""
+    z1, z2 = golden_rows(*shape)
+    z1.requires_grad_()
+    loss = F.negative_cosine(z1, z2, impl=impl)
+    (grad,) = torch.autograd.grad(loss, z1)
+    assert loss.item() == pytest.approx(value, abs=1e-10)
+    assert grad.norm().item() == pytest.approx(norm, abs=1e-10)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_the_gradient_is_the_formula_of_the_page(impl):
     p, z = (x.requires_grad_() for x in pair_rows(9, 4))
     (grad,) = torch.autograd.grad(F.negative_cosine(p, z, impl=impl), p)

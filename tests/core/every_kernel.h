@@ -1,20 +1,11 @@
-// Every kernel of the core on several threads, for ThreadSanitizer. GCC's ThreadSanitizer does not see how libgomp
-// joins its threads and would report what is no race, so the three functions that the kernels need of OpenMP are here,
-// made of std::thread.
-//
-//   sslspec_threads        runs each kernel on 1 and on 4 threads, and twice at once; the results must have equal bits
-//   sslspec_threads sum    a race planted in tasks of parallel_for: ThreadSanitizer must report it
-//   sslspec_threads pairs  one planted in the schedule of block pairs
+// Every kernel of the core on fixed inputs, for tests/core/program.cpp.
+#pragma once
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cmath>
-#include <cstdio>
 #include <cstring>
-#include <functional>
 #include <initializer_list>
+#include <limits>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -22,7 +13,8 @@
 #include "fused/spectral_contrastive.h"
 #include "fused/two_views.h"
 #include "gram/gram.h"
-#include "pairwise/cpu/pair_schedule.h"
+#include "normality/pairwise_kernel.h"
+#include "normality/sliced_ecf.h"
 #include "pairwise/pairwise.h"
 #include "pairwise/prefixes.h"
 #include "pairwise/soft.h"
@@ -33,27 +25,6 @@
 #include "sparse/edges.h"
 #include "sparse/graph_cov.h"
 #include "sparse/spmm.h"
-
-namespace {
-thread_local int thread_number = 0;
-}
-
-extern "C" int omp_get_thread_num() { return thread_number; }
-
-extern "C" void GOMP_parallel(void (*region)(void*), void* shared, unsigned threads, unsigned) {
-  // All begin at once, or the first would be done before the last is there. Relaxed: this orders nothing else.
-  std::atomic<unsigned> here{0};
-  const auto run = [&](unsigned number) {
-    thread_number = static_cast<int>(number);
-    here.fetch_add(1, std::memory_order_relaxed);
-    while (here.load(std::memory_order_relaxed) < threads) std::this_thread::yield();
-    region(shared);
-  };
-  std::vector<std::thread> team;
-  for (unsigned t = 1; t < threads; ++t) team.emplace_back(run, t);
-  run(0);
-  for (std::thread& t : team) t.join();
-}
 
 namespace sslspec {
 namespace {
@@ -97,17 +68,30 @@ struct Filled : Array<T> {
   Filled(std::initializer_list<int64_t> shape, unsigned seed) : Array<T>(shape) { fill(*this, seed); }
 };
 
-// The threads of the calls, and the bytes of all results.
+// An array that a kernel wrote.
+struct Result {
+  std::string kernel;
+  int digits;  // of the kernel's numbers, as a power of two
+  bool wide;   // the array is of double
+  std::vector<unsigned char> bytes;
+
+  bool operator==(const Result& other) const { return kernel == other.kernel && bytes == other.bytes; }
+};
+
+// The threads of the calls, and what they wrote.
 struct Results {
   int threads;
-  std::vector<unsigned char> bytes;
+  int digits = 0;
+  std::string kernel = "";
+  std::vector<Result> arrays = {};
 
   Run with(const TensorView& workspace) const { return {workspace, threads}; }
 
   template <typename T>
   void keep(const Array<T>& a) {
+    static_assert(std::is_floating_point_v<T>);
     const auto* first = reinterpret_cast<const unsigned char*>(a.data.data());
-    bytes.insert(bytes.end(), first, first + a.data.size() * sizeof(T));
+    arrays.push_back({kernel, digits, sizeof(T) == 8, {first, first + a.data.size() * sizeof(T)}});
   }
   template <typename... A>
   void keep(const A&... arrays) {
@@ -119,6 +103,7 @@ constexpr TensorView kNone{};
 
 template <typename T>
 void softmax(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric, bool ids) {
+  out.kernel = __func__;
   const int kind = static_cast<int>(dtype_of<T>());
   const Filled<T> a({n, d}, 1), b({m, d}, 2), grad_row({n}, 3), grad_col({m}, 4);
   Array<T> scale({}, T(0.7)), row({n}), col({m}), grad_a({n, d}), grad_b({m, d});
@@ -139,6 +124,7 @@ void softmax(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric, bool
 }
 
 void pairs_of_bf16(Results& out, int64_t n, int64_t m, int64_t d) {
+  out.kernel = __func__;
   if (!cpu::bf16_products()) return;
   const auto rounded = [](Array<uint16_t>& out, unsigned seed) {
     Filled<float> x({static_cast<int64_t>(out.data.size())}, seed);
@@ -169,6 +155,7 @@ void pairs_of_bf16(Results& out, int64_t n, int64_t m, int64_t d) {
 
 template <typename T>
 void sigmoid_and_rows(Results& out, int64_t n, int64_t m, int64_t d) {
+  out.kernel = __func__;
   const int kind = static_cast<int>(dtype_of<T>());
   const Filled<T> a({n, d}, 1), b({m, d}, 2), weight({n}, 3), positive({n}, 4);
   Array<T> scale({}, T(0.7)), bias({}, T(-1)), row({n}), again({n}), by_bias({n}), grad_a({n, d}), grad_b({m, d});
@@ -187,6 +174,7 @@ void sigmoid_and_rows(Results& out, int64_t n, int64_t m, int64_t d) {
 
 template <typename T>
 void prefixes(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric) {
+  out.kernel = __func__;
   const int kind = static_cast<int>(dtype_of<T>());
   const Filled<T> a({n, d}, 1), b({m, d}, 2), grad_row({2, n}, 3), grad_col({2, m}, 4);
   Array<int64_t> dims({2});
@@ -207,6 +195,7 @@ void prefixes(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric) {
 // Students with teachers, and rows without any but with a tilt.
 template <typename T>
 void soft(Results& out, int64_t n, int64_t k, int64_t d, bool paired) {
+  out.kernel = __func__;
   const Filled<T> x({n, d}, 1), c({k, d}, 2), y({n, d}, 3), bias({k}, 4), weight({n}, 5);
   Array<T> rows({n}), entropy({n}), column_sum({k}), sums({n, d}), grad({k, d});
   Array<T> work({pairwise_soft_workspace_size({n, k, d, paired ? d : 0, d}, static_cast<int>(dtype_of<T>()))});
@@ -219,6 +208,7 @@ void soft(Results& out, int64_t n, int64_t k, int64_t d, bool paired) {
 
 template <typename T>
 void soft_self(Results& out, int64_t n, int64_t d) {
+  out.kernel = __func__;
   const Filled<T> x({n, d}, 1), y({n, d}, 2), weight({n}, 3);
   Array<T> scale({}, T(5)), rows({n}), entropy({n}), grad({n, d});
   Array<T> work({pairwise_soft_self_workspace_size({n, d, d}, static_cast<int>(dtype_of<T>()), true)});
@@ -228,6 +218,7 @@ void soft_self(Results& out, int64_t n, int64_t d) {
 
 template <typename T>
 void two_views(Results& out, int64_t n, int64_t d) {
+  out.kernel = __func__;
   const int kind = static_cast<int>(dtype_of<T>());
   const Filled<T> z1({n, d}, 1), z2({n, d}, 2), weight({n}, 3);
   Array<T> scale({}, T(5)), bias({}, T(-1)), loss({}), samples({n}), grad_1({n, d}), grad_2({n, d}), grad_scale({}),
@@ -246,6 +237,7 @@ void two_views(Results& out, int64_t n, int64_t d) {
 
 template <typename T>
 void spectral(Results& out, int64_t n, int64_t d) {
+  out.kernel = __func__;
   const Filled<T> z1({n, d}, 1), z2({n, d}, 2);
   Array<double> value({2});
   Array<T> grad_1({n, d}), grad_2({n, d});
@@ -259,6 +251,7 @@ void spectral(Results& out, int64_t n, int64_t d) {
 
 template <typename T>
 void squares(Results& out, int64_t n, int64_t d, bool cross, bool off_diagonal) {
+  out.kernel = __func__;
   const Filled<T> x({n, d}, 1), y({n, d}, 2), shift({2, d}, 3);
   Array<T> scale({2, d}, T(0.9)), grad_x({n, d}), grad_y({n, d});
   const int64_t values = cross ? 1 : 2;
@@ -276,7 +269,39 @@ void squares(Results& out, int64_t n, int64_t d, bool cross, bool off_diagonal) 
 }
 
 template <typename T>
+void normality(Results& out, int64_t views, int64_t n, int64_t d) {
+  out.kernel = __func__;
+  const int kind = static_cast<int>(dtype_of<T>());
+  constexpr int64_t kSlices = 90, kKnots = 5;
+  const Filled<T> z({views, n, d}, 1), directions({d, kSlices}, 2);
+  const Filled<double> weights({kKnots}, 3), targets({kKnots}, 4), table({2, 6}, 5), offsets({views, n}, 6),
+      coefficients({views, 2 * kKnots, kSlices}, 7);
+  Array<double> values({views}), sums({views, 2 * kKnots, kSlices}), lengths({views, n}), series({2, n});
+  Array<T> grad({views, n, d}), work({sliced_ecf_workspace_size(views, n, d, kSlices, kind)});
+  sliced_ecf(z, directions, {weights, targets, 0.2}, 0.5, values, grad, out.with(work));
+  out.keep(values, grad);
+  sliced_ecf_sums(z, directions, 0.2, sums, out.with(work));
+  sliced_ecf_gradient(z, directions, 0.2, coefficients, grad, out.with(work));
+  out.keep(sums, grad);
+
+  pairwise_kernel_lengths(z, lengths, out.threads);
+  const Filled<double> squared({n}, 8);
+  pairwise_kernel_series(squared, table, 4.0 * static_cast<double>(d), series);
+  out.keep(lengths, series);
+  for (const RadialKind kernel : {RadialKind::series, RadialKind::gaussian, RadialKind::inverse_root}) {
+    const double parameter = kernel == RadialKind::series ? 4.0 * static_cast<double>(d) : 0.1;
+    const Radial radial{static_cast<int>(kernel), parameter, table, 1.0};
+    for (const int64_t count : {n, n / 2}) {  // all rows, or those of one process
+      Array<T> part({views, count, d}), pairs({pairwise_kernel_workspace_size(views, n, count, d, kind, true)});
+      pairwise_kernel(z, {lengths, offsets, offsets, n - count, count}, radial, 0.5, values, part, out.with(pairs));
+      out.keep(values, part);
+    }
+  }
+}
+
+template <typename T>
 void rows_and_columns(Results& out, int64_t n, int64_t d) {
+  out.kernel = __func__;
   const Filled<T> x({n, d}, 1), y({n, d}, 2), by_mean({d}, 3), by_var({d}, 4), grad_x({n, d}, 5), by_dot({n}, 6);
   Array<T> mean({3, d}), var({3, d}), grad({n, d}), center({d}, T(0.1));
   Array<T> work({moments_workspace_size(n, d, 2)});
@@ -294,6 +319,7 @@ void rows_and_columns(Results& out, int64_t n, int64_t d) {
 
 template <typename T>
 void sparse(Results& out, int64_t n, int64_t d) {
+  out.kernel = __func__;
   constexpr int64_t kEntries = 6;  // of a row: the two before it, itself and the three behind
   Array<int64_t> indptr({n + 1});
   Array<int32_t> indices({n * kEntries});
@@ -322,6 +348,7 @@ void sparse(Results& out, int64_t n, int64_t d) {
 
 template <typename T>
 void bases(Results& out, int64_t n, int64_t p, int64_t q) {
+  out.kernel = __func__;
   const Filled<T> a({n, p}, 1), b({n, q}, 2), w({n}, 3), c({p, q}, 4), own({q, q}, 5);
   Array<double> g({p + q, q}), work({basis_gram_workspace_size(n, p + q, q)});
   for (const bool exact : {false, true}) {
@@ -337,6 +364,7 @@ void bases(Results& out, int64_t n, int64_t p, int64_t q) {
 
 template <typename T>
 void every_kernel(Results& out) {
+  out.digits = std::numeric_limits<T>::digits;
   softmax<T>(out, 700, 700, 20, true, false);
   softmax<T>(out, 450, 450, 20, true, true);
   softmax<T>(out, 450, 700, 20, false, true);
@@ -355,61 +383,19 @@ void every_kernel(Results& out) {
       squares<T>(out, 40, 900, cross, off_diagonal);
       squares<T>(out, 450, 420, cross, off_diagonal);
     }
+  normality<T>(out, 2, 450, 20);
   rows_and_columns<T>(out, 3000, 20);
   sparse<T>(out, 3000, 20);
   bases<T>(out, 9000, 3, 5);
 }
 
-std::vector<unsigned char> results(int threads) {
-  Results out{threads, {}};
+std::vector<Result> every_kernel(int threads) {
+  Results out{threads};
   every_kernel<float>(out);
   every_kernel<double>(out);
   pairs_of_bf16(out, 450, 500, 40);
-  return out.bytes;
-}
-
-int check() {
-  const auto expected = results(1);
-  std::vector<unsigned char> first, second;  // two callers at once, as two threads of Python are
-  std::thread caller([&] { first = results(4); });
-  second = results(4);
-  caller.join();
-  const bool equal = first == expected && second == expected;
-  std::printf("%s: %zu bytes of results, %s for 1 and 4 threads\n", cpu::isa_name(), expected.size(),
-              equal ? "equal" : "DIFFERENT");
-  return equal ? 0 : 1;
-}
-
-// Long enough for every thread to get a share of the tasks.
-void pause() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
-
-// Nothing keeps two tasks from adding at once.
-void planted_sum() {
-  double sum = 0;
-  cpu::parallel_for(100, 4, [&](int64_t t) {
-    pause();
-    sum += static_cast<double>(t);
-  });
-  std::printf("planted: %g\n", sum);
-}
-
-// A pair (i, j) owns the blocks i and j, and writes to the one behind j as well.
-void planted_pairs() {
-  constexpr int64_t kBlocks = 64;
-  std::vector<double> block(kBlocks + 1);
-  cpu::for_symmetric_pairs(kBlocks, 4, [&](int64_t i, int64_t j) {
-    pause();
-    block[i] += 1, block[j] += 1, block[j + 1] += 1;
-  });
-  std::printf("planted: %g\n", block[0]);
+  return out.arrays;
 }
 
 }  // namespace
 }  // namespace sslspec
-
-int main(int argc, char** argv) {
-  const std::string what = argc > 1 ? argv[1] : "";
-  if (what == "sum") return sslspec::planted_sum(), 0;
-  if (what == "pairs") return sslspec::planted_pairs(), 0;
-  return sslspec::check();
-}

@@ -1,4 +1,4 @@
-"""The program that `make sanitize` runs under ThreadSanitizer calls the core as it is now."""
+"""The program of `make sanitize` and `make test-aarch64` calls the core as it is now."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def test_the_program_compiles() -> None:
     flags = ["-std=c++17", "-fsyntax-only", "-fopenmp", "-Wall", "-Wextra", "-Werror"]
     core = f"-I{HERE.parent.parent / 'csrc'}"
     run = subprocess.run(
-        ["g++", *flags, core, HERE / "threads.cpp"], capture_output=True, text=True, check=False
+        ["g++", *flags, core, HERE / "program.cpp"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
