@@ -18,15 +18,21 @@ from torch import Tensor
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast.bench import cases as cpu
+from sslspec_fast.bench import graph_cases
 from sslspec_fast.bench import torch_peers as plain
 from sslspec_fast.bench.case import Case
 from sslspec_fast.bench.measure import Variant
+
+from . import peers
 
 SMALL_ROWS = 8192
 
 
 def _half(loss: Callable[..., Tensor]) -> Variant:
-    return lambda a, b: loss(a.bfloat16(), b.bfloat16())
+    def run(*leaves: Tensor) -> Tensor:
+        return loss(*(x.bfloat16() if x.dtype == torch.float32 else x for x in leaves))
+
+    return run
 
 
 def _amp(loss: Variant) -> Variant:
@@ -67,21 +73,41 @@ def _inf_cl(case: Case) -> dict[str, Variant]:
     return {"inf_cl": run} if case.family == "clip" else {}
 
 
-PEERS: tuple[Callable[[Case], dict[str, Variant]], ...] = (_memeff, _siglip_kernel, _inf_cl)
+def _library(name: str) -> peers.Add:
+    """A peer of the CPU table, under bf16 autocast as the plain forms."""
+
+    def add(case: Case) -> dict[str, Variant]:
+        found = peers.PEERS[name](case)
+        for loss in found.values():
+            if isinstance(loss, torch.nn.Module):
+                loss.cuda()  # its buffers
+        return {label: _amp(loss) for label, loss in found.items()}
+
+    return add
+
+
+PEERS: dict[str, peers.Add] = {
+    "memeff": _memeff,
+    "siglip-kernel": _siglip_kernel,
+    "inf_cl": _inf_cl,
+    "lightly": _library("lightly"),
+    "open_clip_torch": _library("open_clip_torch"),
+}
 
 
 def with_peers(case: Case) -> tuple[Case, list[str]]:
     """The case with every peer that imports, and a line for each that does not."""
     variants, missing = dict(case.variants), []
-    for add in PEERS:
+    for name, add in PEERS.items():
         try:
             variants.update(add(case))
         except Exception as error:  # an absent or broken peer must not end the check
-            missing.append(f"{add.__name__.strip('_')}: {type(error).__name__}: {error}")
+            missing.append(f"{name}: {type(error).__name__}: {error}")
     return replace(case, variants=variants), missing
 
 
-def _gpu(case: Case, ours: Callable[..., Tensor]) -> Case:
+def _gpu(case: Case, ours: Callable[..., Tensor] | None = None) -> Case:
+    ours = case.variants["fused"] if ours is None else ours
     variants: dict[str, Variant] = {"fused": _half(ours), "fused fp32": ours}
     if case.rows <= SMALL_ROWS:  # the host is what a small batch waits for
         variants["fused graphed"] = sf.graphed(_half(ours))
@@ -117,11 +143,14 @@ def all_cases() -> list[Case]:
         cpu.graph_covariance(1_000_000, 128),
         _gpu(cpu.spectral(32768, 512), F.spectral_contrastive),
         cpu.sigreg(8, 512, 512),
-        cpu.moco(1024, 256, 65_536),
-        cpu.prototypes(4900, 256, 65_536),
-        cpu.dino(64, 256, 65_536),
-        cpu.swav(1024, 128, 3000),
-        cpu.x_clr(8192, 512),
+        _gpu(cpu.moco(1024, 256, 65_536)),
+        _gpu(cpu.prototypes(4900, 256, 65_536)),
+        _gpu(cpu.dino(64, 256, 65_536)),
+        _gpu(cpu.swav(1024, 128, 3000)),
+        _gpu(cpu.x_clr(8192, 512)),
+        cpu.gist(256, 768),
+        _gpu(graph_cases.graph_siglip(8192, 512)),
+        _gpu(cpu.gram_anchor(8, 1024, 1024)),
         _gpu(cpu.nt_xent(8192, 128), F.nt_xent),
         _gpu(cpu.clip(4096, 512), clip),
         _gpu(cpu.vicreg(256, 8192), F.vicreg),
