@@ -71,11 +71,13 @@ def register_op(
             return op(*args)
         recorded = False
         for x in args:  # one loop: this is paid by every call
+            if type(x) in _PLAIN_VALUES:
+                continue
             if isinstance(x, Tensor):
                 if dispatch_bits(x) not in PLAIN_TENSORS:
                     return op(*args)
                 recorded = recorded or x.requires_grad
-            elif type(x) not in _PLAIN_VALUES and not _plain_list(x):
+            elif not _plain_list(x):
                 return op(*args)
         run = body
         if recorded and torch.is_grad_enabled():

@@ -164,7 +164,7 @@ void check(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, c
   if (out.samples.present()) check_vector(kOp, "samples", out.samples, n, kind, kCpu);
   check_vector(kOp, "workspace", run.workspace, two_views_workspace_size(n, d, int(kind), loss), kind, kCpu);
   if (!loss.gradient) return;
-  check_dense(kOp, "grad_scale", out.grad_scale, 0, nullptr, kind, kCpu);
+  if (out.grad_scale.present()) check_dense(kOp, "grad_scale", out.grad_scale, 0, nullptr, kind, kCpu);
   if (out.grad_bias.present()) check_dense(kOp, "grad_bias", out.grad_bias, 0, nullptr, kind, kCpu);
   const bool stacked = ViewForm(loss.form) == ViewForm::stacked;
   for (const bool second : {false, true}) {

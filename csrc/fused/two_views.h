@@ -43,8 +43,8 @@ struct ViewResults {
   TensorView loss;        // []
   TensorView samples;     // [n], the gradient of weight: factor times the losses of the sample; or absent
   TensorPair grad_z;      // [n, d] each, the second may be absent unless stacked; both without a gradient
-  TensorView grad_scale;  // [], absent without a gradient
-  TensorView grad_bias;   // [], absent without a gradient and without a bias
+  TensorView grad_scale;  // [], or absent
+  TensorView grad_bias;   // [], or absent
   static constexpr auto fields() {
     return std::make_tuple(&ViewResults::loss, &ViewResults::samples, &ViewResults::grad_z, &ViewResults::grad_scale,
                            &ViewResults::grad_bias);

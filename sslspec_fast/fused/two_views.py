@@ -95,10 +95,11 @@ def _total_composed(
     return 0.5 * total if mean and form == "stacked" else total
 
 
-def _total_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _total_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
     number, offset, mean, *kind = inputs[5:10]
+    grads = two_views_cpu.gradients(output[1], inputs)
     options = {"numbers": (number, offset), "mean": mean, "kind": kind}
-    _value_and_grad.save(ctx, inputs[:5], output, output[1:], **options)
+    _value_and_grad.save(ctx, inputs[:5], output[:1], grads, **options)
 
 
 def _total_backward(ctx: Any, factor: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,13 +109,19 @@ def _total_backward(ctx: Any, factor: Tensor | None, *_: Tensor) -> tuple[Tensor
 _total = register_op(
     "two_views_total(Tensor z1, Tensor z2, Tensor? scale, Tensor? bias, Tensor? weight,"
     " float number, float offset, bool mean, str form, bool unit, bool gradient, bool of_z2,"
-    " bool of_weight) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " bool of_weight) -> (Tensor, Tensor[])",
     cpu=two_views_cpu.total,
     cuda=None,
     fake=two_views_cpu.outputs,
     backward=_total_backward,
     setup=_total_setup,
 )
+
+
+def _transformed() -> bool:
+    """Whether torch.vmap or torch.func is at work, which know no operator that returns a list."""
+    compiling = torch.compiler.is_compiling()  # which does not trace into the question
+    return not compiling and bool(torch._C._are_functorch_transforms_active())
 
 
 def _total_of(
@@ -246,7 +253,7 @@ def sigmoid_loss(
         if weight is None:
             return sigmoid_total(z1, z2, scale, bias, 1.0 / len(z1) if mean else 1.0)
         return sigmoid_total(z1, z2, scale, bias, 1.0, weight / weight.sum() if mean else weight)
-    if z1.is_cuda or reduction == "none":
+    if z1.is_cuda or reduction == "none" or _transformed():
         losses = _losses(z1, z2, scale, "sigmoid", False, bias)
         return reduce_rows(losses, reduction, weight)
     return _total_of(z1, z2, scale, bias, mean, weight, "sigmoid", False)
@@ -266,6 +273,6 @@ def _softmax_loss(
         how = reduction if weight is None else "none"
         losses = _losses_cuda(z1, z2, tensor, number, how, form, unit)[0]
         return losses if weight is None else reduce_rows(losses, reduction, weight)
-    if reduction == "none":
+    if reduction == "none" or _transformed():
         return reduce_rows(_losses(z1, z2, scale, form, unit), reduction, weight)
     return _total_of(z1, z2, scale, 0.0, reduction == "mean", weight, form, unit)

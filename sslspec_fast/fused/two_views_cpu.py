@@ -4,6 +4,7 @@ of the core.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from .._dtypes import computed_dtype, is_half, widen
 from .._seam import _C, CODE, rounds, threads, unit_stride, view
 
-__all__ = ["outputs", "total"]
+__all__ = ["gradients", "outputs", "total"]
 
 FORMS = {"stacked": 0, "rows": 1, "both": 2, "sigmoid": 3}  # ViewForm of csrc/fused
 
@@ -44,42 +45,52 @@ class Arguments(NamedTuple):
         n, d = self.z1.shape
         return threads((16.0 if self.form == "stacked" else 4.0) * n * n * d)
 
+    def differentiated(self) -> tuple[bool, ...]:
+        """Whether the gradient of z1, z2, scale, bias and weight is made."""
+        whole = self.gradient
+        scale, bias = whole and self.scale is not None, whole and self.bias is not None
+        return whole, self.of_z2, scale, bias, self.of_weight
 
-def outputs(*args: Any) -> tuple[Tensor, ...]:
-    """The loss, and its gradients of z1, z2, scale, bias and weight; (0,) for what is not made."""
+
+def outputs(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    """The loss, and those of its gradients of z1, z2, scale, bias and weight that are made."""
     return _outputs(Arguments(*args))
 
 
-def _outputs(x: Arguments) -> tuple[Tensor, ...]:
-    kind, one = computed_dtype(x.z1), () if x.gradient else (0,)
-    shapes = (
-        (),
-        x.z1.shape if x.gradient else (0,),
-        x.z2.shape if x.of_z2 else (0,),
-        one,
-        one if x.form == "sigmoid" else (0,),
-        (x.z1.shape[0] if x.of_weight else 0,),
-    )
-    return tuple(x.z1.new_empty(shape, dtype=kind) for shape in shapes)
+def _outputs(x: Arguments) -> tuple[Tensor, list[Tensor]]:
+    z, kind = x.z1, computed_dtype(x.z1)
+    n, d = z.shape  # integers: torch takes three times as long to read a torch.Size
+    sizes = (n, d), (n, d), (), (), (n,)
+    pairs = zip(sizes, x.differentiated(), strict=True)
+    grads = [z.new_empty(size, dtype=kind) for size, one in pairs if one]
+    return z.new_empty((), dtype=kind), grads
 
 
-def total(*args: Any) -> tuple[Tensor, ...]:
+def gradients(grads: Sequence[Tensor], args: Sequence[Any]) -> list[Tensor | None]:
+    """Those of z1, z2, scale, bias and weight, of which `outputs` has those that are made."""
+    return _gradients(grads, Arguments(*args))
+
+
+def _gradients(grads: Sequence[Tensor], x: Arguments) -> list[Tensor | None]:
+    each = iter(grads)
+    return [next(each) if one else None for one in x.differentiated()]
+
+
+def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
     """All of `outputs`."""
     x = Arguments(*args)
-    results = _outputs(x)
-    loss, g1, g2, g_scale, g_bias, g_weight = results
+    loss, grads = _outputs(x)
+    g1, g2, of_scale, of_bias, of_weight = [view(g) for g in _gradients(grads, x)]
     n, d = x.z1.shape
-    half = rounds(is_half(x.z1), loss.dtype)
-    options = FORMS[x.form], x.unit, half, x.gradient, x.factor()
-    work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[loss.dtype], options))
+    kind = loss.dtype
+    options = FORMS[x.form], x.unit, rounds(is_half(x.z1), kind), x.gradient, x.factor()
+    work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[kind], options))
     weight = None if x.weight is None else x.weight.contiguous()
     rows = view(unit_stride(widen(x.z1))), view(unit_stride(widen(x.z2)))
-    of_scale, of_bias = (view(g) if g.numel() else None for g in (g_scale, g_bias))
-    grads = view(g1) if x.gradient else None, view(g2) if x.of_z2 else None
     _C.two_views(
         (rows, view(x.scale), view(x.bias), x.number, x.offset, view(weight)),
         options,
-        (view(loss), view(g_weight) if x.of_weight else None, grads, of_scale, of_bias),
+        (view(loss), of_weight, (g1, g2), of_scale, of_bias),
         (view(work), x.threads()),
     )
-    return results
+    return loss, grads

@@ -32,12 +32,18 @@ def outputs(x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool) -> tuple[Te
 def save(
     ctx: Any,
     inputs: Sequence[Tensor | None],
-    output: tuple[Tensor, ...],
-    grads: Sequence[Tensor],
+    output: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
     **options: Any,
 ) -> None:
-    """The tensors among the inputs, which come first, and the gradient made for each of them; the
-    output, of which only the value is differentiable; and what else the expression takes.
+    """What `gradient` takes.
+
+    Args:
+        inputs: the tensors among the inputs, which come first.
+        output: the value and the other tensors that are returned, which are not differentiable. A
+            list of tensors that is returned has no gradient in any case: it is not among them.
+        grads: the gradient made for each of the inputs; None or an empty tensor where none is.
+        options: what else the expression takes.
     """
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # zeros for what has no gradient: two passes over memory
@@ -59,27 +65,30 @@ def gradient(
     count = len(saved) // 2
     if factor is None:
         return (None,) * count
-    inputs, grads = saved[:count], saved[count:]
-    needs = ctx.needs_input_grad[:count]
+    inputs, grads, needs = saved[:count], saved[count:], ctx.needs_input_grad
 
-    def compose(*x: Tensor | None) -> Tensor:
-        return expression(*x, **ctx.options)
+    def composed() -> tuple[Tensor | None, ...]:
+        return through_composition(lambda *x: expression(*x, **ctx.options), inputs, [factor])
 
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        return through_composition(compose, inputs, [factor])
-    present = ctx.wanted if complete is not None else [grad.numel() > 0 for grad in grads]
-    if any(n and not p and x.numel() > 0 for x, n, p in zip(inputs, needs, present, strict=True)):
-        # torch.vmap hides from the forward pass that an input requires a gradient
-        with torch.enable_grad():
-            late = through_composition(compose, inputs, [factor])
-        return tuple(None if g is None else g.detach() for g in late)
+        return composed()
+    if complete is not None:
+        grads = [x if one else None for x, one in zip(inputs, ctx.wanted, strict=True)]
+    wanted: list[Tensor | None] = []
+    # one loop: every step pays for it; needs goes on with what is no tensor
+    for x, grad, need in zip(inputs, grads, needs, strict=False):
+        if need and (grad is None or grad.numel() == 0) and x.numel() > 0:
+            # torch.vmap hides from the forward pass that an input requires a gradient
+            with torch.enable_grad():
+                late = composed()
+            return tuple(None if g is None else g.detach() for g in late)
+        wanted.append(grad if need else None)
     if complete is not None:
         grads = complete(*saved)
-        return tuple(g if need else None for g, need in zip(grads, needs, strict=True))
-    pairs = zip(grads, needs, strict=True)
-    if _is_one(factor):
-        return tuple(grad if need else None for grad, need in pairs)
-    return tuple(_times(grad, factor) if need else None for grad, need in pairs)
+        return tuple(g if need else None for g, need in zip(grads, needs, strict=False))
+    if not _is_one(factor):
+        wanted = [None if grad is None else _times(grad, factor) for grad in wanted]
+    return tuple(wanted)
 
 
 def _is_one(factor: Tensor | None) -> bool:

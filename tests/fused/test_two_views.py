@@ -193,6 +193,19 @@ def test_opcheck(form: str) -> None:
         torch.library.opcheck(op, (a, b, *tensors, 2.0, -1.0, True, form, True, *flags))
 
 
+@pytest.mark.parametrize("tensors", [0, 1, 2])
+@pytest.mark.parametrize(("gradient", "of_z2"), [(False, False), (True, False), (True, True)])
+def test_gradients_are_made_of_what_needs_one(tensors: int, gradient: bool, of_z2: bool) -> None:
+    """Of both rows, and of a scale and a bias that are tensors; the loss is the same."""
+    a, b = rows(9, 4, torch.float32), rows(9, 4, torch.float32, 1)
+    some = [torch.tensor(2.0), torch.tensor(-1.0)][:tensors] + [None] * (3 - tensors)
+    op = torch.ops.sslspec_fast.two_views_total
+    rest = 2.0, -1.0, True, "sigmoid", True
+    loss, made = op(a, b, *some, *rest, gradient, of_z2, False)
+    assert [g.dim() for g in made] == gradient * ([2] * (1 + of_z2) + [0] * tensors)
+    assert torch.equal(loss, op(a, b, None, None, None, *rest, True, True, False)[0])
+
+
 def test_the_core_names_what_is_wrong() -> None:
     z, one = torch.zeros(3, 4), torch.zeros(())
     loss = 0, True, False, True, 1.0

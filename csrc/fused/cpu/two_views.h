@@ -34,7 +34,7 @@ struct TwoViewsArgs {
   T* grad_z[2];    // [n, d] contiguous, the second or null; may be v
   T* of_bias;      // [n]: the sums of W by rows (sigmoid)
   T* grad_bias;    // [1] or null
-  T* grad_scale;   // [1]
+  T* grad_scale;   // [1] or null
   int threads;
 
   int64_t anchors() const { return form == ViewForm::rows || form == ViewForm::sigmoid ? n : 2 * n; }  // with a loss

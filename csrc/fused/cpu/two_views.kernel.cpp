@@ -102,15 +102,16 @@ template <typename T>
 void views_gradient(const TwoViewsArgs<T>& args) {
   const TwoViews<T> views{args};
   for_rows(2 * args.n, args.threads, [&](int64_t i) { views.gradient(i); });
-  // c u_i . u_k counts for both of its rows in the stacked form, for one of each view else
-  const bool stacked = args.form == ViewForm::stacked;
-  double sum = 0;
-  for (int64_t i = 0; i < (stacked ? 2 : 1) * args.n; ++i) sum += double(args.along[i]);
   if (args.grad_bias != nullptr) {
     double all = 0;
     for (int64_t i = 0; i < args.n; ++i) all += double(args.of_bias[i]) - double(args.own[i]);
     *args.grad_bias = static_cast<T>(args.factor * args.largest * all);
   }
+  if (args.grad_scale == nullptr) return;
+  // c u_i . u_k counts for both of its rows in the stacked form, for one of each view else
+  const bool stacked = args.form == ViewForm::stacked;
+  double sum = 0;
+  for (int64_t i = 0; i < (stacked ? 2 : 1) * args.n; ++i) sum += double(args.along[i]);
   *args.grad_scale = static_cast<T>(args.factor * args.largest * (stacked ? 0.5 : 1) * sum);
 }
 
