@@ -67,6 +67,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("sliced_ecf_gradient", &sliced_ecf_gradient, no_gil);
 
   // pairwise
+  m.def("pairwise_tasks", &pairwise_tasks);
   m.def("pairwise_workspace_size", &pairwise_workspace_size);
   m.def("pairwise_forward", &pairwise_forward, no_gil);
   m.def("pairwise_backward", &pairwise_backward, no_gil);

@@ -85,6 +85,9 @@ def sliced_ecf_sums(
 def sliced_ecf_gradient(
     z: View, directions: View, step: float, coefficients: View, grad: View, run: Run, /
 ) -> None: ...
+def pairwise_tasks(
+    n: int, m: int, symmetric: bool, columns: bool, threads: int, /
+) -> int: ...
 def pairwise_workspace_size(
     n: int, m: int, d: int, dtype: int, symmetric: bool, backward: bool, /
 ) -> int: ...

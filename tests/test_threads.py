@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
-from sslspec_fast import _seam
+from sslspec_fast import _C, _seam
 from sslspec_fast.primitives import pairwise
 
 from .support.row_cases import leaves, rows
@@ -42,6 +43,63 @@ def made(a: Tensor, b: Tensor) -> list[Tensor]:
     row, col = pairwise.lse(a, b, c, cols=True)
     value = F.nt_xent(a, b) + F.siglip(a, b, 3.0, -1.0) + F.info_nce(a, b) + row.sum() + col.sum()
     return [value.detach(), *torch.autograd.grad(value, (a, b))]
+
+
+def test_tasks_for_many_cores() -> None:
+    """A batch of 4,096 rows has work for 64 threads at once; fewer threads take pairs of blocks,
+    which make each product once.
+    """
+    for symmetric in (True, False):
+        at_once = [_C.pairwise_tasks(4096, 4096, symmetric, True, t) for t in (1, 2, 12, 64)]
+        assert at_once[:3] == [12 if symmetric else 24] * 3
+        assert at_once[3] >= 64
+    assert _C.pairwise_tasks(4096, 65_536, False, False, 64) >= 64
+
+
+@pytest.mark.parametrize("limit", [0, 100_000, 64 << 20])
+@pytest.mark.parametrize("n", [30, 200, 433])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_same_bits_from_pairs_of_blocks_and_units_of_rows(
+    dtype: torch.dtype, n: int, limit: int
+) -> None:
+    """With none, some or all of the products kept; sharp logits take another path."""
+    a, b, c = leaves(*(rows(n + m, 40, dtype, m) for m in (0, 0, 77)))
+
+    def step() -> list[Tensor]:
+        value = F.nt_xent(a, b) + F.nt_xent(a, b, temperature=0.02) + F.clip(a, b, 3.0)
+        value = value + F.siglip(a, b, 3.0, -1.0) + F.info_nce(a, b, negatives=c)
+        row, col = pairwise.lse(
+            *(x.to(value.dtype) for x in (a, c)), value.new_tensor(2.0), cols=True
+        )
+        value = value + F.siglip(a, b, 2.0, -1.0, reduction="none").sum() + row.sum() + col.sum()
+        return [value.detach(), *torch.autograd.grad(value, (a, b, c))]
+
+    before = sf.set_kept_limit(limit)
+    try:
+        torch.set_num_threads(1)
+        expected = step()
+        for count in (2, 7, 64):
+            torch.set_num_threads(count)
+            assert all(map(torch.equal, step(), expected)), count
+    finally:
+        sf.set_kept_limit(before)
+
+
+def test_same_bits_of_groups_of_blocks() -> None:
+    """From 32 blocks on they meet by groups, and a unit keeps the order of its block."""
+    x, y, a, c = leaves(*(rows(n, 4, torch.float32, n) for n in (3110, 3110, 6200, 7000)))
+
+    def step() -> list[Tensor]:
+        scale = torch.tensor(1.5)
+        lse = *pairwise.lse(a, c, scale, cols=True), *pairwise.lse(c, a, scale, cols=True)
+        value = F.nt_xent(x, y) + sum(each.square().sum() for each in lse)
+        return [value.detach(), *torch.autograd.grad(value, (x, y, a, c))]
+
+    torch.set_num_threads(1)
+    expected = step()
+    for count in (2, 100):
+        torch.set_num_threads(count)
+        assert all(map(torch.equal, step(), expected)), count
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -4,8 +4,9 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
-#include "pairwise/cpu/pairwise.h"
 #include "pairwise/cpu/bf16.h"
+#include "pairwise/cpu/pair_schedule.h"
+#include "pairwise/cpu/pairwise.h"
 #include "pairwise/cpu/value_and_grad.h"
 #include "simd/team.h"
 
@@ -79,6 +80,10 @@ void check_sigmoid(const Logits& logits) {
 }
 
 }  // namespace
+
+int64_t pairwise_tasks(int64_t n, int64_t m, bool symmetric, bool columns, int threads) {
+  return cpu::PairTasks(cpu::Blocks(n), cpu::Blocks(m), symmetric, columns, threads).at_once;
+}
 
 int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool symmetric, bool backward) {
   int64_t size = 0;

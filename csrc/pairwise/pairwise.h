@@ -26,6 +26,9 @@ namespace sslspec {
 
 int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool symmetric, bool backward);
 
+// How many tasks of a pass a CPU can work on at the same time; columns: with column statistics, or grad_b.
+int64_t pairwise_tasks(int64_t n, int64_t m, bool symmetric, bool columns, int threads);
+
 void pairwise_forward(const Logits& logits,
                       const TensorPair& lse,  // row_lse [n] out; col_lse [m] out, or absent
                       TensorView kept,        // [1] int64 out, or absent: number of the products kept (simd/kept.h)

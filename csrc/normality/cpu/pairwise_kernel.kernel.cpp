@@ -99,7 +99,7 @@ struct KernelSums : PairwisePanels<T> {
         T* out = w.row_weight + j0 + j;
         store(out, load(out) + col_sum[j / L]);
       }
-    if (q.grad != nullptr) accumulate(tile, i0, ni, j0, nj, both ? p.grad_a : nullptr);
+    if (q.grad != nullptr) accumulate(tile, i0, ni, j0, nj, p.grad_a, both ? p.grad_a : nullptr);
   }
   static constexpr T kFar = static_cast<T>(sizeof(T) == 4 ? 3e38 : 1e308);  // squared distances below; -(-inf) is not
 

@@ -122,9 +122,10 @@ struct PairPanels : PairwiseBlocks<Pairs> {
     for (int v = 0; v < V; ++v) store(down + v * L, Steps<Pairs>::across({e[0][v], e[1][v]}));
   }
 
-  void accumulate(const float* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, float* other) const {
-    block_accumulate_by<false, Pairs>(tile + kAlong, kRow, ni, pairs(nj), {w.b_columns, pairs(p.m), j0 / 2},
-                                      p.grad_a + i0 * p.d, p.d, p.d);
+  void accumulate(const float* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, float* own, float* other) const {
+    if (own != nullptr)
+      block_accumulate_by<false, Pairs>(tile + kAlong, kRow, ni, pairs(nj), {w.b_columns, pairs(p.m), j0 / 2},
+                                        own + i0 * p.d, p.d, p.d);
     if (other != nullptr)
       block_accumulate_by<true, Pairs>(tile + kDown, kLd, nj, pairs(ni), {w.a_columns, pairs(p.n), i0 / 2},
                                        other + j0 * p.d, p.d, p.d);

@@ -36,6 +36,7 @@ struct Blocks {
     return row < n ? row : n;
   }
   int64_t size(int64_t block) const { return begin(block + 1) - begin(block); }
+  int64_t of_unit(int64_t unit) const { return ((unit + 1) * count - 1) / units; }
 };
 
 constexpr int64_t kGroup = 4;
@@ -124,6 +125,52 @@ void for_all_pairs(int64_t row_blocks, int64_t column_blocks, int threads, const
                  if (i < few && j < many) flat ? f(i, j) : f(j, i);
                });
 }
+
+// f(other) for all blocks that a block meets in for_symmetric_pairs, itself included, in the same order.
+template <typename F>
+void for_partners(int64_t blocks, int64_t block, const F& f) {
+  const int64_t group = group_size(blocks), groups = (blocks + group - 1) / group;
+  const int64_t circle = groups + groups % 2 - 1, own = block / group;
+  const auto members = [&](int64_t of) {
+    for (int64_t k = of * group; k < of * group + group && k < blocks; ++k) f(k);
+  };
+  members(own);
+  for (int64_t turn = 1; turn <= circle; ++turn) {
+    const int64_t bye = turn % circle;
+    members(own == circle ? bye : own == bye ? circle : (2 * turn - own + circle) % circle);
+  }
+}
+
+// The same for a row block (or, with `column`, a column block) of for_all_pairs and the blocks of the other side.
+template <typename F>
+void for_partners(int64_t row_blocks, int64_t column_blocks, int64_t block, bool column, const F& f) {
+  const int64_t own = column ? column_blocks : row_blocks, others = column ? row_blocks : column_blocks;
+  const bool of_few = own < others || (own == others && !column);
+  const int64_t few = of_few ? own : others, many = of_few ? others : own;
+  const int64_t group = group_size(few), few_groups = (few + group - 1) / group,
+                many_groups = (many + group - 1) / group, g = block / group;
+  for (int64_t round = 0; round < many_groups; ++round) {
+    const int64_t other = of_few ? (g + round) % many_groups : (g - round + many_groups) % many_groups;
+    if (!of_few && other >= few_groups) continue;
+    for (int64_t k = other * group; k < other * group + group && k < others; ++k) f(k);
+  }
+}
+
+// How the work on all pairs is divided: into pairs of blocks, or, where those are too few for the threads, into units of
+// rows and columns, each for itself. A unit waits for no other, but makes the products and weights of a pair for one of
+// its sides only, so that all units together make them twice.
+struct PairTasks {
+  bool units;
+  int64_t at_once;  // tasks that can be under way at the same time
+
+  PairTasks(const Blocks& rows, const Blocks& cols, bool symmetric, bool columns, int threads) {
+    const int64_t few = symmetric || rows.count < cols.count ? rows.count : cols.count, group = group_size(few);
+    const int64_t groups = (few + group - 1) / group;
+    at_once = (symmetric ? (groups + groups % 2) / 2 : groups) * group;
+    units = threads > 2 && threads >= 2 * at_once;
+    if (units) at_once = rows.units + (symmetric || !columns ? 0 : cols.units);
+  }
+};
 
 }  // namespace
 }  // namespace sslspec::cpu

@@ -125,6 +125,20 @@ struct PairwiseBuffers {
   }
 };
 
+// The products of a block of rows and columns as `block_product` makes them: register tile after register tile, all rows
+// of the block at each of its columns. Null data: there are none.
+template <typename T>
+struct KeptTiles {
+  T* data = nullptr;
+  int64_t rows = 0;  // of the block
+
+  T* at(int64_t i, int64_t j) const {
+    constexpr int64_t R = Tile<T>::kRows, kCols = Tile<T>::kCols;
+    return data + (j / kCols * ((rows + R - 1) / R) + i / R) * (R * kCols);
+  }
+  KeptTiles from(int64_t i, int64_t j) const { return data == nullptr ? *this : KeptTiles{at(i, j), rows}; }
+};
+
 // What a call makes: statistics, their gradient, or one after the other from the same panels.
 enum class Pass { forward, backward, both };
 
@@ -196,10 +210,11 @@ struct PairwiseBlocks {
     if (pass == Pass::backward) return Kept::read(p.kept == nullptr ? 0 : *p.kept);
     return Kept(pass == Pass::both || p.kept != nullptr ? kept_bytes() : 0);
   }
-  T* kept_products(int64_t bi, int64_t bj) const {  // null: not kept
-    if (kept.data() == nullptr) return nullptr;
+  KeptTiles<T> kept_products(int64_t bi, int64_t bj) const {
+    if (kept.data() == nullptr) return {};
     const int64_t before = kept_before(bi, bj), end = before + kept_of(bi, bj);
-    return end * int64_t{sizeof(T)} <= kept.bytes() ? static_cast<T*>(kept.data()) + before : nullptr;
+    if (end * int64_t{sizeof(T)} > kept.bytes()) return {};
+    return {static_cast<T*>(kept.data()) + before, rows.size(bi)};
   }
 
   template <typename F>
@@ -210,21 +225,62 @@ struct PairwiseBlocks {
       for_all_pairs(rows.count, cols.count, p.threads, f);
   }
 
+  // Rows [i0, i0 + ni) and columns [j0, j0 + nj), their kept products, and to which of both they are added.
+  struct Part {
+    int64_t i0, ni, j0, nj;
+    KeptTiles<T> products;
+    bool to_rows, to_columns;
+  };
+
+  Part whole(int64_t bi, int64_t bj, KeptTiles<T> products, bool columns) const {
+    return {
+        rows.begin(bi), rows.size(bi), cols.begin(bj), cols.size(bj), products, true, p.symmetric ? bi != bj : columns};
+  }
+
+  // f(part) for all pairs, divided as PairTasks says, in the same order for each row and column; `columns`: they are
+  // added to the columns as well.
+  template <typename F>
+  void for_parts(bool columns, const F& f) const {
+    if (!PairTasks(rows, cols, p.symmetric, columns, p.threads).units) {
+      for_pairs([&](int64_t bi, int64_t bj) { f(whole(bi, bj, kept_products(bi, bj), columns)); });
+      return;
+    }
+    parallel_for(rows.units + (p.symmetric || !columns ? 0 : cols.units), p.threads, [&](int64_t t) {
+      const FlushSubnormals flush;
+      const bool column = t >= rows.units;
+      const Blocks& side = column ? cols : rows;
+      const int64_t unit = column ? t - rows.units : t, block = side.of_unit(unit), first = unit * Blocks::kUnit;
+      const int64_t size = min64(Blocks::kUnit, side.n - first), within = first - side.begin(block);
+      const auto as_rows = [&](int64_t bj) {
+        f(Part{first, size, cols.begin(bj), cols.size(bj), kept_products(block, bj).from(within, 0), true, false});
+      };
+      const auto as_columns = [&](int64_t bi) {
+        f(Part{rows.begin(bi), rows.size(bi), first, size, kept_products(bi, block).from(0, within), false, true});
+      };
+      if (p.symmetric)
+        for_partners(rows.count, block, [&](int64_t other) { block <= other ? as_rows(other) : as_columns(other); });
+      else if (column)
+        for_partners(rows.count, cols.count, block, true, as_columns);
+      else
+        for_partners(rows.count, cols.count, block, false, as_rows);
+    });
+  }
+
   // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left
   // out: for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left
   // out. Writes the products to `keep` if it is not null.
   template <typename Use>
   inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
-                                                       const Use& use, T* keep = nullptr) const {
+                                                       const Use& use, KeptTiles<T> keep = {}) const {
     BlockMask<T> left_out(p, i0, ni, j0, nj);
     block_product<T, Op>(depth, w.a_panels, w.b_panels, {i0, ni, j0, nj}, tile, kLd,
                          [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-                           if (keep != nullptr) {
+                           if (keep.data != nullptr) {
+                             T* const at = keep.at(i, j);
 #pragma GCC unroll 8
                              for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-                               for (int v = 0; v < V; ++v) store(keep + (r * V + v) * L, acc[r][v]);
-                             keep += R * V * L;
+                               for (int v = 0; v < V; ++v) store(at + (r * V + v) * L, acc[r][v]);
                            }
                            use_tile(left_out, i, j, acc, c, use);
                          });
@@ -233,10 +289,11 @@ struct PairwiseBlocks {
   // The same from the products that were kept.
   template <typename Use>
   inline __attribute__((always_inline)) void for_kept_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj,
-                                                            const T* products, T c, const Use& use) const {
+                                                            KeptTiles<T> kept, T c, const Use& use) const {
     BlockMask<T> left_out(p, i0, ni, j0, nj);
     for (int64_t j = 0; j < nj; j += V * L)
-      for (int64_t i = 0; i < ni; i += R, products += R * V * L) {
+      for (int64_t i = 0; i < ni; i += R) {
+        const T* const products = kept.at(i, j);
         Vec<T> acc[R][V];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
@@ -300,9 +357,9 @@ struct PairwisePanels : PairwiseBlocks<Exact<T>> {
     for (int v = 0; v < V; ++v) store(tile + i * kLd + j + v * L, e[0][v]);
   }
 
-  // grad_a += W B, and W^T A onto `other` if it is not null.
-  void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* other) const {
-    block_accumulate<false, T>(tile, kLd, ni, nj, {w.b_columns, p.m, j0}, p.grad_a + i0 * p.d, p.d, p.d);
+  // W B onto `own` and W^T A onto `other`, if they are not null.
+  void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* own, T* other) const {
+    if (own != nullptr) block_accumulate<false, T>(tile, kLd, ni, nj, {w.b_columns, p.m, j0}, own + i0 * p.d, p.d, p.d);
     if (other != nullptr)
       block_accumulate<true, T>(tile, kLd, nj, ni, {w.a_columns, p.n, i0}, other + j0 * p.d, p.d, p.d);
   }

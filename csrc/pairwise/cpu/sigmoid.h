@@ -23,8 +23,9 @@ template <typename Panels>
 struct Sigmoid : Panels {
   using Base = Panels;
   using T = typename Panels::T;
-  using Base::p, Base::rows, Base::cols, Base::for_pairs, Base::for_tiles, Base::logit_scale, Base::L, Base::R, Base::V,
-      Base::kLd, Base::kScale, Base::kTogether, Base::kTileSize, Base::put, Base::accumulate;
+  using Part = typename Panels::Part;
+  using Base::p, Base::for_parts, Base::for_tiles, Base::logit_scale, Base::L, Base::R, Base::V, Base::kLd,
+      Base::kScale, Base::kTogether, Base::kTileSize, Base::put, Base::accumulate;
   T bias;
 
   template <typename Args>
@@ -41,11 +42,11 @@ struct Sigmoid : Panels {
   // out[k]_i += sum_j f(i, x)[k] for k < kSums, x the logits with the bias; what f returns goes into the tile if it is
   // to be filled.
   template <int kSums, bool kFill, typename F>
-  inline __attribute__((always_inline)) void add_rows(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
-                                                      T* const* out, const F& f) const {
+  inline __attribute__((always_inline)) void add_rows(const Part& part, T* tile, T* const* out, const F& f) const {
+    const int64_t i0 = part.i0, ni = part.ni;
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, kSums * sizeof(Vec<T>) * kLd));
     for (int64_t i = 0; i < kSums * kLd; ++i) row_sum[i] = Vec<T>{};
-    for_tiles(i0, ni, j0, nj, tile, logit_scale,
+    for_tiles(i0, ni, part.j0, part.nj, tile, logit_scale,
               [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r += kTogether) {
@@ -61,19 +62,17 @@ struct Sigmoid : Panels {
                 }
               });
     for (int k = 0; k < kSums; ++k)
-      for (int64_t i = 0; i < ni; ++i) out[k][i0 + i] += hsum<T>(row_sum[k * kLd + i]);
+      for (int64_t i = 0; part.to_rows && i < ni; ++i) out[k][i0 + i] += hsum<T>(row_sum[k * kLd + i]);
   }
 
   void forward() {
     zero(p.row_lse, p.n);
-    for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+    for_parts(false, [&](const Part& part) {
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
-      add_rows<1, false>(i0, ni, j0, nj, tile, &p.row_lse,
-                         [](int64_t, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
-                           sum[0] += softplus(x, decay(x));
-                           return x;
-                         });
+      add_rows<1, false>(part, tile, &p.row_lse, [](int64_t, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
+        sum[0] += softplus(x, decay(x));
+        return x;
+      });
     });
   }
 
@@ -83,20 +82,20 @@ struct Sigmoid : Panels {
   void backward_with() {
     zero(p.row_lse, p.n);
     if (kValue) zero(p.row_sum, p.n);
-    for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+    for_parts(p.grad_b != nullptr, [&](const Part& part) {
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kTileSize));
       T* const out[2] = {p.row_lse, p.row_sum};
       const auto weigh = [&](int64_t i, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
         const Vec<T> t = decay(x);
-        const T weight = i < ni ? p.grad_row[i0 + i] : T(0);
+        const T weight = i < part.ni ? p.grad_row[part.i0 + i] : T(0);
         const Vec<T> g = weight * ((x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)));
         sum[0] += g;
         if constexpr (kValue) sum[1] += softplus(x, t);
         return g;
       };
-      add_rows<kValue ? 2 : 1, true>(i0, ni, j0, nj, tile, out, weigh);
-      accumulate(tile, i0, ni, j0, nj, p.grad_b);
+      add_rows<kValue ? 2 : 1, true>(part, tile, out, weigh);
+      accumulate(tile, part.i0, part.ni, part.j0, part.nj, part.to_rows ? p.grad_a : nullptr,
+                 part.to_columns ? p.grad_b : nullptr);
     });
   }
 

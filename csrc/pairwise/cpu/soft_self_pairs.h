@@ -42,8 +42,9 @@ struct SoftSelf {
     s.start(), t.start();
     s.for_pairs([&](int64_t bi, int64_t bj) {
       T* keep = products(bi, bj);
-      s.sums_of(bi, bj, keep);
-      t.sums_of(bi, bj, keep == nullptr ? nullptr : keep + s.kept_of(bi, bj));
+      T* const others = keep == nullptr ? nullptr : keep + s.kept_of(bi, bj);
+      s.running_sums(s.whole(bi, bj, {keep, s.rows.size(bi)}, true));
+      t.running_sums(t.whole(bi, bj, {others, t.rows.size(bi)}, true));
     });
     for (int64_t i = 0; i < soft_self_rows(s.p.n); ++i) begin_row(i);
     s.for_pairs([&](int64_t bi, int64_t bj) { s.p.grad_a == nullptr ? pair<false>(bi, bj) : pair<true>(bi, bj); });
@@ -82,8 +83,8 @@ struct SoftSelf {
     if (both == nullptr) {
       both = static_cast<T*>(scratch(2, 2 * sizeof(T) * each));
       const auto nothing = [](int64_t, int64_t, const auto&, auto) {};
-      s.for_tiles(i0, ni, j0, nj, tile, T(1), nothing, both);
-      t.for_tiles(i0, ni, j0, nj, tile, T(1), nothing, both + each);
+      s.for_tiles(i0, ni, j0, nj, tile, T(1), nothing, {both, ni});
+      t.for_tiles(i0, ni, j0, nj, tile, T(1), nothing, {both + each, ni});
     }
     Vec<T>* sums = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     for (int64_t k = 0; k < 4 * kLd; ++k) sums[k] = Vec<T>{};
@@ -96,7 +97,7 @@ struct SoftSelf {
       store(losses + j0 + j, load(losses + j0 + j) + sums[2 * kLd + j / L]);
       store(entropies + j0 + j, load(entropies + j0 + j) + sums[3 * kLd + j / L]);
     }
-    if constexpr (kGrad) s.accumulate(tile, i0, ni, j0, nj, bi == bj ? nullptr : s.p.grad_a);
+    if constexpr (kGrad) s.accumulate(tile, i0, ni, j0, nj, s.p.grad_a, bi == bj ? nullptr : s.p.grad_a);
   }
 
   // The weights of a block into `tile`; the losses of its rows, their entropies, and those of its columns into `sums`.

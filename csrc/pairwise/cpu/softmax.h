@@ -20,9 +20,10 @@ template <typename Panels>
 struct Softmax : Panels {
   using Base = Panels;
   using T = typename Panels::T;
-  using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_pairs, Base::for_tiles, Base::for_kept_tiles,
-      Base::kept_products, Base::logit_scale, Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether,
-      Base::kTileSize, Base::put, Base::accumulate;
+  using Part = typename Panels::Part;
+  using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_parts, Base::for_tiles, Base::for_kept_tiles,
+      Base::logit_scale, Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether, Base::kTileSize,
+      Base::put, Base::accumulate;
   // r log2(e) below this keeps the exponentials, their sums over 2^40 pairs and the weights normal numbers
   static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;
   static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf
@@ -37,7 +38,7 @@ struct Softmax : Panels {
   // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
   void forward() {
     start();
-    for_pairs([&](int64_t bi, int64_t bj) { sums_of(bi, bj, kept_products(bi, bj)); });
+    for_parts(p.columns, [&](const Part& part) { narrow ? sums(part) : running_sums(part); });
     finish(p.n, w.row_shift, w.row_weight, p.row_lse);
     if (p.columns) finish(p.m, w.col_shift, w.col_weight, p.col_lse);
   }
@@ -48,16 +49,6 @@ struct Softmax : Panels {
     if (p.symmetric) return;
     for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? T(0) : kFloor;
     zero(w.col_weight, p.m);
-  }
-
-  // What a pair of blocks adds to the sums of both; writes its products to `keep` if it is not null.
-  void sums_of(int64_t bi, int64_t bj, T* keep) const {
-    const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
-    const bool use_columns = p.symmetric ? bi != bj : p.columns;
-    if (narrow)
-      sums(i0, ni, j0, nj, use_columns, keep);
-    else
-      running_sums(i0, ni, j0, nj, use_columns, keep);
   }
 
   void finish(int64_t n, const T* shift, const T* sum, T* lse) const {
@@ -74,7 +65,8 @@ struct Softmax : Panels {
       return exp2<T>(x);
   }
 
-  void sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns, T* keep) const {
+  void sums(const Part& part) const {
+    const auto [i0, ni, j0, nj, products, use_rows, use_columns] = part;
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     Vec<T>* col_sum = row_sum + kLd;
@@ -97,8 +89,8 @@ struct Softmax : Panels {
             row_sum[i + r] += sum;
           }
         },
-        keep);
-    for (int64_t i = 0; i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
+        use_rows ? products : KeptTiles<T>{});  // those of a part of columns are kept with its rows
+    for (int64_t i = 0; use_rows && i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
     if (use_columns)
       for (int64_t j = 0; j < nj; j += L) {
         T* out = w.col_weight + j0 + j;
@@ -107,7 +99,8 @@ struct Softmax : Panels {
   }
 
   // Lane by lane: the largest logit so far and the sum below it, for the rows and for the columns of the block.
-  void running_sums(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns, T* keep) const {
+  void running_sums(const Part& part) const {
+    const auto [i0, ni, j0, nj, products, use_rows, use_columns] = part;
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     Vec<T>*row_top = row_sum + kLd, *col_sum = row_top + kLd, *col_top = col_sum + kLd;
@@ -127,7 +120,7 @@ struct Softmax : Panels {
             for (int v = 0; v < V; ++v) sum += exp2<T>(x(r, v, top) * kScale);
             row_sum[i + r] = sum, row_top[i + r] = top;
           }
-          if (!use_columns) return;
+          if (!part.to_columns) return;
 #pragma GCC unroll 4
           for (int v = 0; v < V; ++v) {
             Vec<T>&sum = col_sum[j / L + v], &old = col_top[j / L + v], top = old;
@@ -138,8 +131,8 @@ struct Softmax : Panels {
             for (int r = 0; r < R; ++r) sum += exp2<T>(x(r, v, top) * kScale);
           }
         },
-        keep);
-    for (int64_t i = 0; i < ni; i += L) {
+        use_rows ? products : KeptTiles<T>{});  // those of a part of columns are kept with its rows
+    for (int64_t i = 0; use_rows && i < ni; i += L) {
       T top[L], sum[L];
       for (int64_t l = 0; l < L; ++l) {
         const Vec<T> lanes = row_top[i + l];
@@ -177,11 +170,12 @@ struct Softmax : Panels {
         zero(w.col_weight, p.m);
       }
     }
-    for_pairs([&](int64_t bi, int64_t bj) {
-      const int64_t i0 = rows.begin(bi), ni = rows.size(bi), j0 = cols.begin(bj), nj = cols.size(bj);
+    T* const grad_b = p.symmetric ? p.grad_a : p.grad_b;
+    for_parts(grad_b != nullptr, [&](const Part& part) {
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kTileSize));
-      weights_of_tile(i0, ni, j0, nj, tile, kept_products(bi, bj));
-      accumulate(tile, i0, ni, j0, nj, p.symmetric ? (bi != bj ? p.grad_a : nullptr) : p.grad_b);
+      weights_of_tile(part, tile);
+      accumulate(tile, part.i0, part.ni, part.j0, part.nj, part.to_rows ? p.grad_a : nullptr,
+                 part.to_columns ? grad_b : nullptr);
     });
   }
 
@@ -198,8 +192,7 @@ struct Softmax : Panels {
 
   // weight(i, j, r, v, x, plain) for every register of the block into tile, kTogether rows at a time
   template <typename Weight>
-  inline __attribute__((always_inline)) void fill(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
-                                                  const T* products, const Weight& weight) const {
+  inline __attribute__((always_inline)) void fill(const Part& part, T* tile, T c, const Weight& weight) const {
     const auto use = [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (int r = 0; r < R; r += kTogether) {
@@ -211,31 +204,31 @@ struct Softmax : Panels {
         put(tile, i + r, j, e);
       }
     };
-    if (products == nullptr)
-      for_tiles(i0, ni, j0, nj, tile, c, use);
+    if (part.products.data == nullptr)
+      for_tiles(part.i0, part.ni, part.j0, part.nj, tile, c, use);
     else
-      for_kept_tiles(i0, ni, j0, nj, products, c, use);
+      for_kept_tiles(part.i0, part.ni, part.j0, part.nj, part.products, c, use);
   }
 
-  void weights_of_tile(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, const T* products) const {
-    const T *row_weight = w.row_weight + i0, *col_weight = w.col_weight + j0;
-    const T *row_shift = w.row_shift + i0, *col_shift = w.col_shift + j0;
+  void weights_of_tile(const Part& part, T* tile) const {
+    const T *row_weight = w.row_weight + part.i0, *col_weight = w.col_weight + part.j0;
+    const T *row_shift = w.row_shift + part.i0, *col_shift = w.col_shift + part.j0;
     const Vec<T> none{};
     if (narrow)
-      fill(i0, ni, j0, nj, tile, logit_scale * kScale, products,
+      fill(part, tile, logit_scale * kScale,
            [&](int64_t i, int64_t j, int r, int v, const auto& x, auto plain) __attribute__((always_inline)) {
              const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
              return power<decltype(plain)::value>(x(r, v, none)) * g;
            });
     else if (p.symmetric || p.columns)
-      fill(i0, ni, j0, nj, tile, logit_scale, products,
+      fill(part, tile, logit_scale,
            [&](int64_t i, int64_t j, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
              const Vec<T> column = exp2<T>(x(r, v, load(col_shift + j + v * L)) * kScale);
              return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r] +
                     column * load(col_weight + j + v * L);
            });
     else
-      fill(i0, ni, j0, nj, tile, logit_scale, products,
+      fill(part, tile, logit_scale,
            [&](int64_t i, int64_t, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
              return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r];
            });
