@@ -39,7 +39,9 @@ void convert(const T* x, int64_t ldx, const T* w, int64_t rows, int64_t cols, in
   }
 }
 
-// kR rows x kV registers of A^T diag(w) B over `rows` rows, straight from the operands, added to sums [.., q].
+// kR rows x kV registers of A^T diag(w) B over `rows` rows, straight from the operands, added to sums [.., q]. The next
+// pass over the same columns begins kDepth rows below. A block is read for so few rows at a time that a hardware
+// prefetcher starts anew with each: 30 blocks of 16 float32 of 1.2e5 rows took 31 ms without this, 11 with it.
 template <bool kWeighted, int kR, int kV, typename T>
 inline __attribute__((always_inline)) void gram_tile(const T* a, int64_t lda, const T* b, int64_t ldb, const T* w,
                                                      int64_t rows, double* sums, int64_t q) {
@@ -47,6 +49,7 @@ inline __attribute__((always_inline)) void gram_tile(const T* a, int64_t lda, co
   Vec<T> acc[kR][kV];
   clear(acc);
   for (int64_t k = 0; k < rows; ++k, a += lda, b += ldb) {
+    __builtin_prefetch(a + Wide<T>::kDepth * lda, 0, 2);
     Vec<T> right[kV];
 #pragma GCC unroll 2
     for (int v = 0; v < kV; ++v) right[v] = kWeighted ? splat(w[k]) * load(b + v * L) : load(b + v * L);
