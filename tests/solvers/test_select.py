@@ -27,6 +27,7 @@ from sslspec_fast.solvers.problem.task import Task
 from sslspec_fast.solvers.result import ConvergenceWarning
 
 from ..support import graphs
+from ..support.solvers import polynomials_everywhere
 
 
 def _hadamard(n: int):
@@ -142,8 +143,13 @@ def _tall_and_mixed(copies: int, separate: int, n: int, seed: int):
 
 @pytest.mark.parametrize("precision", ["float32", "mixed", "float64"])
 @pytest.mark.parametrize(("copies", "k"), [(17, 17), (17, 20), (20, 18), (20, 24), (40, 28)])
-def test_more_copies_than_the_block_of_the_probe(copies: int, k: int, precision: str) -> None:
+@pytest.mark.parametrize("polynomial", [False, True])
+def test_more_copies_than_the_block_of_the_probe(
+    copies: int, k: int, precision: str, polynomial: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Krylov vectors from 16 columns never see copy 17, however good their residuals are."""
+    if polynomial:
+        polynomials_everywhere(monkeypatch)
     matrix, expected = _tall_and_mixed(copies, 30, 6000, seed=copies)
     found = eigsh(matrix, k, tol=1e-4, precision=precision, seed=2)
     assert found.info.converged, str(found.info)

@@ -27,6 +27,8 @@ __all__ = [
     "Basis",
     "cholesky",
     "columns",
+    "directions",
+    "factor_rest",
     "host_memory",
     "orthonormalize",
     "physical_memory",
@@ -41,6 +43,11 @@ _ORTHOGONAL = {torch.float64: 1e-13, torch.float32: 1e-6}
 _DROP = {torch.float64: 1e-12, torch.float32: 1e-5}
 # Squared lengths below this are sums of numbers that are not normal.
 _SMALL = {torch.float64: 1e-290, torch.float32: 1e-30}
+# A block of a Krylov space behind one projection: squared, of a column, from which that is exact
+# enough; condition up to which its Gram matrix is all it takes; and of the column that it was made
+# of, from which what cancellation leaves is a direction.
+_LEFT, _CONDITION = 0.2, 30.0
+_CLEAR = {torch.float64: 1e-10, torch.float32: 1e-3}
 
 
 def physical_memory() -> int | None:
@@ -92,6 +99,21 @@ def cholesky(g: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return first[0].numpy(), first[1].numpy(), float(first[2])
 
 
+def factor_rest(
+    square: np.ndarray, parts: np.ndarray, before: np.ndarray, dtype: torch.dtype
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(R, R^-1) with R^T R the Gram matrix of what is left of T in the complement of V, from T^T T
+    and V^T T; before: squared lengths of the columns that T was made of. None, where what is left
+    is too little of a column of T, or of one before, or its columns are nearly parallel.
+    """
+    g = remaining(square, parts)
+    factor, inverse, norm = cholesky(g)
+    left = g.diagonal()
+    enough = (left > _LEFT * square.diagonal()) & (left > _CLEAR[dtype] ** 2 * before)
+    good = bool(enough.all()) and norm * math.sqrt(left.max()) < _CONDITION
+    return (factor, inverse) if good else None
+
+
 def _lengths(g: np.ndarray) -> np.ndarray:
     """Of the columns of T, from T^T T."""
     return np.sqrt(np.maximum(g.diagonal(), 0.0))
@@ -100,6 +122,13 @@ def _lengths(g: np.ndarray) -> np.ndarray:
 def columns(t: Tensor, keep: np.ndarray) -> Tensor:
     """Those columns of t (n, b) that keep (b,) says."""
     return t[:, torch.from_numpy(keep).to(t.device)]
+
+
+def directions(t: Tensor, square: np.ndarray, before: np.ndarray) -> Tensor:
+    """The columns of t that are more than the rounding of what they were made of, from t^T t and
+    squared lengths before.
+    """
+    return columns(t, square.diagonal() > _DROP[t.dtype] ** 2 * before)
 
 
 def _scaled(g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

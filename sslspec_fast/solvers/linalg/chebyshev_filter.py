@@ -27,7 +27,14 @@ from ...operators.known import Deflated, Removable
 from ...primitives.spread import meet
 from .coordinates import Coordinates
 
-__all__ = ["Clean", "cleaner", "filter_block", "filter_residual", "growth_rate"]
+__all__ = [
+    "ChebyshevPolynomial",
+    "Clean",
+    "cleaner",
+    "filter_block",
+    "filter_residual",
+    "growth_rate",
+]
 
 
 _LONG = 4  # degrees that pay for a change of coordinates
@@ -55,6 +62,33 @@ def growth_rate(value: float, lo: float, cut: float) -> float:
     """log of the factor by which one degree grows `value` over the damped interval [lo, cut]."""
     t = (2.0 * value - cut - lo) / max(cut - lo, 1e-300)
     return math.acosh(t) if t > 1.0 else 0.0
+
+
+@dataclass(frozen=True)
+class ChebyshevPolynomial:
+    """p = C_degree on [lo, cut], of odd degree: |p| <= 1 there, p < 1 below, and p grows above."""
+
+    lo: float
+    cut: float
+    degree: int
+
+    @property
+    def half(self) -> float:
+        """Half width of [lo, cut]."""
+        return (self.cut - self.lo) / 2
+
+    def eigenvalues(self, values: Tensor) -> Tensor:
+        """Those of A, from values of p(A) above 1; the cut for all others."""
+        t = torch.cosh(torch.acosh(values.clamp_min(1.0)) / self.degree)
+        return (self.cut + self.lo) / 2 + self.half * t
+
+    def residuals(self, values: Tensor, residuals: Tensor) -> Tensor:
+        """About what residuals of A are, from those of Ritz pairs of p(A), which lie in the damped
+        interval: (t - m) / p(t) of them, with m its middle.
+        """
+        values = values.clamp_min(1.0)
+        t = torch.cosh(torch.acosh(values) / self.degree)
+        return residuals * self.half * t / values
 
 
 def cleaner(
@@ -86,7 +120,9 @@ def filter_block(
     middle, half = (cut + lo) / 2, (cut - lo) / 2
     inner = _inside(op, clean, degree, x)
     # 1 / C_d(top), kept in range: float32 overflows at 1e38
-    x.mul_(math.exp(-min(degree * growth_rate(top, lo, cut), 60.0)))
+    scale = math.exp(-min(degree * growth_rate(top, lo, cut), 60.0))
+    if scale != 1.0:
+        x.mul_(scale)
     inner.enter(x)
     y = inner.op.matmat(x, room, alpha=1.0 / half, gamma=-middle / half, w=x)
     for k in range(1, degree):

@@ -53,6 +53,10 @@ LONG_PROBE = 16  # steps that a kept run may take at least
 PROJECTED_PART = 0.6  # (columns of the basis)^2 for a nanosecond of product: LAPACK is a minor part
 PROJECTED_CUBE = 0.35  # nanoseconds of LAPACK for each cube of the columns
 PASS_BYTE = 1.5  # nanoseconds of a pass over three blocks, for each byte of one
+# A run by a polynomial of A: its degree, its products for each one of a run by A itself, and its
+# fewest steps. 39 pairs of 120,000 nodes in 40 communities take 11 blocks of 16 and 33 products, by
+# A itself 28 of either (degree 2: 15 and 30, 5: 8 and 40).
+POLYNOMIAL_DEGREE, POLYNOMIAL_LOSS, POLYNOMIAL_STEPS = 3, 1.2, 4
 
 # ---- a cluster of eigenvalues, of which only some are wanted
 # A hole between Ritz values, as a fraction of the spectrum; by which factor it may be narrower than
@@ -84,10 +88,12 @@ class Machine:
     residuals_per_pass: Ritz pairs whose residuals are worth one more pass over the basis.
     entries_per_thread: entries of a block that keep a host thread busy for longer than it takes to
         wake it.
+    polynomial_bytes: of the blocks of a probe that is kept, from which one by a polynomial pays.
     """
 
     residuals_per_pass: int
     entries_per_thread: int
+    polynomial_bytes: int
 
     def threads(self, n: int, k: int) -> int:
         """Host threads for k pairs of n rows."""
@@ -96,8 +102,9 @@ class Machine:
 
 # On a GPU the host has the small matrices only, and its threads would wake for microseconds of
 # work: one of them does it.
-_CPU = Machine(residuals_per_pass=8, entries_per_thread=1 << 15)
-_GPU = Machine(residuals_per_pass=128, entries_per_thread=1 << 62)
+# There, what blocks take that were never touched is not what a polynomial would save.
+_CPU = Machine(residuals_per_pass=8, entries_per_thread=1 << 15, polynomial_bytes=1 << 26)
+_GPU = Machine(residuals_per_pass=128, entries_per_thread=1 << 62, polynomial_bytes=1 << 62)
 MACHINES = {"cpu": _CPU, "cuda": _GPU}
 
 

@@ -12,8 +12,6 @@ anyway.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,13 +20,10 @@ from ...operators.base import SymmetricOperator
 from ...operators.known import Deflated
 from ...primitives.basis import gram, multiply, multiply_into, new_block
 from ...primitives.spread import decided
-from .basis import cholesky, orthonormalize, remaining, stacked
+from .basis import directions, factor_rest, orthonormalize, stacked
 from .chebyshev_filter import cleaner, filter_block
 
 __all__ = ["FilteredKrylov"]
-
-_LEFT = 0.2  # of a squared column behind the projection, from which that is exact enough
-_CONDITION = 30.0  # of the new block, up to which its Gram matrix is all it takes
 
 
 class FilteredKrylov:
@@ -85,16 +80,21 @@ class FilteredKrylov:
         h[size:, :size] = parts[:size].T
         h[size:, size:] = (h[size:, size:] + h[size:, size:].T) / 2
         self.projected = h
-        g = remaining(square, parts)
-        rest, inverse, norm = cholesky(g)
-        whole = bool((g.diagonal() > _LEFT * square.diagonal()).all())
-        if whole and norm * math.sqrt(g.diagonal().max()) < _CONDITION:
+        before = square.diagonal()
+        found = factor_rest(square, parts, before, w.dtype)
+        if found is None:  # cancellation: take out what was measured, and measure what is left
+            multiply_into(w, known, torch.from_numpy(-parts), beta=1.0)
+            products = gram([w, *known], w).numpy()
+            square, parts = products[:b], products[b:]
+            found = factor_rest(square, parts, before, w.dtype)
+        if found is not None:
+            self._rest, inverse = found
             coefficients = stacked(w.dtype, inverse, -parts @ inverse)
-            self._next, self._rest = multiply_into(w, [w, *known], coefficients), rest
+            self._next = multiply_into(w, [w, *known], coefficients)
             return
-        before = w.clone()
-        self._next = orthonormalize(w, self.v, self.deflated)
-        self._rest = np.zeros((0, b)) if self.ended else gram(self._next, before).numpy()
+        rest = directions(w, square, before)
+        self._next = orthonormalize(rest.clone(), self.v, self.deflated)
+        self._rest = np.zeros((0, b)) if self.ended else gram(self._next, w).numpy()
 
     def _filtered(self, v: Tensor) -> Tensor:
         """p(A) V_s, in memory of its own."""

@@ -6,7 +6,8 @@ estimates how many eigenvalues lie above t. ChASE and EVSL start in the same way
 
 Where the solver can start from Ritz vectors, the blocks are kept, and the run goes on for as long
 as that is cheaper than a filter of the wanted ones: a block of one cache line per row has the
-convergence of a filter for any number of them.
+convergence of a filter for any number of them. Where the blocks would take much memory, the run is
+one of a short polynomial of A, whose cut a shorter run tells: a third of the blocks holds the same.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from ...primitives.basis import multiply
 from ..linalg.basis import host_memory
-from ..linalg.chebyshev_filter import growth_rate
+from ..linalg.chebyshev_filter import ChebyshevPolynomial, growth_rate
 from ..linalg.cost import (
     CLUSTER_COLUMNS,
     FILLED_ROWS,
@@ -30,13 +31,18 @@ from ..linalg.cost import (
     HOLE_RESIDUAL,
     KEPT_BYTES,
     LINE,
+    LOG_LEAD,
     LONG_PROBE,
     PASS_BYTE,
+    POLYNOMIAL_DEGREE,
+    POLYNOMIAL_LOSS,
+    POLYNOMIAL_STEPS,
     PROBE_BLOCK,
     PROBE_STEPS,
     PROJECTED_CUBE,
     PROJECTED_PART,
     RITZ_COLUMNS,
+    machine,
     padded,
     product_cost,
     start_width,
@@ -133,7 +139,7 @@ def _limits(task: Task, dtype: torch.dtype) -> tuple[int, int]:
     return padded(least), int(min(most, n / LINE, kept))
 
 
-def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
+def _more(task: Task, found: Probe, dtype: torch.dtype, degree: int) -> int:
     """Steps after which the wanted Ritz pairs should be good enough; 0 when they are.
 
     Also 0 when the first ones are so good that rounding makes copies of them, or where a filter of
@@ -148,14 +154,14 @@ def _more(task: Task, found: Probe, dtype: torch.dtype) -> int:
         return 0
     at = min(k + 3, len(values) - 1)
     cut = float(values[at] + slack[at])
-    rate = growth_rate(float(values[k - 1] + slack[k - 1] / 3), found.lo, cut)
+    rate = degree * growth_rate(float(values[k - 1] + slack[k - 1] / 3), found.lo, cut)
     more = math.ceil(min(math.log(worst / target) / max(rate, 1e-3), 1e4))
     # in nanoseconds: a step passes over three blocks, and LAPACK solves the projected problem again
     cost, b = product_cost(task.op, n) * dtype.itemsize / 4, found.block
     projected = PROJECTED_CUBE * (len(values) + b * more) ** 3
-    lanczos = more * b * (cost + PASS_BYTE * dtype.itemsize * n) + projected
+    lanczos = more * b * (degree * cost + PASS_BYTE * dtype.itemsize * n) + projected
     width = padded(start_width(k, task.free))
-    return more if lanczos < more * width * cost else 0
+    return more if lanczos < more * degree * width * cost else 0
 
 
 def _cluster(task: Task, found: Probe) -> tuple[int, bool] | None:
@@ -196,13 +202,37 @@ def _see_cluster(task: Task, run: Recurrence, found: Probe, most: int) -> Probe:
     """Go on until a cluster that holds all wanted pairs has been counted, where there is one."""
     cluster, b = _cluster(task, found), found.block
     while cluster is not None and not cluster[1]:
-        steps = run.steps + max(run.steps // 4, 1)
-        if b * steps > min(most, CLUSTER_COLUMNS * cluster[0]) or len(set(run.sizes)) > 1:
+        steps = run.steps + max(run.steps // (4 * run.degree), 1)
+        long = _plain_columns(run, steps) > CLUSTER_COLUMNS * cluster[0]
+        if b * steps > most or long or len(set(run.sizes)) > 1:
             return found
         run.run(steps)
-        found = _read(task, run)
+        found = _read(task, run, found.lo)
         cluster = _cluster(task, found)
     return found if cluster is None else replace(found, whole=cluster[0])
+
+
+def _plain_columns(run: Recurrence, steps: int) -> float:
+    """Columns of a run by A itself that gets as far as these steps do."""
+    loss = 1.0 if run.polynomial is None else POLYNOMIAL_LOSS
+    return run.sizes[0] * steps * run.degree / loss
+
+
+def _polynomial(task: Task, dtype: torch.dtype) -> ChebyshevPolynomial | None:
+    """What lifts all that the probe is to tell apart, from a short run of few columns; None where
+    that does not tell, or rounding would hide the lower ones.
+    """
+    scout = Recurrence(task, min(PROBE_BLOCK, max(task.free // 2, 1)), dtype, keep=False)
+    scout.run(PROBE_STEPS)
+    found = _read(task, scout)
+    below = torch.nonzero(found.counts > 2.0 * whole_cluster_limit(task.k))[:, 0]
+    if not len(below) or int(below[0]) == 0:
+        return None
+    cut = float(found.values[below[0]])
+    top = found.hi if task.deflated is None else max(found.hi, task.op.bounds()[1])
+    if POLYNOMIAL_DEGREE * growth_rate(top, found.lo, cut) > LOG_LEAD[dtype]:
+        return None
+    return ChebyshevPolynomial(found.lo, cut, POLYNOMIAL_DEGREE)
 
 
 def probe(task: Task, keep: bool = False) -> Probe:
@@ -212,26 +242,38 @@ def probe(task: Task, keep: bool = False) -> Probe:
     # grids and trees (few entries a row) end in a factorisation or a long filter: few steps will do
     keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
     b = _line(task.k, dtype) if keep else min(PROBE_BLOCK, max(task.free // 2, 1))
-    run = Recurrence(task, b, dtype, keep)
-    run.run(least // b if keep else min(PROBE_STEPS, max(task.free // b, 1)))
-    found = _read(task, run)
+    polynomial, steps = None, min(PROBE_STEPS, max(task.free // b, 1))
+    if keep:
+        steps = least // b
+        size = least * op.most_rows * dtype.itemsize
+        if least > PROBE_STEPS * LINE and size > machine(op.device).polynomial_bytes:
+            polynomial = _polynomial(task, dtype)
+    if polynomial is not None:
+        needed = max(POLYNOMIAL_LOSS * least / polynomial.degree, start_width(task.k, task.free))
+        steps = max(math.ceil(needed / b), POLYNOMIAL_STEPS)
+    run = Recurrence(task, b, dtype, keep, polynomial)
+    run.run(steps)
+    lo = None if polynomial is None else polynomial.lo
+    found = _read(task, run, lo)
     if keep:
         found = _see_cluster(task, run, found, most)
     whole = found.whole
     wanted = task if whole is None else replace(task, k=whole)
     while keep and len(set(run.sizes)) == 1:
-        more = min(_more(wanted, found, dtype), run.steps // 2)
+        more = min(_more(wanted, found, dtype, run.degree), max(run.steps // 2, 1))
         if more == 0 or b * (run.steps + more) > most:
             break
         run.run(run.steps + more)
-        found = _read(task, run)
+        found = _read(task, run, lo)
     return replace(found, whole=whole)
 
 
-def _read(task: Task, run: Recurrence) -> Probe:
+def _read(task: Task, run: Recurrence, lo: float | None = None) -> Probe:
+    """lo: of the spectrum, where the run does not tell."""
     values, vectors, slack = run.ritz()
     bounds = task.op.bounds()
-    lo = max(bounds[0], float(values[-1] - slack[-1]) - 1e-6 * abs(float(values[-1])))
+    if lo is None:
+        lo = max(bounds[0], float(values[-1] - slack[-1]) - 1e-6 * abs(float(values[-1])))
     hi = min(bounds[1], float(values[0] + slack[0]) + 1e-6 * abs(float(values[0])))
     first = run.sizes[0]
     counts = task.free * (vectors[:first] ** 2).sum(0).cumsum(0) / max(first, 1)

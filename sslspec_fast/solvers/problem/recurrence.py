@@ -2,6 +2,8 @@
 
     A [V_0 .. V_s-1] = [V_0 .. V_s-1] T + V_s beta_s e_s^T,      T block tridiagonal
 
+or the same of p(A), a polynomial that lifts the wanted end: fewer blocks hold a Krylov space of the
+same degree, and the passes over them, their memory and the projected problem shrink.
 Golub and Underwood 1977. A product and two passes over the rows per step, in the coordinates where
 products are cheapest. Orthogonality is lost once Ritz pairs converge to rounding level, so this is
 for the way there. Rounding also brings deflated vectors back, and each step multiplies what there
@@ -10,33 +12,40 @@ is of them: few of them are one more block to be orthogonal to, many are project
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...primitives.basis import multiply_into, new_block, new_blocks
 from ...primitives.spread import decided, meet
-from ..linalg.basis import cholesky, columns, orthonormalize, remaining, stacked
+from ..linalg.basis import directions, factor_rest, orthonormalize, stacked
+from ..linalg.chebyshev_filter import ChebyshevPolynomial, filter_block
 from ..linalg.coordinates import Coordinates
 from .task import Task
 
 __all__ = ["Recurrence"]
 
 _CLEAN = 2  # steps between projections of many deflated vectors
-_LEFT = 0.2  # of a squared column behind the projection, from which that is exact enough
-_CONDITION = 30.0  # of the new block, up to which its Gram matrix is all it takes
 
 
 class Recurrence:
-    """From b random vectors; `run` goes on from where it stopped. keep: store all blocks."""
+    """From b random vectors; `run` goes on from where it stopped. keep: store all blocks.
+    polynomial: p, or None for A itself.
+    """
 
-    def __init__(self, task: Task, b: int, dtype: torch.dtype, keep: bool) -> None:
-        self.task, self.keep = task, keep
+    def __init__(
+        self,
+        task: Task,
+        b: int,
+        dtype: torch.dtype,
+        keep: bool,
+        polynomial: ChebyshevPolynomial | None = None,
+    ) -> None:
+        self.task, self.keep, self.polynomial = task, keep, polynomial
         self.inner = Coordinates(task.op, task.deflated, dtype)
         self.basis: list[Tensor] = []  # V_0 .. V_s-1, when they are kept
         self._room: list[Tensor] = []  # for the products of the next steps
+        self._spare: Tensor | None = None  # for those inside a polynomial
         self._old: Tensor | None = None  # V_j-1
         self._v: Tensor | None = None  # V_j
         self._rest: Tensor  # V_j+1, or the room for it while it is this combination:
@@ -50,6 +59,11 @@ class Recurrence:
     @property
     def steps(self) -> int:
         return len(self._alphas)
+
+    @property
+    def degree(self) -> int:
+        """Products with A of a step."""
+        return 1 if self.polynomial is None else self.polynomial.degree
 
     @property
     def sizes(self) -> list[int]:
@@ -73,11 +87,23 @@ class Recurrence:
         self._old, self._v = self._v, v
         fits = self._room and self._room[-1].shape == v.shape
         w = self._room.pop() if fits else new_block(v.shape[0], v.shape[1], v.dtype, v.device)
-        self.task.columns += v.shape[1]
-        w = self.inner.op.matmat(v, w).contiguous()
+        self.task.columns += self.degree * v.shape[1]
+        w = self._product(v, w)
         if self.keep:
             self.basis.append(v)
         self._next(w)
+
+    def _product(self, v: Tensor, w: Tensor) -> Tensor:
+        """A V or p(A) V, in the memory of w if that can be."""
+        op, p = self.inner.op, self.polynomial
+        if p is None:
+            return op.matmat(v, w).contiguous()
+        x = self._spare
+        if x is None or x.shape != v.shape:
+            x = new_block(v.shape[0], v.shape[1], v.dtype, v.device)
+        y = filter_block(op, x.copy_(v), p.lo, p.cut, p.degree, p.cut, None, w)
+        self._spare = x if y is w else w
+        return y.contiguous()
 
     def _next(self, w: Tensor) -> None:
         """Make w orthogonal to V_j, V_j-1 and the few deflated vectors N, and orthonormal.
@@ -94,18 +120,20 @@ class Recurrence:
             self._alphas.append(parts[: v.shape[1]])
         if old is not None:
             known, parts = [*known, old], np.concatenate([parts, self._betas[-1].T])
-        g = remaining(square, parts)
-        following, inverse, norm = cholesky(g)
-        whole = (g.diagonal() > _LEFT * square.diagonal()).all()
-        if whole and norm * math.sqrt(g.diagonal().max()) < _CONDITION:
+        most = square.diagonal()
+        found = factor_rest(square, parts, most, w.dtype)
+        if found is None:  # cancellation: take out what was measured, and measure what is left
+            self._remove(w, known, parts)
+            products = inner.gram([w, *known], w).numpy()
+            square, parts = products[:b], products[b:]
+            found = factor_rest(square, parts, most, w.dtype)
+        if found is not None:
+            following, inverse = found
             self._pending = [w, *known], stacked(w.dtype, inverse, -parts @ inverse)
         else:
-            self._remove(w, known, parts)
-            self._remove(w, known)  # of what cancelled, the rounding is left
+            self._remove(w, known, parts)  # of what cancelled, the rounding is left
             before = w.clone()
-            noise = 1e-5 if w.dtype == torch.float32 else 1e-12  # cancellation leaves no direction
-            alive = inner.gram(w, w).numpy().diagonal() > noise**2 * square.diagonal()
-            w = columns(w, alive).contiguous()
+            w = directions(w, inner.gram(w, w).numpy(), most).contiguous()
             for _ in range(2):
                 self._remove(w, known)
                 w = inner.enter(orthonormalize(inner.leave(w), deflated=self.task.deflated))
@@ -121,7 +149,9 @@ class Recurrence:
             multiply_into(w, known, torch.from_numpy(-parts), beta=1.0)
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Ritz values, largest first, their coefficients (m, m), and norms of their residuals."""
+        """Ritz values of A, largest first, their coefficients (m, m), and norms of their residuals,
+        which are estimates behind a polynomial.
+        """
         sizes = self.sizes
         total, at = sum(sizes), 0
         t = np.zeros((total, total))
@@ -138,5 +168,8 @@ class Recurrence:
             raise ValueError(f"eigsh: A must have finite products, got NaN or infinity{hint}")
         values, vectors = torch.linalg.eigh(torch.from_numpy((t + t.T) / 2))
         slack = (torch.from_numpy(self._betas[-1]) @ vectors[total - sizes[-1] :]).norm(dim=0)
+        if self.polynomial is not None:
+            slack = self.polynomial.residuals(values, slack)
+            values = self.polynomial.eigenvalues(values)
         values, vectors, slack = decided(values, vectors, slack)
         return values.flip(0), vectors.flip(1), slack.flip(0)

@@ -12,10 +12,16 @@ from sslspec_fast.operators import adjacency, as_operator
 from sslspec_fast.operators.known import DenseVectors, GroupVectors
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
-from sslspec_fast.solvers.linalg.chebyshev_filter import filter_block, filter_residual
+from sslspec_fast.solvers.linalg.chebyshev_filter import (
+    ChebyshevPolynomial,
+    filter_block,
+    filter_residual,
+)
 from sslspec_fast.solvers.linalg.factorization import structure
 from sslspec_fast.solvers.problem.recurrence import Recurrence
 from sslspec_fast.solvers.problem.task import Task
+
+from ...support.graphs import blocks_graph
 
 CPU = torch.device("cpu")
 
@@ -142,6 +148,38 @@ def test_recurrence_in_walk_coordinates(dtype: torch.dtype, groups: int) -> None
     values = run.ritz()[0]
     small = torch.linalg.eigvalsh(v.T @ op.matmat(v)).flip(0)
     torch.testing.assert_close(values, small, rtol=0, atol=10 * unit)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_recurrence_of_a_polynomial(dtype: torch.dtype) -> None:
+    """Krylov blocks of p(A), in the coordinates of the walk: T = V^T p(A) V, Ritz values are those
+    of A, the cut for all that p damps, and residuals tell those of A above it.
+    """
+    op = adjacency(PairGraph.from_sparse(blocks_graph(1500, 6)), normalized=True)
+    (known,) = op.known()
+    dense = op.matmat(torch.eye(op.n, dtype=torch.float64))
+    exact, vectors = torch.linalg.eigh(dense)
+    polynomial = ChebyshevPolynomial(float(exact[0]), float(exact[-60]), 3)
+    middle = (polynomial.cut + polynomial.lo) / 2
+    t = (exact - middle) / polynomial.half
+    filtered = (vectors * (4.0 * t**3 - 3.0 * t)) @ vectors.T
+    task = Task(op, 5, op.n - 1, 1.0, 1e-6, None, 10, 0, known.vectors, dtype)
+    run = Recurrence(task, 4, dtype, keep=True, polynomial=polynomial)
+    run.run(5)
+    assert task.columns == 5 * 4 * run.degree == 60
+    v = torch.cat([run.inner.leave(block.clone()) for block in run.basis], 1).double()
+    unit = 1e-11 if dtype == torch.float64 else 1e-4
+    assert (v.T @ v - torch.eye(20)).abs().max() < unit
+    values, q, residuals = run.ritz()
+    small = torch.linalg.eigvalsh(v.T @ filtered @ v).flip(0)
+    torch.testing.assert_close(values, polynomial.eigenvalues(small), rtol=0, atol=10 * unit)
+    x = v @ q
+    true = (dense @ x - x * values).norm(dim=0)
+    assert (values >= polynomial.cut).all()
+    told = (values > polynomial.cut + 0.05) & (true > 10 * unit)
+    assert int(told.sum()) >= 2
+    assert ((true / residuals)[told] < 1.5).all()
+    assert ((true / residuals)[told] > 0.2).all()
 
 
 def test_renumbering_deflated_vectors() -> None:
