@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ..operators.base import ShiftOperator, SymmetricOperator
 from ..primitives.basis import column_norms
-from .completeness.inertia import Window, count_within
+from .completeness.inertia import Inertia, Window, count_within
 from .linalg.basis import Basis, orthonormalize
 from .linalg.cost import lanczos_block
+from .linalg.factorization import Order
 from .linalg.shifted import Shifted, dense_shifted, sparse_shifted
 from .linalg.sparse_cholesky import SparseCholesky
 from .methods._davidson import report_step
@@ -87,17 +88,18 @@ class _Factored:
             )
         return cls(op.to_dense().cpu().numpy())
 
-    def shifted(self, sigma: float, norm: float) -> Shifted:
+    def shifted(self, sigma: float, norm: float, order: Order | None = None) -> Shifted:
         if isinstance(self.matrix, np.ndarray):
             return dense_shifted(self.matrix, sigma, norm)
         if self.mass is None:
-            return sparse_shifted(self.matrix, sigma, norm)
+            return sparse_shifted(self.matrix, sigma, norm, order=order)
         mass, factor = self.mass
-        inner = sparse_shifted(self.matrix, sigma - self.b, norm, mass)
+        inner = sparse_shifted(self.matrix, sigma - self.b, norm, mass, order)
         return Shifted(
             lambda r: factor.times_transposed(inner(factor.times(r))),
             inner.sigma + self.b,
             inner.kind,
+            inner.order,
         )
 
 
@@ -228,7 +230,8 @@ class _Run:
         order = (self.solver.sigma + 1.0 / theta - self.sigma).abs().argsort(stable=True)
         start = self.basis.vectors(q[:, order[: self.keep]].contiguous())
         self.solves_before, self.factors = self.solves, self.factors + 1
-        self.solver = self.factored.shifted(self.sigma + _ASIDE * far, self.task.norm)
+        sigma, known = self.sigma + _ASIDE * far, self.solver.order
+        self.solver = self.factored.shifted(sigma, self.task.norm, known)
         self._empty_basis()
         return orthonormalize(start, [], self.task.deflated)
 
@@ -280,14 +283,12 @@ class _Run:
         self.factors += 2
         b = factored.b
         proof = count_within(
-            factored.matrix,
-            factored.mass,
+            Inertia(factored.matrix, task.norm, self.solver.order, factored.mass),
             outcome.values.numpy() - b,
             others - b,
             self.sigma - b,
             slack,
             outcome.gap,
             task.tol,
-            task.norm,
         )
         return replace(proof, center=self.sigma)

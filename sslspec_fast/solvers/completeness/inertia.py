@@ -26,12 +26,12 @@ import scipy.linalg
 from ...operators.base import SymmetricOperator
 from ...operators.known import Deflated
 from ..linalg.basis import host_memory
-from ..linalg.factorization import SingularFactor, structure, symmetric_factor
+from ..linalg.factorization import Order, SingularFactor, order_of, structure, symmetric_factor
 from ..linalg.sparse_cholesky import SparseCholesky
 from ..problem.scaling import usual_row
 from ..problem.task import Known
 
-__all__ = ["Count", "Proof", "Window", "count_within", "counting"]
+__all__ = ["Count", "Inertia", "Proof", "Window", "count_within", "counting"]
 
 _PLACES = (7 / 8, 5 / 8, 3 / 8, 1 / 8)  # of the gap, below the last wanted value
 _ABOVE = (1.0, 0.7, 0.5, 0.35, 0.25)  # of tol, above it
@@ -97,9 +97,9 @@ class Window(Proof):
         return max(self.shift - abs(last - self.center) - self.error, 0.0)
 
 
-# (wanted values, largest first, ||R||_F, gap, tol, norm, order of the rows in an earlier factor, or
-# None) -> what a factorisation says of them
-Count = Callable[[np.ndarray, float, float, float, float, "np.ndarray | None"], Proof | None]
+# (wanted values, largest first, ||R||_F, gap, tol, norm, order of an earlier factor, or None) ->
+# what a factorisation says of them
+Count = Callable[[np.ndarray, float, float, float, float, "Order | None"], Proof | None]
 
 
 def counting(
@@ -130,7 +130,7 @@ def counting(
         gap: float,
         tol: float,
         norm: float,
-        order: np.ndarray | None = None,
+        order: Order | None = None,
     ) -> Proof | None:
         if gap == math.inf:
             return None  # nothing is left that could be missing
@@ -141,8 +141,8 @@ def counting(
             others, outside = _values_of(op, deflated)
             residual += outside
         wanted = np.concatenate([front, values]) if inside else values
-        ordered = matrix if order is None else matrix[order][:, order]
-        return _prove(ordered, wanted, others, residual, gap, tol, norm, order is not None)
+        largest = max(norm, float(np.abs(np.concatenate([wanted, others])).max()))
+        return _prove(Inertia(matrix, largest, order), wanted, others, residual, gap, tol)
 
     return count
 
@@ -166,15 +166,59 @@ def _entries(op: SymmetricOperator) -> Any:
     return matrix
 
 
+class Inertia:
+    """Counts the eigenvalues of a matrix above a shift by the signs of the pivots of a factor.
+
+    matrix: sparse, or (n, n) NumPy float64. order: of an earlier factor of it, or None: then the
+    first count finds one for all that follow. mass: B and its factor, for A - sigma B.
+    """
+
+    def __init__(
+        self,
+        matrix: Any,
+        norm: float,
+        order: Order | None = None,
+        mass: tuple[Any, SparseCholesky] | None = None,
+    ) -> None:
+        self.matrix, self.norm, self.order, self.mass = matrix, norm, order, mass
+
+    def above(self, sigma: float) -> tuple[int, float, float]:
+        """(eigenvalues above the shift, the shift, error of the factor)."""
+        matrix, mass, n = self.matrix, self.mass, self.matrix.shape[0]
+        g = np.random.default_rng(n).standard_normal((n, _PROBES))
+        if isinstance(matrix, np.ndarray):
+            lower, d, _ = scipy.linalg.ldl(sigma * np.eye(n) - matrix)
+            pivots = scipy.linalg.eigvalsh_tridiagonal(d.diagonal(), d.diagonal(-1))
+            product = lower @ (d @ (lower.T @ g))
+        else:
+            factor, sigma = self._factor(sigma)
+            if not np.array_equal(factor.perm_r, factor.perm_c):
+                return 0, sigma, math.inf  # no congruence: its signs say nothing
+            lower, pivots, places = factor.L, factor.U.diagonal(), factor.perm_r
+            g = g if mass is None else mass[1].solve_transposed(g)
+            inner = np.empty_like(g)
+            inner[places] = g
+            product = (lower @ (pivots[:, None] * (lower.T @ inner)))[places]
+        error = sigma * (g if mass is None else mass[0] @ g) - matrix @ g - product
+        error = error if mass is None else mass[1].solve(error)
+        size = 2.0 * float(np.sqrt((error**2).sum() / _PROBES)) + 4.0 * _EPS * self.norm
+        return int((pivots < 0).sum()), sigma, size if np.isfinite(size) else math.inf
+
+    def _factor(self, sigma: float) -> tuple[Any, float]:
+        mass = None if self.mass is None else self.mass[0]
+        found = symmetric_factor("certify", self.matrix, sigma, self.norm, self.order, mass)
+        if self.order is None:
+            self.order = order_of(found[0])
+        return found
+
+
 def _prove(
-    matrix: Any,
+    inertia: Inertia,
     values: np.ndarray,
     others: np.ndarray,
     residual: float,
     gap: float,
     tol: float,
-    norm: float,
-    ordered: bool = False,
 ) -> Proof:
     """Count at one shift after the other, until one settles it.
 
@@ -182,20 +226,20 @@ def _prove(
     of all; gap: from the last wanted value to the next; tol: absolute.
     """
     last, every = float(values[-1]), np.concatenate([values, others])
-    norm = max(norm, float(np.abs(every).max()))
+    norm = inertia.norm
     slack = residual + 8.0 * _EPS * norm
     if gap > 4.0 * slack:
         shifts = [last - place * gap for place in _PLACES]
     else:
         shifts = [last + place * max(tol, _NEAR * norm) for place in _ABOVE]
         # what is known to tol is known only where tol is small beside the values, or a usual row
-        size = max(float(np.abs(values).max()), usual_row(matrix) or math.inf)
+        size = max(float(np.abs(values).max()), usual_row(inertia.matrix) or math.inf)
         if shifts[-1] - last > _SMALL * size:
             return Proof(0, 0, 0, shifts[0], math.inf)
     best: Proof | None = None
     for shift in shifts:
         try:
-            counted, shift, error = _count(matrix, shift, norm, ordered)
+            counted, shift, error = inertia.above(shift)
         except SingularFactor:
             continue
         if abs(last - shift) <= error:
@@ -209,21 +253,20 @@ def _prove(
 
 
 def count_within(
-    matrix: Any,
-    mass: tuple[Any, SparseCholesky] | None,
+    inertia: Inertia,
     values: np.ndarray,
     others: np.ndarray,
     center: float,
     slack: float,
     gap: float,
     tol: float,
-    norm: float,
 ) -> Window:
     """Count the eigenvalues around `center`, of which `values`, nearest first, were found.
 
     others: of deflated vectors; slack: ||R||_F; gap: from the last of the values to the next one
-    in distance; tol: absolute; mass: B and its factor, for A - sigma B.
+    in distance; tol: absolute.
     """
+    norm = inertia.norm
     distances, every = np.abs(values - center), np.abs(np.concatenate([values, others]) - center)
     last = float(distances.max())
     slack += 8.0 * _EPS * norm
@@ -238,8 +281,8 @@ def count_within(
         if radius <= 0.0:
             continue
         try:
-            below, low, first = _count(matrix, center - radius, norm, False, mass)
-            above, high, second = _count(matrix, center + radius, norm, False, mass)
+            below, low, first = inertia.above(center - radius)
+            above, high, second = inertia.above(center + radius)
         except SingularFactor:
             continue
         error = first + second + abs(low - center + radius) + abs(high - center - radius)
@@ -252,36 +295,6 @@ def count_within(
             return found
         best = best or found
     return best or Window(0, 0, 0, last, math.inf, center)
-
-
-def _count(
-    matrix: Any,
-    sigma: float,
-    norm: float,
-    ordered: bool = False,
-    mass: tuple[Any, SparseCholesky] | None = None,
-) -> tuple[int, float, float]:
-    """(eigenvalues above the shift, the shift, error of the factor)."""
-    n = matrix.shape[0]
-    g = np.random.default_rng(n).standard_normal((n, _PROBES))
-    if isinstance(matrix, np.ndarray):
-        lower, d, _ = scipy.linalg.ldl(sigma * np.eye(n) - matrix)
-        pivots = scipy.linalg.eigvalsh_tridiagonal(d.diagonal(), d.diagonal(-1))
-        product = lower @ (d @ (lower.T @ g))
-    else:
-        b = None if mass is None else mass[0]
-        factor, sigma = symmetric_factor("certify", matrix, sigma, norm, ordered, b)
-        if not np.array_equal(factor.perm_r, factor.perm_c):  # no congruence: its signs say nothing
-            return 0, sigma, float("inf")
-        lower, pivots, order = factor.L, factor.U.diagonal(), factor.perm_r
-        g = g if mass is None else mass[1].solve_transposed(g)
-        inner = np.empty_like(g)
-        inner[order] = g
-        product = (lower @ (pivots[:, None] * (lower.T @ inner)))[order]
-    error = sigma * (g if mass is None else mass[0] @ g) - matrix @ g - product
-    error = error if mass is None else mass[1].solve(error)
-    size = 2.0 * float(np.sqrt((error**2).sum() / _PROBES)) + 4.0 * _EPS * norm
-    return int((pivots < 0).sum()), sigma, size if np.isfinite(size) else float("inf")
 
 
 def _values_of(op: SymmetricOperator, deflated: Deflated) -> tuple[np.ndarray, float]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -28,9 +28,11 @@ from .cost import FACTOR_CUBE, FACTOR_FILL, FACTOR_ROW, SOLVE_FILL, SOLVE_ROW
 
 __all__ = [
     "INT32_LIMIT",
+    "Order",
     "OrderedFactor",
     "SingularFactor",
     "Structure",
+    "order_of",
     "structurally_singular",
     "structure",
     "symmetric_factor",
@@ -114,16 +116,20 @@ def structurally_singular(matrix: Any) -> bool:
     return bool(structural_rank(matrix) < matrix.shape[0])
 
 
+class Order(NamedTuple):
+    """rows: (n,) row in each place; name: of what found it."""
+
+    rows: np.ndarray
+    name: str
+
+
 class OrderedFactor:
-    """SuperLU of the rows and columns of a matrix in another order, with SuperLU's interface.
+    """SuperLU of the rows and columns of a matrix in another order, with SuperLU's interface."""
 
-    order: (n,) row in each place.
-    """
-
-    def __init__(self, factor: Any, order: np.ndarray) -> None:
-        self._factor, self._order = factor, order
+    def __init__(self, factor: Any, order: Order) -> None:
+        self._factor, self._order, self.name = factor, order.rows, order.name
         self.perm_r, self.perm_c = np.empty_like(factor.perm_r), np.empty_like(factor.perm_c)
-        self.perm_r[order], self.perm_c[order] = factor.perm_r, factor.perm_c
+        self.perm_r[order.rows], self.perm_c[order.rows] = factor.perm_r, factor.perm_c
 
     @property
     def L(self) -> Any:
@@ -139,8 +145,14 @@ class OrderedFactor:
         return x
 
 
-def _dissection(matrix: Any) -> np.ndarray | None:
-    """(n,) row in each place of METIS's order; None without pymetis, or where it does not pay."""
+def order_of(factor: Any) -> Order:
+    """That of L and U, for other factors of the same pattern."""
+    name = factor.name if isinstance(factor, OrderedFactor) else "minimum degree"
+    return Order(np.argsort(factor.perm_c), name)
+
+
+def _dissection(matrix: Any) -> Order | None:
+    """METIS's order; None without pymetis, or where it does not pay."""
     if importlib.util.find_spec("pymetis") is None:
         return None
     if structure(matrix).fill < _DISSECTED_FILL * matrix.nnz / 2:
@@ -151,19 +163,19 @@ def _dissection(matrix: Any) -> np.ndarray | None:
     off = rows != matrix.indices  # METIS takes no loops
     starts = np.concatenate([[0], np.cumsum(off)])[matrix.indptr].astype(np.int32)
     order, _ = pymetis.nested_dissection(pymetis.CSRAdjacency(starts, matrix.indices[off]))
-    return np.asarray(order, dtype=np.int64)
+    return Order(np.asarray(order, dtype=np.int64), "METIS")
 
 
-def symmetric_splu(matrix: Any, ordered: bool = False) -> Any:
+def symmetric_splu(matrix: Any, order: Order | None = None) -> Any:
     """SuperLU of a symmetric CSC matrix with pivots on the diagonal where these are not 0.
 
-    ordered: rows and columns are in the order of an earlier factor.
+    order: of an earlier factor of the same pattern, or None.
     """
     _narrow(matrix)
-    order = None if ordered else _dissection(matrix)
-    if order is not None:
-        return OrderedFactor(_splu(matrix[order][:, order], "NATURAL"), order)
-    return _splu(matrix, "NATURAL" if ordered else "MMD_AT_PLUS_A")
+    order = _dissection(matrix) if order is None else order
+    if order is None:
+        return _splu(matrix, "MMD_AT_PLUS_A")
+    return OrderedFactor(_splu(matrix[order.rows][:, order.rows], "NATURAL"), order)
 
 
 def _splu(matrix: Any, order: str) -> Any:
@@ -177,11 +189,16 @@ def _splu(matrix: Any, order: str) -> Any:
 
 
 def symmetric_factor(
-    op: str, matrix: Any, sigma: float, norm: float, ordered: bool = False, mass: Any = None
+    op: str,
+    matrix: Any,
+    sigma: float,
+    norm: float,
+    order: Order | None = None,
+    mass: Any = None,
 ) -> tuple[Any, float]:
     """(SuperLU of sigma I - matrix, sigma); a sigma that meets an eigenvalue is moved up.
 
-    mass: in the place of I. ordered: rows and columns are in the order of an earlier factor, which
+    mass: in the place of I. order: of an earlier factor with another sigma, `order_of` it, which
     saves a third of the time and more.
     """
     n = matrix.shape[0]
@@ -197,7 +214,7 @@ def symmetric_factor(
         if structurally_singular(shifted):
             continue
         try:
-            factor = symmetric_splu(shifted, ordered)
+            factor = symmetric_splu(shifted, order)
         except RuntimeError as failure:
             if "singular" not in str(failure):
                 raise

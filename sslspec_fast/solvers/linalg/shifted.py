@@ -10,7 +10,14 @@ import scipy.linalg
 import scipy.sparse
 from scipy.sparse.linalg import splu
 
-from .factorization import INT32_LIMIT, SingularFactor, structurally_singular, symmetric_factor
+from .factorization import (
+    INT32_LIMIT,
+    Order,
+    SingularFactor,
+    order_of,
+    structurally_singular,
+    symmetric_factor,
+)
 
 __all__ = ["Shifted", "dense_shifted", "sparse_shifted"]
 
@@ -25,11 +32,13 @@ Solve = Callable[[np.ndarray], np.ndarray]
 
 class Shifted:
     """solve: r (n, b) -> (A - sigma I)^-1 r. sigma is moved where it is an eigenvalue. `kind` says
-    what the factor is, `columns` how many were solved.
+    what the factor is, `columns` how many were solved. order: that of a factor with pivots on the
+    diagonal, for others of the same pattern.
     """
 
-    def __init__(self, solve: Solve, sigma: float, kind: str) -> None:
+    def __init__(self, solve: Solve, sigma: float, kind: str, order: Order | None = None) -> None:
         self._solve, self.sigma, self.kind, self.columns = solve, sigma, kind, 0
+        self.order = order
 
     def __call__(self, r: np.ndarray) -> np.ndarray:
         self.columns += r.shape[1]
@@ -46,8 +55,10 @@ def dense_shifted(matrix: np.ndarray, sigma: float, norm: float) -> Shifted:
     return Shifted(lambda r: scipy.linalg.lu_solve(factor, r), moved, "dense")
 
 
-def sparse_shifted(matrix: Any, sigma: float, norm: float, mass: Any = None) -> Shifted:
-    """(A - sigma B)^-1 by SuperLU; B = 1 without a mass.
+def sparse_shifted(
+    matrix: Any, sigma: float, norm: float, mass: Any = None, order: Order | None = None
+) -> Shifted:
+    """(A - sigma B)^-1 by SuperLU; B = 1 without a mass. order: of an earlier factor, or None.
 
     Pivots stay on the diagonal, which fills in least, while the solves are exact enough.
     """
@@ -62,13 +73,13 @@ def sparse_shifted(matrix: Any, sigma: float, norm: float, mass: Any = None) -> 
         return bool(np.linalg.norm(error) <= _GOOD * size)
 
     try:
-        factor, moved = symmetric_factor("eigsh", matrix, sigma, norm, mass=mass)
+        factor, moved = symmetric_factor("eigsh", matrix, sigma, norm, order, mass)
     except (SingularFactor, RuntimeError):  # without other pivots, SuperLU fails in many ways
         pass
     else:
         solve = _negative(factor)
         if exact(solve, moved):
-            return Shifted(solve, moved, "SuperLU, pivots on the diagonal")
+            return Shifted(solve, moved, "SuperLU, pivots on the diagonal", order_of(factor))
     eye = scipy.sparse.eye_array(n) if mass is None else mass
     for moved in (sigma, sigma + _NUDGE * norm):
         shifted = scipy.sparse.csc_array(moved * eye - matrix)

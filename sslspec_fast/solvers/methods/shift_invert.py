@@ -20,7 +20,7 @@ from ...primitives.basis import random_block
 from ...primitives.basis.blocks import column_norms
 from ..completeness.inertia import Count, counting
 from ..linalg.basis import Basis, orthonormalize
-from ..linalg.factorization import OrderedFactor, symmetric_factor
+from ..linalg.factorization import Order, order_of, symmetric_factor
 from ..plan import Plan
 from ..problem.probe import Probe
 from ..problem.task import Outcome, Task, rounded
@@ -36,9 +36,12 @@ _ATTEMPTS = 3  # to find what a count says is missing
 class ShiftedSolve:
     """R -> (sigma I - A)^-1 R. sigma may move: eigenvalues of deflated vectors lie anywhere."""
 
-    def __init__(self, task: Task, matrix: Any, sigma: float) -> None:
+    def __init__(self, task: Task, matrix: Any, sigma: float, order: Order | None = None) -> None:
+        """order: of an earlier factor, or None."""
         self.task, self.columns = task, 0
-        self.factor, self.sigma = symmetric_factor("shift_invert", matrix, sigma, task.norm)
+        found = symmetric_factor("shift_invert", matrix, sigma, task.norm, order)
+        self.factor, self.sigma = found
+        self.order = order_of(self.factor) if order is None else order
 
     def __call__(self, r: Tensor, values: Tensor, basis: Basis, ritz: Tensor) -> Tensor:
         # a solve costs little beside the orthogonalisation of a step: take two Krylov steps at once
@@ -124,7 +127,7 @@ def shift_invert(task: Task, plan: Plan, found: Probe) -> Outcome:
     outcome.facts = {
         "sigma": solver.sigma,
         "fill": fill,
-        "order": "METIS" if isinstance(solver.factor, OrderedFactor) else "minimum degree",
+        "order": solver.order.name,
         "factorisations": run.factors,
         "n_solve": run.solves + solver.columns,
     }
@@ -168,7 +171,7 @@ class _FactorRun:
         margin = min(residual, 3.0 * residual**2 / max(solver.sigma - top, offset))
         if solver.sigma - top > 3.0 * max(margin, offset):
             self.solves, self.factors = solver.columns, 2
-            self.solver = ShiftedSolve(task, matrix, top + max(margin, offset))
+            self.solver = ShiftedSolve(task, matrix, top + max(margin, offset), solver.order)
 
     def until_complete(self, start: Tensor) -> Outcome:
         """Runs from other directions until none of the eigenvalues that were counted is missing."""
@@ -200,6 +203,6 @@ class _FactorRun:
         out = davidson(task, start, self.solver, sizes, search)
         if self.count is not None and out.converged:
             norm = float(out.residuals.norm())
-            order = np.argsort(self.solver.factor.perm_c)
+            order = self.solver.order
             out.proof = self.count(out.values.numpy(), norm, out.gap, self.tol, task.norm, order)
         return out

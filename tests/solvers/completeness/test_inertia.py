@@ -14,7 +14,7 @@ import torch
 import sslspec_fast.operators as ops
 from sslspec_fast import PairGraph, eigsh, spectral
 from sslspec_fast.operators.convert import as_operator
-from sslspec_fast.solvers.completeness.inertia import _count, counting
+from sslspec_fast.solvers.completeness.inertia import Inertia, counting
 from sslspec_fast.solvers.methods import METHODS
 from sslspec_fast.solvers.problem.task import Outcome
 from sslspec_fast.solvers.result import ConvergenceWarning
@@ -37,7 +37,8 @@ def test_inertia_counts_the_eigenvalues_above_a_shift(dense: bool, seed: int, n:
     exact = np.linalg.eigvalsh(matrix.toarray())
     norm = float(abs(exact).max())
     for shift in np.random.default_rng(seed).uniform(-1.1 * norm, 1.1 * norm, 5):
-        counted, at, error = _count(matrix.toarray() if dense else matrix, float(shift), norm)
+        inertia = Inertia(matrix.toarray() if dense else matrix, norm)
+        counted, at, error = inertia.above(float(shift))
         assert error < 1e-6 * norm
         assert counted == (exact > at).sum() or abs(exact - at).min() <= error
 
@@ -125,8 +126,8 @@ def test_pencils_precisions_and_dense_matrices() -> None:
 
 def test_a_factor_that_is_too_inexact_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["sslspec_fast.solvers.completeness.inertia"]
-    real = module._count
-    monkeypatch.setattr(module, "_count", lambda *a: (*real(*a)[:2], 1.0))
+    real = module.Inertia.above
+    monkeypatch.setattr(module.Inertia, "above", lambda *a: (*real(*a)[:2], 1.0))
     with pytest.warns(ConvergenceWarning, match="not proven complete"):
         info = eigsh(LINE, 5, certify=True).info
     assert info.converged

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from sslspec_fast import eigsh
+from sslspec_fast.solvers.completeness.inertia import Inertia
 from sslspec_fast.solvers.linalg import factorization
-from sslspec_fast.solvers.linalg.factorization import OrderedFactor, symmetric_factor
+from sslspec_fast.solvers.linalg.factorization import OrderedFactor, order_of, symmetric_factor
 from sslspec_fast.solvers.linalg.sparse_cholesky import SparseCholesky
 
 
@@ -91,3 +94,79 @@ def test_eigenvalues_do_not_depend_on_the_order(options: dict) -> None:
     assert found.info.complete
     assert found.info.extra.get("order", "METIS") == "METIS"
     np.testing.assert_allclose(np.sort(found.values), np.sort(near), atol=1e-9)
+
+
+class _Orders:
+    """Orders that were looked for, of any factor, and those that a factor was given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.found, self.given = 0, 0
+        real = factorization._splu
+
+        def spy(matrix: Any, order: str) -> Any:
+            self.found += order != "NATURAL"
+            self.given += order == "NATURAL"
+            return real(matrix, order)
+
+        monkeypatch.setattr(factorization, "_splu", spy)
+
+
+@pytest.mark.parametrize("fill", [0.0, np.inf])
+def test_a_factor_takes_the_order_of_an_earlier_one(
+    fill: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same pattern: METIS's and SuperLU's own. Same fill, same signs, right solutions."""
+    if fill == 0.0:
+        pytest.importorskip("pymetis")
+    monkeypatch.setattr(factorization, "_DISSECTED_FILL", fill)
+    matrix = box(8)
+    first, _ = symmetric_factor("test", matrix, 3.01, 12.0)
+    order = order_of(first)
+    assert order.name == ("METIS" if fill == 0.0 else "minimum degree")
+    orders = _Orders(monkeypatch)
+    monkeypatch.setattr(factorization, "_dissection", None)  # is not asked
+    again, sigma = symmetric_factor("test", matrix, 4.51, 12.0, order)
+    assert (orders.found, orders.given) == (0, 1)
+    assert order_of(again).name == order.name
+    np.testing.assert_array_equal(order_of(again).rows, order.rows)
+    assert again.L.nnz <= 1.05 * first.L.nnz
+    b = np.random.default_rng(0).standard_normal((512, 2))
+    x = again.solve(b)
+    np.testing.assert_allclose(sigma * x - matrix @ x, b, atol=1e-10)
+    values = np.linalg.eigvalsh(matrix.toarray())
+    assert (again.U.diagonal() < 0.0).sum() == (values > sigma).sum()
+
+
+def test_counts_of_one_matrix_order_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error of each factor is measured against the matrix as it is, in whatever order."""
+    matrix, orders = box(8), _Orders(monkeypatch)
+    values = np.linalg.eigvalsh(matrix.toarray())
+    inertia = Inertia(matrix, 12.0)
+    for shift in (3.01, 4.51, 7.03):
+        counted, at, error = inertia.above(shift)
+        assert (counted, at) == ((values > shift).sum(), shift)
+        assert 0.0 < error < 1e-6
+    assert orders.found + orders.given == 3
+    assert orders.given >= 2
+    assert inertia.order is not None
+    other = Inertia(matrix, 12.0, inertia.order)
+    assert other.above(3.01)[:2] == ((values > 3.01).sum(), 3.01)
+    assert orders.given >= 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"which": "SA", "method": "shift_invert"}, {"sigma": 3.1}, {"sigma": 3.1, "B": True}],
+)
+def test_a_run_orders_its_matrix_once(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the factor that solves, of one at another shift, and of those that count."""
+    matrix = box(9)
+    mass = sp.csc_array(sp.eye_array(729) + 0.01 * matrix) if options.get("B") else None
+    options = {**options, "B": mass} if mass is not None else options
+    orders = _Orders(monkeypatch)
+    found = eigsh(matrix, k=8, tol=1e-9, seed=0, **options)
+    assert found.info.complete
+    assert found.info.extra["factorisations"] >= 2
+    # B itself has a factor of its own, with the one of its triangle made elsewhere
+    assert orders.found <= 1 + (mass is not None)
+    assert orders.given >= found.info.extra["factorisations"] - 1
