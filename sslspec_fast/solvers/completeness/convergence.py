@@ -111,11 +111,12 @@ class Monitor:
         k = self.task.k
         last, residual = float(values[k - 1]), float(self.norms[k])
         distance = last - float(values[k])
-        floor = self.task.tol
-        if self.task.angle_tol is not None:  # below, no residual could resolve the gap
-            floor = max(1e-13, _LEAST * math.sqrt(k) / self.task.angle_tol) * self.task.norm
         copies = self.copies_at_the_cut(values)
         fraction = 0.01 if copies else 0.1
+        floor = self.task.tol
+        if self.task.angle_tol is not None:  # no residual could resolve a narrower gap
+            least = max(1e-13, _LEAST * math.sqrt(k) / self.task.angle_tol) * self.task.norm
+            floor = fraction * least
         self.gap = 0.0
         improve = residual > max(fraction * distance, floor)
         if residual <= fraction * distance:

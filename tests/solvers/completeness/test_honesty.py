@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg as sla
 import scipy.sparse as sp
+import scipy.sparse.linalg as spla
 import torch
 
 import sslspec_fast.operators as ops
@@ -319,3 +320,23 @@ def test_shift_invert_counts() -> None:
     matrix = sp.csr_array(sp.diags_array(crowd * 1.0))
     for tol in (1e-1, 1e-2, 1e-3):  # values nearer than what the residuals tell
         right_or_honest(solve(matrix, 19, method="shift_invert", tol=tol), crowd)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_weighted_path_with_shortcuts(seed: int) -> None:
+    """Its values are 1e-8 of the norm apart: the pair behind the wanted ones is good to a tenth of
+    such a distance before the gap is judged, and the angle is met.
+    """
+    rng, n = np.random.default_rng(seed), 40_000
+    ends = rng.integers(0, n, (2, 5))
+    rows, cols = np.r_[np.arange(n - 1), ends[0]], np.r_[np.arange(1, n), ends[1]]
+    half = sp.coo_array((np.r_[rng.uniform(0.5, 2.0, n - 1), np.ones(5)], (rows, cols)), (n, n))
+    graph = sp.csr_array(half + half.T)
+    laplacian = sp.csc_array(sp.diags_array(graph.sum(1)) - graph)
+    found = eigsh(laplacian, 7, which="SA", tol=1e-10, angle_tol=1e-6)
+    assert found.info.converged, str(found.info)
+    assert found.info.complete
+    assert found.info.angle_bound <= 1e-6
+    values = spla.eigsh(laplacian, 9, sigma=-1e-6, which="LM", tol=1e-14)[0]
+    np.testing.assert_allclose(np.sort(found.values), np.sort(values)[:7], atol=1e-14)
+    assert found.info.gap <= (np.sort(values)[7] - np.sort(values)[6]) * (1 + 1e-6)
