@@ -9,7 +9,7 @@ import pytest
 from sslspec_fast.solvers.linalg import cost
 
 
-def polynomials_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A probe that is kept is one of a polynomial, however little memory its blocks take."""
-    cpu = replace(cost.MACHINES["cpu"], polynomial_bytes=0)
+def polynomials_everywhere(monkeypatch: pytest.MonkeyPatch, size: int = 0) -> None:
+    """A probe that is kept is one of a polynomial from that many bytes of its blocks on."""
+    cpu = replace(cost.MACHINES["cpu"], polynomial_bytes=size)
     monkeypatch.setitem(cost.MACHINES, "cpu", cpu)

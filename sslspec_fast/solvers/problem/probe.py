@@ -218,13 +218,10 @@ def _plain_columns(run: Recurrence, steps: int) -> float:
     return run.sizes[0] * steps * run.degree / loss
 
 
-def _polynomial(task: Task, dtype: torch.dtype) -> ChebyshevPolynomial | None:
-    """What lifts all that the probe is to tell apart, from a short run of few columns; None where
+def _polynomial(task: Task, found: Probe, dtype: torch.dtype) -> ChebyshevPolynomial | None:
+    """What lifts all that the probe is to tell apart, from what a shorter run found; None where
     that does not tell, or rounding would hide the lower ones.
     """
-    scout = Recurrence(task, min(PROBE_BLOCK, max(task.free // 2, 1)), dtype, keep=False)
-    scout.run(PROBE_STEPS)
-    found = _read(task, scout)
     below = torch.nonzero(found.counts > 2.0 * whole_cluster_limit(task.k))[:, 0]
     if not len(below) or int(below[0]) == 0:
         return None
@@ -235,44 +232,75 @@ def _polynomial(task: Task, dtype: torch.dtype) -> ChebyshevPolynomial | None:
     return ChebyshevPolynomial(found.lo, cut, POLYNOMIAL_DEGREE)
 
 
+def _scouted(task: Task, dtype: torch.dtype) -> Probe:
+    """A short run of few columns, which is not kept."""
+    scout = Recurrence(task, min(PROBE_BLOCK, max(task.free // 2, 1)), dtype, keep=False)
+    scout.run(PROBE_STEPS)
+    return _read(task, scout)
+
+
+def _by_polynomial(
+    task: Task, polynomial: ChebyshevPolynomial, dtype: torch.dtype, least: int
+) -> Recurrence:
+    """least: columns of a run by A itself."""
+    b = _line(task.k, dtype)
+    needed = max(POLYNOMIAL_LOSS * least / polynomial.degree, start_width(task.k, task.free))
+    run = Recurrence(task, b, dtype, True, polynomial)
+    run.run(max(math.ceil(needed / b), POLYNOMIAL_STEPS))
+    return run
+
+
+def _kept(task: Task, dtype: torch.dtype, least: int) -> tuple[Recurrence, Probe]:
+    """A run that leaves Ritz vectors, by A itself or by a polynomial of it: where its blocks would
+    take much memory, or those that count a cluster.
+    """
+    column, polynomial = task.op.most_rows * dtype.itemsize, None
+    limit = machine(task.op.device).polynomial_bytes
+    if least > PROBE_STEPS * LINE and least * column > limit:
+        polynomial = _polynomial(task, _scouted(task, dtype), dtype)
+    if polynomial is None:
+        b = _line(task.k, dtype)
+        run = Recurrence(task, b, dtype, True)
+        run.run(least // b)
+        found = _read(task, run)
+        cluster = _cluster(task, found)
+        if cluster is None or cluster[1] or CLUSTER_COLUMNS * cluster[0] * column <= limit:
+            return run, found
+        polynomial = _polynomial(task, found, dtype)
+        if polynomial is None:
+            return run, found
+    run = _by_polynomial(task, polynomial, dtype, least)
+    return run, _read(task, run, polynomial.lo)
+
+
 def probe(task: Task, keep: bool = False) -> Probe:
     """keep: the solver can start from Ritz vectors, so a run that makes good ones pays."""
     op, nnz, dtype = task.op, task.op.nnz(), task.low
     least, most = _limits(task, dtype)
     # grids and trees (few entries a row) end in a factorisation or a long filter: few steps will do
-    keep = keep and least <= most and (nnz is None or nnz >= FILLED_ROWS * op.n)
-    b = _line(task.k, dtype) if keep else min(PROBE_BLOCK, max(task.free // 2, 1))
-    polynomial, steps = None, min(PROBE_STEPS, max(task.free // b, 1))
-    if keep:
-        steps = least // b
-        size = least * op.most_rows * dtype.itemsize
-        if least > PROBE_STEPS * LINE and size > machine(op.device).polynomial_bytes:
-            polynomial = _polynomial(task, dtype)
-    if polynomial is not None:
-        needed = max(POLYNOMIAL_LOSS * least / polynomial.degree, start_width(task.k, task.free))
-        steps = max(math.ceil(needed / b), POLYNOMIAL_STEPS)
-    run = Recurrence(task, b, dtype, keep, polynomial)
-    run.run(steps)
-    lo = None if polynomial is None else polynomial.lo
-    found = _read(task, run, lo)
-    if keep:
-        found = _see_cluster(task, run, found, most)
+    if not keep or least > most or (nnz is not None and nnz < FILLED_ROWS * op.n):
+        b = min(PROBE_BLOCK, max(task.free // 2, 1))
+        run = Recurrence(task, b, dtype, False)
+        run.run(min(PROBE_STEPS, max(task.free // b, 1)))
+        return _read(task, run)
+    run, found = _kept(task, dtype, least)
+    b, found = found.block, _see_cluster(task, run, found, most)
     whole = found.whole
     wanted = task if whole is None else replace(task, k=whole)
-    while keep and len(set(run.sizes)) == 1:
+    while len(set(run.sizes)) == 1:
         more = min(_more(wanted, found, dtype, run.degree), max(run.steps // 2, 1))
         if more == 0 or b * (run.steps + more) > most:
             break
         run.run(run.steps + more)
-        found = _read(task, run, lo)
+        found = _read(task, run, found.lo)
     return replace(found, whole=whole)
 
 
-def _read(task: Task, run: Recurrence, lo: float | None = None) -> Probe:
-    """lo: of the spectrum, where the run does not tell."""
+def _read(task: Task, run: Recurrence, lo: float = 0.0) -> Probe:
+    """lo: of the spectrum, which a run by a polynomial does not tell."""
     values, vectors, slack = run.ritz()
     bounds = task.op.bounds()
-    if lo is None:
+    if run.polynomial is None:
         lo = max(bounds[0], float(values[-1] - slack[-1]) - 1e-6 * abs(float(values[-1])))
     hi = min(bounds[1], float(values[0] + slack[0]) + 1e-6 * abs(float(values[0])))
     first = run.sizes[0]

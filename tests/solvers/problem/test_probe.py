@@ -83,6 +83,21 @@ def test_pairs_below_at_and_above_the_communities(
         assert info.gap <= planted.values[k - 1] - planted.values[k] + 1e-6
 
 
+def test_a_cluster_is_counted_by_a_polynomial_where_that_takes_many_blocks(
+    planted: _Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shortest run fits, and tells the interval to damp; those blocks that count do not."""
+    k, column = 20, 4 * planted.op.n
+    polynomials_everywhere(monkeypatch, 1 << 40)
+    plain = _probed(planted.op, k)
+    polynomials_everywhere(monkeypatch, 200 * column)
+    found = _probed(planted.op, k)
+    assert plain.whole == found.whole == COMMUNITIES - 1
+    assert len(found.basis) <= 0.6 * len(plain.basis)
+    polynomials_everywhere(monkeypatch, 400 * column)
+    assert len(_probed(planted.op, k).basis) == len(plain.basis)
+
+
 def test_only_where_the_blocks_take_much_memory_and_the_run_is_long(planted: _Planted) -> None:
     """Products are what small problems spend, and a polynomial takes a fifth more of them."""
     limit = MACHINES["cpu"].polynomial_bytes
