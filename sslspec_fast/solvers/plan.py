@@ -11,7 +11,6 @@ with their table.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,10 +23,10 @@ from .linalg.cost import (
     guarded_width,
     guards,
     lanczos_block,
-    product_cost,
     start_width,
 )
 from .linalg.factorization import Structure, structure
+from .prediction import Cost
 from .problem.first_filter import FirstFilter, first_filter, is_multiple_of_identity
 from .problem.probe import Probe
 from .problem.reorder import renumbering_pays
@@ -56,18 +55,8 @@ SEPARATED_FILLED = 0.05
 SMALL_ROWS = 5000
 SMALL_SECONDS = 1e-3
 SMALL_DEGREE = 10.0
-# Degrees that 20 digits (base e) take, for each level of the graph: usa 4.0, mnist5k 6.9, geonames
-# 7.9 of all degrees that chebyshev runs.
-LEVELS_TO_DEGREE = 5.0
-# Solves with a factor, for each pair and digit (base e): usa 0.15 with tol 1e-4, 0.3 with tol 1e-8
-# and angle_tol 1e-6, mnist5k 0.4, a path of 40,000 nodes 0.15 and 0.5.
-SOLVES_PER_DIGIT = 0.25
-# Of the degrees that the rate of a dense spectrum asks for, those that take a filter's time; steps
-# that keep a basis need fewer: 60 pairs of 120,000 nodes in 40 communities 17 s of 41.
-RATE_TO_DEGREE = 0.5
 FACTOR_MEMORY = 0.25  # of the memory of the machine that a factor may take
 FACTOR_ENTRY = 24.0  # bytes of it, for each predicted entry
-COLUMN = 1.5e-9  # seconds of a column of a filter, for each nanosecond of `product_cost`
 
 
 @dataclass(frozen=True)
@@ -80,6 +69,8 @@ class Plan:
     width         columns of the start block (0 for "dense")
     first_filter  the Chebyshev filter of the start block; None: it has none
     reordered     the nodes are renumbered by reverse Cuthill-McKee before the iteration
+    seconds       predicted for one core of the host, the probe included; None: nothing predicts
+                  them (dense, lanczos, lobpcg, a GPU, ranks, `x0`, shift_invert that was asked for)
     """
 
     method: str
@@ -88,6 +79,7 @@ class Plan:
     width: int = 0
     first_filter: FirstFilter | None = field(default=None, repr=False)
     reordered: bool = False
+    seconds: float | None = None
 
     @property
     def degree(self) -> int | None:
@@ -124,12 +116,6 @@ class Choice:
             return None
         return f"well separated top, {self.rate:.2f} digits (base e) per degree"
 
-    @property
-    def filter_seconds(self) -> float:
-        """A degree of a filter of the start block; orthogonalisation is a minor part of it."""
-        k, n = self.task.k, self.task.op.n
-        return (k + guards(k)) * (COLUMN * product_cost(self.task.op, n))
-
     @cached_property
     def structure(self) -> tuple[Structure, int] | None:
         """Levels of the graph, and stored entries; None where A is not stored."""
@@ -142,20 +128,36 @@ class Choice:
         known = self.__dict__.get("structure")
         return known[0].levels if known is not None else 0
 
+    @cached_property
+    def width(self) -> int:
+        """Columns of the start block of filters."""
+        return _width(self.task, "chebyshev")
+
+    @cached_property
+    def first(self) -> FirstFilter | None:
+        """The filter of that block; None where a start was given, or there is nothing to filter."""
+        if self.task.warm is not None:
+            return None
+        return first_filter(self.task, self.spectrum, self.width)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.task, self.spectrum, self.width, self.first, self.rate, self.levels)
+
+    def seconds(self, method: str) -> float | None:
+        """Of `Plan.seconds`."""
+        op, first = self.task.op, self.first if method == "chebyshev" else None
+        if op.device.type != "cpu" or op.ranks is not None:
+            return None
+        if method == "shift_invert" and self.levels and self.structure is not None:
+            return self.cost.factored(self.structure[0])
+        return None if first is None else self.cost.filtered(self.separated is not None)
+
     def predicted(self) -> tuple[float, float, str]:
         """Seconds with a factor, seconds with filters, and both in words."""
-        task = self.task
-        k, n = task.k, task.op.n
         assert self.structure is not None
         shape, nnz = self.structure
-        digits = math.log(math.sqrt(n) * task.norm / max(task.tol, 1e-14 * task.norm))
-        if task.angle_tol is not None:
-            digits = max(digits, math.log(math.sqrt(n) / max(task.angle_tol, 1e-14)) + 5.0)
-        degree = LEVELS_TO_DEGREE * shape.levels * (digits / 20.0)
-        if self.rate > 0.0:
-            degree = max(degree, RATE_TO_DEGREE * digits / self.rate)
-        solves = math.ceil(SOLVES_PER_DIGIT * digits * (k + guards(k)))
-        polynomial, direct = degree * self.filter_seconds, shape.seconds(n, solves)
+        direct, polynomial = self.cost.factored(shape), self.cost.filtered(False)
         return (
             direct,
             polynomial,
@@ -226,7 +228,7 @@ def _no_entries(choice: Choice) -> tuple[bool, str]:
 
 def _small(choice: Choice) -> tuple[bool, str]:
     n = choice.task.op.n
-    applies = choice.filter_seconds * SMALL_DEGREE < SMALL_SECONDS and n < SMALL_ROWS
+    applies = choice.cost.degree_seconds * SMALL_DEGREE < SMALL_SECONDS and n < SMALL_ROWS
     return applies, f"small problem, n = {n}"
 
 
@@ -334,12 +336,11 @@ def make_plan(task: Task, method: str, found: Probe | None) -> Plan:
         levels = None if choice.separated is None else 0
     else:
         levels = choice.levels
-    width = _width(task, method)
-    first = None
-    if method == "chebyshev" and task.warm is None:
-        first = first_filter(task, found, width)
-    reordered = method == "chebyshev" and renumbering_pays(task.op, levels)
-    return Plan(method, reason, rejected, width, first, reordered)
+    filtered = method == "chebyshev"
+    first = choice.first if filtered else None
+    reordered = filtered and renumbering_pays(task.op, levels)
+    seconds = choice.seconds(method)
+    return Plan(method, reason, rejected, _width(task, method), first, reordered, seconds)
 
 
 def _width(task: Task, method: str) -> int:
