@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ..support.ranks.eigsh import error, operators, run, small, stopped
+from ..support.ranks.eigsh import by_polynomial, error, operators, run, small, stopped
 from ..support.ranks.pool import Pool
 
 SPLITS = [(500, 400), (900, 0), (500, 0, 150, 250)]
@@ -39,6 +39,11 @@ def test_two_ranks_are_one_process(pool: Pool, name: str) -> None:
 
 def test_float32_of_torch(pool: Pool) -> None:
     check(pool.run(run, (300, 600), "float32 torch", ranks=2), accuracy=1e-6, vectors=1e-2)
+
+
+@pytest.mark.parametrize("split", [(1500, 2500), (2000, 0, 600, 1400)])
+def test_a_probe_by_a_polynomial(pool: Pool, split: tuple[int, ...]) -> None:
+    check(pool.run(by_polynomial, split, ranks=len(split)), accuracy=1e-10)
 
 
 @pytest.mark.parametrize("split", [(3, 0, 1, 0), (20, 7, 0, 13)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,10 @@ import torch.distributed as dist
 import sslspec_fast as sf
 from sslspec_fast.operators import CsrOperator, GroupVectors, KnownPairs, laplacian, partitioned
 from sslspec_fast.solvers import ConvergenceWarning
+from sslspec_fast.solvers.linalg import cost
 from sslspec_fast.solvers.methods.chebyshev import ResidualFilter
+
+from ..graphs import blocks_graph
 
 N, K = 900, 7
 
@@ -136,6 +140,18 @@ def known_vectors(group: Any, split: tuple[int, ...], own: slice, as_deflate: bo
             **options,
         )
     return compare(group, split, one, found, own)
+
+
+def by_polynomial(group: Any, split: tuple[int, ...]) -> dict[str, Any]:
+    """A probe by a polynomial of A, which only large problems have."""
+    a, own = blocks_graph(sum(split), 20, degree=20), here(group, split)
+    scale = scipy.sparse.diags_array(1 / np.sqrt(np.maximum(a.sum(1), 1.0)))
+    a = scipy.sparse.csr_array(scale @ a @ scale)
+    options: dict[str, Any] = {"tol": 1e-6, "precision": "float64"}
+    cpu = replace(cost.MACHINES["cpu"], polynomial_bytes=0)
+    with mock.patch.dict(cost.MACHINES, {"cpu": cpu}):
+        one = sf.eigsh(a, 20, **options)
+        return compare(group, split, one, sf.eigsh(a[own], 20, group=group, **options), own)
 
 
 def small(group: Any, split: tuple[int, ...], method: str) -> dict[str, Any]:
