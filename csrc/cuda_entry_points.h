@@ -21,7 +21,6 @@
   QUERY(gram_workspace_size)                     \
   LAUNCH(gram_prepare)                           \
   LAUNCH(gram_square)                            \
-  LAUNCH(gram_loss)                              \
   LAUNCH(gram_finish)                            \
   QUERY(moments_workspace_size)                  \
   LAUNCH(moments_forward)                        \

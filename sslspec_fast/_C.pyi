@@ -224,12 +224,9 @@ def cuda_gram_prepare(
     run: Run, /
 ) -> None: ...
 def cuda_gram_square(
-    products: View, cross: bool, masked: bool, offset: int, out: View, sums: View, slot: int,
-    stream: int, /
-) -> None: ...
-def cuda_gram_loss(
-    sums: View, pairs: int, subtracted: int, normalizers: Sequence[float],
-    weights: Sequence[float], loss: View, terms: View, stream: int, /
+    products: View, strip: tuple[bool, bool, int, int], out: View, sums: View,
+    diagonal: tuple[Maybe, Maybe, int],
+    loss: tuple[int, int, Sequence[float], Sequence[float], Maybe, Maybe], stream: int, /
 ) -> None: ...
 def cuda_gram_finish(
     x: View, y: Maybe, form: GramForm, columns: View, products: View, factor: View,

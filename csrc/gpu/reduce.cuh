@@ -58,6 +58,17 @@ __device__ __forceinline__ float column_max(float x) {
 
 // Over a block of kWarps warps; every thread gets the result. slots: kWarps values of shared memory.
 template <int kWarps, typename T>
+__device__ __forceinline__ T block_sum(T x, T* slots) {
+  x = warp_sum(x);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = x;
+  __syncthreads();
+  T total = slots[0];
+  for (int w = 1; w < kWarps; ++w) total += slots[w];
+  __syncthreads();
+  return total;
+}
+template <int kWarps, typename T>
 __device__ __forceinline__ T block_max(T x, T* slots) {
   x = warp_max(x);
   __syncthreads();
@@ -68,6 +79,18 @@ __device__ __forceinline__ T block_max(T x, T* slots) {
   for (int w = 1; w < kWarps; ++w) x = max_nan(x, slots[w]);
   __syncthreads();
   return x;
+}
+
+// Whether all other blocks of the grid have ended: in the block that ends last, which sees what thread 0 of the others
+// wrote before if it reads past L1 (volatile). All threads call it; *counter is 0 at first.
+__device__ __forceinline__ bool ends_last(unsigned* counter) {
+  __shared__ bool last;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(counter, 1u) == gridDim.x - 1;
+  }
+  __syncthreads();
+  return last;
 }
 
 }  // namespace sslspec::cuda

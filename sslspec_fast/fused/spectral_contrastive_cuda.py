@@ -13,7 +13,7 @@ from torch import Tensor
 from .._dtypes import computed_dtype
 from .._seam import _C, stream, unit_stride, view
 from ..primitives import _value_and_grad
-from ..primitives.gram.products import ROWS, StripProducts, blocks
+from ..primitives.gram.products import ROWS, GramLoss, StripProducts, blocks
 from . import composed
 
 __all__ = ["ROW_NUMBERS", "finish", "value"]
@@ -34,26 +34,17 @@ def value(
     short: bool = _C.gram_uses_dual(d, n, True)
     products = StripProducts(n, d, 2, columns=short, mixed=not short, cross=True, masked=not short)
     pairs = blocks(n, ROWS)
-    sums = z1.new_empty(3 * pairs + sum(products.slots), dtype=torch.float64)
+    sums = products.sums(z1, 3 * pairs)
     kept = torch.bfloat16 if half else wide
     factors = z1.new_empty((2, products.rows, d), dtype=kept)
     rows, queue = z1.new_empty((ROW_NUMBERS, n), dtype=wide), stream(z1)
     _C.cuda_spectral_pack(
         view(z1), view(z2), longest, short, view(factors), view(rows), view(sums), queue
     )
-    gradients = products.run(factors, sums, wanted)
     loss, sums_out = z1.new_empty((), dtype=wide), z1.new_empty(3, dtype=wide)
     attraction, repulsion = composed.weights(n, factor, mean)
-    _C.cuda_gram_loss(
-        view(sums),
-        pairs,
-        pairs,
-        (1.0, 0.0, 1.0),
-        (attraction, 0.0, repulsion),
-        view(loss),
-        view(sums_out),
-        queue,
-    )
+    total = GramLoss(pairs, pairs, (1.0, 0.0, 1.0), (attraction, 0.0, repulsion), loss, sums_out)
+    gradients = products.run(factors, sums, wanted, total)
     return loss, sums_out, gradients, rows
 
 

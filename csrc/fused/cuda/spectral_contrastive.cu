@@ -32,6 +32,7 @@ struct PackArgs {
   Out* out;  // [2, rows, d]
   int64_t rows;
   double *pairs, *squares;
+  unsigned* counter;
   bool subtracted;
 };
 
@@ -42,6 +43,7 @@ __global__ void __launch_bounds__(kThreads) spectral_pack_kernel(const __grid_co
   __shared__ double dots[kWarps], squares[kWarps];
   const int warp = threadIdx.x / 32, first = threadIdx.x % 32 * kWidth;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + warp, n = p.in.n, d = p.in.d;
+  if (blockIdx.x == 0 && threadIdx.x == 0) *p.counter = 0;
   T dot = 0, product = 0, norm[2] = {}, factor[2] = {};
   if (i < n) {
     for (int64_t c = first; c < d; c += 32 * kWidth)
@@ -196,19 +198,21 @@ void spectral_pack(TensorView z1, TensorView z2, double longest, bool subtracted
   SSLSPEC_CHECK(all >= n, kOp, ": factors must have at least ", n, " rows, got ", all);
   SSLSPEC_CHECK(!half || z1.dtype != DType::f64, kOp, ": factors of float64 must be float64");
   check_block("factors", factors, {2, all, d}, half ? DType::bf16 : computed_type(z1.dtype), z1.device);
-  check_sums(sums, 0, 3 * blocks, z1.device);
+  check_sums(sums, 0, kCounterSlots + 3 * blocks, z1.device);
   const DeviceGuard guard(z1.device);
   dispatch_rows(kOp, z1.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Computed<In>::type;
     const bool wide = packs(z1, kWidest<In>) && packs(z2, kWidest<In>);
     const Views<In> in = views_of<In>(z1, z2, rows, longest);
-    double *pairs = sums.as<double>(), *squares = pairs + 2 * blocks;
+    double *pairs = sums.as<double>() + kCounterSlots, *squares = pairs + 2 * blocks;
+    const auto launch_pack = [&](auto out) {
+      using Out = typename decltype(out)::type;
+      pack<In, Out>({in, factors.as<Out>(), all, pairs, squares, gram_counter(sums), subtracted}, wide, stream);
+    };
     if constexpr (sizeof(T) == 4)
-      if (half)
-        return pack<In, __nv_bfloat16>({in, factors.as<__nv_bfloat16>(), all, pairs, squares, subtracted}, wide,
-                                       stream);
-    pack<In, T>({in, factors.as<T>(), all, pairs, squares, subtracted}, wide, stream);
+      if (half) return launch_pack(Type<__nv_bfloat16>{});
+    launch_pack(Type<T>{});
   });
 }
 

@@ -9,8 +9,8 @@ namespace sslspec::cuda {
 inline constexpr int64_t kSpectralRows = 8;  // rows of a block with sums of its own
 
 // factors = the rows of either view, cut to `longest`, in bfloat16 or as computed, zeros below row n; of row i
-// rows = (|z1_i|, |z2_i|, t_i), t_i the product of the two factors, or 0 unless `subtracted`. Sums for gram_loss: pairs
-// (sum_i x_i . y_i, 0) and sum_i t_i^2, one of each for kSpectralRows rows.
+// rows = (|z1_i|, |z2_i|, t_i), t_i the product of the two factors, or 0 unless `subtracted`. Sums for
+// gram_square: pairs (sum_i x_i . y_i, 0) and sum_i t_i^2, one of each for kSpectralRows rows; the counter becomes 0.
 void spectral_pack(TensorView z1, TensorView z2,  // [n, d]
                    double longest, bool subtracted,
                    TensorView factors,  // [2, rows >= n, d]

@@ -165,28 +165,13 @@ struct LossTotal {
 template <typename T>
 __device__ __forceinline__ void add_up(double x, const LossTotal<T>& total) {
   __shared__ double slots[kViewWarps];
-  __shared__ bool last;
-  const auto block_sum = [&](double value) {
-    value = warp_sum(value);
-    if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = value;
-    __syncthreads();
-    double sum = 0;
-    for (int w = 0; w < kViewWarps; ++w) sum += slots[w];
-    __syncthreads();
-    return sum;
-  };
-  const double own = block_sum(x);
-  if (threadIdx.x == 0) {
-    total.partials[blockIdx.x] = own;
-    __threadfence();
-    last = atomicAdd(total.counter, 1u) == gridDim.x - 1;
-  }
-  __syncthreads();
-  if (!last) return;
+  const double own = block_sum<kViewWarps>(x, slots);
+  if (threadIdx.x == 0) total.partials[blockIdx.x] = own;
+  if (!ends_last(total.counter)) return;
   const volatile double* partials = total.partials;
   double all = 0;
   for (unsigned b = threadIdx.x; b < gridDim.x; b += kViewThreads) all += partials[b];
-  all = block_sum(all);
+  all = block_sum<kViewWarps>(all, slots);
   if (threadIdx.x == 0) *total.loss = static_cast<T>(total.weight * all);
 }
 

@@ -4,6 +4,7 @@
 
 #include "gram/cuda/gram.h"
 #include "gpu/types.cuh"
+#include "rows/cuda/moments.cuh"
 
 namespace sslspec::cuda {
 
@@ -24,18 +25,12 @@ __device__ __forceinline__ Pack<T, kWidth> column_of(const T* columns, int64_t d
   return v;
 }
 
-int64_t gram_slabs(int64_t rows);  // slabs of rows with partial column sums of their own
+// The slabs of rows with partial column sums of their own.
+inline Slabs gram_slabs(int64_t rows, int64_t d) { return Slabs::cut(rows, d, 128); }
 
-// The first part of gram_prepare: all of `columns`, without the diagonal.
-void gram_columns(const TensorView& x, const TensorView& y, const GramForm& form, const TensorView& columns,
-                  const TensorView& sums, const Run& run);
-
-// Partial results [slabs, lines, d] of gram_prepare: their sums in the rows of the diagonal, squares of those in
-// `sums`.
-void gram_diagonal(const TensorView& parts, int64_t slabs, int64_t lines, const TensorView& columns,
-                   const TensorView& sums, int64_t stream);
-// Partial results [slabs, 4, d] of gram_finish: their sums over n, behind them.
-void gram_means(const TensorView& workspace, int64_t slabs, int64_t n, int64_t d, int64_t stream);
+// `sums`: a counter of blocks that have ended, pairs of terms, what is subtracted, squared products.
+inline constexpr int64_t kCounterSlots = 1;
+inline unsigned* gram_counter(const TensorView& sums) { return sums.as<unsigned>(); }
 
 inline void check_block(const char* name, const TensorView& t, std::initializer_list<int64_t> shape, DType dtype,
                         int device) {

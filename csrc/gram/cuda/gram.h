@@ -3,8 +3,8 @@
 // float, or double for double.
 //
 // Ten vectors describe what is done to the columns, `columns` [10, d]: shift, scale, own, other and diagonal of either
-// operand. Sums of terms arrive in `sums` (float64), one slot per block, in the order in which `gram_loss` adds them
-// up: pairs of terms, what the dual side subtracts, squared products.
+// operand. Sums of terms arrive in `sums` (float64), one slot per block, in the order in which the last block of
+// `gram_square` adds them up: a counter of blocks (1), pairs of terms, what is subtracted, squared products.
 #pragma once
 #include <vector>
 
@@ -12,8 +12,8 @@
 
 namespace sslspec::cuda {
 
-inline constexpr int64_t kGramBlock = 256;  // columns of a block with sums of its own
-inline constexpr int64_t kGramRows = 8;     // rows of a product with sums of their own
+inline constexpr int64_t kGramBlock = 32;  // columns with a pair of terms of their own
+inline constexpr int64_t kGramRows = 8;    // rows of a product with sums of their own
 enum GramKind { kGramPlain = 0, kGramCentred = 1, kGramVicreg = 2, kGramBarlow = 3 };
 
 // How a loss and its gradient are composed.
@@ -34,24 +34,51 @@ int64_t gram_workspace_size(int64_t n, int64_t d);  // of gram_prepare or gram_f
 // Columns from the moments of x and y, with eps added to the variances:
 //   kGramVicreg: own = strength / deviation where deviation < 1; terms |x - y|^2 and (1 - deviation)_+ of both
 //   kGramBarlow: scale = 1 / deviation, other = 2 (C_kk - 1) / n; terms (C_kk - 1)^2 and 0
-// factors = (x - shift) scale, in bfloat16 or as computed, zeros below row n. If summed: diagonal = sums over the rows
-// of their squares or (cross) of their product; otherwise 0. Sums: ceil(d / kGramBlock) pairs of terms; if summed, as
-// many squares of the diagonal of each operand (cross: of both).
+// factors = (x - shift) scale, in bfloat16 or as computed, zeros below row n. If summed, the workspace keeps sums over
+// slabs of rows of their squares or (cross) of their product, which gram_square makes the diagonal; otherwise that is 0.
+// Sums: ceil(d / kGramBlock) pairs of terms; the counter becomes 0.
 void gram_prepare(TensorView x, TensorView y,  // [n, d], y may be absent
                   const GramForm& form, bool summed, TensorView columns,
                   TensorView factors,  // [operands, rows >= n, d]
                   TensorView sums, const Run& run);
 
+// What gram_prepare left to be added up: the diagonal of n rows. Its squares are subtracted from those of the products.
+struct GramDiagonal {
+  TensorView workspace, columns;  // both absent: there is none
+  int64_t n;
+  static constexpr auto fields() {
+    using D = GramDiagonal;
+    return std::make_tuple(&D::workspace, &D::columns, &D::n);
+  }
+};
+
+// terms_i = normalizers_i (first terms, second terms, products less what is subtracted), loss = weights . terms.
+struct GramLoss {
+  int64_t pairs, subtracted;
+  std::vector<double> normalizers, weights;  // 3 each
+  TensorView loss, terms;                    // [], [3]
+  static constexpr auto fields() {
+    using L = GramLoss;
+    return std::make_tuple(&L::pairs, &L::subtracted, &L::normalizers, &L::weights, &L::loss, &L::terms);
+  }
+};
+
+// A strip of a product.
+struct GramStrip {
+  bool cross, masked;
+  int64_t offset, slot;  // first slot of `sums`
+  static constexpr auto fields() {
+    using S = GramStrip;
+    return std::make_tuple(&S::cross, &S::masked, &S::offset, &S::slot);
+  }
+};
+
 // Of the products [m, chunks, r, c], which are added over chunks: the sums of squares or (cross, m = 2) of the product
 // of both, for one slot per kGramRows rows (and operand) from `slot` on; out [m, r, c] for the next GEMM, in bfloat16
 // or as computed (then it may be the products themselves), exchanged if cross. Masked: without the entries (i, i +
-// offset).
-void gram_square(TensorView products, bool cross, bool masked, int64_t offset, TensorView out, TensorView sums,
-                 int64_t slot, int64_t stream);
-
-// terms_i = normalizers_i (first terms, second terms, products less what is subtracted), loss = weights . terms.
-void gram_loss(TensorView sums, int64_t pairs, int64_t subtracted, const std::vector<double>& normalizers,
-               const std::vector<double>& weights, TensorView loss, TensorView terms, int64_t stream);
+// offset). The first strip takes the diagonal, the last one the loss, which its last block adds up in a fixed order.
+void gram_square(TensorView products, const GramStrip& strip, TensorView out, TensorView sums,
+                 const GramDiagonal& diagonal, const GramLoss& loss, int64_t stream);  // loss.loss may be absent
 
 // factor times the gradients g = alpha (product - diagonal partner) + own xs + other ys + near (x - y) with xs, ys the
 // standardised operands (ys, y: the other one), partner = ys if cross, else xs, rounded like the factors (`half`);

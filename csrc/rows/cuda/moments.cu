@@ -1,58 +1,24 @@
 // Column means and variances of x, or of x, y and x - y or the covariance of x and y, in one pass over the rows.
 //
-// Tiling: a block owns kSlab rows and 32 columns (64 of two bytes); its 8 warps take every eighth row (Welford), merge
-// in order, and write one partial (count is known from the slab). A second kernel merges the slabs of a column in
-// order. Memory traffic: one read of x and y, in their own type. Precision policy: float (double for double), Welford
+// Tiling: a block owns a slab of rows and 32 columns (64 of two bytes); its 8 warps take every eighth row (Welford),
+// merge in order, and write one partial (count is known from the slab). A second kernel, or the caller's, merges the
+// slabs of a column in order. Memory traffic: one read of x and y, in their own type. Precision policy: float (double for double), Welford
 // updates and Chan merges, in a fixed order, of the distances from the first row, so that a large mean costs no digits;
 // mean squares and not sums, which overflow earlier.
-#include "gpu/types.cuh"
-#include "rows/cuda/moments.h"
+#include "rows/cuda/moments.cuh"
 
 namespace sslspec::cuda {
 namespace {
 
-constexpr int kThreads = 256, kWarps = kThreads / 32, kSlab = 256;
-
-template <typename T>
-struct Moment {
-  T count, mean, var;
-  __device__ __forceinline__ void add(T value, T inverse) {  // inverse = 1 / (count + 1)
-    count += 1;
-    const T delta = value - mean;
-    mean += delta * inverse;
-    var += (delta * (value - mean) - var) * inverse;
-  }
-  __device__ __forceinline__ void merge(const Moment& other) {
-    const T delta = other.mean - mean;
-    merge(other, delta, delta);
-    mean += delta * fraction(other);
-    count += other.count;
-  }
-  // var alone, of two columns whose means are off by these
-  __device__ __forceinline__ void merge(const Moment& other, T delta_x, T delta_y) {
-    const T part = fraction(other);
-    var += (other.var - var) * part + delta_x * delta_y * (part * (1 - part));
-  }
-  __device__ __forceinline__ T fraction(const Moment& other) const {
-    return other.count == 0 ? T(0) : other.count / (count + other.count);
-  }
-};
-
-// Operands x, y and their covariance, of more rows, merged into `pair`.
-template <typename T>
-__device__ __forceinline__ void merge_product(Moment<T> (&pair)[3], const Moment<T>& x, const Moment<T>& y,
-                                              const Moment<T>& product) {
-  pair[2].count = pair[0].count;
-  pair[2].merge(product, x.mean - pair[0].mean, y.mean - pair[1].mean);
-  pair[0].merge(x), pair[1].merge(y);
-}
+constexpr int kThreads = 256, kWarps = kThreads / 32;
 
 template <typename In>
 struct MomentsArgs {
   using T = typename Computed<In>::type;
   const In *x, *y;  // y may be null
-  int64_t ldx, ldy, n, d, slabs;
-  T* parts;       // [slabs, operands, 2, d], means relative to the first row
+  int64_t ldx, ldy, n, d;
+  Slabs slabs;
+  T* parts;       // of MomentParts
   T *mean, *var;  // [operands, d]
   bool product;
 };
@@ -64,7 +30,7 @@ __global__ void __launch_bounds__(kThreads) slab_kernel(const __grid_constant__ 
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t strips = ceil_div(p.d, 32 * kWidth), slab = blockIdx.x / strips;
   const int64_t k = (blockIdx.x % strips * 32 + lane) * kWidth;
-  const int64_t first = slab * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
+  const int64_t first = p.slabs.begin(slab), last = p.slabs.end(slab);
   Moment<T> sum[kWidth][kOperands] = {};
   if (k < p.d) {
     const Pack<T, kWidth> x0 = load_wide<kWidth>(p.x + k), y0 = load_wide<kWidth>((kOperands == 3 ? p.y : p.x) + k);
@@ -114,24 +80,11 @@ template <typename In>
 __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ MomentsArgs<In> p) {
   using T = typename Computed<In>::type;
   const int64_t k = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int operands = p.y == nullptr ? 1 : 3, o = blockIdx.y;
   if (k >= p.d) return;
-  const bool product = o == 2 && p.product;
-  Moment<T> total{}, pair[3] = {};
-  for (int64_t s = 0; s < p.slabs; ++s) {
-    const auto part = [&](int operand) -> Moment<T> {
-      const T* at = p.parts + ((s * operands + operand) * 2) * p.d + k;
-      return {static_cast<T>(p.n - s * kSlab < kSlab ? p.n - s * kSlab : kSlab), at[0], at[p.d]};
-    };
-    if (product)
-      merge_product(pair, part(0), part(1), part(2));
-    else
-      total.merge(part(o));
-  }
-  if (product) total = {pair[0].count, 0, pair[2].var};
-  const T x = widened(p.x[k]), y = operands == 3 ? widened(p.y[k]) : T(0);
-  const T first = o == 0 ? x : o == 1 ? y : product ? T(0) : x - y;
-  p.mean[o * p.d + k] = first + total.mean, p.var[o * p.d + k] = total.var;
+  const int o = blockIdx.y;
+  const MomentParts<In> parts = {p.x, p.y, p.parts, p.slabs, p.d, p.product};
+  const Moment<T> total = parts.merged(o, k);
+  p.mean[o * p.d + k] = total.mean, p.var[o * p.d + k] = total.var;
 }
 
 template <typename T>
@@ -141,13 +94,15 @@ struct GradArgs {
   int64_t ldx, ldg, n, d;
 };
 
+constexpr int kGradSlab = 256;
+
 template <typename T>
 __global__ void __launch_bounds__(kThreads) grad_kernel(const __grid_constant__ GradArgs<T> p) {
   const int64_t strips = ceil_div(p.d, 32), k = blockIdx.x % strips * 32 + threadIdx.x % 32;
   if (k >= p.d) return;
   const T slope = 2 * p.grad_var[k] / static_cast<T>(p.n), base = p.grad_mean[k] / static_cast<T>(p.n),
           mean = p.mean[k];
-  const int64_t first = blockIdx.x / strips * kSlab, last = first + kSlab < p.n ? first + kSlab : p.n;
+  const int64_t first = blockIdx.x / strips * kGradSlab, last = first + kGradSlab < p.n ? first + kGradSlab : p.n;
   for (int64_t i = first + threadIdx.x / 32; i < last; i += kWarps)
     p.grad[i * p.ldg + k] = base + slope * (p.x[i * p.ldx + k] - mean);
 }
@@ -155,13 +110,30 @@ __global__ void __launch_bounds__(kThreads) grad_kernel(const __grid_constant__ 
 constexpr const char* kOp = "moments";
 
 template <typename In, int kWidth>
-void forward(const MomentsArgs<In>& p, int64_t stream) {
+void slabs(const MomentsArgs<In>& p, int64_t stream) {
   // one dimension: either factor may pass 65535
-  const dim3 grid(static_cast<unsigned>(p.slabs * ceil_div(p.d, 32 * kWidth)));
-  const auto slabs = p.y == nullptr ? slab_kernel<In, kWidth, 1> : slab_kernel<In, kWidth, 3>;
-  launch("moments", slabs, grid, kThreads, 0, stream, p);
-  const dim3 columns(static_cast<unsigned>(ceil_div(p.d, kThreads)), p.y == nullptr ? 1u : 3u);
-  launch("moments", merge_kernel<In>, columns, kThreads, 0, stream, p);
+  const dim3 grid(static_cast<unsigned>(p.slabs.count() * ceil_div(p.d, 32 * kWidth)));
+  const auto kernel = p.y == nullptr ? slab_kernel<In, kWidth, 1> : slab_kernel<In, kWidth, 3>;
+  launch("moments", kernel, grid, kThreads, 0, stream, p);
+}
+
+template <typename In>
+void slabs(const MomentsArgs<In>& p, bool packed, int64_t stream) {
+  constexpr int kWide = sizeof(In) == 2 ? 2 : 1;
+  packed ? slabs<In, kWide>(p, stream) : slabs<In, 1>(p, stream);
+}
+
+template <typename In>
+MomentsArgs<In> args_of(const TensorView& x, const TensorView& y, bool product, void* parts) {
+  using T = typename Computed<In>::type;
+  const int64_t n = x.shape[0], d = x.shape[1];
+  return {x.as<In>(), y.as<In>(), x.stride[0], y.stride[0], n, d, moment_slabs(n, d), static_cast<T*>(parts),
+          nullptr,    nullptr,    product};
+}
+
+bool packed(const TensorView& x, const TensorView& y) {
+  const int width = x.dtype == DType::bf16 || x.dtype == DType::f16 ? 2 : 1;
+  return packs(x, width) && packs(y, width);
 }
 
 template <typename T>
@@ -169,7 +141,7 @@ void backward(const TensorView& x, const TensorView& mean, const TensorView& gra
               const TensorView& grad_x, int64_t stream) {
   const GradArgs<T> p = {x.as<T>(),   mean.as<T>(),     grad_mean.as<T>(), grad_var.as<T>(), grad_x.as<T>(),
                          x.stride[0], grad_x.stride[0], x.shape[0],        x.shape[1]};
-  const dim3 grid(static_cast<unsigned>(ceil_div(p.n, kSlab) * ceil_div(p.d, 32)));
+  const dim3 grid(static_cast<unsigned>(ceil_div(p.n, kGradSlab) * ceil_div(p.d, 32)));
   launch("moments_backward", grad_kernel<T>, grid, kThreads, 0, stream, p);
 }
 
@@ -182,7 +154,7 @@ void check_input(const TensorView& x) {
 }  // namespace
 
 int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
-  return ceil_div(n, kSlab) * (operands == 1 ? 1 : 3) * 2 * d;
+  return moment_slabs(n, d).count() * (operands == 1 ? 1 : 3) * 2 * d;
 }
 
 void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, const Run& run) {
@@ -199,11 +171,18 @@ void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, 
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Computed<In>::type;
-    const MomentsArgs<In> p = {x.as<In>(), y.as<In>(),         x.stride[0],           y.stride[0],  n,
-                               d,          ceil_div(n, kSlab), run.workspace.as<T>(), mean.as<T>(), var.as<T>(),
-                               product};
-    constexpr int kWide = sizeof(In) == 2 ? 2 : 1;
-    packs(x, kWide) && packs(y, kWide) ? forward<In, kWide>(p, run.stream) : forward<In, 1>(p, run.stream);
+    MomentsArgs<In> p = args_of<In>(x, y, product, run.workspace.data);
+    p.mean = mean.as<T>(), p.var = var.as<T>();
+    slabs(p, packed(x, y), run.stream);
+    const dim3 columns(static_cast<unsigned>(ceil_div(d, kThreads)), static_cast<unsigned>(operands));
+    launch("moments", merge_kernel<In>, columns, kThreads, 0, run.stream, p);
+  });
+}
+
+void moments_of_slabs(const TensorView& x, const TensorView& y, bool product, void* parts, int64_t stream) {
+  dispatch_rows(kOp, x.dtype, [&](auto t) {
+    using In = typename decltype(t)::type;
+    slabs(args_of<In>(x, y, product, parts), packed(x, y), stream);
   });
 }
 

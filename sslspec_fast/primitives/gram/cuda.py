@@ -16,7 +16,7 @@ from torch import Tensor
 from ..._dtypes import computed_dtype
 from ..._seam import _C, stream, unit_stride, view
 from .. import _value_and_grad
-from .products import BLOCK, StripProducts, blocks
+from .products import BLOCK, GramLoss, StripProducts, blocks
 
 __all__ = ["BARLOW_TWINS", "COLUMNS", "SQNORM", "VICREG", "finish", "value"]
 
@@ -103,11 +103,9 @@ def value(
         cross=cross,
         masked=off_diagonal and not dual,
     )
-    # the dual side subtracts the diagonal, as it was multiplied
-    subtracted = dual and off_diagonal
+    subtracted = dual and off_diagonal  # the diagonal, as it was multiplied
     pairs = blocks(d, BLOCK)
-    diagonals = pairs * (1 if cross else operands) if subtracted else 0
-    sums = x.new_empty(2 * pairs + diagonals + sum(products.slots), dtype=torch.float64)
+    sums = products.sums(x, 2 * pairs)
     work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=wide)
     kept = torch.bfloat16 if half else wide
     factors = x.new_empty((operands, products.rows, d), dtype=kept)
@@ -122,11 +120,10 @@ def value(
         view(sums),
         (view(work), queue),
     )
-    gradients = products.run(factors, sums, wanted)
     total, terms = x.new_empty((), dtype=wide), x.new_empty(3, dtype=wide)
-    _C.cuda_gram_loss(
-        view(sums), pairs, diagonals, normalizers, weights, view(total), view(terms), queue
-    )
+    result = GramLoss(pairs, 0, normalizers, weights, total, terms)
+    diagonal = (view(work), view(columns), n) if subtracted else (None, None, 0)
+    gradients = products.run(factors, sums, wanted, result, diagonal)
     return total, terms, gradients, columns
 
 

@@ -9,6 +9,8 @@ factors with float32 sums.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -16,15 +18,33 @@ from ..._dtypes import computed_dtype
 from ..._seam import _C, stream, view
 from .._matmul import add_mm_float32, mm_float32, mm_float32_into
 
-__all__ = ["BLOCK", "ROWS", "StripProducts", "blocks"]
+__all__ = ["BLOCK", "ROWS", "GramLoss", "StripProducts", "blocks"]
 
-BLOCK, ROWS = 256, 8  # kGramBlock, kGramRows of csrc/gram/cuda/gram.h
+BLOCK, ROWS = 32, 8  # kGramBlock, kGramRows of csrc/gram/cuda/gram.h
 _STRIP_BYTES = 64 << 20
 _TILES = 256  # what keeps a GPU busy
 
 
 def blocks(size: int, block: int) -> int:
     return -(-size // block)
+
+
+class GramLoss(NamedTuple):
+    """What the last block of the last strip adds up, GramLoss of csrc/gram/cuda/gram.h."""
+
+    pairs: int  # of terms
+    subtracted: int
+    normalizers: tuple[float, float, float]
+    weights: tuple[float, float, float]
+    total: Tensor  # (), out
+    terms: Tensor  # (3,), out
+
+    def view(self) -> tuple[Any, ...]:
+        return *self[:4], view(self.total), view(self.terms)
+
+
+_NO_LOSS = (0, 0, (), (), None, None)
+_NO_DIAGONAL = (None, None, 0)
 
 
 class StripProducts:
@@ -66,20 +86,35 @@ class StripProducts:
         sizes = [side if upright else strip.stop - strip.start for strip in self.strips]
         self.slots = [blocks(size, ROWS) * (1 if cross else batch) for size in sizes]
 
-    def run(self, factors: Tensor, sums: Tensor, wants: tuple[bool, bool]) -> Tensor:
-        """Values in the last slots of `sums`; (wanted, n, d): what the gradients need, F F^T F of
-        either operand, or if it is crossed or mixed G G^T F and F F^T G; without what is masked.
+    def sums(self, like: Tensor, before: int) -> Tensor:
+        """A counter, `before` numbers that other kernels write, and slots of squared products."""
+        return like.new_empty(1 + before + sum(self.slots), dtype=torch.float64)
+
+    def run(
+        self,
+        factors: Tensor,
+        sums: Tensor,
+        wants: tuple[bool, bool],
+        loss: GramLoss,
+        diagonal: tuple[Any, Any, int] = _NO_DIAGONAL,
+    ) -> Tensor:
+        """(wanted, n, d): what the gradients need, F F^T F of either operand, or if it is crossed
+        or mixed G G^T F and F F^T G; without what is masked. The loss is made on the way.
+
+        Args:
+            diagonal: GramDiagonal of csrc/gram/cuda/gram.h, where one is subtracted.
         """
         wanted = [o for o in range(self.operands) if wants[o]]
-        slot = sums.shape[0] - sum(self.slots)
+        slot, total = sums.shape[0] - sum(self.slots), loss.view()
         if wanted and not self.mixed and len(self.strips) == 1:  # as the GEMM returns it
-            return self._gradients(
-                factors, self._matrix(factors, self.strips[0], sums, slot), wanted
-            )
+            matrix = self._matrix(factors, self.strips[0], sums, slot, diagonal, total)
+            return self._gradients(factors, matrix, wanted)
         shape, kind = (len(wanted), self.n, factors.shape[2]), computed_dtype(factors)
         gradients = factors.new_empty(shape, dtype=kind)
         for strip, slots in zip(self.strips, self.slots, strict=True):
-            matrix = self._matrix(factors, strip, sums, slot)
+            first, last = strip is self.strips[0], strip is self.strips[-1]
+            subtracted, added = diagonal if first else _NO_DIAGONAL, total if last else _NO_LOSS
+            matrix = self._matrix(factors, strip, sums, slot, subtracted, added)
             slot += slots
             if wanted and self.mixed:
                 self._mixed_gradients(factors, matrix[0], strip, gradients, wanted)
@@ -88,11 +123,29 @@ class StripProducts:
                 gradients[part] = self._gradients(factors, matrix, wanted)
         return gradients
 
-    def _matrix(self, factors: Tensor, strip: slice, sums: Tensor, slot: int) -> Tensor:
-        """A strip of the matrices for the next GEMM; its values go to `sums`."""
-        exchanged = self.cross and not self.mixed
+    def _matrix(
+        self,
+        factors: Tensor,
+        strip: slice,
+        sums: Tensor,
+        slot: int,
+        diagonal: tuple[Any, Any, int],
+        loss: tuple[Any, ...],
+    ) -> Tensor:
+        """A strip of the matrices for the next GEMM, in place if it can be; its values go to
+        `sums`.
+        """
         product = self._product(factors, strip)
-        return _square(product, factors.dtype, exchanged, self.masked, -strip.start, sums, slot)
+        m, chunks, r, c = product.shape
+        if factors.dtype == product.dtype and chunks == 1:
+            out = product[:, 0]
+        else:
+            out = product.new_empty((m, r, c), dtype=factors.dtype)
+        how = self.cross and not self.mixed, self.masked, -strip.start, slot
+        _C.cuda_gram_square(
+            view(product), how, view(out), view(sums), diagonal, loss, stream(product)
+        )
+        return out
 
     def _gradients(self, factors: Tensor, matrix: Tensor, wanted: list[int]) -> Tensor:
         if len(wanted) < self.operands:
@@ -136,24 +189,3 @@ class StripProducts:
             mm_float32_into(f, c, gradients[-1])
         else:
             gradients[-1][:, strip] = mm_float32(f, c)
-
-
-def _square(
-    product: Tensor,
-    dtype: torch.dtype,
-    cross: bool,
-    masked: bool,
-    offset: int,
-    sums: Tensor,
-    slot: int,
-) -> Tensor:
-    """The sums of csrc/gram/cuda/gram.h; the matrices for the next GEMM, in place if it can be."""
-    m, chunks, r, c = product.shape
-    if dtype == product.dtype and chunks == 1:
-        out = product[:, 0]
-    else:
-        out = product.new_empty((m, r, c), dtype=dtype)
-    _C.cuda_gram_square(
-        view(product), cross, masked, offset, view(out), view(sums), slot, stream(product)
-    )
-    return out
