@@ -2,6 +2,7 @@
 // without CUDA, and by the emulator of the tests. A QUERY answers at once and leaves the GPU alone; the others launch.
 #pragma once
 #include "basis/cuda/basis.h"
+#include "fused/cuda/info_nce_loss.h"
 #include "fused/cuda/sigmoid_loss.h"
 #include "fused/cuda/spectral_contrastive.h"
 #include "fused/cuda/two_views.h"
@@ -40,6 +41,9 @@
   QUERY(two_views_vectors_size)                  \
   LAUNCH(two_views_weight_rows)                  \
   LAUNCH(two_views_backward)                     \
+  QUERY(info_nce_loss_workspace_size)            \
+  LAUNCH(info_nce_loss_begin)                    \
+  LAUNCH(info_nce_loss_rows)                     \
   QUERY(sigmoid_loss_sums_size)                  \
   LAUNCH(sigmoid_loss_weights)                   \
   LAUNCH(sigmoid_loss_finish)                    \

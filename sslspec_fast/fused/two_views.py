@@ -38,6 +38,7 @@ from ..primitives.pairwise.common import pair_ids
 from ..primitives.rows import unit_rows
 from ..primitives.rows.reduced import reduce_rows
 from . import two_views_cpu, two_views_cuda
+from .info_nce_loss import has_info_nce_total, info_nce_total
 from .sigmoid_loss import has_sigmoid_total, sigmoid_total
 
 __all__ = ["matched_loss", "sigmoid_loss", "two_view_loss"]
@@ -268,6 +269,9 @@ def _softmax_loss(
     form: str,
     unit: bool,
 ) -> Tensor:
+    if form == "rows" and reduction != "none" and weight is None and has_info_nce_total(z1, z2):
+        each = 1.0 / len(z1) if reduction == "mean" else 1.0
+        return info_nce_total(z1, z2, scale, each, unit=unit)
     if z1.is_cuda:
         tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
         how = reduction if weight is None else "none"

@@ -17,7 +17,7 @@ from .._register import grouping
 from .._seam import _C, CODE, stream, unit_stride, view
 from ..primitives.pairwise import LeftOut, Logits, cuda
 
-__all__ = ["backward", "forward", "gradient_shapes", "shapes"]
+__all__ = ["Views", "backward", "forward", "gradient_shapes", "is_fast", "shapes"]
 
 _FORMS = {"stacked": 0, "rows": 1, "both": 2}  # ViewForm of csrc/fused/cuda/two_views.h
 
@@ -55,7 +55,7 @@ def _stats_size(n: int, reduction: str) -> int:
     return (single + 2 * n + 3) // 4 * 4 + (2 * n + 3) // 4 * 8 + 1
 
 
-class _Views(NamedTuple):
+class Views(NamedTuple):
     """What the backward pass knows of the rows: those of the views, and outputs of `forward`."""
 
     z1: Tensor
@@ -63,33 +63,37 @@ class _Views(NamedTuple):
     u: Tensor
     stats: Tensor
 
+    @classmethod
+    def of_rows(cls, z1: Tensor, z2: Tensor, u: Tensor, stats: Tensor) -> Views:
+        """The rows as the core reads them: a copy only where they do not fit."""
+        as_read = unit_stride if len(u) else cuda.aligned_rows
+        return cls(as_read(z1), as_read(z2), u, stats)
+
     def view(self, form: str, unit: bool) -> tuple[Any, ...]:
         """As the core takes them, ViewInputs of csrc/fused/cuda/two_views.h."""
         z1, z2, u, stats = self
         return view(z1), view(z2), view(u), view(stats), _FORMS[form], unit
 
+    def operands(self) -> tuple[Tensor, Tensor]:
+        """The rows of both views as they are multiplied."""
+        n = len(self.z1)
+        return (self.u[:n], self.u[n:]) if len(self.u) else (self.z1, self.z2)
 
-_of_views = grouping(4, _Views._make)
+    def workspace(self, form: str, backward: bool, own: bool) -> Tensor:
+        args = len(self.z1), self.u.shape[1], CODE[self.u.dtype], _FORMS[form], backward, own
+        return self.stats.new_empty(_C.cuda_two_views_workspace_size(*args))
+
+
+_of_views = grouping(4, Views._make)
 
 
 def _weight(reduction: str, form: str, n: int) -> float:
     return 1 / (2 * n if form == "stacked" else n) if reduction == "mean" else 1.0
 
 
-def _fast() -> bool:
+def is_fast() -> bool:
+    """Whether float32 products may be TF32."""
     return torch.get_float32_matmul_precision() != "highest"
-
-
-def _rows(z1: Tensor, z2: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows as the core reads them: a copy only where they do not fit."""
-    if len(u):
-        return unit_stride(z1), unit_stride(z2)
-    return cuda.aligned_rows(z1), cuda.aligned_rows(z2)
-
-
-def _workspace(x: _Views, form: str, backward: bool, own: bool) -> Tensor:
-    args = len(x.z1), x.u.shape[1], CODE[x.u.dtype], _FORMS[form], backward, own
-    return x.stats.new_empty(_C.cuda_two_views_workspace_size(*args))
 
 
 def forward(
@@ -102,8 +106,8 @@ def forward(
     unit: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     loss, u, stats = shapes(z1, z2, scale, number, reduction, form, unit)
-    x = _Views(*_rows(z1, z2, u), u, stats)
-    work = _workspace(x, form, False, False)
+    x = Views.of_rows(z1, z2, u, stats)
+    work = x.workspace(form, False, False)
     _C.cuda_two_views_forward(
         x.view(form, unit),
         view(scale),
@@ -111,12 +115,12 @@ def forward(
         view(loss),
         _weight(reduction, form, len(z1)),
         (view(work), stream(z1)),
-        _fast(),
+        is_fast(),
     )
     return loss, u, stats
 
 
-def _outputs(x: _Views, form: str, of_z2: bool, of_scale: bool) -> list[Tensor]:
+def _outputs(x: Views, form: str, of_z2: bool, of_scale: bool) -> list[Tensor]:
     grads = [x.z1.new_empty(x.z1.shape)]
     if of_z2 or form == "stacked":
         grads.append(x.z1.new_empty(x.z1.shape))
@@ -125,22 +129,22 @@ def _outputs(x: _Views, form: str, of_z2: bool, of_scale: bool) -> list[Tensor]:
 
 @_of_views
 def gradient_shapes(
-    x: _Views, grad: Tensor, reduction: str, form: str, unit: bool, of_z2: bool, of_scale: bool
+    x: Views, grad: Tensor, reduction: str, form: str, unit: bool, of_z2: bool, of_scale: bool
 ) -> list[Tensor]:
     return _outputs(x, form, of_z2, of_scale)
 
 
 @_of_views
 def backward(
-    x: _Views, grad: Tensor, reduction: str, form: str, unit: bool, of_z2: bool, of_scale: bool
+    x: Views, grad: Tensor, reduction: str, form: str, unit: bool, of_z2: bool, of_scale: bool
 ) -> list[Tensor]:
     """Gradients of z1, of z2 and the scale where they are wanted."""
     n, u = len(x.z1), x.u
     of_z2 = of_z2 or form == "stacked"
     grads = _outputs(x, form, of_z2, of_scale)
-    x = _Views(*_rows(x.z1, x.z2, u), u, x.stats)
+    x = Views.of_rows(*x)
     own = _C.cuda_pairwise_is_chained(u.shape[1], CODE[u.dtype], u.get_device())
-    work = _workspace(x, form, True, own)
+    work = x.workspace(form, True, own)
     views, run = x.view(form, unit), (view(work), stream(u))
     products: tuple[Tensor | None, Tensor | None] = (None, None)
     if not own:
@@ -156,36 +160,34 @@ def backward(
         (view(grads[0]), view(grads[1]) if of_z2 else None),
         view(grads[-1]) if of_scale else None,
         run,
-        _fast(),
+        is_fast(),
+        False,
     )
     return grads
 
 
 def _products_of_kept_weights(
-    x: _Views, form: str, unit: bool, of_z2: bool
+    x: Views, form: str, unit: bool, of_z2: bool
 ) -> tuple[Tensor, Tensor | None]:
     """W y and W' x for the weights that the forward pass left, for a gradient of 1."""
-    (z1, z2, u, stats), n = x, len(x.z1)
-    if form == "stacked":
-        a = b = u
-    else:
-        a, b = (u[:n], u[n:]) if len(u) else (z1, z2)
+    stats, n = x.stats, len(x.z1)
+    a, b = (x.u, x.u) if form == "stacked" else x.operands()
     chunks, views = cuda.WeightChunks(a, b), x.view(form, unit)
     product = stats.new_empty(a.shape)
     of_columns: Tensor | None = None
     run = view(stats.new_empty(_C.cuda_two_views_vectors_size(len(a)))), stream(a)
     for chunk in chunks.rows:
         w = chunks.weights(chunk)
-        _C.cuda_two_views_weight_rows(views, chunk.start, view(w), run, _fast())
+        _C.cuda_two_views_weight_rows(views, chunk.start, view(w), run, is_fast())
         chunks.products.times(w, out=product[chunk])
         if of_z2 and form != "stacked":
             of_columns = chunks.products.transposed_times(w, a[chunk], of_columns)
     return (product[:n], product[n:]) if form == "stacked" else (product, of_columns)
 
 
-def _products(x: _Views, factors: Tensor, form: str, of_z2: bool) -> tuple[Tensor, Tensor | None]:
+def _products(x: Views, factors: Tensor, form: str, of_z2: bool) -> tuple[Tensor, Tensor | None]:
     """c W y and c W' x for the weights of the gradients `factors` of the statistics."""
-    (z1, z2, u, stats), n = x, len(x.z1)
+    u, stats, n = x.u, x.stats, len(x.z1)
     scale, lse, kind = stats[-1], stats[3 * n : 5 * n], stats.dtype
     if form == "stacked":
         ids = stats[5 * n : 7 * n].view(torch.int32)
@@ -194,7 +196,7 @@ def _products(x: _Views, factors: Tensor, form: str, of_z2: bool) -> tuple[Tenso
             logits, (lse, None), (factors, None), grad_dtype=kind, want_scale=False
         )
         return product[:n], product[n:]
-    a, b = (u[:n], u[n:]) if len(u) else (z1, z2)
+    a, b = x.operands()
     columns = (lse[n:], factors[n:]) if form == "both" else (None, None)
     return cuda.backward(
         Logits(a, b, scale, LeftOut(self_pairs=True)),

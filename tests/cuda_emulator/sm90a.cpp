@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/check.h"
+#include "pairwise/cuda/exponentials.cuh"
 #include "pairwise/cuda/hopper/sums.cuh"
 #include "pairwise/cuda/sigmoid.cuh"
 
@@ -25,6 +26,27 @@ void pairwise_weights_sm90a(const HopperWeights& p) {
       if (*p.kind == kTwoExponentials) w += p.y_factor[j] * std::exp2(dot * p.c[i] - p.y_shift[j]);
       static_cast<__nv_bfloat16*>(p.out)[i * p.pitch + j] = __float2bfloat16(static_cast<float>(w));
     }
+}
+
+void pairwise_exponentials_sm90a(const PairwiseProblem& p, const WeightRows& w, float* workspace) {
+  emulator::launches().push_back("pairwise_exponentials_sm90a");
+  const auto *x = static_cast<const __nv_bfloat16*>(p.x.data), *y = static_cast<const __nv_bfloat16*>(p.y.data);
+  const int64_t m = p.y.shape[0];
+  const Exponentials to(workspace, w.rows, m);
+  const float scale = *static_cast<const float*>(p.scale) * kLog2e;
+  for (int64_t r = 0; r < w.rows; ++r) {
+    const int64_t i = w.row0 + r;
+    for (int64_t k = 0; k < to.slots; ++k) to.sums[r * to.slots + k] = 0;
+    for (int64_t j = 0; j < m; ++j) {
+      double dot = 0;
+      for (int64_t k = 0; k < p.x.shape[1]; ++k)
+        dot += double(__bfloat162float(x[i * p.x.stride[0] + k])) * __bfloat162float(y[j * p.y.stride[0] + k]);
+      const float logit = static_cast<float>(dot) * scale - *to.shift;
+      const float e = (p.skip_self && i == j) || logit < -126.0f ? 0.0f : std::exp2(logit);
+      to.sums[r * to.slots + j / 128] += e;
+      static_cast<__nv_bfloat16*>(w.data)[r * w.pitch + j] = __float2bfloat16(e);
+    }
+  }
 }
 
 // The sums of the tile's rows by warp, as the accumulator of a warpgroup has them.

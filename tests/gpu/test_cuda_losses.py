@@ -128,7 +128,13 @@ def test_a_side_stream(name: str, cuda: torch.device) -> None:
 
 @pytest.mark.parametrize(
     ("name", "n", "d"),
-    [("nt_xent", 8192, 128), ("clip", 8192, 512), ("siglip", 8192, 512), ("vicreg", 1024, 8192)],
+    [
+        ("nt_xent", 8192, 128),
+        ("info_nce", 8192, 512),
+        ("clip", 8192, 512),
+        ("siglip", 8192, 512),
+        ("vicreg", 1024, 8192),
+    ],
 )
 def test_peak_memory_is_linear(name: str, n: int, d: int, cuda: torch.device) -> None:
     rows = pair(n, d, BF16, cuda)

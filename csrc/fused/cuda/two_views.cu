@@ -1,14 +1,12 @@
 // Entry points of two_views.h: checks, the layout of the workspace, and the order of the launches.
-#include "fused/cuda/two_views.cuh"
-
 #include "fused/cuda/two_views.h"
+
+#include "fused/cuda/views.cuh"
 
 namespace sslspec::cuda {
 namespace {
 
-constexpr const char* kOp = "two_views";
-
-DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : computed_type(rows); }
+constexpr const char* kOp = kViewsOp;
 
 // The workspace of a pass, laid out; base == nullptr only counts. T: the dtype of the statistics.
 template <typename T>
@@ -68,140 +66,12 @@ struct ViewBuffers {
   }
 };
 
-// What the backward pass of one number reads of `stats`, behind the bounds: w, and in float32 the weights of both
-// operands, each at 16 bytes (bulk copies) unless stacked.
 template <typename T>
-struct KeptWeights {
-  T* factors;
-  Weight* weights[2];
-  int64_t size;
-
-  KeptWeights(T* base, int64_t n, bool stacked) {
-    const auto aligned = [](int64_t elements) { return (elements + 3) / 4 * 4; };
-    const int64_t begin = 7 * n + 8 * ceil_div(n, kBoundRows), first = aligned(begin + 2 * n),
-                  second = stacked ? first + 2 * n : first + aligned(2 * n);
-    factors = base + begin;
-    weights[0] = reinterpret_cast<Weight*>(base + first), weights[1] = reinterpret_cast<Weight*>(base + second);
-    size = first + aligned(2 * n) + aligned(2 * n);
-  }
-};
-
-// The inputs that both passes share, checked.
-struct Views {
-  ViewInputs in;
-  ViewForm form;
-  int64_t n, d, width, stream;
-  DType dtype, multiplied, real;  // of z, of what is multiplied, of the statistics
-  int device;
-  bool fast, keeps;  // keeps: of one number, whose weights stay in `stats`
-
-  Views(const ViewInputs& in, const Run& run, bool fast)
-      : in(in), form(static_cast<ViewForm>(in.form)), n(in.z1.shape[0]), d(in.z1.shape[1]), width(in.u.shape[1]),
-        stream(run.stream), dtype(in.z1.dtype), multiplied(multiplied_type(dtype)), real(computed_type(dtype)),
-        device(in.z1.device), fast(fast) {
-    SSLSPEC_CHECK(device != kCpu, kOp, ": z1 must be on a CUDA device");
-    SSLSPEC_CHECK(in.z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(in.z1));
-    SSLSPEC_CHECK(dtype != DType::i32 && dtype != DType::i64, kOp, ": z1 must be floating point, got ", dtype);
-    SSLSPEC_CHECK(in.form >= 0 && in.form <= 2 && (in.unit || !stacked()), kOp, ": there is no form ", in.form);
-    check_rows("z1", in.z1);
-    check_rows("z2", in.z2);
-    SSLSPEC_CHECK(in.u.ndim == 2, kOp, ": u must be a matrix, got ", shape_text(in.u));
-    check_matrix(kOp, "u", in.u, copied() ? 2 * n : 0, width, multiplied, device);
-    SSLSPEC_CHECK(width >= d && (dtype == DType::f64 || width * element() % 16 == 0), kOp,
-                  ": rows of u must be a multiple of 16 bytes and have at least ", d, " columns, got ", width);
-    const bool fits = !in.unit && dtype == multiplied && width == d && at_16_bytes(in.z1) && at_16_bytes(in.z2);
-    SSLSPEC_CHECK(copied() ? in.u.stride[0] == width : fits, kOp,
-                  ": rows must be copied to u (contiguous) unless they are multiplied as they are");
-    const int64_t single = 7 * n + 8 * ceil_div(n, kBoundRows) + 1;
-    keeps = in.stats.shape[0] != single;
-    check_vector(kOp, "stats", in.stats, keeps ? two_views_stats_size(n, true) : single, real, device);
-  }
-
-  bool stacked() const { return form == ViewForm::stacked; }
-  bool columns() const { return form == ViewForm::both; }
-  bool copied() const { return in.u.shape[0] != 0; }
-  int64_t count() const { return stacked() ? 2 * n : n; }  // of losses, and rows of the problem
-  int64_t element() const { return multiplied == DType::bf16 ? 2 : multiplied == DType::f64 ? 8 : 4; }
-  bool at_16_bytes(const TensorView& z) const {
-    return dtype == DType::f64 ||
-           (reinterpret_cast<uintptr_t>(z.data) % 16 == 0 && (n <= 1 || z.stride[0] * element() % 16 == 0));
-  }
-
-  void check_rows(const char* name, const TensorView& z) const { check_matrix(kOp, name, z, n, d, dtype, device); }
-  void check_gradient(const char* name, const TensorView& z) const {
-    check_rows(name, z);
-    SSLSPEC_CHECK(n <= 1 || z.stride[0] == d, kOp, ": ", name, " must be contiguous");
-  }
-  void check_scalar(const char* name, const TensorView& t) const {
-    check_dense(kOp, name, t, 0, nullptr, real, device);
-  }
-  void check_loss(const char* name, const TensorView& t) const {
-    const bool fits =
-        t.ndim == 0 || (stacked() ? t.ndim == 2 && t.shape[0] == 2 && t.shape[1] == n : t.ndim == 1 && t.shape[0] == n);
-    SSLSPEC_CHECK(fits, kOp, ": ", name, " must be a scalar or hold ", count(), " losses, got ", shape_text(t));
-    SSLSPEC_CHECK(t.dtype == real && t.device == device, kOp, ": ", name, " must be ", real, " on device ", device);
-  }
-
-  template <typename T>
-  ViewBuffers<T> buffers(const TensorView& workspace, bool backward, bool own_product) const {
-    const ViewBuffers<T> sizes(nullptr, n, width, multiplied, form, backward, own_product);
-    check_vector(kOp, "workspace", workspace, sizes.size, real, device);
-    return ViewBuffers<T>(workspace.as<T>(), n, width, multiplied, form, backward, own_product);
-  }
-  template <typename T>
-  ViewStats<T> stats() const {
-    T* p = in.stats.as<T>();
-    return {p,
-            p + 2 * n,
-            p + 3 * n,
-            p + in.stats.shape[0] - 1,
-            reinterpret_cast<int32_t*>(p + 5 * n),
-            reinterpret_cast<BlockBound*>(p + 7 * n)};
-  }
-  template <typename T>
-  KeptWeights<T> kept() const {
-    return {in.stats.as<T>(), n, stacked()};
-  }
-  template <typename T>
-  BlockBound* bounds(int o) const {
-    return stats<T>().bounds + (stacked() ? 0 : o * ceil_div(n, kBoundRows));
-  }
-  template <typename Z>
-  ViewRows<Z> rows() const {
-    return {n,
-            d,
-            width,
-            {in.z1.as<Z>(), in.z2.as<Z>()},
-            {in.z1.stride[0], in.z2.stride[0]},
-            copied() ? in.u.as<Multiplied<Z>>() : nullptr,
-            stats<Real<Z>>(),
-            in.unit,
-            stacked()};
-  }
-  TensorView operand(int o) const {
-    if (!copied()) return o == 0 ? in.z1 : in.z2;
-    TensorView t = in.u;
-    if (stacked()) return t;
-    t.data = static_cast<unsigned char*>(t.data) + o * n * width * element(), t.shape[0] = n;
-    return t;
-  }
-  // s_ij of operand o by rows
-  template <typename T>
-  PairwiseProblem problem(int o) const {
-    PairwiseProblem p{};
-    p.x = operand(o), p.y = operand(1 - o);
-    p.scale = stats<T>().scale;
-    if (stacked()) p.x_ids = p.y_ids = stats<T>().ids;
-    p.skip_self = true, p.symmetric = stacked();
-    p.precision = fast ? Precision::fast : Precision::exact;
-    p.x_bounds = bounds<T>(o), p.y_bounds = bounds<T>(1 - o);
-    p.device = device, p.stream = stream;
-    return p;
-  }
-  dim3 by_pair() const { return dim3(static_cast<unsigned>(ceil_div(n, kViewWarps))); }
-  dim3 by_bound() const { return dim3(static_cast<unsigned>(ceil_div(n, kBoundRows))); }
-  dim3 by_row() const { return dim3(static_cast<unsigned>(ceil_div(2 * n, kViewThreads))); }
-};
+ViewBuffers<T> buffers(const Views& v, const TensorView& workspace, bool backward, bool own_product) {
+  const ViewBuffers<T> sizes(nullptr, v.n, v.width, v.multiplied, v.form, backward, own_product);
+  check_vector(kOp, "workspace", workspace, sizes.size, v.real, v.device);
+  return ViewBuffers<T>(workspace.as<T>(), v.n, v.width, v.multiplied, v.form, backward, own_product);
+}
 
 template <typename Z>
 bool wide(const TensorView& t) {  // in packs of 16 bytes?
@@ -254,6 +124,21 @@ void statistics(const Views& v, const ViewBuffers<T>& w) {
 
 }  // namespace
 
+void views_unit(const Views& v, const TensorView& scale, double number, unsigned* counter) {
+  const ViewInputs& in = v.in;
+  dispatch_rows(kOp, v.dtype, [&](auto rows) {
+    using Z = typename decltype(rows)::type;
+    using T = Real<Z>;
+    constexpr int kPack = 16 / sizeof(Z);
+    const bool packed = wide<Z>(in.z1) && wide<Z>(in.z2) && (!v.copied() || wide<Multiplied<Z>>(in.u));
+    const auto unit = packed    ? in.unit ? views_unit_kernel<Z, kPack, true> : views_unit_kernel<Z, kPack, false>
+                         : in.unit ? views_unit_kernel<Z, 1, true>
+                                : views_unit_kernel<Z, 1, false>;
+    launch("two_views_unit", unit, in.unit ? v.by_pair() : v.by_bound(), in.unit ? kViewThreads : kBoundThreads, 0,
+           v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number), counter);
+  });
+}
+
 int64_t two_views_stats_size(int64_t n, bool number) {
   // without copies of the weights that lie behind each other: those of stacked views take as much
   return number ? KeptWeights<float>(nullptr, n, false).size + 1 : 7 * n + 8 * ceil_div(n, kBoundRows) + 1;
@@ -281,14 +166,8 @@ void two_views_forward(const ViewInputs& views, TensorView scale, double number,
   dispatch_rows(kOp, v.dtype, [&](auto rows) {
     using Z = typename decltype(rows)::type;
     using T = Real<Z>;
-    constexpr int kPack = 16 / sizeof(Z);
-    const ViewBuffers<T> w = v.buffers<T>(run.workspace, false, false);
-    const bool packed = wide<Z>(views.z1) && wide<Z>(views.z2) && (!v.copied() || wide<Multiplied<Z>>(views.u));
-    const auto unit = packed       ? views.unit ? views_unit_kernel<Z, kPack, true> : views_unit_kernel<Z, kPack, false>
-                            : views.unit ? views_unit_kernel<Z, 1, true>
-                                   : views_unit_kernel<Z, 1, false>;
-    launch("two_views_unit", unit, views.unit ? v.by_pair() : v.by_bound(), views.unit ? kViewThreads : kBoundThreads,
-           0, v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number), w.counter);
+    const ViewBuffers<T> w = buffers<T>(v, run.workspace, false, false);
+    views_unit(v, scale, number, w.counter);
     statistics<T>(v, w);
     const PairwiseGrid grid(v.count(), v.count());
     LossTotal<T> total{};
@@ -311,9 +190,9 @@ void two_views_factors(const ViewInputs& views, TensorView grad, const Run& run)
   SSLSPEC_CHECK(grad.ndim != 0, kOp, ": the factors of one number are in stats");
   const DeviceGuard guard(v.device);
   if (v.real == DType::f64)
-    launch_factors<double>(v, v.buffers<double>(run.workspace, true, false), grad);
+    launch_factors<double>(v, buffers<double>(v, run.workspace, true, false), grad);
   else
-    launch_factors<float>(v, v.buffers<float>(run.workspace, true, false), grad);
+    launch_factors<float>(v, buffers<float>(v, run.workspace, true, false), grad);
 }
 
 void two_views_weight_rows(const ViewInputs& views, int64_t row0, TensorView weights, const Run& run, bool fast) {
@@ -335,7 +214,7 @@ void two_views_weight_rows(const ViewInputs& views, int64_t row0, TensorView wei
 }
 
 void two_views_backward(const ViewInputs& views, TensorView grad, const TensorPair& products, const TensorPair& grad_z,
-                        TensorView grad_scale, const Run& run, bool fast) {
+                        TensorView grad_scale, const Run& run, bool fast, bool by_row) {
   const Views v(views, run, fast);
   const bool own = !products.first.present(), second_grad = grad_z.second.present();
   v.check_gradient("grad_z1", grad_z.first);
@@ -345,6 +224,8 @@ void two_views_backward(const ViewInputs& views, TensorView grad, const TensorPa
   v.check_loss("grad", grad);
   SSLSPEC_CHECK(v.keeps == (grad.ndim == 0), kOp, ": stats are those of another reduction");
   SSLSPEC_CHECK(own || products.second.present() == second_grad, kOp, ": the second product goes with grad_z2");
+  SSLSPEC_CHECK(!by_row || (!own && v.keeps && v.form == ViewForm::rows && v.real == DType::f32), kOp,
+                ": factors of rows go with products of one number");
   for (const TensorView& product : {products.first, products.second}) {
     if (!product.present()) continue;
     check_matrix(kOp, "product", product, v.n, v.width, v.real, v.device);
@@ -355,7 +236,7 @@ void two_views_backward(const ViewInputs& views, TensorView grad, const TensorPa
     using Z = typename decltype(rows)::type;
     using T = Real<Z>;
     constexpr int kPack = 16 / sizeof(Z);
-    const ViewBuffers<T> w = v.buffers<T>(run.workspace, true, own);
+    const ViewBuffers<T> w = buffers<T>(v, run.workspace, true, own);
     const KeptWeights<T> kept = v.kept<T>();
     const T* factors = v.keeps ? kept.factors : w.factors;
     ViewGradient<Z> g = {{products.first.as<T>(), products.second.as<T>()},
@@ -364,6 +245,7 @@ void two_views_backward(const ViewInputs& views, TensorView grad, const TensorPa
                          0,
                          !own && v.keeps,
                          factors,
+                         by_row ? reinterpret_cast<const T*>(kept.weights[0]) : nullptr,
                          v.keeps ? grad.as<T>() : nullptr,
                          {grad_z.first.as<Z>(), grad_z.second.as<Z>()},
                          grad_scale.present() ? w.scale_parts : nullptr};

@@ -258,6 +258,7 @@ struct ViewGradient {
   int64_t pitch, splits, step;  // of a row, how many parts, from one to the next
   bool unscaled;                // W u
   const Real<Z>* factors;       // [2n]
+  const Real<Z>* by_row;        // [n] factors of the rows of the first product, or null
   const Real<Z>* above;         // the factor of all of it, or null: 1
   Z* grad[2];                   // [n, d]; the second may be null, with its product
   Real<Z>* scale_parts;         // [n], or null
@@ -273,7 +274,9 @@ __global__ void __launch_bounds__(kViewThreads)
   const int lane = threadIdx.x % 32;
   const T norm[2] = {p.stats.norm[i], p.stats.norm[p.n + i]};
   const T factor[2] = {p.unit ? unit_factor(norm[0]) : T(1), p.unit ? unit_factor(norm[1]) : T(1)};
-  const T scale = *p.stats.scale, dot = p.stats.dot[i], of_pair = g.factors[i] + g.factors[p.n + i];
+  const T scale = *p.stats.scale, times_all = g.unscaled ? scale : T(1);
+  const T times[2] = {g.by_row == nullptr ? times_all : times_all * g.by_row[i], times_all};
+  const T dot = p.stats.dot[i], of_pair = g.factors[i] + g.factors[p.n + i];
   const auto row = [&](int o, int64_t c, T(&x)[kWidth], T(&product)[kWidth]) {
     const P z = *reinterpret_cast<const P*>(p.z[o] + i * p.ld[o] + c);
 #pragma unroll
@@ -283,7 +286,7 @@ __global__ void __launch_bounds__(kViewThreads)
       if (g.product[o] == nullptr) continue;
       const T* part = g.product[o] + i * g.pitch + c + k;
       for (int64_t split = 0; split < g.splits; ++split) product[k] += part[split * g.step];
-      if (g.unscaled) product[k] *= scale;
+      product[k] *= times[o];
     }
   };
   const T above = g.above == nullptr ? T(1) : *g.above;

@@ -59,6 +59,7 @@ void two_views_backward(const ViewInputs& views, TensorView grad,
                         const TensorPair& grad_z,    // [n, d] out, dtype of z; the second may be absent unless
                                                      // stacked
                         TensorView grad_scale,       // [] out or absent
-                        const Run& run, bool fast);
+                        const Run& run, bool fast,
+                        bool by_row);  // the first product takes the factors of rows of info_nce_loss.h
 
 }  // namespace sslspec::cuda

@@ -1,6 +1,7 @@
 // Which kernels a problem runs on: those of Hopper (hopper/), where the build and the GPU have them and they are faster,
 // or the portable ones (*_sm80.cu). All such choices are here. For comparisons SSLSPEC_HOPPER in the environment names
-// the one kind of pass that may be Hopper's ("statistics", "sums", "chained", "weights", "sigmoid"), or none of them ("portable").
+// the one kind of pass that may be Hopper's ("statistics", "sums",
+// "chained", "weights", "exponentials", "sigmoid"), or none of them ("portable").
 #include <cstdlib>
 #include <cstring>
 
@@ -52,6 +53,11 @@ bool weights_on_hopper(const PairwiseProblem& p, const PairwiseBackward& b, cons
          w.pitch % 8 == 0 && allowed("weights") && hopper_operands(p);
 }
 
+bool exponentials_on_hopper(const PairwiseProblem& p, const WeightRows& w) {
+  const bool plain = p.scale_row == 0 && p.x_ids == nullptr && p.skip_indptr == nullptr;
+  return plain && p.y.shape[0] >= 1024 && w.pitch % 8 == 0 && allowed("exponentials") && hopper_operands(p);
+}
+
 }  // namespace
 
 int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns) {
@@ -91,6 +97,19 @@ void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const
   if constexpr (kBuilt)
     if (weights_on_hopper(p, b, w)) return hopper_weights(p, b, w);
   portable_weights(p, b, w);
+}
+
+void pairwise_exponentials(const PairwiseProblem& p, const WeightRows& w, float* workspace) {
+  const DeviceGuard guard(p.device);
+  if (w.row0 == 0) exponentials_shift(p, workspace);
+  bool done = false;
+  if constexpr (kBuilt)
+    if (exponentials_on_hopper(p, w)) {
+      pairwise_exponentials_sm90a(p, w, workspace);
+      done = true;
+    }
+  if (!done) portable_exponentials(p, w, workspace);
+  exponentials_again(p, w, workspace);
 }
 
 void pairwise_sigmoid(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums) {

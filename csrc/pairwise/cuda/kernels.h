@@ -100,6 +100,12 @@ struct WeightRows {
 };
 void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w);
 
+// A softmax over rows (scale a scalar, no column part) in one visit of the pairs: 2^(s_ij log2(e) - shift_i) of rows
+// row0.. as pairwise_weights writes weights, 0 for left-out pairs. The sums over the pairs of each row, and the shifts,
+// stay in the workspace (exponentials.cuh), floats for a chunk of `rows` rows; the first chunk is that of row 0.
+int64_t pairwise_exponentials_size(int64_t rows, int64_t m);
+void pairwise_exponentials(const PairwiseProblem& p, const WeightRows& w, float* workspace);
+
 // The sigmoid loss of rows x against rows y, pair (i, i) positive and the others negative: for rows row0.. the weights
 // of its gradient as pairwise_weights writes them, row_factor_i sigmoid(s_ij), for a positive less row_factor_i, with
 // s_ij = scale x_i . y_j + bias, and for each tile of 128 x 128, kSigmoidSlots times, sums over its pairs.

@@ -28,6 +28,9 @@ void pairwise_weights_sm90a(const HopperWeights& p);
 // The weights of wide rows as pairwise_weights takes them: vectors for the kernel above, which leaves no pairs out.
 void hopper_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w);
 
+// The first visit of pairwise_exponentials, pairs (i, i) left out or none.
+void pairwise_exponentials_sm90a(const PairwiseProblem& p, const WeightRows& w, float* workspace);
+
 // The sigmoid loss of bfloat16 rows, arguments as of pairwise_sigmoid; x: of the whole problem.
 void pairwise_sigmoid_sm90a(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums);
 
