@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from sslspec_fast.bench import graph_cases
 from sslspec_fast.bench import torch_peers as plain
 from sslspec_fast.bench.case import Case
 from sslspec_fast.bench.measure import Variant
-from sslspec_fast.fused import info_nce_loss
+from sslspec_fast.fused import info_nce_loss, two_views_cuda
 
 from . import peers
 
@@ -124,17 +125,20 @@ def _ours(case: Case, loss: Callable[..., Tensor]) -> Case:
     return replace(case, variants={"fused": _half(loss)}, compiled=())
 
 
-def _in_two_visits(case: Case, loss: Callable[..., Tensor]) -> Case:
-    """Beside the one visit of the pairs that many wide rows take, the two of all others."""
+def _beside(
+    case: Case, loss: Callable[..., Tensor], label: str, module: ModuleType, threshold: str
+) -> Case:
+    """The way of fewer rows beside the one that many rows take from `threshold` of `module` on."""
 
     def run(a: Tensor, b: Tensor) -> Tensor:
-        fewest, info_nce_loss._FEWEST = info_nce_loss._FEWEST, 1 << 62
+        fewest = getattr(module, threshold)
+        setattr(module, threshold, 1 << 62)
         try:
             return loss(a.bfloat16(), b.bfloat16())
         finally:
-            info_nce_loss._FEWEST = fewest
+            setattr(module, threshold, fewest)
 
-    return replace(case, variants={**case.variants, "fused, two visits": run})
+    return replace(case, variants={**case.variants, f"fused, {label}": run})
 
 
 def all_cases() -> list[Case]:
@@ -151,11 +155,23 @@ def all_cases() -> list[Case]:
 
     return [
         _gpu(cpu.nt_xent(32768, 128), F.nt_xent),
-        _gpu(cpu.clip(32768, 512), clip),
+        _beside(
+            _gpu(cpu.clip(32768, 512), clip),
+            clip,
+            "own shifts",
+            two_views_cuda,
+            "_FEWEST_TRIED",
+        ),
         _gpu(cpu.vicreg(2048, 8192), F.vicreg),
         _gpu(cpu.nt_xent(1024, 128), F.nt_xent),
         _gpu(cpu.siglip(32768, 512), siglip),
-        _in_two_visits(_gpu(cpu.info_nce(32768, 512), info_nce), info_nce),
+        _beside(
+            _gpu(cpu.info_nce(32768, 512), info_nce),
+            info_nce,
+            "two visits",
+            info_nce_loss,
+            "_FEWEST",
+        ),
         _gpu(cpu.barlow(2048, 8192), F.barlow_twins),
         _gpu(cpu.nt_xent(32768, 512), F.nt_xent),
         cpu.graph_covariance(1_000_000, 128),

@@ -194,7 +194,7 @@ def cuda_two_views_workspace_size(
 ) -> int: ...
 def cuda_two_views_forward(
     views: ViewInputs, scale: Maybe, number: float, loss: View, weight: float, run: Run,
-    fast: bool, /
+    fast: bool, tries: bool, /
 ) -> None: ...
 def cuda_two_views_factors(
     views: ViewInputs, grad: View, run: Run, /

@@ -19,6 +19,8 @@ from ..primitives.pairwise import LeftOut, Logits, cuda
 
 __all__ = ["Views", "backward", "forward", "gradient_shapes", "is_fast", "shapes"]
 
+_FEWEST_TRIED = 4096
+_NARROW = 34.0  # |2 scale log2(e)| < 100 for rows that are at most 1.004 long: pairs.cuh
 _FORMS = {"stacked": 0, "rows": 1, "both": 2}  # ViewForm of csrc/fused/cuda/two_views.h
 
 
@@ -52,7 +54,7 @@ def _stats_size(n: int, reduction: str) -> int:
     single = 7 * n + (n + 127) // 128 * 8
     if reduction == "none":
         return single + 1
-    return (single + 2 * n + 3) // 4 * 4 + (2 * n + 3) // 4 * 8 + 1
+    return (single + 2 * n + 3) // 4 * 4 + (2 * n + 3) // 4 * 8 + 5
 
 
 class Views(NamedTuple):
@@ -91,6 +93,17 @@ def _weight(reduction: str, form: str, n: int) -> float:
     return 1 / (2 * n if form == "stacked" else n) if reduction == "mean" else 1.0
 
 
+def _tries_one_shift(
+    x: Views, scale: Tensor | None, number: float, reduction: str, unit: bool
+) -> bool:
+    """Whether one shift is tried for all logits beyond a narrow range: two launches more, which
+    many rows repay. Unit rows and a small number are narrow in any case.
+    """
+    if reduction == "none" or x.stats.dtype == torch.float64 or len(x.z1) < _FEWEST_TRIED:
+        return False
+    return scale is not None or not unit or abs(number) >= _NARROW
+
+
 def is_fast() -> bool:
     """Whether float32 products may be TF32."""
     return torch.get_float32_matmul_precision() != "highest"
@@ -116,6 +129,7 @@ def forward(
         _weight(reduction, form, len(z1)),
         (view(work), stream(z1)),
         is_fast(),
+        _tries_one_shift(x, scale, number, reduction, unit),
     )
     return loss, u, stats
 

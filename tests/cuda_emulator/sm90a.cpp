@@ -84,8 +84,9 @@ float dot_of(const Pairs& p, int64_t i, int64_t j) {
 // The epilogue is the real one; the products are made in the layout of wgmma's accumulator, m64n128, by rows of 64.
 void statistics_stand_in(const Pairs p, const HopperStatistics out) {
   auto& s = *reinterpret_cast<TileSumsShared*>(dynamic_shared());
-  const float limit = logit_limit<TileSumsTraits::kWarps>(p, s.slots);
-  if (threadIdx.x == 0) s.limit = limit;
+  if (is_done(p)) return;
+  const CommonShift shift = common_shift<TileSumsTraits::kWarps>(p, s.slots);
+  if (threadIdx.x == 0) s.shift = shift;
   __syncthreads();
   const int thread = threadIdx.x, lane = thread % 32;
   std::vector<float> products(128);
@@ -108,7 +109,8 @@ void pairwise_statistics_sm90a(const PairwiseProblem& problem, const HopperStati
 void sums_stand_in(const Pairs p, const SumsArgs args) {
   auto& s = *reinterpret_cast<SumsShared*>(dynamic_shared());
   constexpr int kThreads = SumsTraits::kGroups * SumsTraits::kGroup;
-  const float limit = logit_limit<kThreads / 32>(p, s.slots);
+  if (is_done(p)) return;
+  const CommonShift shift = common_shift<kThreads / 32>(p, s.slots);
   const int thread = threadIdx.x, group = thread / 128, warp = thread % 128 / 32, lane = thread % 32;
   const auto multiply = [&](int64_t row, int64_t tile, bool, const auto& use) {
     use([&](int at) {
@@ -118,7 +120,7 @@ void sums_stand_in(const Pairs p, const SumsArgs args) {
   };
   // both groups meet at the same barriers, so that one of all threads serves
   const auto barrier = [] { __syncthreads(); };
-  super_sums(p, args, SumsPlan(p, args, blockIdx.x), s, thread, limit, multiply,
+  super_sums(p, args, SumsPlan(p, args, blockIdx.x), s, thread, shift, multiply,
              Barriers<decltype(barrier), decltype(barrier)>{barrier, barrier});
 }
 

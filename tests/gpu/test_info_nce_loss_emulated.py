@@ -18,6 +18,7 @@ from sslspec_fast.primitives import _matmul
 from sslspec_fast.primitives.pairwise import cuda
 
 from ..support.agreement import BF16, F16, F32, F64, TOLERANCE
+from ..support.cones import CONES, cone_rows
 from ..support.emulation import emulated
 from ..support.tolerance import relative_error
 
@@ -90,24 +91,6 @@ def test_several_strips_and_the_kernel_of_hopper(
     assert launched.count("pairwise_shift") == launched.count("two_views_gradient") == 1
     # without a kernel of Hopper there is neither statistics nor weights
     assert not {"pairwise_statistics", "pairwise_weights"} & set(launched)
-
-
-CONES = ("random", "aligned", "collapsed", "narrow cone", "cosines about -0.1", "opposite cones")
-
-
-def cone_rows(case: str, n: int = 300, d: int = 32) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(3)
-    a, b, noise = (unit(torch.randn(n, d)) for _ in range(3))
-    axis = unit(torch.randn(1, d))
-    cone = unit(axis + 0.1 * a)
-    return {
-        "random": (a, b),
-        "aligned": (a, unit(a + 0.3 * noise)),
-        "collapsed": (a[:1].expand(n, d), a[:1].expand(n, d)),
-        "narrow cone": (cone, unit(cone + 0.01 * noise)),
-        "cosines about -0.1": (unit(a + 0.32 * axis), unit(b - 0.33 * axis)),
-        "opposite cones": (cone, -cone),
-    }[case]
 
 
 @pytest.mark.parametrize("dtype", [BF16, F32])

@@ -115,7 +115,7 @@ void info_nce_loss_begin(const ViewInputs& views, TensorView scale, double numbe
   check_form(v);
   if (scale.present()) v.check_scalar("scale", scale);
   const DeviceGuard guard(v.device);
-  views_unit(v, scale, number, KeptSums(v.kept<float>()).counter);
+  views_unit(v, scale, number, KeptSums(v.kept<float>()).counter, false);
 }
 
 void info_nce_loss_rows(const ViewInputs& views, int64_t row0, TensorView exponentials, TensorView scaled,

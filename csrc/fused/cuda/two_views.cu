@@ -111,20 +111,24 @@ void multiply(const Views& v, const T* factors, Weight* const (&weights)[2], int
 }
 
 template <typename T>
-void statistics(const Views& v, const ViewBuffers<T>& w) {
-  const PairwiseProblem p = v.problem<T>(0);
+void statistics(const Views& v, const ViewBuffers<T>& w, bool tries) {
+  PairwiseProblem p = v.problem<T>(0);
   if constexpr (std::is_same_v<T, double>) {
     double* negatives = v.stats<double>().negatives;
     pairwise_forward_f64(p, negatives);
     if (v.columns()) pairwise_forward_f64(v.problem<double>(1), negatives + v.n);
   } else {
     pairwise_statistics(p, w.x_parts, w.y_parts, w.tile_sums);
+    if (!tries) return;
+    pairwise_check_sums(p, w.x_parts, w.y_parts);
+    p.again = true;
+    pairwise_statistics(p, w.x_parts, w.y_parts, w.tile_sums);
   }
 }
 
 }  // namespace
 
-void views_unit(const Views& v, const TensorView& scale, double number, unsigned* counter) {
+void views_unit(const Views& v, const TensorView& scale, double number, unsigned* counter, bool tries) {
   const ViewInputs& in = v.in;
   dispatch_rows(kOp, v.dtype, [&](auto rows) {
     using Z = typename decltype(rows)::type;
@@ -135,7 +139,8 @@ void views_unit(const Views& v, const TensorView& scale, double number, unsigned
                          : in.unit ? views_unit_kernel<Z, 1, true>
                                 : views_unit_kernel<Z, 1, false>;
     launch("two_views_unit", unit, in.unit ? v.by_pair() : v.by_bound(), in.unit ? kViewThreads : kBoundThreads, 0,
-           v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number), counter);
+           v.stream, v.rows<Z>(), scale.as<T>(), static_cast<T>(number), counter,
+           v.keeps ? v.kept<T>().flushed : nullptr, tries);
   });
 }
 
@@ -154,9 +159,10 @@ int64_t two_views_workspace_size(int64_t n, int64_t width, int dtype, int form, 
 }
 
 void two_views_forward(const ViewInputs& views, TensorView scale, double number, TensorView loss, double weight,
-                       const Run& run, bool fast) {
+                       const Run& run, bool fast, bool tries) {
   const Views v(views, run, fast);
   v.check_loss("loss", loss);
+  SSLSPEC_CHECK(!tries || (v.keeps && v.real == DType::f32), kOp, ": one shift is tried for one number in float32");
   if (scale.present()) v.check_scalar("scale", scale);
   SSLSPEC_CHECK(
       loss.ndim == 0 || v.n <= 1 || (loss.stride[loss.ndim - 1] == 1 && (loss.ndim == 1 || loss.stride[0] == v.n)), kOp,
@@ -167,8 +173,8 @@ void two_views_forward(const ViewInputs& views, TensorView scale, double number,
     using Z = typename decltype(rows)::type;
     using T = Real<Z>;
     const ViewBuffers<T> w = buffers<T>(v, run.workspace, false, false);
-    views_unit(v, scale, number, w.counter);
-    statistics<T>(v, w);
+    views_unit(v, scale, number, w.counter, tries);
+    statistics<T>(v, w, tries);
     const PairwiseGrid grid(v.count(), v.count());
     LossTotal<T> total{};
     if (v.keeps) {

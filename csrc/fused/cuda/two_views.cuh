@@ -108,7 +108,8 @@ __device__ __forceinline__ void unit_pair(const ViewRows<Z>& p, int64_t i, Real<
 constexpr int kBoundThreads = 512;
 template <typename Z, int kWidth, bool kUnit>
 __global__ void __launch_bounds__(kUnit ? kViewThreads : kBoundThreads)
-    views_unit_kernel(const __grid_constant__ ViewRows<Z> p, const Real<Z>* scale, Real<Z> number, unsigned* counter) {
+    views_unit_kernel(const __grid_constant__ ViewRows<Z> p, const Real<Z>* scale, Real<Z> number, unsigned* counter,
+                      int32_t* flushed, bool tries) {
   using T = Real<Z>;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   T norm[2];
@@ -135,6 +136,7 @@ __global__ void __launch_bounds__(kUnit ? kViewThreads : kBoundThreads)
   if (blockIdx.x != 0 || threadIdx.x != 0) return;
   *p.stats.scale = scale == nullptr ? number : *scale;
   if (counter != nullptr) *counter = 0;
+  if (flushed != nullptr) *flushed = tries ? 0 : 1;
 }
 
 __device__ __forceinline__ double softplus(double x) { return fmax(x, 0.0) + log1p(exp(-fabs(x))); }
@@ -183,7 +185,8 @@ __global__ void __launch_bounds__(kViewThreads)
   __shared__ float slots[kViewWarps];
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kViewThreads + threadIdx.x, anchors = stacked ? 2 * n : n;
   const bool keeps = total.loss != nullptr;
-  const float limit = keeps && total.weights[0] != nullptr ? logit_limit<kViewWarps>(pairs, slots) : 0.0f;
+  CommonShift shift = {0.0f};
+  if (keeps && total.weights[0] != nullptr) shift = common_shift<kViewWarps>(pairs, slots);
   const T each = static_cast<T>(columns ? total.weight / 2 : total.weight);
   // the loss of the statistic `at` of anchor k; its factor and weight
   const auto loss_of = [&](int64_t at, int64_t k, ViewParts from, int64_t size, T positive) {
@@ -194,7 +197,7 @@ __global__ void __launch_bounds__(kViewThreads)
       total.factors[at] = factor;
       if constexpr (std::is_same_v<T, float>)
         if (total.weights[0] != nullptr)
-          total.weights[at < n ? 0 : 1][at < n ? at : at - n] = row_weight(limit, stats.negatives[at], factor);
+          total.weights[at < n ? 0 : 1][at < n ? at : at - n] = row_weight(shift, stats.negatives[at], factor);
     }
     return static_cast<T>(softplus(x));
   };
@@ -237,7 +240,8 @@ __global__ void __launch_bounds__(kViewThreads)
     views_factor_kernel(ViewStats<T> stats, int64_t n, bool second, const __grid_constant__ Pairs pairs,
                         LossGradient<T> grad, T* factors, Weight* weights, Weight* second_weights) {
   __shared__ float slots[kViewWarps];
-  const float limit = weights == nullptr ? 0.0f : logit_limit<kViewWarps>(pairs, slots);
+  CommonShift shift = {0.0f};
+  if (weights != nullptr) shift = common_shift<kViewWarps>(pairs, slots);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kViewThreads + threadIdx.x;
   if (row >= 2 * n) return;
   const int64_t o = row < n ? 0 : 1, i = row - o * n;
@@ -249,7 +253,7 @@ __global__ void __launch_bounds__(kViewThreads)
   const T factor = above * sigmoid(negatives - *stats.scale * stats.dot[i]);
   factors[row] = factor;
   if constexpr (std::is_same_v<T, float>)
-    if (weights != nullptr) (o == 0 ? weights : second_weights)[i] = row_weight(limit, negatives, factor);
+    if (weights != nullptr) (o == 0 ? weights : second_weights)[i] = row_weight(shift, negatives, factor);
 }
 
 template <typename Z>

@@ -30,7 +30,8 @@ struct ViewInputs {
                       // [0, width]: the rows are multiplied as they are (which needs them at 16 bytes)
   TensorView stats;   // out of the forward pass: [two_views_stats_size], norms (2n), x . y (n), a (2n: rows, then
                       // columns), ids (2n int32), bounds (8 ceil(n / 128)), where the loss is one number w (2n) for a
-                      // gradient of 1 and the weights of `pairwise` for it, and at the end the scale
+                      // gradient of 1, the weights of `pairwise` for it and whether one shift was not enough; and
+                      // at the end the scale
   int form;           // ViewForm
   bool unit;
   static constexpr auto fields() {
@@ -41,7 +42,8 @@ struct ViewInputs {
 
 void two_views_forward(const ViewInputs& views, TensorView scale, double number,  // [], or absent: the number
                        TensorView loss,  // out, [2, n] stacked, else [n]; or []: weight times the sum
-                       double weight, const Run& run, bool fast);
+                       double weight, const Run& run, bool fast,
+                       bool tries);  // one shift for all logits beyond a narrow range, of one number
 
 // w of the losses of all anchors to the first 2n elements of the workspace. grad: of them, any strides.
 void two_views_factors(const ViewInputs& views, TensorView grad, const Run& run);

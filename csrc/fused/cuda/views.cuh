@@ -10,11 +10,12 @@ inline constexpr const char* kViewsOp = "two_views";
 inline DType multiplied_type(DType rows) { return rows == DType::bf16 ? DType::bf16 : computed_type(rows); }
 
 // What the backward pass of one number reads of `stats`, behind the bounds: w, and in float32 the weights of both
-// operands, each at 16 bytes (bulk copies) unless stacked.
+// operands, each at 16 bytes (bulk copies) unless stacked; and whether one shift was not enough (pairs.cuh).
 template <typename T>
 struct KeptWeights {
   T* factors;
   Weight* weights[2];
+  int32_t* flushed;
   int64_t size;
 
   KeptWeights(T* base, int64_t n, bool stacked) {
@@ -23,7 +24,8 @@ struct KeptWeights {
                   second = stacked ? first + 2 * n : first + aligned(2 * n);
     factors = base + begin;
     weights[0] = reinterpret_cast<Weight*>(base + first), weights[1] = reinterpret_cast<Weight*>(base + second);
-    size = first + aligned(2 * n) + aligned(2 * n);
+    const int64_t end = first + aligned(2 * n) + aligned(2 * n);
+    flushed = reinterpret_cast<int32_t*>(base + end), size = end + 4;
   }
 };
 
@@ -131,6 +133,7 @@ struct Views {
     p.skip_self = true, p.symmetric = stacked();
     p.precision = fast ? Precision::fast : Precision::exact;
     p.x_bounds = bounds<T>(o), p.y_bounds = bounds<T>(1 - o);
+    if (keeps) p.flushed = kept<T>().flushed;
     p.device = device, p.stream = stream;
     return p;
   }
@@ -139,8 +142,8 @@ struct Views {
   dim3 by_row() const { return dim3(static_cast<unsigned>(ceil_div(2 * n, kViewThreads))); }
 };
 
-// The first launch of a forward pass: unit rows, ids and bounds, products x . y, the scale (absent: the number); and 0
-// to the counter.
-void views_unit(const Views& v, const TensorView& scale, double number, unsigned* counter);
+// The first launch of a forward pass: unit rows, ids and bounds, products x . y, the scale (absent: the number); 0 to the
+// counter; and whether one shift is tried for all logits.
+void views_unit(const Views& v, const TensorView& scale, double number, unsigned* counter, bool tries);
 
 }  // namespace sslspec::cuda

@@ -18,9 +18,10 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kBlocks)
 
   const bool sigmoid_part = c.bias != nullptr;
   const float bias = sigmoid_part ? *c.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
-  const float limit = sigmoid_part ? 0.0f : logit_limit<Traits::kWarps>(p, s.slots);
-  const bool one_exponential = sigmoid_part || is_narrow(limit);
-  const float shift = narrow_shift(limit);
+  CommonShift common = {0.0f};
+  if (!sigmoid_part) common = common_shift<Traits::kWarps>(p, s.slots);
+  const bool one_exponential = sigmoid_part || common.serves();
+  const float shift = common.value;
 
   load_rows<Traits, Traits::kRows>(s.x, p.x, i0);
   for (int at = threadIdx.x; at < 2 * Traits::kCols; at += Traits::kThreads) (&s.weight[0][0])[at] = kNoWeight;

@@ -2,16 +2,13 @@
 // sums, share.
 //
 // Shift. Every exponential of the first visit is 2^(s - shift), s the logit in powers of two, with one shift for all
-// rows: as large as overflow allows (kLargest), and not below 0. That costs no pass over the pairs. What is flushed to 0
-// is below 2^-126, and cannot matter in a row whose sum is at least m 2^kLeast: m such terms are less than 2^-24 of it.
+// rows: as large as overflow allows (pairs.cuh), and not below 0. That costs no pass over the pairs.
 // Tiles of 128 rows with a smaller sum are visited twice more: for the largest logit of each row, and with it as shift.
 #pragma once
 #include "pairwise/cuda/pairs.cuh"
 
 namespace sslspec::cuda {
 
-// Sums of 2^25 terms below 2^kLargest are finite, and so are their products with unit rows.
-inline constexpr float kLargest = 80.0f, kLeast = -102.0f;
 inline constexpr int kRedoneSpan = 64;  // tiles of a row of tiles that one block visits again
 
 __device__ __forceinline__ float one_sided_shift(float limit) {

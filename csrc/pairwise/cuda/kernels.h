@@ -31,6 +31,10 @@ struct PairwiseProblem {  // one orientation of the logits s_ij = scale_ij x_i .
   bool skip_by_column;                        // the pattern is stored by column of this orientation
   bool skip_self, symmetric;
   BlockBound *x_bounds, *y_bounds;  // made by pairwise_bounds; float64 has none
+  // A number, 0 while one shift for all rows and columns is being tried or has been enough (pairs.cuh), or null: none is
+  // tried beyond a narrow range. again: statistics that are to be made where the first ones set it.
+  int32_t* flushed;
+  bool again;
   Precision precision;
   int device;
   int64_t stream;
@@ -57,6 +61,8 @@ void pairwise_statistics(const PairwiseProblem& p,
                          Partial* x_parts,     // [y_supers, n]
                          Partial* y_parts,     // [x_supers, m], null without column statistics
                          Partial* tile_sums);  // [pairwise_tile_sums_size] when that is not 0
+// Sets *p.flushed where one shift for all was tried and a sum is too small for it.
+void pairwise_check_sums(const PairwiseProblem& p, const Partial* x_parts, const Partial* y_parts);
 int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns);
 // Merges the slots of every row in order: out_i = log sum_i, or the sum itself without `logarithm`.
 void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device,

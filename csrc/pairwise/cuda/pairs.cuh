@@ -2,8 +2,12 @@
 // pairs.
 //
 // Shift. All logits lie in [-limit, limit], limit = max |scale_i x_i| max |y_j|. While 2 limit log2(e) stays inside
-// the exponent range (kNarrow) the constant shift `limit` serves rows and columns with one exponential; otherwise a
-// running maximum per row and column is kept (forward) and the statistics themselves are the shift (backward).
+// the exponent range (kNarrow) the constant shift `limit` serves rows and columns with one exponential. Up to a limit of
+// kOneSided a constant may still serve, as large as overflow allows: limit - kLargest. What it flushes to 0 is below
+// 2^-126, and cannot matter to a row or column of n pairs whose sum is at least n 2^kLeast, which then is 2^24 times as
+// large as n such terms. Where the caller takes part (`flushed`), such a pass is made first; sums that are smaller set
+// the number, and the statistics are made again. Otherwise a running maximum per row and column is kept (forward) and
+// the statistics themselves are the shift (backward).
 // A problem and its transpose must have the same limit to the last bit, because the weights of one are used in
 // both: the norms are multiplied first, and a scalar scale comes last.
 #pragma once
@@ -22,6 +26,8 @@ inline constexpr float kLog2e = 1.4426950408889634f;
 // scaling in fp16 multiplies them by 2^16).
 inline constexpr float kNarrow = 100.0f;
 inline constexpr int kBoundRows = 128;  // rows per BlockBound
+// Likewise. Sums of 2^25 terms below 2^kLargest are finite, and so are their products with unit rows.
+inline constexpr float kLargest = 80.0f, kLeast = -102.0f, kOneSided = 160.0f;
 
 struct Pairs {
   Rows x, y;
@@ -31,6 +37,8 @@ struct Pairs {
   const int64_t *skip_indptr, *skip_indices;
   bool skip_by_column, skip_self, symmetric;
   const BlockBound *x_bounds, *y_bounds;
+  const int32_t* flushed;
+  bool again;
 };
 
 inline Rows rows_of(const TensorView& t) {
@@ -44,7 +52,8 @@ inline Pairs pairs_of(const PairwiseProblem& p) {
           p.scale_row,      p.scale_col,   p.x_ids,
           p.y_ids,          p.skip_indptr, p.skip_indices,
           p.skip_by_column, p.skip_self,   p.symmetric,
-          p.x_bounds,       p.y_bounds};
+          p.x_bounds,       p.y_bounds,    p.flushed,
+          p.again};
 }
 
 // Block `index` of the statistics: a super block of PairwiseGrid, of the upper triangle only if symmetric.
@@ -75,8 +84,23 @@ __device__ __forceinline__ float logit_limit(const Pairs& p, float* slots) {
   const float product = block_max<kWarps>(x, slots) * block_max<kWarps>(y, slots);
   return (p.scale_row || p.scale_col ? product : product * fabsf(*p.scale)) * kLog2e;
 }
-__device__ __forceinline__ bool is_narrow(float limit) { return 2 * limit < kNarrow; }  // false for NaN
-__device__ __forceinline__ float narrow_shift(float limit) { return limit * 1.0001f; }
+
+// One shift for every row and column, with one exponential; NaN where none serves.
+struct CommonShift {
+  float value;
+  __device__ __forceinline__ bool serves() const { return value == value; }
+};
+
+// The same in every thread; slots as of logit_limit.
+template <int kWarps>
+__device__ __forceinline__ CommonShift common_shift(const Pairs& p, float* slots) {
+  const float limit = logit_limit<kWarps>(p, slots);
+  if (2 * limit < kNarrow) return {limit * 1.0001f};
+  const bool tried = limit <= kOneSided && p.flushed != nullptr && *p.flushed == 0;  // not NaN
+  return {tried ? limit - kLargest : __int_as_float(0x7fffffff)};
+}
+// Statistics that are made again only where the first ones were flushed.
+__device__ __forceinline__ bool is_done(const Pairs& p) { return p.again && *p.flushed == 0; }
 
 // Are there pairs to leave out in rows i0 .. i0 + rows, columns j0 .. j0 + cols (padding included)? A tile never
 // crosses a multiple of kBoundRows. The same answer in every thread.
@@ -154,14 +178,13 @@ __device__ __forceinline__ float merged_log(const Partial* parts, int64_t slots,
   return static_cast<float>((static_cast<double>(total.top) + log2(static_cast<double>(total.sum))) * kLn2);
 }
 
-// The weight of a row with the statistic log_sum and the gradient `grad` of it; limit: of the logits (logit_limit).
-__device__ __forceinline__ Weight row_weight(float limit, float log_sum, float grad) {
-  const float shift = narrow_shift(limit);
+// The weight of a row with the statistic log_sum and the gradient `grad` of it.
+__device__ __forceinline__ Weight row_weight(CommonShift shift, float log_sum, float grad) {
   const bool empty = log_sum == negative_infinity();  // no pair in this row: no gradient
-  Weight w = {is_narrow(limit) ? shift : empty ? 0.0f : log_sum * kLog2e, 0.0f};
+  Weight w = {shift.serves() ? shift.value : empty ? 0.0f : log_sum * kLog2e, 0.0f};
   if (!empty && grad != 0)
-    w.factor = is_narrow(limit)
-                   ? static_cast<float>(grad * exp2(static_cast<double>(shift) - log_sum * 1.4426950408889634))
+    w.factor = shift.serves()
+                   ? static_cast<float>(grad * exp2(static_cast<double>(shift.value) - log_sum * 1.4426950408889634))
                    : grad;
   return w;
 }

@@ -69,13 +69,31 @@ __global__ void __launch_bounds__(kThreads)
   out[i] = total;
 }
 
+// A thread per row of x and, behind them, of y; parts: [slots, rows], null for none.
+__global__ void __launch_bounds__(kThreads)
+    check_kernel(const __grid_constant__ Pairs p, const Partial* x_parts, int64_t x_slots, const Partial* y_parts,
+                 int64_t y_slots, int32_t* flushed) {
+  __shared__ float slots[kWarps];
+  const float limit = logit_limit<kWarps>(p, slots);
+  if (2 * limit < kNarrow || limit > kOneSided) return;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const bool of_x = row < p.x.count;
+  const int64_t i = of_x ? row : row - p.x.count, n = of_x ? p.x.count : p.y.count;
+  const Partial* parts = of_x ? x_parts : y_parts;
+  if (parts == nullptr || i >= n) return;
+  float sum = 0;
+  for (int64_t s = 0; s < (of_x ? x_slots : y_slots); ++s) sum += parts[s * n + i].sum;
+  if (sum < static_cast<float>(of_x ? p.y.count : p.x.count) * exp2_fast(kLeast)) *flushed = 1;  // not NaN, which stays
+}
+
 __global__ void __launch_bounds__(kThreads) weights_kernel(const __grid_constant__ Pairs p, const float* lse,
                                                            const float* grad, int64_t n, bool sigmoid, Weight* out) {
   __shared__ float slots[kWarps];
-  const float limit = sigmoid ? 0.0f : logit_limit<kWarps>(p, slots);
+  CommonShift shift = {0.0f};
+  if (!sigmoid) shift = common_shift<kWarps>(p, slots);
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= n) return;
-  out[i] = sigmoid ? Weight{0.0f, grad[i]} : row_weight(limit, lse[i], grad[i]);
+  out[i] = sigmoid ? Weight{0.0f, grad[i]} : row_weight(shift, lse[i], grad[i]);
 }
 
 struct ReduceArgs {
@@ -123,6 +141,14 @@ void pairwise_bounds(const PairwiseProblem& p) {
   const int64_t y_blocks = p.symmetric ? 0 : ceil_div(y.rows.count, kBoundRows);
   launch("pairwise_bounds", bounds_kernel, dim3(static_cast<unsigned>(x_blocks + y_blocks)), kThreads, 0, p.stream, x,
          y, x_blocks, p.x.dtype == DType::bf16);
+}
+
+void pairwise_check_sums(const PairwiseProblem& p, const Partial* x_parts, const Partial* y_parts) {
+  const DeviceGuard guard(p.device);
+  const int64_t n = p.x.shape[0], m = p.y.shape[0];
+  const PairwiseGrid grid(n, m);
+  launch("pairwise_check_sums", check_kernel, dim3(blocks_for(y_parts == nullptr ? n : n + m, kThreads)), kThreads, 0,
+         p.stream, pairs_of(p), x_parts, grid.y_supers, y_parts, grid.x_supers, p.flushed);
 }
 
 void pairwise_finish(const Partial* parts, int64_t slots, int64_t n, bool logarithm, float* out, int device,

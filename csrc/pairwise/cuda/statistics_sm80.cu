@@ -138,6 +138,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
                       int64_t span, int64_t y_supers, bool resident) {
   using Math = typename Traits::Math;
   constexpr int kTile = TileTraits::kRows;
+  if (is_done(p)) return;
   unsigned char* shared = dynamic_shared();
   const TilePipe pipe(shared, p.x.bytes, resident);
   StatisticsShared<Traits>& s =
@@ -153,9 +154,10 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
                       : y_parts == nullptr ? nullptr
                                            : y_parts + super.x * p.y.count;
 
-  const float limit = Traits::kSigmoid ? 0.0f : logit_limit<TileTraits::kWarps>(p, s.slots);
-  const bool narrow = Traits::kSigmoid || is_narrow(limit);
-  const float shift = narrow_shift(limit), bias = Traits::kSigmoid ? *bias_pointer : 0.0f;
+  CommonShift common = {0.0f};
+  if constexpr (!Traits::kSigmoid) common = common_shift<TileTraits::kWarps>(p, s.slots);
+  const bool narrow = Traits::kSigmoid || common.serves();
+  const float shift = common.value, bias = Traits::kSigmoid ? *bias_pointer : 0.0f;
   const Partial empty = {narrow ? (Traits::kSigmoid ? 0.0f : shift) : negative_infinity(), 0.0f};
   for (int64_t i = x_begin * kTile + threadIdx.x; i < min(x_end * kTile, p.x.count); i += blockDim.x)
     rows_out[i] = empty;

@@ -42,9 +42,10 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
   const int64_t last = min(first + Traits::kSpan, ceil_div(p.y.count, kTile));
   const bool sigmoid_part = out.bias != nullptr;
   const float bias = sigmoid_part ? *out.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
-  const float limit = sigmoid_part ? 0.0f : logit_limit<TileTraits::kWarps>(p, s.slots);
-  const bool one_exponential = sigmoid_part || is_narrow(limit);
-  const float shift = narrow_shift(limit);
+  CommonShift common = {0.0f};
+  if (!sigmoid_part) common = common_shift<TileTraits::kWarps>(p, s.slots);
+  const bool one_exponential = sigmoid_part || common.serves();
+  const float shift = common.value;
   const bool aligned = out.pitch % 2 == 0;
 
   if (threadIdx.x < kTile) {

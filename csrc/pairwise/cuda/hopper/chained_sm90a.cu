@@ -157,14 +157,14 @@ __device__ __forceinline__ void clear_left_out(Fragment& acc, const uint32_t* bi
 
 template <typename Traits>
 __device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShared<Traits>& s, int64_t first,
-                                        int64_t last, float limit) {
+                                        int64_t last, CommonShift common) {
   using namespace cute;
   const Pairs& p = a.pairs;
   const int thread = threadIdx.x - 128, group = thread / 128, lane = thread % 32;
   const int64_t i0 = static_cast<int64_t>(blockIdx.x) * Traits::kRows;
   const int own_row = group * 64 + thread % 128 / 32 * 16 + lane / 4;  // and the one 8 below
-  const bool narrow = is_narrow(limit);
-  const float shift = narrow_shift(limit);
+  const bool narrow = common.serves();
+  const float shift = common.value;
   Weight row[2];
   float scale[2];
 #pragma unroll
@@ -277,7 +277,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) hopper_kernel(const __gri
   HopperShared<Traits>& s = *reinterpret_cast<HopperShared<Traits>*>(base);
   const int64_t tiles = ceil_div(a.pairs.y.count, Traits::kCols);
   const int64_t first = tiles * blockIdx.y / a.c.splits, last = tiles * (blockIdx.y + 1) / a.c.splits;
-  const float limit = logit_limit<Traits::kThreads / 32>(a.pairs, s.slots);
+  const CommonShift common = common_shift<Traits::kThreads / 32>(a.pairs, s.slots);
   // no weights of columns: no copy, and these to read
   for (int at = threadIdx.x; at < Traits::kStages * Traits::kCols; at += Traits::kThreads)
     (&s.weight[0][0])[at] = kNoWeight;
@@ -296,7 +296,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) hopper_kernel(const __gri
     if (threadIdx.x == 0) produce(a, s, first, last);
   } else {
     cutlass::arch::warpgroup_reg_alloc<232>();
-    consume(a, s, first, last, limit);
+    consume(a, s, first, last, common);
   }
 }
 

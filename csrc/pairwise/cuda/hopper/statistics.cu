@@ -10,13 +10,13 @@ namespace {
 
 // Tiles first .. first + tiles (of 128) of the Hopper pass, [tiles, pitch] sums of `count` rows or columns, into
 // partial results of `span` tiles each; block row 0 is the slot of tile `first`. A slot that an earlier chunk has begun
-// goes on from there.
+// goes on from there. flushed: null, or of statistics that are made again.
 __global__ void __launch_bounds__(TileTraits::kThreads)
-    gather_kernel(const Partial* sums, int64_t pitch, int64_t first, int64_t tiles, int64_t count, int64_t span,
-                  Partial* parts, int64_t step) {
+    gather_kernel(const int32_t* flushed, const Partial* sums, int64_t pitch, int64_t first, int64_t tiles,
+                  int64_t count, int64_t span, Partial* parts, int64_t step) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x,
                 slot = first / span + blockIdx.y;
-  if (i >= count) return;
+  if (i >= count || (flushed != nullptr && *flushed == 0)) return;
   Partial& out = parts[slot * step + i];
   const int64_t begin = max(slot * span, first), end = min((slot + 1) * span, first + tiles);
   Partial total = begin > slot * span ? out : sums[(begin - first) * pitch + i];
@@ -61,8 +61,8 @@ void hopper_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_pa
                           Partial* parts, int64_t stride) {
     const dim3 grid(static_cast<unsigned>(ceil_div(count, TileTraits::kThreads)),
                     static_cast<unsigned>(ceil_div(first + tiles, span) - first / span));
-    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, sums, pitch, first, tiles, count,
-           span, parts, stride);
+    launch("pairwise_gather", gather_kernel, grid, TileTraits::kThreads, 0, p.stream, p.again ? p.flushed : nullptr,
+           sums, pitch, first, tiles, count, span, parts, stride);
   };
   for (int64_t row0 = 0; row0 < n; row0 += step) {
     const int64_t rows = n - row0 < step ? n - row0 : step;

@@ -91,13 +91,14 @@ struct StatisticsTraits {
   using Plain = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
   static_assert(Plain::SharedStorageSize <= cutlass::gemm::collective::detail::sm90_smem_capacity_bytes);
 
-  // The limit of the logits goes to the epilogue through its shared memory; all blocks agree about it.
+  // The shift goes to the epilogue through its shared memory; all blocks agree about it.
   struct Kernel : Plain {
     __device__ __forceinline__ void operator()(const typename Plain::Params& params, char* shared) {
+      if (is_done(params.epilogue.pairs)) return;  // all blocks, before the first barrier of a cluster
       auto& s = reinterpret_cast<typename Plain::SharedStorage*>(shared)->tensors.epilogue;
       static_assert(sizeof(s.slots) / sizeof(float) == Plain::MaxThreadsPerBlock / 32);
-      const float limit = logit_limit<Plain::MaxThreadsPerBlock / 32>(params.epilogue.pairs, s.slots);
-      if (threadIdx.x == 0) s.limit = limit;
+      const CommonShift shift = common_shift<Plain::MaxThreadsPerBlock / 32>(params.epilogue.pairs, s.slots);
+      if (threadIdx.x == 0) s.shift = shift;
       __syncthreads();
       Plain::operator()(params, shared);
     }

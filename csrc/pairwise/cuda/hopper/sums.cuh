@@ -55,15 +55,15 @@ struct Barriers {
 // row.
 template <typename Multiply, typename Group, typename All>
 __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, const SumsPlan& plan, SumsShared& s,
-                                           int thread, float limit, Multiply&& multiply,
+                                           int thread, CommonShift shift, Multiply&& multiply,
                                            const Barriers<Group, All>& wait) {
   using Traits = SumsTraits;
   constexpr int kTile = Traits::kTile, kThreads = Traits::kGroups * Traits::kGroup;
   const int group = thread / Traits::kGroup, local = thread % Traits::kGroup, lane = thread % 32;
   const int own_row = local / 32 * 16 + lane / 4;  // of the group's 64, and the one 8 below
-  const bool sigmoid_part = a.bias != nullptr, narrow = !sigmoid_part && is_narrow(limit);
+  const bool sigmoid_part = a.bias != nullptr, narrow = !sigmoid_part && shift.serves();
   const float bias = sigmoid_part ? *a.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
-  const Partial none = {negative_infinity(), 0.0f}, empty = narrow ? Partial{narrow_shift(limit), 0.0f} : none;
+  const Partial none = {negative_infinity(), 0.0f}, empty = narrow ? Partial{shift.value, 0.0f} : none;
   Partial* rows_out = a.x_parts + plan.super.y * p.x.count;
   Partial* cols_out = p.symmetric            ? a.x_parts + plan.super.x * p.x.count
                       : a.y_parts == nullptr ? nullptr
@@ -97,7 +97,7 @@ __device__ __forceinline__ void super_sums(const Pairs& p, const SumsArgs& a, co
           const bool with_columns = cols_out != nullptr && !(p.symmetric && row == tile);
           if (with_columns) wait.group();  // the parts of the last tile have been read
           Partial found[1][2];
-          tile_sums(x, sigmoid_part, limit, with_columns, found, s.part[group][local / 32]);
+          tile_sums(x, sigmoid_part, shift, with_columns, found, s.part[group][local / 32]);
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             if (narrow)

@@ -96,7 +96,7 @@ __device__ __forceinline__ void produce(const Args& a, const SumsPlan& plan, Sha
     }
 }
 
-__device__ __forceinline__ void consume(const Args& a, const SumsPlan& plan, Shared& s, float limit) {
+__device__ __forceinline__ void consume(const Args& a, const SumsPlan& plan, Shared& s, CommonShift shift) {
   using namespace cute;
   const int thread = threadIdx.x - SumsTraits::kGroup, group = thread / SumsTraits::kGroup, lane = thread % 32;
   auto sx = make_tensor(make_smem_ptr(s.x), LayoutX{});
@@ -141,15 +141,16 @@ __device__ __forceinline__ void consume(const Args& a, const SumsPlan& plan, Sha
   };
   const auto of_group = [&] { cutlass::arch::NamedBarrier::sync(SumsTraits::kGroup, 1 + group); };
   const auto of_all = [] { cutlass::arch::NamedBarrier::sync(SumsTraits::kGroups * SumsTraits::kGroup, 3); };
-  super_sums(a.pairs, a.sums, plan, s.sums, thread, limit, multiply,
+  super_sums(a.pairs, a.sums, plan, s.sums, thread, shift, multiply,
              Barriers<decltype(of_group), decltype(of_all)>{of_group, of_all});
 }
 
 __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant__ Args a) {
+  if (is_done(a.pairs)) return;
   const auto base = (reinterpret_cast<uintptr_t>(dynamic_shared()) + 1023) / 1024 * 1024;
   Shared& s = *reinterpret_cast<Shared*>(base);
   const SumsPlan plan(a.pairs, a.sums, blockIdx.x);
-  const float limit = logit_limit<kThreads / 32>(a.pairs, s.sums.slots);
+  const CommonShift shift = common_shift<kThreads / 32>(a.pairs, s.sums.slots);
   if (threadIdx.x == 0) {
     for (int buffer = 0; buffer < 2; ++buffer) {
       FullBarrier::init(&s.x_full[buffer], 1);
@@ -167,7 +168,7 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
     if (threadIdx.x == 0) produce(a, plan, s);
   } else {
     cutlass::arch::warpgroup_reg_alloc<232>();
-    consume(a, plan, s, limit);
+    consume(a, plan, s, shift);
   }
 }
 

@@ -24,7 +24,8 @@ struct TileSumsTraits {
 struct TileSumsShared {
   uint32_t mask[TileSumsTraits::kTile * TileSumsTraits::kTile / 32];
   Partial column[TileSumsTraits::kWarps][TileSumsTraits::kTile];  // by warp, each of which owns rows of its own
-  float slots[12], limit;                                         // limit: logit_limit, which the kernel writes first
+  float slots[12];
+  CommonShift shift;  // which the kernel writes first
 };
 
 inline constexpr float kNarrowPart = 120.0f;  // in powers of two: the smallest term is a normal number
@@ -164,11 +165,11 @@ __device__ __forceinline__ void sums_of_softplus(const float (&x)[kSize], Partia
 
 // Sums over a thread's rows, and (softmax) over the warp's columns into `column`.
 template <int kSize>
-__device__ __forceinline__ void tile_sums(const float (&x)[kSize], bool sigmoid_part, float limit, bool with_columns,
-                                          Partial (&rows)[kSize / 64][2], Partial* column) {
+__device__ __forceinline__ void tile_sums(const float (&x)[kSize], bool sigmoid_part, CommonShift shift,
+                                          bool with_columns, Partial (&rows)[kSize / 64][2], Partial* column) {
   if (sigmoid_part) return sums_of_softplus(x, rows);
-  const bool narrow = is_narrow(limit);
-  float2 range = {0.0f, narrow_shift(limit)};  // one constant for all
+  const bool narrow = shift.serves();
+  float2 range = {0.0f, shift.value};  // one constant for all
   if (!narrow) range = logit_range(x);
   if (narrow || range.y - range.x < kNarrowPart)
     sums_of_one_top(x, range.y, narrow, with_columns, rows, column);
@@ -202,7 +203,7 @@ __device__ __forceinline__ void store_tile_sums(const Pairs& p, const HopperStat
 
   const bool with_columns = out.column_sums != nullptr && j0 >= out.col_begin;
   Partial rows[2][2];
-  tile_sums(x, sigmoid_part, s.limit, with_columns, rows, s.column[thread / 32]);
+  tile_sums(x, sigmoid_part, s.shift, with_columns, rows, s.column[thread / 32]);
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
     const int row = local + first_row + k / 2 * 64 + k % 2 * 8;

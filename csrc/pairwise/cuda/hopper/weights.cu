@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads)
   __shared__ float slots[TileTraits::kWarps];
   const int64_t i = static_cast<int64_t>(blockIdx.x) * TileTraits::kThreads + threadIdx.x;
   if (blockIdx.x == 0) {
-    const bool one = y_weights == nullptr || is_narrow(logit_limit<TileTraits::kWarps>(p, slots));
+    const bool one = y_weights == nullptr || common_shift<TileTraits::kWarps>(p, slots).serves();
     if (threadIdx.x == 0) *out.kind = bias != nullptr ? kSigmoid : one ? kOneExponential : kTwoExponentials;
   }
   if (i < p.x.count) {
