@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ def _ours(case: Case, loss: Callable[..., Tensor]) -> Case:
 
 
 def _beside(
-    case: Case, loss: Callable[..., Tensor], label: str, module: ModuleType, threshold: str
+    case: Case, loss: Callable[..., Tensor], label: str, module: Any, threshold: str
 ) -> Case:
     """The way of fewer rows beside the one that many rows take from `threshold` of `module` on."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -40,10 +41,24 @@ def test_both_forms_compute_one_loss(case: Case) -> None:
     assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_the_way_of_fewer_rows_stands_beside_that_of_many() -> None:
+    thresholds, found = SimpleNamespace(fewest=4096), []
+
+    def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        found.append(thresholds.fewest)
+        return (a * b).sum()
+
+    case = gpu_cases._beside(cases.nt_xent(16, 8), loss, "other", thresholds, "fewest")
+    case.variants["fused, other"](torch.ones(2, 2), torch.ones(2, 2))
+    assert found == [1 << 62]
+    assert thresholds.fewest == 4096
+
+
 def test_every_family_of_the_catalogue_has_a_case() -> None:
     families = {case.family for case in gpu_cases.all_cases()}
     assert families >= {case.family for case in SMALL} | {
-        *("clip", "siglip", "barlow", "spectral", "graph_covariance", "sigreg", "gist")
+        *("clip", "siglip", "info_nce", "barlow", "spectral", "graph_covariance", "sigreg", "gist")
     }
 
 
