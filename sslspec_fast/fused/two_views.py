@@ -269,12 +269,12 @@ def _softmax_loss(
     form: str,
     unit: bool,
 ) -> Tensor:
-    if form == "rows" and reduction != "none" and weight is None and has_info_nce_total(z1, z2):
-        each = 1.0 / len(z1) if reduction == "mean" else 1.0
-        return info_nce_total(z1, z2, scale, each, unit=unit)
     if z1.is_cuda:
-        tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
         how = reduction if weight is None else "none"
+        if form == "rows" and how != "none" and has_info_nce_total(z1, z2):
+            each = 1.0 / len(z1) if reduction == "mean" else 1.0
+            return info_nce_total(z1, z2, scale, each, unit=unit)
+        tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
         losses = _losses_cuda(z1, z2, tensor, number, how, form, unit)[0]
         return losses if weight is None else reduce_rows(losses, reduction, weight)
     if reduction == "none" or _transformed():
