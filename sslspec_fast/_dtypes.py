@@ -17,8 +17,8 @@ def widen(x: Tensor) -> Tensor:
 
 
 def own_rows(z: Tensor) -> Tensor:
-    """Rows for a primitive that reads half precision itself on a GPU."""
-    return z if z.is_cuda else widen(z)
+    """Rows for a primitive that reads half precision itself on a GPU, and bfloat16 on a CPU."""
+    return z if z.is_cuda or z.dtype == torch.bfloat16 else widen(z)
 
 
 def is_half(z: Tensor) -> bool:

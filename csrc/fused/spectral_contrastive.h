@@ -18,11 +18,11 @@ struct SpectralWeights {
   }
 };
 
-void spectral_contrastive(TensorView z1, TensorView z2,  // [n, d]
+void spectral_contrastive(TensorView z1, TensorView z2,  // [n, d]; with `half` also bfloat16
                           const SpectralWeights& weights,
                           bool half,                // products of rows rounded to bfloat16, added up in float32
                           TensorView value,         // [2] float64 out
-                          const TensorPair& grads,  // [n, d] out, or absent
+                          const TensorPair& grads,  // [n, d] out in float (double), or absent
                           const Run& run);
 
 }  // namespace sslspec

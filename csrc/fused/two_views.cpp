@@ -16,6 +16,9 @@ namespace {
 constexpr const char* kOp = "two_views";
 using cpu::ViewForm;
 
+// Rows that are read in bfloat16.
+bool is_narrow(DType rows, const ViewLoss& loss) { return loss.half && rows == DType::bf16; }
+
 // `rows` in float or double needs each row's own sum alone: one visit of the logits (pairwise/cpu/value_and_grad.h).
 bool by_panels(const ViewLoss& loss) { return loss.gradient && !loss.half && ViewForm(loss.form) == ViewForm::rows; }
 
@@ -23,13 +26,13 @@ bool by_panels(const ViewLoss& loss) { return loss.gradient && !loss.half && Vie
 template <typename T>
 struct Workspace {
   int32_t* ids = nullptr;  // stacked: both views of a sample share its number
-  T *u = nullptr, *norm = nullptr, *negatives = nullptr, *losses = nullptr, *own = nullptr, *along = nullptr,
-    *of_bias = nullptr;
+  T *u = nullptr, *norm = nullptr, *factor_of_row = nullptr, *negatives = nullptr, *losses = nullptr, *own = nullptr,
+    *along = nullptr, *of_bias = nullptr;
   uint16_t* half = nullptr;
   T *products = nullptr, *panel = nullptr, *pairwise = nullptr;
   int64_t size = 0;
 
-  Workspace(T* base, int64_t n, int64_t d, const ViewLoss& loss) {
+  Workspace(T* base, int64_t n, int64_t d, const ViewLoss& loss, bool narrow) {
     const auto take = [&](int64_t count) {
       T* p = base == nullptr ? nullptr : base + size;
       size += (count + 63) / 64 * 64;
@@ -38,8 +41,10 @@ struct Workspace {
     const bool stacked = ViewForm(loss.form) == ViewForm::stacked;
     const int64_t all = stacked ? 2 * n : n;  // rows of either operand
     if (stacked) ids = reinterpret_cast<int32_t*>(take(2 * n));
-    if (loss.unit) u = take(2 * n * d), norm = take(2 * n);
-    if (loss.half) half = reinterpret_cast<uint16_t*>(take(n * d));
+    if (loss.unit) norm = take(2 * n);
+    if (loss.unit && narrow) factor_of_row = take(2 * n);
+    if (loss.unit && !narrow) u = take(2 * n * d);
+    if (loss.half && (loss.unit || !narrow)) half = reinterpret_cast<uint16_t*>(take(n * d));
     negatives = take(2 * n), losses = take(2 * n);
     if (loss.gradient) own = take(2 * n), along = take(2 * n), of_bias = take(n);
     if (loss.gradient && stacked) products = take(2 * n * d);
@@ -49,24 +54,27 @@ struct Workspace {
   }
 };
 
-template <typename T>
+// Value: what the rows hold in memory, bfloat16 only where they are multiplied as such.
+template <typename T, typename Value>
 struct Views {
+  static constexpr bool kNarrow = cpu::TwoViewsArgs<T, Value>::kNarrow;
   const ViewLoss& loss;
-  cpu::TwoViewsArgs<T> rows{};
+  cpu::TwoViewsArgs<T, Value> rows{};
   cpu::PairwiseArgs<T> pairs{};
   Workspace<T> w;
 
   Views(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run)
-      : loss(loss), w(run.workspace.as<T>(), in.z.first.shape[0], in.z.first.shape[1], loss) {
+      : loss(loss), w(run.workspace.as<T>(), in.z.first.shape[0], in.z.first.shape[1], loss, kNarrow) {
     const int64_t n = in.z.first.shape[0], d = in.z.first.shape[1];
     const bool stacked = ViewForm(loss.form) == ViewForm::stacked;
     rows.n = n, rows.d = d, rows.form = ViewForm(loss.form), rows.threads = run.threads;
-    rows.z[0] = in.z.first.as<T>(), rows.ldz[0] = in.z.first.stride[0];
-    rows.z[1] = in.z.second.as<T>(), rows.ldz[1] = in.z.second.stride[0];
+    rows.z[0] = in.z.first.as<Value>(), rows.ldz[0] = in.z.first.stride[0];
+    rows.z[1] = in.z.second.as<Value>(), rows.ldz[1] = in.z.second.stride[0];
     rows.scale = in.scale.present() ? *in.scale.as<T>() : static_cast<T>(in.number);
     rows.bias = in.bias.present() ? *in.bias.as<T>() : static_cast<T>(in.offset);
     rows.weight = in.weight.as<T>(), rows.factor = loss.factor, rows.largest = largest_weight();
-    rows.u = w.u, rows.norm = w.norm, rows.half = w.half, rows.negatives = w.negatives, rows.losses = w.losses;
+    rows.unit = loss.unit, rows.u = w.u, rows.norm = w.norm, rows.factor_of_row = w.factor_of_row, rows.half = w.half,
+    rows.negatives = w.negatives, rows.losses = w.losses;
     rows.own = w.own, rows.along = w.along, rows.of_bias = w.of_bias;
     rows.loss = out.loss.as<T>(), rows.samples = out.samples.as<T>(), rows.grad_scale = out.grad_scale.as<T>();
     rows.grad_bias = out.grad_bias.as<T>();
@@ -74,8 +82,11 @@ struct Views {
 
     for (int64_t i = 0; stacked && i < 2 * n; ++i) w.ids[i] = static_cast<int32_t>(i % n);
     pairs.n = pairs.m = stacked ? 2 * n : n, pairs.d = d;
-    pairs.a = rows.rows(0), pairs.lda = rows.stride(0);
-    pairs.b = rows.rows(stacked ? 0 : 1), pairs.ldb = rows.stride(stacked ? 0 : 1);
+    if constexpr (!kNarrow) {
+      const auto row = [&](int view) { return loss.unit ? w.u + view * n * d : rows.z[view]; };
+      pairs.a = row(0), pairs.lda = loss.unit ? d : rows.ldz[0];
+      pairs.b = row(stacked ? 0 : 1), pairs.ldb = loss.unit ? d : rows.ldz[stacked ? 0 : 1];
+    }
     pairs.ids_a = pairs.ids_b = w.ids, pairs.skip_self = true;
     pairs.symmetric = stacked, pairs.columns = rows.form == ViewForm::both, pairs.scale = &rows.scale,
     pairs.bias = &rows.bias;
@@ -97,14 +108,18 @@ struct Views {
   }
 
   cpu::PairwiseBf16Args in_half() const {
-    cpu::PairwiseBf16Args q{pairs, rows.half, rows.half + (pairs.symmetric ? 0 : rows.n * rows.d)};
+    cpu::PairwiseBf16Args q{pairs, w.half, w.half + (pairs.symmetric ? 0 : rows.n * rows.d)};
     q.lda = q.ldb = rows.d;
+    if (kNarrow && !loss.unit) {  // as they came
+      q.half_a = reinterpret_cast<const uint16_t*>(rows.z[0]), q.lda = rows.ldz[0];
+      q.half_b = reinterpret_cast<const uint16_t*>(rows.z[1]), q.ldb = rows.ldz[1];
+    }
     return q;
   }
 
   // Loss and weights of the rows with the products of their gradient.
   void one_visit() {
-    SSLSPEC_CALL(views_positives<T>, rows);
+    SSLSPEC_CALL(views_positives, rows);
     cpu::OnePositiveArgs<T> q{pairs, w.along, w.negatives, w.panel};
     q.pairwise.row_lse = w.losses, q.pairwise.grad_row = w.own;
     SSLSPEC_CALL(pairwise_one_positive<T>, q);
@@ -113,7 +128,7 @@ struct Views {
 
   // What `pairwise` makes of the pairs, and the losses of the rows, between statistics and gradient or after both.
   void multiply() {
-    const auto losses = [&] { SSLSPEC_CALL(views_losses<T>, rows); };
+    const auto losses = [&] { SSLSPEC_CALL(views_losses, rows); };
     const bool softmax = rows.form != ViewForm::sigmoid, gradient = loss.gradient;
     if (!softmax && gradient) pairs.row_lse = w.of_bias, pairs.row_sum = w.negatives;
 #ifdef SSLSPEC_X86_BF16
@@ -128,22 +143,24 @@ struct Views {
         return losses();
       }
 #endif
-    if (by_panels(loss)) return one_visit();
-    if (softmax && gradient) return SSLSPEC_CALL(pairwise_value_and_grad<T>, pairs, cpu::Callback::to(losses));
-    if (softmax)
-      SSLSPEC_CALL(pairwise_forward<T>, pairs);
-    else if (gradient)
-      SSLSPEC_CALL(pairwise_sigmoid_backward<T>, pairs);
-    else
-      SSLSPEC_CALL(pairwise_sigmoid_forward<T>, pairs);
-    losses();
+    if constexpr (!kNarrow) {
+      if (by_panels(loss)) return one_visit();
+      if (softmax && gradient) return SSLSPEC_CALL(pairwise_value_and_grad<T>, pairs, cpu::Callback::to(losses));
+      if (softmax)
+        SSLSPEC_CALL(pairwise_forward<T>, pairs);
+      else if (gradient)
+        SSLSPEC_CALL(pairwise_sigmoid_backward<T>, pairs);
+      else
+        SSLSPEC_CALL(pairwise_sigmoid_forward<T>, pairs);
+      losses();
+    }
   }
 
   void run() {
-    SSLSPEC_CALL(views_rows<T>, rows);
+    SSLSPEC_CALL(views_rows, rows);
     multiply();
-    SSLSPEC_CALL(views_total<T>, rows);
-    if (loss.gradient) SSLSPEC_CALL(views_gradient<T>, rows);
+    SSLSPEC_CALL(views_total, rows);
+    if (loss.gradient) SSLSPEC_CALL(views_gradient, rows);
   }
 };
 
@@ -151,18 +168,18 @@ void check(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, c
   const auto& [z1, z2] = in.z;
   SSLSPEC_CHECK(z1.ndim == 2, kOp, ": z1 must be (n, d), got ", shape_text(z1));
   const int64_t n = z1.shape[0], d = z1.shape[1];
-  const DType kind = z1.dtype;
-  check_matrix(kOp, "z1", z1, n, d, kind, kCpu);
-  check_matrix(kOp, "z2", z2, n, d, kind, kCpu);
+  const DType kind = is_narrow(z1.dtype, loss) ? DType::f32 : z1.dtype;
+  check_matrix(kOp, "z1", z1, n, d, z1.dtype, kCpu);
+  check_matrix(kOp, "z2", z2, n, d, z1.dtype, kCpu);
   if (in.scale.present()) check_dense(kOp, "scale", in.scale, 0, nullptr, kind, kCpu);
   if (in.weight.present()) check_vector(kOp, "weight", in.weight, n, kind, kCpu);
   if (in.bias.present()) check_dense(kOp, "bias", in.bias, 0, nullptr, kind, kCpu);
   SSLSPEC_CHECK(0 <= loss.form && loss.form <= 3, kOp, ": form must be 0, 1, 2 or 3, got ", loss.form);
   SSLSPEC_CHECK(!loss.half || (kind == DType::f32 && cpu::bf16_products()), kOp,
-                ": this processor does not multiply rows of ", kind, " in bfloat16");
+                ": this processor does not multiply rows of ", z1.dtype, " in bfloat16");
   check_dense(kOp, "loss", out.loss, 0, nullptr, kind, kCpu);
   if (out.samples.present()) check_vector(kOp, "samples", out.samples, n, kind, kCpu);
-  check_vector(kOp, "workspace", run.workspace, two_views_workspace_size(n, d, int(kind), loss), kind, kCpu);
+  check_vector(kOp, "workspace", run.workspace, two_views_workspace_size(n, d, int(z1.dtype), loss), kind, kCpu);
   if (!loss.gradient) return;
   if (out.grad_scale.present()) check_dense(kOp, "grad_scale", out.grad_scale, 0, nullptr, kind, kCpu);
   if (out.grad_bias.present()) check_dense(kOp, "grad_bias", out.grad_bias, 0, nullptr, kind, kCpu);
@@ -176,22 +193,30 @@ void check(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, c
   }
 }
 
+// f(Type<T>, Type<Value>) for rows of that dtype
+template <typename F>
+void with_types(DType rows, const ViewLoss& loss, const F& f) {
+  if (is_narrow(rows, loss)) return f(Type<float>{}, Type<cpu::Bfloat16>{});
+  dispatch_float(kOp, rows, [&](auto t) { f(t, t); });
+}
+
 }  // namespace
 
 int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, const ViewLoss& loss) {
   int64_t size = 0;
-  dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
+  const DType rows = static_cast<DType>(dtype);
+  with_types(rows, loss, [&](auto t, auto) {
     using T = typename decltype(t)::type;
-    size = Workspace<T>(nullptr, n, d, loss).size;
+    size = Workspace<T>(nullptr, n, d, loss, is_narrow(rows, loss)).size;
   });
   return size;
 }
 
 void two_views(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run) {
   check(in, loss, out, run);
-  dispatch_float(kOp, in.z.first.dtype, [&](auto t) {
+  with_types(in.z.first.dtype, loss, [&](auto t, auto value) {
     using T = typename decltype(t)::type;
-    Views<T> views(in, loss, out, run);
+    Views<T, typename decltype(value)::type> views(in, loss, out, run);
     cpu::in_team(run.threads, [&] { views.run(); });
   });
 }

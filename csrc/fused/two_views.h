@@ -18,7 +18,7 @@ namespace sslspec {
 struct ViewLoss {
   int form;           // as in cpu/two_views.h: 0 stacked, 1 rows, 2 both, 3 sigmoid
   bool unit;          // normalise the rows
-  bool half;          // products of rows rounded to bfloat16 (`bf16_products`, float32 only)
+  bool half;          // products of rows rounded to bfloat16 (`bf16_products`, float32 and bfloat16 rows)
   bool gradient;      // make it
   double factor = 1;  // of the loss
   static constexpr auto fields() {
@@ -27,7 +27,7 @@ struct ViewLoss {
 };
 
 struct PairedRows {
-  TensorPair z;       // [n, d] each, any row stride
+  TensorPair z;       // [n, d] each, any row stride; with `half` also bfloat16, all else in float then
   TensorView scale;   // [], or absent: the number
   TensorView bias;    // [], or absent: the offset; of `sigmoid`
   double number = 1;  // c
@@ -51,7 +51,7 @@ struct ViewResults {
   }
 };
 
-// Elements of the dtype; factor is not read.
+// In elements of the loss; dtype: of the rows; factor is not read.
 int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, const ViewLoss& loss);
 
 void two_views(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run);

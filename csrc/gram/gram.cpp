@@ -69,48 +69,66 @@ int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool 
   return size;
 }
 
+namespace {
+
+// What the kernels take: rows of Value, all else in T (`kind`).
+template <typename T, typename Value>
+cpu::GramArgs<T, Value> checked(const TensorView& x, const TensorView& y, const GramForm& form, const TensorView& value,
+                                const TensorPair& grads, const Run& run, DType kind) {
+  const auto& [alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project, half] = form;
+  SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
+  const int64_t n = x.shape[0], d = x.shape[1];
+  SSLSPEC_CHECK(n > 0 && d > 0, kOp, ": x must not be empty, got ", shape_text(x));
+  check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
+  if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, kCpu);
+  SSLSPEC_CHECK(y.present() || !cross, kOp, ": the cross form needs y");
+  const int operands = y.present() ? 2 : 1, values = cross ? 1 : operands;
+  cpu::GramArgs<T, Value> p{};
+  p.operands = operands, p.cross = cross, p.off_diagonal = off_diagonal, p.project = project;
+  p.dual = off_diagonal ? diagonal.present() : gram_uses_dual(n, d, false);
+  p.n = n, p.d = d, p.alpha = alpha, p.threads = run.threads;
+  p.x[0] = x.as<Value>(), p.ldx[0] = x.stride[0];
+  p.x[1] = y.as<Value>(), p.ldx[1] = y.stride[0];
+  rows_of("shift", shift, operands, d, kind, p.shift);
+  rows_of("scale", scale, operands, d, kind, p.scale);
+  rows_of("own", own, operands, d, kind, p.own);
+  rows_of("other", other, operands, d, kind, p.other);
+  p.near = static_cast<T>(near);
+  SSLSPEC_CHECK(operands == 2 || (!other.present() && near == 0), kOp, ": other and near need y");
+  if (half) check_half(kind);
+  SSLSPEC_CHECK(!project || near == 0, kOp, ": near and project exclude each other");
+  SSLSPEC_CHECK(!project || (shift.present() && scale.present()), kOp, ": project needs shift and scale");
+  if (p.dual && off_diagonal) {
+    check_matrix(kOp, "diagonal", diagonal, values, d, DType::f64, kCpu);
+    SSLSPEC_CHECK(values == 1 || diagonal.stride[0] == d, kOp, ": diagonal must be contiguous");
+    p.diagonal = diagonal.as<double>();
+  }
+  check_vector(kOp, "value", value, values, DType::f64, kCpu);
+  p.value = value.as<double>();
+  p.grad[0] = gradient<T>("grad_x", grads.first, n, d, kind);
+  if (operands == 2) p.grad[1] = gradient<T>("grad_y", grads.second, n, d, kind);
+  check_vector(kOp, "workspace", run.workspace,
+               gram_workspace_size(n, d, int(half ? DType::bf16 : kind), operands, cross, p.dual), kind, kCpu);
+  p.workspace = run.workspace.as<T>();
+  return p;
+}
+
+}  // namespace
+
 void gram(TensorView x, TensorView y, const GramForm& form, TensorView value, const TensorPair& grads, const Run& run) {
+#ifdef SSLSPEC_X86_BF16
+  if (form.half && x.dtype == DType::bf16) {
+    const auto p = checked<float, cpu::Bfloat16>(x, y, form, value, grads, run, DType::f32);
+    return cpu::in_team(run.threads, [&] { cpu::avx512bf16::gram_bf16(p); });
+  }
+#endif
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    const auto& [alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project, half] = form;
-    SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
-    const int64_t n = x.shape[0], d = x.shape[1];
-    SSLSPEC_CHECK(n > 0 && d > 0, kOp, ": x must not be empty, got ", shape_text(x));
-    check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
-    if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, kCpu);
-    SSLSPEC_CHECK(y.present() || !cross, kOp, ": the cross form needs y");
-    const int operands = y.present() ? 2 : 1, values = cross ? 1 : operands;
-    cpu::GramArgs<T> p{};
-    p.operands = operands, p.cross = cross, p.off_diagonal = off_diagonal, p.project = project;
-    p.dual = off_diagonal ? diagonal.present() : gram_uses_dual(n, d, false);
-    p.n = n, p.d = d, p.alpha = alpha, p.threads = run.threads;
-    p.x[0] = x.as<T>(), p.ldx[0] = x.stride[0];
-    p.x[1] = y.as<T>(), p.ldx[1] = y.stride[0];
-    rows_of("shift", shift, operands, d, x.dtype, p.shift);
-    rows_of("scale", scale, operands, d, x.dtype, p.scale);
-    rows_of("own", own, operands, d, x.dtype, p.own);
-    rows_of("other", other, operands, d, x.dtype, p.other);
-    p.near = static_cast<T>(near);
-    SSLSPEC_CHECK(operands == 2 || (!other.present() && near == 0), kOp, ": other and near need y");
-    if (half) check_half(x.dtype);
-    SSLSPEC_CHECK(!project || near == 0, kOp, ": near and project exclude each other");
-    SSLSPEC_CHECK(!project || (shift.present() && scale.present()), kOp, ": project needs shift and scale");
-    if (p.dual && off_diagonal) {
-      check_matrix(kOp, "diagonal", diagonal, values, d, DType::f64, kCpu);
-      SSLSPEC_CHECK(values == 1 || diagonal.stride[0] == d, kOp, ": diagonal must be contiguous");
-      p.diagonal = diagonal.as<double>();
-    }
-    check_vector(kOp, "value", value, values, DType::f64, kCpu);
-    p.value = value.as<double>();
-    p.grad[0] = gradient<T>("grad_x", grads.first, n, d, x.dtype);
-    if (operands == 2) p.grad[1] = gradient<T>("grad_y", grads.second, n, d, x.dtype);
-    check_vector(kOp, "workspace", run.workspace,
-                 gram_workspace_size(n, d, int(half ? DType::bf16 : x.dtype), operands, cross, p.dual), x.dtype, kCpu);
-    p.workspace = run.workspace.as<T>();
+    const auto p = checked<T, T>(x, y, form, value, grads, run, x.dtype);
     cpu::in_team(run.threads, [&] {
 #ifdef SSLSPEC_X86_BF16
       if constexpr (std::is_same_v<T, float>)
-        if (half) return cpu::avx512bf16::gram_bf16(p);
+        if (form.half) return cpu::avx512bf16::gram_bf16(p);
 #endif
       SSLSPEC_CALL(gram<T>, p);
     });

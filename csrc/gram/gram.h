@@ -44,7 +44,7 @@ struct GramForm {
   }
 };
 
-void gram(TensorView x,  // [n, d]
+void gram(TensorView x,  // [n, d]; with `half` also bfloat16, all else in float
           TensorView y,  // [n, d] or absent
           const GramForm& form,
           TensorView value,         // [operands or 1] float64 out

@@ -16,28 +16,39 @@ int64_t moments_workspace_size(int64_t n, int64_t d, int operands) {
   return chunks <= 1 ? 0 : 2 * chunks * (operands == 2 ? 3 : 1) * d;
 }
 
+namespace {
+
+template <typename T, typename Value>
+void forward(const TensorView& x, const TensorView& y, bool product, const TensorView& mean, const TensorView& var,
+             const Run& run, DType kind) {
+  SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
+  const int64_t n = x.shape[0], d = x.shape[1];
+  SSLSPEC_CHECK(n > 0, kOp, ": x must have rows, got ", shape_text(x));
+  check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
+  if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, kCpu);
+  SSLSPEC_CHECK(y.present() || !product, kOp, ": product needs y");
+  const int operands = y.present() ? 2 : 1;
+  const int64_t statistics = operands == 2 ? 3 : 1;
+  for (const auto& [name, out] : {std::pair{"mean", &mean}, std::pair{"var", &var}}) {
+    check_matrix(kOp, name, *out, statistics, d, kind, kCpu);
+    SSLSPEC_CHECK(statistics == 1 || out->stride[0] == d, kOp, ": ", name, " must be contiguous");
+  }
+  check_vector(kOp, "workspace", run.workspace, moments_workspace_size(n, d, operands), kind, kCpu);
+  cpu::MomentsArgs<T, Value> p{};
+  p.operands = operands, p.product = product, p.n = n, p.d = d, p.threads = run.threads;
+  p.x[0] = x.as<Value>(), p.ld[0] = x.stride[0];
+  p.x[1] = y.as<Value>(), p.ld[1] = y.stride[0];
+  p.mean = mean.as<T>(), p.var = var.as<T>(), p.workspace = run.workspace.as<T>();
+  SSLSPEC_CALL(moments_forward, p);
+}
+
+}  // namespace
+
 void moments_forward(TensorView x, TensorView y, bool product, TensorView mean, TensorView var, const Run& run) {
+  if (x.dtype == DType::bf16) return forward<float, cpu::Bfloat16>(x, y, product, mean, var, run, DType::f32);
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
-    const int64_t n = x.shape[0], d = x.shape[1];
-    SSLSPEC_CHECK(n > 0, kOp, ": x must have rows, got ", shape_text(x));
-    check_matrix(kOp, "x", x, n, d, x.dtype, kCpu);
-    if (y.present()) check_matrix(kOp, "y", y, n, d, x.dtype, kCpu);
-    SSLSPEC_CHECK(y.present() || !product, kOp, ": product needs y");
-    const int operands = y.present() ? 2 : 1;
-    const int64_t statistics = operands == 2 ? 3 : 1;
-    for (const auto& [name, out] : {std::pair{"mean", &mean}, std::pair{"var", &var}}) {
-      check_matrix(kOp, name, *out, statistics, d, x.dtype, kCpu);
-      SSLSPEC_CHECK(statistics == 1 || out->stride[0] == d, kOp, ": ", name, " must be contiguous");
-    }
-    check_vector(kOp, "workspace", run.workspace, moments_workspace_size(n, d, operands), x.dtype, kCpu);
-    cpu::MomentsArgs<T> p{};
-    p.operands = operands, p.product = product, p.n = n, p.d = d, p.threads = run.threads;
-    p.x[0] = x.as<T>(), p.ld[0] = x.stride[0];
-    p.x[1] = y.as<T>(), p.ld[1] = y.stride[0];
-    p.mean = mean.as<T>(), p.var = var.as<T>(), p.workspace = run.workspace.as<T>();
-    SSLSPEC_CALL(moments_forward<T>, p);
+    forward<T, T>(x, y, product, mean, var, run, x.dtype);
   });
 }
 

@@ -7,9 +7,9 @@
 
 namespace sslspec {
 
-int64_t moments_workspace_size(int64_t n, int64_t d, int operands);  // in elements of x's dtype
+int64_t moments_workspace_size(int64_t n, int64_t d, int operands);  // in elements of mean
 
-void moments_forward(TensorView x,     // [n, d], n >= 1
+void moments_forward(TensorView x,     // [n, d], n >= 1; also bfloat16, with all else in float
                      TensorView y,     // [n, d] or absent
                      bool product,     // needs y
                      TensorView mean,  // [1 or 3, d] out

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dtypes import is_half
+from .._dtypes import computed_dtype, is_half, widen
 from .._seam import _C, CODE, rounds, threads, unit_stride, view
 from ..primitives import _value_and_grad
 from . import composed
@@ -30,24 +30,29 @@ def _cpu(
     z1: Tensor, z2: Tensor, options: tuple[float, float, bool, bool], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     longest, factor, mean, half = options
-    grads = _value_and_grad.outputs(z1, wanted[0], z2, wanted[1])
+    kind = computed_dtype(z1)
+    half = rounds(half, kind)
+    if not half:  # also bfloat16 rows of a processor without such products
+        z1, z2 = widen(z1), widen(z2)
+    grads = _value_and_grad.outputs(z1, wanted[0], z2, wanted[1], kind)
     z1, z2 = unit_stride(z1), unit_stride(z2)
     sums = z1.new_empty(2, dtype=torch.float64)  # over pairs, over i != j
     n, d = z1.shape
     attraction, repulsion = weights(n, factor, mean)
-    work = z1.new_empty(_C.spectral_contrastive_workspace_size(n, d, CODE[z1.dtype]))
+    size = _C.spectral_contrastive_workspace_size(n, d, CODE[kind])
+    work = z1.new_empty(size, dtype=kind)
     g1, g2 = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
     _C.spectral_contrastive(
         view(z1),
         view(z2),
         (longest, attraction, repulsion),
-        rounds(half, z1.dtype),
+        half,
         view(sums),
         (g1, g2),
         (view(work), threads(6.0 * n * d * d)),
     )
     loss = attraction * sums[0] + repulsion * sums[1]
-    return loss.to(z1.dtype), sums.to(z1.dtype), *grads
+    return loss.to(kind), sums.to(kind), *grads
 
 
 _spectral = _value_and_grad.register_loss(
@@ -68,8 +73,8 @@ def spectral_contrastive(
     """Loss () and the sums over pairs and over i != j, both without gradient.
 
     Args:
-        z1, z2: (n, d) float32 or float64, paired rows; differentiable. On a GPU also bfloat16
-            (products of bfloat16 factors with float32 sums) or float16; results are float32.
+        z1, z2: (n, d) float32 or float64, paired rows; differentiable. Also bfloat16 (products of
+            bfloat16 factors with float32 sums) or, on a GPU, float16; results are float32.
         longest: > 0; longer rows are cut to it.
         factor, mean: a = -2 w and r = w / (n - 1) with w = factor / n for the mean, factor for the
             sum. They are made from n inside the operator: a traced program takes any n.
@@ -77,5 +82,6 @@ def spectral_contrastive(
             bfloat16 here need not say it.
     """
     if not z1.is_cuda and z1.shape[0] < z1.shape[1]:
-        return composed.composed(z1, z2, longest=longest, factor=factor, mean=mean, half=half)
+        half, (x, y) = half or is_half(z1), (widen(z1), widen(z2))
+        return composed.composed(x, y, longest=longest, factor=factor, mean=mean, half=half)
     return _spectral(z1, z2, (float(longest), float(factor), mean, half or is_half(z1)))

@@ -82,11 +82,12 @@ def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
     loss, grads = _outputs(x)
     g1, g2, of_scale, of_bias, of_weight = [view(g) for g in _gradients(grads, x)]
     n, d = x.z1.shape
-    kind = loss.dtype
-    options = FORMS[x.form], x.unit, rounds(is_half(x.z1), kind), x.gradient, x.factor()
-    work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[kind], options))
+    half = rounds(is_half(x.z1), loss.dtype)
+    z1, z2 = (x.z1, x.z2) if half else (widen(x.z1), widen(x.z2))
+    options = FORMS[x.form], x.unit, half, x.gradient, x.factor()
+    work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[z1.dtype], options))
     weight = None if x.weight is None else x.weight.contiguous()
-    rows = view(unit_stride(widen(x.z1))), view(unit_stride(widen(x.z2)))
+    rows = view(unit_stride(z1)), view(unit_stride(z2))
     _C.two_views(
         (rows, view(x.scale), view(x.bias), x.number, x.offset, view(weight)),
         options,

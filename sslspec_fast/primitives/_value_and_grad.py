@@ -23,10 +23,15 @@ def wanted(x: Tensor | None) -> bool:
     return x is not None and x.requires_grad and torch.is_grad_enabled()
 
 
-def outputs(x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool) -> tuple[Tensor, Tensor]:
-    """Memory for both gradients; an empty tensor where none is requested."""
-    gx = x.new_empty(x.shape if grad_x else (0,))
-    return gx, x.new_empty(x.shape if grad_y and y is not None else (0,))
+def outputs(
+    x: Tensor, grad_x: bool, y: Tensor | None, grad_y: bool, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
+    """Memory for both gradients, of the dtype of x unless given; empty where none is requested.
+
+    A CPU makes those of bfloat16 rows in float32, for they are rounded once, after the factor.
+    """
+    gx = x.new_empty(x.shape if grad_x else (0,), dtype=dtype)
+    return gx, x.new_empty(x.shape if grad_y and y is not None else (0,), dtype=dtype)
 
 
 def save(
@@ -166,7 +171,7 @@ def register_loss(
         kind, (n, d) = computed_dtype(x), x.shape
         loss = x.new_empty((), dtype=kind)
         if not x.is_cuda:
-            return loss, x.new_empty(terms, dtype=kind), *outputs(x, grad_x, y, grad_y)
+            return loss, x.new_empty(terms, dtype=kind), *outputs(x, grad_x, y, grad_y, kind)
         kept = (extra, d) if extra > 0 else (-extra, n)
         products = x.new_empty((grad_x + grad_y, n, d), dtype=kind)
         three = x.new_empty(3, dtype=kind)
@@ -188,7 +193,7 @@ def register_loss(
     def multiplied(
         x: Tensor, y: Tensor | None, first: Tensor, second: Tensor, factor: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor]:
-        return first * factor, second * factor
+        return (first * factor).to(x.dtype), (second * factor).to(x.dtype)
 
     def on_gpu(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
         loss, three, *kept = cuda(x, y, rest[:-2], rest[-2:])

@@ -142,6 +142,41 @@ def test_errors_below_autocast(form: str, temperature: float) -> None:
     assert grad <= grad_limit
 
 
+@pytest.mark.parametrize("form", ["nt_xent", "info_nce", "clip of unit rows"])
+def test_a_factor_comes_before_the_rounding_of_the_gradient(form: str) -> None:
+    """One that is no power of two would round a gradient in bfloat16 once more."""
+    batches = []
+    for seed in range(4):
+        clean, noisy = pair_rows(N, D, seed)
+        rows = [clean, 3 * noisy - 2 * clean]
+        batches.append([(unit(x) if form.endswith("unit rows") else x).bfloat16() for x in rows])
+    mine, plain = FORMS[form](0.1)
+    (_, grad), (_, limit) = errors(
+        lambda a, b: 0.3 * mine(a, b), lambda a, b: 0.3 * plain(a, b), batches
+    )
+    assert grad <= limit
+
+
+@pytest.mark.parametrize(
+    "form", ["nt_xent", "info_nce", "clip of unit rows", "siglip of unit rows"]
+)
+def test_rows_in_bfloat16_of_any_stride_and_length(form: str) -> None:
+    """Rows are read as they lie; some have length 0, or one whose square float32 does not hold."""
+    rows = [unit(x).bfloat16() for x in pair_rows(40, 24)]
+    if "unit" not in form:
+        rows[0][::4] = 0
+        rows[1][1::4] *= 1e25
+    found = []
+    for width in (24, 31):
+        leaves = [torch.zeros(40, width).bfloat16()[:, width - 24 :] for _ in rows]
+        for leaf, x in zip(leaves, rows, strict=True):
+            leaf.copy_(x).requires_grad_()
+        value = FORMS[form](0.1)[0](*leaves)
+        found.append([value.detach(), *torch.autograd.grad(value, leaves)])
+        assert all(part.isfinite().all() for part in found[-1])
+    assert all(map(torch.equal, *found))
+
+
 VICREG = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "eps": 1e-4}
 COVARIANCE = VICREG | {"invariance": 0.0, "variance": 0.0}  # of no error that is hidden by others
 BARLOW = {"off_diagonal": 5e-3, "eps": 1e-5}

@@ -11,8 +11,11 @@
 // diagonals, which are most of them; products of these, similarities and what else the gradient holds take everything as
 // it is. Included by *.kernel.cpp and *.bf16.cpp only.
 #pragma once
+#include <type_traits>
+
 #include "fused/cpu/spectral_contrastive.h"
 
+#include "simd/bfloat16.h"
 #include "simd/memory.h"
 #include "simd/row_math.h"
 #include "simd/scratch.h"
@@ -21,7 +24,8 @@
 namespace sslspec::cpu {
 namespace {
 
-template <typename Op>
+// Value: what the rows hold in memory.
+template <typename Op, typename Value = typename Op::T>
 struct Spectral {
   using T = typename Op::T;
   using P = Wide<T>;
@@ -29,15 +33,17 @@ struct Spectral {
   static constexpr int L = kLanes<T>, N = S::kNumbers;
   static constexpr int64_t kChunk = P::kDepth;  // rows of one step; a multiple of P::kRows
   static constexpr int64_t kSlices = 8;         // most slices of the rows
+  static constexpr bool kNarrow = !std::is_same_v<T, Value>;
   static_assert(kChunk % P::kRows == 0 && P::kCols % (N * L) == 0);
 
-  const SpectralContrastiveArgs<T>& p;
+  const SpectralContrastiveArgs<T, Value>& p;
   RowLength<T> length;
   int64_t panels, width, slices;  // width: columns of whole panels and of whole register tiles
-  T *norm[2], *similarity, *partial, *gram, *diagonal;
+  T *norm[2], *factor[2], *similarity, *partial, *gram, *diagonal;
   int64_t size = 0;
 
-  explicit Spectral(const SpectralContrastiveArgs<T>& args) : p(args), length(RowLength<T>::at_most(args.longest)) {
+  explicit Spectral(const SpectralContrastiveArgs<T, Value>& args)
+      : p(args), length(RowLength<T>::at_most(args.longest)) {
     panels = (p.d + P::kCols - 1) / P::kCols;
     width = round_up(max64(panels * P::kCols, round_up(p.d, P::kRows)), L);
     slices = max64(1, min64(kSlices, p.n / max64(1, 4 * p.d)));
@@ -46,7 +52,8 @@ struct Spectral {
       size += round_up(count, 64);
       return out;
     };
-    norm[0] = take(p.n), norm[1] = take(p.n), similarity = take(p.n);
+    for (int view = 0; view < 2; ++view) norm[view] = take(p.n), factor[view] = take(p.n);
+    similarity = take(p.n);
     partial = take(slices * 2 * p.d * width);  // [slice][view][d][width]
     gram = take(2 * p.d * panels * P::kCols);  // [view][panel][step of d][kCols]
     diagonal = take(2 * p.d);                  // [view][d], where Op rounds: not in gram
@@ -56,34 +63,41 @@ struct Spectral {
   T* panel(int64_t view, int64_t c) const { return gram + view * p.d * panels * P::kCols + c * S::of(p.d); }
   int64_t begin(int64_t slice) const { return p.n * slice / slices; }
 
-  // The first `count` columns of a shortened row into out, zeros up to `padded`.
-  void copy_row(int view, int64_t i, int64_t count, int64_t padded, T* out) const {
-    const T* z = p.z[view] + i * p.ldz[view];
-    const T f = factor(view, i);
+  // A shortened row into out, zeros up to whole steps; and as it is multiplied to `packed`, unless it is that already.
+  void copy_row(int view, int64_t i, T* out, T* packed) const {
+    const Value* z = p.z[view] + i * p.ldz[view];
+    const T f = factor[view][i];
     int64_t k = 0;
-    for (; k + L <= count; k += L) store(out + k, f * load(z + k));
-    for (; k < count; ++k) out[k] = f * z[k];
+    for (; k + N * L <= p.d; k += N * L) {
+      Vec<T> v[N];
+#pragma GCC unroll 2
+      for (int s = 0; s < N; ++s) v[s] = f * load_wide(z + k + s * L), store(out + k + s * L, v[s]);
+      if (N > 1) store(packed + k / N, S::along(v));
+    }
+    const int64_t rest = k, padded = round_up(p.d, N * L);
+    for (; k < p.d; ++k) out[k] = f * widened(z[k]);
     for (; k < padded; ++k) out[k] = 0;
+    if (N > 1) S::rounded(out + rest, padded - rest, reinterpret_cast<typename S::Value*>(packed + rest / N));
   }
 
   // The same of the rows of one step, those from i to below `end`.
   void copy_step(int view, int64_t i, int64_t end, int64_t count, int64_t padded, T* out) const {
-    const T* z[N];
+    const Value* z[N];
     T f[N];
     for (int s = 0; s < N; ++s) {
       const int64_t row = min64(i + s, end - 1);
-      z[s] = p.z[view] + row * p.ldz[view], f[s] = i + s < end ? factor(view, row) : T(0);
+      z[s] = p.z[view] + row * p.ldz[view], f[s] = i + s < end ? factor[view][row] : T(0);
     }
     int64_t k = 0;
     for (; k + L <= count; k += L) {
       Vec<T> v[N];
 #pragma GCC unroll 2
-      for (int s = 0; s < N; ++s) v[s] = f[s] * load(z[s] + k);
+      for (int s = 0; s < N; ++s) v[s] = f[s] * load_wide(z[s] + k);
       store(out + k, S::across(v));
     }
     for (; k < count; ++k) {
       typename S::Value v[N];
-      for (int s = 0; s < N; ++s) v[s] = S::round(f[s] * z[s][k]);
+      for (int s = 0; s < N; ++s) v[s] = S::round(f[s] * widened(z[s][k]));
       out[k] = S::join(v);
     }
     for (; k < padded; ++k) out[k] = 0;
@@ -91,13 +105,16 @@ struct Spectral {
 
   void rows() const {
     for_rows(p.n, p.threads, [&](int64_t i) {
-      const T *x = p.z[0] + i * p.ldz[0], *y = p.z[1] + i * p.ldz[1];
-      norm[0][i] = static_cast<T>(row_norm(x, p.d)), norm[1][i] = static_cast<T>(row_norm(y, p.d));
-      similarity[i] = row_dot(x, y, p.d, factor(0, i), factor(1, i));
+      T* const memory = kNarrow ? static_cast<T*>(scratch(0, sizeof(T) * 2 * p.d)) : nullptr;
+      const T* x = wide_row(p.z[0] + i * p.ldz[0], p.d, memory);
+      const T* y = wide_row(p.z[1] + i * p.ldz[1], p.d, memory + (kNarrow ? p.d : 0));
+      for (int view = 0; view < 2; ++view) {
+        norm[view][i] = static_cast<T>(row_norm(view == 0 ? x : y, p.d));
+        factor[view][i] = static_cast<T>(length.factor(double(norm[view][i])));
+      }
+      similarity[i] = row_dot(x, y, p.d, factor[0][i], factor[1][i]);
     });
   }
-
-  T factor(int view, int64_t i) const { return static_cast<T>(length.factor(double(norm[view][i]))); }
 
   // Rows [0, c + kCols) of columns [c, c + kCols) of one Gram matrix, over one slice.
   void slice_product(int64_t slice, int view, int64_t c) const {
@@ -165,36 +182,25 @@ struct Spectral {
     return total;
   }
 
-  // Rows (stride width) in steps along their columns, in `packed` unless they are that already.
-  const T* as_multiplied(const T* row, int64_t rows, T* packed) const {
-    if constexpr (N == 1) return row;
-    for (int64_t k = 0; k < rows; ++k) {
-      auto* const out = reinterpret_cast<typename S::Value*>(packed + k * width);
-      S::rounded(row + k * width, round_up(p.d, N * L), out);
-    }
-    return packed;
-  }
-
   void gradient(int64_t r) const {
-    const int64_t rows = min64(kChunk, p.n - r);
-    T *const memory = static_cast<T*>(scratch(1, 3 * sizeof(T) * kChunk * width)), *const packed = memory;
-    T* const row[2] = {memory + kChunk * width, memory + 2 * kChunk * width};
+    const int64_t rows = min64(kChunk, p.n - r), size = kChunk * width;
+    T* const memory = static_cast<T*>(scratch(1, 4 * sizeof(T) * size));
+    T *const row[2] = {memory, memory + size}, *const packed[2] = {memory + 2 * size, memory + 3 * size};
     for (int view = 0; view < 2; ++view)
-      for (int64_t k = 0; k < rows; ++k) copy_row(view, r + k, p.d, N * S::of(p.d), row[view] + k * width);
+      for (int64_t k = 0; k < rows; ++k) copy_row(view, r + k, row[view] + k * width, packed[view] + k * width);
     for (int view = 0; view < 2; ++view) {
       if (p.grad[view] == nullptr) continue;
-      T* grad = p.grad[view] + r * p.d;
+      T* const grad = p.grad[view] + r * p.d;
       zero(grad, rows * p.d);
-      const T* left = as_multiplied(row[view], rows, packed);
-      block_accumulate_by<false, Op>(left, width, rows, S::of(p.d), {panel(1 - view, 0), S::of(p.d), 0}, grad, p.d,
-                                     p.d);
+      block_accumulate_by<false, Op>(N == 1 ? row[view] : packed[view], width, rows, S::of(p.d),
+                                     {panel(1 - view, 0), S::of(p.d), 0}, grad, p.d, p.d);
       for (int64_t k = 0; k < rows; ++k)
         finish(view, r + k, row[view] + k * width, row[1 - view] + k * width, grad + k * p.d);
     }
   }
 
-  // out = x B on entry, the gradient of z on return
-  void finish(int view, int64_t i, const T* x, const T* y, T* out) const {
+  // g = x B on entry, the gradient of z on return
+  void finish(int view, int64_t i, const T* x, const T* y, T* g) const {
     const T twice = static_cast<T>(2 * p.repulsion);
     const T of_pair = static_cast<T>(p.attraction - 2 * p.repulsion * double(similarity[i]));
     const T* whole = diagonal + (1 - view) * p.d;
@@ -202,18 +208,18 @@ struct Spectral {
     T sum = 0;
     int64_t k = 0;
     for (; k + L <= p.d; k += L) {
-      Vec<T> product = load(out + k);
+      Vec<T> product = load(g + k);
       if (N > 1) product += load(whole + k) * load(x + k);
-      const Vec<T> g = twice * product + of_pair * load(y + k);
-      lanes += g * load(x + k);
-      store(out + k, g);
+      const Vec<T> total = twice * product + of_pair * load(y + k);
+      lanes += total * load(x + k);
+      store(g + k, total);
     }
     for (; k < p.d; ++k) {
-      if (N > 1) out[k] += whole[k] * x[k];
-      out[k] = twice * out[k] + of_pair * y[k];
-      sum += out[k] * x[k];
+      if (N > 1) g[k] += whole[k] * x[k];
+      g[k] = twice * g[k] + of_pair * y[k];
+      sum += g[k] * x[k];
     }
-    length.backward(double(norm[view][i]), x, hsum<T>(lanes) + sum, T(1), p.d, out);
+    length.backward(double(norm[view][i]), x, hsum<T>(lanes) + sum, T(1), p.d, g);
   }
 
   void run() const {

@@ -6,5 +6,8 @@
 namespace sslspec::cpu::avx512bf16 {
 
 void spectral_contrastive_bf16(const SpectralContrastiveArgs<float>& args) { Spectral<Pairs>(args).run(); }
+void spectral_contrastive_bf16(const SpectralContrastiveArgs<float, Bfloat16>& args) {
+  Spectral<Pairs, Bfloat16>(args).run();
+}
 
 }  // namespace sslspec::cpu::avx512bf16

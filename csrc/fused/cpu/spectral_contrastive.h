@@ -7,9 +7,11 @@
 
 namespace sslspec::cpu {
 
-template <typename T>
+struct Bfloat16;  // simd/bfloat16.h
+
+template <typename T, typename Value = T>
 struct SpectralContrastiveArgs {
-  const T* z[2];  // [n, d] row stride ldz
+  const Value* z[2];  // [n, d] row stride ldz
   int64_t ldz[2];
   int64_t n, d;
   double longest;                // of a row
@@ -26,6 +28,7 @@ SSLSPEC_EACH_ISA(template <typename T> int64_t spectral_contrastive_workspace(in
 // Products of rows rounded to bfloat16. Only where `bf16_products()` (simd/isa.h).
 namespace avx512bf16 {
 void spectral_contrastive_bf16(const SpectralContrastiveArgs<float>& args);
+void spectral_contrastive_bf16(const SpectralContrastiveArgs<float, Bfloat16>& args);
 }  // namespace avx512bf16
 
 }  // namespace sslspec::cpu

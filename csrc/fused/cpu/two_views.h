@@ -2,6 +2,7 @@
 // mathematics.
 #pragma once
 #include <cstdint>
+#include <type_traits>
 
 #include "simd/isa.h"
 
@@ -9,19 +10,24 @@ namespace sslspec::cpu {
 
 enum class ViewForm { stacked = 0, rows = 1, both = 2, sigmoid = 3 };
 
-// Row i of 2 n is row i % n of view i / n.
-template <typename T>
+struct Bfloat16;  // simd/bfloat16.h
+
+// Row i of 2 n is row i % n of view i / n. Value: what the rows hold in memory.
+template <typename T, typename Value = T>
 struct TwoViewsArgs {
-  const T* z[2];  // [n, d] row stride ldz
+  static constexpr bool kNarrow = !std::is_same_v<T, Value>;
+  const Value* z[2];  // [n, d] row stride ldz
   int64_t ldz[2];
   int64_t n, d;
   ViewForm form;
   T scale, bias;
-  const T* weight;  // [n] or null: 1
-  double factor;    // of the loss
-  T* u;             // [2 n, d] contiguous, the unit rows; null: the rows are taken as they are
-  uint16_t* half;   // [2 n, d] or null: the rows in bfloat16
-  T* norm;          // [2 n] with u
+  const T* weight;   // [n] or null: 1
+  double factor;     // of the loss
+  bool unit;         // rows of length one; else they are taken as they are
+  T* u;              // [2 n, d] contiguous, the unit rows; null with rows of Value, which make them again where needed
+  uint16_t* half;    // [2 n, d] or null: the rows in bfloat16
+  T* norm;           // [2 n] of unit rows
+  T* factor_of_row;  // [2 n] 1 / norm, of unit rows that are not kept
   T* negatives;  // [2 n] from `pairwise`: a_i of the rows with a loss, or their sums over the other columns (sigmoid)
   T* losses;     // [2 n]
   T* loss;       // [1]
@@ -38,19 +44,17 @@ struct TwoViewsArgs {
   int threads;
 
   int64_t anchors() const { return form == ViewForm::rows || form == ViewForm::sigmoid ? n : 2 * n; }  // with a loss
-  const T* rows(int view) const { return u == nullptr ? z[view] : u + view * n * d; }
-  int64_t stride(int view) const { return u == nullptr ? ldz[view] : d; }
 };
 
 SSLSPEC_EACH_ISA(
     // u, norm and half, as far as they are wanted; weight_i / largest to `own`
-    template <typename T> void views_rows(const TwoViewsArgs<T>& args);
+    template <typename T, typename Value> void views_rows(const TwoViewsArgs<T, Value>& args);
     // p_i of the first view to `along`
-    template <typename T> void views_positives(const TwoViewsArgs<T>& args);
+    template <typename T, typename Value> void views_positives(const TwoViewsArgs<T, Value>& args);
     // losses of the anchors, and w_i to `own`
-    template <typename T> void views_losses(const TwoViewsArgs<T>& args);
+    template <typename T, typename Value> void views_losses(const TwoViewsArgs<T, Value>& args);
     // the sums of the losses
-    template <typename T> void views_total(const TwoViewsArgs<T>& args);
-    template <typename T> void views_gradient(const TwoViewsArgs<T>& args);)
+    template <typename T, typename Value> void views_total(const TwoViewsArgs<T, Value>& args);
+    template <typename T, typename Value> void views_gradient(const TwoViewsArgs<T, Value>& args);)
 
 }  // namespace sslspec::cpu

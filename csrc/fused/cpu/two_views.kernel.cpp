@@ -7,41 +7,59 @@
 // most of a peaked softmax are the same multiple of one row's: of 1, which is exact, after a division by the largest.
 #include "fused/cpu/two_views.h"
 
+#include "simd/bfloat16.h"
 #include "simd/row_math.h"
+#include "simd/scratch.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
-template <typename T>
+template <typename T, typename Value>
 struct TwoViews {
-  const TwoViewsArgs<T>& p;
+  using Args = TwoViewsArgs<T, Value>;
+  const Args& p;
   RowLength<T> length = RowLength<T>::unit();
 
   int view(int64_t i) const { return i >= p.n; }
-  const T* row(int64_t i) const { return p.rows(view(i)) + (i - view(i) * p.n) * p.stride(view(i)); }
   int64_t other(int64_t i) const { return i < p.n ? i + p.n : i - p.n; }
-  double positive(int64_t i) const { return double(p.scale) * double(row_dot(row(i), row(other(i)), p.d)); }
+  const Value* given(int64_t i) const { return p.z[view(i)] + (i - view(i) * p.n) * p.ldz[view(i)]; }
+  // Memory for `count` rows that are not kept.
+  T* room(int64_t count) const {
+    return Args::kNarrow ? static_cast<T*>(scratch(0, sizeof(T) * static_cast<size_t>(count * p.d))) : nullptr;
+  }
+  // Row i as it enters the products, in `memory` if it is not kept.
+  const T* row(int64_t i, T* memory) const {
+    if constexpr (Args::kNarrow) {
+      wide_row(given(i), p.d, memory);
+      if (!p.unit) return memory;
+      const T s = p.factor_of_row[i];
+      for (int64_t k = 0; k < p.d; ++k) memory[k] *= s;
+      return memory;
+    } else {
+      return p.unit ? p.u + i * p.d : given(i);
+    }
+  }
+  double positive(int64_t i) const {
+    T* const memory = room(2);
+    const T* x = row(i, memory);
+    return double(p.scale) * double(row_dot(x, row(other(i), memory + (Args::kNarrow ? p.d : 0)), p.d));
+  }
   double weight(int64_t i) const { return p.weight == nullptr ? 1 : double(p.weight[i - view(i) * p.n]) / p.largest; }
 
-  // to nearest, ties to even; NaN of any bits stays NaN
-  static uint16_t rounded(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof(bits));
-    return x != x ? uint16_t{0x7fc0} : static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-  }
-
   void make_row(int64_t i) const {
-    if (p.u != nullptr) {
-      const T* __restrict z = p.z[view(i)] + (i - view(i) * p.n) * p.ldz[view(i)];
-      T* __restrict u = p.u + i * p.d;
+    T* const memory = room(1);
+    if (p.unit) {
+      const T* __restrict z = wide_row(given(i), p.d, memory);
       const double norm = row_norm(z, p.d), s = length.factor(norm);
       p.norm[i] = static_cast<T>(norm);
-      for (int64_t k = 0; k < p.d; ++k) u[k] = static_cast<T>(double(z[k]) * s);
+      if (Args::kNarrow) p.factor_of_row[i] = static_cast<T>(length.factor(double(p.norm[i])));
+      if (!Args::kNarrow) {
+        T* __restrict u = p.u + i * p.d;
+        for (int64_t k = 0; k < p.d; ++k) u[k] = static_cast<T>(double(z[k]) * s);
+      }
     }
-    if (p.half == nullptr) return;
-    const T* __restrict x = row(i);
-    uint16_t* __restrict half = p.half + i * p.d;
-    for (int64_t k = 0; k < p.d; ++k) half[k] = rounded(static_cast<float>(x[k]));
+    if constexpr (sizeof(T) == sizeof(float))
+      if (p.half != nullptr) round_row(row(i, memory), p.d, reinterpret_cast<Bfloat16*>(p.half + i * p.d));
   }
 
   void lose(int64_t i) const {
@@ -54,13 +72,14 @@ struct TwoViews {
   void gradient(int64_t i) const {
     const int64_t at = (i - view(i) * p.n) * p.d;
     if (p.grad_z[view(i)] == nullptr) return;
-    const T *v = p.v[view(i)] + at, *x = row(i), *y = row(other(i));
+    T* const memory = room(2);
+    const T *v = p.v[view(i)] + at, *x = row(i, memory), *y = row(other(i), memory + (Args::kNarrow ? p.d : 0));
     T* out = p.grad_z[view(i)] + at;
     const T both = (p.own[i] + p.own[other(i)]) * p.applied[view(i)];
     const T scale = static_cast<T>(double(p.scale) * p.factor * p.largest / double(p.applied[view(i)]));
     for (int64_t k = 0; k < p.d; ++k) out[k] = v[k] - both * y[k];
     p.along[i] = row_dot(x, out, p.d);
-    if (p.u != nullptr)
+    if (p.unit)
       length.backward(double(p.norm[i]), x, p.along[i], scale, p.d, out);
     else
       for (int64_t k = 0; k < p.d; ++k) out[k] *= scale;
@@ -69,26 +88,25 @@ struct TwoViews {
 
 }  // namespace
 
-template <typename T>
-void views_rows(const TwoViewsArgs<T>& args) {
-  const TwoViews<T> views{args};
-  if (args.u != nullptr || args.half != nullptr)
-    for_rows(2 * args.n, args.threads, [&](int64_t i) { views.make_row(i); });
+template <typename T, typename Value>
+void views_rows(const TwoViewsArgs<T, Value>& args) {
+  const TwoViews<T, Value> views{args};
+  if (args.unit || args.half != nullptr) for_rows(2 * args.n, args.threads, [&](int64_t i) { views.make_row(i); });
   for (int64_t i = 0; args.own != nullptr && i < 2 * args.n; ++i)
     args.own[i] = i < args.anchors() ? static_cast<T>(views.weight(i)) : T(0);
 }
-template <typename T>
-void views_positives(const TwoViewsArgs<T>& args) {
-  const TwoViews<T> views{args};
+template <typename T, typename Value>
+void views_positives(const TwoViewsArgs<T, Value>& args) {
+  const TwoViews<T, Value> views{args};
   for_rows(args.n, args.threads, [&](int64_t i) { args.along[i] = static_cast<T>(views.positive(i)); });
 }
-template <typename T>
-void views_losses(const TwoViewsArgs<T>& args) {
-  const TwoViews<T> views{args};
+template <typename T, typename Value>
+void views_losses(const TwoViewsArgs<T, Value>& args) {
+  const TwoViews<T, Value> views{args};
   for_rows(args.anchors(), args.threads, [&](int64_t i) { views.lose(i); });
 }
-template <typename T>
-void views_total(const TwoViewsArgs<T>& args) {
+template <typename T, typename Value>
+void views_total(const TwoViewsArgs<T, Value>& args) {
   double total = 0;
   for (int64_t i = 0; i < args.n; ++i) {
     double sum = double(args.losses[i]);
@@ -98,9 +116,9 @@ void views_total(const TwoViewsArgs<T>& args) {
   }
   *args.loss = static_cast<T>(args.factor * total);
 }
-template <typename T>
-void views_gradient(const TwoViewsArgs<T>& args) {
-  const TwoViews<T> views{args};
+template <typename T, typename Value>
+void views_gradient(const TwoViewsArgs<T, Value>& args) {
+  const TwoViews<T, Value> views{args};
   for_rows(2 * args.n, args.threads, [&](int64_t i) { views.gradient(i); });
   if (args.grad_bias != nullptr) {
     double all = 0;
@@ -115,13 +133,14 @@ void views_gradient(const TwoViewsArgs<T>& args) {
   *args.grad_scale = static_cast<T>(args.factor * args.largest * (stacked ? 0.5 : 1) * sum);
 }
 
-#define SSLSPEC_VIEWS(T)                                    \
-  template void views_rows<T>(const TwoViewsArgs<T>&);      \
-  template void views_positives<T>(const TwoViewsArgs<T>&); \
-  template void views_losses<T>(const TwoViewsArgs<T>&);    \
-  template void views_total<T>(const TwoViewsArgs<T>&);     \
-  template void views_gradient<T>(const TwoViewsArgs<T>&);
+#define SSLSPEC_VIEWS(...)                                         \
+  template void views_rows(const TwoViewsArgs<__VA_ARGS__>&);      \
+  template void views_positives(const TwoViewsArgs<__VA_ARGS__>&); \
+  template void views_losses(const TwoViewsArgs<__VA_ARGS__>&);    \
+  template void views_total(const TwoViewsArgs<__VA_ARGS__>&);     \
+  template void views_gradient(const TwoViewsArgs<__VA_ARGS__>&);
 SSLSPEC_VIEWS(float)
+SSLSPEC_VIEWS(float, Bfloat16)
 SSLSPEC_VIEWS(double)
 #undef SSLSPEC_VIEWS
 

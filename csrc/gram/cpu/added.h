@@ -7,13 +7,17 @@ namespace {
 
 // own xs + other ys + near (x - y) for the rows from i and the columns from k on, and the products of a diagonal that is
 // not among the weights: by rows of the tile or by its columns of xs, or by its columns of ys.
-template <typename T>
+template <typename T, typename Value>
 struct Added {
-  const Standardised<T>*xs, *ys;  // ys: null where there is no y
+  const Standardised<T, Value>*xs, *ys;  // ys: null where there is no y
   int64_t i, k;
   const T *own, *other;  // [d] or null
   T near;
   const T *of_row = nullptr, *of_column = nullptr, *of_partner = nullptr;  // at the corner of the tile, or null
+
+  Vec<T> difference(int64_t row, int64_t c) const {
+    return load_wide(xs->x + row * xs->ld + c) - load_wide(ys->x + row * ys->ld + c);
+  }
 
   // out (leading dimension ldo) = acc and these terms; only `rows` x `cols` of them are inside out
   template <int R, int V>
@@ -32,7 +36,7 @@ struct Added {
           if (of_row) sum += of_row[r] * xs->vec(i + r, c);
           if (of_column) sum += load(of_column + v * L) * xs->vec(i + r, c);
           if (of_partner) sum += load(of_partner + v * L) * ys->vec(i + r, c);
-          if (near != 0) sum += near * (load(xs->x + (i + r) * xs->ld + c) - load(ys->x + (i + r) * ys->ld + c));
+          if (near != 0) sum += near * difference(i + r, c);
           store(out + r * ldo + v * L, sum);
         }
       }
@@ -48,7 +52,8 @@ struct Added {
         if (of_row) sum += of_row[r] * xs->at(i + r, k + c);
         if (of_column) sum += of_column[c] * xs->at(i + r, k + c);
         if (of_partner) sum += of_partner[c] * ys->at(i + r, k + c);
-        if (near != 0) sum += near * (xs->x[(i + r) * xs->ld + k + c] - ys->x[(i + r) * ys->ld + k + c]);
+        if (near != 0)
+          sum += near * (widened(xs->x[(i + r) * xs->ld + k + c]) - widened(ys->x[(i + r) * ys->ld + k + c]));
         out[r * ldo + c] = sum;
       }
     }

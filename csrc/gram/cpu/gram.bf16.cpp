@@ -8,5 +8,6 @@ int64_t gram_bf16_workspace(int64_t n, int64_t d, int operands, bool cross, bool
   return Layout<Pairs>(nullptr, n, d, operands, cross, dual).size;
 }
 void gram_bf16(const GramArgs<float>& args) { Squares<Pairs>(args).run(); }
+void gram_bf16(const GramArgs<float, Bfloat16>& args) { Squares<Pairs, Bfloat16>(args).run(); }
 
 }  // namespace sslspec::cpu::avx512bf16

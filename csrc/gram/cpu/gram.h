@@ -6,12 +6,14 @@
 
 namespace sslspec::cpu {
 
-template <typename T>
+struct Bfloat16;  // simd/bfloat16.h
+
+template <typename T, typename Value = T>
 struct GramArgs {
-  int operands;   // 1: x alone, 2: x and y
-  bool dual;      // work on the n x n side rather than on the d x d side
-  bool cross;     // pair the Gram matrices of x and y, rather than each with itself
-  const T* x[2];  // [n, d] row stride ldx
+  int operands;       // 1: x alone, 2: x and y
+  bool dual;          // work on the n x n side rather than on the d x d side
+  bool cross;         // pair the Gram matrices of x and y, rather than each with itself
+  const Value* x[2];  // [n, d] row stride ldx
   int64_t ldx[2];
   int64_t n, d;
   const T* shift[2];       // [d] or null: every operand enters as (x - shift) * scale
@@ -37,6 +39,7 @@ SSLSPEC_EACH_ISA(template <typename T>
 namespace avx512bf16 {
 int64_t gram_bf16_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual);
 void gram_bf16(const GramArgs<float>& args);
+void gram_bf16(const GramArgs<float, Bfloat16>& args);
 }  // namespace avx512bf16
 
 }  // namespace sslspec::cpu

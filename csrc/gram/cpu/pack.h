@@ -2,26 +2,27 @@
 // stored. Panels are those of simd/tile.h: kCols neighbours side by side at every step of the sum. What a step holds,
 // and whether it is rounded, is that of the products (Op). Included by *.kernel.cpp only.
 #pragma once
+#include "simd/bfloat16.h"
 #include "simd/steps.h"
 
 namespace sslspec::cpu {
 namespace {
 
-template <typename T>
+template <typename T, typename Value = T>
 struct Standardised {
-  const T* x;  // [n, d] row stride ld
+  const Value* x;  // [n, d] row stride ld
   int64_t ld;
   const T* shift;  // [d] or null
   const T* scale;  // [d] or null
 
   Vec<T> vec(int64_t i, int64_t k) const {
-    Vec<T> v = load(x + i * ld + k);
+    Vec<T> v = load_wide(x + i * ld + k);
     if (shift != nullptr) v -= load(shift + k);
     if (scale != nullptr) v *= load(scale + k);
     return v;
   }
   T at(int64_t i, int64_t k) const {
-    T v = x[i * ld + k];
+    T v = widened(x[i * ld + k]);
     if (shift != nullptr) v -= shift[k];
     if (scale != nullptr) v *= scale[k];
     return v;
@@ -29,23 +30,23 @@ struct Standardised {
 };
 
 // One step of row i from column k on, and of column k from row i on; what is not below `end` counts as 0.
-template <typename Op, typename T = typename Op::T>
-T step_along(const Standardised<T>& xs, int64_t i, int64_t k, int64_t end) {
+template <typename Op, typename Rows, typename T = typename Op::T>
+T step_along(const Rows& xs, int64_t i, int64_t k, int64_t end) {
   using S = Steps<Op>;
   typename S::Value v[S::kNumbers] = {};
   for (int64_t s = 0; s < min64(S::kNumbers, end - k); ++s) v[s] = S::round(xs.at(i, k + s));
   return S::join(v);
 }
-template <typename Op, typename T = typename Op::T>
-T step_across(const Standardised<T>& xs, int64_t i, int64_t end, int64_t k) {
+template <typename Op, typename Rows, typename T = typename Op::T>
+T step_across(const Rows& xs, int64_t i, int64_t end, int64_t k) {
   using S = Steps<Op>;
   typename S::Value v[S::kNumbers] = {};
   for (int64_t s = 0; s < min64(S::kNumbers, end - i); ++s) v[s] = S::round(xs.at(i + s, k));
   return S::join(v);
 }
 // A register of steps of row i, from column k on.
-template <typename Op, typename T = typename Op::T>
-inline __attribute__((always_inline)) Vec<T> steps_along(const Standardised<T>& xs, int64_t i, int64_t k) {
+template <typename Op, typename Rows, typename T = typename Op::T>
+inline __attribute__((always_inline)) Vec<T> steps_along(const Rows& xs, int64_t i, int64_t k) {
   Vec<T> v[Steps<Op>::kNumbers];
 #pragma GCC unroll 2
   for (int s = 0; s < Steps<Op>::kNumbers; ++s) v[s] = xs.vec(i, k + s * kLanes<T>);
@@ -53,8 +54,8 @@ inline __attribute__((always_inline)) Vec<T> steps_along(const Standardised<T>& 
 }
 
 // Rows [i0, i0 + ni) and columns [k0, k0 + depth) of xs into panels of kCols rows, [panel][step][kCols], zero-padded.
-template <typename Op, typename T = typename Op::T>
-void pack_depth(const Standardised<T>& xs, int64_t i0, int64_t ni, int64_t k0, int64_t depth, T* panels) {
+template <typename Op, typename Rows, typename T = typename Op::T>
+void pack_depth(const Rows& xs, int64_t i0, int64_t ni, int64_t k0, int64_t depth, T* panels) {
   using S = Steps<Op>;
   constexpr int kCols = Tile<T>::kCols, L = kLanes<T>, N = S::kNumbers;
   const int64_t steps = S::of(depth);
@@ -85,9 +86,9 @@ struct Ahead {
   const char* row = nullptr;
   int64_t stride = 0, rows = 0, bytes = 0, at = 0;
 
-  template <typename T>
-  static Ahead of(const Standardised<T>& xs, int64_t i0, int64_t ni, int64_t k0, int64_t width) {
-    const int64_t size = sizeof(T);
+  template <typename T, typename Value>
+  static Ahead of(const Standardised<T, Value>& xs, int64_t i0, int64_t ni, int64_t k0, int64_t width) {
+    const int64_t size = sizeof(Value);
     return {reinterpret_cast<const char*>(xs.x + i0 * xs.ld + k0), xs.ld * size, ni, width * size, 0};
   }
   inline __attribute__((always_inline)) void fetch(int lines) {
@@ -100,8 +101,8 @@ struct Ahead {
 };
 
 // Columns [k0, k0 + width) of row i, step by step; zeros up to `padded` steps.
-template <typename Op, typename T = typename Op::T>
-inline __attribute__((always_inline)) void copy_along(const Standardised<T>& xs, int64_t i, int64_t k0, int64_t width,
+template <typename Op, typename Rows, typename T = typename Op::T>
+inline __attribute__((always_inline)) void copy_along(const Rows& xs, int64_t i, int64_t k0, int64_t width,
                                                       int64_t padded, T* out) {
   constexpr int L = kLanes<T>, N = Steps<Op>::kNumbers;
   int64_t s = 0;
@@ -111,8 +112,8 @@ inline __attribute__((always_inline)) void copy_along(const Standardised<T>& xs,
 }
 
 // Columns [k0, k0 + width) of the rows of one step, those from i to below `end`; zeros up to `padded` columns.
-template <typename Op, typename T = typename Op::T>
-inline __attribute__((always_inline)) void copy_across(const Standardised<T>& xs, int64_t i, int64_t end, int64_t k0,
+template <typename Op, typename Rows, typename T = typename Op::T>
+inline __attribute__((always_inline)) void copy_across(const Rows& xs, int64_t i, int64_t end, int64_t k0,
                                                        int64_t width, int64_t padded, T* out) {
   using S = Steps<Op>;
   constexpr int L = kLanes<T>;
@@ -129,8 +130,8 @@ inline __attribute__((always_inline)) void copy_across(const Standardised<T>& xs
 }
 
 // Columns [k0, k0 + width) of rows [i0, i0 + depth) into panels of kCols columns, [panel][step][kCols], zero-padded.
-template <typename Op, typename T = typename Op::T>
-void pack_width(const Standardised<T>& xs, int64_t k0, int64_t width, int64_t i0, int64_t depth, T* panels) {
+template <typename Op, typename Rows, typename T = typename Op::T>
+void pack_width(const Rows& xs, int64_t k0, int64_t width, int64_t i0, int64_t depth, T* panels) {
   constexpr int kCols = Tile<T>::kCols, N = Steps<Op>::kNumbers;
   const int64_t steps = Steps<Op>::of(depth);
   for (int64_t s = 0; s < steps; ++s)

@@ -24,17 +24,19 @@
 namespace sslspec::cpu {
 namespace {
 
-template <typename Op>
+// Value: what the rows hold in memory.
+template <typename Op, typename Value = typename Op::T>
 struct Squares {
   using T = typename Op::T;
+  using Rows = Standardised<T, Value>;
   using S = Steps<Op>;
   static constexpr int R = Tile<T>::kRows, L = kLanes<T>, kCols = Tile<T>::kCols;
   static constexpr bool kRounds = S::kNumbers > 1;
   static constexpr int64_t kMaxUnits = Layout<Op>::kMaxUnits, kChunk = Layout<Op>::kChunk;
 
-  const GramArgs<T>& p;
+  const GramArgs<T, Value>& p;
   Layout<Op> w;
-  Standardised<T> xs[2];
+  Rows xs[2];
   const T *own[2], *other[2];
   bool wants_grad, symmetric;  // symmetric: every tile serves its row block and its column block
   int threads;
@@ -44,7 +46,7 @@ struct Squares {
     bool diagonal;
   };
 
-  explicit Squares(const GramArgs<T>& args)
+  explicit Squares(const GramArgs<T, Value>& args)
       : p(args), w(args.workspace, args.n, args.d, args.operands, args.cross, args.dual) {
     const bool correct = p.off_diagonal && w.dual;
     for (int o = 0; o < p.operands; ++o) {
@@ -140,11 +142,11 @@ struct Squares {
     }
   }
 
-  Ahead soon(const Standardised<T>& x, int64_t i0, int64_t ni, int64_t k0, int64_t depth) const {
+  Ahead soon(const Rows& x, int64_t i0, int64_t ni, int64_t k0, int64_t depth) const {
     return w.dual ? Ahead::of(x, i0, depth > 0 ? ni : 0, k0, depth) : Ahead::of(x, k0, ni > 0 ? depth : 0, i0, ni);
   }
 
-  void pack(const Standardised<T>& x, int64_t i0, int64_t ni, int64_t k0, int64_t depth, T* panels) const {
+  void pack(const Rows& x, int64_t i0, int64_t ni, int64_t k0, int64_t depth, T* panels) const {
     if (w.dual)
       pack_depth<Op>(x, i0, ni, k0, depth, panels);
     else
@@ -226,9 +228,9 @@ struct Squares {
   };
 
   // What row `row` and column k on bring along; `at`: where that is on the diagonal of the pair of blocks.
-  Added<T> added(int o, int64_t row, int64_t k, int64_t at) const {
-    const Standardised<T>* partner = p.operands == 2 ? &xs[1 - o] : nullptr;
-    Added<T> e{&xs[o], partner, row, k, own[o], other[o], p.near};
+  Added<T, Value> added(int o, int64_t row, int64_t k, int64_t at) const {
+    const Rows* partner = p.operands == 2 ? &xs[1 - o] : nullptr;
+    Added<T, Value> e{&xs[o], partner, row, k, own[o], other[o], p.near};
     if (!kRounds) return e;
     const T* diagonal = w.diagonal + (w.tiles == 1 ? 0 : p.cross ? 1 - o : o) * w.block + at;
     (w.dual ? e.of_row : p.cross ? e.of_partner : e.of_column) = diagonal;
@@ -237,7 +239,7 @@ struct Squares {
 
   template <int W>
   inline __attribute__((always_inline)) void put(const Vec<T> (&acc)[R][W], T* out, int64_t rows, int64_t cols,
-                                                 const Added<T>* first) const {
+                                                 const Added<T, Value>* first) const {
     if (first == nullptr)
       add_tile(acc, out, p.d, rows, cols);
     else
@@ -281,7 +283,7 @@ struct Squares {
           Vec<T> acc[R][W];
           clear(acc);
           multiply_by<true, Tile<T>, Op>(steps, s + i * w.block, R, panels + c * steps, acc);
-          const Added<T> more = added(to.o, to.i0 + i, to.c0 + c, i);
+          const Added<T, Value> more = added(to.o, to.i0 + i, to.c0 + c, i);
           put(acc, grad + i * p.d + c, to.rows - i, to.width - c, to.first ? &more : nullptr);
         }
       });
@@ -294,7 +296,7 @@ struct Squares {
     T* of_j = q.diagonal ? of_i : of_i + size;
     for (int o = 0; o < p.operands; ++o) {
       if (p.grad[o] == nullptr) continue;
-      const Standardised<T>& partner = xs[p.cross ? 1 - o : o];
+      const Rows& partner = xs[p.cross ? 1 - o : o];
       for (int64_t r = 0; r < rows; ++r) {
         copy_along<Op>(partner, r0 + r, q.i0, q.ni, S::of(w.block), of_i + r * w.block);
         if (!q.diagonal) copy_along<Op>(partner, r0 + r, q.j0, q.nj, S::of(w.block), of_j + r * w.block);
@@ -316,7 +318,7 @@ struct Squares {
           Vec<T> acc[R][W];
           clear(acc);
           multiply_by<false, Tile<T>, Op>(S::of(depth), x + i * w.block, w.block, panels + c * w.block, acc);
-          const Added<T> more = added(to.o, to.i0 + i, to.c0 + c, c);
+          const Added<T, Value> more = added(to.o, to.i0 + i, to.c0 + c, c);
           put(acc, grad + i * p.d + c, to.rows - i, to.width - c, to.first ? &more : nullptr);
         }
       });
@@ -329,10 +331,12 @@ struct Squares {
       const T *shift = p.shift[o] + c0, *scale = p.scale[o] + c0;
       const int64_t width = c1 - c0;
       double dot[kGroup] = {};
+      T row[kGroup];
       for (int64_t i0 = 0; i0 < p.n; i0 += 64) {
         T sum[kGroup] = {};
         for (int64_t i = i0; i < min64(p.n, i0 + 64); ++i) {
-          const T *x = p.x[o] + i * p.ldx[o] + c0, *g = p.grad[o] + i * p.d + c0;
+          const T* x = wide_row(p.x[o] + i * p.ldx[o] + c0, width, row);
+          const T* g = p.grad[o] + i * p.d + c0;
           for (int64_t k = 0; k < width; ++k) sum[k] += g[k] * ((x[k] - shift[k]) * scale[k]);
         }
         for (int64_t k = 0; k < width; ++k) dot[k] += sum[k];
@@ -340,7 +344,7 @@ struct Squares {
       T mean[kGroup];
       for (int64_t k = 0; k < width; ++k) mean[k] = static_cast<T>(dot[k] / double(p.n));
       for (int64_t i = 0; i < p.n; ++i) {
-        const T* __restrict x = p.x[o] + i * p.ldx[o] + c0;
+        const T* __restrict x = wide_row(p.x[o] + i * p.ldx[o] + c0, width, row);
         T* __restrict g = p.grad[o] + i * p.d + c0;
         for (int64_t k = 0; k < width; ++k) g[k] = (g[k] - (x[k] - shift[k]) * scale[k] * mean[k]) * scale[k];
       }

@@ -8,11 +8,13 @@ namespace sslspec::cpu {
 
 inline constexpr int64_t kMomentsRows = 1024;  // rows of one partial result
 
-template <typename T>
+struct Bfloat16;  // simd/bfloat16.h
+
+template <typename T, typename Value = T>
 struct MomentsArgs {
   int operands;  // 1: x; 2: x, y and x - y or (product) their covariance
   bool product;
-  const T* x[2];  // [n, d] row stride ld
+  const Value* x[2];  // [n, d] row stride ld
   int64_t ld[2];
   int64_t n, d;
   T* mean;  // [statistics, d] contiguous, statistics = 1 or 3
@@ -30,7 +32,7 @@ struct MomentsBackwardArgs {
   int threads;
 };
 
-SSLSPEC_EACH_ISA(template <typename T> void moments_forward(const MomentsArgs<T>& args);
+SSLSPEC_EACH_ISA(template <typename T, typename Value> void moments_forward(const MomentsArgs<T, Value>& args);
                  template <typename T> void moments_backward(const MomentsBackwardArgs<T>& args);)
 
 }  // namespace sslspec::cpu

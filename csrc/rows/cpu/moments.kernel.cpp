@@ -9,6 +9,7 @@
 // all sums is given by the shape alone.
 #include "rows/cpu/moments.h"
 
+#include "simd/bfloat16.h"
 #include "simd/parallel.h"
 #include "simd/vec.h"
 
@@ -42,28 +43,29 @@ struct Merge {
   }
 };
 
-template <typename T>
+template <typename T, typename Value>
 struct Moments {
   static constexpr int L = kLanes<T>;
   using Rows = Vec<T>[kRows];
-  const MomentsArgs<T>& p;
+  const MomentsArgs<T, Value>& p;
   int statistics;
 
   // One register of kRows rows less the first row of all, of which `rows` exist; columns past the end are zero.
   inline __attribute__((always_inline)) void read(int o, int64_t i, int64_t k, int rows, int64_t cols, Rows& v) const {
     const int64_t ld = p.ld[o];
-    const T *shift = p.x[o] + k, *x = shift + i * ld;
+    const Value *shift = p.x[o] + k, *x = shift + i * ld;
     if (rows == kRows && cols >= L) {
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
-        v[r] = load(x + r * ld) - load(shift);
+        v[r] = load_wide(x + r * ld) - load_wide(shift);
         __builtin_prefetch(x + r * ld + kAhead);
       }
       return;
     }
     for (int r = 0; r < kRows; ++r) {
       T lanes[L] = {};
-      for (int64_t l = 0; r < rows && l < (cols < L ? cols : L); ++l) lanes[l] = x[r * ld + l] - shift[l];
+      for (int64_t l = 0; r < rows && l < (cols < L ? cols : L); ++l)
+        lanes[l] = widened(x[r * ld + l]) - widened(shift[l]);
       v[r] = load(lanes);
     }
   }
@@ -189,19 +191,21 @@ struct Moments {
         p.mean[s * p.d + k] = static_cast<T>(mean[s]);
         p.var[s * p.d + k] = static_cast<T>(sum[s] * double(kMomentsRows) / double(p.n));
       }
-      p.mean[k] += p.x[0][k];
+      const T first = widened(p.x[0][k]);
+      p.mean[k] += first;
       if (statistics == 1) continue;
-      p.mean[p.d + k] += p.x[1][k];
-      p.mean[2 * p.d + k] += p.product ? T(0) : p.x[0][k] - p.x[1][k];
+      const T second = widened(p.x[1][k]);
+      p.mean[p.d + k] += second;
+      p.mean[2 * p.d + k] += p.product ? T(0) : first - second;
     }
   }
 };
 
 }  // namespace
 
-template <typename T>
-void moments_forward(const MomentsArgs<T>& args) {
-  Moments<T>{args, args.operands == 2 ? 3 : 1}.run();
+template <typename T, typename Value>
+void moments_forward(const MomentsArgs<T, Value>& args) {
+  Moments<T, Value>{args, args.operands == 2 ? 3 : 1}.run();
 }
 
 template <typename T>
@@ -218,8 +222,9 @@ void moments_backward(const MomentsBackwardArgs<T>& args) {
   });
 }
 
-template void moments_forward<float>(const MomentsArgs<float>&);
-template void moments_forward<double>(const MomentsArgs<double>&);
+template void moments_forward(const MomentsArgs<float>&);
+template void moments_forward(const MomentsArgs<float, Bfloat16>&);
+template void moments_forward(const MomentsArgs<double>&);
 template void moments_backward<float>(const MomentsBackwardArgs<float>&);
 template void moments_backward<double>(const MomentsBackwardArgs<double>&);
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._dtypes import is_half
+from ..._dtypes import computed_dtype, is_half, widen
 from ..._seam import _C, CODE, rounds, threads, unit_stride, view
 from .. import _value_and_grad
 from ..rows.moments import check_matrix, pair_moments
@@ -71,12 +71,12 @@ def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: GramFo
     """(1 or 2,) float64: one call of the kernel, csrc/gram/gram.h. Empty gradients are skipped."""
     n, d = x.shape
     operands = 1 if y is None else 2
-    value = x.new_empty(1 if form.cross else operands, dtype=torch.float64)
+    value, kind = x.new_empty(1 if form.cross else operands, dtype=torch.float64), computed_dtype(x)
     dual = form.diagonal is not None if form.off_diagonal else _C.gram_uses_dual(n, d, False)
-    code = CODE[torch.bfloat16 if form.half else x.dtype]
+    code = CODE[torch.bfloat16 if form.half else kind]
     size = _C.gram_workspace_size(n, d, code, operands, form.cross, dual)
     gx, gy = (view(g) if g.numel() else None for g in grads)
-    work = x.new_empty(size)
+    work = x.new_empty(size, dtype=kind)
     run = view(work), threads(4.0 * operands * n * d * min(n, d))
     _C.gram(view(x), view(y), form.view(), view(value), (gx, gy), run)
     return value
@@ -166,7 +166,11 @@ def _vicreg_cpu(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     invariance, variance, covariance, eps, half = options
-    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
+    kind = computed_dtype(x)
+    half = rounds(half, kind)
+    if not half:  # also bfloat16 rows of a processor without such products
+        x, y = widen(x), widen(y)
+    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1], kind)
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, var = pair_moments(x, y)
@@ -186,12 +190,12 @@ def _vicreg_cpu(
         diagonal=_to_subtract(n, var[:2].double().mul_(n)),
         own=own,
         near=near,
-        half=rounds(half, x.dtype),
+        half=half,
     )
     off = _run(x, y, grads, form)
     terms[2] = off.sum() / (d * (n - 1) ** 2)
     loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
-    return loss.to(x.dtype), terms.to(x.dtype), *grads
+    return loss.to(kind), terms.to(kind), *grads
 
 
 _vicreg = _value_and_grad.register_loss(
@@ -219,8 +223,8 @@ def vicreg(
     r"""VICReg with its whole gradient in three passes over x and y; formula: losses/vicreg.py.
 
     Args:
-        x, y: (n, d) float32 or float64, n >= 2; differentiable. On a GPU also bfloat16 (products of
-            bfloat16 factors with float32 sums) or float16; values are then float32.
+        x, y: (n, d) float32 or float64, n >= 2; differentiable. Also bfloat16 (products of bfloat16
+            factors with float32 sums) or, on a GPU, float16; values are then float32.
         invariance, variance, covariance: coefficients of the terms.
         eps: added to the unbiased variances inside the root, > 0.
         half: as in `sqnorm`; rows that are bfloat16 here need not say it.
@@ -240,7 +244,11 @@ def _barlow_twins_cpu(
     x: Tensor, y: Tensor, options: tuple[float, float, bool], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     off_diagonal, eps, half = options
-    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1])
+    kind = computed_dtype(x)
+    half = rounds(half, kind)
+    if not half:  # also bfloat16 rows of a processor without such products
+        x, y = widen(x), widen(y)
+    grads = _value_and_grad.outputs(x, wanted[0], y, wanted[1], kind)
     x, y = unit_stride(x), unit_stride(y)
     n, d = x.shape
     mean, var = pair_moments(x, y, product=True)
@@ -259,12 +267,12 @@ def _barlow_twins_cpu(
         diagonal=correlation.double().mul_(n)[None] if dual else None,
         other=(from_one * (2 / n)).expand(2, d),
         project=True,
-        half=rounds(half, x.dtype),
+        half=half,
     )
     off = _run(x, y, grads, form)
     terms[1] = off[0] / n**2
     loss = terms[0] + off_diagonal * terms[1]
-    return loss.to(x.dtype), terms.to(x.dtype), *grads
+    return loss.to(kind), terms.to(kind), *grads
 
 
 _barlow_twins = _value_and_grad.register_loss(
@@ -285,8 +293,8 @@ def barlow_twins(
     r"""Barlow Twins and its whole gradient in three passes; formula: losses/barlow_twins.py.
 
     Args:
-        x, y: (n, d) float32 or float64, n >= 2; differentiable. On a GPU also bfloat16 (products of
-            bfloat16 factors with float32 sums) or float16; values are then float32.
+        x, y: (n, d) float32 or float64, n >= 2; differentiable. Also bfloat16 (products of bfloat16
+            factors with float32 sums) or, on a GPU, float16; values are then float32.
         off_diagonal: weight of the redundancy term.
         eps: added to the biased variances inside the root, > 0.
         half: as in `sqnorm`; rows that are bfloat16 here need not say it.

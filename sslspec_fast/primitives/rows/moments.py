@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..._dtypes import computed_dtype
 from ..._register import register_op
 from ..._seam import _C, row_threads, stream, unit_stride, view
 
@@ -21,12 +22,12 @@ __all__ = ["column_moments", "pair_moments"]
 
 
 def check_matrix(op: str, name: str, x: Tensor, *, half: bool = False) -> None:
-    """A (n, d) matrix of float32 or float64; if half, on a GPU also of bfloat16 or float16."""
+    """A (n, d) matrix of float32 or float64; if half, also of bfloat16 or, on a GPU, float16."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{op}: {name} must be a tensor, got {type(x).__name__}")
     if x.ndim != 2:
         raise ValueError(f"{op}: {name} must be a matrix (n, d), got shape {tuple(x.shape)}")
-    if half and x.is_cuda and x.dtype in (torch.bfloat16, torch.float16):
+    if half and (x.dtype == torch.bfloat16 or (x.is_cuda and x.dtype == torch.float16)):
         return
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: {name} must be float32 or float64, got {x.dtype}")
@@ -35,7 +36,8 @@ def check_matrix(op: str, name: str, x: Tensor, *, half: bool = False) -> None:
 def pair_moments(
     x: Tensor, y: Tensor | None = None, *, product: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Column means and biased variances, not differentiable: for bodies of operators.
+    """Column means and biased variances, not differentiable: for bodies of operators. On a CPU
+    also of bfloat16 rows, in float32.
 
     Returns:
         mean and var, (1, d) for x, or (3, d) for x, y and x - y. With `product` the third row of
@@ -44,14 +46,15 @@ def pair_moments(
     """
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
-    mean, var = (x.new_empty(1 if y is None else 3, d) for _ in range(2))
+    kind = computed_dtype(x)
+    mean, var = (x.new_empty(1 if y is None else 3, d, dtype=kind) for _ in range(2))
     operands = 1 if y is None else 2
     if x.is_cuda:
         work = x.new_empty(_C.cuda_moments_workspace_size(n, d, operands))
         run = view(work), stream(x)
         _C.cuda_moments_forward(view(x), view(y), product, view(mean), view(var), run)
     else:
-        work = x.new_empty(_C.moments_workspace_size(n, d, operands))
+        work = x.new_empty(_C.moments_workspace_size(n, d, operands), dtype=kind)
         run = view(work), row_threads((x, y))
         _C.moments_forward(view(x), view(y), product, view(mean), view(var), run)
     return mean, var

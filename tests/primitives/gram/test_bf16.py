@@ -14,6 +14,7 @@ from sslspec_fast._seam import CODE, view
 from sslspec_fast.fused.spectral_contrastive import spectral_contrastive
 from sslspec_fast.primitives import gram
 from sslspec_fast.primitives.gram.gram import GramForm
+from sslspec_fast.primitives.rows.moments import pair_moments
 
 from ...support.gram_cases import BARLOW, SHAPES, VICREG, dense, matrix, value_and_grads
 
@@ -42,19 +43,16 @@ def test_sqnorm(n: int, d: int) -> None:
             assert (got.double() - want).norm() <= limit * largest
 
 
+OPERATIONS = [  # those that take rows in bfloat16
+    lambda a, b: gram.vicreg(a, b, **VICREG, half=True)[0],
+    lambda a, b: gram.barlow_twins(a, b, **BARLOW, half=True)[0],
+    lambda a, b: spectral_contrastive(a, b, longest=2.0, factor=1.0, mean=True, half=True)[0],
+]
+
+
 def results(x: Tensor, y: Tensor) -> list[Tensor]:
-    return [
-        part
-        for f in (
-            lambda a, b: gram.vicreg(a, b, **VICREG, half=True)[0],
-            lambda a, b: gram.barlow_twins(a, b, **BARLOW, half=True)[0],
-            lambda a, b: gram.sqnorm(a, b, half=True),
-            lambda a, b: spectral_contrastive(a, b, longest=2.0, factor=1.0, mean=True, half=True)[
-                0
-            ],
-        )
-        for part in value_and_grads(f, x, y)
-    ]
+    every = [*OPERATIONS, lambda a, b: gram.sqnorm(a, b, half=True)]
+    return [part for f in every for part in value_and_grads(f, x, y)]
 
 
 @pytest.mark.parametrize(("n", "d"), [(61, 200), (200, 61), (1100, 70)])
@@ -72,6 +70,31 @@ def test_strides_threads_and_one_gradient(n: int, d: int) -> None:
     leaf = x.clone().requires_grad_()
     (alone,) = torch.autograd.grad(gram.vicreg(leaf, y, **VICREG, half=True)[0], leaf)
     assert torch.equal(alone, expected[1])
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (3, 2), (61, 200), (200, 61), (1100, 70), (96, 1300)])
+def test_rows_in_bfloat16_are_the_same_numbers(n: int, d: int) -> None:
+    """The bits of wide rows, with the gradient rounded once."""
+    wide = half(n, 2 * d + 5)
+    x, y = wide[:, 2 : d + 2], wide[:, d + 3 : 2 * d + 3]
+    for operation in OPERATIONS if n > 1 else OPERATIONS[-1:]:
+        expected = value_and_grads(operation, x, y)
+        found = value_and_grads(operation, x.bfloat16(), y.bfloat16())
+        assert torch.equal(found[0], expected[0])
+        for got, want in zip(found[1:], expected[1:], strict=True):
+            assert got.dtype == torch.bfloat16
+            torch.testing.assert_close(got, want.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (7, 3), (130, 70), (2100, 9)])
+def test_moments_of_rows_in_bfloat16(n: int, d: int) -> None:
+    x, y = half(n, d), half(n, d, 1)
+    for product in (False, True):
+        expected = pair_moments(x, y, product=product)
+        assert all(
+            map(torch.equal, pair_moments(x.bfloat16(), y.bfloat16(), product=product), expected)
+        )
+    assert all(map(torch.equal, pair_moments(x.bfloat16()), pair_moments(x)))
 
 
 def test_nan_stays() -> None:
