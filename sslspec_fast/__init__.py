@@ -14,7 +14,7 @@ import torch  # noqa: F401  imported first: the compiled core shares torch's Ope
 __version__ = "0.2.0"
 
 from . import functional, metrics
-from ._config import release_kept, set_kept_limit, show_config
+from ._config import release_kept, set_float32_products, set_kept_limit, show_config
 from .graph import PairGraph
 from .losses import (
     BarlowTwinsLoss,
@@ -97,6 +97,7 @@ __all__ = [
     "metrics",
     "operators",
     "release_kept",
+    "set_float32_products",
     "set_kept_limit",
     "show_config",
     "spectral",

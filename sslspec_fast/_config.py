@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from ._dtypes import change_float32_products, float32_products
 from ._seam import _C
 
-__all__ = ["release_kept", "set_kept_limit", "show_config"]
+__all__ = ["release_kept", "set_float32_products", "set_kept_limit", "show_config"]
 
 
 def set_kept_limit(limit: int) -> int:
@@ -56,6 +57,54 @@ def release_kept() -> None:
     _C.release_kept()
 
 
+def set_float32_products(dtype: torch.dtype) -> torch.dtype:
+    """Sets whether a CPU multiplies float32 rows as they are, or rounded to bfloat16.
+
+    With ``torch.bfloat16`` the losses multiply float32 rows as they do bfloat16 ones: unit, centred
+    or scaled rows and the weights of the gradient are rounded (relative 2^-9), sums, logits,
+    exponentials, norms, positives and the gradient stay float32. It is nearly twice as fast on
+    large batches, with errors below those of autocast (docs/numerics.md). It concerns every loss
+    that does so with bfloat16 rows, inside autocast and outside; no other dtype, no
+    ``impl="torch"``, and no GPU, where float32 products follow
+    ``torch.set_float32_matmul_precision``.
+
+    Like that, it is a setting of the process, for all threads, read when a loss is called: the
+    backward pass does what the forward pass did, and a compiled function is compiled once more
+    where it has changed. With a group, set the same on every rank.
+
+    Args:
+        dtype: torch.float32, unless set, or torch.bfloat16.
+
+    Returns:
+        The dtype until now.
+
+    Raises:
+        TypeError: dtype is no torch.dtype.
+        ValueError: it is another one.
+        RuntimeError: torch.bfloat16 on a processor without such products (AVX512-BF16), or where
+            ``SSLSPEC_ISA`` leaves them out.
+
+    >>> set_float32_products(torch.float32)
+    torch.float32
+    """
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(
+            f"set_float32_products: dtype must be a torch.dtype, got {type(dtype).__name__}"
+        )
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(
+            "set_float32_products: dtype must be torch.float32 or torch.bfloat16, got " + str(dtype)
+        )
+    if dtype == torch.bfloat16 and not _C.bf16_products():
+        raise RuntimeError(
+            "set_float32_products: torch.bfloat16 needs a CPU with products of bfloat16 "
+            f"(instruction set avx512bf16), this one works with {_C.isa()}"
+        )
+    before = float32_products()
+    change_float32_products(dtype)
+    return before
+
+
 def show_config() -> dict[str, Any]:
     """Facts about the installation, as printed by ``python -m sslspec_fast``.
 
@@ -65,9 +114,9 @@ def show_config() -> dict[str, Any]:
         ``cuda_architectures`` (of the compiled CUDA kernels; 90a-real are those of Hopper; empty
         for a CPU-only build), ``cuda_devices`` (names of the GPUs that torch sees), ``threads``
         (torch's setting, which the CPU kernels follow), ``kept_limit`` (bytes; see
-        `set_kept_limit`) and ``distributed``: whether torch has torch.distributed
-        (``available``), which ``backends`` it was built with, of "gloo", "nccl", "mpi" and "ucc",
-        and the version of ``torch`` itself.
+        `set_kept_limit`), ``float32_products`` (see `set_float32_products`) and ``distributed``:
+        whether torch has torch.distributed (``available``), which ``backends`` it was built with,
+        of "gloo", "nccl", "mpi" and "ucc", and the version of ``torch`` itself.
     """
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -82,6 +131,7 @@ def show_config() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "distributed": _distributed(),
         "kept_limit": _C.kept_limit(),
+        "float32_products": str(float32_products()).removeprefix("torch."),
     }
 
 

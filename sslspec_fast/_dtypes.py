@@ -21,11 +21,32 @@ def own_rows(z: Tensor) -> Tensor:
     return z if z.is_cuda or z.dtype == torch.bfloat16 else widen(z)
 
 
+_float32_products = torch.float32  # of a CPU; set_float32_products in _config.py says what it is
+
+
+def float32_products() -> torch.dtype:
+    """What a CPU rounds float32 rows to for their products."""
+    return _float32_products
+
+
+def change_float32_products(dtype: torch.dtype) -> None:
+    """For `set_float32_products`, which checks it."""
+    global _float32_products
+    _float32_products = dtype
+
+
 def is_half(z: Tensor) -> bool:
-    """Whether a GPU multiplies in bfloat16 (on tensor cores, added up in float32): the input z is
-    bfloat16. Everything around the products stays in float32.
+    """Whether products of rows of the input z are of bfloat16 numbers, where the device has them,
+    added up in float32: z is bfloat16, or float32 on a CPU and the user asked for it. Everything
+    around the products stays in float32.
+
+    A loss asks once for an operator, which keeps the answer for its backward pass.
     """
-    return z.dtype == torch.bfloat16
+    if z.dtype == torch.bfloat16:
+        return True
+    return (
+        _float32_products == torch.bfloat16 and z.dtype == torch.float32 and z.device.type == "cpu"
+    )
 
 
 def products(x: Tensor, z: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ ALLOWED = {
     "_seam": {"_C"},
     "_torch_private": set(),
     "_register": {"_seam", "_torch_private"},
-    "_config": {"_C", "_seam"},
+    "_config": {"_C", "_dtypes", "_seam"},
     "_dtypes": set(),
     "_arrays": set(),
     "_checks": {"_dtypes"},

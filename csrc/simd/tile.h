@@ -21,7 +21,7 @@ struct Tile {
 #if defined(__AVX512F__)
   static constexpr int kRows = 8, kVecs = 3;  // 24 accumulators + 3 + 1 of 32 registers
 #elif defined(__aarch64__)
-  static constexpr int kRows = 6, kVecs = 3;  // 18 accumulators + 3 + 6 of 32 registers; four pipes of latency 4 want 16
+  static constexpr int kRows = 6, kVecs = 3;  // 18 accumulators + 3 + 6 of 32; four pipes of latency 4 want 16
 #elif defined(__AVX2__)
   static constexpr int kRows = 4, kVecs = 3;  // 12 accumulators + 3 + 1 of 16 registers
 #else

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .._dtypes import computed_dtype, is_half, widen
+from .._dtypes import computed_dtype, widen
 from .._seam import _C, CODE, rounds, threads, unit_stride, view
 from ..primitives import _value_and_grad
 from . import composed
@@ -81,7 +81,8 @@ def spectral_contrastive(
         half: the rows were bfloat16 before they were widened, as in `gram.sqnorm`; rows that are
             bfloat16 here need not say it.
     """
+    half = half or z1.dtype == torch.bfloat16
     if not z1.is_cuda and z1.shape[0] < z1.shape[1]:
-        half, (x, y) = half or is_half(z1), (widen(z1), widen(z2))
+        x, y = widen(z1), widen(z2)
         return composed.composed(x, y, longest=longest, factor=factor, mean=mean, half=half)
-    return _spectral(z1, z2, (float(longest), float(factor), mean, half or is_half(z1)))
+    return _spectral(z1, z2, (float(longest), float(factor), mean, half))

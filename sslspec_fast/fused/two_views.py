@@ -51,9 +51,11 @@ def _losses(
     form: str,
     unit: bool,
     bias: float | Tensor = 0.0,
+    *,
+    half: bool,
 ) -> Tensor:
     """The losses as a composition: (2, n) stacked, else (n,)."""
-    kind, n, half = computed_dtype(z1), z1.shape[0], is_half(z1)
+    kind, n = computed_dtype(z1), z1.shape[0]
     x, y = z1.to(kind), z2.to(kind)
     c, t = (v if isinstance(v, Tensor) else x.new_full((), v) for v in (scale, bias))
     if form == "stacked":
@@ -87,9 +89,9 @@ def _total_composed(
     mean: bool,
     kind: Sequence[Any],
 ) -> Tensor:
-    (number, offset), (form, unit) = numbers, kind
+    (number, offset), (form, unit, half) = numbers, kind
     c, t = number if scale is None else scale, offset if bias is None else bias
-    losses = _losses(z1, z2, c, form, unit, t)
+    losses = _losses(z1, z2, c, form, unit, t, half=half)
     if weight is None:
         return losses.mean() if mean else losses.sum()
     total = (losses * weight).sum()  # the weights of a mean add up to 1
@@ -97,20 +99,20 @@ def _total_composed(
 
 
 def _total_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
-    number, offset, mean, *kind = inputs[5:10]
+    number, offset, mean, *kind = inputs[5:11]
     grads = two_views_cpu.gradients(output[1], inputs)
     options = {"numbers": (number, offset), "mean": mean, "kind": kind}
     _value_and_grad.save(ctx, inputs[:5], output[:1], grads, **options)
 
 
 def _total_backward(ctx: Any, factor: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return *_value_and_grad.gradient(ctx, factor, _total_composed), *(None,) * 8
+    return *_value_and_grad.gradient(ctx, factor, _total_composed), *(None,) * 9
 
 
 _total = register_op(
     "two_views_total(Tensor z1, Tensor z2, Tensor? scale, Tensor? bias, Tensor? weight,"
-    " float number, float offset, bool mean, str form, bool unit, bool gradient, bool of_z2,"
-    " bool of_weight) -> (Tensor, Tensor[])",
+    " float number, float offset, bool mean, str form, bool unit, bool half, bool gradient,"
+    " bool of_z2, bool of_weight) -> (Tensor, Tensor[])",
     cpu=two_views_cpu.total,
     cuda=None,
     fake=two_views_cpu.outputs,
@@ -143,7 +145,7 @@ def _total_of(
     of_z2 = wanted(z2)
     gradient = of_z2 or wanted(z1) or wanted(c) or wanted(t)
     of_z2 = of_z2 or (gradient and form == "stacked")
-    flags = gradient, of_z2, wanted(weight)
+    flags = is_half(z1), gradient, of_z2, wanted(weight)
     out: Tensor = _total(z1, z2, c, t, weight, number, offset, mean, form, unit, *flags)[0]
     return out
 
@@ -167,7 +169,8 @@ def _cuda_backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | 
 
         def compose(z1: Tensor, z2: Tensor, scale: Tensor | None) -> Tensor:
             reduction, form, unit = ctx.options
-            losses = _losses(z1, z2, ctx.number if scale is None else scale, form, unit)
+            c = ctx.number if scale is None else scale
+            losses = _losses(z1, z2, c, form, unit, half=is_half(z1))
             return reduce_rows(losses, reduction, None)
 
         return *through_composition(compose, (z1, z2, scale), [grad]), *(None,) * 4
@@ -255,7 +258,7 @@ def sigmoid_loss(
             return sigmoid_total(z1, z2, scale, bias, 1.0 / len(z1) if mean else 1.0)
         return sigmoid_total(z1, z2, scale, bias, 1.0, weight / weight.sum() if mean else weight)
     if z1.is_cuda or reduction == "none" or _transformed():
-        losses = _losses(z1, z2, scale, "sigmoid", False, bias)
+        losses = _losses(z1, z2, scale, "sigmoid", False, bias, half=is_half(z1))
         return reduce_rows(losses, reduction, weight)
     return _total_of(z1, z2, scale, bias, mean, weight, "sigmoid", False)
 
@@ -278,5 +281,6 @@ def _softmax_loss(
         losses = _losses_cuda(z1, z2, tensor, number, how, form, unit)[0]
         return losses if weight is None else reduce_rows(losses, reduction, weight)
     if reduction == "none" or _transformed():
-        return reduce_rows(_losses(z1, z2, scale, form, unit), reduction, weight)
+        losses = _losses(z1, z2, scale, form, unit, half=is_half(z1))
+        return reduce_rows(losses, reduction, weight)
     return _total_of(z1, z2, scale, 0.0, reduction == "mean", weight, form, unit)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .._dtypes import computed_dtype, is_half, widen
+from .._dtypes import computed_dtype, widen
 from .._seam import _C, CODE, rounds, threads, unit_stride, view
 
 __all__ = ["gradients", "outputs", "total"]
@@ -30,6 +30,7 @@ class Arguments(NamedTuple):
     mean: bool
     form: str
     unit: bool
+    half: bool
     gradient: bool
     of_z2: bool
     of_weight: bool
@@ -82,7 +83,7 @@ def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
     loss, grads = _outputs(x)
     g1, g2, of_scale, of_bias, of_weight = [view(g) for g in _gradients(grads, x)]
     n, d = x.z1.shape
-    half = rounds(is_half(x.z1), loss.dtype)
+    half = rounds(x.half, loss.dtype)
     z1, z2 = (x.z1, x.z2) if half else (widen(x.z1), widen(x.z2))
     options = FORMS[x.form], x.unit, half, x.gradient, x.factor()
     work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[z1.dtype], options))

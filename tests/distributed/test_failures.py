@@ -27,6 +27,7 @@ SEEN = {
     "weight_fn": f"dcl: weight_fn {ALIKE} None, rank 1 has a tensor",
     "weight_fn elsewhere": f"dcl: weight_fn {ALIKE} a tensor, rank 1 has None",
     "codes": f"falcon: codes {ALIKE} shape (5, 12) and sum",
+    "products": f"clip: set_float32_products {ALIKE} torch.float32, rank 1 has torch.bfloat16",
     "budget": f"nt_xent: the buffer budget {ALIKE} 1073741824, rank 1 has 1000",
     "prefixes": f"matryoshka: dims {ALIKE} [2, 4, 5], rank 1 has [2, 5]",
     "views": f"SupConLoss: views {ALIKE} 2, rank 1 has 3",

@@ -190,7 +190,7 @@ def test_opcheck(form: str) -> None:
     op = torch.ops.sslspec_fast.two_views_total.default
     some = c, c if form == "sigmoid" else None, weight
     for tensors, flags in ((some, (True,) * 3), ((None,) * 3, (True, True, False))):
-        torch.library.opcheck(op, (a, b, *tensors, 2.0, -1.0, True, form, True, *flags))
+        torch.library.opcheck(op, (a, b, *tensors, 2.0, -1.0, True, form, True, False, *flags))
 
 
 @pytest.mark.parametrize("tensors", [0, 1, 2])
@@ -200,7 +200,7 @@ def test_gradients_are_made_of_what_needs_one(tensors: int, gradient: bool, of_z
     a, b = rows(9, 4, torch.float32), rows(9, 4, torch.float32, 1)
     some = [torch.tensor(2.0), torch.tensor(-1.0)][:tensors] + [None] * (3 - tensors)
     op = torch.ops.sslspec_fast.two_views_total
-    rest = 2.0, -1.0, True, "sigmoid", True
+    rest = 2.0, -1.0, True, "sigmoid", True, False
     loss, made = op(a, b, *some, *rest, gradient, of_z2, False)
     assert [g.dim() for g in made] == gradient * ([2] * (1 + of_z2) + [0] * tensors)
     assert torch.equal(loss, op(a, b, None, None, None, *rest, True, True, False)[0])

@@ -8,7 +8,7 @@ multiplied in float32, which passes too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast import _C
 from sslspec_fast.reference.barlow_twins import barlow_twins as plain_barlow_twins
 from sslspec_fast.reference.clip import clip as plain_clip
 from sslspec_fast.reference.dcl import dcl as plain_dcl
@@ -104,7 +105,22 @@ FORMS: dict[str, Callable[[float], tuple[Loss, Loss]]] = {
 Errors = tuple[float, float]  # of the value, of the gradient
 
 
-def errors(mine: Loss, plain: Loss, batches: list[list[Tensor]]) -> tuple[Errors, Errors]:
+@pytest.fixture(params=["bfloat16 rows", "float32 rows"])
+def leaf(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """The dtype of the rows of ours, those of float32 with the setting that rounds them."""
+    if request.param == "bfloat16 rows":
+        yield torch.bfloat16
+        return
+    if not _C.bf16_products():
+        pytest.skip("the setting needs a processor with such products")
+    before = sf.set_float32_products(torch.bfloat16)
+    yield torch.float32
+    sf.set_float32_products(before)
+
+
+def errors(
+    mine: Loss, plain: Loss, batches: list[list[Tensor]], leaf: torch.dtype = torch.bfloat16
+) -> tuple[Errors, Errors]:
     """Of ours, and of the plain form under autocast, against the plain form in float64: one value
     may be right by luck, so over several batches of bfloat16 rows.
     """
@@ -113,7 +129,7 @@ def errors(mine: Loss, plain: Loss, batches: list[list[Tensor]]) -> tuple[Errors
     for rows in batches:
         exact, half, wide = (
             [x.to(dtype).requires_grad_() for x in rows]
-            for dtype in (torch.float64, torch.bfloat16, torch.float32)
+            for dtype in (torch.float64, leaf, torch.float32)
         )
         expected = plain(*exact)
         wanted = torch.cat(torch.autograd.grad(expected, exact))
@@ -131,13 +147,13 @@ def errors(mine: Loss, plain: Loss, batches: list[list[Tensor]]) -> tuple[Errors
 
 @pytest.mark.parametrize("temperature", [0.5, 0.1, 0.05, 0.01])
 @pytest.mark.parametrize("form", FORMS)
-def test_errors_below_autocast(form: str, temperature: float) -> None:
+def test_errors_below_autocast(form: str, temperature: float, leaf: torch.dtype) -> None:
     batches = []
     for seed in range(4):
         clean, noisy = pair_rows(N, D, seed)
         rows = [clean, 3 * noisy - 2 * clean]
         batches.append([(unit(x) if form.endswith("unit rows") else x).bfloat16() for x in rows])
-    (value, grad), (value_limit, grad_limit) = errors(*FORMS[form](temperature), batches)
+    (value, grad), (value_limit, grad_limit) = errors(*FORMS[form](temperature), batches, leaf)
     assert value <= max(value_limit, 2e-5)  # sums of many logits, whose errors average out
     assert grad <= grad_limit
 
@@ -238,8 +254,10 @@ def columns(kind: str, n: int, d: int, seed: int) -> list[Tensor]:
 @pytest.mark.parametrize("kind", ["even", "scales", "one large column", "means", "rank 4"])
 @pytest.mark.parametrize(("n", "d"), [(96, 384), (260, 90)])
 @pytest.mark.parametrize("form", COLUMN_FORMS)
-def test_errors_of_columns_below_autocast(form: str, n: int, d: int, kind: str) -> None:
+def test_errors_of_columns_below_autocast(
+    form: str, n: int, d: int, kind: str, leaf: torch.dtype
+) -> None:
     batches = [columns(kind, n, d, seed) for seed in range(4)]
-    (value, grad), (value_limit, grad_limit) = errors(*COLUMN_FORMS[form], batches)
+    (value, grad), (value_limit, grad_limit) = errors(*COLUMN_FORMS[form], batches, leaf)
     assert value <= value_limit
     assert grad <= max(grad_limit, 1.8e-3)  # the rounding of the gradient itself is 1.7e-3

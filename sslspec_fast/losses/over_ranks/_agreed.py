@@ -93,6 +93,7 @@ def agreed(
     reduction: str,
     wants: Sequence[bool],
     impl: str,
+    half: bool = False,
 ) -> Agreed:
     first = next(iter(tensors.values()))
     assert first is not None
@@ -101,6 +102,7 @@ def agreed(
         "the number of features" if first.dim() == 2 else "the shape of a sample": width,
         "dtype": first.dtype,
         "impl": impl,
+        "set_float32_products": "torch.bfloat16" if half else "torch.float32",
         "reduction": reduction,
         "the buffer budget": budget(),
         **dict(zip(form.numbers, numbers, strict=True)),
@@ -127,12 +129,7 @@ def agreed(
         x = tensors[name]
         held += (ONE, 0) if x is None else (_layouts(x, counts[of]), _bits(x))
     ranks, (more, further, *told) = agree(form.op, group, facts, *held)
-    if ranks.n < form.min_rows:
-        rows = "row" if form.min_rows == 1 else "rows"
-        raise ValueError(
-            f"{form.op}: {next(iter(tensors))} needs at least {form.min_rows} {rows} over all "
-            f"ranks of the group, got {ranks.n}"
-        )
+    _check_rows(form, next(iter(tensors)), ranks.n)
     if form.fits is not None:
         form.fits(ranks, ranks.with_counts(more))
     layouts, tensors = {}, dict(tensors)
@@ -143,6 +140,15 @@ def agreed(
             tensors[name] = x.reshape(())
     of_ranks = ranks, ranks.with_counts(more), ranks.with_counts(further)
     return Agreed(*of_ranks, layouts, tensors)
+
+
+def _check_rows(form: Form, name: str, n: int) -> None:
+    if n < form.min_rows:
+        rows = "row" if form.min_rows == 1 else "rows"
+        raise ValueError(
+            f"{form.op}: {name} needs at least {form.min_rows} {rows} over all ranks of the group, "
+            f"got {n}"
+        )
 
 
 def _check_same_bits(op: str, name: str, values: Sequence[int]) -> None:

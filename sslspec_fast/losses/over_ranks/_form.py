@@ -59,7 +59,7 @@ class Problem:
     wants_terms: bool
     tensors: dict[str, Tensor | None]
     numbers: dict[str, float]
-    half: bool  # the rows came as bfloat16
+    half: bool  # as `is_half` found it of the rows
     choices: dict[str, str]
     graph: PairGraph | None
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._dtypes import computed_dtype
+from ..._dtypes import computed_dtype, is_half
 from ..._register import register_op
 from ...graph.over_ranks import by_name as graph_of
 from ...graph.over_ranks import whole
@@ -57,7 +57,8 @@ def call(
     padding: list[None] = [None] * (SLOTS - len(tensors))
     graph = "" if given.graph is None else given.graph.name
     choices = "\n".join([*(given.choices or {}).values()])
-    what = form.op, group, graph, choices, reduction, numbers, wants
+    half = is_half(next(x for x in tensors if x is not None))
+    what = form.op, group, graph, choices, reduction, numbers, half, wants
     loss, terms, *_ = _over_ranks(*tensors, *padding, *what, return_terms)
     if not return_terms:
         return loss
@@ -137,7 +138,7 @@ def _reference(
 
 _ARGS = (
     "Tensor x0, " + "".join(f"Tensor? x{k}, " for k in range(1, SLOTS)) + "str op, str group,"
-    " str graph, str choices, str reduction, float[] numbers, bool[] wants"
+    " str graph, str choices, str reduction, float[] numbers, bool half, bool[] wants"
 )
 _GRADS = ", ".join(["Tensor"] * SLOTS)
 
@@ -162,7 +163,7 @@ def _gradient_shapes(
 
 
 def _shapes(*args: Any) -> tuple[Tensor, ...]:
-    tensors, (op, _, _, _, reduction, numbers, wants, terms) = args[:SLOTS], args[SLOTS:]
+    tensors, (op, _, _, _, reduction, numbers, _, wants, terms) = args[:SLOTS], args[SLOTS:]
     form, a = FORMS[op], args[0]
     kind, shape = computed_dtype(a), _loss_shape(form, tensors, reduction)
     asked = wants if reduction != "none" else []
@@ -176,12 +177,12 @@ def _run(
     args: Sequence[Any], terms: bool, wants: Sequence[bool], factor: Tensor | None
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """Agree, then the value and what `wants` asks of its gradient."""
-    op, name, named, chosen, reduction, numbers, asked = args[SLOTS:]
+    op, name, named, chosen, reduction, numbers, half, asked = args[SLOTS:]
     form = FORMS[op]
     tensors = _named(form, args[:SLOTS])
     graph, choices = graph_of(named) if named else None, chosen.split("\n")
     ranks, more, further, _, tensors = agreed(
-        form, by_name(name), tensors, numbers, choices, graph, reduction, asked, "fused"
+        form, by_name(name), tensors, numbers, choices, graph, reduction, asked, "fused", half
     )
     first = args[0]
 
@@ -195,7 +196,7 @@ def _run(
             terms,
             dict(zip(tensors, leaves, strict=True)),
             dict(zip(form.numbers, numbers, strict=True)),
-            first.dtype == torch.bfloat16,
+            half,
             dict(zip(form.choices, choices, strict=False)),
             graph,
         )
@@ -246,7 +247,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     rest = (None,) * (len(ctx.options) + 1)
     if grad is None:
         return (*(None,) * SLOTS, *rest)
-    op, _, _, _, reduction, _, wants = ctx.options
+    op, _, _, _, reduction, _, _, wants = ctx.options
     if torch.is_grad_enabled():
         raise NotImplementedError(
             f"{op}: second derivatives of a loss over ranks exist with impl='torch' only"
@@ -263,7 +264,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
 
 
 def _bwd_shapes(*args: Any) -> tuple[Tensor, ...]:
-    return tuple(_gradient_shapes(args[:SLOTS], args[SLOTS + 6], args[0]))
+    return tuple(_gradient_shapes(args[:SLOTS], args[SLOTS + 7], args[0]))
 
 
 def _bwd_body(*args: Any) -> tuple[Tensor, ...]:

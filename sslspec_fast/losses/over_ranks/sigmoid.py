@@ -34,7 +34,7 @@ Blocks = Callable[[Tensor, Tensor, Piece], Iterable[Block]]  # of the rows and t
 class Negatives(NamedTuple):
     """The rows of all ranks as columns; blocks: which pairs with those of a piece are negatives.
 
-    half: the rows are multiplied, and sent, in bfloat16.
+    half: the rows are multiplied in bfloat16 where the device does, and sent so.
     """
 
     ranks: Ranks
@@ -129,7 +129,7 @@ def _visit(
         for here, there, left_out in blocks(left, right, piece):
             c = scale[here] if scale.dim() else scale
             found, grads, of_bias = softplus_block(
-                left[here], right[there], c, bias, weight[here], left_out, want_b=want_b
+                left[here], right[there], c, bias, weight[here], left_out, want_b=want_b, half=half
             )
             rows[here] += found
             grad_a[here] += grads.a

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import _checks as check
-from ..._dtypes import computed_dtype, multiplies_half
+from ..._dtypes import computed_dtype
 from ...primitives.rows.unit_rows import paired_rows, unit_rows
 from ...ranks import agree, gather_rows, sum_to_rows, told_to_all
 from ...ranks.differentiable import sum_over_ranks
@@ -66,7 +66,7 @@ def _negatives(p: Problem) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     u = unit_rows(torch.cat([p.rows("z1"), p.rows("z2")]))
     positive = ((u[:n] * u[n:]).sum(1) * scale).expand(2, n)
     stacked = p.ranks.with_counts([2 * count for count in p.ranks.counts])
-    columns = Columns(stacked, p.ranks, 2, multiplies_half(u, p.half))
+    columns = Columns(stacked, p.ranks, 2, p.half)
     return u, scale, positive, self_log_sum_exp(u, anchor_scale, columns).view(2, n)
 
 
@@ -214,7 +214,7 @@ def _clip(p: Problem) -> Result:
     x, y, scale, bias = p.rows("image"), p.rows("text"), scale_of(p, "logit_scale"), None
     bias = p.tensors["logit_bias"]
     positive = (x * y).sum(1) * scale
-    columns = Columns(p.ranks, p.ranks, 1, p.half)  # bfloat16 rows are exact in what is sent
+    columns = Columns(p.ranks, p.ranks, 1, p.half, as_given=True)
     if scale.dim() == 0:
         by_row, by_col = log_sum_exp(x, y, scale, columns, cols=True)
     else:  # a scale per pair: the two directions have different logits
@@ -285,7 +285,7 @@ def _sup_con(p: Problem) -> Result:
     sums, count = _positive_sums(p, x, labels)
     anchor = count > 0
     positive = torch.where(anchor, scale * sums / count.clamp(min=1), 0.0)
-    columns = Columns(p.ranks, p.ranks, 1, multiplies_half(x, p.half))
+    columns = Columns(p.ranks, p.ranks, 1, p.half)
     rows = self_log_sum_exp(x, scale, columns) - positive
     if smooth:
         total = scale * ((x * sum_to_rows(x.sum(0), p.ranks)).sum(1) - x.square().sum(1))

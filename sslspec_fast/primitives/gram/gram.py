@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._dtypes import computed_dtype, is_half, widen
+from ..._dtypes import computed_dtype, widen
 from ..._seam import _C, CODE, rounds, threads, unit_stride, view
 from .. import _value_and_grad
 from ..rows.moments import check_matrix, pair_moments
@@ -234,7 +234,7 @@ def vicreg(
     """
     _check("gram.vicreg", x, y, min_rows=2, half=True)
     coefficients = float(invariance), float(variance), float(covariance)
-    return _vicreg(x, y, (*coefficients, float(eps), half or is_half(x)))
+    return _vicreg(x, y, (*coefficients, float(eps), half or x.dtype == torch.bfloat16))
 
 
 # ---- Barlow Twins: both terms and the whole gradient ----
@@ -303,4 +303,4 @@ def barlow_twins(
         loss (), and the unweighted terms (2,), on and off the diagonal, without gradient.
     """
     _check("gram.barlow_twins", x, y, min_rows=2, half=True)
-    return _barlow_twins(x, y, (float(off_diagonal), float(eps), half or is_half(x)))
+    return _barlow_twins(x, y, (float(off_diagonal), float(eps), half or x.dtype == torch.bfloat16))

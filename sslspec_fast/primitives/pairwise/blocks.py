@@ -95,6 +95,7 @@ def softplus_block(
     left_out: LeftOut = ALL_PAIRS,
     *,
     want_b: bool,
+    half: bool = False,
 ) -> tuple[Tensor, Gradients, Tensor]:
     """``r_i = sum_j softplus(scale_i a_i . b_j + bias)``, and the gradients of sum_i weight_i r_i.
 
@@ -102,6 +103,7 @@ def softplus_block(
         a, b: (n, d) and (m, d), of any length, 0 included.
         scale: 0-dim or (n,); bias: 0-dim; weight: (n,).
         left_out: pairs that do not count.
+        half: as in `pairwise.lse`.
 
     Returns:
         r (n,); the gradients of a, b and scale; that of the bias.
@@ -121,6 +123,6 @@ def softplus_block(
         grads = Gradients(g_a, b.new_empty(0) if g_b is None else g_b, g_scale)
         return rows, grads, of_bias.sum().to(bias.dtype)
     _, rows, g_a, g_b, g_scale, g_bias = value_and_grad._softplus(
-        a, b, scale, bias, weight, *left_out, False, want_b
+        a, b, scale, bias, weight, *left_out, half, want_b
     )
     return rows, Gradients(g_a, g_b, g_scale), g_bias

@@ -161,7 +161,7 @@ def _one_positive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _save(ctx, inputs, output, left_out=LeftOut._make(inputs[5:10]))
+    _save(ctx, inputs, output, left_out=LeftOut._make(inputs[5:10]), half=inputs[10])
 
 
 def _backward(expression: Callable[..., Tensor]) -> Callable[..., tuple[Tensor | None, ...]]:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast import _dtypes
 
 D = torch.float64
 
@@ -79,6 +80,10 @@ CALLS: dict[str, Any] = {
     "codes": (
         lambda g: F.falcon(*pair(), n_codes=8, group=g),
         lambda g: F.falcon(*pair(), n_codes=12, group=g),
+    ),
+    "products": (
+        lambda g: _with_rounded_rows(lambda: F.clip(*pair(dtype=torch.float32), 2.0, group=g)),
+        lambda g: F.clip(*pair(dtype=torch.float32), 2.0, group=g),
     ),
     "budget": (
         lambda g: _with_budget(lambda: F.nt_xent(*pair(), group=g)),
@@ -337,6 +342,15 @@ def _with_budget(call: Any) -> Any:
 
     with buffer_bytes(1000):
         return call()
+
+
+def _with_rounded_rows(call: Any) -> Any:
+    """What `set_float32_products` changes, on a processor without such products too."""
+    _dtypes.change_float32_products(torch.bfloat16)
+    try:
+        return call()
+    finally:
+        _dtypes.change_float32_products(torch.float32)
 
 
 def told(group: Any, name: str) -> tuple[str, str, float]:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .... import _checks as check
-from ...._dtypes import multiplies_half
 from ....graph.over_ranks import partition
 from ....graph.pair_graph import PairGraph
 from ....primitives.rows.unit_rows import unit_rows
@@ -66,7 +65,7 @@ def _graph_info_nce(p: Problem) -> Result:
     degree = graph.degree.to(x.dtype)
     anchor = degree > 0
     u = unit_rows(x) if normalize else x
-    half, by_itself = multiplies_half(u, p.half), p.choices["negatives"] == "per_positive"
+    half, by_itself = p.half, p.choices["negatives"] == "per_positive"
     positive = torch.zeros_like(degree)
     if p.wants_terms or not by_itself:
         positive = scale / torch.where(anchor, degree, 1.0) * graph.edge_dot(u, u)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...._dtypes import multiplies_half
 from ....graph._checks import check_graph
 from ....graph.pair_graph import PairGraph
 from ....primitives.pairwise import LeftOut
@@ -50,7 +49,7 @@ def _graph_siglip(p: Problem) -> Result:
         stored, every = entries(graph, y)
         scaled = x * (scale if scale.dim() == 0 else scale[:, None])
         positive = positive + edge_softplus(stored, scaled, every, bias)
-    columns = no_partners(p, graph, multiplies_half(x, p.half))
+    columns = no_partners(p, graph, p.half)
     ids = columns.own_ids(x)
 
     def blocks(left: Tensor, right: Tensor, piece: Piece) -> Iterator[tuple[slice, slice, LeftOut]]:

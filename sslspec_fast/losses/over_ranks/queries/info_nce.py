@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .... import _checks as check
-from ...._dtypes import as_multiplied, computed_dtype, multiplies_half
+from ...._dtypes import as_multiplied, computed_dtype
 from ....primitives.pairwise.filtered import Bound, pairs_above
 from ....ranks import Ranks, gather_rows, sum_to_rows
 from ....ranks.agreement import sample_ids
@@ -236,7 +236,7 @@ def _info_nce(p: Problem) -> Result:
     chosen = Selection(directions, target, guide, less, bool(relative))
     sides, bounds = embedded.sides(directions), chosen.bounds()
     factors, of_each = _log_weight(p), _negatives_of_each(p, embedded.query)
-    half = multiplies_half(embedded.query, p.half)
+    half = p.half
 
     def at(power: float) -> Tensor:
         parts = [] if of_each is None else [of_each.lse(scale, power)]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...._dtypes import as_multiplied
+from ...._dtypes import as_multiplied, multiplies_half
 from ....primitives.pairwise import LeftOut, Logits
 from ....primitives.pairwise.blocks import lse_block, lse_block_gradients
 from ....ranks import Ranks
@@ -39,7 +39,8 @@ class Columns:
     Args:
         ranks: counts of the rows.
         samples, views: the ids where none are given, see `sample_ids`.
-        half: the rows are multiplied, and sent, in bfloat16.
+        half: the rows are multiplied in bfloat16 where the device does, and sent so by a GPU.
+        as_given: they are the caller's own rows, which a CPU sends in bfloat16 too.
         ids: (rows of this rank,) and (columns of all ranks,) int32; pairs with equal ids are left
             out.
         skip: of rows, of the columns of a piece and of that piece, further pairs to leave out.
@@ -54,13 +55,18 @@ class Columns:
         *,
         ids: tuple[Tensor, Tensor] | None = None,
         skip: Skip | None = None,
+        as_given: bool = False,
     ) -> None:
         self.ranks, self.samples, self.views, self.half = ranks, samples, views, half
+        self.as_given = as_given
         self.given_ids, self.skip = ids, skip
 
     def pieces(self, b: Tensor) -> list[Piece]:
         gradient = b.element_size()
-        return pieces_of(self.ranks, b.shape[1] * ((2 if self.half else gradient) + gradient))
+        return pieces_of(self.ranks, b.shape[1] * ((2 if self._narrow(b) else gradient) + gradient))
+
+    def _narrow(self, b: Tensor) -> bool:
+        return multiplies_half(b, self.half) or (self.half and self.as_given)
 
     def ids(self, piece: Piece, device: torch.device) -> Tensor:
         if self.given_ids is not None:
@@ -90,7 +96,7 @@ class Columns:
         return LeftOut(ids, self.ids(piece, left.device), *pattern)
 
     def sent(self, b: Tensor) -> Tensor:
-        return b.bfloat16() if self.half else b
+        return b.bfloat16() if self._narrow(b) else b
 
     def multiplied(self, x: Tensor) -> Tensor:
         return as_multiplied(x, self.half)
@@ -161,7 +167,7 @@ class _SelfLogSumExp(torch.autograd.Function):
         for piece, every in gathered_pieces(columns.sent(u), pieces):
             right = columns.multiplied(every)
             logits = columns.logits(left, right, scale, ids, piece)
-            found, _ = lse_block(logits, cols=False, half=False)
+            found, _ = lse_block(logits, cols=False, half=columns.half)
             lse = found if len(pieces) == 1 else torch.logaddexp(lse, found)
             kept = right if len(pieces) == 1 else None
         ctx.columns, ctx.parts = columns, pieces
@@ -184,7 +190,7 @@ class _SelfLogSumExp(torch.autograd.Function):
                 (lse, grad),
                 (q, g),
                 want_b=False,
-                half=False,
+                half=columns.half,
             )
             grad_u, grad_scale = grad_u + part.a, grad_scale + part.scale
         return grad_u, 0.5 * grad_scale, None, None  # every pair was seen from both of its ends
