@@ -138,7 +138,7 @@ def self_lse(u: Tensor, scale: Tensor, ids: Tensor | None, half: bool) -> Tensor
     """
     if scale.dim() == 0:
         return pairwise.lse_self(u, scale, ids, half=half)
-    return pairwise.lse(u, u, scale, pairwise.LeftOut(ids, ids, self_pairs=True))[0]
+    return pairwise.lse(u, u, scale, pairwise.LeftOut(ids, ids, self_pairs=True), half=half)[0]
 
 
 def is_scalar(scale: float | Tensor) -> bool:

@@ -127,8 +127,8 @@ def clip(
         if scale.dim() == 0:
             by_row, by_col = pairwise.lse(a, b, scale, others, cols=True, half=half)
         else:  # a scale per anchor: the two directions have different logits
-            by_row, _ = pairwise.lse(a, b, scale, others)
-            by_col, _ = pairwise.lse(b, a, scale, others)
+            by_row, _ = pairwise.lse(a, b, scale, others, half=half)
+            by_col, _ = pairwise.lse(b, a, scale, others, half=half)
         if tau_plus:
             by_row = debiased(by_row, positive, scale, n - 1, tau_plus)
             by_col = debiased(by_col, positive, scale, n - 1, tau_plus)

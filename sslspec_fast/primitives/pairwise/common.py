@@ -80,11 +80,7 @@ class Logits(NamedTuple):
 
     def view(self) -> tuple[Any, ...]:
         """As the core takes it, csrc/pairwise/logits.h."""
-        return self.view_with(self.a, self.b)
-
-    def view_with(self, a: Tensor, b: Tensor | None) -> tuple[Any, ...]:
-        """The same with other rows: a and b as the kernels take them."""
-        _, _, scale, left_out, bias = self
+        a, b, scale, left_out, bias = self
         return view(a), view(b), view(scale), view(bias), left_out.view()
 
 
@@ -127,11 +123,23 @@ def number_of_kept(a: Tensor, keep: bool) -> Tensor:
     return a.new_empty(int(keep), dtype=torch.int64)
 
 
-def multiplied(x: Tensor, scale: Tensor, half: bool) -> Tensor:
-    """Rows as the softmax kernels of the CPU take them: in bfloat16 where it rounds them and one
-    scale serves all.
+def multiplied(x: Tensor, half: bool) -> Tensor:
+    """Rows as the kernels of the CPU take them: in bfloat16 where it rounds them."""
+    return unit_stride(x.bfloat16() if rounds(half, x.dtype) else x)
+
+
+def both_multiplied(x: Logits, half: bool) -> Logits:
+    """The logits with rows, and a scale, as the kernels of the CPU take them. One scale multiplies
+    the products of rows in bfloat16. Those of the rows are in the rows themselves then, of a
+    softmax; a sigmoid, whose bias keeps nearly all weights small, would lose more than autocast
+    does (twice the error of the value), and multiplies those in float32.
     """
-    return unit_stride(x.bfloat16() if scale.ndim == 0 and rounds(half, x.dtype) else x)
+    a, b, scale = x.a, x.b, x.scale
+    assert b is not None
+    half = half and (scale.ndim == 0 or x.bias is None)
+    if scale.ndim and rounds(half, a.dtype):
+        a, scale = a * scale[:, None], scale.new_ones(())
+    return x._replace(a=multiplied(a, half), b=multiplied(b, half), scale=scale)
 
 
 def largest_one(rows: Tensor, *grads: Tensor) -> tuple[Tensor | None, tuple[Tensor, ...]]:

@@ -26,7 +26,7 @@ from .common import (
     LOGITS,
     LeftOut,
     Logits,
-    multiplied,
+    both_multiplied,
     pair_threads,
     through_scale,
     workspace,
@@ -48,11 +48,10 @@ def _softplus_shapes(x: Logits, half: bool) -> Tensor:
 def _softplus_body(x: Logits, half: bool) -> Tensor:
     if x.a.is_cuda:
         return cuda.forward(x)[0]
-    assert x.b is not None
-    a, b = multiplied(x.a, x.scale, half), multiplied(x.b, x.scale, half)
-    out = x.a.new_empty(x.a.shape[0])
-    work = workspace(a, b, backward=False)
-    _C.pairwise_sigmoid_forward(x.view_with(a, b), view(out), (view(work), pair_threads(a, b)))
+    out, rows = x.a.new_empty(x.a.shape[0]), both_multiplied(x, half)
+    assert rows.b is not None
+    run = view(workspace(rows.a, rows.b, backward=False)), pair_threads(rows.a, rows.b)
+    _C.pairwise_sigmoid_forward(rows.view(), view(out), run)
     return out
 
 
@@ -80,20 +79,20 @@ def _softplus_bwd_body(
         return cuda.gradients(x, (None, None), (grad, None), *wants)
     assert x.b is not None
     a, b, grad = x.a, x.b, grad.contiguous()
-    left, right = multiplied(a, x.scale, half), multiplied(b, x.scale, half)
+    rows = both_multiplied(x, half)
     grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
     grad_b = b.new_empty(b.shape if want_b else (0,))
-    work = workspace(left, right, backward=True)
+    work = workspace(rows.a, rows.b, backward=True)
     _C.pairwise_sigmoid_backward(
-        x.view_with(left, right),
+        rows.view(),
         view(grad),
         view(grad_bias),
         None,
         (view(grad_a), view(grad_b) if want_b else None),
         (view(work), pair_threads(a, b)),
     )
-    if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
-        grad_b.mul_(x.scale)
+    if rows.a.dtype == torch.bfloat16:  # whose panels of a are not scaled
+        grad_b.mul_(rows.scale)
     grad_a, grad_scale = through_scale(a, grad_a, x.scale)
     return grad_a, grad_b, grad_scale, grad_bias.sum()
 

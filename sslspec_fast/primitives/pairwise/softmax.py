@@ -30,9 +30,9 @@ from .common import (
     LOGITS,
     LeftOut,
     Logits,
+    both_multiplied,
     keeping,
     largest_one,
-    multiplied,
     number_of_kept,
     of_logits,
     pair_threads,
@@ -57,16 +57,16 @@ def _lse_shapes(x: Logits, cols: bool, half: bool, keep: bool) -> tuple[Tensor, 
 
 @of_logits
 def _lse_body(x: Logits, cols: bool, half: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    a, b, scale = x.a, _right(x), x.scale
+    a, b = x.a, _right(x)
     kept = number_of_kept(a, keep)
     if a.is_cuda:
         return *cuda.forward(x, cols=cols), kept
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
-    left, right = multiplied(a, scale, half), multiplied(b, scale, half)
-    work = workspace(left, right, backward=False)
+    rows = both_multiplied(x, half)
+    work = workspace(rows.a, rows.b, backward=False)
     lse = view(row), view(col) if cols else None
     run = view(work), pair_threads(a, b)
-    _C.pairwise_forward(x.view_with(left, right), lse, view(kept) if keep else None, run)
+    _C.pairwise_forward(rows.view(), lse, view(kept) if keep else None, run)
     return row, col, kept
 
 
@@ -87,12 +87,12 @@ def _lse_bwd_body(x: Logits, cols: bool, half: bool, *arguments: Any) -> tuple[T
     if a.is_cuda:
         lse, grad_lse = (row, col if cols else None), (grad_row, grad_col if cols else None)
         return cuda.gradients(x, lse, grad_lse, want_b=want_b)
-    left, right = multiplied(a, scale, half), multiplied(b, scale, half)
-    factor, (grad_row, grad_col) = largest_one(left, grad_row, grad_col)
+    rows = both_multiplied(x, half)
+    factor, (grad_row, grad_col) = largest_one(rows.a, grad_row, grad_col)
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
-    work = workspace(left, right, backward=True)
+    work = workspace(rows.a, rows.b, backward=True)
     _C.pairwise_backward(
-        x.view_with(left, right),
+        rows.view(),
         (view(row), view(col) if cols else None),
         (view(grad_row), view(grad_col) if cols else None),
         (view(grad_a), view(grad_b) if want_b else None),
@@ -101,7 +101,7 @@ def _lse_bwd_body(x: Logits, cols: bool, half: bool, *arguments: Any) -> tuple[T
     )
     if factor is not None:  # the panels of a in bfloat16 are not scaled
         grad_a.mul_(factor)
-        grad_b.mul_(scale * factor)
+        grad_b.mul_(rows.scale * factor)
     grad_a, grad_scale = through_scale(a, grad_a, scale)
     return grad_a, grad_b, grad_scale
 
@@ -205,8 +205,8 @@ def lse(
         scale: 0-dim or, without ``cols``, (n,) tensor of the same dtype; receives a gradient.
         left_out: pairs that are not in the sums.
         cols: also return the column statistics.
-        half: the rows came as bfloat16: a CPU that multiplies bfloat16 does, under one scale, and
-            rounds a, b and W to it.
+        half: the rows came as bfloat16: a CPU that multiplies bfloat16 does, and rounds a, b and W
+            to it; a scale of each row multiplies a before that.
 
     Returns:
         (n,) and (m,), the latter empty without ``cols``; a row without any pair gives ``-inf`` and

@@ -46,7 +46,7 @@ def _self_body(
     out, kept = _self_shapes(u, scale, ids, half, keep)
     if u.is_cuda:
         return cuda.forward(_logits(u, scale, ids))[0], kept
-    u = multiplied(u, scale, half)
+    u = multiplied(u, half)
     run = view(workspace(u, None, backward=False)), pair_threads(u, u)
     number = view(kept) if keep else None
     _C.pairwise_forward(_logits(u, scale, ids).view(), (view(out), None), number, run)
@@ -78,7 +78,7 @@ def _self_bwd_body(
         logits = _logits(u, scale, ids)
         grad_u, _, row_dot, _ = cuda.backward(logits, (lse, None), (grad, None))
         return grad_u, (0.5 * row_dot.sum()).to(scale.dtype)
-    rows = multiplied(u, scale, half)
+    rows = multiplied(u, half)
     factor, (grad,) = largest_one(rows, grad)
     grad_u = u.new_empty(u.shape)
     work = workspace(rows, None, backward=True)

@@ -31,8 +31,8 @@ from .common import (
     ALL_PAIRS,
     LeftOut,
     Logits,
+    both_multiplied,
     inner,
-    multiplied,
     pair_threads,
     through_scale,
     workspace,
@@ -107,20 +107,20 @@ def _softplus_body(
     a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *rest: Any
 ) -> Outputs:
     *pairs, half, grad_b = rest
-    left, right = multiplied(a, scale, half), multiplied(b, scale, half)
+    logits = both_multiplied(Logits(a, b, scale, LeftOut._make(pairs), bias), half)
     weight = weight.contiguous()
     _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, False, grad_b)
     of_bias = torch.empty_like(rows)
     _C.pairwise_sigmoid_backward(
-        Logits(left, right, scale, LeftOut._make(pairs), bias).view(),
+        logits.view(),
         view(weight),
         view(of_bias),
         view(rows),
         (view(g_a), view(g_b) if grad_b else None),
-        (view(workspace(left, right, backward=True)), pair_threads(a, b)),
+        (view(workspace(logits.a, logits.b, backward=True)), pair_threads(a, b)),
     )
-    if left.dtype == torch.bfloat16:  # whose panels of a are not scaled
-        g_b.mul_(scale)
+    if logits.a.dtype == torch.bfloat16:  # whose panels of a are not scaled
+        g_b.mul_(logits.scale)
     g_a, g_scale = through_scale(a, g_a, scale)
     return _total(rows, weight), rows, g_a, g_b, g_scale, of_bias.sum()
 
@@ -213,8 +213,11 @@ def one_positive_total(
 
     All tensors receive gradients. Rows without any pair add 0.
     """
-    composed = scale.ndim == 0 and rounds(half, a.dtype)
-    if a.is_cuda or composed or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b)):
+    if (
+        a.is_cuda
+        or rounds(half, a.dtype)
+        or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b))
+    ):
         return _one_positive_expression(a, b, scale, positive, weight, skip_self, half)
     out: Tensor = _one_positive(
         a, b, scale, positive, weight, skip_self, _value_and_grad.wanted(b)

@@ -44,13 +44,34 @@ def test_lse(n: int, m: int, d: int, cols: bool, scale: float) -> None:
     g = [weights(len(e), dtype=torch.float32) for e in exact]
     grads = torch.autograd.grad(ours, (a, b, c), g)
     close(grads, torch.autograd.grad(exact, (ae, be, ce), [x.double() for x in g]), GRADIENT)
-    # one side alone, and one scale for each row
+    # one side alone
     (alone,) = torch.autograd.grad(pairwise.lse(a, b.detach(), c, cols=cols, half=True)[0].sum(), a)
     (whole,) = torch.autograd.grad(pairwise.lse(a, b, c, cols=cols, half=True)[0].sum(), a)
     assert torch.equal(alone, whole)
-    if not cols:
-        each = torch.full((n,), scale)
-        close((pairwise.lse(a, b, each, half=True)[0],), exact, VALUE)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_a_scale_for_each_row(n: int, m: int, d: int, scale: float) -> None:
+    """It multiplies a row before that is rounded, and a gradient after the products."""
+    each = scale * (0.5 + torch.rand(n, generator=torch.Generator().manual_seed(n)))
+    a, b, c = leaves(half(n, d), half(m, d, 1), each)
+    row, _ = pairwise.lse(a, b, c, half=True)
+    rows_scaled = (c[:, None] * a).detach()
+    if _C.bf16_products():
+        rows_scaled = rows_scaled.bfloat16().float()
+    scaled, be = doubles(rows_scaled, b)
+    exact = (scaled @ be.T).logsumexp(1)
+    close((row,), (exact,), VALUE)
+    g = weights(n, dtype=torch.float32)
+    of_scaled, of_b = torch.autograd.grad(exact, (scaled, be), g.double())
+    of_a, of_c = c[:, None].double() * of_scaled, (a * of_scaled).sum(1)
+    *grads, grad_c = torch.autograd.grad(row, (a, b, c), g)
+    close(tuple(grads), (of_a, of_b), GRADIENT)
+    # its terms have both signs: beside what they add up to without them
+    assert (grad_c - of_c).norm() <= GRADIENT * (
+        a.norm(dim=1) * of_scaled.norm(dim=1)
+    ).norm() + 1e-6
 
 
 def test_pairs_that_are_left_out() -> None:

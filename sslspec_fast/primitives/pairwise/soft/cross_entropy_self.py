@@ -77,7 +77,7 @@ def _body(*args: Any) -> Outputs:
     if u.is_cuda:
         _on_gpu(call, weight, rows, entropy, grad_u)
     else:
-        x, y = multiplied(u, scale, half), multiplied(t, scale, half)
+        x, y = multiplied(u, half), multiplied(t, half)
         sizes = x.shape[0], x.shape[1], y.shape[1]
         size = _C.pairwise_soft_self_workspace_size(sizes, CODE[x.dtype], grad)
         _C.pairwise_soft_self(
