@@ -33,7 +33,6 @@ class Team {
 
   int threads_ = 1;
   bool helped_ = false;            // a helper has taken part
-  bool in_vain_ = false;           // a job has waited for its helpers for longer than it worked
   Helper* helpers_[kMostThreads];  // threads_ - 1
 };
 
