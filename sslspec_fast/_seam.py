@@ -51,16 +51,16 @@ def stream(t: torch.Tensor) -> int:
     return int(torch._C._cuda_getCurrentRawStream(t.get_device()))
 
 
-WORK_OF_THREAD = 1.25e7
+WORK_OF_THREAD = 2.5e7
 
 
 def threads(work: float = math.inf) -> int:
     """Number of CPU threads for a kernel: torch's own setting, or fewer where they do not pay.
 
     Args:
-        work: floating point operations of the whole step. A further thread pays from 1.25e7 on,
-            about 0.1 ms: it takes some microseconds to wake. Results are the same for any number of
-            threads.
+        work: floating point operations of the whole step. A further thread pays from 2.5e7 on,
+            about 0.2 ms: it takes some microseconds to wake, and on a busy machine all wait for the
+            one that was put aside. Results are the same for any number of threads.
     """
     most = torch.get_num_threads()
     return most if work >= most * WORK_OF_THREAD else max(1, int(work / WORK_OF_THREAD))

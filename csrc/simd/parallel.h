@@ -13,6 +13,7 @@ namespace {
 struct alignas(64) TaskRange {
   int64_t next, end;
 };
+constexpr int kMostThreads = 256;
 
 // Memory for scratch (scratch.h) may run out in any thread. An exception that leaves a parallel region ends the
 // process, so it is caught inside and thrown again behind the region.

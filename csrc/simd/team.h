@@ -1,27 +1,23 @@
-// The threads of one pass: the calling thread runs the pass, and helpers of the process take part in its jobs.
+// The threads of one pass: one parallel region, in which the calling thread runs the pass and the others help with its
+// jobs.
 //
-// A job is over when all its work is done, not when all threads have been there: a helper that the system has put aside
-// before it began is called back, and no thread waits for it. So another thread costs the few microseconds that it takes
-// to wake it, and a busy machine no more. A thread that waits spins for some microseconds, as long as the next step is
-// usually away, and then sleeps: a waiting thread that kept its core would take it from those that have work.
-// Where helpers come too seldom to be of use, short passes do without (team.cpp).
+// A job is over when all its work is done, not when all threads have been there: a thread that the system has put aside
+// before it began delays no other. A thread that waits spins for some microseconds, as long as the next step is usually
+// away, and then sleeps: a waiting thread that kept its core would take it from those that have work.
 #pragma once
 #include <cstdint>
 
 namespace sslspec::cpu {
 
-constexpr int kMostThreads = 256;
-struct Helper;
-
 class Team {
  public:
   static Team* current();  // of the pass that the calling thread runs, or null
-  // pass(context) on the calling thread, as current team of up to `threads`; throws what it throws.
+  // pass(context) on the calling thread, as current team one of `threads`; throws what it throws.
   static void begin(int threads, void (*pass)(void*), void* context);
 
   int threads() const { return threads_; }
-  // job(context, thread) on the calling thread, which is 0, and on the helpers that come before it is through; returns
-  // when all of those are. The job divides its work itself, and throws nothing.
+  // job(context, thread) on the calling thread, which is 0, and on those that come before it is through; returns when
+  // all are. The job divides its work itself, and throws nothing.
   void run(void (*job)(void*, int), void* context);
 
   // Until *counter == value, where others `count` it up.
@@ -29,11 +25,12 @@ class Team {
   static void count(int64_t* counter);
 
  private:
-  Team() = default;
+  struct State;
+  explicit Team(int threads);
+  void help(int thread);
 
-  int threads_ = 1;
-  bool helped_ = false;            // a helper has taken part
-  Helper* helpers_[kMostThreads];  // threads_ - 1
+  int threads_;
+  State* state_ = nullptr;
 };
 
 namespace {

@@ -5,6 +5,7 @@
 //   sslspec_core compare FILE  compares the results with those of another machine, which must be equal to rounding
 //   sslspec_core sum           a race planted in tasks of parallel_for: ThreadSanitizer must report it
 //   sslspec_core pairs         one planted in the schedule of block pairs
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -16,11 +17,28 @@
 #include "pairwise/cpu/pair_schedule.h"
 #include "simd/isa.h"
 
-// GCC's ThreadSanitizer does not see how libgomp joins its threads. The core asks OpenMP for its places only, and finds
-// none here.
-extern "C" int omp_get_num_places() { return 0; }
-extern "C" int omp_get_place_num_procs(int) { return 0; }
-extern "C" void omp_get_place_proc_ids(int, int*) {}
+// GCC's ThreadSanitizer does not see how libgomp joins its threads and would report what is no race, so the functions
+// that the kernels need of OpenMP are here, made of std::thread.
+namespace {
+thread_local int thread_number = 0;
+}
+
+extern "C" int omp_get_thread_num() { return thread_number; }
+
+extern "C" void GOMP_parallel(void (*region)(void*), void* shared, unsigned threads, unsigned) {
+  // All begin at once, or the first would be done before the last is there. Relaxed: this orders nothing else.
+  std::atomic<unsigned> here{0};
+  const auto run = [&](unsigned number) {
+    thread_number = static_cast<int>(number);
+    here.fetch_add(1, std::memory_order_relaxed);
+    while (here.load(std::memory_order_relaxed) < threads) std::this_thread::yield();
+    region(shared);
+  };
+  std::vector<std::thread> team;
+  for (unsigned t = 1; t < threads; ++t) team.emplace_back(run, t);
+  run(0);
+  for (std::thread& t : team) t.join();
+}
 
 namespace sslspec {
 namespace {
