@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._torch_private import PLAIN_TENSORS, any_requires_grad, dispatch_bits, key_set
+from ._torch_private import (
+    PLAIN_TENSORS,
+    any_requires_grad,
+    dispatch_bits,
+    key_set,
+    transforms_are_active,
+)
 
 __all__ = ["grouping", "is_plain", "register_op"]
 
@@ -142,7 +148,7 @@ def _watched() -> bool:
         torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
-        or torch._C._are_functorch_transforms_active()
+        or transforms_are_active()
         or forward_ad._current_level >= 0
     )
 
@@ -194,7 +200,7 @@ def _with_gradient(
         if forward_ad._current_level >= 0 and any(map(_has_tangent, args)):
             raise NotImplementedError(_FUNCTIONAL.format(op, "forward-mode derivatives"))
         if torch.is_grad_enabled() and any_requires_grad(*args):
-            if torch._C._are_functorch_transforms_active():
+            if transforms_are_active():
                 raise NotImplementedError(_FUNCTIONAL.format(op, "derivatives by torch.func"))
             return Node.apply(*args, keyset)
         return below(keyset, args)

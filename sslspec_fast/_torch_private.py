@@ -16,6 +16,7 @@ __all__ = [
     "graph_is_kept",
     "inside_backward",
     "key_set",
+    "transforms_are_active",
     "tree_flatten",
     "tree_unflatten",
 ]
@@ -26,6 +27,9 @@ _keep_graph: Callable[[], bool] | None = getattr(
     torch._C._autograd, "_get_current_graph_task_keep_graph", None
 )
 _any_requires_grad: Callable[..., bool] | None = getattr(torch._C, "_any_requires_grad", None)
+
+# Whether torch.vmap or torch.func is at work. Torch's own function: every call of an operator asks.
+transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
 def graph_is_kept() -> bool:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from .._dtypes import as_multiplied, computed_dtype, is_half
 from .._register import register_op
+from .._torch_private import transforms_are_active
 from ..primitives import _value_and_grad
 from ..primitives._double_backward import through_composition
 from ..primitives.pairwise import LeftOut, lse, lse_self, softplus
@@ -124,7 +125,7 @@ _total = register_op(
 def _transformed() -> bool:
     """Whether torch.vmap or torch.func is at work, which know no operator that returns a list."""
     compiling = torch.compiler.is_compiling()  # which does not trace into the question
-    return not compiling and bool(torch._C._are_functorch_transforms_active())
+    return not compiling and transforms_are_active()
 
 
 def _total_of(
