@@ -6,7 +6,10 @@ sent through the host.
 
 from __future__ import annotations
 
+import atexit
+import time
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,11 +23,23 @@ def bytes_sent() -> int:
     return _SENT["bytes"]
 
 
+@cache
+def _pause_at_exit() -> None:
+    """Before Python exits, releases its global lock for a moment, once a process.
+
+    A thread of gloo destroys the tensors of a collective after `wait` has returned, and needs the
+    lock for it. A thread that gets the lock only when Python has begun to exit aborts the process.
+    """
+    atexit.register(time.sleep, 0.05)
+
+
 class Pending:
     """A collective under way: `wait` returns its result on the device of its input."""
 
     def __init__(self, out: Tensor, work: Any, device: torch.device) -> None:
         self._out, self._work, self._device = out, work, device
+        if out.device.type == "cpu":
+            _pause_at_exit()
 
     def wait(self) -> Tensor:
         if self._work is not None:

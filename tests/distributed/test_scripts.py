@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from sslspec_fast.ranks import traffic
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,3 +56,13 @@ def test_simclr_trains_over_two_processes(tmp_path: Path) -> None:
     assert len(losses) == 2
     assert losses[1] < losses[0]
     assert 0 < float(re.findall(r"held-out digits: ([\d.]+) %", out)[0]) < 100
+
+
+def test_gloo_has_time_to_end_before_python_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the pause two_ranks.py aborts at its end in about one run of thirty."""
+    registered: list[object] = []
+    monkeypatch.setattr(traffic.atexit, "register", lambda *call: registered.append(call))
+    traffic._pause_at_exit.cache_clear()
+    for _ in range(2):
+        traffic.Pending(torch.zeros(1), None, torch.device("cpu"))
+    assert registered == [(traffic.time.sleep, 0.05)]
