@@ -12,15 +12,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import as_multiplied, computed_dtype, is_half, widen
-from ..primitives.pairwise.soft import (
-    OwnSides,
-    Sides,
-    mean_softmax,
-    soft_rows,
-    soft_self_rows,
-    soft_self_total,
-    soft_total,
-)
+from ..primitives.pairwise.soft import OwnSides, Sides, mean_softmax, soft_rows, soft_total
 from ..primitives.rows.unit_rows import unit_rows
 from ._common import LossOrTerms, Terms, with_terms
 from ._prototypes import NAMES, Targets, check_bias, check_heads
@@ -50,8 +42,11 @@ class Heads(NamedTuple):
     scaled: bool = True
     half: bool = False
 
-    def sides(self) -> Sides:
-        """The two logits, those of the teacher without a gradient."""
+    def sides(self, bias: Tensor | None = None) -> Sides:
+        """The two logits, those of the teacher without a gradient.
+
+        bias: in place of the one given, where it is computed from the rows themselves.
+        """
         normalize = self.normalize and self.prototypes is not None
         a = self._over(self.student, self.student_temperature, normalize)
         w = None if self.prototypes is None else self._columns(self.prototypes)
@@ -59,22 +54,7 @@ class Heads(NamedTuple):
             b = self._over(self.teacher, self.teacher_temperature, normalize)
             own = self.teacher_prototypes
             v = w if own is None else self._columns(own)
-        return Sides(a, w, b, v, self.bias)
-
-    def with_bias(self, bias: Tensor) -> Heads:
-        return Heads(
-            self.student,
-            self.prototypes,
-            self.student_temperature,
-            self.teacher,
-            self.teacher_prototypes,
-            self.teacher_temperature,
-            self.graph,
-            bias,
-            self.normalize,
-            self.scaled,
-            self.half,
-        )
+        return Sides(a, w, b, v, self.bias if bias is None else bias)
 
     def own_sides(self) -> OwnSides | None:
         """The two logits where the rows are the prototypes; None if temperatures differ."""
@@ -200,22 +180,6 @@ def loss_and_terms(
     return loss, {"entropy": entropy, "divergence": loss - entropy}
 
 
-def _rows(
-    sides: Sides | OwnSides, weight: Tensor, graph: Targets, skip_self: bool
-) -> tuple[Tensor, Tensor]:
-    if isinstance(sides, OwnSides):
-        return soft_self_rows(sides, weight)
-    return soft_rows(sides, weight, graph.pairs, skip_self=skip_self)
-
-
-def _total(
-    sides: Sides | OwnSides, weight: Tensor, graph: Targets, skip_self: bool
-) -> tuple[Tensor, Tensor]:
-    if isinstance(sides, OwnSides):
-        return soft_self_total(sides, weight)
-    return soft_total(sides, weight, graph.pairs, skip_self=skip_self)
-
-
 def _reduced(
     sides: Sides | OwnSides,
     graph: Targets,
@@ -225,7 +189,7 @@ def _reduced(
     over: Total,
 ) -> tuple[Tensor, Tensor]:
     if reduction == "none" or (weight is not None and weight.requires_grad):
-        rows, entropy = _rows(sides, graph.weight, graph, skip_self)
+        rows, entropy = soft_rows(sides, graph.weight, graph.pairs, skip_self=skip_self)
         each = graph.by_student(graph.weight * graph.of_teachers(entropy))
         if weight is not None:
             rows, each = rows * weight, each * weight.detach()
@@ -240,6 +204,6 @@ def _reduced(
     weights = graph.weights(weight)
     if reduction == "mean":
         weights = weights / over(weights.sum())[0]
-    loss, entropy = _total(sides, weights, graph, skip_self)
+    loss, entropy = soft_total(sides, weights, graph.pairs, skip_self=skip_self)
     total, own = over(loss, (weights * graph.of_teachers(entropy)).sum())
     return total, own

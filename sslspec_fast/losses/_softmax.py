@@ -96,7 +96,7 @@ class FalseNegatives(NamedTuple):
 
     def reweighted(self, rows: Tensor, columns: Tensor, scale: Tensor, hardness: float) -> Tensor:
         """`lse` of all columns as negatives, harder ones weighing more; see `hardened`."""
-        count = None if self else columns.shape[0]
+        count = None if self.some() else columns.shape[0]
         return hardened(
             lambda power: self.lse(rows, columns, scale, own=False, power=power), hardness, count
         )

@@ -36,8 +36,8 @@ class Tokens(NamedTuple):
 
 
 @torch.no_grad()
-def balanced(given: Tokens, over_columns: Callable[[Tensor], Tensor] = _same) -> Heads:
-    """The heads with a bias for each position: (s, k).
+def biases_of_positions(given: Tokens, over_columns: Callable[[Tensor], Tensor] = _same) -> Tensor:
+    """(s, k) what balances the teacher's logits at each position, by Sinkhorn's iteration.
 
     over_columns: as in `_sinkhorn.balance`.
     """
@@ -46,7 +46,7 @@ def balanced(given: Tokens, over_columns: Callable[[Tensor], Tensor] = _same) ->
     rows, w = scaled(h.teacher, columns, h.normalize)
     each = rows.view(given.positions, given.images, rows.shape[1]).unbind()
     biases = [balance(x, w, *how, over_columns=over_columns) for x in each]
-    return h.with_bias(torch.stack(biases).to(computed_dtype(h.student)))
+    return torch.stack(biases).to(computed_dtype(h.student))
 
 
 def by_position(op: str, name: str, x: Any, min_rows: int) -> Tensor:

@@ -26,7 +26,7 @@ from .. import _checks as check
 from ..reference import capi as reference
 from ._common import Loss, LossOrTerms, Terms, run_reference
 from ._heads import answer, loss_and_terms
-from ._tokens import balanced, capi_tokens
+from ._tokens import biases_of_positions, capi_tokens
 from .over_ranks import over_ranks
 from .over_ranks.prototypes.tokens import CAPI
 
@@ -109,7 +109,7 @@ def capi(
         )
 
     def fused() -> tuple[Tensor, Terms]:
-        return loss_and_terms(balanced(given).sides(), heads.graph)
+        return loss_and_terms(heads.sides(biases_of_positions(given)), heads.graph)
 
     return answer(impl, plain, fused, return_terms)
 

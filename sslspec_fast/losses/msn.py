@@ -123,7 +123,7 @@ def msn(
             start="rows",
             normalize=normalize,
         )
-        sides = heads.with_bias(bias.to(computed_dtype(anchors))).sides()
+        sides = heads.sides(bias.to(computed_dtype(anchors)))
         loss, terms = loss_and_terms(sides, heads.graph)
         if regularization or return_terms:
             mean = mean_probability(sides)

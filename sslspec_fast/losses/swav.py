@@ -119,7 +119,7 @@ def swav(
             )
             for rows in balanced
         ]
-        return loss_and_terms(heads.with_bias(torch.stack(biases)).sides(), heads.graph)
+        return loss_and_terms(heads.sides(torch.stack(biases)), heads.graph)
 
     return answer(impl, plain, fused, return_terms)
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sslspec_fast import PairGraph, functional
 from sslspec_fast.fused import spectral_contrastive
-from sslspec_fast.primitives import _matmul, gram
+from sslspec_fast.primitives import gram
 from sslspec_fast.primitives.gram import products
 from sslspec_fast.primitives.pairwise import LeftOut, Logits, common, cuda
 from sslspec_fast.primitives.sparse import csr, graph_cov_cuda
@@ -257,16 +257,6 @@ def test_gradients_times_a_loss_scale_stay_finite(pairs: ModuleType, scale: floa
             seed.double(),
         )[0]
         close(got[0], exact, ERROR[BF16])
-
-
-@pytest.fixture
-def split_products(pairs: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """float32 rows are multiplied in bfloat16 pieces; the library's GEMM has a stand-in."""
-
-    monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
-    monkeypatch.setattr(cuda, "products_with", _matmul.Split)
-    monkeypatch.setattr(cuda, "_WEIGHT_BYTES", 0)  # chunks of 128 rows
-    monkeypatch.setattr(_matmul, "_BLOCK", 64)
 
 
 @pytest.mark.parametrize("dtype", [F16, F32])

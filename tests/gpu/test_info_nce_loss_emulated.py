@@ -14,13 +14,11 @@ from torch import Tensor
 import sslspec_fast.functional as F
 from sslspec_fast.fused import info_nce_loss
 from sslspec_fast.fused.two_views import matched_loss
-from sslspec_fast.primitives import _matmul
 from sslspec_fast.primitives.pairwise import cuda
 
-from ..support.agreement import BF16, F16, F32, F64, TOLERANCE
+from ..support.agreement import BF16, F16, F32, F64, agree, fused_and_reference
 from ..support.cones import CONES, cone_rows
 from ..support.emulation import emulated
-from ..support.tolerance import relative_error
 
 pytestmark = [emulated, pytest.mark.usefixtures("gpu_paths", "every_size")]
 
@@ -43,26 +41,10 @@ def views(n: int, d: int, dtype: torch.dtype = F32) -> list[Tensor]:
 
 
 def both(z: list[Tensor], t: Any = 0.2, **keywords: Any) -> list[list[Tensor]]:
-    """Value and gradients, ours and those of the reference in float64."""
-    out = []
-    for impl in ("fused", "torch"):
-        kind = F64 if impl == "torch" else None
-        rows = [x.detach().to(kind or x.dtype).requires_grad_(x.requires_grad) for x in z]
-        temperature = t
-        if isinstance(t, Tensor):
-            temperature = t.detach().to(kind or t.dtype).requires_grad_()
-        value = F.info_nce(*rows, temperature=temperature, impl=impl, **keywords)
-        leaves = [x for x in (*rows, temperature) if isinstance(x, Tensor) and x.requires_grad]
-        out.append([value.detach(), *torch.autograd.grad(2.5 * value, leaves)])
-    return out
+    def loss(query: Tensor, key: Tensor, temperature: Any, **options: Any) -> Tensor:
+        return F.info_nce(query, key, temperature=temperature, **options)
 
-
-def agree(found: list[list[Tensor]], dtype: torch.dtype, times: float = 1.0) -> None:
-    value, gradient = TOLERANCE[dtype]
-    for k, (got, want) in enumerate(zip(*found, strict=True)):
-        # the terms of a temperature's gradient nearly cancel
-        error = value if k == 0 else gradient if want.dim() else 20 * gradient
-        assert relative_error(got, want) <= times * error
+    return fused_and_reference(loss, z, (t,), **keywords)
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16, F32])
@@ -127,10 +109,7 @@ def test_rows_beside_a_row_that_needs_its_own_shift() -> None:
 
 
 @pytest.mark.parametrize("dtype", [F16, F32])
-def test_split_products(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
-    monkeypatch.setattr(cuda, "products_with", _matmul.Split)
-    monkeypatch.setattr(cuda, "_WEIGHT_BYTES", 0)
+def test_products_of_bfloat16_pieces(dtype: torch.dtype, split_products: None) -> None:
     agree(both(views(300, 40, dtype)), dtype)
 
 

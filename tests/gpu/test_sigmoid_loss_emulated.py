@@ -12,10 +12,9 @@ from torch import Tensor
 
 import sslspec_fast.functional as F
 from sslspec_fast.fused.sigmoid_loss import sigmoid_total
-from sslspec_fast.primitives import _matmul
 from sslspec_fast.primitives.pairwise import cuda
 
-from ..support.agreement import BF16, F16, F32, F64, TOLERANCE
+from ..support.agreement import BF16, F16, F32, F64, agree, fused_and_reference
 from ..support.emulation import emulated
 from ..support.tolerance import relative_error
 
@@ -31,27 +30,7 @@ def views(n: int, d: int, dtype: torch.dtype = F32) -> list[Tensor]:
 def both(
     z: list[Tensor], scale: Any = 10.0, bias: Any = -10.0, **keywords: Any
 ) -> list[list[Tensor]]:
-    """Value and gradients, ours and those of the reference in float64."""
-    out = []
-    for impl in ("fused", "torch"):
-        kind = F64 if impl == "torch" else None
-        rows = [x.detach().to(kind or x.dtype).requires_grad_(x.requires_grad) for x in z]
-        numbers = [
-            t.detach().to(kind or t.dtype).requires_grad_() if isinstance(t, Tensor) else t
-            for t in (scale, bias)
-        ]
-        value = F.siglip(*rows, *numbers, impl=impl, **keywords)
-        leaves = [x for x in (*rows, *numbers) if isinstance(x, Tensor) and x.requires_grad]
-        out.append([value.detach(), *torch.autograd.grad(2.5 * value, leaves)])
-    return out
-
-
-def agree(found: list[list[Tensor]], dtype: torch.dtype) -> None:
-    value, gradient = TOLERANCE[dtype]
-    for k, (got, want) in enumerate(zip(*found, strict=True)):
-        # the terms of the gradients of scale and bias nearly cancel
-        error = value if k == 0 else gradient if want.dim() else 20 * gradient
-        assert relative_error(got, want) <= error
+    return fused_and_reference(F.siglip, z, (scale, bias), **keywords)
 
 
 @pytest.fixture(params=["portable", "sigmoid"])
@@ -93,10 +72,7 @@ def test_learnable_scale_and_bias_and_weights(d: int, dtype: torch.dtype) -> Non
 
 
 @pytest.mark.parametrize("dtype", [F16, F32])
-def test_split_products(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
-    monkeypatch.setattr(cuda, "products_with", _matmul.Split)
-    monkeypatch.setattr(cuda, "_WEIGHT_BYTES", 0)
+def test_products_of_bfloat16_pieces(dtype: torch.dtype, split_products: None) -> None:
     agree(both(views(300, 40, dtype)), dtype)
 
 

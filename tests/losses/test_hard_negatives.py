@@ -11,6 +11,7 @@ from torch import Tensor
 
 import sslspec_fast.functional as F
 from sslspec_fast.losses import InfoNCELoss
+from sslspec_fast.losses._softmax import FalseNegatives
 
 from ..support.inputs import pair_rows, unit
 
@@ -231,6 +232,21 @@ def test_smoothing_and_debiasing_count_the_negatives_of_each_query(impl):
     estimate = ((e[:, 1:].sum(1) - 0.1 * 10 * e[:, 0]) / 0.9).clamp(min=10 * math.exp(-1 / T))
     expected = -torch.log(e[:, 0] / (e[:, 0] + estimate)).mean()
     torch.testing.assert_close(F.info_nce(q, k, tau_plus=0.1, **how), expected)
+
+
+@pytest.mark.parametrize(("left_out", "times"), [({}, 2), ({"threshold": 0.3}, 3)])
+def test_hardness_counts_the_queue_where_no_row_of_it_is_left_out(left_out, times, monkeypatch):
+    """The number of rows is known: a log-sum-exp of power 0 would visit all pairs once more."""
+    powers, lse = [], FalseNegatives.lse
+
+    def counting(self, *args, power, **how):
+        powers.append(power)
+        return lse(self, *args, power=power, **how)
+
+    monkeypatch.setattr(FalseNegatives, "lse", counting)
+    q, k = pair_rows(6, 4)
+    F.moco(q, k, unit(pair_rows(11, 4, 3)[0]), hardness=0.5, **left_out)
+    assert powers == [1.5, 0.5, 0.0][:times]
 
 
 def test_rows_without_negatives():

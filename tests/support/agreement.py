@@ -5,7 +5,7 @@ the emulator.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -37,6 +37,37 @@ def value_and_gradients(
     value = loss(*leaves, **keywords)
     grads = torch.autograd.grad(value, list(leaves), torch.ones_like(value))
     return value.detach(), list(grads)
+
+
+def fused_and_reference(
+    loss: Callable[..., Tensor],
+    rows: Sequence[Tensor],
+    numbers: Sequence[float | Tensor],
+    **keywords: Any,
+) -> list[list[Tensor]]:
+    """Value and gradients, ours and those of the reference in float64; tensors among the numbers,
+    such as temperatures, have gradients too.
+    """
+    out = []
+    for impl, kind in (("fused", None), ("torch", F64)):
+        leaves = [x.detach().to(kind or x.dtype).requires_grad_(x.requires_grad) for x in rows]
+        given = [
+            t.detach().to(kind or t.dtype).requires_grad_() if isinstance(t, Tensor) else t
+            for t in numbers
+        ]
+        value = loss(*leaves, *given, impl=impl, **keywords)
+        wanted = [x for x in (*leaves, *given) if isinstance(x, Tensor) and x.requires_grad]
+        out.append([value.detach(), *torch.autograd.grad(2.5 * value, wanted)])
+    return out
+
+
+def agree(found: Sequence[Sequence[Tensor]], dtype: torch.dtype, times: float = 1.0) -> None:
+    """The results of `fused_and_reference` do, as rows of this dtype allow."""
+    value, gradient = TOLERANCE[dtype]
+    for k, (got, want) in enumerate(zip(*found, strict=True)):
+        # the terms of the gradient of a number nearly cancel
+        error = value if k == 0 else gradient if want.dim() else 20 * gradient
+        assert relative_error(got, want) <= times * error
 
 
 def leaves_of(rows: Sequence[Tensor], **where: Any) -> list[Tensor]:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sslspec_fast import _seam, fused, primitives
 from sslspec_fast.primitives import _matmul
+from sslspec_fast.primitives.pairwise import cuda
 
 FOLDER = os.environ.get("SSLSPEC_EMULATE_CUDA")
 SOURCE = Path(__file__).resolve().parent.parent / "cuda_emulator"
@@ -108,6 +109,17 @@ class GpuPaths:
     def undo(self) -> None:
         assert self.patch is not None
         self.patch.undo()
+
+
+@pytest.fixture
+def split_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 weights are multiplied in bfloat16 pieces, in chunks of 128 rows; the library's GEMM
+    has a stand-in.
+    """
+    monkeypatch.setattr(_matmul, "_wide", lambda a, b: a.float() @ b.float())
+    monkeypatch.setattr(cuda, "products_with", _matmul.Split)
+    monkeypatch.setattr(cuda, "_WEIGHT_BYTES", 0)
+    monkeypatch.setattr(_matmul, "_BLOCK", 64)
 
 
 @pytest.fixture

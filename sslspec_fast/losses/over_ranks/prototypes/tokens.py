@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..._heads import Heads
-from ..._tokens import Tokens, balanced, capi_tokens, pairs_of_tokens
+from ..._tokens import Tokens, biases_of_positions, capi_tokens, pairs_of_tokens
 from .._form import COPY, ROWS, SCALE, Form, Given, Problem, Result
 from .._reduce import scale_of
 from ._loss import copy_of, detached, loss_of, options_of, over_columns, scalar, with_wanted
@@ -76,7 +76,7 @@ def _capi(p: Problem) -> Result:
     )
     at = torch.zeros(0) if index is None else index
     tokens = Tokens(heads, images, positions, at, temperature, int(iterations))
-    sides = balanced(tokens, over_columns(p.ranks)).sides()
+    sides = heads.sides(biases_of_positions(tokens, over_columns(p.ranks)))
     return with_wanted(p, *loss_of(p, sides, heads.graph))
 
 

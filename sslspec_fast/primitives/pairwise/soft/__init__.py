@@ -1,7 +1,7 @@
 """Rows of a softmax beside targets that are another softmax, without the matrices of either."""
 
 from .cross_entropy import Pairs, Sides, soft_rows, soft_total
-from .cross_entropy_self import OwnSides, soft_self_rows, soft_self_total
+from .cross_entropy_self import OwnSides
 from .mean import mean_softmax
 
 __all__ = [
@@ -10,7 +10,5 @@ __all__ = [
     "Sides",
     "mean_softmax",
     "soft_rows",
-    "soft_self_rows",
-    "soft_self_total",
     "soft_total",
 ]

@@ -34,6 +34,7 @@ from ... import _value_and_grad
 from ..._double_backward import through_composition
 from ...sparse.csr import Csr
 from ...sparse.spmm import Combination, spmm_into
+from .cross_entropy_self import OwnSides, soft_self_rows, soft_self_total
 from .plain import given_logits, plain_rows
 from .visit import Visit, visit
 
@@ -266,16 +267,19 @@ def _arguments(
 
 
 def soft_total(
-    sides: Sides, weight: Tensor, pairs: Pairs | None = None, *, skip_self: bool = False
+    sides: Sides | OwnSides, weight: Tensor, pairs: Pairs | None = None, *, skip_self: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The sum of the rows, and the entropies of the targets (m,).
 
     Args:
         sides: a and w have gradients and one dtype; half precision on a GPU only, but for logits.
+            `OwnSides` are those of a batch with itself, which have no pairs and always skip self.
         weight: the weight of each pair, (nnz,), or (n,) without pairs.
         pairs: None: row i of b is the target of row i of a, n = m.
         skip_self: without pairs and with one bias: row i leaves out column i.
     """
+    if isinstance(sides, OwnSides):
+        return soft_self_total(sides, weight)
     arguments = _arguments(sides, weight, pairs, skip_self)
     wanted = _value_and_grad.wanted
     total, _, entropy, _, _ = _soft(*arguments, wanted(sides.a), wanted(sides.w))
@@ -283,10 +287,12 @@ def soft_total(
 
 
 def soft_rows(
-    sides: Sides, weight: Tensor, pairs: Pairs | None = None, *, skip_self: bool = False
+    sides: Sides | OwnSides, weight: Tensor, pairs: Pairs | None = None, *, skip_self: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The rows (n,) and the entropies of the targets (m,); arguments as above. The backward pass
     visits all rows again.
     """
+    if isinstance(sides, OwnSides):
+        return soft_self_rows(sides, weight)
     rows, entropy = _rows(*_arguments(sides, weight, pairs, skip_self))
     return rows, entropy

@@ -51,9 +51,9 @@ def results(call, sides: soft.OwnSides, weight: Tensor) -> list[Tensor]:
 def test_float64(n, d, e, scales):
     sides, weight = given(n, d, e, scales, torch.float64), weights(n, dtype=torch.float64)
     wanted = results(dense, sides, weight)
-    torch.testing.assert_close(results(soft.soft_self_rows, sides, weight), wanted)
+    torch.testing.assert_close(results(soft.soft_rows, sides, weight), wanted)
     u, c = leaves(*sides[:2])
-    total, entropy = soft.soft_self_total(sides._replace(u=u, scale=c), weight)
+    total, entropy = soft.soft_total(sides._replace(u=u, scale=c), weight)
     found = [total, entropy, *torch.autograd.grad(total, (u, c))]
     torch.testing.assert_close(found, [wanted[0].sum(), *wanted[1:4]])
 
@@ -64,7 +64,7 @@ def test_float32_is_as_exact_as_torch(scales):
     for n, d in ((300, 60), (193, 200)):
         sides, weight = given(n, d, 30, scales, torch.float32), weights(n, dtype=torch.float32)
         wide = soft.OwnSides(*(x.double() for x in sides[:4]))
-        ours.append(results(soft.soft_self_rows, sides, weight))
+        ours.append(results(soft.soft_rows, sides, weight))
         plain.append(results(dense, sides, weight))
         exact.append(results(dense, wide, weight.double()))
     for mine, theirs, truth in zip(
@@ -81,7 +81,7 @@ def test_a_sharp_target_has_no_entropy(dtype):
     u = torch.eye(120, 130, dtype=dtype).repeat_interleave(2, 0)
     scale = torch.tensor(1001.0, dtype=dtype) / 3
     sides = soft.OwnSides(u.requires_grad_(), scale, u.detach(), scale)
-    total, entropy = soft.soft_self_total(sides, torch.ones(240, dtype=dtype))
+    total, entropy = soft.soft_total(sides, torch.ones(240, dtype=dtype))
     least = 1e-100  # float64 has a number for exp(-1001 / 3)
     assert total.item() < least
     assert entropy.abs().max().item() < least
@@ -91,7 +91,7 @@ def test_a_sharp_target_has_no_entropy(dtype):
 def test_one_row_has_no_other():
     sides, one = given(1, 4, 3, (2.0, 2.0), torch.float64), torch.ones(1).double()
     u, c = leaves(*sides[:2])
-    total, entropy = soft.soft_self_total(sides._replace(u=u, scale=c), one)
+    total, entropy = soft.soft_total(sides._replace(u=u, scale=c), one)
     assert total == 0
     assert entropy == 0
     assert all(not g.any() for g in torch.autograd.grad(total, (u, c)))
@@ -108,7 +108,7 @@ def test_kept_products_and_threads_change_no_bit(scales, half):
         for threads, room in ((1, 64 << 20), (2, 64 << 20), (2, 700_000), (1, 0)):
             torch.set_num_threads(threads)
             limit.append(sf.set_kept_limit(room))
-            found.append(results(soft.soft_self_rows, sides, weight))
+            found.append(results(soft.soft_rows, sides, weight))
     finally:
         torch.set_num_threads(before)
         sf.set_kept_limit(limit[0])
@@ -119,13 +119,11 @@ def test_kept_products_and_threads_change_no_bit(scales, half):
 def test_layouts_change_no_bit():
     sides, weight = given(70, 9, 5, (5.0, 5.0), torch.float32), weights(70, dtype=torch.float32)
     strided = sides._replace(u=torch.cat([sides.u, sides.u], 1)[:, :9], t=sides.t.T.contiguous().T)
-    for x, y in zip(
-        soft.soft_self_rows(sides, weight), soft.soft_self_rows(strided, weight), strict=True
-    ):
+    for x, y in zip(soft.soft_rows(sides, weight), soft.soft_rows(strided, weight), strict=True):
         assert torch.equal(x, y)
 
 
-@pytest.mark.parametrize("call", [soft.soft_self_rows, soft.soft_self_total])
+@pytest.mark.parametrize("call", [soft.soft_rows, soft.soft_total])
 def test_gradcheck(call):
     sides, weight = given(5, 3, 4, (2.0, 3.0), torch.float64), weights(5, dtype=torch.float64)
 
