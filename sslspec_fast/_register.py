@@ -22,6 +22,7 @@ from ._torch_private import (
     PLAIN_TENSORS,
     any_requires_grad,
     dispatch_bits,
+    is_watched,
     key_set,
     transforms_are_active,
 )
@@ -73,7 +74,7 @@ def register_op(
     function = None if backward is None else _function(name, body, exact, setup)
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or _watched():
+        if torch.compiler.is_compiling() or is_watched():
             return op(*args)
         recorded = False
         for x in args:  # one loop: this is paid by every call
@@ -140,17 +141,6 @@ def is_plain(x: Any) -> bool:
 
 def _plain_list(x: Any) -> bool:
     return type(x) in (list, tuple) and all(type(item) in _PLAIN_VALUES for item in x)
-
-
-def _watched() -> bool:
-    """True while tracing or under a dispatch mode, a function mode or a functional transform."""
-    return bool(
-        torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or transforms_are_active()
-        or forward_ad._current_level >= 0
-    )
 
 
 def _function(

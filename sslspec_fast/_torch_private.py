@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "dispatch_bits",
     "graph_is_kept",
     "inside_backward",
+    "is_watched",
     "key_set",
     "transforms_are_active",
     "tree_flatten",
@@ -30,6 +32,19 @@ _any_requires_grad: Callable[..., bool] | None = getattr(torch._C, "_any_require
 
 # Whether torch.vmap or torch.func is at work. Torch's own function: every call of an operator asks.
 transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+def is_watched() -> bool:
+    """Whether more than a call's result is asked for: torch.jit traces, a dispatch or function mode
+    or a transform of torch.func is at work, or forward-mode derivatives are.
+    """
+    return bool(
+        torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or transforms_are_active()
+        or forward_ad._current_level >= 0
+    )
 
 
 def graph_is_kept() -> bool:

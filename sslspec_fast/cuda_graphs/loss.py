@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from .. import _checks as check
-from .._torch_private import inside_backward, tree_flatten, tree_unflatten
+from .._torch_private import inside_backward, is_watched, tree_flatten, tree_unflatten
 from ..ranks import ExchangeRefused
 from .recorder import CudaRecorder
 from .step import CannotReplay, CapturedStep
@@ -25,6 +25,7 @@ from .step import CannotReplay, CapturedStep
 __all__ = ["GraphedLoss", "graphed"]
 
 OP = "graphed"
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _OWN_OF_MODULE = frozenset(vars(torch.nn.Module()))
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 _TENSORS = (Tensor, torch.nn.Parameter)
@@ -47,9 +48,10 @@ def graphed(loss: Callable[..., Any], *, most: int = 8) -> GraphedLoss:
     CPU tensor among the inputs; inside a capture of the caller, which then contains the kernels;
     under torch.compile, which traces the loss; further kinds than `most`; first calls of a kind
     inside a backward pass; arguments that are neither tensors nor plain values, such as a
-    `PairGraph`; losses over several ranks, and losses that draw random numbers, change a buffer (a
-    queue, a memory bank, a centre), hold a tensor that requires a gradient, or read a result on the
-    host. Derivatives of the gradient (``create_graph=True``) are computed eagerly.
+    `PairGraph`; a module with hooks; losses over several ranks, and losses that draw random
+    numbers, change a buffer (a queue, a memory bank, a centre), hold a tensor that requires a
+    gradient, or read a result on the host. Derivatives of the gradient (``create_graph=True``) are
+    computed eagerly.
 
     Other tensors that a function holds, in a closure or a `functools.partial`, are read where they
     were at the capture: update them in place, or pass them. A function must not communicate over
@@ -144,10 +146,18 @@ class GraphedLoss(torch.nn.Module):
             return "no tensor among the arguments"
         if any(x.layout != torch.strided for x in tensors):
             return "a tensor that is not dense"
-        if _is_watched():
+        if is_watched():
             return "under a mode or a transform"
+        if self._has_hooks():
+            return "hooks of the module"
         reason: str | None = self.recorder.refusal(tensors)
         return reason
+
+    def _has_hooks(self) -> bool:
+        """Whether functions of the caller run with the module, which a replay would leave out."""
+        if not isinstance(self.loss, torch.nn.Module):
+            return False
+        return any(getattr(m, hooks) for m in self.loss.modules() for hooks in _HOOKS)
 
     def _state(self) -> dict[str, Tensor]:
         if not isinstance(self.loss, torch.nn.Module):
@@ -253,13 +263,3 @@ class GraphedLoss(torch.nn.Module):
 
 _TO_BE_RAISED = "arguments that the loss refuses"
 _CAPTURED = ("calls", "_kinds", "_held", "_lock")
-
-
-def _is_watched() -> bool:
-    """Under a dispatch mode, a function mode, torch.func, or while torch.jit traces."""
-    return bool(
-        torch._C._get_tracing_state() is not None
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._are_functorch_transforms_active()
-    )

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 import sslspec_fast as sf
@@ -289,6 +290,31 @@ def test_arguments_that_are_no_kind_run_eagerly() -> None:
     wrapped = sf.graphed(sf.GraphLoss("graph_info_nce"))
     assert torch.equal(wrapped(z, graph), F.graph_info_nce(z, graph))
     assert wrapped.calls == {"an argument of type PairGraph": 1}
+
+
+def test_hooks_of_a_module_run_in_every_call() -> None:
+    seen = []
+    loss = torch.nn.Sequential(torch.nn.Linear(6, 1), torch.nn.Softplus())
+    wrapped = sf.graphed(loss)
+    wrapped(rows()[0])
+    handle = loss[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    for _ in range(3):
+        wrapped(rows()[0])
+    handle.remove()
+    wrapped(rows()[0])
+    assert len(seen) == 3
+    assert wrapped.calls == {"replayed": 2, "hooks of the module": 3}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_a_tangent_of_forward_mode_passes() -> None:
+    a, b = (x.detach() for x in rows())
+    wrapped = sf.graphed(lambda x, y: (x * y).sum())
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(a, torch.ones_like(a))
+        tangent = forward_ad.unpack_dual(wrapped(dual, b)).tangent
+    torch.testing.assert_close(tangent, b.sum())
+    assert wrapped.calls == {"under a mode or a transform": 1}
 
 
 def test_the_number_of_kinds_is_bounded() -> None:
