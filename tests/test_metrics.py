@@ -235,7 +235,7 @@ def test_errors():
         metrics.neighborhood_accuracy(z, torch.zeros(6, dtype=torch.long), k=6)
     with pytest.raises(TypeError, match=r"k must be an integer, got float"):
         metrics.neighborhood_accuracy(z, torch.zeros(6, dtype=torch.long), k=2.0)
-    with pytest.raises(ValueError, match=r"give bank and bank_labels together"):
+    with pytest.raises(ValueError, match=r"bank needs bank_labels, got None"):
         metrics.neighborhood_accuracy(z, torch.zeros(6, dtype=torch.long), k=2, bank=z)
     with pytest.raises(ValueError, match=r"labels must be >= 0, got -1"):
         metrics.neighborhood_accuracy(z, torch.full((6,), -1), k=2)

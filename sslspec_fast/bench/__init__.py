@@ -1,7 +1,8 @@
 """``python -m sslspec_fast bench``: fused losses against plain, compiled and smart PyTorch.
 
-One comparable line per case, a CSV, a picture of time and memory against N, and one HTML page. All
-variants of a case take turns in one run; each sample is forward + backward; medians are printed.
+One comparable line per case, a CSV, a Markdown table, a picture of time and memory against N, and
+one HTML page. All variants of a case take turns in one run; each sample is forward + backward;
+medians are printed.
 ``python -m benchmarks`` from a checkout adds other libraries that happen to be installed.
 """
 
@@ -111,7 +112,7 @@ def run(
         drawn = report.draw(picture, results)
         page = picture if drawn else None
         report.write_html(folder / "bench.html", results, errors, facts, gemm, page)
-    wrote = ["bench.csv", "bench.html", *(["bench.png"] if drawn else [])]
+    wrote = [*ALWAYS, *(["bench.png"] if drawn else [])]
     print("\nwrote " + ", ".join(str(out / name) for name in wrote))
     return results
 

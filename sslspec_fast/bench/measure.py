@@ -80,20 +80,20 @@ def by_turns(
 ) -> dict[str, Timing]:
     """Time every call by turns for about ``seconds`` in all, ``least`` to ``most`` samples each.
 
-    One untimed call of each comes first. A slow one stops at its share of the time (but not
+    One untimed call of each comes first. A slow one stops at its part of the time (but not
     before ``least`` samples), a fast one goes on to ``most``.
     """
     for call in calls.values():
         call()
     samples: dict[str, list[float]] = {name: [] for name in calls}
     busy: dict[str, list[float]] = {name: [] for name in calls}
-    share = seconds / len(calls)
+    budget = seconds / len(calls)
     running = True
     while running:
         running = False
         for name, call in calls.items():
             taken = samples[name]
-            if len(taken) >= most or (len(taken) >= least and sum(taken) >= share):
+            if len(taken) >= most or (len(taken) >= least and sum(taken) >= budget):
                 continue
             running = True
             synchronize(device)
@@ -108,8 +108,8 @@ def by_turns(
 def _timing(seconds: Sequence[float], cpu: Sequence[float]) -> Timing:
     ordered = sorted(seconds)
 
-    def at(share: float) -> float:
-        position = share * (len(ordered) - 1)
+    def at(fraction: float) -> float:
+        position = fraction * (len(ordered) - 1)
         low = int(position)
         high = min(low + 1, len(ordered) - 1)
         return ordered[low] + (position - low) * (ordered[high] - ordered[low])

@@ -139,7 +139,9 @@ def write_markdown(path: Path, results: Sequence[Result], facts: dict[str, str])
 
 
 def draw(path: Path, results: Sequence[Result]) -> bool:
-    """Time and peak memory against N for families measured at three or more sizes."""
+    """Time and peak memory against N for families measured at several sizes; False without any, or
+    without matplotlib.
+    """
     try:
         import matplotlib as mpl
     except ImportError:

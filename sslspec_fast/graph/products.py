@@ -105,7 +105,10 @@ class GraphProducts:
         left = self._rows("covariance", "x", x)
         if center:
             if y is not None or not self._symmetric:
-                raise ValueError("covariance: center=True needs a symmetric graph and no y")
+                got = "a directed one" if y is None else f"y {tuple(y.shape)}"
+                raise ValueError(
+                    f"covariance: center=True needs a symmetric graph and y=None, got {got}"
+                )
             return self._centred(left).to(x.dtype)
         right = left if y is None else self._rows("covariance", "y", y)
         if left.dim() != 2 or right.dim() != 2 or left.dtype != right.dtype:

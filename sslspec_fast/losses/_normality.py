@@ -45,7 +45,7 @@ def check_options(
             raise ValueError(f"{op}: {name} {rule}, got slices={slices}")
     if directions is not None:
         if seed is not None:
-            raise ValueError(f"{op}: seed is for directions that are drawn, got {seed} and both")
+            raise ValueError(f"{op}: seed must be None with directions, got {seed}")
         _check_directions(op, directions, z)
     return {"knots": knots, "t_max": t_max, "kernel": kernel}
 

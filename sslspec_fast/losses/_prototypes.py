@@ -201,6 +201,16 @@ def check_total(op: str, graph: Targets, weight: Tensor | None, reduction: str) 
         raise ValueError(f"{op}: pairs must have a positive total weight for a mean, got 0")
 
 
+def check_mean_entropy(op: str, mean_entropy: float, reduction: str) -> float:
+    """A weight >= 0; what it weighs is of all rows, and no part of theirs."""
+    mean_entropy = check.number(op, "mean_entropy", mean_entropy, low=0.0)
+    if mean_entropy and reduction == "none":
+        raise ValueError(
+            f"{op}: mean_entropy must be 0 for reduction='none', got mean_entropy={mean_entropy}"
+        )
+    return mean_entropy
+
+
 def check_clusters(op: str, assignment: Any, like: Tensor, k: int) -> Tensor:
     """(n,) the numbers of clusters in [0, k)."""
     own = check.integers(op, "assignment", assignment, like, like.shape[0])

@@ -27,7 +27,8 @@ def balance(
     """(k,) the bias of scaled rows x (m, d) and prototypes w, or of logits x (m, k) without w.
 
     weight: (m,), as `sample_weight` of `sinkhorn_bias`.
-    over_columns: the log-sum-exps of columns (k,) over the rows of all ranks, of those of one.
+    over_columns: takes log-sum-exps of columns (k,) over the rows of one rank, and returns those
+        over the rows of all ranks.
     """
     x = x / temperature
     k = x.shape[1] if w is None else w.shape[0]

@@ -211,7 +211,10 @@ class NTXentLoss(Loss):
                 **self.options,
             )
         if sample_weight is not None:
-            raise ValueError("NTXentLoss: sample_weight must be None with a memory bank")
+            raise ValueError(
+                "NTXentLoss: sample_weight must be None with a memory bank, got "
+                f"{type(sample_weight).__name__}"
+            )
         return self._against_bank(out0, out1, several("NTXentLoss", group))
 
     def _against_bank(self, out0: Tensor, out1: Tensor, group: Any) -> Tensor:

@@ -27,7 +27,7 @@ from .._dtypes import computed_dtype, products, widen
 from ..primitives import pairwise
 from ..primitives.rows.unit_rows import unit_rows
 from ..reference import proto_nce as reference
-from ._common import LossOrTerms, add_terms, reduce_rows, run_reference
+from ._common import LossOrTerms, add_terms, reduce_rows, rows_at, run_reference
 from ._prototypes import check_clusters, check_heads
 from .over_ranks import over_ranks
 from .over_ranks.prototypes.rows import PROTO_NCE
@@ -88,7 +88,7 @@ def proto_nce(
     unit = F.normalize if impl == "torch" else unit_rows
     u, inverse = unit(x), phi.reciprocal()
     columns = unit(w) * (inverse if inverse.dim() == 0 else inverse[:, None])
-    positive = (u * columns[own]).sum(1)
+    positive = (u * rows_at(columns, own)).sum(1)
     if impl == "torch":
         loss = run_reference(
             reference.proto_nce,

@@ -28,7 +28,7 @@ from ..reference import prototype_cross_entropy as reference
 from ._codes import divergence
 from ._common import LossOrTerms, Terms, run_reference
 from ._heads import answer, loss_and_terms, mean_probability, prepare
-from ._prototypes import check_heads, check_total
+from ._prototypes import check_heads, check_mean_entropy, check_total
 from .over_ranks import over_ranks
 from .over_ranks.prototypes.rows import PROTOTYPE_CROSS_ENTROPY
 
@@ -96,9 +96,7 @@ def prototype_cross_entropy(
     check.common(op, impl, group, reduction)
     check_heads(op, student, teacher, prototypes, teacher_prototypes)
     n, m = student.shape[0], teacher.shape[0]
-    mean_entropy = check.number(op, "mean_entropy", mean_entropy, low=0.0)
-    if mean_entropy and reduction == "none":
-        raise ValueError(f"{op}: mean_entropy needs a reduction, got {mean_entropy} and 'none'")
+    mean_entropy = check_mean_entropy(op, mean_entropy, reduction)
     weight = check.sample_weight(op, sample_weight, student, n, reduction)
     heads = prepare(
         op,

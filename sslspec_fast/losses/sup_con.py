@@ -199,9 +199,9 @@ class SupConLoss(Loss):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"{op}: features must have shape (n, views, ...), got {got}")
         if labels is not None and mask is not None:
-            raise ValueError(f"{op}: give labels or mask, not both")
+            raise ValueError(f"{op}: mask must be None with labels, got both")
         if group is not None and mask is not None:
-            raise ValueError(f"{op}: mask must be None over several ranks; say it by labels")
+            raise ValueError(f"{op}: mask must be None over several ranks, where labels say it")
         n, views = features.shape[:2]
         if features.shape[1:].numel() == 0 or (n == 0 and group is None):
             raise ValueError(f"{op}: features must not be empty, got {tuple(features.shape)}")

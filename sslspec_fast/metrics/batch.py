@@ -257,7 +257,8 @@ def neighborhood_accuracy(
         check.finite(op, "z", z)
         y = check.integers(op, "labels", labels, z, z.shape[0])
         if (bank is None) != (bank_labels is None):
-            raise ValueError(f"{op}: give bank and bank_labels together")
+            missing, given = ("bank", "bank_labels") if bank is None else ("bank_labels", "bank")
+            raise ValueError(f"{op}: {given} needs {missing}, got None")
         x = unit_rows(widen(z))
         if bank is None:
             others, other_labels = x, y

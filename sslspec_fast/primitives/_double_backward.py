@@ -15,9 +15,8 @@ from torch import Tensor
 
 __all__ = ["row_blocks_vjp", "softmax_weights", "through_composition"]
 
-_BLOCK_ELEMENTS = (
-    1 << 22
-)  # logits in flight: 32 MiB in float64, a few times that with autograd's copies
+# logits in flight: 32 MiB in float64, a few times that with autograd's copies
+_BLOCK_ELEMENTS = 1 << 22
 
 BlockLoss = Callable[..., Tensor]
 

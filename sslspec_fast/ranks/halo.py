@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .agreement import Ranks
-from .traffic import _SENT, Pending, _staged, all_to_all
+from .traffic import Pending, all_to_all, start_all_to_all
 
 __all__ = ["Halo"]
 
@@ -29,20 +29,7 @@ class Halo:
         """A pending (size, b): the rows at `columns` of the block of which x (n_r, b) is this
         rank's part.
         """
-        import torch.distributed as dist
-
-        sent, b = _staged(x[self.asked], self.ranks.group), x.shape[1]
-        out = sent.new_empty(self.size, b)
-        work = dist.all_to_all_single(
-            out.view(-1),
-            sent.view(-1),
-            [b * rows for rows in self._receive],
-            [b * rows for rows in self._send],
-            group=self.ranks.group,
-            async_op=True,
-        )
-        _SENT["bytes"] += sent.numel() * sent.element_size()
-        return Pending(out, work, x.device)
+        return start_all_to_all(x[self.asked], self._send, self._receive, self.ranks.group)
 
     def send_back(self, x: Tensor) -> Tensor:
         """(len(asked), b): what other ranks have for the rows `asked`; x (size, b) is what this

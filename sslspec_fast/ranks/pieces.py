@@ -25,7 +25,7 @@ def buffer_bytes(budget: int) -> Iterator[None]:
     """Within it, rows gathered from other ranks and their gradients take about `budget` bytes at
     most.
 
-    A context manager. Fewer bytes, and rows are gathered twice.
+    With less memory than all rows and their gradients take, the rows are gathered twice.
 
     Args:
         budget: bytes, the same on all ranks; 1 GiB outside.

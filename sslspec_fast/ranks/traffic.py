@@ -91,7 +91,7 @@ def all_gather(x: Tensor, group: Any) -> Tensor:
     return start_all_gather(x, group).wait()
 
 
-def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], group: Any) -> Tensor:
+def start_all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], group: Any) -> Pending:
     """The rows of x in parts of `send` rows, one part for each rank; (sum of receive, ...)."""
     import torch.distributed as dist
 
@@ -108,7 +108,12 @@ def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], group: An
     )
     kept = send[torch.distributed.get_rank(group)]
     _SENT["bytes"] += (sent.shape[0] - kept) * width * sent.element_size()
-    return Pending(out, work, x.device).wait()
+    return Pending(out, work, x.device)
+
+
+def all_to_all(x: Tensor, send: Sequence[int], receive: Sequence[int], group: Any) -> Tensor:
+    """The rows of x in parts of `send` rows, one part for each rank; (sum of receive, ...)."""
+    return start_all_to_all(x, send, receive, group).wait()
 
 
 def all_reduce(x: Tensor, group: Any) -> Tensor:

@@ -90,3 +90,17 @@ def test_bad_concentrations():
         F.concentration(Z, C, [0] * 4, temperature=0.0)
     with pytest.raises(ValueError, match=r"concentration: assignment must lie in \[0, 3\), got 5"):
         F.concentration(Z, C, [0, 1, 2, 5])
+
+
+def test_gradients_of_prototypes_have_the_same_bits_in_every_run():
+    """Many rows add to one prototype, on several threads in a fixed order."""
+    z = torch.randn(20_000, 64)
+    w = torch.randn(7, 64, requires_grad=True)
+    own = torch.randint(0, 7, (20_000,))
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        runs = [torch.autograd.grad(F.proto_nce(z, w, own), w)[0] for _ in range(8)]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(run, runs[0]) for run in runs[1:])

@@ -267,5 +267,5 @@ def test_gradients_that_are_not_there():
     graph = sf.PairGraph.from_edges([0, 1], [1, 0], [1.0, -1.0], n=4)
     with pytest.raises(ValueError, match="pairs must have weights >= 0, got a negative one"):
         F.prototype_cross_entropy(S[:4], T, W, V, pairs=graph)
-    with pytest.raises(ValueError, match=r"mean_entropy needs a reduction, got 0\.5"):
+    with pytest.raises(ValueError, match=r"must be 0 for reduction='none', got mean_entropy=0\.5"):
         F.prototype_cross_entropy(S[:4], T, W, V, mean_entropy=0.5, reduction="none")

@@ -201,7 +201,7 @@ A = torch.eye(3)
         (A, {"impl": "cuda"}, ValueError, "impl must be one of 'fused', 'torch', got 'cuda'"),
         (A, {"slices": None, "seed": 1}, ValueError, "seed needs slices, got slices=None"),
         (A, {"slices": None, "directions": A}, ValueError, "directions needs slices, got slices=N"),
-        (A, {"directions": A, "seed": 1}, ValueError, "seed is for directions that are drawn"),
+        (A, {"directions": A, "seed": 1}, ValueError, "seed must be None with directions, got 1"),
         (A, {"kernel": ("imq", 1.0)}, ValueError, "kernel goes with slices=None, got slices=1024"),
         (A, {"slices": None, "kernel": "imq"}, TypeError, "kernel must be None or a pair such as"),
         (A, {"slices": None, "kernel": ("rbf", 1.0)}, ValueError, r"kernel\[0\] must be one of"),

@@ -179,7 +179,7 @@ def test_errors():
         F.sup_con(z, torch.zeros(4))
     with pytest.raises(ValueError, match=r"sup_con: base_temperature must be .* > 0, got -1"):
         F.sup_con(z, torch.zeros(4, dtype=torch.long), base_temperature=-1.0)
-    with pytest.raises(ValueError, match=r"SupConLoss: give labels or mask, not both"):
+    with pytest.raises(ValueError, match=r"SupConLoss: mask must be None with labels, got both"):
         SupConLoss()(z.view(2, 2, 3), torch.zeros(2), torch.eye(2))
     with pytest.raises(ValueError, match=r"one value per sample \(2,\) or \(2, 1\), got \(3,\)"):
         SupConLoss()(z.view(2, 2, 3), torch.zeros(3))

@@ -40,7 +40,7 @@ class Given(NamedTuple):
 
     tensors: dict[str, Tensor | None]
     numbers: dict[str, float]
-    function: Any = None  # for `Form.prepare`
+    to_prepare: Any = None  # what `Form.prepare` makes a tensor of
     choices: dict[str, str] | None = None
     graph: PairGraph | None = None
 

@@ -36,8 +36,9 @@ from .sums.value_and_gradients import ValueAndGradients
 def merged_moments(
     x: Tensor, y: Tensor, ranks: Ranks, *, product: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(3, d) means and centred sums of squares of the columns of x, y and x - y, or of products of
-    x and y in the third row; of all rows, in float64 and with the same bits on every rank.
+    """(3, d) means and centred sums of squares of the columns of x, y and x - y; of all rows, in
+    float64 and with the same bits on every rank. product: the third row of the sums has those of
+    the products of x and y.
     """
     d = x.shape[1]
     own = pair_moments(x, y, product=product) if x.shape[0] else (x.new_zeros(3, d),) * 2
@@ -99,9 +100,9 @@ def _vicreg(p: Problem) -> Result:
         for k, z in enumerate((z1, z2)):
             x = z - mean[k].to(z.dtype)
             a = as_multiplied(x, p.half)
-            off, half, _ = off_diagonal(a, None, m2[k], ranks, rows_side)
+            off, slope, _ = off_diagonal(a, None, m2[k], ranks, rows_side)
             terms[2] = terms[2] + off / (d * (n - 1) ** 2)
-            grad = half * (4 * covariance / (d * (n - 1) ** 2)) + x * own[k].to(z.dtype)
+            grad = slope * (4 * covariance / (d * (n - 1) ** 2)) + x * own[k].to(z.dtype)
             grads.append(grad + difference if k == 0 else grad - difference)
         loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
         return loss, terms, grads
@@ -144,7 +145,7 @@ def _barlow_twins(p: Problem) -> Result:
         from_one = diagonal / n - 1
         kind = z1.dtype
         x, y = (
-            (z - m.to(kind)) * s.to(kind) for z, m, s in zip((z1, z2), mean, scale, strict=False)
+            (z - m.to(kind)) * s.to(kind) for z, m, s in zip((z1, z2), mean[:2], scale, strict=True)
         )
         a, b = as_multiplied(x, p.half), as_multiplied(y, p.half)
         rows_side = by_rows(n, d, a.element_size())
@@ -209,15 +210,15 @@ def _spectral(p: Problem) -> Result:
             wide = s.double()
             sums = sum_over_ranks(torch.stack([wide.sum(), wide.square().sum()]), ranks)
             if by_rows(n, x.shape[1], a.element_size()):
-                whole, half_x, half_y = gram_products(a, b, ranks, crossed=False)
+                whole, slope_x, slope_y = gram_products(a, b, ranks, crossed=False)
             else:
                 of_x = added_up_symmetric(mm_float32(a.T, a), ranks)
                 of_y = added_up_symmetric(mm_float32(b.T, b), ranks)
                 whole = inner_product(of_x, of_y, ranks)
-                half_x, half_y = mm_float32(a, of_y.to(a.dtype)), mm_float32(b, of_x.to(b.dtype))
+                slope_x, slope_y = mm_float32(a, of_y.to(a.dtype)), mm_float32(b, of_x.to(b.dtype))
             r = factor / (n - 1)
             of_pair = (-2 * factor - 2 * r * s)[:, None]
-            grads = [half_x * (2 * r) + of_pair * y, half_y * (2 * r) + of_pair * x]
+            grads = [slope_x * (2 * r) + of_pair * y, slope_y * (2 * r) + of_pair * x]
             return -2 * factor * sums[0] + r * (whole - sums[1]), [sums[0]], grads
 
         loss = ValueAndGradients.apply(make, ranks, x, y)[0]

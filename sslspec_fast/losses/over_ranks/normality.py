@@ -60,12 +60,12 @@ def _drawn(op: str) -> Any:
     """`Form.prepare`: directions without a seed are drawn by the first rank for all of them."""
 
     def prepare(given: Given, group: str) -> Given:
-        if given.function is None:
+        if given.to_prepare is None:
             return given
         rows = next(iter(given.tensors.values()))
         assert rows is not None
         like = rows.detach().new_empty(0, rows.shape[-1], dtype=computed_dtype(rows))
-        normal = _shared_normal(like, given.function, op, group)
+        normal = _shared_normal(like, given.to_prepare, op, group)
         directions = sliced.unit_columns(normal, like)
         return given._replace(tensors={**given.tensors, "directions": directions})
 

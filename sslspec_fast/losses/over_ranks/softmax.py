@@ -116,7 +116,7 @@ def _weighted(given: Given, name: str) -> Given:
     """weight_fn may look at the whole batch, as a softmax over it does: it gets the rows of all
     ranks on every rank, and the weights of this rank are kept.
     """
-    op, weight_fn, z1, z2 = "dcl", given.function, *list(given.tensors.values())[:2]
+    op, weight_fn, z1, z2 = "dcl", given.to_prepare, *list(given.tensors.values())[:2]
     if weight_fn is None:
         return given
     assert z1 is not None
@@ -211,7 +211,7 @@ def _check_clip(
 def _clip(p: Problem) -> Result:
     weight, smooth, tau_plus = p.tensors["sample_weight"], *p.numbers.values()
     check_weight(p, weight)
-    x, y, scale, bias = p.rows("image"), p.rows("text"), scale_of(p, "logit_scale"), None
+    x, y, scale = p.rows("image"), p.rows("text"), scale_of(p, "logit_scale")
     bias = p.tensors["logit_bias"]
     positive = (x * y).sum(1) * scale
     columns = Columns(p.ranks, p.ranks, 1, p.half, as_given=True)

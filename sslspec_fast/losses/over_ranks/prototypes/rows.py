@@ -19,12 +19,14 @@ from ....primitives import pairwise
 from ....primitives.rows.unit_rows import unit_rows
 from ....ranks import gather_rows
 from ..._codes import divergence
+from ..._common import rows_at
 from ..._head_inputs import check_x_clr, ressl_heads
 from ..._heads import Heads, mean_probability, prepare
 from ..._prototypes import (
     Targets,
     check_clusters,
     check_heads,
+    check_mean_entropy,
     check_pair_graph,
     from_pattern,
 )
@@ -68,9 +70,7 @@ def _check_cross_entropy(
     op = "prototype_cross_entropy"
     check_heads(op, student, teacher, prototypes, teacher_prototypes, min_rows=0)
     n, m = student.shape[0], teacher.shape[0]
-    mean_entropy = check.number(op, "mean_entropy", mean_entropy, low=0.0)
-    if mean_entropy and reduction == "none":
-        raise ValueError(f"{op}: mean_entropy needs a reduction, got {mean_entropy} and 'none'")
+    mean_entropy = check_mean_entropy(op, mean_entropy, reduction)
     graph = pairs if isinstance(pairs, PairGraph) and pairs.group is not None else None
     if graph is not None:
         check_pair_graph(op, graph, n, m, student)
@@ -351,7 +351,7 @@ def _proto_nce(p: Problem) -> Result:
     assert phi is not None
     u, inverse = unit_rows(p.rows("z")), phi.reciprocal()
     columns = unit_rows(w) * (inverse if inverse.dim() == 0 else inverse[:, None])
-    positive = (u * columns[p.rows("assignment")]).sum(1)
+    positive = (u * rows_at(columns, p.rows("assignment"))).sum(1)
     a, b = as_multiplied(u, p.half), as_multiplied(columns, p.half)
     lse = pairwise.lse(a, b, u.new_ones(()))[0]
     return result(p, reduce_rows(p, lse - positive, weight), positive, weight)
