@@ -31,7 +31,7 @@ def set_kept_limit(limit: int) -> int:
 
     Raises:
         TypeError: limit is no int.
-        ValueError: it is negative.
+        ValueError: it is negative, or no size of memory.
 
     >>> before = set_kept_limit(16 << 20)
     >>> set_kept_limit(before) == 16 << 20
@@ -39,8 +39,8 @@ def set_kept_limit(limit: int) -> int:
     """
     if isinstance(limit, bool) or not isinstance(limit, int):
         raise TypeError(f"set_kept_limit: limit must be an int, got {type(limit).__name__}")
-    if limit < 0:
-        raise ValueError(f"set_kept_limit: limit must be >= 0 bytes, got {limit}")
+    if not 0 <= limit <= sys.maxsize:
+        raise ValueError(f"set_kept_limit: limit must be in 0 ... {sys.maxsize} bytes, got {limit}")
     before = _C.kept_limit()
     _C.set_kept_limit(limit)
     return before

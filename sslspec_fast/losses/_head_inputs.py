@@ -22,12 +22,20 @@ from ._views import Views, like_first, pairs_of_views, view_list
 # ---- DINO and iBOT ----
 
 
-def _bias(op: str, center: Tensor | None, bias: Tensor | None, temperature: float) -> Tensor | None:
+def _bias(
+    op: str, center: Tensor | None, bias: Tensor | None, temperature: float, k: int
+) -> Tensor | None:
     """(k,) what a center or a bias adds to the teacher's logits."""
     if center is not None and bias is not None:
         raise ValueError(f"{op}: bias must be None with a center, got both")
-    if bias is not None and bias.dim() != 1:
-        raise ValueError(f"{op}: bias must be (k,), got {tuple(bias.shape)}")
+    name, given = ("bias", bias) if center is None else ("center", center)
+    if given is None:
+        return None
+    check.dense(op, name, given)
+    if given.shape != (k,):
+        raise ValueError(
+            f"{op}: {name} must be ({k},), a number for each prototype, got {tuple(given.shape)}"
+        )
     return bias if center is None else center_bias(center, temperature)
 
 
@@ -57,14 +65,16 @@ def dino_heads(
     teacher_temperature = check.number(
         op, "teacher_temperature", teacher_temperature, low=0.0, strict=True
     )
+    names = ("student_views", "teacher_views")
+    k = check_heads(op, students[0], teachers[0], prototypes, teacher_prototypes, names, min_rows)
     heads = prepare(
         op,
         (torch.cat(students), prototypes, student_temperature),
         (torch.cat(teachers), teacher_prototypes, teacher_temperature),
         pairs=pairs_of_views(students[0], n, len(students), len(teachers)),
-        bias=_bias(op, center, bias, teacher_temperature),
+        bias=_bias(op, center, bias, teacher_temperature, k),
         normalize=normalize,
-        names=("student_views", "teacher_views"),
+        names=names,
         min_rows=min_rows,
     )
     return heads, n
@@ -90,11 +100,12 @@ def ibot_heads(
     teacher_temperature = check.number(
         op, "teacher_temperature", teacher_temperature, low=0.0, strict=True
     )
+    k = check_heads(op, student, teacher, prototypes, teacher_prototypes, min_rows=min_rows)
     heads = prepare(
         op,
         (student, prototypes, student_temperature),
         (teacher, teacher_prototypes, teacher_temperature),
-        bias=_bias(op, center, bias, teacher_temperature),
+        bias=_bias(op, center, bias, teacher_temperature, k),
         normalize=normalize,
         min_rows=min_rows,
     )

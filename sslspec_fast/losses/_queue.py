@@ -21,9 +21,8 @@ def unit_queue(op: str, queue: Tensor, query: Tensor) -> Tensor:
             f"{tuple(query.shape)}, got {tuple(queue.shape)}"
         )
     if queue.dtype not in (query.dtype, wide):
-        raise TypeError(
-            f"{op}: queue must have the dtype of query, {query.dtype}, or {wide}, got {queue.dtype}"
-        )
+        rule = f"{query.dtype}" if query.dtype == wide else f"{query.dtype}, or {wide}"
+        raise TypeError(f"{op}: queue must have the dtype of query, {rule}, got {queue.dtype}")
     if queue.device != query.device:
         raise ValueError(
             f"{op}: queue must be on the device of query, {query.device}, got {queue.device}"

@@ -123,8 +123,14 @@ BAD = [
     ((VIEWS, [v[:3] for v in VIEWS]), {}, ValueError, "teacher_views must have the 6 rows of"),
     ((VIEWS[:1], VIEWS[:1]), {}, ValueError, "student_views must be at least 2 for 1 view"),
     ((VIEWS, VIEWS), {"teacher_temperature": 0.0}, ValueError, "finite and > 0, got 0.0"),
-    ((VIEWS, VIEWS), {"center": torch.zeros(3)}, ValueError, r"bias must be \(4,\)"),
-    ((VIEWS, VIEWS), {"bias": torch.zeros(2, 4)}, ValueError, r"bias must be \(k,\), got \(2, 4\)"),
+    ((VIEWS, VIEWS), {"center": torch.zeros(3)}, ValueError, r"center must be \(4,\).* got \(3,\)"),
+    (
+        (VIEWS, VIEWS),
+        {"bias": torch.zeros(2, 4)},
+        ValueError,
+        r"bias must be \(4,\).*\(2, 4\)",
+    ),
+    ((VIEWS, VIEWS), {"bias": [0.0] * 4}, TypeError, "bias must be a torch.Tensor, got list"),
     (
         (VIEWS, VIEWS),
         {"center": torch.zeros(4), "bias": torch.zeros(4)},

@@ -128,6 +128,7 @@ BAD = [
     ((Z, Z, MASK.to("meta")), {}, ValueError, "mask must be on the device of student, cpu"),
     ((Z, Z, MASK), {"teacher_temperature": -1.0}, ValueError, "finite and > 0, got -1.0"),
     ((Z, Z, MASK), {"center": Z[0], "bias": Z[0]}, ValueError, "bias must be None with a center"),
+    ((Z, Z, MASK), {"center": Z}, ValueError, r"center must be \(4,\), .* got \(4, 4\)"),
 ]
 
 

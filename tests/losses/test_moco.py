@@ -134,7 +134,7 @@ QUEUE = torch.eye(3)
             QUEUE.double(),
             {},
             TypeError,
-            "queue must have the dtype of query, torch.float32, or",
+            "queue must have the dtype of query, torch.float32, got torch.float64",
         ),
         (2 * QUEUE, {}, ValueError, "queue must have rows of unit length, got 2"),
         (QUEUE.to("meta"), {}, ValueError, "queue must be on the device of query, cpu, got meta"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -150,7 +151,8 @@ def test_double_backward_and_checkpoints() -> None:
 def test_limits_are_checked() -> None:
     assert sf.set_kept_limit(5 << 20) == 64 << 20
     assert sf.show_config()["kept_limit"] == 5 << 20
-    with pytest.raises(ValueError, match="limit must be >= 0 bytes, got -1"):
-        sf.set_kept_limit(-1)
+    for limit in (-1, 1 << 63):
+        with pytest.raises(ValueError, match=rf"in 0 ... {sys.maxsize} bytes, got {limit}"):
+            sf.set_kept_limit(limit)
     with pytest.raises(TypeError, match="limit must be an int, got float"):
         sf.set_kept_limit(1e6)  # type: ignore
