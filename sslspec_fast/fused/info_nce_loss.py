@@ -64,12 +64,13 @@ def _shapes(p: _MatchedRows, of_z2: bool) -> tuple[Tensor, Tensor, Tensor, Tenso
 @_of_rows
 def _body(p: _MatchedRows, of_z2: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss, the rows as they are multiplied, what belongs to rows, E y and W' x."""
-    loss, u, stats, of_rows, of_columns = _shapes(*p, False)  # the first product makes the last
+    # of_columns is empty here: the first of its products allocates it
+    loss, u, stats, of_rows, of_columns = _shapes(*p, False)
     x = two_views_cuda.Views.of_rows(p.z1, p.z2, u, stats)
     a, b = x.operands()
     views = x.view("rows", p.unit)
     _C.cuda_info_nce_loss_begin(views, view(p.scale), p.number, stream(a))
-    chunks = cuda.WeightChunks(a, b)  # which may cut b into pieces: it is there
+    chunks = cuda.WeightChunks(a, b)  # reads b, whose rows the call above has written
     longest = max((c.stop - c.start for c in chunks.rows), default=0)
     work = stats.new_empty(_C.cuda_info_nce_loss_workspace_size(len(a), longest))
     run, fast = (view(work), stream(a)), two_views_cuda.is_fast()

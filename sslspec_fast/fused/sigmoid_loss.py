@@ -75,7 +75,8 @@ def _body(p: _Inputs, of_y: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss, its gradients of scale and bias, and W y and W' x without scale and weight."""
     fast = p.x.dtype == torch.float16 or torch.get_float32_matmul_precision() != "highest"
     x, y = cuda.aligned_rows(p.x), cuda.aligned_rows(p.y)
-    loss, numbers, of_rows, of_columns = _shapes(*p, False)  # the first product makes the last
+    # of_columns is empty here: the first of its products allocates it
+    loss, numbers, of_rows, of_columns = _shapes(*p, False)
     chunks = cuda.WeightChunks(x, y)
     sizes = [_C.cuda_sigmoid_loss_sums_size(c.stop - c.start, len(y)) for c in chunks.rows]
     sums, first = loss.new_empty(sum(sizes)), 0

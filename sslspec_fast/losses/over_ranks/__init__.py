@@ -68,7 +68,7 @@ def over_ranks(form: Form) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 return single(*args, **keywords)
             compiling = torch.compiler.is_compiling()
             with told_to_all(form.op, None if compiling else by_name(name)):
-                if not compiling:  # torch 2.4 does not compile it; the form refuses as well
+                if not compiling:  # torch 2.4 cannot trace `bind`; form.check refuses names as well
                     signature.bind(*args, **keywords)
                 given, options = checked(args, keywords)
             if form.prepare is not None:

@@ -173,7 +173,7 @@ def _columns(
     counts = zip(rows.counts, p.further.counts, strict=True)
     every = rows.with_counts([n * keys + m * of_queries for n, m in counts])
     given, skip = None, None
-    if not keys:  # nothing of the batch, for which the numbers of its samples stand
+    if not keys:  # negatives alone: no column has the id of a row
         n, m = p.ranks.counts[p.ranks.rank], p.further.n
         device = p.rows("query").device
         given = torch.zeros(n, device=device).int(), torch.ones(m, device=device).int()
@@ -182,7 +182,7 @@ def _columns(
         given = own.int(), sample_ids(rows.counts, _everything(every), 1, own.device)
     if ids is not None:
         own, further = p.tensors["negative_ids"], p.further.counts[p.ranks.rank] * of_queries
-        if own is None or not of_queries:  # numbers below those of all keys
+        if own is None or not of_queries:  # ids are numbered from 0, so that -1 is none of them
             ids = numbered(gather_rows(ids, p.ranks))[p.ranks.here]
             own = ids.new_full((further,), -1)
         columns = torch.cat([ids, own]) if keys else own

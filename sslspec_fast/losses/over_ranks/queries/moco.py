@@ -76,7 +76,7 @@ def _moco(p: Problem) -> Result:
         if p.reduction == "mean":
             of_all = p.ranks.n if weight is None else sum_to_rows(weight.sum(), p.ranks)
             row_weight = row_weight / of_all
-        # that of no rows has the collectives of all others behind it too
+        # a rank without rows depends on the temperature too, whose gradient is a collective
         own = (positive * row_weight).sum()
         if len(u):
             own = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
