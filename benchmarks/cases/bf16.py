@@ -23,6 +23,7 @@ from sslspec_fast.bench import machine, measure
 from sslspec_fast.reference.barlow_twins import barlow_twins
 from sslspec_fast.reference.clip import clip
 from sslspec_fast.reference.info_nce import info_nce
+from sslspec_fast.reference.matryoshka import matryoshka
 from sslspec_fast.reference.nt_xent import nt_xent
 from sslspec_fast.reference.siglip import siglip
 from sslspec_fast.reference.spectral_contrastive import spectral_contrastive
@@ -32,6 +33,7 @@ __all__ = ["CASES", "line", "main"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 VICREG = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "eps": 1e-4}
+DIMS = (64, 128, 256, 512)
 # name -> the loss, its plain form, rows, columns
 CASES: dict[str, tuple[Loss, Loss, int, int]] = {
     "nt_xent": (
@@ -39,6 +41,14 @@ CASES: dict[str, tuple[Loss, Loss, int, int]] = {
         lambda a, b: nt_xent(a, b, temperature=0.2),
         1024,
         128,
+    ),
+    "matryoshka": (
+        lambda a, b: F.matryoshka("nt_xent", a, b, dims=DIMS, temperature=0.2),
+        lambda a, b: matryoshka(
+            nt_xent, a, b, dims=DIMS, weights=[1.0] * 4, renormalize=False, temperature=0.2
+        ),
+        4096,
+        512,
     ),
     "info_nce": (
         lambda a, b: F.info_nce(a, b, temperature=0.2),

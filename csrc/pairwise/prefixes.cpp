@@ -1,5 +1,7 @@
 #include "pairwise/prefixes.h"
 
+#include <type_traits>
+
 #include "common/check.h"
 #include "common/dispatch.h"
 #include "pairwise/cpu/prefixes.h"
@@ -9,6 +11,9 @@ namespace sslspec {
 namespace {
 
 constexpr const char* kOp = "pairwise_prefixes";
+
+// Statistics, factors and gradients of rows in bfloat16 are float32.
+DType statistics(DType rows) { return rows == DType::bf16 ? DType::f32 : rows; }
 
 void check_whole(const char* name, const TensorView& t, int64_t rows, int64_t cols, DType dtype) {
   check_matrix(kOp, name, t, rows, cols, dtype, kCpu);
@@ -34,14 +39,15 @@ cpu::PairwisePrefixesArgs<T> arguments(const PrefixLogits& logits, const TensorP
   for (int64_t h = 0; h < prefixes; ++h)
     SSLSPEC_CHECK(ends[h] > (h == 0 ? 0 : ends[h - 1]), kOp, ": dims must ascend from 1 on, got ", ends[h], " at ", h);
   SSLSPEC_CHECK(ends[prefixes - 1] == d, kOp, ": the last of dims must be d = ", d, ", got ", ends[prefixes - 1]);
-  check_whole("alpha", alpha, prefixes, n, a.dtype);
-  if (!symmetric) check_whole("beta", beta, prefixes, m, a.dtype);
+  const DType kind = statistics(a.dtype);
+  check_whole("alpha", alpha, prefixes, n, kind);
+  if (!symmetric) check_whole("beta", beta, prefixes, m, kind);
   SSLSPEC_CHECK(symmetric || !ids.present(), kOp, ": ids are for the symmetric case");
   if (ids.present()) check_vector(kOp, "ids", ids, n, DType::i32, kCpu);
-  check_whole("row_lse", row_lse, prefixes, n, a.dtype);
-  if (col_lse.present()) check_whole("col_lse", col_lse, prefixes, m, a.dtype);
+  check_whole("row_lse", row_lse, prefixes, n, kind);
+  if (col_lse.present()) check_whole("col_lse", col_lse, prefixes, m, kind);
   const int64_t size = pairwise_prefixes_workspace_size(n, m, d, prefixes, int(a.dtype), symmetric, backward);
-  check_vector(kOp, "workspace", run.workspace, size, a.dtype, kCpu);
+  check_vector(kOp, "workspace", run.workspace, size, kind, kCpu);
   cpu::PairwisePrefixesArgs<T> q{};
   auto& p = q.pairs;
   p.a = a.as<T>(), p.lda = a.stride[0], p.n = n;
@@ -55,12 +61,26 @@ cpu::PairwisePrefixesArgs<T> arguments(const PrefixLogits& logits, const TensorP
   return q;
 }
 
+// The kernel for rows in bfloat16, in builds that have it.
+#ifdef SSLSPEC_X86_BF16
+#define SSLSPEC_BF16(f) (&cpu::avx512bf16::f)
+#else
+#define SSLSPEC_BF16(f) (nullptr)
+#endif
+void on_bf16(void (*kernel)(const cpu::PrefixesBf16Args&), const cpu::PairwisePrefixesArgs<float>& p,
+             const PrefixLogits& logits) {
+  SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
+  const TensorView& right = logits.b.present() ? logits.b : logits.a;
+  const cpu::PrefixesBf16Args q{p, logits.a.as<uint16_t>(), right.as<uint16_t>()};
+  cpu::in_team(p.pairs.threads, [&] { kernel(q); });
+}
+
 }  // namespace
 
 int64_t pairwise_prefixes_workspace_size(int64_t n, int64_t m, int64_t d, int64_t prefixes, int dtype, bool symmetric,
                                          bool backward) {
   int64_t size = 0;
-  dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
+  dispatch_float(kOp, statistics(static_cast<DType>(dtype)), [&](auto t) {
     using T = typename decltype(t)::type;
     size = SSLSPEC_CALL(pairwise_prefixes_workspace<T>, n, m, d, prefixes, symmetric, backward);
   });
@@ -68,16 +88,18 @@ int64_t pairwise_prefixes_workspace_size(int64_t n, int64_t m, int64_t d, int64_
 }
 
 void pairwise_prefixes_forward(const PrefixLogits& logits, const TensorPair& lse, const Run& run) {
-  dispatch_float(kOp, logits.a.dtype, [&](auto t) {
+  dispatch_float(kOp, statistics(logits.a.dtype), [&](auto t) {
     using T = typename decltype(t)::type;
     const auto q = arguments<T>(logits, lse, run, false);
+    if constexpr (std::is_same_v<T, float>)
+      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_prefixes_forward), q, logits);
     cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_prefixes_forward<T>, q); });
   });
 }
 
 void pairwise_prefixes_backward(const PrefixLogits& logits, const TensorPair& lse, const TensorPair& grad_lse,
                                 const TensorPair& grads, const TensorPair& grad_scales, const Run& run) {
-  const DType kind = logits.a.dtype;
+  const DType kind = statistics(logits.a.dtype);
   dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
     const auto& [grad_row, grad_col] = grad_lse;
@@ -96,6 +118,8 @@ void pairwise_prefixes_backward(const PrefixLogits& logits, const TensorPair& ls
     p.grad_row = grad_row.as<T>(), p.grad_col = grad_col.as<T>();
     p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
     q.grad_alpha = grad_alpha.as<T>(), q.grad_beta = grad_beta.as<T>();
+    if constexpr (std::is_same_v<T, float>)
+      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_prefixes_backward), q, logits);
     cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_prefixes_backward<T>, q); });
   });
 }

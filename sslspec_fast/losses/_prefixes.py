@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import widen
+from .._dtypes import is_half, widen
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.pairwise.prefixes import has_prefixes, lse_prefixes
 from ._catalogue import CATALOGUE
@@ -58,7 +58,7 @@ def shared_prefixes(
         return None
     reduction = hyper.get("reduction", "mean")
     check.choice(loss, "reduction", reduction, check.REDUCTIONS)
-    n, d = z1.shape[0], dims[-1]
+    n, d, half = z1.shape[0], dims[-1], is_half(z1)
     x, y = widen(z1[:, :d]), widen(z2[:, :d])
     scale = check.positive(loss, keyword, value, x, rows=())
     scale = scale if keyword == "logit_scale" else scale.reciprocal()
@@ -70,13 +70,15 @@ def shared_prefixes(
     if loss in ("nt_xent", "dcl"):
         both = torch.cat([left, right], 1) * scale.double().sqrt()
         ids = pair_ids(n, x.device)
-        lse, _ = lse_prefixes(torch.cat([x, y]), None, both.to(x.dtype), None, dims, ids=ids)
+        lse, _ = lse_prefixes(
+            torch.cat([x, y]), None, both.to(x.dtype), None, dims, ids=ids, half=half
+        )
         lse, positive = lse.view(-1, 2, n), positive[:, None]
         rows = lse - positive if loss == "dcl" else one_positive_rows(lse, positive)
     else:
         cols = loss == "clip"
         factors = (scale * left).to(x.dtype), right.to(x.dtype)
-        by_row, by_col = lse_prefixes(x, columns, *factors, dims, cols=cols)
+        by_row, by_col = lse_prefixes(x, columns, *factors, dims, cols=cols, half=half)
         rows = one_positive_rows(by_row, positive)
         if cols:
             rows = 0.5 * (rows + one_positive_rows(by_col, positive))

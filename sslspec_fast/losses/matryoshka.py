@@ -79,38 +79,47 @@ def matryoshka(
         }
         agree(op, group, alike, z1.shape[0])
 
-    function = LOSSES[loss]
     negatives = hyper.pop("negatives", None)
-    renormalize = ROWS[loss].unit_rows  # a prefix of a unit row is none
     if hyper.get("impl") == "torch" and not return_terms and negatives is None:
         return reference.matryoshka(
-            function,
+            LOSSES[loss],
             widen(z1),
             widen(z2),
             dims=sizes,
             weights=factors,
-            renormalize=renormalize,
+            renormalize=ROWS[loss].unit_rows,
             **hyper,
         )
-
-    def alone(m: int) -> Tensor:
-        a, b = widen(z1[:, :m]), widen(z2[:, :m])
-        if renormalize:
-            a, b = unit_rows(a), unit_rows(b)
-        extra = {} if negatives is None else {"negatives": widen(negatives[:, :m])}
-        value: Tensor = function(a, b, **extra, **hyper)
-        return value
 
     prefixes = sorted(set(sizes))
     values = shared_prefixes(loss, z1, z2, prefixes, negatives, hyper)
     if values is None:
-        values = {m: alone(m) for m in prefixes}
+        values = _one_by_one(loss, (z1, z2, negatives), prefixes, hyper)
     terms = {f"dim_{m}": value for m, value in values.items()}
     total: Tensor | float = 0.0
     for m, factor in zip(sizes, factors, strict=True):
         total = total + factor * values[m]
     assert isinstance(total, Tensor)
     return with_terms(total, terms if return_terms else None)
+
+
+def _one_by_one(
+    loss: str, rows: Sequence[Tensor | None], dims: list[int], hyper: dict[str, Any]
+) -> dict[int, Tensor]:
+    """The loss of every prefix of both views, and of negatives if there are any, by a call of its
+    own. Rows are widened before they are cut: the gradients of the prefixes add up in float32.
+    """
+    x, y, others = (None if z is None else widen(z) for z in rows)
+    assert x is not None
+    assert y is not None
+    values = {}
+    for m in dims:
+        a, b = x[:, :m], y[:, :m]
+        if ROWS[loss].unit_rows:  # a prefix of a unit row is none
+            a, b = unit_rows(a), unit_rows(b)
+        extra = {} if others is None else {"negatives": others[:, :m]}
+        values[m] = LOSSES[loss](a, b, **extra, **hyper)
+    return values
 
 
 def _checked(

@@ -18,6 +18,7 @@ from torch import Tensor
 import sslspec_fast as sf
 import sslspec_fast.functional as F
 from sslspec_fast import _C
+from sslspec_fast.losses import _prefixes
 from sslspec_fast.reference.barlow_twins import barlow_twins as plain_barlow_twins
 from sslspec_fast.reference.clip import clip as plain_clip
 from sslspec_fast.reference.dcl import dcl as plain_dcl
@@ -30,6 +31,7 @@ from sslspec_fast.reference.graph_spectral_contrastive import (
 from sslspec_fast.reference.graph_vicreg import graph_vicreg as plain_graph_vicreg
 from sslspec_fast.reference.info_nce import info_nce as plain_info_nce
 from sslspec_fast.reference.ls_simclr import ls_simclr as plain_ls_simclr
+from sslspec_fast.reference.matryoshka import matryoshka as plain_matryoshka
 from sslspec_fast.reference.nt_xent import nt_xent as plain_nt_xent
 from sslspec_fast.reference.siglip import siglip as plain_siglip
 from sslspec_fast.reference.spectral_contrastive import (
@@ -190,6 +192,49 @@ def test_errors_below_autocast(form: str, temperature: float, leaf: torch.dtype)
         batches.append([(unit(x) if form.endswith("unit rows") else x).bfloat16() for x in rows])
     (value, grad), (value_limit, grad_limit) = errors(*FORMS[form](temperature), batches, leaf)
     assert value <= max(value_limit, 2e-5)  # sums of many logits, whose errors average out
+    assert grad <= grad_limit
+
+
+PREFIXES = [
+    17,
+    40,
+    75,
+    96,
+]  # most of them end inside a pair of numbers that are multiplied together
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.1, 0.05, 0.01])
+@pytest.mark.parametrize(
+    ("loss", "plain"),
+    [
+        ("nt_xent", plain_nt_xent),
+        ("dcl", plain_dcl),
+        ("info_nce", plain_info_nce),
+        ("clip", plain_clip),
+    ],
+)
+def test_errors_of_prefixes_below_autocast(
+    loss: str,
+    plain: Loss,
+    temperature: float,
+    leaf: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Matryoshka in one pass, whose rows are multiplied as they came: the value loses nothing."""
+    monkeypatch.setattr(_prefixes, "MIN_ROWS", 2)
+    scale = {"logit_scale": 1 / temperature} if loss == "clip" else {"temperature": temperature}
+    batches = []
+    for seed in range(8):
+        clean, noisy = pair_rows(N, D, seed)
+        batches.append([x.bfloat16() for x in (clean, 3 * noisy - 2 * clean)])
+    options = {"weights": [1.0] * len(PREFIXES), "renormalize": loss == "clip"}
+    (value, grad), (value_limit, grad_limit) = errors(
+        lambda a, b: F.matryoshka(loss, a, b, dims=PREFIXES, **scale),
+        lambda a, b: plain_matryoshka(plain, a, b, dims=PREFIXES, **options, **scale),
+        batches,
+        leaf,
+    )
+    assert value <= min(value_limit, 5e-6)
     assert grad <= grad_limit
 
 

@@ -5,7 +5,9 @@ import importlib
 import pytest
 import torch
 
+import sslspec_fast as sf
 import sslspec_fast.functional as F
+from sslspec_fast import _C
 from sslspec_fast.losses import MatryoshkaLoss, _prefixes
 
 from ..support.inputs import pair_rows, unit
@@ -143,6 +145,56 @@ def test_one_pass_in_float32_is_no_worse_than_torch(loss, t, shared):
     assert all(v is not None for v in shared)
     for k in (0, 1):
         assert_no_worse(*([v[k] for v in results] for results in (fused, plain, exact)), what=loss)
+
+
+@pytest.mark.parametrize("loss", ["siglip", "vicreg", "nt_xent", "negative_cosine"])
+def test_gradients_of_prefixes_add_up_before_they_are_rounded(loss):
+    hyper = {"logit_scale": 5.0, "logit_bias": -2.0} if loss == "siglip" else {}
+    rows = [x.bfloat16() for x in pair_rows(40, 30)]
+    value, grads = gradients(loss, rows, [7, 12, 20, 30], **hyper)
+    same, wanted = gradients(loss, [x.float() for x in rows], [7, 12, 20, 30], **hyper)
+    assert torch.equal(value, same)
+    assert torch.equal(grads, wanted.bfloat16())
+
+
+@pytest.mark.skipif(not _C.bf16_products(), reason="a processor without products of bfloat16")
+@pytest.mark.parametrize("loss", SOFTMAX)
+def test_one_pass_follows_the_setting_of_float32_products(loss, shared):
+    """In both passes, whatever is set between them, compiled, and in a second derivative."""
+    rows = [x.float().requires_grad_() for x in pair_rows(40, 30)]
+
+    def run(a, b):
+        return F.matryoshka(loss, a, b, dims=[7, 30], **{SOFTMAX[loss]: 0.7})
+
+    def both(function, backward=None, **options):
+        value = function(*rows)
+        if backward is not None:
+            sf.set_float32_products(backward)
+        return [value.detach(), *torch.autograd.grad(value, rows, **options)]
+
+    def untold(a, b):  # without the list of what was taken, which is no part of a compiled function
+        options = {SOFTMAX[loss]: 0.7}
+        return sum(_prefixes.shared_prefixes(loss, a, b, [7, 30], None, options).values())
+
+    exact, halves = both(run), [x.detach().bfloat16().float() for x in rows]
+    compiled = torch.compile(untold, fullgraph=True, backend="aot_eager")
+    try:
+        sf.set_float32_products(torch.bfloat16)
+        rounded = both(run)
+        value = run(*halves)
+        assert all(v is not None for v in shared)
+        torch.testing.assert_close(both(compiled), rounded)
+        slopes = both(run, create_graph=True)
+        later = both(run, backward=torch.float32)
+    finally:
+        sf.set_float32_products(torch.float32)
+    assert not torch.equal(rounded[0], exact[0])
+    torch.testing.assert_close(value, run(*halves), rtol=2e-6, atol=0)
+    assert all(map(torch.equal, later, rounded))
+    for one, other, same in zip(rounded, exact, slopes, strict=True):
+        scale = float(other.abs().max())
+        torch.testing.assert_close(one, other, rtol=5e-3, atol=2**-6 * scale)
+        torch.testing.assert_close(same, one, rtol=0, atol=2**-8 * scale)
 
 
 @pytest.mark.parametrize("loss", SOFTMAX)

@@ -76,32 +76,28 @@ void pack_pairs_by_columns(const uint16_t* x, int64_t ldx, int64_t r0, int64_t r
     }
 }
 
-struct PairPanels : PairwiseBlocks<Pairs> {
+// Rows and weights in bfloat16. A tile holds the sums between depth passes, W in pairs along its rows (an odd number of
+// cache lines each), and W in pairs down its columns.
+struct PairOperands {
+  using Op = Pairs;
+  using Row = uint16_t;
   static constexpr int kTogether = 2;
-  // A tile: the sums between depth passes, W in pairs along its rows (an odd number of cache lines each), and down
-  // them.
-  static constexpr int64_t kRow = (Tile<float>::kBlock + 2 * kLanes<float>) / 2;
+  static constexpr int L = kLanes<float>;
+  static constexpr int64_t kLd = Tile<float>::kLd, kRow = (Tile<float>::kBlock + 2 * L) / 2;
   static constexpr int64_t kAlong = kLd * kLd, kDown = kAlong + Tile<float>::kBlock * kRow;
   static constexpr int64_t kTileSize = kDown + Tile<float>::kBlock / 2 * kLd;
 
-  PairPanels(const PairwiseBf16Args& q, Pass pass) : PairwiseBlocks(q, pairs(q.d), pass) {
-    logit_scale = p.scale[0];
-    pack(
-        [&](int64_t r0, int64_t r1) {
-          if (gradient && (p.symmetric || p.grad_b != nullptr))
-            pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
-          return pack_pairs_by_rows(q.half_a, p.lda, r0, r1, p.d, w.a_panels);
-        },
-        [&](int64_t r0, int64_t r1) {
-          if (gradient) pack_pairs_by_columns(q.half_b, p.ldb, r0, r1, p.m, p.d, w.b_columns);
-          return pack_pairs_by_rows(q.half_b, p.ldb, r0, r1, p.d, w.b_panels);
-        });
-    // the weight beside an odd last one is multiplied as well: it must come out as 0
-    const int64_t rows_left = round_up(p.n, 192) - p.n, cols_left = round_up(p.m, 192) - p.m;
-    zero(w.row_shift + p.n, rows_left), zero(w.row_weight + p.n, rows_left);
-    zero(w.col_shift + p.m, cols_left), zero(w.col_weight + p.m, cols_left);
+  static constexpr int64_t steps(int64_t depth) { return pairs(depth); }
+  static float number(Row x) { return widened(x); }
+
+  static float pack_by_rows(const Row* x, int64_t ldx, int64_t r0, int64_t r1, int64_t d, float* panels) {
+    return pack_pairs_by_rows(x, ldx, r0, r1, d, panels);
+  }
+  static void pack_by_columns(const Row* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d, float* panels) {
+    pack_pairs_by_columns(x, ldx, r0, r1, n, d, panels);
   }
 
+  template <int V>
   static inline __attribute__((always_inline)) void put(float* tile, int64_t i, int64_t j,
                                                         const Vec<float> (&e)[2][V]) {
 #pragma GCC unroll 2
@@ -122,13 +118,34 @@ struct PairPanels : PairwiseBlocks<Pairs> {
     for (int v = 0; v < V; ++v) store(down + v * L, Steps<Pairs>::across({e[0][v], e[1][v]}));
   }
 
-  void accumulate(const float* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, float* own, float* other) const {
-    if (own != nullptr)
-      block_accumulate_by<false, Pairs>(tile + kAlong, kRow, ni, pairs(nj), {w.b_columns, pairs(p.m), j0 / 2},
-                                        own + i0 * p.d, p.d, p.d);
-    if (other != nullptr)
-      block_accumulate_by<true, Pairs>(tile + kDown, kLd, nj, pairs(ni), {w.a_columns, pairs(p.n), i0 / 2},
-                                       other + j0 * p.d, p.d, p.d);
+  static void times(const float* tile, int64_t ni, int64_t nj, ColumnPanels<float> b, float* out, int64_t ldo,
+                    int64_t d) {
+    block_accumulate_by<false, Pairs>(tile + kAlong, kRow, ni, pairs(nj), {b.data, pairs(b.n), b.first / 2}, out, ldo,
+                                      d);
+  }
+  static void transposed_times(const float* tile, int64_t ni, int64_t nj, ColumnPanels<float> a, float* out,
+                               int64_t ldo, int64_t d) {
+    block_accumulate_by<true, Pairs>(tile + kDown, kLd, nj, pairs(ni), {a.data, pairs(a.n), a.first / 2}, out, ldo, d);
+  }
+};
+
+struct PairPanels : PairwiseBlocks<PairOperands> {
+  PairPanels(const PairwiseBf16Args& q, Pass pass) : PairwiseBlocks(q, pass) {
+    logit_scale = p.scale[0];
+    pack(
+        [&](int64_t r0, int64_t r1) {
+          if (gradient && (p.symmetric || p.grad_b != nullptr))
+            pack_pairs_by_columns(q.half_a, p.lda, r0, r1, p.n, p.d, w.a_columns);
+          return pack_pairs_by_rows(q.half_a, p.lda, r0, r1, p.d, w.a_panels);
+        },
+        [&](int64_t r0, int64_t r1) {
+          if (gradient) pack_pairs_by_columns(q.half_b, p.ldb, r0, r1, p.m, p.d, w.b_columns);
+          return pack_pairs_by_rows(q.half_b, p.ldb, r0, r1, p.d, w.b_panels);
+        });
+    // the weight beside an odd last one is multiplied as well: it must come out as 0
+    const int64_t rows_left = round_up(p.n, 192) - p.n, cols_left = round_up(p.m, 192) - p.m;
+    zero(w.row_shift + p.n, rows_left), zero(w.row_weight + p.n, rows_left);
+    zero(w.col_shift + p.m, cols_left), zero(w.col_weight + p.m, cols_left);
   }
 };
 

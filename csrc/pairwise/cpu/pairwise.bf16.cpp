@@ -1,6 +1,7 @@
-// The softmax and the sigmoid part of `pairwise` and soft cross-entropy among rows, for rows in bfloat16; the algorithms
-// are in softmax.h, sigmoid.h and soft_self_pairs.h.
+// The softmax and the sigmoid part of `pairwise`, statistics of nested prefixes and soft cross-entropy among rows, for
+// rows in bfloat16; the algorithms are in softmax.h, sigmoid.h, prefixes_pairs.h and soft_self_pairs.h.
 #include "pairwise/cpu/bf16_panels.h"
+#include "pairwise/cpu/prefixes_pairs.h"
 #include "pairwise/cpu/sigmoid.h"
 #include "pairwise/cpu/soft_self_pairs.h"
 #include "pairwise/cpu/softmax.h"
@@ -17,5 +18,11 @@ void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args) {
   Sigmoid<PairPanels>(args, Pass::backward).backward();
 }
 void pairwise_bf16_soft_self(const SoftSelfArgs<float, PairwiseBf16Args>& args) { SoftSelf<PairPanels>(args).run(); }
+void pairwise_bf16_prefixes_forward(const PrefixesBf16Args& args) {
+  Prefixes<PairOperands>(args, args.half_a, args.half_b, false).forward();
+}
+void pairwise_bf16_prefixes_backward(const PrefixesBf16Args& args) {
+  Prefixes<PairOperands>(args, args.half_a, args.half_b, true).backward();
+}
 
 }  // namespace sslspec::cpu::avx512bf16

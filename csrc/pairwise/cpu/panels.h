@@ -7,6 +7,7 @@
 #include "pairwise/cpu/pairwise.h"
 #include "simd/kept.h"
 #include "simd/memory.h"
+#include "simd/operands.h"
 #include "simd/scratch.h"
 #include "simd/tile.h"
 
@@ -142,10 +143,10 @@ struct KeptTiles {
 // What a call makes: statistics, their gradient, or one after the other from the same panels.
 enum class Pass { forward, backward, both };
 
-// The blocks of one call and the logits of one of them, whatever the format that Op multiplies.
-template <typename Operation>
-struct PairwiseBlocks {
-  using Op = Operation;
+// The blocks of one call and the logits of one of them, whatever the format of the operands.
+template <typename Operands>
+struct PairwiseBlocks : Operands {
+  using Op = typename Operands::Op;
   using T = typename Op::T;
   static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kLd;
   static constexpr T kScale = static_cast<T>(kLog2e);
@@ -161,9 +162,9 @@ struct PairwiseBlocks {
   bool gradient;      // the call makes it
   Kept kept;          // products of the forward pass, or none
 
-  PairwiseBlocks(const PairwiseArgs<T>& args, int64_t depth, Pass pass)
+  PairwiseBlocks(const PairwiseArgs<T>& args, Pass pass)
       : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, pass != Pass::forward), rows(args.n),
-        cols(args.m), depth(depth), gradient(pass != Pass::forward), kept(kept_in(pass)) {
+        cols(args.m), depth(Operands::steps(args.d)), gradient(pass != Pass::forward), kept(kept_in(pass)) {
     if (pass == Pass::forward && p.kept != nullptr) *p.kept = kept.number();
   }
 
@@ -324,18 +325,22 @@ struct PairwiseBlocks {
           std::true_type{});
     }
   }
+
+  // W B onto `own` and W^T A onto `other`, if they are not null.
+  void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* own, T* other) const {
+    if (own != nullptr) Operands::times(tile, ni, nj, {w.b_columns, p.m, j0}, own + i0 * p.d, p.d, p.d);
+    if (other != nullptr) Operands::transposed_times(tile, ni, nj, {w.a_columns, p.n, i0}, other + j0 * p.d, p.d, p.d);
+  }
 };
 
 // Operands in T. The scale is in the panels of a; in the symmetric case, where left and right operand are one buffer,
 // it multiplies the logits.
 template <typename T>
-struct PairwisePanels : PairwiseBlocks<Exact<T>> {
-  using Base = PairwiseBlocks<Exact<T>>;
-  using Base::p, Base::w, Base::V, Base::L, Base::kLd;
-  static constexpr int kTogether = 1;  // rows of weights that are stored together
-  static constexpr int64_t kTileSize = kLd * kLd;
+struct PairwisePanels : PairwiseBlocks<ExactOperands<T>> {
+  using Base = PairwiseBlocks<ExactOperands<T>>;
+  using Base::p, Base::w;
 
-  PairwisePanels(const PairwiseArgs<T>& args, Pass pass) : Base(args, args.d, pass) {
+  PairwisePanels(const PairwiseArgs<T>& args, Pass pass) : Base(args, pass) {
     if (p.symmetric) this->logit_scale = p.scale[0];
     const T* scale = p.symmetric ? nullptr : p.scale;
     this->pack(
@@ -348,20 +353,6 @@ struct PairwisePanels : PairwiseBlocks<Exact<T>> {
           if (this->gradient) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, {}, w.b_columns);
           return pack_rows<T>(p.b, p.ldb, r0, r1, p.d, {}, w.b_panels);
         });
-  }
-
-  // Rows i ... i + kTogether and V registers from column j on of the weights of a block.
-  static inline __attribute__((always_inline)) void put(T* tile, int64_t i, int64_t j,
-                                                        const Vec<T> (&e)[kTogether][V]) {
-#pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) store(tile + i * kLd + j + v * L, e[0][v]);
-  }
-
-  // W B onto `own` and W^T A onto `other`, if they are not null.
-  void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* own, T* other) const {
-    if (own != nullptr) block_accumulate<false, T>(tile, kLd, ni, nj, {w.b_columns, p.m, j0}, own + i0 * p.d, p.d, p.d);
-    if (other != nullptr)
-      block_accumulate<true, T>(tile, kLd, nj, ni, {w.a_columns, p.n, i0}, other + j0 * p.d, p.d, p.d);
   }
 };
 

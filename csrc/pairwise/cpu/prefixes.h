@@ -15,6 +15,16 @@ struct PairwisePrefixesArgs {
   T* grad_beta;         // [prefixes, m]; unused in the symmetric case
 };
 
+struct PrefixesBf16Args : PairwisePrefixesArgs<float> {  // pairs.a and pairs.b unused
+  const uint16_t* half_a;                                // [n, d] row stride lda
+  const uint16_t* half_b;                                // [m, d] row stride ldb
+};
+
+namespace avx512bf16 {  // where `bf16_products()` (simd/isa.h)
+void pairwise_bf16_prefixes_forward(const PrefixesBf16Args& args);
+void pairwise_bf16_prefixes_backward(const PrefixesBf16Args& args);
+}  // namespace avx512bf16
+
 SSLSPEC_EACH_ISA(template <typename T>
                  int64_t pairwise_prefixes_workspace(int64_t n, int64_t m, int64_t d, int64_t prefixes, bool symmetric,
                                                      bool backward);

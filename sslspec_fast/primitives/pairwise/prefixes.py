@@ -22,14 +22,16 @@ import torch
 from torch import Tensor
 
 from ..._register import grouping, register_op
-from ..._seam import _C, CODE, threads, unit_stride, view
+from ..._seam import _C, CODE, rounds, threads, view
 from .. import pairwise
 from .._double_backward import through_composition
-from .common import LeftOut
+from .common import LeftOut, multiplied
 
 __all__ = ["has_prefixes", "lse_prefixes"]
 
-_ARGS = "Tensor a, Tensor? b, Tensor alpha, Tensor? beta, int[] dims, Tensor? ids, bool cols"
+_ARGS = (
+    "Tensor a, Tensor? b, Tensor alpha, Tensor? beta, int[] dims, Tensor? ids, bool cols, bool half"
+)
 
 
 class _Prefixes(NamedTuple):
@@ -40,19 +42,21 @@ class _Prefixes(NamedTuple):
     dims: list[int]
     ids: Tensor | None
     cols: bool
+    half: bool
 
-    def contiguous(self) -> _Prefixes:
+    def multiplied(self) -> _Prefixes:
+        """With rows and factors as the kernels take them."""
         a, b, alpha, beta = self[:4]
         return self._replace(
-            a=unit_stride(a),
-            b=None if b is None else unit_stride(b),
+            a=multiplied(a, self.half),
+            b=None if b is None else multiplied(b, self.half),
             alpha=alpha.contiguous(),
             beta=None if beta is None else beta.contiguous(),
         )
 
     def view(self) -> tuple[Any, ...]:
         """As the core takes it, csrc/pairwise/prefixes.h."""
-        a, b, alpha, beta, dims, ids, _ = self
+        a, b, alpha, beta, dims, ids, *_ = self
         return view(a), view(b), view(torch.tensor(dims)), view(alpha), view(beta), view(ids)
 
     def workspace(self, backward: bool) -> Tensor:
@@ -60,12 +64,12 @@ class _Prefixes(NamedTuple):
         n, d = a.shape
         m, symmetric = (n, True) if b is None else (b.shape[0], False)
         sizes = n, m, d, len(self.dims)
-        return a.new_empty(
+        return self.alpha.new_empty(
             _C.pairwise_prefixes_workspace_size(*sizes, CODE[a.dtype], symmetric, backward)
         )
 
 
-_of_prefixes = grouping(7, _Prefixes._make)
+_of_prefixes = grouping(8, _Prefixes._make)
 
 
 def _outputs(x: _Prefixes) -> tuple[Tensor, Tensor]:
@@ -80,7 +84,7 @@ def _shapes(x: _Prefixes) -> tuple[Tensor, Tensor]:
 
 @_of_prefixes
 def _body(x: _Prefixes) -> tuple[Tensor, Tensor]:
-    (row, col), x = _outputs(x), x.contiguous()
+    (row, col), x = _outputs(x), x.multiplied()
     lse = view(row), view(col) if x.cols else None
     work = x.workspace(backward=False)
     _C.pairwise_prefixes_forward(x.view(), lse, (view(work), threads()))
@@ -88,7 +92,7 @@ def _body(x: _Prefixes) -> tuple[Tensor, Tensor]:
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    a, b, alpha, beta, ctx.dims, ids, ctx.cols = inputs
+    a, b, alpha, beta, ctx.dims, ids, ctx.cols, ctx.half = inputs
     ctx.save_for_backward(a, b, alpha, beta, ids, *output)
 
 
@@ -97,23 +101,21 @@ def _backward(ctx: Any, grad_row: Tensor, grad_col: Tensor) -> tuple[Any, ...]:
     if torch.is_grad_enabled():  # a second derivative is asked for: differentiate the composition
         inputs = (a, b, alpha, beta)
         used = 2 if ctx.cols else 1
-        grads = list(
-            through_composition(
-                lambda a, b, alpha, beta: _compose(a, b, alpha, beta, ctx.dims, ids, ctx.cols)[
-                    :used
-                ],
-                inputs,
-                (grad_row, grad_col),
-            )
-        )
+
+        def compose(
+            a: Tensor, b: Tensor | None, alpha: Tensor, beta: Tensor | None
+        ) -> tuple[Tensor, ...]:
+            return _compose(a, b, alpha, beta, ctx.dims, ids, ctx.cols, ctx.half)[:used]
+
+        grads = list(through_composition(compose, inputs, (grad_row, grad_col)))
     else:
         grads = _lse_prefixes_bwd(
-            a, b, alpha, beta, ctx.dims, ids, ctx.cols, row, col, grad_row, grad_col
+            a, b, alpha, beta, ctx.dims, ids, ctx.cols, ctx.half, row, col, grad_row, grad_col
         )
         grads = [
             t if x is not None else None for t, x in zip(grads, (a, b, alpha, beta), strict=True)
         ]
-    return *grads, None, None, None
+    return *grads, None, None, None, None
 
 
 def _gradients(x: _Prefixes) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -132,7 +134,7 @@ def _bwd_shapes(x: _Prefixes, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
 def _bwd_body(
     x: _Prefixes, row: Tensor, col: Tensor, grad_row: Tensor, grad_col: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    out, x = _gradients(x), x.contiguous()
+    out, x = _gradients(x), x.multiplied()
     grad_a, grad_b, grad_alpha, grad_beta = map(view, out)
     grad_row, grad_col = grad_row.contiguous(), grad_col.contiguous()
     symmetric, cols = x.b is None, x.cols
@@ -147,6 +149,11 @@ def _bwd_body(
     return out
 
 
+def _rounded(x: Tensor) -> Tensor:
+    """x as it is multiplied in bfloat16, with the gradient of x itself."""
+    return x + (x.bfloat16().to(x.dtype) - x).detach()
+
+
 def _compose(
     a: Tensor,
     b: Tensor | None,
@@ -155,9 +162,14 @@ def _compose(
     dims: list[int],
     ids: Tensor | None,
     cols: bool,
+    half: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The same, prefix by prefix."""
+    """The same, prefix by prefix: the same products, added up in the dtype of a, and weights that
+    are not rounded.
+    """
     one = a.new_ones(())
+    if rounds(half, a.dtype):
+        a, b = _rounded(a), None if b is None else _rounded(b)
     rows, columns = [], []
     for h, m in enumerate(dims):
         x = a[:, :m] * alpha[h, :, None]
@@ -202,6 +214,7 @@ def lse_prefixes(
     *,
     ids: Tensor | None = None,
     cols: bool = False,
+    half: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Row and column log-sum-exp of ``s^h_ij = alpha^h_i beta^h_j a_i[:d_h] . b_j[:d_h]``, i != j.
 
@@ -212,10 +225,12 @@ def lse_prefixes(
         dims: ascending prefix lengths, the last one d.
         ids: (n,) int32, with b=None only; pairs with equal ids are left out.
         cols: also return the column statistics, with b only.
+        half: the rows came as bfloat16: a CPU that multiplies bfloat16 does, and rounds a, b and
+            the weights of their gradient to it, the weights with their factors.
 
     Returns:
         (prefixes, n) and (prefixes, m), the latter empty without ``cols``; differentiable in a, b,
         alpha and beta. A row without any pair gives ``-inf`` and no gradient.
     """
-    row, col = _lse_prefixes(a, b, alpha, beta, dims, ids, cols)
+    row, col = _lse_prefixes(a, b, alpha, beta, dims, ids, cols, half)
     return row, col

@@ -34,14 +34,15 @@ def results(
     ids: Tensor | None,
     cols: bool,
     composed: bool = False,
+    half: bool = False,
 ) -> tuple[Tensor, ...]:
     """Statistics, and the gradients of a fixed weighted sum of them."""
     tensors = leaves(*(tensors[0:3:2] if symmetric else tensors))
     a, b, alpha, beta = (tensors[0], None, tensors[1], None) if symmetric else tensors
     if composed:
-        row, col = _compose(a, b, alpha, beta, dims, ids, cols)
+        row, col = _compose(a, b, alpha, beta, dims, ids, cols, half)
     else:
-        row, col = lse_prefixes(a, b, alpha, beta, dims, ids=ids, cols=cols)
+        row, col = lse_prefixes(a, b, alpha, beta, dims, ids=ids, cols=cols, half=half)
     values = [v for v in (row, col) if v.numel()]
     finite = [v[torch.isfinite(v)] for v in values]
     total = sum((v * torch.linspace(0.5, 2, len(v)).to(v)).sum() for v in finite)
@@ -78,6 +79,42 @@ def test_float32(symmetric: bool, scale: float) -> None:
     assert_same(results(symmetric, dims, tensors, None, not symmetric), exact, torch.float32)
 
 
+def close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...], limit: float) -> None:
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.isfinite(one).all()
+        assert (one.double() - other).norm() <= limit * other.norm() + 1e-6
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("dims", [[3], [1, 4, 7, 33], [64, 129, 130, 257, 300]])
+@pytest.mark.parametrize(("n", "m"), [(2, 2), (7, 50), (193, 97), (401, 252)])
+def test_rows_that_bfloat16_holds(n: int, m: int, dims: list[int], scale: float) -> None:
+    """Prefixes that end inside a pair of numbers, or inside a panel, lose nothing: the statistics
+    are those of float64. The weights of the gradient are rounded, those of the factors are not.
+    """
+    for symmetric in (True, False):
+        tensors = inputs(n, n if symmetric else m, dims, scale, torch.float32)
+        tensors = [t.bfloat16().float() for t in tensors[:2]] + tensors[2:]
+        ids = torch.arange(n, dtype=torch.int32) // 2 if symmetric else None
+        found = results(symmetric, dims, tensors, ids, not symmetric, half=True)
+        wide = [t.double() for t in tensors]
+        wanted = results(symmetric, dims, wide, ids, not symmetric, composed=True)
+        rows, factors = (1, 1) if symmetric else (2, 2)
+        close(found[:rows], wanted[:rows], 3e-5)
+        close(found[rows:-factors], wanted[rows:-factors], 2**-8)
+        close(found[-factors:], wanted[-factors:], 1e-4)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_other_rows_are_rounded_to_bfloat16_as_in_the_composition(symmetric: bool) -> None:
+    dims = [5, 40, 111]
+    tensors = inputs(260, 200, dims, 20.0, torch.float32)
+    found = results(symmetric, dims, tensors, None, False, half=True)
+    wanted = results(symmetric, dims, tensors, None, False, composed=True, half=True)
+    close(found, tuple(t.double() for t in wanted), 2**-8)
+    close(found[:1], tuple(t.double() for t in wanted[:1]), 2e-6)
+
+
 def test_strided_rows_and_factors() -> None:
     dims = [3, 20]
     a, b, alpha, beta = inputs(60, 70, dims, 2.0, F64)
@@ -108,22 +145,24 @@ def test_operator_contract(symmetric: bool) -> None:
     op = torch.ops.sslspec_fast.pairwise_prefixes.default
     ids = torch.arange(10, dtype=torch.int32) // 2
     if symmetric:
-        torch.library.opcheck(op, (a, None, alpha, None, dims, ids, False))
+        torch.library.opcheck(op, (a, None, alpha, None, dims, ids, False, True))
     else:
-        torch.library.opcheck(op, (a, b, alpha, beta, dims, None, True))
+        torch.library.opcheck(op, (a, b, alpha, beta, dims, None, True, False))
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_bitwise_equal_for_any_number_of_threads(symmetric: bool) -> None:
+def test_bitwise_equal_for_any_number_of_threads(symmetric: bool, half: bool) -> None:
     dims = [16, 48]
     tensors = inputs(900, 700, dims, 5.0, torch.float32)
 
     def flat() -> Tensor:
-        return torch.cat([t.ravel() for t in results(symmetric, dims, tensors, None, False)])
+        found = results(symmetric, dims, tensors, None, not symmetric, half=half)
+        return torch.cat([t.ravel() for t in found])
 
-    one, two, five = (with_threads(k, flat) for k in (1, 2, 5))
+    one, two, seven = (with_threads(k, flat) for k in (1, 2, 7))
     assert torch.equal(one, two)
-    assert torch.equal(one, five)
+    assert torch.equal(one, seven)
 
 
 def test_the_core_checks_what_would_corrupt_memory() -> None:
