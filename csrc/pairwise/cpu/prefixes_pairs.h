@@ -70,8 +70,8 @@ struct PrefixPanels {
   int64_t begin(int64_t h) const { return h == 0 ? 0 : q.dims[h - 1]; }  // of the columns that prefix h adds
   int64_t length(int64_t h) const { return q.dims[h] - begin(h); }
 
-  // Panels of every segment, each with whole steps of its own, and padded factors; returns the largest factor |x[:d_h]|, a bound of one side of the
-  // logits.
+  // Panels of every segment, each with whole steps of its own, and padded factors; returns the largest factor
+  // |x[:d_h]|, a bound of one side of the logits.
   double pack(const Row* x, int64_t ldx, int64_t n, int64_t pad, const Blocks& blocks, const T* factor,
               const Side& side, bool backward) {
     for (int64_t h = 0; h < q.prefixes; ++h)
