@@ -11,5 +11,5 @@ from sslspec_fast.solvers.linalg import cost
 
 def polynomials_everywhere(monkeypatch: pytest.MonkeyPatch, size: int = 0) -> None:
     """A probe that is kept is one of a polynomial from that many bytes of its blocks on."""
-    cpu = replace(cost.MACHINES["cpu"], polynomial_bytes=size)
+    cpu = replace(cost.MACHINES["cpu"], polynomial_bytes=size, cluster_bytes=size)
     monkeypatch.setitem(cost.MACHINES, "cpu", cpu)

@@ -240,12 +240,12 @@ def _scouted(task: Task, dtype: torch.dtype) -> Probe:
 
 
 def _by_polynomial(
-    task: Task, polynomial: ChebyshevPolynomial, dtype: torch.dtype, least: int
+    task: Task, polynomial: ChebyshevPolynomial, dtype: torch.dtype, least: int, room: list[Tensor]
 ) -> Recurrence:
-    """least: columns of a run by A itself."""
+    """least: columns of a run by A itself, whose blocks are `room`."""
     b = _line(task.k, dtype)
     needed = max(POLYNOMIAL_LOSS * least / polynomial.degree, start_width(task.k, task.free))
-    run = Recurrence(task, b, dtype, True, polynomial)
+    run = Recurrence(task, b, dtype, True, polynomial, room)
     run.run(max(math.ceil(needed / b), POLYNOMIAL_STEPS))
     return run
 
@@ -254,23 +254,38 @@ def _kept(task: Task, dtype: torch.dtype, least: int) -> tuple[Recurrence, Probe
     """A run that leaves Ritz vectors, by A itself or by a polynomial of it: where its blocks would
     take much memory, or those that count a cluster.
     """
-    column, polynomial = task.op.most_rows * dtype.itemsize, None
-    limit = machine(task.op.device).polynomial_bytes
-    if least > PROBE_STEPS * LINE and least * column > limit:
+    limits, wide = machine(task.op.device), least > PROBE_STEPS * LINE
+    held = least * task.op.most_rows * dtype.itemsize
+    polynomial, room = None, list[Tensor]()
+    if wide and held > limits.polynomial_bytes:
         polynomial = _polynomial(task, _scouted(task, dtype), dtype)
     if polynomial is None:
         b = _line(task.k, dtype)
         run = Recurrence(task, b, dtype, True)
-        run.run(least // b)
-        found = _read(task, run)
-        cluster = _cluster(task, found)
-        if cluster is None or cluster[1] or CLUSTER_COLUMNS * cluster[0] * column <= limit:
+        # where all steps together take long, the first ones tell a cluster
+        early = [PROBE_STEPS] if wide and held > limits.cluster_bytes else []
+        for steps in [*early, least // b]:
+            run.run(steps)
+            found = _read(task, run)
+            polynomial = _of_cluster(task, found, dtype)
+            if polynomial is not None:
+                room = found.release()
+                break
+        else:
             return run, found
-        polynomial = _polynomial(task, found, dtype)
-        if polynomial is None:
-            return run, found
-    run = _by_polynomial(task, polynomial, dtype, least)
+    run = _by_polynomial(task, polynomial, dtype, least, room)
     return run, _read(task, run, polynomial.lo)
+
+
+def _of_cluster(task: Task, found: Probe, dtype: torch.dtype) -> ChebyshevPolynomial | None:
+    """For a run that counts a cluster, where one by A itself would take many blocks."""
+    cluster = _cluster(task, found)
+    if cluster is None or cluster[1]:
+        return None
+    columns = CLUSTER_COLUMNS * cluster[0]
+    if columns * task.op.most_rows * dtype.itemsize <= machine(task.op.device).cluster_bytes:
+        return None
+    return _polynomial(task, found, dtype)
 
 
 def probe(task: Task, keep: bool = False) -> Probe:

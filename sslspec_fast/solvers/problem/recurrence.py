@@ -30,7 +30,7 @@ _CLEAN = 2  # steps between projections of many deflated vectors
 
 class Recurrence:
     """From b random vectors; `run` goes on from where it stopped. keep: store all blocks.
-    polynomial: p, or None for A itself.
+    polynomial: p, or None for A itself. room: blocks (n, b), whose memory is taken.
     """
 
     def __init__(
@@ -40,11 +40,12 @@ class Recurrence:
         dtype: torch.dtype,
         keep: bool,
         polynomial: ChebyshevPolynomial | None = None,
+        room: list[Tensor] | None = None,
     ) -> None:
         self.task, self.keep, self.polynomial = task, keep, polynomial
         self.inner = Coordinates(task.op, task.deflated, dtype)
         self.basis: list[Tensor] = []  # V_0 .. V_s-1, when they are kept
-        self._room: list[Tensor] = []  # for the products of the next steps
+        self._room = room or []  # for the products of the next steps
         self._spare: Tensor | None = None  # for those inside a polynomial
         self._old: Tensor | None = None  # V_j-1
         self._v: Tensor | None = None  # V_j
@@ -75,7 +76,8 @@ class Recurrence:
         meet(self.steps, steps)
         if self.keep:  # one piece of memory: blocks of their own would share few huge pages
             (n, b), like = self._rest.shape, self._rest
-            self._room = list(new_blocks(steps - self.steps, n, b, like.dtype, like.device))
+            more = max(steps - self.steps - len(self._room), 0)
+            self._room += new_blocks(more, n, b, like.dtype, like.device)
         while self.steps < steps and self._rest.shape[1] > 0:
             self._step()
 

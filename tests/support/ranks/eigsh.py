@@ -148,7 +148,7 @@ def by_polynomial(group: Any, split: tuple[int, ...]) -> dict[str, Any]:
     scale = scipy.sparse.diags_array(1 / np.sqrt(np.maximum(a.sum(1), 1.0)))
     a = scipy.sparse.csr_array(scale @ a @ scale)
     options: dict[str, Any] = {"tol": 1e-6, "precision": "float64"}
-    cpu = replace(cost.MACHINES["cpu"], polynomial_bytes=0)
+    cpu = replace(cost.MACHINES["cpu"], polynomial_bytes=0, cluster_bytes=0)
     with mock.patch.dict(cost.MACHINES, {"cpu": cpu}):
         one = sf.eigsh(a, 20, **options)
         return compare(group, split, one, sf.eigsh(a[own], 20, group=group, **options), own)
