@@ -262,6 +262,7 @@ def _kept(task: Task, dtype: torch.dtype, least: int) -> tuple[Recurrence, Probe
     if polynomial is None:
         b = _line(task.k, dtype)
         run = Recurrence(task, b, dtype, True)
+        run.reserve(least // b)
         # where all steps together take long, the first ones tell a cluster
         early = [PROBE_STEPS] if wide and held > limits.cluster_bytes else []
         for steps in [*early, least // b]:

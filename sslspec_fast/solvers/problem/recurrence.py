@@ -71,13 +71,19 @@ class Recurrence:
         """Columns of the blocks: all alike until the Krylov space stops growing."""
         return [a.shape[0] for a in self._alphas]
 
+    def reserve(self, steps: int) -> None:
+        """Memory for that many steps in one piece: blocks of their own would share few huge
+        pages.
+        """
+        (n, b), like = self._rest.shape, self._rest
+        more = max(steps - self.steps - len(self._room), 0)
+        self._room += new_blocks(more, n, b, like.dtype, like.device)
+
     def run(self, steps: int) -> None:
         """Go on until there have been that many steps, or nothing new comes."""
         meet(self.steps, steps)
-        if self.keep:  # one piece of memory: blocks of their own would share few huge pages
-            (n, b), like = self._rest.shape, self._rest
-            more = max(steps - self.steps - len(self._room), 0)
-            self._room += new_blocks(more, n, b, like.dtype, like.device)
+        if self.keep:
+            self.reserve(steps)
         while self.steps < steps and self._rest.shape[1] > 0:
             self._step()
 
