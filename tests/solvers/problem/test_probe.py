@@ -98,6 +98,21 @@ def test_a_cluster_is_counted_by_a_polynomial_where_that_takes_many_blocks(
     assert len(_probed(planted.op, k).basis) == len(plain.basis)
 
 
+def test_first_steps_tell_a_cluster_and_cost_nothing_where_there_is_none(
+    planted: _Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that takes memory they are its own first steps: the same bits if it goes on."""
+    polynomials_everywhere(monkeypatch, 1 << 40)
+    plain = {k: _probed(planted.op, k) for k in (18, COMMUNITIES - 1)}
+    polynomials_everywhere(monkeypatch, 1 << 40, cluster=0)
+    whole = _probed(planted.op, COMMUNITIES - 1)
+    assert whole.whole is None
+    assert torch.equal(whole.values, plain[COMMUNITIES - 1].values)
+    some = _probed(planted.op, 18)
+    assert some.whole == plain[18].whole == COMMUNITIES - 1
+    assert len(some.basis) <= 0.6 * len(plain[18].basis)
+
+
 def test_only_where_the_blocks_take_much_memory_and_the_run_is_long(planted: _Planted) -> None:
     """Products are what small problems spend, and a polynomial takes a fifth more of them."""
     limit = MACHINES["cpu"].polynomial_bytes
