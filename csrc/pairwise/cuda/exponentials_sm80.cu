@@ -7,6 +7,7 @@
 // order, added up before the matrix is rounded.
 #include "pairwise/cuda/exponentials.cuh"
 #include "pairwise/cuda/portable.h"
+#include "pairwise/cuda/row_quarters.cuh"
 #include "pairwise/cuda/weights.cuh"
 
 namespace sslspec::cuda {
@@ -17,15 +18,14 @@ enum Visit { kFirst, kTops, kAgain };
 struct ExponentialsShared {
   uint32_t mask[TileTraits::kRows * TileTraits::kRows / 32];
   float row_scale[TileTraits::kRows], row_shift[TileTraits::kRows];
-  float quarter[4][TileTraits::kRows];
+  RowQuarters<float> quarters;
   float slots[TileTraits::kWarps];
 };
 
 struct ExponentialsArgs {
   Exponentials to;
-  void* data;  // [rows, m] per piece
-  int64_t pitch, piece_step, row0, span;
-  bool resident;  // TilePipe::keeps_x
+  MatrixOut out;
+  int64_t span;
 };
 
 // Must a row of the tile be visited again? By all threads of the block.
@@ -33,7 +33,8 @@ __device__ __forceinline__ bool has_small_sum(const Pairs& p, const Exponentials
   const Exponentials& from = args.to;
   const float least = static_cast<float>(p.y.count) * exp2_fast(kLeast);
   float found = 0;
-  for (int r = threadIdx.x / 32; r < TileTraits::kRows && args.row0 + row + r < p.x.count; r += TileTraits::kWarps) {
+  for (int r = threadIdx.x / 32; r < TileTraits::kRows && args.out.row0 + row + r < p.x.count;
+       r += TileTraits::kWarps) {
     float sum = 0;
     for (int64_t k = threadIdx.x % 32; k < from.slots; k += 32) sum += from.sums[(row + r) * from.slots + k];
     if (warp_sum(sum) < least) found = 1;  // not NaN, which stays
@@ -43,32 +44,27 @@ __device__ __forceinline__ bool has_small_sum(const Pairs& p, const Exponentials
 
 template <typename Traits, Visit kVisit>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
-    exponentials_kernel(const __grid_constant__ Pairs p, const __grid_constant__ ExponentialsArgs out) {
+    exponentials_kernel(const __grid_constant__ Pairs p, const __grid_constant__ ExponentialsArgs args) {
   constexpr int kTile = TileTraits::kRows;
-  using Elem = typename Traits::Elem;
-  unsigned char* shared = dynamic_shared();
-  const TilePipe pipe(shared, p.x.bytes, out.resident);
-  auto& s = *reinterpret_cast<ExponentialsShared*>(shared + TilePipe::shared_bytes(p.x.bytes, out.resident));
-  const int64_t row = static_cast<int64_t>(blockIdx.y) * kTile, i0 = out.row0 + row;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * out.span;
-  const int64_t last = min(first + out.span, ceil_div(p.y.count, kTile));
-  const bool aligned = out.pitch % 2 == 0;
+  const MatrixBlock<ExponentialsShared> block(args.out, p.x, p.y.count, args.span);
+  ExponentialsShared& s = block.shared;
+  const int64_t row = static_cast<int64_t>(blockIdx.y) * kTile, i0 = block.i0, first = block.first, last = block.last;
   if constexpr (kVisit == kTops) {
-    const bool again = has_small_sum(p, out, row, s.slots);
-    if (blockIdx.x == 0 && threadIdx.x == 0) out.to.redone[blockIdx.y] = again;
+    const bool again = has_small_sum(p, args, row, s.slots);
+    if (blockIdx.x == 0 && threadIdx.x == 0) args.to.redone[blockIdx.y] = again;
     if (!again) return;
   }
-  if (kVisit == kAgain && !out.to.redone[blockIdx.y]) return;
+  if (kVisit == kAgain && !args.to.redone[blockIdx.y]) return;
 
   if (threadIdx.x < kTile) {
     const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);
     s.row_scale[threadIdx.x] = p.scale[i * p.scale_row] * kLog2e;
-    s.row_shift[threadIdx.x] = kVisit == kAgain ? out.to.top(i - out.row0) : *out.to.shift;
+    s.row_shift[threadIdx.x] = kVisit == kAgain ? args.to.top(i - args.out.row0) : *args.to.shift;
   }
   float found[4][2];
 #pragma unroll
   for (int k = 0; k < 8; ++k) found[k / 2][k % 2] = kVisit == kTops ? negative_infinity() : 0.0f;
-  pipe.run<typename Traits::Math>(
+  block.pipe.template run<typename Traits::Math>(
       p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float (&acc)[4][4][4]) {
         const int64_t j0 = (first + tile) * kTile;
         const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
@@ -99,33 +95,23 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
               }
               const int64_t j = j0 + TilePipe::column_of(n, 0);
               if (kVisit != kTops && i0 + r < p.x.count && j < p.y.count)
-                store_pieces<Traits>(static_cast<Elem*>(out.data) + (row + r) * out.pitch + j, out.piece_step, value[0],
-                                     value[1], j + 1 < p.y.count, aligned);
+                block.template store<Traits>(args.out, row + r, j, p.y.count, value);
             }
           }
       });
 
-#pragma unroll
-  for (int m = 0; m < 4; ++m)
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const float total = kVisit == kTops ? quad_max(found[m][h]) : quad_sum(found[m][h]);
-      if (threadIdx.x % 4 == 0) s.quarter[threadIdx.x / 32 % 4][TilePipe::row_of(m, h)] = total;
-    }
+  store_quarters(s.quarters,
+                 [&](int m, int h) { return kVisit == kTops ? quad_max(found[m][h]) : quad_sum(found[m][h]); });
   __syncthreads();
   if (threadIdx.x >= kTile) return;
-  float total = s.quarter[0][threadIdx.x];
-#pragma unroll
-  for (int q = 1; q < 4; ++q) {
-    const float part = s.quarter[q][threadIdx.x];
-    total = kVisit == kTops ? fmaxf(total, part) : total + part;
-  }
+  const float total = over_quarters(s.quarters, kVisit == kTops ? negative_infinity() : 0.0f,
+                                    [](float a, float b) { return kVisit == kTops ? fmaxf(a, b) : a + b; });
   const int64_t i = row + threadIdx.x;
   if (kVisit == kFirst) {
-    for (int64_t k = first; k < last; ++k) out.to.sums[i * out.to.slots + k] = k == first ? total : 0.0f;
+    for (int64_t k = first; k < last; ++k) args.to.sums[i * args.to.slots + k] = k == first ? total : 0.0f;
     return;
   }
-  (kVisit == kTops ? out.to.tops : out.to.more)[i * out.to.redone_slots + blockIdx.x] = total;
+  (kVisit == kTops ? args.to.tops : args.to.more)[i * args.to.redone_slots + blockIdx.x] = total;
 }
 
 // The shift of all rows.
@@ -135,37 +121,20 @@ __global__ void __launch_bounds__(TileTraits::kThreads) shift_kernel(const __gri
   if (threadIdx.x == 0) *shift = one_sided_shift(limit);
 }
 
-template <typename Math, int kPieces>
-void launch_visits(const PairwiseProblem& p, const WeightRows& w, float* workspace, bool first) {
-  using Traits = WeightsTraits<Math, kPieces>;
-  const Pairs pairs = pairs_of(p);
-  const bool resident = TilePipe::keeps_x(pairs.x.bytes, sizeof(ExponentialsShared), shared_limit());
-  ExponentialsArgs args = {Exponentials(workspace, w.rows, pairs.y.count),
-                           w.data,
-                           w.pitch,
-                           w.rows * w.pitch,
-                           w.row0,
-                           Traits::kSpan,
-                           resident};
-  const auto visit = [&](const char* name, auto kernel) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(args.to.slots, args.span)),
-                    static_cast<unsigned>(ceil_div(w.rows, TileTraits::kRows)));
-    launch(name, kernel, grid, TileTraits::kThreads,
-           TilePipe::shared_bytes(pairs.x.bytes, resident) + sizeof(ExponentialsShared), p.stream, pairs, args);
-  };
-  if (first) return visit("pairwise_exponentials", exponentials_kernel<Traits, kFirst>);
-  args.span = kRedoneSpan;
-  visit("pairwise_exponentials_tops", exponentials_kernel<Traits, kTops>);
-  visit("pairwise_exponentials_again", exponentials_kernel<Traits, kAgain>);
-}
-
 void visits(const PairwiseProblem& p, const WeightRows& w, float* workspace, bool first) {
-  const bool fast = p.precision == Precision::fast;
-  const auto run = p.x.dtype == DType::bf16 ? launch_visits<Bf16, 1>
-                   : w.pieces == 1          ? (fast ? launch_visits<Tf32, 1> : launch_visits<Tf32x3, 1>)
-                   : fast                   ? launch_visits<Tf32, kWeightPieces>
-                                            : launch_visits<Tf32x3, kWeightPieces>;
-  run(p, w, workspace, first);
+  with_weights_traits(p.x.dtype, p.precision, w.pieces, [&](auto traits) {
+    using Traits = decltype(traits);
+    const Pairs pairs = pairs_of(p);
+    const Exponentials to(workspace, w.rows, pairs.y.count);
+    const auto visit = [&](const char* name, auto kernel, int64_t span) {
+      const ExponentialsArgs args = {to, MatrixOut(w, pairs.x, sizeof(ExponentialsShared)), span};
+      launch_matrix<ExponentialsShared>(name, kernel, {w.rows, pairs.y.count, span}, args.out, pairs.x, p.stream, pairs,
+                                        args);
+    };
+    if (first) return visit("pairwise_exponentials", exponentials_kernel<Traits, kFirst>, Traits::kSpan);
+    visit("pairwise_exponentials_tops", exponentials_kernel<Traits, kTops>, kRedoneSpan);
+    visit("pairwise_exponentials_again", exponentials_kernel<Traits, kAgain>, kRedoneSpan);
+  });
 }
 
 }  // namespace

@@ -19,30 +19,24 @@ struct SigmoidArgs {
   Rows x, y;
   const float *scale, *bias, *row_factor;
   float number, offset;
-  void* data;  // [rows, m] per piece
-  int64_t pitch, piece_step, row0;
   SigmoidSums* sums;  // [row tiles, column tiles, kSigmoidSlots]
-  bool resident;      // TilePipe::keeps_x
+  MatrixOut out;
 };
 
 template <typename Traits>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
     sigmoid_kernel(const __grid_constant__ SigmoidArgs p) {
   constexpr int kTile = TileTraits::kRows;
-  using Elem = typename Traits::Elem;
-  unsigned char* shared = dynamic_shared();
-  const TilePipe pipe(shared, p.x.bytes, p.resident);
-  SigmoidShared& s = *reinterpret_cast<SigmoidShared*>(shared + TilePipe::shared_bytes(p.x.bytes, p.resident));
-  const int64_t i0 = p.row0 + static_cast<int64_t>(blockIdx.y) * kTile, columns = ceil_div(p.y.count, kTile);
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * Traits::kSpan, last = min(first + Traits::kSpan, columns);
+  const MatrixBlock<SigmoidShared> block(p.out, p.x, p.y.count, Traits::kSpan);
+  SigmoidShared& s = block.shared;
+  const int64_t i0 = block.i0, first = block.first, last = block.last, columns = ceil_div(p.y.count, kTile);
   const float scale = number_or(p.scale, p.number), bias = number_or(p.bias, p.offset);
-  const bool aligned = p.pitch % 2 == 0;
   if (threadIdx.x < kTile) {
     const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);
     s.row_factor[threadIdx.x] = p.row_factor == nullptr ? 1.0f : p.row_factor[i];
   }
   SigmoidTotals totals;
-  pipe.run<typename Traits::Math>(
+  block.pipe.template run<typename Traits::Math>(
       p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float (&acc)[4][4][4]) {
         const int64_t j0 = (first + tile) * kTile;
         const bool diagonal = i0 == j0;
@@ -67,8 +61,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
                 value[e] = factor * pair.weight;
                 totals.add(pair, factor, dot);
               }
-              store_pieces<Traits>(static_cast<Elem*>(p.data) + (i - p.row0) * p.pitch + j, p.piece_step, value[0],
-                                   value[1], j + 1 < p.y.count, aligned);
+              block.template store<Traits>(p.out, i - p.out.row0, j, p.y.count, value);
             }
         }
       });
@@ -86,41 +79,18 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
   }
 }
 
-template <typename Math, int kPieces>
-void launch_sigmoid(const SigmoidProblem& p, const SigmoidArgs& args, int64_t rows) {
-  using Traits = WeightsTraits<Math, kPieces>;
-  const int64_t strips = ceil_div(ceil_div(args.y.count, TileTraits::kRows), Traits::kSpan);
-  launch("pairwise_sigmoid", sigmoid_kernel<Traits>,
-         dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
-         TileTraits::kThreads, TilePipe::shared_bytes(args.x.bytes, args.resident) + sizeof(SigmoidShared), p.stream,
-         args);
-}
-
 }  // namespace
 
 void portable_sigmoid(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums) {
   const DeviceGuard guard(p.device);
   const Rows x = rows_of(p.x), y = rows_of(p.y);
   constexpr size_t kOther = sizeof(SigmoidShared) + TileTraits::kWarps * sizeof(SigmoidSums);
-  const SigmoidArgs args = {x,
-                            y,
-                            p.scale,
-                            p.bias,
-                            p.row_factor,
-                            p.number,
-                            p.offset,
-                            w.data,
-                            w.pitch,
-                            w.rows * w.pitch,
-                            w.row0,
-                            sums,
-                            TilePipe::keeps_x(x.bytes, kOther, shared_limit())};
-  const bool fast = p.precision == Precision::fast;
-  const auto run = p.x.dtype == DType::bf16 ? launch_sigmoid<Bf16, 1>
-                   : w.pieces == 1          ? (fast ? launch_sigmoid<Tf32, 1> : launch_sigmoid<Tf32x3, 1>)
-                   : fast                   ? launch_sigmoid<Tf32, kWeightPieces>
-                                            : launch_sigmoid<Tf32x3, kWeightPieces>;
-  run(p, args, w.rows);
+  const SigmoidArgs args = {x, y, p.scale, p.bias, p.row_factor, p.number, p.offset, sums, MatrixOut(w, x, kOther)};
+  with_weights_traits(p.x.dtype, p.precision, w.pieces, [&](auto traits) {
+    using Traits = decltype(traits);
+    launch_matrix<SigmoidShared>("pairwise_sigmoid", sigmoid_kernel<Traits>, {w.rows, y.count, Traits::kSpan}, args.out,
+                                 x, p.stream, args);
+  });
 }
 
 }  // namespace sslspec::cuda

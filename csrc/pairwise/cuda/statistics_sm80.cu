@@ -12,6 +12,7 @@
 // Precision policy: fp32 sums over at most span tiles, merged in fp32, the logarithm in fp64.
 #include "pairwise/cuda/pairs.cuh"
 #include "pairwise/cuda/portable.h"
+#include "pairwise/cuda/row_quarters.cuh"
 
 namespace sslspec::cuda {
 namespace {
@@ -28,7 +29,7 @@ struct StatisticsTraits {
 template <typename Traits>
 struct StatisticsShared {
   Partial column[2][Traits::kColumns];  // by half of the tile's rows
-  Partial row[4][TileTraits::kRows];    // by quarter of the tile's columns
+  RowQuarters<Partial> row;
   uint32_t mask[TileTraits::kRows * TileTraits::kRows / 32];
   float row_scale[TileTraits::kRows];
   float slots[TileTraits::kWarps];
@@ -206,27 +207,13 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
           });
 
       // Row sums: quad, then the four warps that share the rows, then this block's slot.
-#pragma unroll
-      for (int m = 0; m < 4; ++m)
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const float total = quad_sum(sum[m][h]);
-          if (threadIdx.x % 4 == 0) s.row[threadIdx.x / 32 % 4][TilePipe::row_of(m, h)] = {top[m][h], total};
-        }
+      store_quarters(s.row, [&](int m, int h) { return Partial{top[m][h], quad_sum(sum[m][h])}; });
       __syncthreads();
       const int64_t i = i0 + threadIdx.x;
-      if (threadIdx.x < kTile && i < p.x.count) {
-        Partial out = rows_out[i];
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-          const Partial part = s.row[w][threadIdx.x];
-          if (narrow)
-            out.sum += part.sum;
-          else
-            out = merge(out, part);
-        }
-        rows_out[i] = out;
-      }
+      if (threadIdx.x < kTile && i < p.x.count)
+        rows_out[i] = over_quarters(s.row, rows_out[i], [&](Partial a, Partial b) {
+          return narrow ? Partial{a.top, a.sum + b.sum} : merge(a, b);
+        });
     }
     if (cols_out == nullptr) continue;
     __syncthreads();

@@ -21,45 +21,39 @@ struct WeightsShared {
   float slots[TileTraits::kWarps];
 };
 
-struct WeightsOut {
+struct WeightsArgs {
   const Weight *x_weights, *y_weights;
   const float* bias;
-  void* data;  // [rows, m] per piece
-  int64_t pitch, piece_step, row0;
-  bool resident;  // TilePipe::keeps_x
+  MatrixOut out;
 };
 
 template <typename Traits>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
-    matrix_kernel(const __grid_constant__ Pairs p, const __grid_constant__ WeightsOut out) {
+    weights_kernel(const __grid_constant__ Pairs p, const __grid_constant__ WeightsArgs args) {
   constexpr int kTile = TileTraits::kRows;
-  using Elem = typename Traits::Elem;
-  unsigned char* shared = dynamic_shared();
-  const TilePipe pipe(shared, p.x.bytes, out.resident);
-  WeightsShared& s = *reinterpret_cast<WeightsShared*>(shared + TilePipe::shared_bytes(p.x.bytes, out.resident));
-  const int64_t i0 = out.row0 + static_cast<int64_t>(blockIdx.y) * kTile;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * Traits::kSpan;
-  const int64_t last = min(first + Traits::kSpan, ceil_div(p.y.count, kTile));
-  const bool sigmoid_part = out.bias != nullptr;
-  const float bias = sigmoid_part ? *out.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
+  const MatrixBlock<WeightsShared> block(args.out, p.x, p.y.count, Traits::kSpan);
+  WeightsShared& s = block.shared;
+  const int64_t i0 = block.i0;
+  const bool sigmoid_part = args.bias != nullptr;
+  const float bias = sigmoid_part ? *args.bias : 0.0f, unit = sigmoid_part ? 1.0f : kLog2e;
   CommonShift common = {0.0f};
   if (!sigmoid_part) common = common_shift<TileTraits::kWarps>(p, s.slots);
   const bool one_exponential = sigmoid_part || common.serves();
   const float shift = common.value;
-  const bool aligned = out.pitch % 2 == 0;
 
   if (threadIdx.x < kTile) {
     const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);
-    s.row[threadIdx.x] = out.x_weights != nullptr ? out.x_weights[i] : kNoWeight;
+    s.row[threadIdx.x] = args.x_weights != nullptr ? args.x_weights[i] : kNoWeight;
     s.row_scale[threadIdx.x] = unit * (p.scale_col != 0 ? 1.0f : p.scale[i * p.scale_row]);
   }
-  pipe.run<typename Traits::Math>(
-      p.x, i0, p.y, first * kTile, static_cast<int>(last - first), [&](int tile, float (&acc)[4][4][4]) {
-        const int64_t j0 = (first + tile) * kTile;
+  block.pipe.template run<typename Traits::Math>(
+      p.x, i0, p.y, block.first * kTile, static_cast<int>(block.last - block.first),
+      [&](int tile, float (&acc)[4][4][4]) {
+        const int64_t j0 = (block.first + tile) * kTile;
         __syncthreads();  // the columns of the previous tile have been read
         if (threadIdx.x < kTile) {
           const int64_t j = min(j0 + threadIdx.x, p.y.count - 1);
-          s.column[threadIdx.x] = out.y_weights != nullptr ? out.y_weights[j] : kNoWeight;
+          s.column[threadIdx.x] = args.y_weights != nullptr ? args.y_weights[j] : kNoWeight;
           s.column_scale[threadIdx.x] = p.scale_col != 0 ? p.scale[j * p.scale_col] : 1.0f;
         }
         const bool masked = tile_is_masked(p, i0, kTile, j0, kTile);
@@ -90,8 +84,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
                 }
                 const int64_t i = i0 + r;
                 if (i < p.x.count && j < p.y.count)
-                  store_pieces<Traits>(static_cast<Elem*>(out.data) + (i - out.row0) * out.pitch + j, out.piece_step,
-                                       value[0], value[1], j + 1 < p.y.count, aligned);
+                  block.template store<Traits>(args.out, i - args.out.row0, j, p.y.count, value);
               }
           }
         };
@@ -106,30 +99,18 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
       });
 }
 
-template <typename Math, int kPieces>
-void launch_matrix(const PairwiseProblem& p, const Pairs& pairs, const WeightsOut& out, int64_t rows) {
-  using Traits = WeightsTraits<Math, kPieces>;
-  const int64_t strips = ceil_div(ceil_div(pairs.y.count, TileTraits::kRows), Traits::kSpan);
-  launch("pairwise_weights", matrix_kernel<Traits>,
-         dim3(static_cast<unsigned>(strips), static_cast<unsigned>(ceil_div(rows, TileTraits::kRows))),
-         TileTraits::kThreads, TilePipe::shared_bytes(pairs.x.bytes, out.resident) + sizeof(WeightsShared), p.stream,
-         pairs, out);
-}
-
 }  // namespace
 
 void portable_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w) {
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p);
-  const bool resident = TilePipe::keeps_x(pairs.x.bytes, sizeof(WeightsShared), shared_limit());
-  const WeightsOut out = {
-      b.x_weights, b.y_weights, static_cast<const float*>(p.bias), w.data, w.pitch, w.rows * w.pitch, w.row0, resident};
-  const bool fast = p.precision == Precision::fast;
-  const auto run = p.x.dtype == DType::bf16 ? launch_matrix<Bf16, 1>
-                   : w.pieces == 1          ? (fast ? launch_matrix<Tf32, 1> : launch_matrix<Tf32x3, 1>)
-                   : fast                   ? launch_matrix<Tf32, kWeightPieces>
-                                            : launch_matrix<Tf32x3, kWeightPieces>;
-  run(p, pairs, out, w.rows);
+  const WeightsArgs args = {b.x_weights, b.y_weights, static_cast<const float*>(p.bias),
+                            MatrixOut(w, pairs.x, sizeof(WeightsShared))};
+  with_weights_traits(p.x.dtype, p.precision, w.pieces, [&](auto traits) {
+    using Traits = decltype(traits);
+    launch_matrix<WeightsShared>("pairwise_weights", weights_kernel<Traits>, {w.rows, pairs.y.count, Traits::kSpan},
+                                 args.out, pairs.x, p.stream, pairs, args);
+  });
 }
 
 }  // namespace sslspec::cuda

@@ -5,17 +5,8 @@
 // left out, and beyond the last column compare indices. Memory traffic: a write of the matrix, the operands from L2, and
 // 512 bytes a tile. Precision policy: fp32 exponents and sums, over the 32 pairs that a thread has of a row and over the
 // four threads that share it, without atomics; the exponentials are rounded once, after they were added up.
-#include <cutlass/cutlass.h>
-
-#include <cutlass/epilogue/collective/collective_builder.hpp>
-#include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
-#include <cutlass/gemm/collective/collective_builder.hpp>
-#include <cutlass/gemm/device/gemm_universal_adapter.h>
-#include <cutlass/gemm/kernel/gemm_universal.hpp>
-
-#include "gpu/cutlass_launch.cuh"
 #include "pairwise/cuda/exponentials.cuh"
-#include "pairwise/cuda/hopper/hopper.h"
+#include "pairwise/cuda/hopper/tile_gemm.cuh"
 
 namespace sslspec::cuda {
 namespace {
@@ -23,48 +14,20 @@ namespace {
 using namespace cute;
 namespace fusion = cutlass::epilogue::fusion;
 
-constexpr int kTile = 128;
+constexpr int kTile = kGemmTile;
 static_assert(kTile == TileTraits::kRows);
 
+struct ExponentialArguments {
+  const float *scale, *shift;
+  int row0;  // of the chunk
+  bool skip_self;
+  float* sums;  // [rows, tiles of columns]
+};
+
 // A node of the visitor tree: from the accumulator to the exponentials.
-class ExponentialNode {
+class ExponentialNode : public VisitorNode<ExponentialArguments> {
  public:
-  using Elem = cutlass::bfloat16_t;
-  struct SharedStorage {};
-  struct Arguments {
-    const float *scale, *shift;
-    int row0;  // of the chunk
-    bool skip_self;
-    float* sums;  // [rows, tiles of columns]
-  };
-  using Params = Arguments;
-
-  template <typename Shape>
-  static constexpr Params to_underlying_arguments(const Shape&, const Arguments& args, void*) {
-    return args;
-  }
-  template <typename Shape>
-  static bool can_implement(const Shape&, const Arguments&) {
-    return true;
-  }
-  template <typename Shape>
-  static size_t get_workspace_size(const Shape&, const Arguments&) {
-    return 0;
-  }
-  template <typename Shape>
-  static cutlass::Status initialize_workspace(const Shape&, const Arguments&, void*, cudaStream_t,
-                                              cutlass::CudaHostAdapter* = nullptr) {
-    return cutlass::Status::kSuccess;
-  }
-
-  CUTLASS_HOST_DEVICE ExponentialNode() {}
-  CUTLASS_HOST_DEVICE ExponentialNode(const Params& params, const SharedStorage&) : params_(&params) {}
-  CUTLASS_DEVICE bool is_producer_load_needed() const { return false; }
-  CUTLASS_DEVICE bool is_C_load_needed() const { return false; }
-  template <class... Args>
-  CUTLASS_DEVICE auto get_producer_load_callbacks(const fusion::detail::ProducerLoadArgs<Args...>&) {
-    return fusion::EmptyProducerLoadCallbacks{};
-  }
+  using VisitorNode::VisitorNode;
 
   template <typename Coords, typename Residue>
   struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
@@ -128,53 +91,22 @@ class ExponentialNode {
     return Callbacks<decltype(args.tCcD), decltype(args.residue_tCcD)>(
         args.tCcD, args.residue_tCcD, left_out, compares, *params_->scale * kLog2e, *params_->shift, out, slots);
   }
-
- private:
-  const Params* params_ = nullptr;
 };
 
-struct ExponentialsTraits {
-  using Elem = ExponentialNode::Elem;
-  using Tile = Shape<_128, _128, _64>;
-  using Cluster = Shape<_1, _2, _1>;
-  static constexpr int kAlign = 16 / sizeof(Elem);
-  using Visitor = fusion::Sm90EVT<ExponentialNode>;
-  using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, cutlass::layout::RowMajor, kAlign, Elem,
-      cutlass::layout::RowMajor, kAlign, cutlass::epilogue::TmaWarpSpecialized, Visitor>::CollectiveOp;
-  using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Elem, cutlass::layout::RowMajor, kAlign, Elem,
-      cutlass::layout::ColumnMajor, kAlign, float, Tile, Cluster,
-      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(sizeof(typename Epilogue::SharedStorage))>,
-      cutlass::gemm::KernelTmaWarpSpecializedPingpong>::CollectiveOp;
-  using Kernel = cutlass::gemm::kernel::GemmUniversal<Shape<int, int, int, int>, Mainloop, Epilogue>;
-  using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
-};
+using ExponentialsGemm = MatrixGemm<fusion::Sm90EVT<ExponentialNode>>;
 
 }  // namespace
 
 void pairwise_exponentials_sm90a(const PairwiseProblem& p, const WeightRows& w, float* workspace) {
-  using Gemm = ExponentialsTraits::Gemm;
-  using Elem = ExponentialsTraits::Elem;
   const DeviceGuard guard(p.device);
-  typename Gemm::GemmKernel::StrideA stride_x{};
-  typename Gemm::GemmKernel::StrideB stride_y{};
-  typename Gemm::GemmKernel::StrideD stride_out{};
-  get<0>(stride_x) = p.x.stride[0], get<0>(stride_y) = p.y.stride[0], get<0>(stride_out) = w.pitch;
   const Exponentials to(workspace, w.rows, p.y.shape[0]);
 
-  typename Gemm::Arguments arguments{};
-  arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
-  arguments.problem_shape = {static_cast<int>(w.rows), static_cast<int>(p.y.shape[0]), static_cast<int>(p.x.shape[1]),
-                             1};
-  arguments.mainloop.ptr_A = static_cast<const Elem*>(p.x.data) + w.row0 * p.x.stride[0];
-  arguments.mainloop.ptr_B = static_cast<const Elem*>(p.y.data);
-  arguments.mainloop.dA = stride_x, arguments.mainloop.dB = stride_y;
+  auto arguments =
+      gemm_arguments<ExponentialsGemm::Gemm>(static_cast<const Elem*>(p.x.data) + w.row0 * p.x.stride[0], p.x.stride[0],
+                                             p.y.data, p.y.stride[0], w.rows, p.y.shape[0], p.x.shape[1]);
   arguments.epilogue.thread = {
       {static_cast<const float*>(p.scale), to.shift, static_cast<int>(w.row0), p.skip_self, to.sums}};
-  arguments.epilogue.ptr_D = static_cast<Elem*>(w.data), arguments.epilogue.dD = stride_out;
-  launch_cutlass<Gemm>("pairwise_exponentials_sm90a", arguments, p.device, p.stream);
+  ExponentialsGemm::launch("pairwise_exponentials_sm90a", arguments, w.data, w.pitch, p.device, p.stream);
 }
 
 }  // namespace sslspec::cuda

@@ -5,16 +5,7 @@
 // positives, and beyond the last row or column compare indices. Memory traffic: a write of W, the operands from L2, and
 // 48 bytes a tile. Precision policy: fp32 sums over the 128 pairs of a thread and over a warp, without atomics; the
 // weights are rounded once, after they were added up.
-#include <cutlass/cutlass.h>
-
-#include <cutlass/epilogue/collective/collective_builder.hpp>
-#include <cutlass/epilogue/fusion/sm90_callbacks_tma_warpspecialized.hpp>
-#include <cutlass/gemm/collective/collective_builder.hpp>
-#include <cutlass/gemm/device/gemm_universal_adapter.h>
-#include <cutlass/gemm/kernel/gemm_universal.hpp>
-
-#include "gpu/cutlass_launch.cuh"
-#include "pairwise/cuda/hopper/hopper.h"
+#include "pairwise/cuda/hopper/tile_gemm.cuh"
 #include "pairwise/cuda/sigmoid.cuh"
 
 namespace sslspec::cuda {
@@ -23,48 +14,20 @@ namespace {
 using namespace cute;
 namespace fusion = cutlass::epilogue::fusion;
 
-constexpr int kTile = 128;
+constexpr int kTile = kGemmTile;
 static_assert(kTile == TileTraits::kRows && kSigmoidSlots == 4);  // warps of a warpgroup, which owns a tile
 
+struct SigmoidArguments {
+  const float *scale, *bias;
+  float number, offset;
+  int row0;  // of the chunk
+  SigmoidSums* sums;
+};
+
 // A node of the visitor tree: from the accumulator and the factors of the rows to the weights.
-class SigmoidNode {
+class SigmoidNode : public VisitorNode<SigmoidArguments> {
  public:
-  using Elem = cutlass::bfloat16_t;
-  struct SharedStorage {};
-  struct Arguments {
-    const float *scale, *bias;
-    float number, offset;
-    int row0;  // of the chunk
-    SigmoidSums* sums;
-  };
-  using Params = Arguments;
-
-  template <typename Shape>
-  static constexpr Params to_underlying_arguments(const Shape&, const Arguments& args, void*) {
-    return args;
-  }
-  template <typename Shape>
-  static bool can_implement(const Shape&, const Arguments&) {
-    return true;
-  }
-  template <typename Shape>
-  static size_t get_workspace_size(const Shape&, const Arguments&) {
-    return 0;
-  }
-  template <typename Shape>
-  static cutlass::Status initialize_workspace(const Shape&, const Arguments&, void*, cudaStream_t,
-                                              cutlass::CudaHostAdapter* = nullptr) {
-    return cutlass::Status::kSuccess;
-  }
-
-  CUTLASS_HOST_DEVICE SigmoidNode() {}
-  CUTLASS_HOST_DEVICE SigmoidNode(const Params& params, const SharedStorage&) : params_(&params) {}
-  CUTLASS_DEVICE bool is_producer_load_needed() const { return false; }
-  CUTLASS_DEVICE bool is_C_load_needed() const { return false; }
-  template <class... Args>
-  CUTLASS_DEVICE auto get_producer_load_callbacks(const fusion::detail::ProducerLoadArgs<Args...>&) {
-    return fusion::EmptyProducerLoadCallbacks{};
-  }
+  using VisitorNode::VisitorNode;
 
   template <typename Coords, typename Residue>
   struct Callbacks : fusion::EmptyConsumerStoreCallbacks {
@@ -128,53 +91,22 @@ class SigmoidNode {
                                                                        number_or(params_->scale, params_->number),
                                                                        number_or(params_->bias, params_->offset), slot);
   }
-
- private:
-  const Params* params_ = nullptr;
 };
 
-struct SigmoidTraits {
-  using Elem = SigmoidNode::Elem;
-  using Tile = Shape<_128, _128, _64>;
-  using Cluster = Shape<_1, _2, _1>;
-  static constexpr int kAlign = 16 / sizeof(Elem);
-  using Visitor = fusion::Sm90EVT<SigmoidNode, fusion::Sm90ColBroadcast<0, Tile, float>>;  // a factor per row
-  using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Tile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, cutlass::layout::RowMajor, kAlign, Elem,
-      cutlass::layout::RowMajor, kAlign, cutlass::epilogue::TmaWarpSpecialized, Visitor>::CollectiveOp;
-  using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Elem, cutlass::layout::RowMajor, kAlign, Elem,
-      cutlass::layout::ColumnMajor, kAlign, float, Tile, Cluster,
-      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(sizeof(typename Epilogue::SharedStorage))>,
-      cutlass::gemm::KernelTmaWarpSpecializedPingpong>::CollectiveOp;
-  using Kernel = cutlass::gemm::kernel::GemmUniversal<Shape<int, int, int, int>, Mainloop, Epilogue>;
-  using Gemm = cutlass::gemm::device::GemmUniversalAdapter<Kernel>;
-};
+using SigmoidGemm =
+    MatrixGemm<fusion::Sm90EVT<SigmoidNode, fusion::Sm90ColBroadcast<0, GemmTile, float>>>;  // a factor per row
 
 }  // namespace
 
 void pairwise_sigmoid_sm90a(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums) {
-  using Gemm = SigmoidTraits::Gemm;
-  using Elem = SigmoidTraits::Elem;
   const DeviceGuard guard(p.device);
-  typename Gemm::GemmKernel::StrideA stride_x{};
-  typename Gemm::GemmKernel::StrideB stride_y{};
-  typename Gemm::GemmKernel::StrideD stride_out{};
-  get<0>(stride_x) = p.x.stride[0], get<0>(stride_y) = p.y.stride[0], get<0>(stride_out) = w.pitch;
-
-  typename Gemm::Arguments arguments{};
-  arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
-  arguments.problem_shape = {static_cast<int>(w.rows), static_cast<int>(p.y.shape[0]), static_cast<int>(p.x.shape[1]),
-                             1};
-  arguments.mainloop.ptr_A = static_cast<const Elem*>(p.x.data) + w.row0 * p.x.stride[0];
-  arguments.mainloop.ptr_B = static_cast<const Elem*>(p.y.data);
-  arguments.mainloop.dA = stride_x, arguments.mainloop.dB = stride_y;
+  auto arguments =
+      gemm_arguments<SigmoidGemm::Gemm>(static_cast<const Elem*>(p.x.data) + w.row0 * p.x.stride[0], p.x.stride[0],
+                                        p.y.data, p.y.stride[0], w.rows, p.y.shape[0], p.x.shape[1]);
   const float* factors = p.row_factor == nullptr ? nullptr : p.row_factor + w.row0;
   arguments.epilogue.thread = {{factors, 1.0f, {}},
                                {p.scale, p.bias, p.number, p.offset, static_cast<int>(w.row0), sums}};
-  arguments.epilogue.ptr_D = static_cast<Elem*>(w.data), arguments.epilogue.dD = stride_out;
-  launch_cutlass<Gemm>("pairwise_sigmoid_sm90a", arguments, p.device, p.stream);
+  SigmoidGemm::launch("pairwise_sigmoid_sm90a", arguments, w.data, w.pitch, p.device, p.stream);
 }
 
 }  // namespace sslspec::cuda

@@ -7,16 +7,11 @@
 // memory below. A tile that can hold left-out pairs makes the same mask as the portable kernel. Memory traffic per
 // tile: the operands from L2 and 256 sums. Precision policy: fp32 sums over a tile, which one kernel adds in the order
 // of the tiles (statistics_sm80.cu); no atomics.
-#include <cutlass/cutlass.h>
-
 #include <cutlass/arch/barrier.h>
 #include <cutlass/epilogue/collective/detail.hpp>
 #include <cutlass/epilogue/dispatch_policy.hpp>
-#include <cutlass/gemm/collective/collective_builder.hpp>
-#include <cutlass/gemm/device/gemm_universal_adapter.h>
-#include <cutlass/gemm/kernel/gemm_universal.hpp>
 
-#include "gpu/cutlass_launch.cuh"
+#include "pairwise/cuda/hopper/tile_gemm.cuh"
 #include "pairwise/cuda/hopper/tile_sums.cuh"
 
 namespace sslspec::cuda {
@@ -78,17 +73,8 @@ class TileSums {
 };
 
 struct StatisticsTraits {
-  using Elem = cutlass::bfloat16_t;
-  using Tile = cute::Shape<cute::_128, cute::_128, cute::_64>;
-  using Cluster = cute::Shape<cute::_2, cute::_1, cute::_1>;
-  static constexpr int kAlign = 16 / sizeof(Elem);
   using Epilogue = cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<TileSums>;
-  using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Elem, cutlass::layout::RowMajor, kAlign, Elem,
-      cutlass::layout::ColumnMajor, kAlign, float, Tile, Cluster,
-      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(sizeof(typename Epilogue::SharedStorage))>,
-      cutlass::gemm::KernelTmaWarpSpecializedPingpong>::CollectiveOp;
-  using Plain = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
+  using Plain = TileGemm<cute::Shape<cute::_2, cute::_1, cute::_1>, Epilogue>::Kernel;
   static_assert(Plain::SharedStorageSize <= cutlass::gemm::collective::detail::sm90_smem_capacity_bytes);
 
   // The shift goes to the epilogue through its shared memory; all blocks agree about it.
@@ -110,19 +96,11 @@ struct StatisticsTraits {
 
 void pairwise_statistics_sm90a(const PairwiseProblem& p, const HopperStatistics& out) {
   using Gemm = StatisticsTraits::Gemm;
-  using Elem = StatisticsTraits::Elem;
   const DeviceGuard guard(p.device);
   const Pairs pairs = pairs_of(p);
-  typename Gemm::GemmKernel::StrideA stride_x{};
-  typename Gemm::GemmKernel::StrideB stride_y{};
-  cute::get<0>(stride_x) = p.x.stride[0], cute::get<0>(stride_y) = p.y.stride[0];
-
-  typename Gemm::Arguments arguments{};
-  arguments.mode = cutlass::gemm::GemmUniversalMode::kGemm;
-  arguments.problem_shape = {out.rows, static_cast<int>(p.y.shape[0] - out.col0), static_cast<int>(p.x.shape[1]), 1};
-  arguments.mainloop.ptr_A = reinterpret_cast<const Elem*>(pairs.x.data + out.row0 * pairs.x.pitch);
-  arguments.mainloop.ptr_B = reinterpret_cast<const Elem*>(pairs.y.data + out.col0 * pairs.y.pitch);
-  arguments.mainloop.dA = stride_x, arguments.mainloop.dB = stride_y;
+  auto arguments = gemm_arguments<Gemm>(pairs.x.data + out.row0 * pairs.x.pitch, p.x.stride[0],
+                                        pairs.y.data + out.col0 * pairs.y.pitch, p.y.stride[0], out.rows,
+                                        p.y.shape[0] - out.col0, p.x.shape[1]);
   arguments.epilogue = {pairs, out};
   launch_cutlass<Gemm>("pairwise_statistics_sm90a", arguments, p.device, p.stream);
 }
