@@ -245,7 +245,7 @@ def main(argv: Sequence[str]) -> int:
         _training(record, name, options.seconds)
     for name in names[FIRST:]:
         _case(record, name, options.seconds)
-    for name in ("chained", "weights", "sums", "statistics", "softplus", "sigmoid"):
+    for name in ("chained", "weights", "sums", "statistics", "softplus", "sigmoid", "triangle"):
         _hopper(record, name)
     record.write()
     return 1 if record.failed else 0

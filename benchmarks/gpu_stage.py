@@ -199,6 +199,17 @@ HOPPER: dict[str, tuple[str, float, tuple[tuple[int, int, int, float], ...]]] = 
             (32768, 32768, 512, 10.0),
         ),
     ),
+    "triangle": (  # VICReg, on the side of the rows and of the columns
+        "value and gradients",
+        1e-2,
+        (
+            (1352, 1352, 2808, 1.0),
+            (2048, 2048, 8192, 1.0),
+            (4096, 4096, 8192, 1.0),
+            (4104, 4104, 2056, 1.0),
+            (8192, 8192, 2048, 1.0),
+        ),
+    ),
 }
 
 
@@ -243,7 +254,7 @@ def hopper(name: str) -> int:
 def hopper_case(
     name: str, what: str, n: int, m: int, d: int, scale: float
 ) -> Callable[[], tuple[Tensor, ...]]:
-    """Statistics of random unit rows (forward), gradients of their sum (backward), or SigLIP."""
+    """Statistics of random unit rows (forward), gradients of their sum (backward), or a loss."""
     from sslspec_fast.primitives import pairwise
 
     generator = torch.Generator(device="cuda").manual_seed(n)
@@ -268,14 +279,14 @@ def hopper_case(
 
     if what == "forward":
         return torch.no_grad()(forward)
-    if b is not None and name == "sigmoid":
+    if b is not None and name in {"sigmoid", "triangle"}:
         bias = -c
 
-        def in_one_visit() -> tuple[Tensor, ...]:
-            value = F.siglip(a, b, c, bias)
+        def step() -> tuple[Tensor, ...]:
+            value = F.siglip(a, b, c, bias) if name == "sigmoid" else F.vicreg(a, b)
             return value.detach(), *torch.autograd.grad(value, (a, b))
 
-        return in_one_visit
+        return step
     row, *col = forward()
     outputs, leaves = row.sum() + 0.5 * sum(x.sum() for x in col), [a] if b is None else [a, b]
     return lambda: torch.autograd.grad(outputs, leaves, retain_graph=True)

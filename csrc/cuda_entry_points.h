@@ -22,6 +22,8 @@
   QUERY(gram_workspace_size)                     \
   LAUNCH(gram_prepare)                           \
   LAUNCH(gram_square)                            \
+  QUERY(gram_triangle_slots)                     \
+  LAUNCH(gram_triangle)                          \
   LAUNCH(gram_finish)                            \
   QUERY(moments_workspace_size)                  \
   LAUNCH(moments_forward)                        \

@@ -236,6 +236,14 @@ def cuda_gram_square(
     diagonal: tuple[Maybe, Maybe, int],
     loss: tuple[int, int, Sequence[float], Sequence[float], Maybe, Maybe], stream: int, /
 ) -> None: ...
+def cuda_gram_triangle_slots(
+    x: View, operands: int, columns: bool, half: bool, /
+) -> int: ...
+def cuda_gram_triangle(
+    factors: View, how: tuple[bool, bool, int], out: View, sums: View,
+    diagonal: tuple[Maybe, Maybe, int],
+    loss: tuple[int, int, Sequence[float], Sequence[float], Maybe, Maybe], stream: int, /
+) -> None: ...
 def cuda_gram_finish(
     x: View, y: Maybe, form: GramForm, columns: View, products: View, factor: View,
     grads: TensorPair, run: Run, /

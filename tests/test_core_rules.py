@@ -119,7 +119,7 @@ def test_one_list_names_the_cuda_entry_points() -> None:
 
 def test_one_file_chooses_hopper() -> None:
     readers = [p.name for p in core() if "getenv" in p.read_text("utf-8")]
-    assert sorted(readers) == ["choose.cu", "isa.cpp"]
+    assert sorted(readers) == ["hopper.h", "isa.cpp"]
     portable = sorted(CSRC.rglob("*_sm80*"))
     assert len(portable) >= 3
     assert [p.name for p in portable if re.search("sm90a|hopper", p.read_text("utf-8"), re.I)] == []

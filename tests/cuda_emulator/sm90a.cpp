@@ -1,11 +1,13 @@
 // Host stand-ins: for csrc/pairwise/cuda/hopper/weights_sm90a.cu the same numbers without CUTLASS, for
-// statistics_sm90a.cu and sums_sm90a.cu beside it their products; the chained kernel of Hopper is not emulated.
+// statistics_sm90a.cu and sums_sm90a.cu beside it and csrc/gram/cuda/hopper/triangle_sm90a.cu their products; the
+// chained kernel of Hopper is not emulated.
 #include <cuda_bf16.h>
 
 #include <cmath>
 #include <vector>
 
 #include "common/check.h"
+#include "gram/cuda/hopper/triangle.cuh"
 #include "pairwise/cuda/exponentials.cuh"
 #include "pairwise/cuda/hopper/sums.cuh"
 #include "pairwise/cuda/sigmoid.cuh"
@@ -130,6 +132,34 @@ void pairwise_sums_sm90a(const PairwiseProblem& problem, Partial* x_parts, Parti
   const auto blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   launch("sums", sums_stand_in, dim3(static_cast<unsigned>(blocks)), 256, sizeof(SumsShared), 0, p,
          SumsArgs{static_cast<const float*>(problem.bias), x_parts, y_parts, grid.span, grid.y_supers});
+}
+
+void triangle_stand_in(const TriangleProblem p, const TriangleArgs args) {
+  auto& s = *reinterpret_cast<TriangleShared*>(dynamic_shared());
+  const TrianglePlace at(args, blockIdx.x);
+  constexpr int kTile = TriangleTraits::kTile;
+  const int thread = threadIdx.x, lane = thread % 32;
+  const auto* factors = static_cast<const __nv_bfloat16*>(p.factors) + at.operand * p.rows * p.d;
+  const int64_t step = p.columns ? p.d : 1, along = p.columns ? 1 : p.d, depth = p.columns ? p.rows : p.d;
+  end_triangle_tile(
+      args, at,
+      [&](int k) {
+        const int64_t i = at.row * kTile + thread / 32 * 16 + lane / 4 + k / 2 % 2 * 8;
+        const int64_t j = at.column * kTile + k / 4 * 8 + lane % 4 * 2 + k % 2;
+        double dot = 0;
+        if (i < args.side && j < args.side)  // TMA fills with zeros
+          for (int64_t t = 0; t < depth; ++t)
+            dot += double(__bfloat162float(factors[i * along + t * step])) *
+                   __bfloat162float(factors[j * along + t * step]);
+        return static_cast<float>(dot);
+      },
+      s, blockIdx.x, thread, [] { __syncthreads(); });
+}
+
+void gram_triangle_sm90a(const TriangleProblem& p) {
+  const TriangleArgs args = triangle_args(p);
+  launch("gram_triangle_sm90a", triangle_stand_in, dim3(static_cast<unsigned>(args.tiles * p.operands)),
+         TriangleTraits::kThreads, sizeof(TriangleShared), 0, p, args);
 }
 
 void pairwise_chained_sm90a(const PairwiseProblem&, const HopperChained&) {

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sslspec_fast import functional
 from sslspec_fast.primitives import gram
 from sslspec_fast.primitives.rows import moments
 from sslspec_fast.primitives.rows.unit_rows import paired_rows
@@ -115,3 +116,22 @@ def test_squared_norms(
         assert t.grad is not None
         assert h.grad is not None
         close(t.grad, h.grad, 2 * ERROR[dtype])
+
+
+@pytest.mark.parametrize("hopper", ["portable", "all"])
+@pytest.mark.parametrize(("n", "d"), [(1352, 2808), (2048, 4096), (4096, 2048), (2160, 1352)])
+def test_vicreg_of_wide_bfloat16_rows(
+    n: int, d: int, hopper: str, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # on Hopper tiles on and under the diagonal alone, on the side of the rows or of the columns
+    monkeypatch.setenv("SSLSPEC_HOPPER", hopper)
+    rows = (torch.randn(2, n, d) + 0.3).bfloat16().to(cuda)
+    found = []
+    for kind, impl in ((torch.bfloat16, "fused"), (torch.float64, "torch")):
+        z = [x.to(kind).requires_grad_() for x in rows]
+        value = functional.vicreg(*z, impl=impl)
+        found.append([value.detach(), *torch.autograd.grad(value, z)])
+    (value, *grads), (right, *wanted) = found
+    assert abs(value.double() - right) <= 1e-3 * right
+    for got, want in zip(grads, wanted, strict=True):
+        assert (got.double() - want).norm() <= 1e-2 * want.norm()

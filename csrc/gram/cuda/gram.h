@@ -80,6 +80,27 @@ struct GramStrip {
 void gram_square(TensorView products, const GramStrip& strip, TensorView out, TensorView sums,
                  const GramDiagonal& diagonal, const GramLoss& loss, int64_t stream);  // loss.loss may be absent
 
+// Slots of `sums` that gram_triangle writes for x [n, d], 0 where it does not make the products: it needs bfloat16
+// factors (`half`), compute capability 9.0, side (d of columns, otherwise n) and d in multiples of 8, and tiles enough
+// for half a GPU: fewer leave the long sums to the library, which cuts them.
+int64_t gram_triangle_slots(TensorView x, int64_t operands, bool columns, bool half);
+
+struct GramTriangle {
+  bool columns, masked;  // F^T F, otherwise F F^T; without the diagonal
+  int64_t slot;          // first slot of `sums`
+  static constexpr auto fields() {
+    using T = GramTriangle;
+    return std::make_tuple(&T::columns, &T::masked, &T::slot);
+  }
+};
+
+// What a product by the library and gram_square make where the side is one strip: of factors [operands, rows, d] the
+// symmetric matrices in bfloat16, from their tiles on and under the diagonal; the sums of their squares, less what is
+// subtracted; and the loss.
+void gram_triangle(TensorView factors, const GramTriangle& how,
+                   TensorView out,  // [operands, side, side]
+                   TensorView sums, const GramDiagonal& diagonal, const GramLoss& loss, int64_t stream);
+
 // factor times the gradients g = alpha (product - diagonal partner) + own xs + other ys + near (x - y) with xs, ys the
 // standardised operands (ys, y: the other one), partner = ys if cross, else xs, rounded like the factors (`half`);
 // where the operands are scaled (kGramBarlow): (g - mean(g) - xs mean(g xs)) scale.

@@ -1,10 +1,15 @@
 // Squares of the products of `gram` on a GPU, the diagonal that is subtracted from them, and the loss.
 //
 // Tiling: a warp per row of a product; the columns of the diagonal are spread over the blocks, a thread for each of
-// them; the block that ends last adds up the loss. Memory traffic: one read of the products, one write in the type of
+// them; the block that ends last adds up the loss. After symmetric products, which come with their squares (hopper/),
+// a kernel of its own does the latter. Memory traffic: one read of the products, one write in the type of
 // the next GEMM. Precision policy: float along a row (double for double), float64 over rows, columns and slabs, in a
 // fixed order.
+#include <algorithm>
+
+#include "gpu/hopper.h"
 #include "gram/cuda/gram.cuh"
+#include "gram/cuda/hopper/triangle.h"
 
 namespace sslspec::cuda {
 namespace {
@@ -66,6 +71,22 @@ __device__ __forceinline__ void add_up_loss(const LossArgs<T>& p, double* slots)
     loss += p.weights[t] * p.normalizers[t] * terms[t];
   }
   *p.loss = static_cast<T>(loss);
+}
+
+constexpr int kEndBlocks = 128;
+
+struct EndArgs {
+  double* sums;  // [kEndBlocks]
+  unsigned* counter;
+  DiagonalArgs<float> diagonal;
+  LossArgs<float> loss;
+};
+
+__global__ void __launch_bounds__(kThreads) end_kernel(const __grid_constant__ EndArgs p) {
+  __shared__ double slots[kWarps];
+  const double squares = block_sum<kWarps>(add_up_diagonal(p.diagonal), slots);
+  if (threadIdx.x == 0) p.sums[blockIdx.x] = -squares;
+  if (ends_last(p.counter)) add_up_loss(p.loss, slots);
 }
 
 template <typename T, typename Out>
@@ -135,6 +156,14 @@ void check_loss(const GramLoss& loss, const TensorView& sums, DType type) {
   check_vector(kOp, "terms", loss.terms, 3, type, sums.device);
 }
 
+void check_diagonal(const GramDiagonal& diagonal, DType type, int device) {
+  if (!diagonal.workspace.present()) return;
+  const TensorView& columns = diagonal.columns;
+  SSLSPEC_CHECK(columns.ndim == 2 && diagonal.n >= 1, kOp, ": columns must be a matrix, got ", shape_text(columns));
+  check_block("columns", columns, {kColumnRows, columns.shape[1]}, type, device);
+  check_vector(kOp, "workspace", diagonal.workspace, gram_workspace_size(diagonal.n, columns.shape[1]), type, device);
+}
+
 template <typename T>
 LossArgs<T> loss_of(const GramLoss& loss, const TensorView& sums) {
   LossArgs<T> p = {};
@@ -166,13 +195,7 @@ void gram_square(TensorView products, const GramStrip& strip, TensorView out, Te
   check_block("products", products, {shape[0], shape[1], shape[2], shape[3]}, type, products.device);
   check_block("out", out, {shape[0], shape[2], shape[3]}, half ? DType::bf16 : type, products.device);
   check_sums(sums, strip.slot, ceil_div(shape[2], kGramRows) * (strip.cross ? 1 : shape[0]), products.device);
-  if (diagonal.workspace.present()) {
-    const TensorView& columns = diagonal.columns;
-    SSLSPEC_CHECK(columns.ndim == 2 && diagonal.n >= 1, kOp, ": columns must be a matrix, got ", shape_text(columns));
-    check_block("columns", columns, {kColumnRows, columns.shape[1]}, type, products.device);
-    check_vector(kOp, "workspace", diagonal.workspace, gram_workspace_size(diagonal.n, columns.shape[1]), type,
-                 products.device);
-  }
+  check_diagonal(diagonal, type, products.device);
   if (loss.loss.present()) check_loss(loss, sums, type);
   const DeviceGuard guard(products.device);
   const auto run = [&](auto t, auto o) {
@@ -186,6 +209,47 @@ void gram_square(TensorView products, const GramStrip& strip, TensorView out, Te
   };
   if (half) return run(Type<float>{}, Type<__nv_bfloat16>{});
   type == DType::f64 ? run(Type<double>{}, Type<double>{}) : run(Type<float>{}, Type<float>{});
+}
+
+#ifndef SSLSPEC_TRIANGLE_TILES  // the emulator's tests use few
+#define SSLSPEC_TRIANGLE_TILES 64
+#endif
+
+int64_t gram_triangle_slots(TensorView x, int64_t operands, bool columns, bool half) {
+  constexpr int64_t kMost = int64_t{64} << 20;  // bytes of a matrix
+  SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be a matrix, got ", shape_text(x));
+  const int64_t n = x.shape[0], d = x.shape[1], side = columns ? d : n, tiles = operands * triangle_tiles(side);
+  const bool fits = half && side % 8 == 0 && d % 8 == 0 && side * side * 2 <= kMost && tiles >= SSLSPEC_TRIANGLE_TILES;
+  if (!kHopperBuilt || !fits || std::max(n, d) >= int64_t{1} << 30 || !hopper_allows("triangle")) return 0;
+  const DeviceGuard guard(x.device);
+  return capability_major() == 9 ? tiles * TriangleTraits::kWarps + kEndBlocks : 0;
+}
+
+void gram_triangle(TensorView factors, const GramTriangle& how, TensorView out, TensorView sums,
+                   const GramDiagonal& diagonal, const GramLoss& loss, int64_t stream) {
+  SSLSPEC_CHECK(factors.ndim == 3 && factors.device != kCpu, kOp,
+                ": factors must be (operands, rows, d) on a CUDA device, got ", shape_text(factors));
+  const int64_t operands = factors.shape[0], rows = factors.shape[1], d = factors.shape[2];
+  const TriangleProblem p = {factors.data,   operands,   rows,     d,
+                             how.columns,    how.masked, out.data, sums.as<double>() + how.slot,
+                             factors.device, stream};
+  const int64_t squares = operands * triangle_tiles(p.side()) * TriangleTraits::kWarps;
+  check_block("factors", factors, {operands, rows, d}, DType::bf16, factors.device);
+  check_block("out", out, {operands, p.side(), p.side()}, DType::bf16, factors.device);
+  check_sums(sums, how.slot, squares + kEndBlocks, factors.device);
+  check_diagonal(diagonal, DType::f32, factors.device);
+  check_loss(loss, sums, DType::f32);
+  const auto fits = [](const TensorView& v) { return reinterpret_cast<uintptr_t>(v.data) % 16 == 0; };
+  SSLSPEC_CHECK(p.side() % 8 == 0 && d % 8 == 0 && fits(factors) && fits(out), kOp,
+                ": rows of factors and of out must lie at multiples of 16 bytes, got sides ", p.side(), " and ", d);
+  const DeviceGuard guard(factors.device);
+  if constexpr (kHopperBuilt)
+    gram_triangle_sm90a(p);
+  else
+    SSLSPEC_CHECK(false, kOp, ": this build has no kernels for compute capability 9.0");
+  const EndArgs end = {p.sums + squares, gram_counter(sums), diagonal_of<float>(diagonal, operands),
+                       loss_of<float>(loss, sums)};
+  launch("gram_end", end_kernel, dim3(kEndBlocks), kThreads, 0, stream, end);
 }
 
 }  // namespace sslspec::cuda

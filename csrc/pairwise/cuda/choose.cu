@@ -1,27 +1,12 @@
 // Which kernels a problem runs on: those of Hopper (hopper/), where the build and the GPU have them and they are faster,
-// or the portable ones (*_sm80.cu). All such choices are here. For comparisons SSLSPEC_HOPPER in the environment names
-// the one kind of pass that may be Hopper's ("statistics", "sums",
-// "chained", "weights", "exponentials", "sigmoid"), or none of them ("portable").
-#include <cstdlib>
-#include <cstring>
-
+// or the portable ones (*_sm80.cu). All such choices are here, as far as gpu/hopper.h allows them.
+#include "gpu/hopper.h"
 #include "gpu/launch.h"
 #include "pairwise/cuda/hopper/hopper.h"
 #include "pairwise/cuda/portable.h"
 
 namespace sslspec::cuda {
 namespace {
-
-#ifdef SSLSPEC_WITH_SM90A
-constexpr bool kBuilt = true;
-#else
-constexpr bool kBuilt = false;
-#endif
-
-bool allowed(const char* pass) {
-  const char* named = std::getenv("SSLSPEC_HOPPER");
-  return named == nullptr || *named == 0 || std::strcmp(named, pass) == 0 || std::strcmp(named, "all") == 0;
-}
 
 // What all kernels of Hopper ask of the operands and of the current device: TMA has coordinates of 32 bits and strides
 // of 16 bytes.
@@ -41,27 +26,27 @@ enum class Statistics { portable, sums, tiles };
 // tiles (256 columns: 1.7 and 1.4, but small problems lose); with themselves 1.3 and 2.0, since the chunks of tiles
 // multiply more than the upper triangle.
 Statistics statistics_on_hopper(DType rows, int64_t d, bool symmetric) {
-  if (!kBuilt || rows != DType::bf16) return Statistics::portable;
-  if (d <= (symmetric ? kSumsWidth : kSumsWidth / 2) && allowed("sums")) return Statistics::sums;
-  return allowed("statistics") ? Statistics::tiles : Statistics::portable;
+  if (!kHopperBuilt || rows != DType::bf16) return Statistics::portable;
+  if (d <= (symmetric ? kSumsWidth : kSumsWidth / 2) && hopper_allows("sums")) return Statistics::sums;
+  return hopper_allows("statistics") ? Statistics::tiles : Statistics::portable;
 }
 
 // CUTLASS reaches 438 - 581 TF/s at d >= 512 on an H100, beyond what mma.sync can do there; below a thousand columns its
 // 128 x 256 tiles leave most of the GPU idle.
 bool weights_on_hopper(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w) {
   return p.y.shape[0] >= 1024 && p.x.shape[1] > 256 && (p.bias == nullptr || b.y_weights == nullptr) &&
-         w.pitch % 8 == 0 && allowed("weights") && hopper_operands(p);
+         w.pitch % 8 == 0 && hopper_allows("weights") && hopper_operands(p);
 }
 
 bool exponentials_on_hopper(const PairwiseProblem& p, const WeightRows& w) {
   const bool plain = p.scale_row == 0 && p.x_ids == nullptr && p.skip_indptr == nullptr;
-  return plain && p.y.shape[0] >= 1024 && w.pitch % 8 == 0 && allowed("exponentials") && hopper_operands(p);
+  return plain && p.y.shape[0] >= 1024 && w.pitch % 8 == 0 && hopper_allows("exponentials") && hopper_operands(p);
 }
 
 }  // namespace
 
 int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bool symmetric, bool columns) {
-  if constexpr (kBuilt)
+  if constexpr (kHopperBuilt)
     if (statistics_on_hopper(dtype, d, symmetric) == Statistics::tiles)
       return hopper_statistics_size(n, m, symmetric, columns);
   return 0;
@@ -69,7 +54,7 @@ int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bo
 
 void pairwise_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
   const DeviceGuard guard(p.device);
-  if constexpr (kBuilt) {
+  if constexpr (kHopperBuilt) {
     const Statistics pass = statistics_on_hopper(p.x.dtype, p.x.shape[1], p.symmetric);
     if (pass != Statistics::portable && hopper_operands(p)) {
       if (pass == Statistics::sums) return pairwise_sums_sm90a(p, x_parts, y_parts);
@@ -82,8 +67,8 @@ void pairwise_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_
 void pairwise_chained(const PairwiseProblem& p, const PairwiseBackward& b) {
   const DeviceGuard guard(p.device);
   bool done = false;
-  if constexpr (kBuilt)
-    if (p.bias == nullptr && allowed("chained") && hopper_operands(p)) {
+  if constexpr (kHopperBuilt)
+    if (p.bias == nullptr && hopper_allows("chained") && hopper_operands(p)) {
       const int d = static_cast<int>(p.x.shape[1]);
       pairwise_chained_sm90a(p, {b.x_weights, b.y_weights, b.grad, b.row_dot, b.parts, b.splits, d, b.grad_f32});
       done = true;
@@ -94,7 +79,7 @@ void pairwise_chained(const PairwiseProblem& p, const PairwiseBackward& b) {
 
 void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w) {
   const DeviceGuard guard(p.device);
-  if constexpr (kBuilt)
+  if constexpr (kHopperBuilt)
     if (weights_on_hopper(p, b, w)) return hopper_weights(p, b, w);
   portable_weights(p, b, w);
 }
@@ -103,7 +88,7 @@ void pairwise_exponentials(const PairwiseProblem& p, const WeightRows& w, float*
   const DeviceGuard guard(p.device);
   if (w.row0 == 0) exponentials_shift(p, workspace);
   bool done = false;
-  if constexpr (kBuilt)
+  if constexpr (kHopperBuilt)
     if (exponentials_on_hopper(p, w)) {
       pairwise_exponentials_sm90a(p, w, workspace);
       done = true;
@@ -114,8 +99,8 @@ void pairwise_exponentials(const PairwiseProblem& p, const WeightRows& w, float*
 
 void pairwise_sigmoid(const SigmoidProblem& p, const WeightRows& w, SigmoidSums* sums) {
   const DeviceGuard guard(p.device);
-  if constexpr (kBuilt)
-    if (p.y.shape[0] >= 1024 && w.pitch % 8 == 0 && allowed("sigmoid") && hopper_rows(p.x, p.y))
+  if constexpr (kHopperBuilt)
+    if (p.y.shape[0] >= 1024 && w.pitch % 8 == 0 && hopper_allows("sigmoid") && hopper_rows(p.x, p.y))
       return pairwise_sigmoid_sm90a(p, w, sums);
   portable_sigmoid(p, w, sums);
 }

@@ -94,6 +94,7 @@ def value(
     operands, cross = 1 if y is None else 2, _is_cross(kind, y)
     form, normalizers, weights = _form(kind, cross, half, x.shape, options)
     dual: bool = _C.gram_uses_dual(n, d, off_diagonal)
+    triangle = 0 if cross else _C.cuda_gram_triangle_slots(view(x), operands, not dual, half)
     products = StripProducts(
         n,
         d,
@@ -102,6 +103,7 @@ def value(
         mixed=cross and not dual,
         cross=cross,
         masked=off_diagonal and not dual,
+        triangle=triangle,
     )
     subtracted = dual and off_diagonal  # the diagonal, as it was multiplied
     pairs = blocks(d, BLOCK)

@@ -1,10 +1,11 @@
 """Library GEMMs of ``gram`` and ``spectral_contrastive`` on a GPU, on the cheaper side.
 
 Neither the (d, d) nor the (n, n) matrices are kept: a strip of at most 64 MiB is made, reduced, and
-multiplied at once for the gradient. A strip of a few hundred columns keeps a tuned GEMM busy, so a
-kernel of our own would only repeat it. The matrices of two operands are one batch. Values are added
-up in float64, products follow ``torch.get_float32_matmul_precision()``, or are those of bfloat16
-factors with float32 sums.
+multiplied at once for the gradient. A strip of a few hundred columns keeps a tuned GEMM busy. On
+compute capability 9.0 symmetric matrices of bfloat16 factors that fit one strip come from half of
+their tiles (csrc/gram/cuda/hopper), in place of that GEMM and the pass over it. The matrices of two
+operands are one batch. Values are added up in float64, products follow
+``torch.get_float32_matmul_precision()``, or are those of bfloat16 factors with float32 sums.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class StripProducts:
         cross: value = the product of both matrices; each gradient is that of the other operand's
             matrix. Otherwise, and if mixed: the squared norm of every matrix.
         masked: without the diagonal.
+        triangle: of ``cuda_gram_triangle_slots``: where it is not 0, that kernel makes the whole
+            matrices, which are neither crossed nor mixed.
     """
 
     def __init__(
@@ -69,10 +72,15 @@ class StripProducts:
         mixed: bool,
         cross: bool,
         masked: bool,
+        triangle: int = 0,
     ) -> None:
-        self.n, self.operands = n, operands
+        self.n, self.operands, self.triangle = n, operands, triangle
         self.columns, self.mixed, self.cross, self.masked = columns, mixed, cross, masked
         self.rows, self.chunks = n, 1  # rows of the factors, those from n on are zero
+        if triangle:
+            self.strips: list[slice] = []
+            self.slots = [triangle]
+            return
         batch = 1 if mixed else operands
         tiles = batch * blocks(d, 128) ** 2
         if columns and tiles < _TILES and n >= 2048:
@@ -106,7 +114,11 @@ class StripProducts:
         """
         wanted = [o for o in range(self.operands) if wants[o]]
         slot, total = sums.shape[0] - sum(self.slots), loss.view()
-        if wanted and not self.mixed and len(self.strips) == 1:  # as the GEMM returns it
+        if self.triangle:
+            matrix = self._triangle(factors, sums, slot, diagonal, total)
+            if wanted:
+                return self._gradients(factors, matrix, wanted)
+        elif wanted and not self.mixed and len(self.strips) == 1:  # as the GEMM returns it
             matrix = self._matrix(factors, self.strips[0], sums, slot, diagonal, total)
             return self._gradients(factors, matrix, wanted)
         shape, kind = (len(wanted), self.n, factors.shape[2]), computed_dtype(factors)
@@ -144,6 +156,28 @@ class StripProducts:
         how = self.cross and not self.mixed, self.masked, -strip.start, slot
         _C.cuda_gram_square(
             view(product), how, view(out), view(sums), diagonal, loss, stream(product)
+        )
+        return out
+
+    def _triangle(
+        self,
+        factors: Tensor,
+        sums: Tensor,
+        slot: int,
+        diagonal: tuple[Any, Any, int],
+        loss: tuple[Any, ...],
+    ) -> Tensor:
+        """The whole matrices for the next GEMM, from half the products; values go to `sums`."""
+        side = factors.shape[2 if self.columns else 1]
+        out = factors.new_empty((self.operands, side, side))
+        _C.cuda_gram_triangle(
+            view(factors),
+            (self.columns, self.masked, slot),
+            view(out),
+            view(sums),
+            diagonal,
+            loss,
+            stream(factors),
         )
         return out
 
