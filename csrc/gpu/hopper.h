@@ -1,6 +1,7 @@
 // Whether kernels of Hopper may run: the build has them, and SSLSPEC_HOPPER in the environment does not keep them away.
 // For comparisons it names the one kind of pass that may be Hopper's ("statistics", "sums", "chained", "weights",
-// "exponentials", "sigmoid", "triangle"), or none of them ("portable").
+// "exponentials", "sigmoid", "triangle"), or none of them ("portable"). A pass that no GPU has run so far ("triangle") is
+// Hopper's only if it is named, or "all" are.
 #pragma once
 #include <cstdlib>
 #include <cstring>
@@ -13,9 +14,13 @@ inline constexpr bool kHopperBuilt = true;
 inline constexpr bool kHopperBuilt = false;
 #endif
 
-inline bool hopper_allows(const char* pass) {
+inline const char* hopper_named() {
   const char* named = std::getenv("SSLSPEC_HOPPER");
-  return named == nullptr || *named == 0 || std::strcmp(named, pass) == 0 || std::strcmp(named, "all") == 0;
+  return named == nullptr ? "" : named;
 }
+inline bool hopper_names(const char* pass) {
+  return std::strcmp(hopper_named(), pass) == 0 || std::strcmp(hopper_named(), "all") == 0;
+}
+inline bool hopper_allows(const char* pass) { return *hopper_named() == 0 || hopper_names(pass); }
 
 }  // namespace sslspec::cuda

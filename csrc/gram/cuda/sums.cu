@@ -220,7 +220,7 @@ int64_t gram_triangle_slots(TensorView x, int64_t operands, bool columns, bool h
   SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be a matrix, got ", shape_text(x));
   const int64_t n = x.shape[0], d = x.shape[1], side = columns ? d : n, tiles = operands * triangle_tiles(side);
   const bool fits = half && side % 8 == 0 && d % 8 == 0 && side * side * 2 <= kMost && tiles >= SSLSPEC_TRIANGLE_TILES;
-  if (!kHopperBuilt || !fits || std::max(n, d) >= int64_t{1} << 30 || !hopper_allows("triangle")) return 0;
+  if (!kHopperBuilt || !fits || std::max(n, d) >= int64_t{1} << 30 || !hopper_names("triangle")) return 0;
   const DeviceGuard guard(x.device);
   return capability_major() == 9 ? tiles * TriangleTraits::kWarps + kEndBlocks : 0;
 }
