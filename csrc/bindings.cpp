@@ -19,6 +19,7 @@
 #include "rows/unit_rows.h"
 #include "simd/isa.h"
 #include "simd/kept.h"
+#include "simd/team.h"
 #include "sparse/edges.h"
 #include "sparse/graph_cov.h"
 #include "sparse/spmm.h"
@@ -34,6 +35,7 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("isa", &cpu::isa_name, "Instruction set of the CPU kernels in use");
   m.def("bf16_products", &cpu::bf16_products, "Whether `pairwise_forward` and `_backward` take bfloat16 rows");
+  m.def("next_runs_alone", &cpu::next_runs_alone, "Whether a short pass should have one thread, as threads were late");
   m.def("kept_limit", &cpu::kept_limit, no_gil);
   m.def("set_kept_limit", &cpu::set_kept_limit, no_gil);
   m.def("release_kept", &cpu::release_kept, no_gil);

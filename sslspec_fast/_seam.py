@@ -52,6 +52,7 @@ def stream(t: torch.Tensor) -> int:
 
 
 WORK_OF_THREAD = 2.5e7
+SHORT_WORK = 1e9  # some milliseconds, as long as a busy machine puts a thread aside
 
 
 def threads(work: float = math.inf) -> int:
@@ -59,11 +60,13 @@ def threads(work: float = math.inf) -> int:
 
     Args:
         work: floating point operations of the whole step. A further thread pays from 2.5e7 on,
-            about 0.2 ms: it takes some microseconds to wake, and on a busy machine all wait for the
-            one that was put aside. Results are the same for any number of threads.
+            about 0.2 ms: it takes some microseconds to wake. On a busy machine all wait for the one
+            that was put aside: after a step that waited longer than it worked, the next 32 steps of
+            short work get one thread. Results are the same for any number of threads.
     """
     most = torch.get_num_threads()
-    return most if work >= most * WORK_OF_THREAD else max(1, int(work / WORK_OF_THREAD))
+    count = most if work >= most * WORK_OF_THREAD else max(1, int(work / WORK_OF_THREAD))
+    return 1 if count > 1 and work < SHORT_WORK and _C.next_runs_alone() else count
 
 
 def row_threads(operands: Sequence[torch.Tensor | None]) -> int:

@@ -35,6 +35,17 @@ def test_a_further_thread_needs_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _seam.threads(1e15) == 1
 
 
+def test_short_work_is_for_one_thread_where_others_are_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_seam, "WORK_OF_THREAD", 2.5e7)
+    monkeypatch.setattr(_seam, "SHORT_WORK", 1e9)
+    torch.set_num_threads(4)
+    for late, count in ((True, 1), (False, 4)):
+        monkeypatch.setattr(_C, "next_runs_alone", lambda late=late: late)
+        assert (_seam.threads(9e8), _seam.threads(1.1e9)) == (count, 4)
+
+
 def made(a: Tensor, b: Tensor) -> list[Tensor]:
     c = torch.tensor(5.0, dtype=a.dtype)
     row, col = pairwise.lse(a, b, c, cols=True)

@@ -11,12 +11,28 @@
 namespace sslspec::cpu {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 thread_local Team* of_this_thread = nullptr;
+thread_local Clock::duration waited{};  // of the pass that this thread runs: its time without work
+
+constexpr int kAlone = 32;
+std::atomic<int> left_alone{0};  // short passes that are still to run alone
+
+// Adds its lifetime to `waited`.
+class Waiting {
+ public:
+  Waiting() : start_(Clock::now()) {}
+  ~Waiting() { waited += Clock::now() - start_; }
+
+ private:
+  Clock::time_point start_;
+};
 
 // Whether ready() became true within the time in which waking a sleeping thread would not be faster.
 template <typename F>
 bool spin_until(const F& ready) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+  const auto end = Clock::now() + std::chrono::microseconds(50);
   do {
     for (int i = 0; i < 64; ++i) {
       if (ready()) return true;
@@ -24,7 +40,7 @@ bool spin_until(const F& ready) {
       __builtin_ia32_pause();
 #endif
     }
-  } while (std::chrono::steady_clock::now() < end);
+  } while (Clock::now() < end);
   return ready();
 }
 
@@ -60,23 +76,29 @@ void Team::begin(int threads, void (*pass)(void*), void* context) {
   State state;
   team.state_ = &state;
   std::exception_ptr failure;
+  Clock::time_point started, ended;
+  waited = {};
 #pragma omp parallel num_threads(threads)
   {
     if (omp_get_thread_num() != 0) {
       team.help(omp_get_thread_num());
     } else {
       of_this_thread = &team;
+      started = Clock::now();
       try {
         pass(context);
       } catch (...) {  // may not leave the region
         failure = std::current_exception();
       }
       of_this_thread = nullptr;
+      ended = Clock::now();
       const std::lock_guard<std::mutex> lock(state.mutex);
       state.over = true;
       state.posted.notify_all();
     }
   }
+  const Clock::duration all = Clock::now() - started, worked = ended - started - waited;
+  if (all - worked > worked) left_alone = kAlone;
   if (failure) std::rethrow_exception(failure);
 }
 
@@ -114,6 +136,7 @@ void Team::run(void (*job)(void*, int), void* context) {
     s.job = nullptr;
   }
   const auto empty = [&] { return s.inside == 0; };
+  const Waiting waiting;
   spin_until(empty);
   std::unique_lock<std::mutex> lock(s.mutex);
   s.left.wait(lock, empty);
@@ -121,7 +144,9 @@ void Team::run(void (*job)(void*, int), void* context) {
 
 void Team::wait(const int64_t* counter, int64_t value) {
   const auto there = [&] { return __atomic_load_n(counter, __ATOMIC_SEQ_CST) == value; };
-  if (there() || spin_until(there)) return;
+  if (there()) return;
+  const Waiting waiting;
+  if (spin_until(there)) return;
   Sleepers& s = sleepers();
   std::unique_lock<std::mutex> lock(s.mutex);
   ++s.number;  // before the counter is read again, as `count` reads it after the counter has changed
@@ -135,6 +160,12 @@ void Team::count(int64_t* counter) {
   if (s.number == 0) return;
   const std::lock_guard<std::mutex> lock(s.mutex);
   s.changed.notify_all();
+}
+
+bool next_runs_alone() {
+  int left = left_alone;
+  while (left > 0 && !left_alone.compare_exchange_weak(left, left - 1)) continue;
+  return left > 0;
 }
 
 }  // namespace sslspec::cpu

@@ -33,6 +33,10 @@ class Team {
   State* state_ = nullptr;
 };
 
+// Whether the next short pass should run on its calling thread alone, of which it counts one: so do 32 of them after a
+// pass that waited for its threads for longer than its calling thread worked, as on a busy machine.
+bool next_runs_alone();
+
 namespace {
 
 // f() as a pass, in the current team if there is one.
