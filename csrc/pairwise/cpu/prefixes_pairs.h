@@ -158,8 +158,6 @@ struct Prefixes : PrefixPanels<Operands> {
       Base::R, Base::V, Base::kLd;
   using typename Base::Side;
   using typename Base::T, typename Base::Row;
-  static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;  // as in softmax.h
-  static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);
   static constexpr T kScale = static_cast<T>(kLog2e);
   static constexpr int64_t kTile = int64_t(kLd) * kLd;
 
@@ -167,7 +165,7 @@ struct Prefixes : PrefixPanels<Operands> {
 
   Prefixes(const PairwisePrefixesArgs<T>& args, const Row* a, const Row* b, bool backward)
       : Base(args, a, b, backward) {
-    narrow = limit * kLog2e < kNarrow;  // false for NaN
+    narrow = limit * kLog2e < kNarrowRange<T>;  // false for NaN
   }
 
   // each(i + r, j + v L, s(r, v), factor(r, v), plain) for every register of prefix h
@@ -197,15 +195,6 @@ struct Prefixes : PrefixPanels<Operands> {
     for (int64_t j = 0; col != nullptr && j < nj; j += L) store(col + j, load(col + j) + sum.col[j / L]);
   }
 
-  // 2^x in the narrow range, as in softmax.h
-  template <bool kNormal>
-  static inline __attribute__((always_inline)) Vec<T> power(Vec<T> x) {
-    if constexpr (kNormal)
-      return exp2_normal<T>(x);
-    else
-      return exp2<T>(x);
-  }
-
   // ---- forward: largest logits (wide range only), then sums of exp(s - shift), kept in weight -----------------
   void forward() {
     start(w.row, w.n_pad);
@@ -216,7 +205,7 @@ struct Prefixes : PrefixPanels<Operands> {
     if (p.columns) finish(p.m, w.m_pad, w.col, p.col_lse);
   }
   void start(const Side& side, int64_t pad) const {
-    for (int64_t i = 0; i < q.prefixes * pad; ++i) side.shift[i] = narrow ? T(0) : kFloor, side.weight[i] = 0;
+    for (int64_t i = 0; i < q.prefixes * pad; ++i) side.shift[i] = narrow ? T(0) : kLowestShift<T>, side.weight[i] = 0;
   }
   void finish(int64_t n, int64_t pad, const Side& side, T* lse) const {
     for (int64_t h = 0; h < q.prefixes; ++h)
@@ -227,7 +216,7 @@ struct Prefixes : PrefixPanels<Operands> {
   void tops(int64_t i0, int64_t ni, int64_t j0, int64_t nj, bool use_columns) const {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kTile));
     for (int64_t h = 0; h < q.prefixes; ++h) {
-      const Lanes top = lanes(kFloor);
+      const Lanes top = lanes(kLowestShift<T>);
       for_registers(h, i0, ni, j0, nj, tile,
                     [&](int64_t i, int64_t j, Vec<T> s, Vec<T>, auto) __attribute__((always_inline)) {
                       top.row[i] = vmax<T>(s, top.row[i]);  // a NaN logit makes the sum NaN
@@ -248,7 +237,7 @@ struct Prefixes : PrefixPanels<Operands> {
       for_registers(h, i0, ni, j0, nj, tile,
                     [&](int64_t i, int64_t j, Vec<T> s, Vec<T>, auto plain) __attribute__((always_inline)) {
                       if constexpr (kNarrow) {
-                        const Vec<T> e = power<decltype(plain)::value>(s * kScale);
+                        const Vec<T> e = narrow_power<T, decltype(plain)::value>(s * kScale);
                         sum.row[i] += e, sum.col[j / L] += e;
                       } else {
                         sum.row[i] += exp2<T>((s - row[i]) * kScale);
@@ -271,7 +260,7 @@ struct Prefixes : PrefixPanels<Operands> {
     zero(out, n * p.d);
     for (int64_t h = 0; h < q.prefixes; ++h)
       for (int64_t i = 0, k = h * pad, at = h * n; i < pad; ++i, ++k, ++at) {
-        side.shift[k] = -kFloor, side.weight[k] = side.dot[k] = 0;  // that shift makes every exponential 0
+        side.shift[k] = -kLowestShift<T>, side.weight[k] = side.dot[k] = 0;  // that shift makes every exponential 0
         if (i >= n || grad == nullptr || grad[at] == 0 || lse[at] == kNegInf<T>) continue;  // no pair: no gradient
         side.shift[k] = narrow ? T(0) : lse[at];
         side.weight[k] = narrow ? static_cast<T>(double(grad[at]) * __builtin_exp(-double(lse[at]))) : grad[at];
@@ -322,12 +311,13 @@ struct Prefixes : PrefixPanels<Operands> {
                     [&](int64_t i, int64_t j, Vec<T> s, Vec<T> factor, auto plain) __attribute__((always_inline)) {
                       Vec<T> e;
                       if constexpr (kNarrow)
-                        e = power<decltype(plain)::value>(s * kScale) * (load(col + j) + row[i]);
+                        e = narrow_power<T, decltype(plain)::value>(s * kScale) * (load(col + j) + row[i]);
                       else
                         e = exp2<T>((s - row_shift[i]) * kScale) * row[i] +
                             exp2<T>((s - load(col_shift + j)) * kScale) * load(col + j);
                       store(out + i * kLd + j, e * factor);
-                      if constexpr (!decltype(plain)::value) s = vmax<T>(s, splat<T>(kFloor));  // 0 * inf is NaN
+                      if constexpr (!decltype(plain)::value)
+                        s = vmax<T>(s, splat<T>(kLowestShift<T>));  // 0 * inf is NaN
                       dot.row[i] += e * s, dot.col[j / L] += e * s;
                     });
       add(dot, w.row.dot + h * w.n_pad + i0, ni, both ? w.col.dot + h * w.m_pad + j0 : nullptr, nj);

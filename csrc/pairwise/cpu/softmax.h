@@ -24,15 +24,12 @@ struct Softmax : Panels {
   using Base::p, Base::w, Base::rows, Base::cols, Base::limit, Base::for_parts, Base::for_tiles, Base::for_kept_tiles,
       Base::logit_scale, Base::L, Base::R, Base::V, Base::kLd, Base::kScale, Base::kTogether, Base::kTileSize,
       Base::put, Base::accumulate;
-  // r log2(e) below this keeps the exponentials, their sums over 2^40 pairs and the weights normal numbers
-  static constexpr double kNarrow = sizeof(T) == 4 ? 60.0 : 500.0;
-  static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf
 
   bool narrow;
 
   template <typename Args>
   Softmax(const Args& args, Pass pass) : Base(args, pass) {
-    narrow = limit * kLog2e < kNarrow;  // false for NaN
+    narrow = limit * kLog2e < kNarrowRange<T>;  // false for NaN
   }
 
   // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
@@ -44,25 +41,16 @@ struct Softmax : Panels {
   }
 
   void start() const {
-    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? T(0) : kFloor;
+    for (int64_t i = 0; i < p.n; ++i) w.row_shift[i] = narrow ? T(0) : kLowestShift<T>;
     zero(w.row_weight, p.n);
     if (p.symmetric) return;
-    for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? T(0) : kFloor;
+    for (int64_t j = 0; j < p.m; ++j) w.col_shift[j] = narrow ? T(0) : kLowestShift<T>;
     zero(w.col_weight, p.m);
   }
 
   void finish(int64_t n, const T* shift, const T* sum, T* lse) const {
     for_rows(n, p.threads,
              [&](int64_t i) { lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i]))); });
-  }
-
-  // 2^x in the narrow range: a normal number, but for pairs that are left out (x = -inf), which plain tiles do not hold
-  template <bool kNormal>
-  static inline __attribute__((always_inline)) Vec<T> power(Vec<T> x) {
-    if constexpr (kNormal)
-      return exp2_normal<T>(x);
-    else
-      return exp2<T>(x);
   }
 
   void sums(const Part& part) const {
@@ -82,7 +70,7 @@ struct Softmax : Panels {
             Vec<T> sum{};
 #pragma GCC unroll 4
             for (int v = 0; v < V; ++v) {
-              const Vec<T> e = power<decltype(plain)::value>(x(r, v, none));
+              const Vec<T> e = narrow_power<T, decltype(plain)::value>(x(r, v, none));
               sum += e;
               cs[v] += e;
             }
@@ -104,8 +92,8 @@ struct Softmax : Panels {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     Vec<T>*row_top = row_sum + kLd, *col_sum = row_top + kLd, *col_top = col_sum + kLd;
-    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{}, row_top[i] = splat<T>(kFloor);
-    for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{}, col_top[j / L] = splat<T>(kFloor);
+    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{}, row_top[i] = splat<T>(kLowestShift<T>);
+    for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{}, col_top[j / L] = splat<T>(kLowestShift<T>);
     const Vec<T> none{};
     for_tiles(
         i0, ni, j0, nj, tile, logit_scale,
@@ -218,7 +206,7 @@ struct Softmax : Panels {
       fill(part, tile, logit_scale * kScale,
            [&](int64_t i, int64_t j, int r, int v, const auto& x, auto plain) __attribute__((always_inline)) {
              const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
-             return power<decltype(plain)::value>(x(r, v, none)) * g;
+             return narrow_power<T, decltype(plain)::value>(x(r, v, none)) * g;
            });
     else if (p.symmetric || p.columns)
       fill(part, tile, logit_scale,
