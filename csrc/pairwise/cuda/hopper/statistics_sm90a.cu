@@ -17,8 +17,13 @@
 namespace sslspec::cuda {
 namespace {
 
+struct TileSumsArguments {
+  Pairs pairs;
+  HopperStatistics out;
+};
+
 // An epilogue as CUTLASS's kernels call it, after Sm90TmaWarpSpecializedAdapter: with the accumulator of a whole tile.
-class TileSums {
+class TileSums : public PlainArguments<TileSumsArguments> {
  public:
   using ElementC = float;
   using StrideC = cute::Stride<int64_t, cute::_1, int64_t>;
@@ -30,29 +35,6 @@ class TileSums {
   };
 
   using SharedStorage = TileSumsShared;
-  struct Arguments {
-    Pairs pairs;
-    HopperStatistics out;
-  };
-  using Params = Arguments;
-
-  template <typename Shape>
-  static Params to_underlying_arguments(const Shape&, const Arguments& args, void*) {
-    return args;
-  }
-  template <typename Shape>
-  static size_t get_workspace_size(const Shape&, const Arguments&) {
-    return 0;
-  }
-  template <typename Shape>
-  static cutlass::Status initialize_workspace(const Shape&, const Arguments&, void*, cudaStream_t,
-                                              cutlass::CudaHostAdapter* = nullptr) {
-    return cutlass::Status::kSuccess;
-  }
-  template <typename Shape>
-  static bool can_implement(const Shape&, const Arguments&) {
-    return true;
-  }
 
   CUTLASS_HOST_DEVICE explicit TileSums(const Params& params) : params_(params) {}
 

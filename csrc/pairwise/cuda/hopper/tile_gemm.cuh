@@ -57,13 +57,11 @@ struct MatrixGemm {
   }
 };
 
-// What CUTLASS asks of a node of a visitor tree that keeps nothing in shared memory and reads nothing ahead. A node
-// derives from it and has get_consumer_store_callbacks.
-template <typename NodeArguments>
-class VisitorNode {
- public:
-  struct SharedStorage {};
-  using Arguments = NodeArguments;
+// What CUTLASS asks of the arguments of an epilogue, or of a node of one, that reach the kernel as they are and need no
+// workspace.
+template <typename EpilogueArguments>
+struct PlainArguments {
+  using Arguments = EpilogueArguments;
   using Params = Arguments;
 
   template <typename Shape>
@@ -83,6 +81,15 @@ class VisitorNode {
                                               cutlass::CudaHostAdapter* = nullptr) {
     return cutlass::Status::kSuccess;
   }
+};
+
+// What CUTLASS asks of a node of a visitor tree that keeps nothing in shared memory and reads nothing ahead. A node
+// derives from it and has get_consumer_store_callbacks.
+template <typename NodeArguments>
+class VisitorNode : public PlainArguments<NodeArguments> {
+ public:
+  struct SharedStorage {};
+  using typename PlainArguments<NodeArguments>::Params;
 
   CUTLASS_HOST_DEVICE VisitorNode() {}
   CUTLASS_HOST_DEVICE VisitorNode(const Params& params, const SharedStorage&) : params_(&params) {}
