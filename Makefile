@@ -33,6 +33,7 @@ test: $(VENV)/.package $(VENV)/.test      ## the whole test suite against the in
 
 test-isa: $(VENV)/.package $(VENV)/.test  ## the kernel and loss tests again, capped at each lower instruction set
 	for isa in baseline avx2; do SSLSPEC_ISA=$$isa OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives tests/fused tests/losses || exit 1; done
+	SSLSPEC_ISA=avx512bf16 OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto tests/primitives/pairwise/test_bf16.py tests/primitives/gram/test_bf16.py tests/losses/test_bf16_products.py
 
 # Every kernel, cross-compiled and run in an emulator, against the same program here: g++-aarch64-linux-gnu, qemu-user.
 test-aarch64: .aarch64/here/.built .aarch64/cross/.built  ## the kernels for aarch64 in an emulator (minutes)

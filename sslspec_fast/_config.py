@@ -98,7 +98,7 @@ def set_float32_products(dtype: torch.dtype) -> torch.dtype:
     if dtype == torch.bfloat16 and not _C.bf16_products():
         raise RuntimeError(
             "set_float32_products: torch.bfloat16 needs a CPU with products of bfloat16 "
-            f"(instruction set avx512bf16), this one works with {_C.isa()}"
+            f"(instruction set avx512bf16 or amx), this one works with {_C.isa()}"
         )
     before = float32_products()
     change_float32_products(dtype)

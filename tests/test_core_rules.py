@@ -169,7 +169,7 @@ def test_kernel_objects_export_no_weak_symbols() -> None:
         weak = [line for line in run.stdout.splitlines() if re.match(r"[0-9a-f]+ [WV] ", line)]
         # The entry points are explicit instantiations in the namespace of their level,
         # which is in no other object. DW.ref is a pointer of the exception tables, no code.
-        own = r"sslspec::cpu::(baseline|avx2|avx512|avx512bf16)::|DW\.ref\."
+        own = r"sslspec::cpu::(baseline|avx2|avx512|avx512bf16|amx)::|DW\.ref\."
         weak = [line for line in weak if not re.search(rf" [WV] ([\w ]+ )?({own})", line)]
         assert weak == [], path.name
 

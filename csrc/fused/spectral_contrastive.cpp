@@ -57,20 +57,16 @@ void spectral_contrastive(TensorView z1, TensorView z2, const SpectralWeights& w
   const bool narrow = half && z1.dtype == DType::bf16;
   SSLSPEC_CHECK(!half || ((narrow || z1.dtype == DType::f32) && cpu::bf16_products()), kOp,
                 ": this processor does not multiply rows of ", z1.dtype, " in bfloat16");
-#ifdef SSLSPEC_X86_BF16
   if (narrow) {
     const auto p = checked<float, cpu::Bfloat16>(z1, z2, weights, value, grads, run, DType::f32);
-    return cpu::in_team(run.threads, [&] { cpu::avx512bf16::spectral_contrastive_bf16(p); });
+    return cpu::in_team(run.threads, [&] { SSLSPEC_CALL_BF16(spectral_contrastive_bf16, p); });
   }
-#endif
   dispatch_float(kOp, z1.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const auto p = checked<T, T>(z1, z2, weights, value, grads, run, z1.dtype);
     cpu::in_team(run.threads, [&] {
-#ifdef SSLSPEC_X86_BF16
       if constexpr (std::is_same_v<T, float>)
-        if (half) return cpu::avx512bf16::spectral_contrastive_bf16(p);
-#endif
+        if (half) return SSLSPEC_CALL_BF16(spectral_contrastive_bf16, p);
       SSLSPEC_CALL(spectral_contrastive<T>, p);
     });
   });

@@ -131,18 +131,18 @@ struct Views {
     const auto losses = [&] { SSLSPEC_CALL(views_losses, rows); };
     const bool softmax = rows.form != ViewForm::sigmoid, gradient = loss.gradient;
     if (!softmax && gradient) pairs.row_lse = w.of_bias, pairs.row_sum = w.negatives;
-#ifdef SSLSPEC_X86_BF16
     if constexpr (std::is_same_v<T, float>)
       if (loss.half) {
-        using namespace cpu::avx512bf16;
         const cpu::PairwiseBf16Args q = in_half();
-        if (softmax && gradient) return pairwise_bf16_value_and_grad(q, cpu::Callback::to(losses));
-        (softmax    ? pairwise_bf16_forward
-         : gradient ? pairwise_bf16_sigmoid_backward
-                    : pairwise_bf16_sigmoid_forward)(q);
+        if (softmax && gradient) return SSLSPEC_CALL_BF16(pairwise_bf16_value_and_grad, q, cpu::Callback::to(losses));
+        if (softmax)
+          SSLSPEC_CALL_BF16(pairwise_bf16_forward, q);
+        else if (gradient)
+          SSLSPEC_CALL_BF16(pairwise_bf16_sigmoid_backward, q);
+        else
+          SSLSPEC_CALL_BF16(pairwise_bf16_sigmoid_forward, q);
         return losses();
       }
-#endif
     if constexpr (!kNarrow) {
       if (by_panels(loss)) return one_visit();
       if (softmax && gradient) return SSLSPEC_CALL(pairwise_value_and_grad<T>, pairs, cpu::Callback::to(losses));

@@ -57,10 +57,7 @@ int64_t gram_workspace_size(int64_t n, int64_t d, int dtype, int operands, bool 
   int64_t size = 0;
   if (static_cast<DType>(dtype) == DType::bf16) {
     check_half(DType::f32);
-#ifdef SSLSPEC_X86_BF16
-    size = cpu::avx512bf16::gram_bf16_workspace(n, d, operands, cross, dual);
-#endif
-    return size;
+    return SSLSPEC_CALL_BF16(gram_bf16_workspace, n, d, operands, cross, dual);
   }
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
@@ -116,20 +113,16 @@ cpu::GramArgs<T, Value> checked(const TensorView& x, const TensorView& y, const 
 }  // namespace
 
 void gram(TensorView x, TensorView y, const GramForm& form, TensorView value, const TensorPair& grads, const Run& run) {
-#ifdef SSLSPEC_X86_BF16
   if (form.half && x.dtype == DType::bf16) {
     const auto p = checked<float, cpu::Bfloat16>(x, y, form, value, grads, run, DType::f32);
-    return cpu::in_team(run.threads, [&] { cpu::avx512bf16::gram_bf16(p); });
+    return cpu::in_team(run.threads, [&] { SSLSPEC_CALL_BF16(gram_bf16, p); });
   }
-#endif
   dispatch_float(kOp, x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const auto p = checked<T, T>(x, y, form, value, grads, run, x.dtype);
     cpu::in_team(run.threads, [&] {
-#ifdef SSLSPEC_X86_BF16
       if constexpr (std::is_same_v<T, float>)
-        if (form.half) return cpu::avx512bf16::gram_bf16(p);
-#endif
+        if (form.half) return SSLSPEC_CALL_BF16(gram_bf16, p);
       SSLSPEC_CALL(gram<T>, p);
     });
   });

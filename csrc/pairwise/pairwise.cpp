@@ -62,13 +62,9 @@ void set_kept(cpu::PairwiseArgs<T>& p, const TensorView& kept) {
   p.kept = kept.as<int64_t>();
 }
 
-// The kernel for rows in bfloat16, in builds that have it.
-#ifdef SSLSPEC_X86_BF16
-#define SSLSPEC_BF16(f) (&cpu::avx512bf16::f)
-#else
-#define SSLSPEC_BF16(f) (nullptr)
-#endif
-void on_bf16(void (*kernel)(const cpu::PairwiseBf16Args&), const cpu::PairwiseArgs<float>& p, const Logits& logits) {
+// kernel(arguments) for rows in bfloat16.
+template <typename Kernel>
+void on_bf16(const Kernel& kernel, const cpu::PairwiseArgs<float>& p, const Logits& logits) {
   SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
   SSLSPEC_CHECK(p.scale_step == 0, kOp, ": rows in bfloat16 need a scalar scale");
   const cpu::PairwiseBf16Args q{p, logits.a.as<uint16_t>(), logits.right().as<uint16_t>()};
@@ -100,7 +96,8 @@ void pairwise_forward(const Logits& logits, const TensorPair& lse, TensorView ke
     auto p = arguments<T>(logits, lse, run, false);
     set_kept(p, kept);
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_forward), p, logits);
+      if (logits.a.dtype == DType::bf16)
+        return on_bf16([](const auto& rows) { SSLSPEC_CALL_BF16(pairwise_bf16_forward, rows); }, p, logits);
     cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_forward<T>, p); });
   });
 }
@@ -116,7 +113,8 @@ void pairwise_backward(const Logits& logits, const TensorPair& lse, const Tensor
     set_gradients(p, kind, grad_lse.first, grads);
     set_kept(p, kept);
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_backward), p, logits);
+      if (logits.a.dtype == DType::bf16)
+        return on_bf16([](const auto& rows) { SSLSPEC_CALL_BF16(pairwise_bf16_backward, rows); }, p, logits);
     cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_backward<T>, p); });
   });
 }
@@ -127,7 +125,8 @@ void pairwise_sigmoid_forward(const Logits& logits, TensorView row_sum, const Ru
     check_sigmoid(logits);
     const auto p = arguments<T>(logits, {row_sum, {}}, run, false);
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_sigmoid_forward), p, logits);
+      if (logits.a.dtype == DType::bf16)
+        return on_bf16([](const auto& rows) { SSLSPEC_CALL_BF16(pairwise_bf16_sigmoid_forward, rows); }, p, logits);
     cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_sigmoid_forward<T>, p); });
   });
 }
@@ -143,7 +142,8 @@ void pairwise_sigmoid_backward(const Logits& logits, TensorView grad_row, Tensor
     p.row_sum = row_sum.as<T>();
     set_gradients(p, kind, grad_row, grads);
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_sigmoid_backward), p, logits);
+      if (logits.a.dtype == DType::bf16)
+        return on_bf16([](const auto& rows) { SSLSPEC_CALL_BF16(pairwise_bf16_sigmoid_backward, rows); }, p, logits);
     cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_sigmoid_backward<T>, p); });
   });
 }

@@ -61,14 +61,9 @@ cpu::PairwisePrefixesArgs<T> arguments(const PrefixLogits& logits, const TensorP
   return q;
 }
 
-// The kernel for rows in bfloat16, in builds that have it.
-#ifdef SSLSPEC_X86_BF16
-#define SSLSPEC_BF16(f) (&cpu::avx512bf16::f)
-#else
-#define SSLSPEC_BF16(f) (nullptr)
-#endif
-void on_bf16(void (*kernel)(const cpu::PrefixesBf16Args&), const cpu::PairwisePrefixesArgs<float>& p,
-             const PrefixLogits& logits) {
+// kernel(arguments) for rows in bfloat16.
+template <typename Kernel>
+void on_bf16(const Kernel& kernel, const cpu::PairwisePrefixesArgs<float>& p, const PrefixLogits& logits) {
   SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
   const TensorView& right = logits.b.present() ? logits.b : logits.a;
   const cpu::PrefixesBf16Args q{p, logits.a.as<uint16_t>(), right.as<uint16_t>()};
@@ -92,7 +87,8 @@ void pairwise_prefixes_forward(const PrefixLogits& logits, const TensorPair& lse
     using T = typename decltype(t)::type;
     const auto q = arguments<T>(logits, lse, run, false);
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_prefixes_forward), q, logits);
+      if (logits.a.dtype == DType::bf16)
+        return on_bf16([](const auto& rows) { SSLSPEC_CALL_BF16(pairwise_bf16_prefixes_forward, rows); }, q, logits);
     cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_prefixes_forward<T>, q); });
   });
 }
@@ -119,7 +115,8 @@ void pairwise_prefixes_backward(const PrefixLogits& logits, const TensorPair& ls
     p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
     q.grad_alpha = grad_alpha.as<T>(), q.grad_beta = grad_beta.as<T>();
     if constexpr (std::is_same_v<T, float>)
-      if (logits.a.dtype == DType::bf16) return on_bf16(SSLSPEC_BF16(pairwise_bf16_prefixes_backward), q, logits);
+      if (logits.a.dtype == DType::bf16)
+        return on_bf16([](const auto& rows) { SSLSPEC_CALL_BF16(pairwise_bf16_prefixes_backward, rows); }, q, logits);
     cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_prefixes_backward<T>, q); });
   });
 }

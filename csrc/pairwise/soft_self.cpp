@@ -68,12 +68,9 @@ void pairwise_soft_self(const TensorPair& student, const TensorPair& teacher, Te
     if constexpr (std::is_same_v<T, float>)
       if (dtype == DType::bf16) {
         SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": this processor does not multiply rows in bfloat16");
-#ifdef SSLSPEC_X86_BF16
         const auto *x = student.first.as<uint16_t>(), *y = teacher.first.as<uint16_t>();
         const cpu::SoftSelfArgs<float, cpu::PairwiseBf16Args> q{{p.student, x, x}, {p.teacher, y, y}, p.weight, p.sums};
-        cpu::in_team(run.threads, [&] { cpu::avx512bf16::pairwise_bf16_soft_self(q); });
-#endif
-        return;
+        return cpu::in_team(run.threads, [&] { SSLSPEC_CALL_BF16(pairwise_bf16_soft_self, q); });
       }
     cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_soft_self<T>, p); });
   });

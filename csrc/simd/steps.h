@@ -1,4 +1,4 @@
-// What the operands of a product hold in one step of its sum: a number, or (simd/bf16_pairs.h) two of bfloat16.
+// What the operands of a product hold in one step of its sum: a number, or (simd/bf16/pairs.h) two of bfloat16.
 // Included by *.kernel.cpp only.
 #pragma once
 #include "simd/tile.h"

@@ -5,7 +5,7 @@
 // values broadcast per step) and as the right one (kVecs registers per step). `pack_rows` makes panels along the rows
 // of X (for X Y^T), `pack_columns` wider ones along its columns (for E X, see Wide).
 //
-// The products go through a policy, Exact<T> or, in simd/bf16_pairs.h, pairs of bfloat16 that fill a float:
+// The products go through a policy, Exact<T> or, in simd/bf16/pairs.h, pairs of bfloat16 that fill a float:
 // the same panels, loops and tiles, with half the steps.
 //
 // Precision policy: products are accumulated in T, in a fixed order given by the shapes alone.

@@ -26,9 +26,7 @@ SSLSPEC_EACH_ISA(template <typename T> int64_t spectral_contrastive_workspace(in
                  template <typename T> void spectral_contrastive(const SpectralContrastiveArgs<T>& args);)
 
 // Products of rows rounded to bfloat16. Only where `bf16_products()` (simd/isa.h).
-namespace avx512bf16 {
-void spectral_contrastive_bf16(const SpectralContrastiveArgs<float>& args);
-void spectral_contrastive_bf16(const SpectralContrastiveArgs<float, Bfloat16>& args);
-}  // namespace avx512bf16
+SSLSPEC_EACH_BF16_ISA(void spectral_contrastive_bf16(const SpectralContrastiveArgs<float>& args);
+                      void spectral_contrastive_bf16(const SpectralContrastiveArgs<float, Bfloat16>& args);)
 
 }  // namespace sslspec::cpu

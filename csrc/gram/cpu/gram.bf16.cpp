@@ -1,8 +1,8 @@
 // `gram` of float rows that are rounded to bfloat16 when they are packed; the algorithm is in squares.h.
 #include "gram/cpu/squares.h"
-#include "simd/bf16_pairs.h"
+#include "simd/bf16/pairs.h"
 
-namespace sslspec::cpu::avx512bf16 {
+namespace sslspec::cpu::SSLSPEC_ISA {
 
 int64_t gram_bf16_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual) {
   return Layout<Pairs>(nullptr, n, d, operands, cross, dual).size;
@@ -10,4 +10,4 @@ int64_t gram_bf16_workspace(int64_t n, int64_t d, int operands, bool cross, bool
 void gram_bf16(const GramArgs<float>& args) { Squares<Pairs>(args).run(); }
 void gram_bf16(const GramArgs<float, Bfloat16>& args) { Squares<Pairs, Bfloat16>(args).run(); }
 
-}  // namespace sslspec::cpu::avx512bf16
+}  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -36,10 +36,8 @@ SSLSPEC_EACH_ISA(template <typename T>
                  template <typename T> void gram(const GramArgs<T>& args);)
 
 // Standardised rows and weights of the gradient rounded to bfloat16. Only where `bf16_products()` (simd/isa.h).
-namespace avx512bf16 {
-int64_t gram_bf16_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual);
-void gram_bf16(const GramArgs<float>& args);
-void gram_bf16(const GramArgs<float, Bfloat16>& args);
-}  // namespace avx512bf16
+SSLSPEC_EACH_BF16_ISA(int64_t gram_bf16_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual);
+                      void gram_bf16(const GramArgs<float>& args);
+                      void gram_bf16(const GramArgs<float, Bfloat16>& args);)
 
 }  // namespace sslspec::cpu

@@ -11,12 +11,10 @@ struct PairwiseBf16Args : PairwiseArgs<float> {  // a and b unused
   const uint16_t* half_b;                        // [m, d] row stride ldb
 };
 
-namespace avx512bf16 {
-void pairwise_bf16_forward(const PairwiseBf16Args& args);
-void pairwise_bf16_backward(const PairwiseBf16Args& args);
-void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const Callback& weigh);
-void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args);
-void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args);
-}  // namespace avx512bf16
+SSLSPEC_EACH_BF16_ISA(void pairwise_bf16_forward(const PairwiseBf16Args& args);
+                      void pairwise_bf16_backward(const PairwiseBf16Args& args);
+                      void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const Callback& weigh);
+                      void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args);
+                      void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args);)
 
 }  // namespace sslspec::cpu

@@ -6,23 +6,23 @@
 #include "pairwise/cpu/soft_self_pairs.h"
 #include "pairwise/cpu/softmax.h"
 
-namespace sslspec::cpu::avx512bf16 {
+namespace sslspec::cpu::SSLSPEC_ISA {
 
-void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, Pass::forward).forward(); }
-void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<PairPanels>(args, Pass::backward).backward(); }
+void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<Bf16Panels>(args, Pass::forward).forward(); }
+void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<Bf16Panels>(args, Pass::backward).backward(); }
 void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const Callback& weigh) {
-  Softmax<PairPanels>(args, Pass::both).value_and_grad(weigh);
+  Softmax<Bf16Panels>(args, Pass::both).value_and_grad(weigh);
 }
-void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args) { Sigmoid<PairPanels>(args, Pass::forward).forward(); }
+void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args) { Sigmoid<Bf16Panels>(args, Pass::forward).forward(); }
 void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args) {
-  Sigmoid<PairPanels>(args, Pass::backward).backward();
+  Sigmoid<Bf16Panels>(args, Pass::backward).backward();
 }
-void pairwise_bf16_soft_self(const SoftSelfArgs<float, PairwiseBf16Args>& args) { SoftSelf<PairPanels>(args).run(); }
+void pairwise_bf16_soft_self(const SoftSelfArgs<float, PairwiseBf16Args>& args) { SoftSelf<Bf16Panels>(args).run(); }
 void pairwise_bf16_prefixes_forward(const PrefixesBf16Args& args) {
-  Prefixes<PairOperands>(args, args.half_a, args.half_b, false).forward();
+  Prefixes<Bf16Operands>(args, args.half_a, args.half_b, false).forward();
 }
 void pairwise_bf16_prefixes_backward(const PrefixesBf16Args& args) {
-  Prefixes<PairOperands>(args, args.half_a, args.half_b, true).backward();
+  Prefixes<Bf16Operands>(args, args.half_a, args.half_b, true).backward();
 }
 
-}  // namespace sslspec::cpu::avx512bf16
+}  // namespace sslspec::cpu::SSLSPEC_ISA

@@ -127,8 +127,9 @@ struct PairwiseBuffers {
       return p;
     };
     const int64_t n_pad = round_up(n, 192), m_pad = round_up(m, 192), d_pad = round_up(d, Wide<T>::kCols);
-    a_panels = take(n_pad * d);
-    b_panels = symmetric ? a_panels : take(m_pad * d);
+    const int64_t d_row = round_up(d, kMostPadding);
+    a_panels = take(n_pad * d_row);
+    b_panels = symmetric ? a_panels : take(m_pad * d_row);
     norms = take(n_pad / 48 + m_pad / 48);
     row_shift = take(n_pad);
     col_shift = symmetric ? row_shift : take(m_pad);
@@ -136,8 +137,8 @@ struct PairwiseBuffers {
     col_weight = symmetric ? row_weight : take(m_pad);
     a_columns = b_columns = nullptr;
     if (backward) {
-      b_columns = take(d_pad * m);
-      a_columns = symmetric ? b_columns : take(d_pad * n);
+      b_columns = take(d_pad * (m + kMostPadding));
+      a_columns = symmetric ? b_columns : take(d_pad * (n + kMostPadding));
     }
   }
 };
@@ -166,13 +167,13 @@ struct PairwiseBlocks : Operands {
   using T = typename Op::T;
   static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kLd;
   static constexpr T kScale = static_cast<T>(kLog2e);
-  static constexpr int64_t kLeastDepth = 32;  // shorter products are not slower than a pass over memory
-  static constexpr int64_t kAhead = 1024;     // values that are asked for before their use
+  static constexpr int64_t kAhead = 1024;  // values that are asked for before their use
 
   const PairwiseArgs<T>& p;
   PairwiseBuffers<T> w;
   Blocks rows, cols;
   int64_t depth;      // steps of a product of two rows
+  const T* right;     // the panels of b as the right operand
   T logit_scale = 1;  // what products of panels are multiplied by
   double limit = 0;   // bound of |logit|: max |scale a| max |b|
   bool gradient;      // the call makes it
@@ -180,7 +181,8 @@ struct PairwiseBlocks : Operands {
 
   PairwiseBlocks(const PairwiseArgs<T>& args, Pass pass)
       : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, pass != Pass::forward), rows(args.n),
-        cols(args.m), depth(Operands::steps(args.d)), gradient(pass != Pass::forward), kept(kept_in(pass)) {
+        cols(args.m), depth(Operands::steps(args.d)), right(Operands::right(w.b_panels, round_up(args.m, 192), args.d)),
+        gradient(pass != Pass::forward), kept(kept_in(pass)) {
     if (pass == Pass::forward && p.kept != nullptr) *p.kept = kept.number();
   }
 
@@ -222,7 +224,7 @@ struct PairwiseBlocks : Operands {
     const int64_t bi = rows.count - 1, bj = cols.count - 1;
     return bi < 0 || bj < 0 ? 0 : kept_before(bi, bj) + kept_of(bi, bj);
   }
-  int64_t kept_bytes() const { return depth < kLeastDepth ? 0 : all_products() * int64_t{sizeof(T)}; }
+  int64_t kept_bytes() const { return depth < Operands::kLeastKept ? 0 : all_products() * int64_t{sizeof(T)}; }
   Kept kept_in(Pass pass) const {
     if (pass == Pass::backward) return Kept::read(p.kept == nullptr ? 0 : *p.kept);
     return Kept(pass == Pass::both || p.kept != nullptr ? kept_bytes() : 0);
@@ -290,17 +292,17 @@ struct PairwiseBlocks : Operands {
   inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
                                                        const Use& use, KeptTiles<T> keep = {}) const {
     BlockMask<T> left_out(p, i0, ni, j0, nj);
-    block_product<T, Op>(depth, w.a_panels, w.b_panels, {i0, ni, j0, nj}, tile, kLd,
-                         [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-                           if (keep.data != nullptr) {
-                             T* const at = keep.at(i, j);
+    Operands::product(depth, w.a_panels, right, {i0, ni, j0, nj}, tile,
+                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
+                        if (keep.data != nullptr) {
+                          T* const at = keep.at(i, j);
 #pragma GCC unroll 8
-                             for (int r = 0; r < R; ++r)
+                          for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-                               for (int v = 0; v < V; ++v) store(at + (r * V + v) * L, acc[r][v]);
-                           }
-                           use_tile(left_out, i, j, acc, c, use);
-                         });
+                            for (int v = 0; v < V; ++v) store(at + (r * V + v) * L, acc[r][v]);
+                        }
+                        use_tile(left_out, i, j, acc, c, use);
+                      });
   }
 
   // The same from the products that were kept.
@@ -343,7 +345,7 @@ struct PairwiseBlocks : Operands {
   }
 
   // W B onto `own` and W^T A onto `other`, if they are not null.
-  void accumulate(const T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* own, T* other) const {
+  void accumulate(T* tile, int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* own, T* other) const {
     if (own != nullptr) Operands::times(tile, ni, nj, {w.b_columns, p.m, j0}, own + i0 * p.d, p.d, p.d);
     if (other != nullptr) Operands::transposed_times(tile, ni, nj, {w.a_columns, p.n, i0}, other + j0 * p.d, p.d, p.d);
   }

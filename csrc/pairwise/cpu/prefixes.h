@@ -20,10 +20,9 @@ struct PrefixesBf16Args : PairwisePrefixesArgs<float> {  // pairs.a and pairs.b 
   const uint16_t* half_b;                                // [m, d] row stride ldb
 };
 
-namespace avx512bf16 {  // where `bf16_products()` (simd/isa.h)
-void pairwise_bf16_prefixes_forward(const PrefixesBf16Args& args);
-void pairwise_bf16_prefixes_backward(const PrefixesBf16Args& args);
-}  // namespace avx512bf16
+// Only where `bf16_products()` (simd/isa.h).
+SSLSPEC_EACH_BF16_ISA(void pairwise_bf16_prefixes_forward(const PrefixesBf16Args& args);
+                      void pairwise_bf16_prefixes_backward(const PrefixesBf16Args& args);)
 
 SSLSPEC_EACH_ISA(template <typename T>
                  int64_t pairwise_prefixes_workspace(int64_t n, int64_t m, int64_t d, int64_t prefixes, bool symmetric,

@@ -35,7 +35,8 @@ struct PrefixBuffers {
     const auto side = [&](int64_t rows, int64_t pad) {
       const int64_t each = prefixes * pad, wide = d + prefixes * Wide<T>::kCols;  // every segment is padded
       Side s;
-      s.panels = take(pad * d), s.columns = backward ? take(wide * rows) : nullptr;
+      s.panels = take(pad * (d + prefixes * kMostPadding));
+      s.columns = backward ? take(wide * (rows + kMostPadding)) : nullptr;
       s.factor = take(each), s.shift = take(each), s.weight = take(each), s.dot = take(each);
       return s;
     };
@@ -62,18 +63,25 @@ struct PrefixPanels {
   // a and b: the rows, which args.pairs holds in T alone.
   PrefixPanels(const PairwisePrefixesArgs<T>& args, const Row* a, const Row* b, bool backward)
       : q(args), p(args.pairs), w(p.workspace, p.n, p.m, p.d, q.prefixes, p.symmetric, backward), rows(p.n), cols(p.m) {
-    const double of_a = pack(a, p.lda, p.n, w.n_pad, rows, q.alpha, w.row, backward);
-    const double of_b = p.symmetric ? of_a : pack(b, p.ldb, p.m, w.m_pad, cols, q.beta, w.col, backward);
+    const OperandSide left = p.symmetric ? OperandSide::both : OperandSide::left;
+    const double of_a = pack(a, p.lda, rows, q.alpha, w.row, left, backward);
+    const double of_b = p.symmetric ? of_a : pack(b, p.ldb, cols, q.beta, w.col, OperandSide::right, backward);
     limit = of_a * of_b;
   }
 
   int64_t begin(int64_t h) const { return h == 0 ? 0 : q.dims[h - 1]; }  // of the columns that prefix h adds
   int64_t length(int64_t h) const { return q.dims[h] - begin(h); }
+  int64_t floats_before(int64_t h) const {  // of a row in the panels of the segments before h
+    int64_t floats = 0;
+    for (int64_t g = 0; g < h; ++g) floats += Operands::row_floats(length(g));
+    return floats;
+  }
 
   // Panels of every segment, each with whole steps of its own, and padded factors; returns the largest factor
   // |x[:d_h]|, a bound of one side of the logits.
-  double pack(const Row* x, int64_t ldx, int64_t n, int64_t pad, const Blocks& blocks, const T* factor,
-              const Side& side, bool backward) {
+  double pack(const Row* x, int64_t ldx, const Blocks& blocks, const T* factor, const Side& side, OperandSide as,
+              bool backward) {
+    const int64_t n = blocks.n, pad = round_up(n, 192);
     for (int64_t h = 0; h < q.prefixes; ++h)
       for (int64_t i = 0; i < pad; ++i) side.factor[h * pad + i] = i < n ? factor[h * n + i] : T(0);
     T* largest = side.shift;  // one per block; not in use yet
@@ -83,8 +91,10 @@ struct PrefixPanels {
       double square = 0, top = 0;
       for (int64_t h = 0; h < q.prefixes; ++h) {
         const Row* part = x + begin(h);
-        Operands::pack_by_rows(part, ldx, r0, r1, length(h), side.panels + begin(h) * pad);
-        if (backward) Operands::pack_by_columns(part, ldx, r0, r1, n, length(h), side.columns + wide * n);
+        const RowRange block{r0, r1, pad};
+        Operands::pack_by_rows(part, ldx, block, length(h), side.panels + floats_before(h) * pad, as);
+        if (backward)
+          Operands::pack_by_columns(part, ldx, block, n, length(h), side.columns + wide * (n + kMostPadding));
         wide += round_up(length(h), Wide<T>::kCols);
       }
       for (int64_t i = r0; i < r1; ++i, square = 0)
@@ -124,9 +134,10 @@ struct PrefixPanels {
     BlockMask<T> left_out(p, i0, ni, j0, nj);
     const T *alpha = w.row.factor + h * w.n_pad + i0, *beta = w.col.factor + h * w.m_pad + j0;
     const bool last = h + 1 == q.prefixes;
-    block_product<T, Op>(
-        Operands::steps(length(h)), w.row.panels + begin(h) * w.n_pad, w.col.panels + begin(h) * w.m_pad,
-        {i0, ni, j0, nj}, tile, kLd,
+    const T* const right = w.col.panels + floats_before(h) * w.m_pad;
+    Operands::product(
+        Operands::steps(length(h)), w.row.panels + floats_before(h) * w.n_pad,
+        Operands::right(right, w.m_pad, length(h)), {i0, ni, j0, nj}, tile,
         [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
           const auto factor = [&](int r, int v)
                                   __attribute__((always_inline)) { return load(beta + j + v * L) * alpha[i + r]; };
@@ -272,7 +283,7 @@ struct Prefixes : PrefixPanels<Operands> {
   }
 
   // A tile as operands, after the one `above` values behind it (0: none) is added to it: itself, or in `other`.
-  const T* weights_of(T* tile, int64_t above, int64_t ni, int64_t nj, T* other) const {
+  T* weights_of(T* tile, int64_t above, int64_t ni, int64_t nj, T* other) const {
     constexpr int kTogether = Operands::kTogether;
     constexpr bool kRounded = kTogether > 1;
     if (!kRounded && above == 0) return tile;
@@ -323,11 +334,13 @@ struct Prefixes : PrefixPanels<Operands> {
       add(dot, w.row.dot + h * w.n_pad + i0, ni, both ? w.col.dot + h * w.m_pad + j0 : nullptr, nj);
     }
     for (int64_t h = q.prefixes; h-- > 0;) {
-      const T* tile = weights_of(tiles + h * kTile, h + 1 < q.prefixes ? kTile : 0, ni, nj, products - kTile);
+      T* tile = weights_of(tiles + h * kTile, h + 1 < q.prefixes ? kTile : 0, ni, nj, products - kTile);
       wide -= round_up(length(h), Wide<T>::kCols);
       T *to_a = p.grad_a + i0 * p.d + begin(h), *to_b = (p.symmetric ? p.grad_a : p.grad_b) + j0 * p.d + begin(h);
-      Operands::times(tile, ni, nj, {w.col.columns + wide * p.m, p.m, j0}, to_a, p.d, length(h));
-      if (both) Operands::transposed_times(tile, ni, nj, {w.row.columns + wide * p.n, p.n, i0}, to_b, p.d, length(h));
+      Operands::times(tile, ni, nj, {w.col.columns + wide * (p.m + kMostPadding), p.m, j0}, to_a, p.d, length(h));
+      if (both)
+        Operands::transposed_times(tile, ni, nj, {w.row.columns + wide * (p.n + kMostPadding), p.n, i0}, to_b, p.d,
+                                   length(h));
     }
   }
 };

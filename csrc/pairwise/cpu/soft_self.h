@@ -19,8 +19,6 @@ inline int64_t soft_self_rows(int64_t n) { return (n + 191) / 192 * 192; }
 
 SSLSPEC_EACH_ISA(template <typename T> void pairwise_soft_self(const SoftSelfArgs<T>& args);)
 
-namespace avx512bf16 {
-void pairwise_bf16_soft_self(const SoftSelfArgs<float, PairwiseBf16Args>& args);
-}  // namespace avx512bf16
+SSLSPEC_EACH_BF16_ISA(void pairwise_bf16_soft_self(const SoftSelfArgs<float, PairwiseBf16Args>& args);)
 
 }  // namespace sslspec::cpu

@@ -9,7 +9,7 @@
 
 #include "simd/steps.h"
 
-namespace sslspec::cpu::avx512bf16 {
+namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
 
 struct Pairs {
@@ -27,13 +27,13 @@ struct Pairs {
 inline uint32_t pair(uint16_t low, uint16_t high) { return low | static_cast<uint32_t>(high) << 16; }
 
 }  // namespace
-}  // namespace sslspec::cpu::avx512bf16
+}  // namespace sslspec::cpu::SSLSPEC_ISA
 
 namespace sslspec::cpu {
 namespace {
 
 template <>
-struct Steps<avx512bf16::Pairs> {
+struct Steps<SSLSPEC_ISA::Pairs> {
   using T = float;
   using Value = uint16_t;
   static constexpr int kNumbers = 2;
@@ -51,7 +51,7 @@ struct Steps<avx512bf16::Pairs> {
     return static_cast<Value>(_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(x)), 0));
   }
   static float join(const Value (&v)[2]) {
-    const uint32_t bits = avx512bf16::pair(v[0], v[1]);
+    const uint32_t bits = SSLSPEC_ISA::pair(v[0], v[1]);
     float both;
     std::memcpy(&both, &bits, sizeof(both));
     return both;
