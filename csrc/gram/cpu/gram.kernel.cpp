@@ -9,7 +9,7 @@ int64_t gram_workspace(int64_t n, int64_t d, int operands, bool cross, bool dual
 }
 template <typename T>
 void gram(const GramArgs<T>& args) {
-  Squares<Exact<T>>(args).run();
+  Squares<Cells<Exact<T>>>(args).run();
 }
 
 template int64_t gram_workspace<float>(int64_t, int64_t, int, bool, bool);

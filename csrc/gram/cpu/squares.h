@@ -8,14 +8,15 @@
 // Symmetric tiles are made once and used for both blocks: 3 m^2 depth flops for the value and the gradient.
 // Memory traffic per pair: the rows are read twice and the gradient is written once; nothing is copied beside caches.
 //
-// Precision policy: products by Op over slices of fixed size, squares and diagonals in fp64; the order of all sums is
-// given by the shapes alone. Where Op rounds, it rounds the standardised rows and the weights alpha S of step 3 off the
+// Precision policy: products in cells (cells.h) over slices of fixed size, squares and diagonals in fp64; the order of all sums is
+// given by the shapes alone. Where these round, they round the standardised rows and the weights alpha S of step 3 off the
 // diagonal. That diagonal is most of S: its products, the added terms, the diagonal that is left out and the projection
 // take everything as it is. Included by *.kernel.cpp and *.bf16.cpp only.
 #pragma once
 #include "gram/cpu/gram.h"
 
 #include "gram/cpu/added.h"
+#include "gram/cpu/cells.h"
 #include "gram/cpu/pack.h"
 #include "gram/cpu/tile.h"
 #include "simd/parallel.h"
@@ -24,9 +25,10 @@
 namespace sslspec::cpu {
 namespace {
 
-// Value: what the rows hold in memory.
-template <typename Op, typename Value = typename Op::T>
+// In: the cells of its products. Value: what the rows hold in memory.
+template <typename In, typename Value = typename In::T>
 struct Squares {
+  using Op = typename In::Op;
   using T = typename Op::T;
   using Rows = Standardised<T, Value>;
   using S = Steps<Op>;
@@ -119,6 +121,8 @@ struct Squares {
     for (int64_t c = chunks * slice / w.slices; c < end; ++c, first = false) {
       const int64_t k0 = c * kChunk, depth = min64(kChunk, w.depth - k0), steps = S::of(depth);
       pack(xs[tile], q.i0, q.ni, k0, depth, a);
+      const T* const left = In::left_of(a, q.ni, steps);
+      const typename In::Registers registers(steps);
       if (!upper) pack(xs[right], q.j0, q.nj, k0, depth, b);
       const int64_t next = c + 1 < end ? min64(kChunk, w.depth - k0 - depth) : 0;
       Ahead ahead[2] = {soon(xs[tile], q.i0, q.ni, k0 + depth, next),
@@ -128,15 +132,15 @@ struct Squares {
         T* out = partial(tile, slice) + j * w.block;
         const int64_t rows = upper ? min64(q.ni, j) : q.ni;
         with_registers<Tile<T>>(q.nj - j, [&](auto count) __attribute__((always_inline)) {
-          panel_product<decltype(count)::value>(steps, a, 0, rows, panel, out, first, ahead);
+          panel_product<decltype(count)::value>(steps, left, 0, rows, panel, out, first, ahead);
         });
         if (!upper) continue;
         // the diagonal: its upper triangle, in steps of whole registers and tiles; reduce() mirrors it
         constexpr int64_t step = L > R ? L : R;
         for (int64_t r = 0; r < min64(kCols, q.nj - j); r += step)
           with_registers<Tile<T>>(min64(kCols, q.nj - j) - r, [&](auto count) __attribute__((always_inline)) {
-            panel_product<decltype(count)::value>(steps, a, j + r, min64(q.ni, j + r + step), panel + r, out + r, first,
-                                                  ahead);
+            panel_product<decltype(count)::value>(steps, left, j + r, min64(q.ni, j + r + step), panel + r, out + r,
+                                                  first, ahead);
           });
       }
     }
@@ -156,20 +160,9 @@ struct Squares {
   template <int W>
   static void panel_product(int64_t steps, const T* a, int64_t i0, int64_t i1, const T* b, T* out, bool first,
                             Ahead (&ahead)[2]) {
-    for (int64_t i = i0; i < i1; i += R) {
-      ahead[0].fetch(kLines);
-      ahead[1].fetch(kLines);
-      Vec<T> acc[R][W];
-      clear(acc);
-      multiply_by<true, Tile<T>, Op>(steps, a + i / kCols * kCols * steps + i % kCols, kCols, b, acc);
-      T* tile = out + i * kCols;
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < W; ++v) {
-          T* at = tile + r * kCols + v * L;
-          store(at, first ? acc[r][v] : acc[r][v] + load(at));
-        }
+    for (int64_t i = i0; i < i1; i += In::kRows) {
+      for (Ahead& rows : ahead) rows.fetch(kLines * In::kRows / R);
+      In::template sum<W>(In::of_panels(a, i, steps), steps, b, out + i * kCols, first);
     }
   }
 
@@ -214,7 +207,7 @@ struct Squares {
       if (upper && bi == bj) row = nullptr;
       const typename S::Value* weights = S::rounded(s[o], kUnit * kUnit, memory);
       if (w.dual)
-        emit<Op, R>(weights, i0, j0, w.block, column, row);
+        In::emit_left(weights, i0, j0, w.block, column, row);
       else
         emit<Op, kCols>(weights, i0, j0, w.block, column, row);
     }
@@ -237,13 +230,16 @@ struct Squares {
     return e;
   }
 
+  // acc onto the gradient at row i and column c of the part, with what else it holds there if it is the first; `at`: where
+  // that is on the diagonal of the pair of blocks.
   template <int W>
-  inline __attribute__((always_inline)) void put(const Vec<T> (&acc)[R][W], T* out, int64_t rows, int64_t cols,
-                                                 const Added<T, Value>* first) const {
-    if (first == nullptr)
-      add_tile(acc, out, p.d, rows, cols);
+  inline __attribute__((always_inline)) void add_cell(const Part& to, int64_t i, int64_t c, int64_t at,
+                                                      const Vec<T> (&acc)[R][W]) const {
+    T* const out = p.grad[to.o] + (to.i0 + i) * p.d + to.c0 + c;
+    if (to.first)
+      added(to.o, to.i0 + i, to.c0 + c, at).store_with(acc, out, p.d, to.rows - i, to.width - c);
     else
-      first->store_with(acc, out, p.d, rows, cols);
+      add_tile(acc, out, p.d, to.rows - i, to.width - c);
   }
 
   // Columns [c0, c0 + kGroup): grad_I += S_IJ X_J and, off the diagonal, grad_J += S_JI X_I.
@@ -272,19 +268,18 @@ struct Squares {
   // to (+)= S panels: S in panels of R rows [panel][step][R], the operand in panels of columns.
   void rows_times(const T* s, int64_t depth, const T* panels, const Part& to, Ahead& ahead) const {
     const int64_t steps = S::of(depth);
+    const typename In::Registers registers(steps);
     T* grad = p.grad[to.o] + to.i0 * p.d + to.c0;
     for (int64_t c = 0; c < to.width; c += kCols)
       with_registers<Tile<T>>(to.width - c, [&](auto count) __attribute__((always_inline)) {
         constexpr int W = decltype(count)::value;
-        for (int64_t i = 0; i < to.rows; i += R) {
-          ahead.fetch(kLines);
-          for (int r = 0; r < R; ++r)
+        for (int64_t i = 0; i < to.rows; i += In::kRows) {
+          ahead.fetch(kLines * In::kRows / R);
+          for (int r = 0; r < In::kRows; ++r)
             for (int v = 0; v < W; ++v) __builtin_prefetch(grad + min64(i + r, to.rows - 1) * p.d + c + v * L, 1, 3);
-          Vec<T> acc[R][W];
-          clear(acc);
-          multiply_by<true, Tile<T>, Op>(steps, s + i * w.block, R, panels + c * steps, acc);
-          const Added<T, Value> more = added(to.o, to.i0 + i, to.c0 + c, i);
-          put(acc, grad + i * p.d + c, to.rows - i, to.width - c, to.first ? &more : nullptr);
+          In::template product<true, W>(In::of_weights(s, i, w.block), steps, panels + c * steps,
+                                        [&](int64_t r, const Vec<T>(&acc)[R][W])
+                                            __attribute__((always_inline)) { add_cell(to, i + r, c, i + r, acc); });
         }
       });
   }
@@ -310,17 +305,14 @@ struct Squares {
 
   // to (+)= X C: X by rows of stride block, C in panels of columns [panel][step][kCols].
   void times_panels(const T* x, int64_t depth, const T* panels, const Part& to) const {
-    T* grad = p.grad[to.o] + to.i0 * p.d + to.c0;
+    const typename In::Registers registers(S::of(depth));
     for (int64_t c = 0; c < to.width; c += kCols)
       with_registers<Tile<T>>(to.width - c, [&](auto count) __attribute__((always_inline)) {
         constexpr int W = decltype(count)::value;
-        for (int64_t i = 0; i < to.rows; i += R) {
-          Vec<T> acc[R][W];
-          clear(acc);
-          multiply_by<false, Tile<T>, Op>(S::of(depth), x + i * w.block, w.block, panels + c * w.block, acc);
-          const Added<T, Value> more = added(to.o, to.i0 + i, to.c0 + c, c);
-          put(acc, grad + i * p.d + c, to.rows - i, to.width - c, to.first ? &more : nullptr);
-        }
+        for (int64_t i = 0; i < to.rows; i += In::kRows)
+          In::template product<false, W>(In::of_rows(x, i, w.block), S::of(depth), panels + c * w.block,
+                                         [&](int64_t r, const Vec<T>(&acc)[R][W])
+                                             __attribute__((always_inline)) { add_cell(to, i + r, c, c, acc); });
       });
   }
 

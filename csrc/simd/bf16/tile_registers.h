@@ -17,16 +17,18 @@ constexpr int64_t kTileSide = 16;     // rows, columns of a product, and pairs o
 constexpr int64_t kTileFloats = 256;  // 1 KiB
 
 // The eight registers of the thread as whole tiles, for the lifetime of the object. Their content is lost at its end.
+// With `tail` pairs along a last step, tile 6 holds that many of a left operand and tile 7 that many rows of a right one.
 class TileRegisters {
  public:
-  TileRegisters() {
+  explicit TileRegisters(int64_t tail = 0) {
     struct alignas(64) {
       uint8_t palette = 1, first_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } const whole;
-    static_assert(sizeof(whole) == 64, "what ldtilecfg reads");
-    asm volatile("ldtilecfg %0" : : "m"(whole));
+    } shapes;
+    static_assert(sizeof(shapes) == 64, "what ldtilecfg reads");
+    if (tail > 0) shapes.row_bytes[6] = static_cast<uint16_t>(4 * tail), shapes.rows[7] = static_cast<uint8_t>(tail);
+    asm volatile("ldtilecfg %0" : : "m"(shapes));
   }
   ~TileRegisters() { asm volatile("tilerelease"); }
   TileRegisters(const TileRegisters&) = delete;

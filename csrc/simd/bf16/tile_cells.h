@@ -1,0 +1,86 @@
+// Products of operands that lie in memory as pairs of bfloat16, in cells of 16 rows and up to 48 columns. Included by
+// *.bf16.cpp only.
+#pragma once
+#ifdef __AMX_TILE__
+#include "simd/bf16/tile_registers.h"
+
+namespace sslspec::cpu::SSLSPEC_ISA {
+namespace {
+
+// 16 rows of a left operand: rows `row` floats apart, its tiles `tile` floats apart.
+struct TileLeft {
+  const float* data;
+  int64_t row, tile;
+};
+// Columns of a right operand: [pairs][`step` floats].
+struct TileRight {
+  const float* data;
+  int64_t step;
+};
+
+// Tiles 0 ... W - 1 += left times right over `pairs`; the registers are set up for pairs % 16 as the tail.
+template <int W>
+inline __attribute__((always_inline)) void multiply_cell(TileLeft left, TileRight right, int64_t pairs) {
+  static_assert(W <= 3, "tiles 3, 4, 5 are operands");
+  const float *a = left.data, *b = right.data;
+  for (int64_t k = pairs / kTileSide; k > 0; --k, a += left.tile, b += kTileSide * right.step) {
+    load_tile<3>(a, left.row);
+    load_tile<4>(b, right.step);
+    multiply_tiles<0, 3, 4>();
+    if constexpr (W > 1) {
+      load_tile<5>(b + kTileSide, right.step);
+      multiply_tiles<1, 3, 5>();
+    }
+    if constexpr (W > 2) {
+      load_tile<4>(b + 2 * kTileSide, right.step);
+      multiply_tiles<2, 3, 4>();
+    }
+  }
+  if (pairs % kTileSide == 0) return;
+  load_tile<6>(a, left.row);
+  load_tile<7>(b, right.step);
+  multiply_tiles<0, 6, 7>();
+  if constexpr (W > 1) {
+    load_tile<7>(b + kTileSide, right.step);
+    multiply_tiles<1, 6, 7>();
+  }
+  if constexpr (W > 2) {
+    load_tile<7>(b + 2 * kTileSide, right.step);
+    multiply_tiles<2, 6, 7>();
+  }
+}
+template <int W>
+inline __attribute__((always_inline)) void clear_cell() {
+  clear_tile<0>();
+  if constexpr (W > 1) clear_tile<1>();
+  if constexpr (W > 2) clear_tile<2>();
+}
+template <int W>
+inline __attribute__((always_inline)) void load_cell(const float* from, int64_t ld) {
+  load_tile<0>(from, ld);
+  if constexpr (W > 1) load_tile<1>(from + kTileSide, ld);
+  if constexpr (W > 2) load_tile<2>(from + 2 * kTileSide, ld);
+}
+template <int W>
+inline __attribute__((always_inline)) void store_cell(float* to, int64_t ld) {
+  store_tile<0>(to, ld);
+  if constexpr (W > 1) store_tile<1>(to + kTileSide, ld);
+  if constexpr (W > 2) store_tile<2>(to + 2 * kTileSide, ld);
+}
+
+// 16 columns of [pairs][`step` floats] as left tiles, one behind the other.
+inline void left_tiles(TileRight columns, int64_t pairs, float* to) {
+  for (int64_t k = 0; k < pairs; k += kTileSide, to += kTileFloats) {
+    Vec<float> m[kTileSide];
+#pragma GCC unroll 16
+    for (int i = 0; i < kTileSide; ++i)
+      m[i] = k + i < pairs ? load(columns.data + (k + i) * columns.step) : Vec<float>{};
+    transpose<float>(m);
+#pragma GCC unroll 16
+    for (int i = 0; i < kTileSide; ++i) store(to + i * kTileSide, m[i]);
+  }
+}
+
+}  // namespace
+}  // namespace sslspec::cpu::SSLSPEC_ISA
+#endif
