@@ -6,10 +6,10 @@
 //   4. gradient: chunks of rows in parallel, X B and Y A with everything else done to the rows while they are in cache.
 // Shortened rows exist in caches only. Memory traffic: the rows are read three times, the gradient is written once.
 //
-// Precision policy: norms in fp64, products by Op over slices of fixed size, the two sums in fp64; the order of all sums
-// is given by the shapes alone. Where Op rounds, it rounds the shortened rows and, in step 4, A and B off their
-// diagonals, which are most of them; products of these, similarities and what else the gradient holds take everything as
-// it is. Included by *.kernel.cpp and *.bf16.cpp only.
+// Precision policy: norms in fp64, products over slices of fixed size, the two sums in fp64; the order of all sums is
+// given by the shapes alone. Where products are of bfloat16 numbers, the shortened rows are rounded and, in step 4, A and
+// B off their diagonals, which are most of them; products of these, similarities and what else the gradient holds take
+// everything as it is. Included by *.kernel.cpp and *.bf16.cpp only.
 #pragma once
 #include <type_traits>
 
@@ -24,15 +24,45 @@
 namespace sslspec::cpu {
 namespace {
 
-// Value: what the rows hold in memory.
-template <typename Op, typename Value = typename Op::T>
+// The products of the spectral contrastive loss in registers; those in tiles are in spectral_contrastive.bf16.cpp.
+template <typename Number>
+struct SpectralProducts {
+  using Op = Number;
+  using T = typename Op::T;
+  using P = Wide<T>;
+  static constexpr int64_t kChunk = P::kDepth;  // rows of one step; a multiple of P::kRows
+  static constexpr int64_t kPanels = 1;         // column panels that share packed rows
+
+  // out (row stride `width`) += X^T X for the rows [0, c + kCols) and columns [c, c + kCols) of d, of X in
+  // [step][width]. There is a panel of memory behind X.
+  static void square(T* x, int64_t width, int64_t steps, int64_t c, int64_t d, T* out) {
+    T* const right = x + kChunk * width;
+    const int64_t end = min64(d, c + P::kCols);
+    for (int64_t k = 0; k < steps; ++k) {
+      std::memcpy(right + k * P::kCols, x + k * width + c, sizeof(T) * static_cast<size_t>(end - c));
+      for (int64_t l = end - c; l < P::kCols; ++l) right[k * P::kCols + l] = 0;
+    }
+    with_registers<P>(d - c, [&](auto count) __attribute__((always_inline)) {
+      accumulate_panel<true, decltype(count)::value, Op>(x, width, end, steps, right, out, width, d - c);
+    });
+  }
+  // out [rows x d] += X B for rows of X `width` apart and B in column panels of `steps`.
+  static void times(const T* x, int64_t width, int64_t rows, const T* b, int64_t steps, T* out, int64_t d) {
+    block_accumulate_by<false, Op>(x, width, rows, steps, {b, steps, 0}, out, d, d);
+  }
+};
+
+// In: the products. Value: what the rows hold in memory.
+template <typename In, typename Value = typename In::T>
 struct Spectral {
+  using Op = typename In::Op;
   using T = typename Op::T;
   using P = Wide<T>;
   using S = Steps<Op>;
   static constexpr int L = kLanes<T>, N = S::kNumbers;
-  static constexpr int64_t kChunk = P::kDepth;  // rows of one step; a multiple of P::kRows
-  static constexpr int64_t kSlices = 8;         // most slices of the rows
+  static constexpr int64_t kChunk = In::kChunk;
+  static constexpr int64_t kTaskColumns = In::kPanels * P::kCols;
+  static constexpr int64_t kSlices = 8;  // most slices of the rows
   static constexpr bool kNarrow = !std::is_same_v<T, Value>;
   static_assert(kChunk % P::kRows == 0 && P::kCols % (N * L) == 0);
 
@@ -116,23 +146,18 @@ struct Spectral {
     });
   }
 
-  // Rows [0, c + kCols) of columns [c, c + kCols) of one Gram matrix, over one slice.
-  void slice_product(int64_t slice, int view, int64_t c) const {
-    T* out = part(slice, view) + c;
-    const int64_t end = min64(p.d, c + P::kCols);
-    for (int64_t i = 0; i < end; ++i) std::memset(out + i * width, 0, sizeof(T) * P::kCols);
-    T* left = static_cast<T*>(scratch(0, sizeof(T) * kChunk * (width + P::kCols)));
-    T* right = left + kChunk * width;
+  // Columns [c0, c0 + kTaskColumns) of one Gram matrix over one slice, on and above the diagonal blocks.
+  void slice_product(int64_t slice, int view, int64_t c0) const {
+    T* const out = part(slice, view);
+    const int64_t end = min64(p.d, c0 + kTaskColumns);
+    for (int64_t c = c0; c < end; c += P::kCols)
+      for (int64_t i = 0; i < min64(p.d, c + P::kCols); ++i) zero(out + i * width + c, P::kCols);
+    T* x = static_cast<T*>(scratch(0, sizeof(T) * kChunk * (width + P::kCols)));
     for (int64_t r = begin(slice); r < begin(slice + 1); r += kChunk) {
       const int64_t rows = min64(kChunk, begin(slice + 1) - r);
-      for (int64_t k = 0; k < S::of(rows); ++k) {
-        copy_step(view, r + N * k, r + rows, end, round_up(end, P::kRows), left + k * width);
-        std::memcpy(right + k * P::kCols, left + k * width + c, sizeof(T) * static_cast<size_t>(end - c));
-        for (int64_t l = end - c; l < P::kCols; ++l) right[k * P::kCols + l] = 0;
-      }
-      with_registers<P>(p.d - c, [&](auto count) __attribute__((always_inline)) {
-        accumulate_panel<true, decltype(count)::value, Op>(left, width, end, S::of(rows), right, out, width, p.d - c);
-      });
+      for (int64_t k = 0; k < S::of(rows); ++k)
+        copy_step(view, r + N * k, r + rows, end, round_up(end, P::kRows), x + k * width);
+      for (int64_t c = c0; c < end; c += P::kCols) In::square(x, width, S::of(rows), c, p.d, out + c);
     }
   }
 
@@ -192,8 +217,7 @@ struct Spectral {
       if (p.grad[view] == nullptr) continue;
       T* const grad = p.grad[view] + r * p.d;
       zero(grad, rows * p.d);
-      block_accumulate_by<false, Op>(N == 1 ? row[view] : packed[view], width, rows, S::of(p.d),
-                                     {panel(1 - view, 0), S::of(p.d), 0}, grad, p.d, p.d);
+      In::times(N == 1 ? row[view] : packed[view], width, rows, panel(1 - view, 0), S::of(p.d), grad, p.d);
       for (int64_t k = 0; k < rows; ++k)
         finish(view, r + k, row[view] + k * width, row[1 - view] + k * width, grad + k * p.d);
     }
@@ -224,8 +248,9 @@ struct Spectral {
 
   void run() const {
     rows();
-    parallel_for(2 * slices * panels, p.threads, [&](int64_t t) {  // the long panels first
-      slice_product(t / 2 % slices, static_cast<int>(t % 2), (panels - 1 - t / (2 * slices)) * P::kCols);
+    const int64_t groups = (panels + In::kPanels - 1) / In::kPanels;
+    parallel_for(2 * slices * groups, p.threads, [&](int64_t t) {  // the long panels first
+      slice_product(t / 2 % slices, static_cast<int>(t % 2), (groups - 1 - t / (2 * slices)) * kTaskColumns);
     });
     parallel_for(2 * panels, p.threads, [&](int64_t t) { sum_slices(static_cast<int>(t % 2), t / 2 * P::kCols); });
     double pairs = 0, squares = 0;

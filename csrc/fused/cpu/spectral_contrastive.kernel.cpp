@@ -7,11 +7,11 @@ template <typename T>
 int64_t spectral_contrastive_workspace(int64_t n, int64_t d) {
   SpectralContrastiveArgs<T> args{};
   args.n = n, args.d = d, args.longest = 1;
-  return Spectral<Exact<T>>(args).size;
+  return Spectral<SpectralProducts<Exact<T>>>(args).size;
 }
 template <typename T>
 void spectral_contrastive(const SpectralContrastiveArgs<T>& args) {
-  Spectral<Exact<T>>(args).run();
+  Spectral<SpectralProducts<Exact<T>>>(args).run();
 }
 
 template int64_t spectral_contrastive_workspace<float>(int64_t, int64_t);

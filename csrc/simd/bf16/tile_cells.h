@@ -3,6 +3,7 @@
 #pragma once
 #ifdef __AMX_TILE__
 #include "simd/bf16/tile_registers.h"
+#include "simd/tail.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
@@ -66,6 +67,27 @@ inline __attribute__((always_inline)) void store_cell(float* to, int64_t ld) {
   store_tile<0>(to, ld);
   if constexpr (W > 1) store_tile<1>(to + kTileSide, ld);
   if constexpr (W > 2) store_tile<2>(to + 2 * kTileSide, ld);
+}
+
+// out (rows ldo apart) += left times right; only `rows` x `cols` of the cell are inside out.
+template <int W>
+inline __attribute__((always_inline)) void add_cell(TileLeft left, TileRight right, int64_t pairs, float* out,
+                                                    int64_t ldo, int64_t rows, int64_t cols) {
+  if (rows >= kTileSide && cols >= W * kTileSide) {
+    load_cell<W>(out, ldo);
+    multiply_cell<W>(left, right, pairs);
+    return store_cell<W>(out, ldo);
+  }
+  alignas(64) float edge[W * kTileFloats];
+  clear_cell<W>();
+  multiply_cell<W>(left, right, pairs);
+  store_cell<W>(edge, W * kTileSide);
+  for (int64_t r = 0; r < min64(kTileSide, rows); ++r)
+    for (int64_t c = 0; c < min64(W * kTileSide, cols); c += kTileSide) {
+      const Tail<float> tail(min64(kTileSide, cols - c));
+      float* const at = out + r * ldo + c;
+      tail.store(at, tail.load(at) + load(edge + r * W * kTileSide + c));
+    }
 }
 
 // 16 columns of [pairs][`step` floats] as left tiles, one behind the other.
