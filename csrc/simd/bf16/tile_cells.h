@@ -13,10 +13,10 @@ struct TileLeft {
   const float* data;
   int64_t row, tile;
 };
-// Columns of a right operand: [pairs][`step` floats].
+// Columns of a right operand: pairs `step` floats apart, groups of 16 columns `column` floats apart.
 struct TileRight {
   const float* data;
-  int64_t step;
+  int64_t step, column = kTileSide;
 };
 
 // Tiles 0 ... W - 1 += left times right over `pairs`; the registers are set up for pairs % 16 as the tail.
@@ -29,11 +29,11 @@ inline __attribute__((always_inline)) void multiply_cell(TileLeft left, TileRigh
     load_tile<4>(b, right.step);
     multiply_tiles<0, 3, 4>();
     if constexpr (W > 1) {
-      load_tile<5>(b + kTileSide, right.step);
+      load_tile<5>(b + right.column, right.step);
       multiply_tiles<1, 3, 5>();
     }
     if constexpr (W > 2) {
-      load_tile<4>(b + 2 * kTileSide, right.step);
+      load_tile<4>(b + 2 * right.column, right.step);
       multiply_tiles<2, 3, 4>();
     }
   }
@@ -42,11 +42,11 @@ inline __attribute__((always_inline)) void multiply_cell(TileLeft left, TileRigh
   load_tile<7>(b, right.step);
   multiply_tiles<0, 6, 7>();
   if constexpr (W > 1) {
-    load_tile<7>(b + kTileSide, right.step);
+    load_tile<7>(b + right.column, right.step);
     multiply_tiles<1, 6, 7>();
   }
   if constexpr (W > 2) {
-    load_tile<7>(b + 2 * kTileSide, right.step);
+    load_tile<7>(b + 2 * right.column, right.step);
     multiply_tiles<2, 6, 7>();
   }
 }

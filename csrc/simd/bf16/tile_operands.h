@@ -6,9 +6,8 @@
 #pragma once
 #ifdef __AMX_TILE__
 #include "simd/bf16/pair_operands.h"
+#include "simd/bf16/tile_cells.h"
 #include "simd/memory.h"
-#include "simd/tail.h"
-#include "simd/bf16/tile_registers.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
 namespace {
@@ -19,7 +18,7 @@ struct TileOperands {
   static constexpr int kTogether = 2, L = kLanes<float>, R = Tile<float>::kRows, V = Tile<float>::kVecs;
   static constexpr int64_t kNumbers = 2 * kTileSide;  // of a row of a left tile
   static constexpr int64_t kAcross = Tile<float>::kBlock / kNumbers, kDown = Tile<float>::kBlock / kTileSide;
-  static constexpr int64_t kDepth = 8;  // tiles along one pass of a sum: three right ones of each stay in the L1 cache
+  static constexpr int64_t kDepth = 8;  // tiles along one pass of a sum: kVecs right ones of each stay in the L1 cache
   static constexpr int64_t kLd = Tile<float>::kLd;
   // The sums between depth passes, W in left tiles, and W in right tiles, which `transposed_times` turns into the left
   // tiles of W^T.
@@ -88,34 +87,6 @@ struct TileOperands {
   }
 
   // ---- products of rows ------------------------------------------------------------------------------------------
-  // The tiles of 16 rows and 48 columns, over `count` steps of `depth`.
-  struct Cell {
-    const float *left, *right;
-  };
-  template <bool kOnto>
-  static inline __attribute__((always_inline)) void multiply_cell(Cell cell, int64_t depth, int64_t count,
-                                                                  const float* onto, int64_t ld) {
-    if constexpr (kOnto) {
-      load_tile<0>(onto, ld), load_tile<1>(onto + L, ld), load_tile<2>(onto + 2 * L, ld);
-    } else {
-      clear_tile<0>(), clear_tile<1>(), clear_tile<2>();
-    }
-    const int64_t column = depth * kTileFloats;
-    for (int64_t k = 0; k < count; ++k) {
-      const float* const right = cell.right + k * kTileFloats;
-      load_tile<3>(cell.left + k * kTileFloats);
-      load_tile<4>(right);
-      multiply_tiles<0, 3, 4>();
-      load_tile<5>(right + column);
-      multiply_tiles<1, 3, 5>();
-      load_tile<6>(right + 2 * column);
-      multiply_tiles<2, 3, 6>();
-    }
-  }
-  static inline __attribute__((always_inline)) void store_cell(float* to, int64_t ld) {
-    store_tile<0>(to, ld), store_tile<1>(to + L, ld), store_tile<2>(to + 2 * L, ld);
-  }
-
   // As `block_product` (simd/tile.h), with the register tiles of 16 rows one after the other.
   template <typename Finish>
   static inline __attribute__((always_inline)) void product(int64_t depth, const float* left, const float* right,
@@ -123,33 +94,33 @@ struct TileOperands {
                                                             bool onto = false) {
     const TileRegisters registers;
     const auto [i0, ni, j0, nj] = block;
-    const int64_t down = (ni + kTileSide - 1) / kTileSide, across = (nj + 3 * kTileSide - 1) / (3 * kTileSide);
+    const int64_t down = (ni + kTileSide - 1) / kTileSide, across = (nj + V * L - 1) / (V * L);
     const float *const a = left + i0 / kTileSide * depth * kTileFloats,
                        *b = right + j0 / kTileSide * depth * kTileFloats;
     int64_t k = 0;
     const auto multiply = [&](int64_t t, int64_t count) __attribute__((always_inline)) {
       const int64_t i = t % down, j = t / down;
-      const Cell cell{a + (i * depth + k) * kTileFloats, b + (3 * j * depth + k) * kTileFloats};
-      float* const sums = partial + i * kTileSide * kLd + j * 3 * kTileSide;
-      k > 0 || onto ? multiply_cell<true>(cell, depth, count, sums, kLd)
-                    : multiply_cell<false>(cell, depth, count, sums, kLd);
+      float* const sums = partial + i * kTileSide * kLd + j * V * L;
+      k > 0 || onto ? load_cell<V>(sums, kLd) : clear_cell<V>();
+      multiply_cell<V>({a + (i * depth + k) * kTileFloats, L, kTileFloats},
+                       {b + (V * j * depth + k) * kTileFloats, L, depth * kTileFloats}, count * kTileSide);
       return sums;
     };
     for (; k + kDepth < depth; k += kDepth)
-      for (int64_t t = 0; t < down * across; ++t) store_cell(multiply(t, kDepth), kLd);
-    alignas(64) float tile[3 * kTileFloats];
+      for (int64_t t = 0; t < down * across; ++t) store_cell<V>(multiply(t, kDepth), kLd);
+    alignas(64) float cell[V * kTileFloats];
     for (int64_t t = 0; t <= down * across; ++t) {
       if (t < down * across) multiply(t, depth - k);
-      const int64_t i = (t - 1) % down * kTileSide, j = (t - 1) / down * 3 * kTileSide;
+      const int64_t i = (t - 1) % down * kTileSide, j = (t - 1) / down * V * L;
       for (int64_t half = 0; t > 0 && half < kTileSide && i + half < ni; half += R) {
         Vec<float> acc[R][V];
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
-          for (int v = 0; v < V; ++v) acc[r][v] = load(tile + ((half + r) * V + v) * L);
+          for (int v = 0; v < V; ++v) acc[r][v] = load(cell + ((half + r) * V + v) * L);
         finish(i + half, j, acc);
       }
-      if (t < down * across) store_cell(tile, 3 * kTileSide);
+      if (t < down * across) store_cell<V>(cell, V * L);
     }
   }
 
@@ -173,64 +144,17 @@ struct TileOperands {
   }
 
   // out[rows x d] += W X for left tiles W, kAcross of them for 16 rows, and the rows of X from `first` on.
-  template <int M, int N>
-  static inline __attribute__((always_inline)) void accumulate(const float* w, int64_t depth, const float* x,
-                                                               int64_t column, float* out, int64_t ldo, int64_t rows,
-                                                               int64_t cols) {
-    constexpr int64_t kRow = kAcross * kTileFloats;
-    const bool inside = rows >= M * kTileSide && cols >= N * kTileSide;
-    const auto with_sums = [&](auto&& use) __attribute__((always_inline)) {
-      use(Count<0>{}, 0, 0);
-      if constexpr (N > 1) use(Count<1>{}, 0, kTileSide);
-      if constexpr (M > 1) use(Count<2>{}, kTileSide, 0);
-      if constexpr (M > 1 && N > 1) use(Count<3>{}, kTileSide, kTileSide);
-    };
-    with_sums([&](auto sum, int64_t r, int64_t c) __attribute__((always_inline)) {
-      inside ? load_tile<decltype(sum)::value>(out + r * ldo + c, ldo) : clear_tile<decltype(sum)::value>();
-    });
-    for (int64_t k = 0; k < depth; ++k) {
-      load_tile<4>(w + k * kTileFloats);
-      load_tile<6>(x + k * kTileFloats);
-      multiply_tiles<0, 4, 6>();
-      if constexpr (N > 1) {
-        load_tile<7>(x + column + k * kTileFloats);
-        multiply_tiles<1, 4, 7>();
-      }
-      if constexpr (M > 1) {
-        load_tile<5>(w + kRow + k * kTileFloats);
-        multiply_tiles<2, 5, 6>();
-      }
-      if constexpr (M > 1 && N > 1) multiply_tiles<3, 5, 7>();
-    }
-    with_sums([&](auto sum, int64_t r, int64_t c) __attribute__((always_inline)) {
-      float* const at = out + r * ldo + c;
-      if (inside) return store_tile<decltype(sum)::value>(at, ldo);
-      alignas(64) float edge[kTileFloats];
-      store_tile<decltype(sum)::value>(edge);
-      const Tail<float> tail(min64(kTileSide, cols - c));
-      for (int64_t l = 0; l < min64(kTileSide, rows - r); ++l)
-        tail.store(at + l * ldo, tail.load(at + l * ldo) + load(edge + l * L));
-    });
-  }
-  static void accumulate_block(const float* w, int64_t rows, int64_t depth, ColumnPanels<float> x, float* out,
-                               int64_t ldo, int64_t d) {
+  static void add_products(const float* w, int64_t rows, int64_t depth, ColumnPanels<float> x, float* out, int64_t ldo,
+                           int64_t d) {
     const TileRegisters registers;
-    const int64_t column = column_pairs(x.n) * L, tiles = steps(depth);
-    const float* const from = x.data + x.first / 2 * L;
-    for (int64_t c = 0; c < d; c += 2 * kTileSide)
-      for (int64_t i = 0; i < rows; i += 2 * kTileSide) {
-        const float *const at = w + i / kTileSide * kAcross * kTileFloats, *const right = from + c / L * column;
-        float* const to = out + i * ldo + c;
-        const bool tall = rows - i > kTileSide, wide = d - c > kTileSide;
-        if (tall && wide)
-          accumulate<2, 2>(at, tiles, right, column, to, ldo, rows - i, d - c);
-        else if (tall)
-          accumulate<2, 1>(at, tiles, right, column, to, ldo, rows - i, d - c);
-        else if (wide)
-          accumulate<1, 2>(at, tiles, right, column, to, ldo, rows - i, d - c);
-        else
-          accumulate<1, 1>(at, tiles, right, column, to, ldo, rows - i, d - c);
-      }
+    const int64_t column = column_pairs(x.n) * L;
+    for (int64_t c = 0; c < d; c += V * L)
+      with_registers<Tile<float>>(d - c, [&](auto count) __attribute__((always_inline)) {
+        for (int64_t i = 0; i < rows; i += kTileSide)
+          add_cell<decltype(count)::value>({w + i / kTileSide * kAcross * kTileFloats, L, kTileFloats},
+                                           {x.data + c / L * column + x.first / 2 * L, L, column},
+                                           steps(depth) * kTileSide, out + i * ldo + c, ldo, rows - i, d - c);
+      });
   }
 
   static void times(float* tile, int64_t ni, int64_t nj, ColumnPanels<float> b, float* out, int64_t ldo, int64_t d) {
@@ -238,7 +162,7 @@ struct TileOperands {
     float* const w = tile + kLeft;
     for (int64_t i = 0; units % 2 != 0 && i < round_up(ni, kTileSide); ++i)  // the other half of the last tile
       zero(w + (i / kTileSide * kAcross + units / 2) * kTileFloats + i % kTileSide * L + L / 2, L / 2);
-    accumulate_block(w, ni, nj, b, out, ldo, d);
+    add_products(w, ni, nj, b, out, ldo, d);
   }
   static void transposed_times(float* tile, int64_t ni, int64_t nj, ColumnPanels<float> a, float* out, int64_t ldo,
                                int64_t d) {
@@ -250,7 +174,7 @@ struct TileOperands {
         if (k + 1 == steps(ni) && written != 0) zero(at + written * L, (kTileSide - written) * L);
         transpose_tile(at, at);
       }
-    accumulate_block(w, nj, ni, a, out, ldo, d);
+    add_products(w, nj, ni, a, out, ldo, d);
   }
 };
 
