@@ -84,6 +84,13 @@ T __shfl_down_sync(unsigned, T value, int delta) {
   const int from = ::emulator::lane() + delta;
   return ::emulator::exchange(value, from < 32 ? from : ::emulator::lane());
 }
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  const int mine = vote;
+  const unsigned char* votes = ::emulator::publish(&mine, sizeof(mine));
+  unsigned all = 0;
+  for (int lane = 0; lane < 32; ++lane) all |= static_cast<unsigned>(votes[128 * lane]) << lane;
+  return all;
+}
 template <typename T>
 T __ldg(const T* p) {
   return *p;

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -69,6 +70,41 @@ void yield() {
   do current = (current + 1) % count;
   while (fibres[current].done && current != from);
   if (current != from) emulator_switch(&fibres[from].stack_pointer, fibres[current].stack_pointer);
+}
+
+// Many turns in which nothing else happened: each thread that is left waits for another one.
+int turns_without_change = 0;
+void wait_for_others() {
+  if (++turns_without_change > 1000000) std::abort();
+  yield();
+}
+
+struct Numbered {
+  int arrived = 0, threads = 0, generation = 0;
+};
+Numbered numbered[16];
+
+struct Phases {  // of a barrier in shared memory
+  uint16_t count, missing;
+  uint32_t bytes : 31, phase : 1;
+  void end_if_complete() {
+    if (missing != 0 || bytes != 0) return;
+    missing = count, phase ^= 1;
+    turns_without_change = 0;
+  }
+};
+static_assert(sizeof(Phases) == 8);
+struct Landing {
+  uint64_t* barrier;
+  int bytes;
+  std::function<void()> copy;
+};
+std::vector<Landing> landing;
+uint64_t random_bits = 0;  // the same in every block
+void arrived_bytes(uint64_t* barrier, int bytes) {
+  Phases& b = *reinterpret_cast<Phases*>(barrier);
+  b.bytes -= static_cast<unsigned>(bytes);
+  b.end_if_complete();
 }
 
 void entry() {
@@ -157,6 +193,52 @@ void wait_copies(int pending) {
   }
 }
 
+void numbered_barrier(int id, int threads, bool waits) {
+  Numbered& b = numbered[id];
+  if (b.threads != 0 && b.threads != threads) std::abort();  // all must say the same number
+  b.threads = threads;
+  const int mine = b.generation;
+  if (++b.arrived == threads) {
+    b = {0, 0, mine + 1};
+    turns_without_change = 0;
+    return;
+  }
+  while (waits && numbered[id].generation == mine) wait_for_others();
+}
+
+void init_barrier(uint64_t* barrier, int count) {
+  const Phases fresh = {static_cast<uint16_t>(count), static_cast<uint16_t>(count), 0, 0};
+  std::memcpy(barrier, &fresh, sizeof(fresh));
+}
+
+void arrive(uint64_t* barrier, int bytes_to_come) {
+  Phases& b = *reinterpret_cast<Phases*>(barrier);
+  if (b.missing == 0) std::abort();  // more arrivals than were announced
+  --b.missing, b.bytes += bytes_to_come;
+  b.end_if_complete();
+}
+
+void wait_phase(uint64_t* barrier, int parity) {
+  Phases& b = *reinterpret_cast<Phases*>(barrier);
+  for (;;) {
+    for (size_t k = 0; k < landing.size(); ++k)
+      if (landing[k].barrier == barrier) {
+        landing[k].copy();
+        arrived_bytes(barrier, landing[k].bytes);
+        landing.erase(landing.begin() + static_cast<std::ptrdiff_t>(k--));
+      }
+    if (b.phase % 2 != static_cast<unsigned>(parity)) return;
+    wait_for_others();
+  }
+}
+
+void land_later(uint64_t* barrier, int bytes, std::function<void()> copy) {
+  random_bits = random_bits * 6364136223846793005u + 1442695040888963407u;
+  if (random_bits >> 63) return landing.push_back({barrier, bytes, std::move(copy)});
+  copy();
+  arrived_bytes(barrier, bytes);
+}
+
 std::vector<std::string>& launches() {
   static std::vector<std::string> names;
   return names;
@@ -182,7 +264,8 @@ void run(dim3 grid_shape, int threads, size_t shared, const std::function<void()
         std::memset(shared_start, 0xff, shared);
         fibres.assign(static_cast<size_t>(threads), Fibre{});
         warps.assign(static_cast<size_t>((threads + 31) / 32), Warp{});
-        live = threads, arrived = 0, current = 0;
+        live = threads, arrived = 0, current = 0, turns_without_change = 0, random_bits = 1;
+        std::fill(numbered, numbered + 16, Numbered{});
         for (int t = 0; t < threads; ++t) {
           Fibre& f = fibres[static_cast<size_t>(t)];
           ++warps[static_cast<size_t>(t / 32)].live;
@@ -194,6 +277,8 @@ void run(dim3 grid_shape, int threads, size_t shared, const std::function<void()
           f.stack_pointer = top;
         }
         emulator_switch(&main_stack, fibres[0].stack_pointer);
+        const auto open = [](const Numbered& b) { return b.arrived != 0; };
+        if (!landing.empty() || std::any_of(numbered, numbered + 16, open)) std::abort();  // nobody waited for them
       }
   for (auto* s : stacks) munmap(s, kStack);
   munmap(shared_base, room + kPage);

@@ -34,6 +34,15 @@ void copy_later(void* to, const void* from, int bytes, bool valid);
 void commit_copies();
 void wait_copies(int pending);
 
+// Barrier `id` (1 .. 15) of `threads` threads, some of which do not wait for it.
+void numbered_barrier(int id, int threads, bool waits);
+
+// A barrier in shared memory, 8 bytes, whose phases end when the arrivals and the announced bytes have come.
+void init_barrier(uint64_t* barrier, int count);
+void arrive(uint64_t* barrier, int bytes_to_come);
+void wait_phase(uint64_t* barrier, int parity);
+void land_later(uint64_t* barrier, int bytes, std::function<void()> copy);  // or at once
+
 std::vector<std::string>& launches();  // names of all kernels that were launched, in order
 
 void run(dim3 grid, int threads, size_t shared, const std::function<void()>& kernel);

@@ -1,6 +1,6 @@
 // Host stand-ins: for csrc/pairwise/cuda/hopper/weights_sm90a.cu the same numbers without CUTLASS, for
-// statistics_sm90a.cu and sums_sm90a.cu beside it and csrc/gram/cuda/hopper/triangle_sm90a.cu their products; the
-// chained kernel of Hopper is not emulated.
+// statistics_sm90a.cu, sums_sm90a.cu and strips_sm90a.cu beside it and csrc/gram/cuda/hopper/triangle_sm90a.cu their
+// products (strips: their loads too); the chained kernel of Hopper is not emulated.
 #include <cuda_bf16.h>
 
 #include <cmath>
@@ -9,6 +9,7 @@
 #include "common/check.h"
 #include "gram/cuda/hopper/triangle.cuh"
 #include "pairwise/cuda/exponentials.cuh"
+#include "pairwise/cuda/hopper/strips.cuh"
 #include "pairwise/cuda/hopper/sums.cuh"
 #include "pairwise/cuda/sigmoid.cuh"
 
@@ -113,6 +114,7 @@ void sums_stand_in(const Pairs p, const SumsArgs args) {
   constexpr int kThreads = SumsTraits::kGroups * SumsTraits::kGroup;
   if (is_done(p)) return;
   const CommonShift shift = common_shift<kThreads / 32>(p, s.slots);
+  if (args.rest && shift.serves()) return;
   const int thread = threadIdx.x, group = thread / 128, warp = thread % 128 / 32, lane = thread % 32;
   const auto multiply = [&](int64_t row, int64_t tile, bool, const auto& use) {
     use([&](int at) {
@@ -126,12 +128,89 @@ void sums_stand_in(const Pairs p, const SumsArgs args) {
              Barriers<decltype(barrier), decltype(barrier)>{barrier, barrier});
 }
 
-void pairwise_sums_sm90a(const PairwiseProblem& problem, Partial* x_parts, Partial* y_parts) {
+void pairwise_sums_sm90a(const PairwiseProblem& problem, Partial* x_parts, Partial* y_parts, bool rest) {
   const Pairs p = pairs_of(problem);
   const PairwiseGrid grid(p.x.count, p.y.count);
-  const auto blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
-  launch("sums", sums_stand_in, dim3(static_cast<unsigned>(blocks)), 256, sizeof(SumsShared), 0, p,
-         SumsArgs{static_cast<const float*>(problem.bias), x_parts, y_parts, grid.span, grid.y_supers});
+  launch("sums", sums_stand_in, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))), 256, sizeof(SumsShared), 0, p,
+         SumsArgs{static_cast<const float*>(problem.bias), x_parts, y_parts, grid.span, grid.y_supers, rest});
+}
+
+// A slice of 64 columns of `count` rows from row `row` on, which lands when its barrier is waited for; as with TMA, all
+// of it counts, and what is beyond the matrix is 0.
+void load_slice(SharedBarrier& barrier, const Rows& rows, int64_t row, int count, int slice, unsigned char* to) {
+  emulator::land_later(&barrier.word, count * 128, [=] {
+    for (int r = 0; r < count; ++r)
+      for (int k = 0; k < 64; ++k) {
+        const int at = slice * 64 + k;
+        const bool inside = row + r < rows.count && at * 2 < rows.bytes;
+        reinterpret_cast<__nv_bfloat16*>(to)[r * 64 + k] =
+            inside ? reinterpret_cast<const __nv_bfloat16*>(rows.data + (row + r) * rows.pitch)[at]
+                   : __float2bfloat16(0.0f);
+      }
+  });
+}
+
+// Products of slices in shared memory, in the layout of wgmma's accumulator; memory is read when they are waited for.
+struct SliceProducts {
+  StripsShared& s;
+  int group, thread;
+  struct Queued {
+    int stage, slot;
+    bool first;
+  };
+  std::vector<Queued> queued;
+  std::vector<float> sums = std::vector<float>(64);
+
+  void multiply(int stage, int slot, bool first) { queued.push_back({stage, slot, first}); }
+  template <int kPending>
+  void wait() {
+    while (queued.size() > kPending) {
+      const Queued now = queued.front();
+      queued.erase(queued.begin());
+      const auto* x = reinterpret_cast<const __nv_bfloat16*>(s.x[group][now.stage]);
+      const auto* y = reinterpret_cast<const __nv_bfloat16*>(s.y[now.slot]);
+      for (int k = 0; k < 64; ++k) {
+        const int row = thread / 32 * 16 + thread % 32 / 4 + k / 2 % 2 * 8, column = k / 4 * 8 + thread % 4 * 2 + k % 2;
+        double dot = now.first ? 0.0 : sums[k];
+        for (int at = 0; at < 64; ++at)
+          dot += double(__bfloat162float(x[row * 64 + at])) * __bfloat162float(y[column * 64 + at]);
+        sums[k] = static_cast<float>(dot);
+      }
+    }
+  }
+  float operator()(int k) const { return queued.empty() ? sums[k] : NAN; }
+};
+
+void strips_stand_in(const Pairs p, const StripsArgs args) {
+  using Traits = StripsTraits;
+  auto& s = *reinterpret_cast<StripsShared*>(dynamic_shared());
+  if (is_done(p)) return;
+  const CommonShift shift = common_shift<Traits::kThreads / 32>(p, s.slots);
+  if (!shift.serves()) return;
+  const StripsPlan plan(p, args, blockIdx.x);
+  init_strips(s);
+  const int thread = threadIdx.x, warp = thread / 32, of = (thread - Traits::kGroup) / Traits::kGroup;
+  if (thread >= Traits::kGroup) {
+    SliceProducts products = {s, of, thread % Traits::kGroup};
+    return consume_strips(p, args, plan, s, thread - Traits::kGroup, shift.value, products);
+  }
+  if (thread % 32 != 0) return;
+  if (warp < Traits::kGroups)
+    bring_rows(args, plan, s, warp, [&](SharedBarrier& barrier, int side, int slice, int stage) {
+      load_slice(barrier, p.x, side * int64_t{64}, 64, slice, s.x[warp][stage]);
+    });
+  else if (warp == Traits::kGroups)
+    bring_columns(args, plan, s, [&](SharedBarrier& barrier, int side, int slice, int slot) {
+      load_slice(barrier, p.y, side * int64_t{128}, 128, slice, s.y[slot]);
+    });
+}
+
+void pairwise_strips_sm90a(const PairwiseProblem& problem, Partial* x_parts, Partial* y_parts) {
+  const Pairs p = pairs_of(problem);
+  const PairwiseGrid grid(p.x.count, p.y.count);
+  const int slices = static_cast<int>(ceil_div(problem.x.shape[1], 64));
+  launch("strips", strips_stand_in, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))), StripsTraits::kThreads,
+         sizeof(StripsShared), 0, p, StripsArgs{x_parts, y_parts, grid.span, grid.y_supers, slices});
 }
 
 void triangle_stand_in(const TriangleProblem p, const TriangleArgs args) {

@@ -7,9 +7,9 @@ import os
 import pytest
 import torch
 
-from ..support.emulation import core, gpu_paths, split_products
+from ..support.emulation import core, gpu_paths, pairs, split_products
 
-__all__ = ["core", "cuda", "gpu_paths", "portable", "precision", "split_products"]
+__all__ = ["core", "cuda", "gpu_paths", "pairs", "portable", "precision", "split_products"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ from sslspec_fast import PairGraph, functional
 from sslspec_fast.fused import spectral_contrastive
 from sslspec_fast.primitives import gram
 from sslspec_fast.primitives.gram import products
-from sslspec_fast.primitives.pairwise import LeftOut, Logits, common, cuda
+from sslspec_fast.primitives.pairwise import LeftOut, Logits
 from sslspec_fast.primitives.sparse import csr, graph_cov_cuda
 
 from ..support.agreement import check, leaves_of, value_and_gradients
@@ -31,14 +31,6 @@ from ..support.emulation import BF16, ERROR, F16, F32, F64, GpuPaths, close, emu
 from ..support.inputs import pair_rows
 
 pytestmark = emulated
-
-
-@pytest.fixture
-def pairs(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(cuda, "_C", core)
-    for module in (cuda, common):
-        monkeypatch.setattr(module, "view", view)
-    return cuda
 
 
 def unit(n: int, d: int, dtype: torch.dtype) -> Tensor:
@@ -197,7 +189,7 @@ def test_hopper_vectors_and_clearing(pairs: ModuleType) -> None:
         (130, 0, 264, {"symmetric": True}),
     ],
 )
-@pytest.mark.parametrize("kernel", ["sums", "statistics"])
+@pytest.mark.parametrize("kernel", ["sums", "statistics", "strips"])
 def test_hopper_statistics(
     pairs: ModuleType,
     monkeypatch: Any,
@@ -215,7 +207,7 @@ def test_hopper_statistics(
     case(pairs, n, m, d, BF16, tau, **options)
 
 
-@pytest.mark.parametrize("kernel", ["sums", "statistics", "portable"])
+@pytest.mark.parametrize("kernel", ["sums", "statistics", "strips", "portable"])
 @pytest.mark.parametrize("by_rows", [True, False])
 def test_sums_far_below_those_of_their_neighbours(
     pairs: ModuleType, monkeypatch: Any, kernel: str, by_rows: bool

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.cuda
 
 @pytest.mark.parametrize("hopper", ["portable", "all"])
 @pytest.mark.parametrize("dtype", [BF16, F32])
-@pytest.mark.parametrize(("n", "d"), [(300, 32), (300, 264), (1500, 128), (1500, 320)])
+@pytest.mark.parametrize(("n", "d"), [(300, 32), (300, 264), (1500, 128), (1500, 320), (5300, 64)])
 @pytest.mark.parametrize("case", CONES)
 @pytest.mark.parametrize("name", SOFTMAX_LOSSES)
 def test_values_and_gradients(

@@ -87,6 +87,43 @@ def test_symmetric_with_ids(
     compare(call, inputs, cuda, ERROR[dtype])
 
 
+@pytest.mark.parametrize("hopper", ["portable", "all"])
+@pytest.mark.parametrize("tau", [0.1, 0.01])
+@pytest.mark.parametrize(
+    ("n", "m", "d"),
+    [
+        (5300, 5200, 72),
+        (5300, 0, 200),
+        (5300, 5200, 392),
+        (5300, 0, 512),
+        (41100, 200, 16),  # more than 8 tiles of rows in a super block
+    ],
+)
+def test_statistics_of_many_bfloat16_rows(
+    n: int,
+    m: int,
+    d: int,
+    tau: float,
+    hopper: str,
+    cuda: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSLSPEC_HOPPER", hopper)
+    a, b, scale = unit(n, d, torch.bfloat16), unit(m, d, torch.bfloat16), torch.tensor(1 / tau)
+    ids = torch.arange(n, dtype=torch.int32) % (n // 2)
+    found = []
+    for device, kind in ((cuda, torch.bfloat16), (torch.device("cpu"), torch.float64)):
+        rows, columns = a.to(device, kind), b.to(device, kind)
+        c = scale.to(device) if device == cuda else scale.double()
+        if m:
+            left_out = pairwise.LeftOut(self_pairs=True)
+            found.append(pairwise.lse(rows, columns, c, left_out, cols=True))
+        else:
+            found.append((pairwise.lse_self(rows, c, ids.to(device)),))
+    for got, want in zip(*found, strict=True):
+        close(got, want, 1e-5)
+
+
 @pytest.mark.parametrize("d", [40, 300])
 def test_skip_patterns_and_a_scale_per_row(d: int, cuda: torch.device) -> None:
     n, m = 200, 131

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sslspec_fast import _seam, fused, primitives
 from sslspec_fast.primitives import _matmul
-from sslspec_fast.primitives.pairwise import cuda
+from sslspec_fast.primitives.pairwise import common, cuda
 
 FOLDER = os.environ.get("SSLSPEC_EMULATE_CUDA")
 SOURCE = Path(__file__).resolve().parent.parent / "cuda_emulator"
@@ -109,6 +109,15 @@ class GpuPaths:
     def undo(self) -> None:
         assert self.patch is not None
         self.patch.undo()
+
+
+@pytest.fixture
+def pairs(core: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """`pairwise` on the emulated GPU, whose tensors are plain ones."""
+    monkeypatch.setattr(cuda, "_C", core)
+    for module in (cuda, common):
+        monkeypatch.setattr(module, "view", view)
+    return cuda
 
 
 @pytest.fixture

@@ -27,8 +27,14 @@ enum class Statistics { portable, sums, tiles };
 // multiply more than the upper triangle.
 Statistics statistics_on_hopper(DType rows, int64_t d, bool symmetric) {
   if (!kHopperBuilt || rows != DType::bf16) return Statistics::portable;
+  if (d <= kSumsWidth && hopper_names("strips")) return Statistics::sums;
   if (d <= (symmetric ? kSumsWidth : kSumsWidth / 2) && hopper_allows("sums")) return Statistics::sums;
   return hopper_allows("statistics") ? Statistics::tiles : Statistics::portable;
+}
+
+// A strip of one tile would save nothing, and the pass is a launch more.
+bool strips_on_hopper(const PairwiseProblem& p) {
+  return p.bias == nullptr && PairwiseGrid(p.x.shape[0], p.y.shape[0]).span > 1 && hopper_names("strips");
 }
 
 // CUTLASS reaches 438 - 581 TF/s at d >= 512 on an H100, beyond what mma.sync can do there; below a thousand columns its
@@ -57,7 +63,11 @@ void pairwise_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_
   if constexpr (kHopperBuilt) {
     const Statistics pass = statistics_on_hopper(p.x.dtype, p.x.shape[1], p.symmetric);
     if (pass != Statistics::portable && hopper_operands(p)) {
-      if (pass == Statistics::sums) return pairwise_sums_sm90a(p, x_parts, y_parts);
+      if (pass == Statistics::sums) {
+        const bool strips = strips_on_hopper(p);
+        if (strips) pairwise_strips_sm90a(p, x_parts, y_parts);
+        return pairwise_sums_sm90a(p, x_parts, y_parts, strips);
+      }
       return hopper_statistics(p, x_parts, y_parts, tile_sums);
     }
   }

@@ -54,6 +54,9 @@ void pairwise_bounds(const PairwiseProblem& p);
 struct PairwiseGrid {  // super blocks of span x span tiles of 128 x 128, one block of threads each
   int64_t span, x_supers, y_supers;
   PairwiseGrid(int64_t n, int64_t m);
+  int64_t blocks(bool symmetric) const {  // those of the upper triangle only
+    return symmetric ? x_supers * (x_supers + 1) / 2 : x_supers * y_supers;
+  }
 };
 
 // Softmax; or sigmoid: then the tops are 0 and the sums the result.

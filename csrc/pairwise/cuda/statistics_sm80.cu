@@ -238,13 +238,12 @@ template <typename Math, bool kSigmoid>
 void launch_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts) {
   using Traits = StatisticsTraits<Math, kSigmoid>;
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
-  const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   const Pairs pairs = pairs_of(p);
   constexpr size_t kOther = sizeof(StatisticsShared<Traits>);
   const bool resident = TilePipe::keeps_x(pairs.x.bytes, kOther, shared_limit());
-  launch("pairwise_statistics", statistics_kernel<Traits>, dim3(static_cast<unsigned>(blocks)), TileTraits::kThreads,
-         TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs, static_cast<const float*>(p.bias),
-         x_parts, y_parts, grid.span, grid.y_supers, resident);
+  launch("pairwise_statistics", statistics_kernel<Traits>, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))),
+         TileTraits::kThreads, TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs,
+         static_cast<const float*>(p.bias), x_parts, y_parts, grid.span, grid.y_supers, resident);
 }
 
 }  // namespace

@@ -50,9 +50,12 @@ void pairwise_statistics_sm90a(const PairwiseProblem& p, const HopperStatistics&
 int64_t hopper_statistics_size(int64_t n, int64_t m, bool symmetric, bool columns);
 void hopper_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* row_sums);
 
-// Statistics of rows of up to kSumsWidth columns; arguments as of pairwise_statistics.
+// Statistics of rows of up to kSumsWidth columns; arguments as of pairwise_statistics. The first of them makes those of
+// a softmax where one shift serves all rows and columns, and returns where none does; the second makes all, or the
+// `rest`.
 inline constexpr int64_t kSumsWidth = 512;
-void pairwise_sums_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts);
+void pairwise_strips_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts);
+void pairwise_sums_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, bool rest);
 
 // The chained backward, d <= 256, softmax; fields as in PairwiseBackward.
 struct HopperChained {

@@ -18,6 +18,7 @@ struct SumsArgs {
   const float* bias;           // sigmoid, or null
   Partial *x_parts, *y_parts;  // as in pairwise_statistics
   int64_t span, y_supers;      // PairwiseGrid
+  bool rest;                   // only where no shift serves all: strips.cuh has made the others
 };
 
 struct SumsShared {

@@ -151,6 +151,7 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
   Shared& s = *reinterpret_cast<Shared*>(base);
   const SumsPlan plan(a.pairs, a.sums, blockIdx.x);
   const CommonShift shift = common_shift<kThreads / 32>(a.pairs, s.sums.slots);
+  if (a.sums.rest && shift.serves()) return;
   if (threadIdx.x == 0) {
     for (int buffer = 0; buffer < 2; ++buffer) {
       FullBarrier::init(&s.x_full[buffer], 1);
@@ -174,18 +175,17 @@ __global__ void __launch_bounds__(kThreads, 1) sums_kernel(const __grid_constant
 
 }  // namespace
 
-void pairwise_sums_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts) {
+void pairwise_sums_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, bool rest) {
   const DeviceGuard guard(p.device);
   const int d = static_cast<int>(p.x.shape[1]);
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
-  const int64_t blocks = p.symmetric ? grid.x_supers * (grid.x_supers + 1) / 2 : grid.x_supers * grid.y_supers;
   const Args args = {tma_of(p.x.data, static_cast<int>(p.x.shape[0]), d, p.x.stride[0]),
                      tma_of(p.y.data, static_cast<int>(p.y.shape[0]), d, p.y.stride[0]),
                      pairs_of(p),
-                     {static_cast<const float*>(p.bias), x_parts, y_parts, grid.span, grid.y_supers},
+                     {static_cast<const float*>(p.bias), x_parts, y_parts, grid.span, grid.y_supers, rest},
                      d};
-  launch("pairwise_sums_sm90a", sums_kernel, dim3(static_cast<unsigned>(blocks)), kThreads, sizeof(Shared) + 1024,
-         p.stream, args);
+  launch("pairwise_sums_sm90a", sums_kernel, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))), kThreads,
+         sizeof(Shared) + 1024, p.stream, args);
 }
 
 }  // namespace sslspec::cuda
