@@ -213,6 +213,18 @@ HOPPER: dict[str, tuple[str, float, tuple[tuple[int, int, int, float], ...]]] = 
             (32768, 32768, 256, 100.0),
         ),
     ),
+    "gradient": (  # VICReg, as below
+        "value and gradients",
+        1e-2,
+        (
+            (1352, 1352, 2808, 1.0),
+            (256, 256, 8192, 1.0),
+            (1024, 1024, 8192, 1.0),
+            (2048, 2048, 8192, 1.0),
+            (4096, 4096, 8192, 1.0),
+            (4104, 4104, 2056, 1.0),
+        ),
+    ),
     "triangle": (  # VICReg, on the side of the rows and of the columns
         "value and gradients",
         1e-2,
@@ -295,7 +307,7 @@ def hopper_case(
 
     if what == "forward":
         return torch.no_grad()(forward)
-    if b is not None and name in {"sigmoid", "triangle"}:
+    if b is not None and name in {"sigmoid", "gradient", "triangle"}:
         bias = -c
 
         def step() -> tuple[Tensor, ...]:

@@ -24,6 +24,7 @@
   LAUNCH(gram_square)                            \
   QUERY(gram_triangle_slots)                     \
   LAUNCH(gram_triangle)                          \
+  QUERY(gram_keeps_factors)                      \
   LAUNCH(gram_finish)                            \
   QUERY(moments_workspace_size)                  \
   LAUNCH(moments_forward)                        \

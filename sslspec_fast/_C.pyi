@@ -245,6 +245,7 @@ def cuda_gram_triangle(
     diagonal: tuple[Maybe, Maybe, int],
     loss: tuple[int, int, Sequence[float], Sequence[float], Maybe, Maybe], stream: int, /
 ) -> None: ...
+def cuda_gram_keeps_factors(x: View, columns: bool, half: bool, /) -> bool: ...
 def cuda_gram_finish(
     x: View, y: Maybe, form: GramForm, columns: View, products: View, factor: View,
     grads: TensorPair, run: Run, /

@@ -3,10 +3,13 @@
 // products (strips: their loads too); the chained kernel of Hopper is not emulated.
 #include <cuda_bf16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
 #include "common/check.h"
+#include "gram/cuda/gram.cuh"
+#include "gram/cuda/hopper/gradient.h"
 #include "gram/cuda/hopper/triangle.cuh"
 #include "pairwise/cuda/exponentials.cuh"
 #include "pairwise/cuda/hopper/strips.cuh"
@@ -239,6 +242,26 @@ void gram_triangle_sm90a(const TriangleProblem& p) {
   const TriangleArgs args = triangle_args(p);
   launch("gram_triangle_sm90a", triangle_stand_in, dim3(static_cast<unsigned>(args.tiles * p.operands)),
          TriangleTraits::kThreads, sizeof(TriangleShared), 0, p, args);
+}
+
+// The products and their order are the host's, what becomes of them is the real thing.
+void gram_gradient_sm90a(const GradientProblem& p) {
+  emulator::launches().push_back("gram_gradient_sm90a");
+  const auto *left = static_cast<const __nv_bfloat16*>(p.left), *right = static_cast<const __nv_bfloat16*>(p.right);
+  const auto *x = static_cast<const __nv_bfloat16*>(p.x), *other = static_cast<const __nv_bfloat16*>(p.other);
+  std::vector<double> dot(p.d);
+  for (int64_t i = 0; i < p.n; ++i) {
+    std::fill(dot.begin(), dot.end(), 0.0);
+    for (int64_t t = 0; t < p.depth; ++t)
+      for (int64_t k = 0; k < p.d; ++k)
+        dot[k] += double(__bfloat162float(left[i * p.depth + t])) * __bfloat162float(right[t * p.d + k]);
+    for (int64_t k = 0; k < p.d; ++k) {
+      const float own = widened(x[i * p.ldx + k]), partner = widened(narrowed<__nv_bfloat16>(own - p.shift[k]));
+      const float g = entry_gradient(static_cast<float>(dot[k]), partner, own, widened(other[i * p.ldother + k]),
+                                     EntryTerms<float>{p.shift[k], p.diagonal[k], p.own[k]}, p.alpha, p.near);
+      static_cast<__nv_bfloat16*>(p.out)[i * p.d + k] = narrowed<__nv_bfloat16>(*p.factor * g);
+    }
+  }
 }
 
 void pairwise_chained_sm90a(const PairwiseProblem&, const HopperChained&) {

@@ -118,12 +118,13 @@ def test_squared_norms(
         close(t.grad, h.grad, 2 * ERROR[dtype])
 
 
-@pytest.mark.parametrize("hopper", ["portable", "all"])
+@pytest.mark.parametrize("hopper", ["portable", "gradient", "all"])
 @pytest.mark.parametrize(("n", "d"), [(1352, 2808), (2048, 4096), (4096, 2048), (2160, 1352)])
 def test_vicreg_of_wide_bfloat16_rows(
     n: int, d: int, hopper: str, cuda: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # on Hopper tiles on and under the diagonal alone, on the side of the rows or of the columns
+    # on Hopper tiles on and under the diagonal alone, on the side of the rows or of the columns,
+    # and the gradient as the end of a product
     monkeypatch.setenv("SSLSPEC_HOPPER", hopper)
     rows = (torch.randn(2, n, d) + 0.3).bfloat16().to(cuda)
     found = []

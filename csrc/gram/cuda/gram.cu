@@ -201,11 +201,13 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
         for (int e = 0; e < kWidth; ++e) {
           T partner = p.cross ? s[1 - o].v[e] : s[o].v[e];
           if (p.half) partner = widened(narrowed<__nv_bfloat16>(static_cast<float>(partner)));
-          g.v[e] = p.alpha * (product.v[e] - diagonal[o].v[e] * partner);
-          if constexpr (kScaled)
+          if constexpr (kScaled) {
+            g.v[e] = p.alpha * (product.v[e] - diagonal[o].v[e] * partner);
             g.v[e] += other[o].v[e] * s[1 - o].v[e];
-          else
-            g.v[e] += own[o].v[e] * s[o].v[e] + (p.near == T(0) ? T(0) : p.near * (x[o].v[e] - x[1 - o].v[e]));
+          } else {
+            g.v[e] = entry_gradient(product.v[e], partner, x[o].v[e], x[1 - o].v[e],
+                                    EntryTerms<T>{shift[o].v[e], diagonal[o].v[e], own[o].v[e]}, p.alpha, p.near);
+          }
           if constexpr (kPass == kSums) sums[2 * o].v[e] += g.v[e], sums[2 * o + 1].v[e] += g.v[e] * s[o].v[e];
           if constexpr (kPass == kProjected)
             g.v[e] = (g.v[e] - mean[o].v[e] - s[o].v[e] * slope[o].v[e]) * scale[o].v[e];
@@ -318,6 +320,11 @@ void gram_finish(TensorView x, TensorView y, const GramForm& form, TensorView co
   if (grad_x.present()) check_block("grad_x", grad_x, {n, d}, x.dtype, x.device);
   if (grad_y.present()) check_block("grad_y", grad_y, {n, d}, x.dtype, x.device);
   const DeviceGuard guard(x.device);
+  if (form.kept != kKeptProducts) {
+    SSLSPEC_CHECK(requested == 2 && !scaled && !form.cross && x.dtype == DType::bf16 && form.half, kOp,
+                  ": factors are kept for both gradients of bfloat16 operands that are not scaled or crossed");
+    return gram_gradients_of_factors({x, y}, form, columns, products, factor.as<float>(), grads, run.stream);
+  }
   dispatch_rows(kOp, x.dtype, [&](auto t) {
     using In = typename decltype(t)::type;
     using T = typename Computed<In>::type;

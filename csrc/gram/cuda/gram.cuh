@@ -25,6 +25,20 @@ __device__ __forceinline__ Pack<T, kWidth> column_of(const T* columns, int64_t d
   return v;
 }
 
+template <typename T>
+struct EntryTerms {  // of a column: what is subtracted from the entry, and what is added in proportion
+  T shift, diagonal, own;
+};
+
+// Of an entry x of operands that are not scaled, the gradient without the factor from above; `other` of the other operand,
+// `partner` what was multiplied.
+template <typename T>
+__device__ __forceinline__ T entry_gradient(T product, T partner, T x, T other, const EntryTerms<T>& column, T alpha,
+                                            T near) {
+  const T close = near == T(0) ? T(0) : near * (x - other);
+  return alpha * (product - column.diagonal * partner) + (column.own * (x - column.shift) + close);
+}
+
 // The slabs of rows with partial column sums of their own.
 inline Slabs gram_slabs(int64_t rows, int64_t d) { return Slabs::cut(rows, d, 128); }
 
@@ -54,6 +68,11 @@ inline void check_gram_rows(const TensorView& x, const TensorView& y, const Tens
     check_vector("gram", "workspace", workspace, gram_workspace_size(x.shape[0], x.shape[1]), computed_type(x.dtype),
                  x.device);
 }
+
+// Both gradients as products with the gradient as their end. kept [2, n, d], float32: the memory of the factors, and of
+// the matrices after them, in bfloat16 (GramKept).
+void gram_gradients_of_factors(const TensorView (&rows)[2], const GramForm& form, const TensorView& columns,
+                               const TensorView& kept, const float* factor, const TensorPair& grads, int64_t stream);
 
 inline void check_sums(const TensorView& sums, int64_t slot, int64_t count, int device) {
   SSLSPEC_CHECK(sums.ndim == 1 && slot >= 0 && slot + count <= sums.shape[0], "gram: sums must have slots ", slot,

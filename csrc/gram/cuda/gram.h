@@ -14,6 +14,8 @@ namespace sslspec::cuda {
 
 inline constexpr int64_t kGramBlock = 32;  // columns with a pair of terms of their own
 inline constexpr int64_t kGramRows = 8;    // rows of a product with sums of their own
+// What the backward pass gets in place of the products: the factors and the matrices, which are of rows or of columns.
+enum GramKept { kKeptProducts = 0, kKeptRows = 1, kKeptColumns = 2 };
 enum GramKind { kGramPlain = 0, kGramCentred = 1, kGramVicreg = 2, kGramBarlow = 3 };
 
 // How a loss and its gradient are composed.
@@ -23,9 +25,10 @@ struct GramForm {
   bool half;   // factors are bfloat16
   double eps, strength;
   double alpha, near;
+  int kept;  // GramKept
   static constexpr auto fields() {
     using F = GramForm;
-    return std::make_tuple(&F::kind, &F::cross, &F::half, &F::eps, &F::strength, &F::alpha, &F::near);
+    return std::make_tuple(&F::kind, &F::cross, &F::half, &F::eps, &F::strength, &F::alpha, &F::near, &F::kept);
   }
 };
 
@@ -101,11 +104,18 @@ void gram_triangle(TensorView factors, const GramTriangle& how,
                    TensorView out,  // [operands, side, side]
                    TensorView sums, const GramDiagonal& diagonal, const GramLoss& loss, int64_t stream);
 
+// Whether gram_finish makes the second product too, on Hopper: of bfloat16 rows x [n, d] with bfloat16 factors (`half`),
+// d and the side (d of columns, otherwise n) in multiples of 8, where factors and matrices of both operands take no more
+// memory than both products in float32, and there are tiles enough for half a GPU. It depends on the shape and the type,
+// because both passes of a step ask.
+bool gram_keeps_factors(TensorView x, bool columns, bool half);
+
 // factor times the gradients g = alpha (product - diagonal partner) + own xs + other ys + near (x - y) with xs, ys the
 // standardised operands (ys, y: the other one), partner = ys if cross, else xs, rounded like the factors (`half`);
 // where the operands are scaled (kGramBarlow): (g - mean(g) - xs mean(g xs)) scale.
 void gram_finish(TensorView x, TensorView y, const GramForm& form, TensorView columns,
-                 TensorView products,      // [requested gradients, n, d]
+                 TensorView products,      // [requested gradients, n, d]; or as much memory (GramKept): factors
+                                           // [2, n, d] and matrices [2, side, side] in bfloat16, one after the other
                  TensorView factor,        // ()
                  const TensorPair& grads,  // [n, d] in the type of x, or absent
                  const Run& run);          // the workspace is absent unless the operands are scaled

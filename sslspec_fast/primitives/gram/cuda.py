@@ -34,6 +34,7 @@ class _CudaForm(NamedTuple):
     strength: float = 0.0
     alpha: float = 0.0
     near: float = 0.0
+    kept: int = 0
 
 
 def _form(
@@ -70,6 +71,40 @@ def _flags(kind: int, options: tuple[Any, ...]) -> tuple[int, bool, bool]:
     return kind, True, options[-1]
 
 
+_PRODUCTS, _ROWS, _COLUMNS = range(3)  # GramKept
+
+
+def _products(loss: int, x: Tensor, y: Tensor | None, options: tuple[Any, ...]) -> StripProducts:
+    (n, d), operands = x.shape, 1 if y is None else 2
+    kind, off_diagonal, half = _flags(loss, options)
+    cross, dual = _is_cross(kind, y), _C.gram_uses_dual(n, d, off_diagonal)
+    return StripProducts(
+        n,
+        d,
+        operands,
+        columns=not dual,
+        mixed=cross and not dual,
+        cross=cross,
+        masked=off_diagonal and not dual,
+        triangle=0 if cross else _C.cuda_gram_triangle_slots(view(x), operands, not dual, half),
+    )
+
+
+def _kept(
+    loss: int, x: Tensor, y: Tensor | None, options: tuple[Any, ...], wanted: tuple[bool, bool]
+) -> int:
+    """What the backward pass gets (GramKept). Both passes ask, so SSLSPEC_HOPPER must not change in
+    between.
+    """
+    if loss != VICREG or not all(wanted):
+        return _PRODUCTS
+    dual: bool = _C.gram_uses_dual(x.shape[0], x.shape[1], True)
+    keeps = _C.cuda_gram_keeps_factors(view(x), not dual, options[-1])
+    if not keeps or not _products(loss, x, y, options).whole:
+        return _PRODUCTS
+    return _ROWS if dual else _COLUMNS
+
+
 def value(
     loss: int, x: Tensor, y: Tensor | None, options: tuple[Any, ...], wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,6 +113,8 @@ def value(
     Args:
         loss: SQNORM, VICREG or BARLOW_TWINS.
         x, y: (n, d) of any float type.
+        wanted: the gradients. Where the backward pass makes the second product too (gram.h), the
+            memory of the products holds factors and matrices instead.
         options: of that loss, in the order of its function in `composed`.
     """
     n, d = x.shape
@@ -93,24 +130,18 @@ def value(
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     operands, cross = 1 if y is None else 2, _is_cross(kind, y)
     form, normalizers, weights = _form(kind, cross, half, x.shape, options)
-    dual: bool = _C.gram_uses_dual(n, d, off_diagonal)
-    triangle = 0 if cross else _C.cuda_gram_triangle_slots(view(x), operands, not dual, half)
-    products = StripProducts(
-        n,
-        d,
-        operands,
-        columns=not dual,
-        mixed=cross and not dual,
-        cross=cross,
-        masked=off_diagonal and not dual,
-        triangle=triangle,
-    )
-    subtracted = dual and off_diagonal  # the diagonal, as it was multiplied
+    products, kept = _products(loss, x, y, options), _kept(loss, x, y, options, wanted)
+    subtracted = off_diagonal and not products.columns  # the diagonal, as it was multiplied
     pairs = blocks(d, BLOCK)
     sums = products.sums(x, 2 * pairs)
     work = x.new_empty(_C.cuda_gram_workspace_size(n, d), dtype=wide)
-    kept = torch.bfloat16 if half else wide
-    factors = x.new_empty((operands, products.rows, d), dtype=kept)
+    room = None
+    if kept:  # both gradients take as much memory as factors and matrices of half the size
+        gradients = x.new_empty((2, n, d), dtype=wide)
+        factors, room = gradients.view(torch.bfloat16).view(2, 2, n, d)
+    else:
+        narrow = torch.bfloat16 if half else wide
+        factors = x.new_empty((operands, products.rows, d), dtype=narrow)
     queue = stream(x)
     _C.cuda_gram_prepare(
         view(x),
@@ -125,8 +156,17 @@ def value(
     total, terms = x.new_empty((), dtype=wide), x.new_empty(3, dtype=wide)
     result = GramLoss(pairs, 0, normalizers, weights, total, terms)
     diagonal = (view(work), view(columns), n) if subtracted else (None, None, 0)
-    gradients = products.run(factors, sums, wanted, result, diagonal)
+    if room is None:
+        gradients = products.run(factors, sums, wanted, result, diagonal)
+    else:
+        products.matrices(factors, sums, result, diagonal, room)
     return total, terms, gradients, columns
+
+
+def _packed(rows: Tensor) -> Tensor:
+    """Rows at multiples of 16 bytes."""
+    packed = rows.data_ptr() % 16 == 0 and rows.stride(0) % 8 == 0 and rows.stride(0) > 0
+    return rows if packed else rows.clone(memory_format=torch.contiguous_format)
 
 
 def finish(
@@ -147,6 +187,9 @@ def finish(
     x, y = unit_stride(x), None if y is None else unit_stride(y)
     n, d = x.shape
     form, *_ = _form(kind, _is_cross(kind, y), half, x.shape, options)
+    kept = _kept(loss, x, y, options, wanted)
+    if kept and y is not None:
+        form, x, y = form._replace(kept=kept), _packed(x), _packed(y)
     gx, gy = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
     work = None
     if kind == BARLOW_TWINS:

@@ -94,6 +94,15 @@ class StripProducts:
         sizes = [side if upright else strip.stop - strip.start for strip in self.strips]
         self.slots = [blocks(size, ROWS) * (1 if cross else batch) for size in sizes]
 
+    @property
+    def whole(self) -> bool:
+        """Whether the matrices are made at once, of factors that are not cut."""
+        return self._single and self.rows == self.n
+
+    @property
+    def _single(self) -> bool:
+        return (bool(self.triangle) or len(self.strips) == 1) and not self.mixed
+
     def sums(self, like: Tensor, before: int) -> Tensor:
         """A counter, `before` numbers that other kernels write, and slots of squared products."""
         return like.new_empty(1 + before + sum(self.slots), dtype=torch.float64)
@@ -113,14 +122,11 @@ class StripProducts:
             diagonal: GramDiagonal of csrc/gram/cuda/gram.h, where one is subtracted.
         """
         wanted = [o for o in range(self.operands) if wants[o]]
-        slot, total = sums.shape[0] - sum(self.slots), loss.view()
-        if self.triangle:
-            matrix = self._triangle(factors, sums, slot, diagonal, total)
-            if wanted:
+        slot, total = self._first_slot(sums), loss.view()
+        if self.triangle or (wanted and self._single):
+            matrix = self.matrices(factors, sums, loss, diagonal)
+            if wanted:  # as the GEMM returns it
                 return self._gradients(factors, matrix, wanted)
-        elif wanted and not self.mixed and len(self.strips) == 1:  # as the GEMM returns it
-            matrix = self._matrix(factors, self.strips[0], sums, slot, diagonal, total)
-            return self._gradients(factors, matrix, wanted)
         shape, kind = (len(wanted), self.n, factors.shape[2]), computed_dtype(factors)
         gradients = factors.new_empty(shape, dtype=kind)
         for strip, slots in zip(self.strips, self.slots, strict=True):
@@ -135,6 +141,29 @@ class StripProducts:
                 gradients[part] = self._gradients(factors, matrix, wanted)
         return gradients
 
+    def _first_slot(self, sums: Tensor) -> int:
+        return sums.shape[0] - sum(self.slots)
+
+    def matrices(
+        self,
+        factors: Tensor,
+        sums: Tensor,
+        loss: GramLoss,
+        diagonal: tuple[Any, Any, int],
+        room: Tensor | None = None,
+    ) -> Tensor:
+        """The whole matrices for the next GEMM, where they are made at once; values go to `sums`.
+
+        Args:
+            room: memory in the dtype of the factors, at least as large.
+        """
+        slot, side, out = self._first_slot(sums), factors.shape[2 if self.columns else 1], None
+        if room is not None:
+            out = room.flatten()[: self.operands * side * side].view(self.operands, side, side)
+        if self.triangle:
+            return self._triangle(factors, sums, slot, diagonal, loss.view(), out)
+        return self._matrix(factors, self.strips[0], sums, slot, diagonal, loss.view(), out)
+
     def _matrix(
         self,
         factors: Tensor,
@@ -143,15 +172,16 @@ class StripProducts:
         slot: int,
         diagonal: tuple[Any, Any, int],
         loss: tuple[Any, ...],
+        out: Tensor | None = None,
     ) -> Tensor:
         """A strip of the matrices for the next GEMM, in place if it can be; its values go to
         `sums`.
         """
         product = self._product(factors, strip)
         m, chunks, r, c = product.shape
-        if factors.dtype == product.dtype and chunks == 1:
+        if out is None and factors.dtype == product.dtype and chunks == 1:
             out = product[:, 0]
-        else:
+        elif out is None:
             out = product.new_empty((m, r, c), dtype=factors.dtype)
         how = self.cross and not self.mixed, self.masked, -strip.start, slot
         _C.cuda_gram_square(
@@ -166,10 +196,12 @@ class StripProducts:
         slot: int,
         diagonal: tuple[Any, Any, int],
         loss: tuple[Any, ...],
+        out: Tensor | None,
     ) -> Tensor:
-        """The whole matrices for the next GEMM, from half the products; values go to `sums`."""
-        side = factors.shape[2 if self.columns else 1]
-        out = factors.new_empty((self.operands, side, side))
+        """The same from half the products."""
+        if out is None:
+            side = factors.shape[2 if self.columns else 1]
+            out = factors.new_empty((self.operands, side, side))
         _C.cuda_gram_triangle(
             view(factors),
             (self.columns, self.masked, slot),

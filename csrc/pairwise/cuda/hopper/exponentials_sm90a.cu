@@ -5,8 +5,9 @@
 // left out, and beyond the last column compare indices. Memory traffic: a write of the matrix, the operands from L2, and
 // 512 bytes a tile. Precision policy: fp32 exponents and sums, over the 32 pairs that a thread has of a row and over the
 // four threads that share it, without atomics; the exponentials are rounded once, after they were added up.
+#include "gpu/tile_gemm_sm90.cuh"
+#include "pairwise/cuda/hopper/hopper.h"
 #include "pairwise/cuda/exponentials.cuh"
-#include "pairwise/cuda/hopper/tile_gemm.cuh"
 
 namespace sslspec::cuda {
 namespace {

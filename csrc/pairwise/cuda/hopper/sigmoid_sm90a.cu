@@ -5,7 +5,8 @@
 // positives, and beyond the last row or column compare indices. Memory traffic: a write of W, the operands from L2, and
 // 48 bytes a tile. Precision policy: fp32 sums over the 128 pairs of a thread and over a warp, without atomics; the
 // weights are rounded once, after they were added up.
-#include "pairwise/cuda/hopper/tile_gemm.cuh"
+#include "gpu/tile_gemm_sm90.cuh"
+#include "pairwise/cuda/hopper/hopper.h"
 #include "pairwise/cuda/sigmoid.cuh"
 
 namespace sslspec::cuda {

@@ -11,7 +11,8 @@
 #include <cutlass/epilogue/collective/detail.hpp>
 #include <cutlass/epilogue/dispatch_policy.hpp>
 
-#include "pairwise/cuda/hopper/tile_gemm.cuh"
+#include "gpu/tile_gemm_sm90.cuh"
+#include "pairwise/cuda/hopper/hopper.h"
 #include "pairwise/cuda/hopper/tile_sums.cuh"
 
 namespace sslspec::cuda {

@@ -5,7 +5,8 @@
 // 128 x 256 take 300 and 337, the plain product 184. The accumulator never leaves the registers as logits: the visitor
 // tree loads the row and column vectors and stores bfloat16 weights. Precision policy: fp32 accumulation and exponents;
 // the weights are rounded once.
-#include "pairwise/cuda/hopper/tile_gemm.cuh"
+#include "gpu/tile_gemm_sm90.cuh"
+#include "pairwise/cuda/hopper/hopper.h"
 
 namespace sslspec::cuda {
 namespace {

@@ -1,5 +1,5 @@
-// What the CUTLASS GEMMs of this folder share: 128 x 128 products of bfloat16 rows, warp-specialised (TMA, wgmma) and
-// ping-pong, which end in an epilogue; and, for those whose epilogue is a visitor tree, the matrix that it stores.
+// What the CUTLASS GEMMs of the hopper folders share: 128 x 128 products of bfloat16 rows, warp-specialised (TMA, wgmma)
+// and ping-pong, which end in an epilogue; and, for those whose epilogue is a visitor tree, the matrix that it stores.
 #pragma once
 #include <cutlass/cutlass.h>
 
@@ -10,7 +10,6 @@
 #include <cutlass/gemm/kernel/gemm_universal.hpp>
 
 #include "gpu/cutlass_launch.cuh"
-#include "pairwise/cuda/hopper/hopper.h"
 
 namespace sslspec::cuda {
 
@@ -18,11 +17,12 @@ using Elem = cutlass::bfloat16_t;
 inline constexpr int kGemmTile = 128, kElemAlign = 16 / sizeof(Elem);
 using GemmTile = cute::Shape<cute::Int<kGemmTile>, cute::Int<kGemmTile>, cute::_64>;
 
-template <typename Cluster, typename Epilogue>
+// Right: of the right operand, whose rows lie one below the other (RowMajor) or are columns of the product.
+template <typename Cluster, typename Epilogue, typename Right = cutlass::layout::ColumnMajor>
 struct TileGemm {
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Elem, cutlass::layout::RowMajor, kElemAlign, Elem,
-      cutlass::layout::ColumnMajor, kElemAlign, float, GemmTile, Cluster,
+      cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, Elem, cutlass::layout::RowMajor, kElemAlign, Elem, Right,
+      kElemAlign, float, GemmTile, Cluster,
       cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(sizeof(typename Epilogue::SharedStorage))>,
       cutlass::gemm::KernelTmaWarpSpecializedPingpong>::CollectiveOp;
   using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop, Epilogue>;
@@ -40,15 +40,15 @@ typename Gemm::Arguments gemm_arguments(const void* x, int64_t ldx, const void* 
   return arguments;
 }
 
-// The epilogue of a visitor tree, from the accumulator to a bfloat16 matrix.
-template <typename Visitor>
+// The epilogue of a visitor tree, from the accumulator and a matrix of type Source (or none) to a bfloat16 matrix.
+template <typename Visitor, typename Source = void, typename Right = cutlass::layout::ColumnMajor>
 struct MatrixGemm {
   using Cluster = cute::Shape<cute::_1, cute::_2, cute::_1>;
   using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassTensorOp, GemmTile, Cluster,
-      cutlass::epilogue::collective::EpilogueTileAuto, float, float, void, cutlass::layout::RowMajor, kElemAlign, Elem,
-      cutlass::layout::RowMajor, kElemAlign, cutlass::epilogue::TmaWarpSpecialized, Visitor>::CollectiveOp;
-  using Gemm = cutlass::gemm::device::GemmUniversalAdapter<typename TileGemm<Cluster, Epilogue>::Kernel>;
+      cutlass::epilogue::collective::EpilogueTileAuto, float, float, Source, cutlass::layout::RowMajor, kElemAlign,
+      Elem, cutlass::layout::RowMajor, kElemAlign, cutlass::epilogue::TmaWarpSpecialized, Visitor>::CollectiveOp;
+  using Gemm = cutlass::gemm::device::GemmUniversalAdapter<typename TileGemm<Cluster, Epilogue, Right>::Kernel>;
   using Arguments = typename Gemm::Arguments;
 
   static void launch(const char* kernel, Arguments arguments, void* out, int64_t pitch, int device, int64_t stream) {
