@@ -59,6 +59,13 @@ def multiplies_half(x: Tensor, half: bool) -> bool:
     return half and x.is_cuda
 
 
+def stays_wide(x: Tensor, half: bool) -> bool:
+    """Whether rows that came as bfloat16 (half) go wide to the kernels of their device, which round
+    them: those of a CPU.
+    """
+    return half and not x.is_cuda
+
+
 def as_multiplied(x: Tensor, half: bool) -> Tensor:
     """x as kernels take it: bfloat16 on a GPU if half; wide on a CPU, which rounds rows itself."""
     if x.is_cuda:

@@ -62,12 +62,15 @@ void set_kept(cpu::PairwiseArgs<T>& p, const TensorView& kept) {
   p.kept = kept.as<int64_t>();
 }
 
+cpu::PairwiseBf16Args bf16_arguments(const cpu::PairwiseArgs<float>& p, const Logits& logits) {
+  SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
+  SSLSPEC_CHECK(p.scale_step == 0 || p.bias != nullptr, kOp, ": a softmax of rows in bfloat16 needs a scalar scale");
+  return {p, logits.a.as<uint16_t>(), logits.right().as<uint16_t>()};
+}
 // kernel(arguments) for rows in bfloat16.
 template <typename Kernel>
 void on_bf16(const Kernel& kernel, const cpu::PairwiseArgs<float>& p, const Logits& logits) {
-  SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": the CPU kernels of this processor take float32 or float64, got bfloat16");
-  SSLSPEC_CHECK(p.scale_step == 0, kOp, ": rows in bfloat16 need a scalar scale");
-  const cpu::PairwiseBf16Args q{p, logits.a.as<uint16_t>(), logits.right().as<uint16_t>()};
+  const cpu::PairwiseBf16Args q = bf16_arguments(p, logits);
   cpu::in_team(p.threads, [&] { kernel(q); });
 }
 
@@ -150,6 +153,7 @@ void pairwise_sigmoid_backward(const Logits& logits, TensorView grad_row, Tensor
 
 int64_t pairwise_one_positive_panel_size(int64_t m, int dtype) {
   int64_t size = 0;
+  if (static_cast<DType>(dtype) == DType::bf16) return size;
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
     size = SSLSPEC_CALL(pairwise_one_positive_panel<T>, m);
@@ -159,7 +163,7 @@ int64_t pairwise_one_positive_panel_size(int64_t m, int dtype) {
 
 void pairwise_one_positive(const Logits& logits, TensorView positive, TensorView weight, TensorView rows,
                            TensorView grad_positive, const TensorPair& grads, TensorView panel, const Run& run) {
-  const DType kind = logits.a.dtype;
+  const DType kind = statistics(logits.a.dtype);
   dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
     SSLSPEC_CHECK(!logits.symmetric(), kOp, ": rows with a positive need b");
@@ -169,8 +173,14 @@ void pairwise_one_positive(const Logits& logits, TensorView positive, TensorView
     set_gradients(p, kind, weight, grads);
     check_vector(kOp, "positive", positive, p.n, kind, kCpu);
     check_vector(kOp, "grad_positive", grad_positive, p.n, kind, kCpu);
-    check_vector(kOp, "panel", panel, pairwise_one_positive_panel_size(p.m, int(kind)), kind, kCpu);
+    check_vector(kOp, "panel", panel, pairwise_one_positive_panel_size(p.m, int(logits.a.dtype)), kind, kCpu);
     q.positive = positive.as<T>(), q.grad_positive = grad_positive.as<T>(), q.panel = panel.as<T>();
+    if constexpr (std::is_same_v<T, float>)
+      if (logits.a.dtype == DType::bf16) {
+        using Half = cpu::OnePositiveArgs<float, cpu::PairwiseBf16Args>;
+        const Half half{bf16_arguments(p, logits), q.positive, q.grad_positive, nullptr};
+        return cpu::in_team(p.threads, [&] { SSLSPEC_CALL_BF16(pairwise_bf16_one_positive, half); });
+      }
     cpu::in_team(p.threads, [&] { SSLSPEC_CALL(pairwise_one_positive<T>, q); });
   });
 }

@@ -15,8 +15,8 @@
 // Sigmoid part, over all pairs or those with i != j. row_sum_i = sum_j softplus(s_ij + bias),
 // W_ij = grad_row_i sigmoid(s_ij + bias), grad_a and grad_b as above, grad_bias_i = sum_j W_ij.
 //
-// Softmax part, rows in bfloat16: statistics and gradients are float32, there is a b, scale is a scalar, and
-// grad_b_j = sum_i W_ij a_i.
+// Rows in bfloat16: statistics and gradients are float32, grad_b_j = sum_i W_ij a_i, and scale is a scalar in the softmax
+// part.
 //
 // The N x M matrix is never stored.
 #pragma once
@@ -59,7 +59,7 @@ void pairwise_one_positive(const Logits& logits,
                            TensorView rows,           // [n] out
                            TensorView grad_positive,  // [n] out
                            const TensorPair& grads,   // as in pairwise_backward
-                           TensorView panel,
-                           const Run& run);  // workspace: that of the backward pass
+                           TensorView panel,          // empty for rows in bfloat16
+                           const Run& run);           // workspace: that of the backward pass
 
 }  // namespace sslspec

@@ -11,8 +11,8 @@ from .. import _checks as check
 from .._dtypes import computed_dtype
 
 
-def unit_queue(op: str, queue: Tensor, query: Tensor) -> Tensor:
-    """The queue in the dtype that is computed in."""
+def check_queue(op: str, queue: Tensor, query: Tensor) -> Tensor:
+    """The queue, which is in the dtype of the query or the one that is computed in."""
     wide = computed_dtype(query)
     check.dense(op, "queue", queue)
     if queue.dim() != 2 or queue.shape[1] != query.shape[1]:
@@ -34,7 +34,12 @@ def unit_queue(op: str, queue: Tensor, query: Tensor) -> Tensor:
         wrong = length[~((length - 1).abs() <= 0.01)]
         if wrong.numel():
             raise ValueError(f"{op}: queue must have rows of unit length, got {wrong[0]:g}")
-    return queue.to(wide)
+    return queue
+
+
+def unit_queue(op: str, queue: Tensor, query: Tensor) -> Tensor:
+    """The same in the dtype that is computed in."""
+    return check_queue(op, queue, query).to(computed_dtype(query))
 
 
 def check_queue_ids(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import computed_dtype
+from .._dtypes import computed_dtype, stays_wide
 from ..primitives import pairwise
 from ..primitives.pairwise.filtered import Bound
 from ._common import numbered, row_ids
@@ -88,29 +88,52 @@ class FalseNegatives(NamedTuple):
         else:
             if threshold is not None:
                 guide = Bound(rows.detach(), columns.detach(), threshold)
-            rows, columns = weighed(rows, columns, scale, self.log_weight, power)
-            threshold, half = None, False
+            given, half = (rows, columns, scale, self.log_weight, power), stays_wide(rows, half)
+            rows, columns, scale = (weighed_half if half else weighed)(*given)
+            threshold = None
         if threshold is None and guide is None:
             return pairwise.lse(rows, columns, scale, left_out, half=half)[0]
-        return pairwise.lse_below(rows, columns, scale, threshold, left_out, guide)
+        return pairwise.lse_below(rows, columns, scale, threshold, left_out, guide, half=half)
 
-    def reweighted(self, rows: Tensor, columns: Tensor, scale: Tensor, hardness: float) -> Tensor:
+    def reweighted(
+        self, rows: Tensor, columns: Tensor, scale: Tensor, hardness: float, half: bool = False
+    ) -> Tensor:
         """`lse` of all columns as negatives, harder ones weighing more; see `hardened`."""
         count = None if self.some() else columns.shape[0]
         return hardened(
-            lambda power: self.lse(rows, columns, scale, own=False, power=power), hardness, count
+            lambda power: self.lse(rows, columns, scale, False, half, power), hardness, count
         )
+
+
+Weighed = tuple[Tensor, Tensor, Tensor]
 
 
 def weighed(
     rows: Tensor, columns: Tensor, scale: Tensor, log_weight: Tensor, power: float
-) -> tuple[Tensor, Tensor]:
-    """With one feature more: scale_i a_i . b_j = power scale_i rows_i . columns_j + log w_j. In the
-    dtype of the scale, because half precision would round the logarithm.
+) -> Weighed:
+    """a, b and the scale c with one feature more:
+    c_i a_i . b_j = power scale_i rows_i . columns_j + log w_j. In the dtype of the scale, because
+    half precision would round the logarithm.
     """
     inverse = scale.reciprocal().expand(rows.shape[0])[:, None]
     a = torch.cat([power * rows.to(scale.dtype), inverse], 1)
-    return a, torch.cat([columns.to(scale.dtype), log_weight[:, None]], 1)
+    return a, torch.cat([columns.to(scale.dtype), log_weight[:, None]], 1), scale
+
+
+def weighed_half(
+    rows: Tensor, columns: Tensor, scale: Tensor, log_weight: Tensor, power: float
+) -> Weighed:
+    """The same with three features more, for rows that are rounded to bfloat16: the logarithm in
+    three parts that are not changed by that, against ones. The scale is in the rows.
+    """
+    a = power * (scale if scale.dim() == 0 else scale[:, None]) * rows
+    parts, left = [], log_weight
+    for _ in range(3):
+        parts.append(left.bfloat16().to(left.dtype))
+        left = left - parts[-1]
+    ones = a.new_ones(()).expand(a.shape[0], 3)
+    b = torch.cat([columns.to(scale.dtype), torch.stack(parts, 1)], 1)
+    return torch.cat([a, ones], 1), b, scale.new_ones(())
 
 
 def check_column_weight(

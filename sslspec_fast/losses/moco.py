@@ -24,13 +24,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import products
+from .._dtypes import is_half, products, widen
+from ..primitives.pairwise.common import constant
 from ..primitives.pairwise.value_and_grad import one_positive_total
 from ..primitives.rows.unit_rows import paired_rows
 from ..reference import moco as reference
 from ._common import LossOrTerms, add_terms, reduce_rows, row_weights, run_reference
 from ._inputs import prepare_pair
-from ._queue import check_queue_ids, unit_queue
+from ._queue import check_queue, check_queue_ids
 from ._softmax import FalseNegatives, check_column_weight, one_positive_rows
 from .over_ranks import over_ranks
 from .over_ranks.queries.moco import MOCO
@@ -61,7 +62,8 @@ def moco(
         query, key: (n, d) float64, float32, bfloat16 or float16 (computed in float32); key i is the
             positive of query i. Detach keys of a momentum encoder.
         queue: (m, d) rows of unit length, m >= 0, in the dtype of the query or the one it is
-            computed in; no gradient, and read in place where it is the latter. Write new keys into
+            computed in; no gradient. One in the latter is read in place, and one in bfloat16 where
+            that is multiplied. Write new keys into
             it after ``backward()``, as autograd asks; ``rows`` of a `MemoryBank` are such a queue.
         temperature: a number, a 0-dim tensor or (n,) per query; a tensor may require a gradient.
         margin: >= 0, taken off the cosine of the positive pair.
@@ -105,7 +107,7 @@ def moco(
         scale=("temperature", temperature),
     )
     (q, k), t, weight = pair.rows(), pair.scale_tensor(), pair.weight
-    n, bank = query.shape[0], unit_queue(op, queue, query)
+    n, bank = query.shape[0], check_queue(op, queue, query)
     margin = check.number(op, "margin", margin, low=0.0)
     bound = None if threshold is None else check.threshold(op, threshold, query, n)
     false = FalseNegatives(*check_queue_ids(op, ids, queue_ids, query, bank), bound)
@@ -120,7 +122,7 @@ def moco(
             reference.moco,
             q,
             k,
-            bank,
+            widen(bank),
             temperature=t,
             margin=margin,
             reduction=reduction,
@@ -134,14 +136,15 @@ def moco(
     else:
         u, _, similarity = paired_rows(q, k)
         positive = (similarity - margin if margin else similarity) * scale
-        a, b = products(u, query), products(bank, query)
+        half = is_half(query)
+        a, b = products(u, query), constant(bank, half)
         if bank.shape[0] == 0:
             rows = one_positive_rows(torch.full_like(positive, -torch.inf), positive)
             loss = reduce_rows(rows, reduction, weight)
         elif reduction == "none" or false.some() or hardness:
-            rows = one_positive_rows(false.reweighted(a, b, scale, hardness), positive)
+            rows = one_positive_rows(false.reweighted(a, b, scale, hardness, half), positive)
             loss = reduce_rows(rows, reduction, weight)
         else:
             row_weight = row_weights(positive.detach(), reduction, weight)
-            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
+            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=False, half=half)
     return add_terms(loss, positive, reduction, weight) if return_terms else loss

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import is_half, widen
+from .._dtypes import is_half, products, widen
 from ..fused.two_views import two_view_loss
 from ..primitives.pairwise.common import pair_ids
 from ..primitives.pairwise.value_and_grad import one_positive_total
@@ -234,7 +234,8 @@ class NTXentLoss(Loss):
         positive, n = similarity * scale, x.shape[0] if ranks is None else ranks.n
         row_weight = torch.ones_like(similarity.detach()) / n
         if x.shape[0]:
-            loss = one_positive_total(u, bank.clone(), scale, positive, row_weight, skip_self=False)
+            a, b, half = products(u, out0), products(bank.clone(), out0), is_half(out0)
+            loss = one_positive_total(a, b, scale, positive, row_weight, skip_self=False, half=half)
         else:
             loss = positive.sum()
         if out0.requires_grad:

@@ -151,6 +151,12 @@ void pairs_of_bf16(Results& out, int64_t n, int64_t m, int64_t d) {
   pairwise_sigmoid_forward(biased, row, out.with(work));
   pairwise_sigmoid_backward(biased, grad_row, by_bias, kNone, {grad_a, grad_b}, out.with(more));
   out.keep(row, by_bias, grad_a, grad_b);
+  const Filled<float> each({n}, 5), positive({n}, 6);
+  pairwise_sigmoid_backward({a, b, each, bias, {}}, grad_row, by_bias, row, {grad_a, grad_b}, out.with(more));
+  out.keep(row, by_bias, grad_a, grad_b);
+  Array<float> panel({pairwise_one_positive_panel_size(m, kind)}), grad_positive({n});
+  pairwise_one_positive(logits, positive, grad_row, row, grad_positive, {grad_a, grad_b}, panel, out.with(more));
+  out.keep(row, grad_positive, grad_a, grad_b);
 }
 
 template <typename T>

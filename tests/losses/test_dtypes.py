@@ -19,6 +19,7 @@ PAIRS = (
     "graph_info_nce",
     "graph_siglip",
     "info_nce",
+    "moco",
     "nt_xent",
     "siglip",
     "sup_con",

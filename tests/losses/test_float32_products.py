@@ -18,10 +18,7 @@ from ..support.inputs import unit
 from .test_dtypes import MULTIPLIED
 
 # options whose kernels have no products of bfloat16
-STILL_FLOAT32 = (
-    *("info_nce_filtered", "info_nce_hard", "info_nce_guided"),
-    *("graph_vicreg_nested", "ls_simclr_nested"),
-)
+STILL_FLOAT32 = ("graph_vicreg_nested", "ls_simclr_nested")
 needs_products = pytest.mark.skipif(
     not _C.bf16_products(), reason="a processor without products of bfloat16"
 )

@@ -154,7 +154,9 @@ def test_weights_of_zero_leave_out_and_ones_change_nothing(dtype):
         plain, ones = (
             F.info_nce(q, k, temperature=t, column_weight=w, threshold=2.0) for w in (None, weight)
         )
-        torch.testing.assert_close(ones, plain, rtol=3e-5 / t, atol=1e-6)
+        # rows in bfloat16 hold the scale where columns have weights, and are rounded with it
+        rounding = 2e-4 if dtype == torch.bfloat16 else 3e-5
+        torch.testing.assert_close(ones, plain, rtol=rounding / t, atol=1e-6)
     queue = unit(pair_rows(30, 8, 5)[0]).to(dtype)
     dropped = torch.cat([torch.zeros(10), torch.ones(20)])
     zero = F.moco(q.float(), k.float(), queue.float(), column_weight=dropped)
@@ -239,9 +241,9 @@ def test_hardness_counts_the_queue_where_no_row_of_it_is_left_out(left_out, time
     """The number of rows is known: a log-sum-exp of power 0 would visit all pairs once more."""
     powers, lse = [], FalseNegatives.lse
 
-    def counting(self, *args, power, **how):
-        powers.append(power)
-        return lse(self, *args, power=power, **how)
+    def counting(self, *args):
+        powers.append(args[-1])
+        return lse(self, *args)
 
     monkeypatch.setattr(FalseNegatives, "lse", counting)
     q, k = pair_rows(6, 4)

@@ -1,5 +1,5 @@
-// CPU entry points of `pairwise` for bfloat16 rows of a and b: see csrc/pairwise/pairwise.h, with
-// one scale for all rows and grad_b_j = sum_i W_ij a_i, not yet multiplied by it. Only where `bf16_products()`
+// CPU entry points of `pairwise` for bfloat16 rows of a and b: see csrc/pairwise/pairwise.h, with grad_b_j = sum_i W_ij
+// a_i, not yet multiplied by the scale, of which a softmax has one for all rows. Only where `bf16_products()`
 // (simd/isa.h).
 #pragma once
 #include "pairwise/cpu/pairwise.h"

@@ -18,6 +18,9 @@ using Bf16Operands = PairOperands;
 #endif
 
 struct Bf16Panels : PairwiseBlocks<Bf16Operands> {
+  static constexpr bool kScaled = false;
+  const float* row_scale = nullptr;  // of each row, padded; null: logit_scale is that of all
+
   Bf16Panels(const PairwiseBf16Args& q, Pass pass) : PairwiseBlocks(q, pass) {
     logit_scale = p.scale[0];
     const OperandSide left = p.symmetric ? OperandSide::both : OperandSide::left;
@@ -37,6 +40,9 @@ struct Bf16Panels : PairwiseBlocks<Bf16Operands> {
     const int64_t rows_left = round_up(p.n, 192) - p.n, cols_left = round_up(p.m, 192) - p.m;
     zero(w.row_shift + p.n, rows_left), zero(w.row_weight + p.n, rows_left);
     zero(w.col_shift + p.m, cols_left), zero(w.col_weight + p.m, cols_left);
+    if (p.scale_step == 0) return;
+    for (int64_t i = 0; i < p.n; ++i) w.row_weight[i] = p.scale[i];
+    row_scale = w.row_weight;
   }
 };
 

@@ -157,6 +157,20 @@ struct KeptTiles {
   KeptTiles from(int64_t i, int64_t j) const { return data == nullptr ? *this : KeptTiles{at(i, j), rows}; }
 };
 
+// What the products of row i of a block are multiplied by: one factor for all rows, or one for each.
+template <typename T>
+struct RowFactors {
+  const T* of_row;
+};
+template <typename T>
+inline T factor_of(T c, int64_t) {
+  return c;
+}
+template <typename T>
+inline T factor_of(RowFactors<T> c, int64_t i) {
+  return c.of_row[i];
+}
+
 // What a call makes: statistics, their gradient, or one after the other from the same panels.
 enum class Pass { forward, backward, both };
 
@@ -287,10 +301,10 @@ struct PairwiseBlocks : Operands {
 
   // x(r, v, shift) = c s - shift for the logits s of row i + r and columns j + v L ..., -inf for pairs that are left
   // out: for every register tile of the block calls use(i, j, x, plain), `plain` (a constant) saying that none is left
-  // out. Writes the products to `keep` if it is not null.
-  template <typename Use>
-  inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile, T c,
-                                                       const Use& use, KeptTiles<T> keep = {}) const {
+  // out. c: a number or RowFactors from row i0 on. Writes the products to `keep` if it is not null.
+  template <typename Factor, typename Use>
+  inline __attribute__((always_inline)) void for_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj, T* tile,
+                                                       Factor c, const Use& use, KeptTiles<T> keep = {}) const {
     BlockMask<T> left_out(p, i0, ni, j0, nj);
     Operands::product(depth, w.a_panels, right, {i0, ni, j0, nj}, tile,
                       [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
@@ -325,13 +339,13 @@ struct PairwiseBlocks : Operands {
       }
   }
 
-  template <typename Use>
+  template <typename Factor, typename Use>
   static inline __attribute__((always_inline)) void use_tile(BlockMask<T>& left_out, int64_t i, int64_t j,
-                                                             const Vec<T> (&acc)[R][V], T c, const Use& use) {
+                                                             const Vec<T> (&acc)[R][V], Factor c, const Use& use) {
     if (__builtin_expect(left_out.meets(i, j), 0)) {
       T s[R * V * L];
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * c);
+        for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * factor_of(c, i + r));
       left_out.apply(i, j, s);
       use(
           i, j,
@@ -339,7 +353,9 @@ struct PairwiseBlocks : Operands {
           std::false_type{});
     } else {
       use(
-          i, j, [&](int r, int v, Vec<T> shift) __attribute__((always_inline)) { return acc[r][v] * c - shift; },
+          i, j,
+          [&](int r, int v, Vec<T> shift)
+              __attribute__((always_inline)) { return acc[r][v] * factor_of(c, i + r) - shift; },
           std::true_type{});
     }
   }
@@ -357,6 +373,7 @@ template <typename T>
 struct PairwisePanels : PairwiseBlocks<ExactOperands<T>> {
   using Base = PairwiseBlocks<ExactOperands<T>>;
   using Base::p, Base::w;
+  static constexpr bool kScaled = true;  // the panels hold a scale of each row
 
   PairwisePanels(const PairwiseArgs<T>& args, Pass pass) : Base(args, pass) {
     if (p.symmetric) this->logit_scale = p.scale[0];

@@ -46,21 +46,27 @@ struct Sigmoid : Panels {
     const int64_t i0 = part.i0, ni = part.ni;
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, kSums * sizeof(Vec<T>) * kLd));
     for (int64_t i = 0; i < kSums * kLd; ++i) row_sum[i] = Vec<T>{};
-    for_tiles(i0, ni, part.j0, part.nj, tile, logit_scale,
-              [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
+    const T* each = nullptr;  // the scale of each row
+    const auto use = [&](int64_t i, int64_t j, const auto& x, auto) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                for (int r = 0; r < R; r += kTogether) {
-                  Vec<T> e[kTogether][V];
+      for (int r = 0; r < R; r += kTogether) {
+        Vec<T> e[kTogether][V];
 #pragma GCC unroll 2
-                  for (int s = 0; s < kTogether; ++s) {
-                    Vec<T> sum[kSums] = {};
+        for (int s = 0; s < kTogether; ++s) {
+          Vec<T> sum[kSums] = {};
 #pragma GCC unroll 4
-                    for (int v = 0; v < V; ++v) e[s][v] = f(i + r + s, x(r + s, v, splat<T>(-bias)), sum);
-                    for (int k = 0; k < kSums; ++k) row_sum[k * kLd + i + r + s] += sum[k];
-                  }
-                  if constexpr (kFill) put(tile, i + r, j, e);
-                }
-              });
+          for (int v = 0; v < V; ++v) e[s][v] = f(i + r + s, x(r + s, v, splat<T>(-bias)), sum);
+          for (int k = 0; k < kSums; ++k) row_sum[k * kLd + i + r + s] += sum[k];
+        }
+        if constexpr (kFill) put(tile, i + r, j, e);
+      }
+    };
+    if constexpr (!Base::kScaled)
+      if (this->row_scale != nullptr) each = this->row_scale + i0;
+    if (each == nullptr)
+      for_tiles(i0, ni, part.j0, part.nj, tile, logit_scale, use);
+    else if constexpr (!Base::kScaled)
+      for_tiles(i0, ni, part.j0, part.nj, tile, RowFactors<T>{each}, use);
     for (int k = 0; k < kSums; ++k)
       for (int64_t i = 0; part.to_rows && i < ni; ++i) out[k][i0 + i] += hsum<T>(row_sum[k * kLd + i]);
   }

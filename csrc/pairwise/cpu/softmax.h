@@ -223,5 +223,26 @@ struct Softmax : Panels {
   }
 };
 
+// Rows with one positive and the gradient of their weighted sum (args: OnePositiveArgs of value_and_grad.h): statistics,
+// the losses of the rows, and the gradient from the same panels and the products that were kept.
+template <typename Panels, typename Args>
+void one_positive(const Args& args) {
+  auto p = args.pairwise;
+  p.grad_row = args.grad_positive;
+  using T = typename Panels::T;
+  T *rows = p.row_lse, *slope = args.grad_positive;
+  const auto margin = [&](int64_t i) { return double(rows[i]) - double(args.positive[i]); };
+  // a row without any pair has the margin -inf, and neither loss nor slope
+  const auto weigh = [&] {
+    for_rows(p.n, p.threads,
+             [&](int64_t i) { slope[i] = static_cast<T>(sigmoid(margin(i)) * double(args.pairwise.grad_row[i])); });
+  };
+  Softmax<Panels>(p, Pass::both).value_and_grad(Callback::to(weigh));
+  for_rows(p.n, p.threads, [&](int64_t i) {
+    rows[i] = static_cast<T>(softplus(margin(i)));
+    slope[i] = -slope[i];
+  });
+}
+
 }  // namespace
 }  // namespace sslspec::cpu

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..._dtypes import computed_dtype
+from ..._dtypes import as_multiplied, computed_dtype
 from ..._register import grouping
 from ..._seam import _C, CODE, rounds, threads, unit_stride, view
 
@@ -15,6 +15,7 @@ __all__ = [
     "LOGITS",
     "LeftOut",
     "Logits",
+    "constant",
     "inner",
     "keeping",
     "largest_one",
@@ -128,17 +129,29 @@ def multiplied(x: Tensor, half: bool) -> Tensor:
     return unit_stride(x.bfloat16() if rounds(half, x.dtype) else x)
 
 
+def constant(x: Tensor, half: bool) -> Tensor:
+    """Rows without a gradient as primitives take them. Those in bfloat16 stay so where rows that
+    came as bfloat16 (half) are multiplied as such.
+    """
+    if x.dtype == torch.bfloat16 and half and (x.is_cuda or rounds(half, torch.float32)):
+        return x
+    return as_multiplied(x.to(computed_dtype(x)), half)
+
+
 def both_multiplied(x: Logits, half: bool) -> Logits:
-    """The logits with rows, and a scale, as the kernels of the CPU take them. One scale multiplies
-    the products of rows in bfloat16. Those of the rows are in the rows themselves then, of a
-    softmax; a sigmoid, whose bias keeps nearly all weights small, would lose more than autocast
-    does (twice the error of the value), and multiplies those in float32.
+    """The logits with rows, and a scale, as the kernels of the CPU take them. The scale multiplies
+    the products of rows in bfloat16; those of each row are in the rows themselves then, of a
+    softmax. A sigmoid, whose bias keeps nearly all weights small, would lose more than autocast
+    does by that (twice the error of the value): its kernels take them, unless one is 0 (see
+    `sigmoid.weigh_rows`).
     """
     a, b, scale = x.a, x.b, x.scale
     assert b is not None
-    half = half and (scale.ndim == 0 or x.bias is None)
     if scale.ndim and rounds(half, a.dtype):
-        a, scale = a * scale[:, None], scale.new_ones(())
+        if x.bias is None:
+            a, scale = a * scale[:, None], scale.new_ones(())
+        else:
+            half = bool(scale.all())
     return x._replace(a=multiplied(a, half), b=multiplied(b, half), scale=scale)
 
 

@@ -48,6 +48,7 @@ def pairs_above(bounds: Sequence[Bound], left_out: LeftOut = ALL_PAIRS) -> tuple
     step = max(1, _BLOCK_ELEMENTS // max(1, m))
     empty = bounds[0].a.new_zeros(0, dtype=torch.int64)
     counts, indices = [empty.new_zeros(1)], [empty]
+    bounds = [_widened(bound) for bound in bounds]
     for first in range(0, n, step):
         rows = slice(first, min(n, first + step))
         above = _above(bounds[0], rows)
@@ -60,11 +61,15 @@ def pairs_above(bounds: Sequence[Bound], left_out: LeftOut = ALL_PAIRS) -> tuple
     return torch.cat(counts).cumsum(0), torch.cat(indices)
 
 
-def _above(bound: Bound, rows: slice) -> Tensor:
+def _widened(bound: Bound) -> Bound:
     a, b, threshold = bound
     wide = computed_dtype(a)
-    limit = threshold.expand(a.shape[0])[rows, None]
-    return a[rows].detach().to(wide) @ b.detach().to(wide).T > limit
+    return Bound(a.detach().to(wide), b.detach().to(wide), threshold.expand(a.shape[0]))
+
+
+def _above(bound: Bound, rows: slice) -> Tensor:
+    a, b, threshold = bound
+    return a[rows] @ b.T > threshold[rows, None]
 
 
 class _Bounds(NamedTuple):
@@ -91,14 +96,15 @@ _BOUNDS = "Tensor? threshold, Tensor? guide_a, Tensor? guide_b, Tensor? guide_th
 
 
 @of_logits
-def _shapes(x: Logits, *bounds: Tensor | None) -> Tensor:
+def _shapes(x: Logits, *bounds_and_half: Any) -> Tensor:
     return x.a.new_empty(x.a.shape[0], dtype=computed_dtype(x.a))
 
 
 @of_logits
-def _body(x: Logits, *bounds: Tensor | None) -> Tensor:
+def _body(x: Logits, *bounds_and_half: Any) -> Tensor:
+    *bounds, half = bounds_and_half
     assert x.b is not None
-    return softmax.lse(x.a, x.b, x.scale, _Bounds(*bounds).left_out(x))[0]
+    return softmax.lse(x.a, x.b, x.scale, _Bounds(*bounds).left_out(x), half=half)[0]
 
 
 @of_logits
@@ -110,18 +116,19 @@ def _bwd_shapes(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 @of_logits
 def _bwd_body(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *bounds, row, grad, want_b = rest
+    *bounds, half, row, grad, want_b = rest
     flat = x.a, x.b, x.scale, *_Bounds(*bounds).left_out(x)
     none = row.new_empty(0)
     out: tuple[Tensor, Tensor, Tensor] = softmax.lse_bwd(
-        *flat, False, False, row, none, grad, none, want_b, None
+        *flat, False, half, row, none, grad, none, want_b, None
     )
     return out
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.skip_self = inputs[7]
-    ctx.save_for_backward(*inputs[:7], *inputs[8:], output)
+    *tensors, ctx.half = inputs
+    ctx.skip_self = tensors.pop(7)
+    ctx.save_for_backward(*tensors, output)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -129,19 +136,20 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     want_b = ctx.needs_input_grad[1]
     # under create_graph=True the parts, whose own backward is differentiable
     backward: Any = _bwd_body if torch.is_grad_enabled() else _lse_below_bwd
-    g_a, g_b, g_scale = backward(*tensors[:7], ctx.skip_self, *tensors[7:], row, grad, want_b)
-    return g_a, g_b if want_b else None, g_scale, *(None,) * 9
+    logits = *tensors[:7], ctx.skip_self
+    g_a, g_b, g_scale = backward(*logits, *tensors[7:], ctx.half, row, grad, want_b)
+    return g_a, g_b if want_b else None, g_scale, *(None,) * 10
 
 
 _lse_below_bwd = register_op(
-    f"pairwise_lse_below_bwd({LOGITS}, {_BOUNDS}, Tensor row, Tensor grad, bool want_b)"
+    f"pairwise_lse_below_bwd({LOGITS}, {_BOUNDS}, bool half, Tensor row, Tensor grad, bool want_b)"
     " -> (Tensor, Tensor, Tensor)",
     cpu=_bwd_body,
     cuda=_bwd_body,
     fake=_bwd_shapes,
 )
 _lse_below = register_op(
-    f"pairwise_lse_below({LOGITS}, {_BOUNDS}) -> Tensor",
+    f"pairwise_lse_below({LOGITS}, {_BOUNDS}, bool half) -> Tensor",
     cpu=_body,
     cuda=_body,
     fake=_shapes,
@@ -157,15 +165,18 @@ def lse_below(
     threshold: Tensor | None,
     left_out: LeftOut = ALL_PAIRS,
     guide: Bound | None = None,
+    *,
+    half: bool = False,
 ) -> Tensor:
     """``log sum_j exp(scale_i a_i . b_j)`` over the pairs with ``a_i . b_j <= threshold_i``, and
     with ``g_i . h_j <= phi_i`` for a guide (g, h, phi).
 
     threshold: 0-dim or (n,), in the dtype that is computed in, a constant, as the guide; at least
-    one of them. The other arguments as in `softmax.lse`. Returns (n,); a row without any pair gives
-    ``-inf`` and no gradient.
+    one of them. The other arguments as in `softmax.lse`; what is left out is found with wide rows
+    under `half` too. Returns (n,); a row without any pair gives ``-inf`` and no gradient.
     """
     if threshold is None and guide is None:
         raise ValueError("pairwise.lse_below: needs a threshold or a guide, got None and None")
-    out: Tensor = _lse_below(a, b, scale, *left_out, threshold, *(guide or (None, None, None)))
+    by = guide or (None, None, None)
+    out: Tensor = _lse_below(a, b, scale, *left_out, threshold, *by, half)
     return out

@@ -32,7 +32,7 @@ from .common import (
     workspace,
 )
 
-__all__ = ["softplus"]
+__all__ = ["softplus", "weigh_rows"]
 
 
 _ARGS = f"{LOGITS}, Tensor bias"
@@ -78,23 +78,44 @@ def _softplus_bwd_body(
         wants = want_b, want_bias, want_scale
         return cuda.gradients(x, (None, None), (grad, None), *wants)
     assert x.b is not None
-    a, b, grad = x.a, x.b, grad.contiguous()
-    rows = both_multiplied(x, half)
-    grad_a, grad_bias = a.new_empty(a.shape), a.new_empty(a.shape[0])
-    grad_b = b.new_empty(b.shape if want_b else (0,))
-    work = workspace(rows.a, rows.b, backward=True)
+    of_a, of_b = x.a.new_empty(x.a.shape), x.b.new_empty(x.b.shape if want_b else (0,))
+    return weigh_rows(x, half, grad, None, (of_a, of_b))
+
+
+def weigh_rows(
+    x: Logits, half: bool, grad: Tensor, rows: Tensor | None, grads: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of a, b, scale and bias of the row sums with these weights, on a CPU.
+
+    The panels of a in bfloat16 are not scaled. A scale of each row is in the weights of its pairs
+    then, and is taken out of their sums.
+
+    rows: the row sums, written if they are not None.
+    grads: where those of a and b are made; that of b has no elements where none is wanted.
+    """
+    of_a, of_b = grads
+    operands, scale = both_multiplied(x, half), x.scale
+    assert operands.b is not None
+    narrow = operands.a.dtype == torch.bfloat16
+    each = narrow and scale.ndim > 0
+    of_bias = torch.empty_like(grad, memory_format=torch.contiguous_format)
     _C.pairwise_sigmoid_backward(
-        rows.view(),
-        view(grad),
-        view(grad_bias),
-        None,
-        (view(grad_a), view(grad_b) if want_b else None),
-        (view(work), pair_threads(a, b)),
+        operands.view(),
+        view(grad * scale if each else grad.contiguous()),
+        view(of_bias),
+        view(rows),
+        (view(of_a), view(of_b) if of_b.numel() else None),
+        (
+            view(workspace(operands.a, operands.b, backward=True)),
+            pair_threads(operands.a, operands.b),
+        ),
     )
-    if rows.a.dtype == torch.bfloat16:  # whose panels of a are not scaled
-        grad_b.mul_(rows.scale)
-    grad_a, grad_scale = through_scale(a, grad_a, x.scale)
-    return grad_a, grad_b, grad_scale, grad_bias.sum()
+    if each:
+        return of_a, of_b, (x.a * of_a).sum(1) / scale, (of_bias / scale).sum()
+    if narrow:
+        of_b.mul_(scale)
+    of_a, of_scale = through_scale(x.a, of_a, scale)
+    return of_a, of_b, of_scale, of_bias.sum()
 
 
 def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

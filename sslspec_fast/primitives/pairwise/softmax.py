@@ -139,6 +139,7 @@ def _lse_bwd_backward(
     ctx: Any, v_a: Tensor, v_b: Tensor, v_scale: Tensor
 ) -> tuple[Tensor | None, ...]:
     a, b, scale, ids_a, ids_b, indptr, indices, row, col, grad_row, grad_col = ctx.saved_tensors
+    b = b.to(a.dtype)
     left_out = LeftOut(ids_a, ids_b, indptr, indices, ctx.skip_self)
     v_b = v_b if ctx.want_b else torch.zeros_like(b)
 
@@ -201,7 +202,7 @@ def lse(
 
     Args:
         a: (n, d) float32 or float64, any row stride.
-        b: (m, d), same dtype.
+        b: (m, d), same dtype; without a gradient also bfloat16, where that is multiplied.
         scale: 0-dim or, without ``cols``, (n,) tensor of the same dtype; receives a gradient.
         left_out: pairs that are not in the sums.
         cols: also return the column statistics.

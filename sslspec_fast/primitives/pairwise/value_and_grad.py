@@ -8,10 +8,11 @@ r"""Weighted sums of rows of `pairwise`, with the gradient made in the same visi
 :math:`W_{ij} = w_i \sigma(r_i - p_i) e^{s_{ij} - r_i}` or :math:`w_i \sigma(s_{ij})`, depend on
 that row alone, so nothing has to be computed twice: three products of n m d instead of the four of
 `pairwise.lse` or `softplus` with their backward, and two where no gradient of b is requested (a
-queue of negatives). Memory: 192 rows of logits in the first form, none in the second.
+queue of negatives). Memory: 192 rows of logits in the first form, none in the second. Rows in
+bfloat16 of the first form have their statistics first, and keep as many products for the gradient
+as `pairwise.lse` does.
 
-On a GPU, where no gradient is wanted, and with a log-sum-exp of rows in bfloat16 on a CPU that
-multiplies it, it is the composition.
+On a GPU, and where no gradient is wanted, it is the composition.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, CODE, rounds, unit_stride, view
+from ..._seam import _C, CODE, view
 from .. import _value_and_grad
 from . import lse
 from .common import (
@@ -33,11 +33,12 @@ from .common import (
     Logits,
     both_multiplied,
     inner,
+    largest_one,
     pair_threads,
     through_scale,
     workspace,
 )
-from .sigmoid import softplus
+from .sigmoid import softplus, weigh_rows
 
 __all__ = ["one_positive_total", "softplus_total"]
 
@@ -77,22 +78,28 @@ def _one_positive_body(
     positive: Tensor,
     weight: Tensor,
     skip_self: bool,
+    half: bool,
     grad_b: bool,
 ) -> Outputs:
-    a, b, weight = unit_stride(a), unit_stride(b), weight.contiguous()
     shapes = _shapes(a, b, scale, positive, weight, skip_self, grad_b)
     _, rows, g_a, g_b, _, grad_positive = shapes
-    panel = a.new_empty(_C.pairwise_one_positive_panel_size(b.shape[0], CODE[a.dtype]))
+    operands = both_multiplied(Logits(a, b, scale, LeftOut(self_pairs=skip_self)), half)
+    factor, (share,) = largest_one(operands.a, weight)
+    panel = a.new_empty(_C.pairwise_one_positive_panel_size(b.shape[0], CODE[operands.a.dtype]))
     _C.pairwise_one_positive(
-        Logits(a, b, scale, LeftOut(self_pairs=skip_self)).view(),
+        operands.view(),
         view(positive.contiguous()),
-        view(weight),
+        view(share),
         view(rows),
         view(grad_positive),
         (view(g_a), view(g_b) if grad_b else None),
         view(panel),
-        (view(workspace(a, b, backward=True)), pair_threads(a, b)),
+        (view(workspace(operands.a, operands.b, backward=True)), pair_threads(a, b)),
     )
+    if factor is not None:  # the panels of a in bfloat16 are not scaled
+        grad_positive.mul_(factor)
+        g_a.mul_(factor)
+        g_b.mul_(operands.scale * factor)
     g_a, g_scale = through_scale(a, g_a, scale)
     return _total(rows, weight), rows, g_a, g_b, g_scale, grad_positive
 
@@ -107,22 +114,10 @@ def _softplus_body(
     a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, weight: Tensor, *rest: Any
 ) -> Outputs:
     *pairs, half, grad_b = rest
-    logits = both_multiplied(Logits(a, b, scale, LeftOut._make(pairs), bias), half)
-    weight = weight.contiguous()
     _, rows, g_a, g_b, _, _ = _shapes(a, b, scale, bias, weight, False, grad_b)
-    of_bias = torch.empty_like(rows)
-    _C.pairwise_sigmoid_backward(
-        logits.view(),
-        view(weight),
-        view(of_bias),
-        view(rows),
-        (view(g_a), view(g_b) if grad_b else None),
-        (view(workspace(logits.a, logits.b, backward=True)), pair_threads(a, b)),
-    )
-    if logits.a.dtype == torch.bfloat16:  # whose panels of a are not scaled
-        g_b.mul_(logits.scale)
-    g_a, g_scale = through_scale(a, g_a, scale)
-    return _total(rows, weight), rows, g_a, g_b, g_scale, of_bias.sum()
+    logits = Logits(a, b, scale, LeftOut._make(pairs), bias)
+    grads = weigh_rows(logits, half, weight, rows, (g_a, g_b))
+    return _total(rows, weight), rows, *grads
 
 
 def _one_positive_expression(
@@ -157,7 +152,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], **optio
 
 
 def _one_positive_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _save(ctx, inputs, output, skip_self=inputs[5])
+    _save(ctx, inputs, output, skip_self=inputs[5], half=inputs[6])
 
 
 def _softplus_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -173,7 +168,8 @@ def _backward(expression: Callable[..., Tensor]) -> Callable[..., tuple[Tensor |
 
 _one_positive = register_op(
     "pairwise_one_positive_total(Tensor a, Tensor b, Tensor scale, Tensor positive, Tensor weight,"
-    " bool skip_self, bool grad_b) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    " bool skip_self, bool half, bool grad_b)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_one_positive_body,
     cuda=None,
     fake=_shapes,
@@ -205,23 +201,18 @@ def one_positive_total(
     r"""``sum_i weight_i softplus(log sum_j exp(scale_i a_i . b_j) - positive_i)``.
 
     Args:
-        a, b: (n, d) and (m, d) float32 or float64, any row stride.
+        a, b: (n, d) and (m, d) float32 or float64, any row stride; b as in `lse`.
         scale: 0-dim or (n,) tensor of the same dtype.
         positive, weight: (n,); the positive logit of a row is not among those of b, or left out.
         skip_self: leave out i == j.
-        half: as in `lse`, whose products of bfloat16 are faster than one visit without them.
+        half: as in `lse`.
 
     All tensors receive gradients. Rows without any pair add 0.
     """
-    if (
-        a.is_cuda
-        or rounds(half, a.dtype)
-        or not (_value_and_grad.wanted(a) or _value_and_grad.wanted(b))
-    ):
+    wanted = _value_and_grad.wanted
+    if a.is_cuda or not (wanted(a) or wanted(b)):
         return _one_positive_expression(a, b, scale, positive, weight, skip_self, half)
-    out: Tensor = _one_positive(
-        a, b, scale, positive, weight, skip_self, _value_and_grad.wanted(b)
-    )[0]
+    out: Tensor = _one_positive(a, b, scale, positive, weight, skip_self, half, wanted(b))[0]
     return out
 
 

@@ -117,7 +117,7 @@ def test_the_core_checks_what_it_takes() -> None:
     a, out = half(4, 8).bfloat16(), torch.empty(4)
     work = torch.empty(_C.pairwise_workspace_size(4, 4, 8, CODE[a.dtype], False, False))
     logits = pairwise.Logits(a, a, torch.ones(4)).view()
-    with pytest.raises(ValueError, match=r"need a scalar scale|take float32 or float64"):
+    with pytest.raises(ValueError, match=r"needs a scalar scale|take float32 or float64"):
         _C.pairwise_forward(logits, (view(out), None), None, (view(work), 1))
 
 
@@ -158,3 +158,114 @@ def test_softplus(n: int, m: int, d: int, kind: str, scale: float, bias: float) 
         close((*grads[:2], grads[3]), (of_a, of_b, of_t), GRADIENT)
         # its terms have both signs: beside what they add up to without them
         assert abs(grads[2] - of_c) * scale <= GRADIENT * of_a.norm() * a.norm() + 1e-6
+
+
+@pytest.mark.parametrize("bias", [0.0, -10.0])
+@pytest.mark.parametrize("kind", ["all", "self"])
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES)
+def test_softplus_with_a_scale_for_each_row(n: int, m: int, d: int, kind: str, bias: float) -> None:
+    """It multiplies the products, so that the value loses nothing."""
+    each = 20 * torch.rand(n, generator=torch.Generator().manual_seed(n)) + 0.5
+    for factor in (1.0, -1.0):
+        tensors = leaves(half(n, d), half(m, d, 1), factor * each, torch.tensor(bias))
+        left_out = some_left_out(kind, n, m)
+        a, b, c, t = doubles(*tensors)
+        out = left_out.mask(slice(0, n), m, a.device)
+        logits = c[:, None] * (a @ b.T) + t
+        exact = torch.nn.functional.softplus(logits).masked_fill(out, 0.0).sum(1)
+        g = weights(n, dtype=torch.float32)
+        of_a, of_b, of_c, of_t = torch.autograd.grad(exact, (a, b, c, t), g.double())
+        ours = pairwise.softplus(*tensors, left_out, half=True)
+        both = pairwise.softplus_total(*tensors, g, left_out, half=True)
+        close((ours, both), (exact, (exact * g).sum()), VALUE)
+        for grads in (torch.autograd.grad(ours, tensors, g), torch.autograd.grad(both, tensors)):
+            close((*grads[:2], grads[3]), (of_a, of_b, of_t), GRADIENT)
+            size = (a.norm(dim=1) * of_a.norm(dim=1) / c.abs()).norm()
+            assert (grads[2] - of_c).norm() <= GRADIENT * size + 1e-6
+
+
+def test_a_scale_of_zero() -> None:
+    """No pair of its row adds to the gradient of b; that of the scale is there all the same."""
+    each = torch.tensor([0.0, 2.0, 3.0])
+    tensors = leaves(half(3, 40), half(50, 40, 1), each, torch.tensor(-2.0))
+    exact = doubles(*tensors)
+    wanted = torch.nn.functional.softplus(exact[2][:, None] * (exact[0] @ exact[1].T) - 2.0).sum()
+    ours = pairwise.softplus(*tensors, half=True).sum()
+    for got, want in zip(
+        torch.autograd.grad(ours, tensors), torch.autograd.grad(wanted, exact[:3]), strict=False
+    ):
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+def one_positive(*tensors: Tensor, skip_self: bool) -> Tensor:
+    return pairwise.one_positive_total(*tensors, skip_self=skip_self, half=True)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("skip_self", [False, True])
+@pytest.mark.parametrize(("n", "m", "d"), SHAPES[1:])
+def test_one_positive(n: int, m: int, d: int, skip_self: bool, scale: float) -> None:
+    a, b, c = half(n, d), half(m, d, 1), torch.tensor(scale)
+    if scale > 20:
+        a, b = (x * 0.1 for x in (a, b))
+        a, b = a.bfloat16().float(), b.bfloat16().float()
+    positive, w = scale * weights(n, dtype=torch.float32) * 0.7, weights(n, dtype=torch.float32)
+    tensors = leaves(a, b, c, positive, w)
+    exact = doubles(*tensors)
+    logits = exact[2] * (exact[0] @ exact[1].T)
+    if skip_self:
+        logits = logits.masked_fill(torch.eye(n, m, dtype=torch.bool), -math.inf)
+    losses = torch.nn.functional.softplus(logits.logsumexp(1) - exact[3])
+    wanted = (losses * exact[4]).sum()
+    ours = one_positive(*tensors, skip_self=skip_self)
+    close((ours,), (wanted,), VALUE)
+    of_a, of_b, of_c, of_positive, of_w = torch.autograd.grad(1.5 * wanted, exact)
+    grads = torch.autograd.grad(1.5 * ours, tensors)
+    close((*grads[:2], *grads[3:]), (of_a, of_b, of_positive, of_w), GRADIENT)
+    assert abs(grads[2] - of_c) * scale <= GRADIENT * of_a.norm() * a.norm() + 1e-6
+
+
+@pytest.mark.skipif(not _C.bf16_products(), reason="a processor without products of bfloat16")
+def test_constant_columns_in_bfloat16_are_read_in_place() -> None:
+    a, b = half(70, 40), half(300, 40, 1)
+    positive, w, c = torch.zeros(70), torch.ones(70), torch.tensor(9.0)
+    bound, ids = torch.tensor(0.3), torch.arange(70, dtype=torch.int32)
+    left_out = pairwise.LeftOut(ids, torch.arange(300, dtype=torch.int32))
+
+    def results(columns: Tensor) -> list[Tensor]:
+        x, s = leaves(a, c)
+        found: list[Tensor] = []
+        for value in (
+            one_positive(x, columns, s, positive, w, skip_self=False),
+            pairwise.lse(x, columns, s, left_out, half=True)[0].sum(),
+            pairwise.lse_below(x, columns, s, bound, left_out, half=True).sum(),
+        ):
+            first = torch.autograd.grad(value, (x, s), create_graph=True)
+            found += [value, *first, *torch.autograd.grad(first[0].square().sum(), (x, s))]
+        return found
+
+    assert all(map(torch.equal, results(b), results(b.bfloat16())))
+
+
+def test_any_number_of_threads_gives_the_same_bits() -> None:
+    a, b, w = half(500, 70), half(900, 70, 1), weights(500, dtype=torch.float32)
+    each = torch.linspace(1, 20, 500)
+    threads, bits = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 7):
+            torch.set_num_threads(count)
+            x, y, s, c = leaves(a, b, each, torch.tensor(9.0))
+            found: list[Tensor] = []
+            for value in (
+                one_positive(x, y, c, torch.ones(500), w, skip_self=True),
+                pairwise.lse_below(x, y, c, torch.tensor(0.2), half=True) @ w,
+                pairwise.softplus_total(x, y, s, torch.tensor(-3.0), w, half=True),
+                pairwise.softplus(x, y, s, torch.tensor(-3.0), half=True) @ w,
+            ):
+                grads = torch.autograd.grad(value, (x, y, s, c), allow_unused=True)
+                found += [value.detach(), *(g for g in grads if g is not None)]
+            bits.append(found)
+    finally:
+        torch.set_num_threads(threads)
+    for other in bits[1:]:
+        assert all(map(torch.equal, bits[0], other))

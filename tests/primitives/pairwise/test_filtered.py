@@ -105,8 +105,8 @@ def test_operator_and_second_derivatives() -> None:
     op = torch.ops.sslspec_fast.pairwise_lse_below.default
     left_out = pairwise.LeftOut()
     guide = rows(7, 2, F64, 2), rows(9, 2, F64, 3), torch.linspace(0.5, 1, 7, dtype=F64)
-    torch.library.opcheck(op, (a, b, scale, *left_out, bound, None, None, None))
-    torch.library.opcheck(op, (a, b, scale, *left_out, None, *guide))
+    torch.library.opcheck(op, (a, b, scale, *left_out, bound, None, None, None, False))
+    torch.library.opcheck(op, (a, b, scale, *left_out, None, *guide, False))
 
     def loss(*x: Tensor) -> Tensor:
         return pairwise.lse_below(*x, bound)[1:]  # of row 0 nothing is left

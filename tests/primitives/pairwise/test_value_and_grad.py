@@ -170,7 +170,7 @@ def test_opcheck() -> None:
     bias = torch.tensor(-1.0, requires_grad=True)
     ops = torch.ops.sslspec_fast
     torch.library.opcheck(
-        ops.pairwise_one_positive_total.default, (a, b, c, positive, weight, True, True)
+        ops.pairwise_one_positive_total.default, (a, b, c, positive, weight, True, False, True)
     )
     arguments = (a, b, c, bias, weight, *LeftOut(), False, True)
     torch.library.opcheck(ops.pairwise_softplus_total.default, arguments)

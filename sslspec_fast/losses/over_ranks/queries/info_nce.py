@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .... import _checks as check
-from ...._dtypes import as_multiplied, computed_dtype
+from ...._dtypes import as_multiplied, computed_dtype, stays_wide
 from ....primitives.pairwise.filtered import Bound, pairs_above
 from ....ranks import Ranks, gather_rows, sum_to_rows
 from ....ranks.agreement import sample_ids
@@ -46,6 +46,7 @@ from ..._softmax import (
     one_positive_rows,
     smoothing,
     weighed,
+    weighed_half,
 )
 from .._agreed import scale_given
 from .._form import FURTHER, MORE, MORE_OF_ROW, ROWS, SCALE, Form, Given, Problem, Result
@@ -190,7 +191,7 @@ def _columns(
     if threshold is not None or guide is not None:
 
         def skip(left: Tensor, right: Tensor, piece: Piece) -> Pattern:
-            cosines = (left, right) if unit is None else (unit, right[:, :-1])
+            cosines = (left, right) if unit is None else (unit, right[:, : unit.shape[1]])
             bounds = [] if threshold is None else [Bound(*cosines, threshold)]
             if guide is not None:
                 by = start_gather(guide.b[piece.own], piece.ranks)()
@@ -242,12 +243,13 @@ def _info_nce(p: Problem) -> Result:
         parts = [] if of_each is None else [of_each.lse(scale, power)]
         for name, (rows, others) in sides.items():
             bound = None if bounds is None else Bound(*bounds[0][name], bounds[1])
-            a, b, unit, c = rows, others, None, power * scale
-            if factors is not None:  # logarithms, which bfloat16 would round
+            a, b, unit, c, narrow = rows, others, None, power * scale, half
+            if factors is not None:
+                narrow = stays_wide(rows, half)
                 a, b = as_multiplied(rows, half), as_multiplied(others, half)
-                unit, c = a.detach(), scale
-                a, b = weighed(a, b, scale, factors, power)
-            columns = _columns(p, half and factors is None, name, directions, bound, unit)
+                unit = a.detach()
+                a, b, c = (weighed_half if narrow else weighed)(a, b, scale, factors, power)
+            columns = _columns(p, narrow, name, directions, bound, unit)
             found, _ = log_sum_exp(a, b, c, columns)
             again = name == KEY_TO_QUERY
             parts.append(logaddexp(found, power * positive) if again else found)

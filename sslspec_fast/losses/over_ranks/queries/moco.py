@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from .... import _checks as check
-from ...._dtypes import as_multiplied, multiplies_half
+from ...._dtypes import as_multiplied
+from ....primitives.pairwise.common import constant
 from ....primitives.pairwise.value_and_grad import one_positive_total
 from ....primitives.rows.unit_rows import paired_rows
 from ....ranks import sum_to_rows, sum_to_value
-from ..._queue import check_queue_ids, unit_queue
+from ..._queue import check_queue, check_queue_ids
 from ..._softmax import FalseNegatives, check_column_weight, one_positive_rows
 from .._agreed import scale_given
 from .._form import COPY, ROWS, SCALE, Form, Given, Problem, Result
@@ -40,7 +41,7 @@ def _check_moco(
     op = "moco"
     check.pair(op, ("query", "key"), query, key, min_rows=0)
     n = query.shape[0]
-    queue = unit_queue(op, queue, query)
+    queue = check_queue(op, queue, query)
     ids, queue_ids = check_queue_ids(op, ids, queue_ids, query, queue)
     bound = None if threshold is None else check.threshold(op, threshold, query, n)
     tensors = {
@@ -69,8 +70,8 @@ def _moco(p: Problem) -> Result:
     false = FalseNegatives(p.tensors["ids"], p.tensors["queue_ids"], p.tensors["threshold"])
     false = check_column_weight(p.op, p.tensors["column_weight"], u, len(queue), false)
     hardness = p.numbers["hardness"]
-    half = multiplies_half(u, p.half)
-    a, b = as_multiplied(u, half), as_multiplied(queue, half)
+    half = p.half
+    a, b = as_multiplied(u, half), constant(queue, half)
     if len(queue) and not false.some() and not hardness and p.reduction != "none":
         row_weight = torch.ones_like(positive) if weight is None else weight
         if p.reduction == "mean":
@@ -79,12 +80,12 @@ def _moco(p: Problem) -> Result:
         # a rank without rows depends on the temperature too, whose gradient is a collective
         own = (positive * row_weight).sum()
         if len(u):
-            own = one_positive_total(a, b, scale, positive, row_weight, skip_self=False)
+            own = one_positive_total(a, b, scale, positive, row_weight, skip_self=False, half=half)
         loss = sum_to_value(own, p.ranks)
     else:
         lse = torch.full_like(positive, -torch.inf)
         if len(u) and len(queue):
-            lse = false.reweighted(a, b, scale, hardness)
+            lse = false.reweighted(a, b, scale, hardness, half)
         loss = reduce_rows(p, one_positive_rows(lse, positive), weight)
     return result(p, loss, positive, weight)
 
