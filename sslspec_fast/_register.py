@@ -21,13 +21,14 @@ from torch.autograd import forward_ad
 from ._torch_private import (
     PLAIN_TENSORS,
     any_requires_grad,
+    autocast_is_active,
     dispatch_bits,
     is_watched,
     key_set,
     transforms_are_active,
 )
 
-__all__ = ["grouping", "is_plain", "register_op"]
+__all__ = ["grouping", "register_op"]
 
 _NAMESPACE = "sslspec_fast"
 _LIBRARY = torch.library.Library(_NAMESPACE, "DEF")
@@ -89,6 +90,8 @@ def register_op(
         run = body
         if recorded and torch.is_grad_enabled():
             run = op if function is None else function.apply
+        if not autocast_is_active():
+            return run(*args)
         with _without(_AUTOCAST):
             return run(*args)
 
@@ -132,11 +135,6 @@ def _absent(name: str) -> Callable[..., Any]:
         raise NotImplementedError(f"{name} is not made for tensors on {x.device}")
 
     return body
-
-
-def is_plain(x: Any) -> bool:
-    """A tensor with data and without any wrapper: its body may be called, and its values read."""
-    return isinstance(x, Tensor) and dispatch_bits(x) in PLAIN_TENSORS
 
 
 def _plain_list(x: Any) -> bool:
@@ -225,6 +223,8 @@ def _without_any_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
     """The same for the torch operations of a backward that runs inside autocast."""
 
     def run(ctx: Any, *grads: torch.Tensor) -> Any:
+        if not autocast_is_active():
+            return backward(ctx, *grads)
         with _without(_AUTOCAST):
             return backward(ctx, *grads)
 

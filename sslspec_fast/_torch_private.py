@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 __all__ = [
     "PLAIN_TENSORS",
     "any_requires_grad",
+    "autocast_is_active",
     "constant_when_traced",
     "dispatch_bits",
     "graph_is_kept",
@@ -32,6 +33,14 @@ _any_requires_grad: Callable[..., bool] | None = getattr(torch._C, "_any_require
 
 # Whether torch.vmap or torch.func is at work. Torch's own function: every call of an operator asks.
 transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
+
+
+_any_autocast: Callable[[], bool] | None = getattr(torch._C, "_is_any_autocast_enabled", None)
+
+
+def autocast_is_active() -> bool:
+    """Whether this thread runs under autocast for some device; True where torch does not tell."""
+    return True if _any_autocast is None else _any_autocast()
 
 
 def is_watched() -> bool:

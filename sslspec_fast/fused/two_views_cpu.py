@@ -46,45 +46,47 @@ class Arguments(NamedTuple):
         n, d = self.z1.shape
         return threads((16.0 if self.form == "stacked" else 4.0) * n * n * d)
 
-    def differentiated(self) -> tuple[bool, ...]:
-        """Whether the gradient of z1, z2, scale, bias and weight is made."""
-        whole = self.gradient
-        scale, bias = whole and self.scale is not None, whole and self.bias is not None
-        return whole, self.of_z2, scale, bias, self.of_weight
-
 
 def outputs(*args: Any) -> tuple[Tensor, list[Tensor]]:
     """The loss, and those of its gradients of z1, z2, scale, bias and weight that are made."""
-    return _outputs(Arguments(*args))
+    loss, every = _allocate(Arguments(*args))
+    return loss, [grad for grad in every if grad is not None]
 
 
-def _outputs(x: Arguments) -> tuple[Tensor, list[Tensor]]:
+def _allocate(x: Arguments) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """The loss and all five gradients, None where one is not made."""
     z, kind = x.z1, computed_dtype(x.z1)
     n, d = z.shape  # integers: torch takes three times as long to read a torch.Size
-    sizes = (n, d), (n, d), (), (), (n,)
-    pairs = zip(sizes, x.differentiated(), strict=True)
-    grads = [z.new_empty(size, dtype=kind) for size, one in pairs if one]
-    return z.new_empty((), dtype=kind), grads
+    of_z1 = z.new_empty((n, d), dtype=kind) if x.gradient else None
+    of_z2 = z.new_empty((n, d), dtype=kind) if x.of_z2 else None
+    of_scale = z.new_empty((), dtype=kind) if x.gradient and x.scale is not None else None
+    of_bias = z.new_empty((), dtype=kind) if x.gradient and x.bias is not None else None
+    of_weight = z.new_empty((n,), dtype=kind) if x.of_weight else None
+    return z.new_empty((), dtype=kind), (of_z1, of_z2, of_scale, of_bias, of_weight)
 
 
 def gradients(grads: Sequence[Tensor], args: Sequence[Any]) -> list[Tensor | None]:
     """Those of z1, z2, scale, bias and weight, of which `outputs` has those that are made."""
-    return _gradients(grads, Arguments(*args))
-
-
-def _gradients(grads: Sequence[Tensor], x: Arguments) -> list[Tensor | None]:
+    scale, bias, gradient, of_z2, of_weight = *args[2:4], *args[-3:]
     each = iter(grads)
-    return [next(each) if one else None for one in x.differentiated()]
+    return [
+        next(each) if gradient else None,
+        next(each) if of_z2 else None,
+        next(each) if gradient and scale is not None else None,
+        next(each) if gradient and bias is not None else None,
+        next(each) if of_weight else None,
+    ]
 
 
 def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
     """All of `outputs`."""
     x = Arguments(*args)
-    loss, grads = _outputs(x)
-    g1, g2, of_scale, of_bias, of_weight = [view(g) for g in _gradients(grads, x)]
-    n, d = x.z1.shape
-    half = rounds(x.half, loss.dtype)
-    z1, z2 = (x.z1, x.z2) if half else (widen(x.z1), widen(x.z2))
+    loss, every = _allocate(x)
+    of_z1, of_z2, of_scale, of_bias, of_weight = every
+    z1, z2, (n, d) = x.z1, x.z2, x.z1.shape
+    half = x.half and rounds(x.half, loss.dtype)
+    if not half:
+        z1, z2 = widen(z1), widen(z2)
     options = FORMS[x.form], x.unit, half, x.gradient, x.factor()
     work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[z1.dtype], options))
     weight = None if x.weight is None else x.weight.contiguous()
@@ -92,7 +94,7 @@ def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
     _C.two_views(
         (rows, view(x.scale), view(x.bias), x.number, x.offset, view(weight)),
         options,
-        (view(loss), of_weight, (g1, g2), of_scale, of_bias),
+        (view(loss), view(of_weight), (view(of_z1), view(of_z2)), view(of_scale), view(of_bias)),
         (view(work), x.threads()),
     )
-    return loss, grads
+    return loss, [grad for grad in every if grad is not None]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from .._dtypes import computed_dtype
-from .._register import is_plain, register_op
-from .._torch_private import graph_is_kept
+from .._register import register_op
+from .._torch_private import graph_is_kept, transforms_are_active
 from ._double_backward import through_composition
 
 
@@ -71,12 +71,8 @@ def gradient(
     if factor is None:
         return (None,) * count
     inputs, grads, needs = saved[:count], saved[count:], ctx.needs_input_grad
-
-    def composed() -> tuple[Tensor | None, ...]:
-        return through_composition(lambda *x: expression(*x, **ctx.options), inputs, [factor])
-
     if torch.is_grad_enabled():  # create_graph=True: the gradient itself must have one
-        return composed()
+        return _composed(ctx, inputs, factor, expression)
     if complete is not None:
         grads = [x if one else None for x, one in zip(inputs, ctx.wanted, strict=True)]
     wanted: list[Tensor | None] = []
@@ -85,7 +81,7 @@ def gradient(
         if need and (grad is None or grad.numel() == 0) and x.numel() > 0:
             # torch.vmap hides from the forward pass that an input requires a gradient
             with torch.enable_grad():
-                late = composed()
+                late = _composed(ctx, inputs, factor, expression)
             return tuple(None if g is None else g.detach() for g in late)
         wanted.append(grad if need else None)
     if complete is not None:
@@ -96,15 +92,21 @@ def gradient(
     return tuple(wanted)
 
 
+def _composed(
+    ctx: Any, inputs: Sequence[Tensor | None], factor: Tensor, expression: Callable[..., Tensor]
+) -> tuple[Tensor | None, ...]:
+    return through_composition(lambda *x: expression(*x, **ctx.options), inputs, [factor])
+
+
 def _is_one(factor: Tensor | None) -> bool:
     """Whether a saved gradient may be returned as it is, without a pass over memory.
 
     ``loss.backward()`` asks for exactly 1 times the gradient, and frees the saved tensor. A graph
     that is kept keeps its saved tensors.
     """
-    if factor is None or torch.compiler.is_compiling() or not is_plain(factor) or factor.is_cuda:
+    if type(factor) is not Tensor or torch.compiler.is_compiling() or transforms_are_active():
         return False
-    return not graph_is_kept() and factor.item() == 1.0
+    return not factor.is_cuda and not graph_is_kept() and factor.item() == 1.0
 
 
 def _times_shapes(gradient: Tensor, factor: Tensor) -> Tensor:
