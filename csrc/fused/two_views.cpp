@@ -8,12 +8,14 @@
 #include "pairwise/cpu/bf16.h"
 #include "pairwise/cpu/value_and_grad.h"
 #include "pairwise/pairwise.h"
-#include "simd/team.h"
+#include "simd/parallel.h"
+#include "simd/scratch.h"
 
 namespace sslspec {
 namespace {
 
 constexpr const char* kOp = "two_views";
+constexpr int kWorkspace = 4;  // slot of scratch, which no kernel uses
 using cpu::ViewForm;
 
 // Rows that are read in bfloat16.
@@ -64,7 +66,7 @@ struct Views {
   Workspace<T> w;
 
   Views(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run)
-      : loss(loss), w(run.workspace.as<T>(), in.z.first.shape[0], in.z.first.shape[1], loss, kNarrow) {
+      : loss(loss), w(memory(in, loss, run), in.z.first.shape[0], in.z.first.shape[1], loss, kNarrow) {
     const int64_t n = in.z.first.shape[0], d = in.z.first.shape[1];
     const bool stacked = ViewForm(loss.form) == ViewForm::stacked;
     rows.n = n, rows.d = d, rows.form = ViewForm(loss.form), rows.threads = run.threads;
@@ -100,6 +102,12 @@ struct Views {
   }
   Views(const Views&) = delete;  // pairs points at rows.scale and rows.bias
 
+  static T* memory(const PairedRows& in, const ViewLoss& loss, const Run& run) {
+    if (run.workspace.present()) return run.workspace.as<T>();
+    const int64_t size = Workspace<T>(nullptr, in.z.first.shape[0], in.z.first.shape[1], loss, kNarrow).size;
+    return static_cast<T*>(cpu::scratch(kWorkspace, sizeof(T) * static_cast<size_t>(size)));
+  }
+
   double largest_weight() const {
     double most = 0;
     for (int64_t i = 0; rows.weight != nullptr && i < rows.n; ++i)
@@ -119,6 +127,8 @@ struct Views {
 
   // Loss and weights of the rows with the products of their gradient.
   void one_visit() {
+    cpu::for_row_ranges(2 * rows.n, rows.threads,
+                        [&](int64_t first, int64_t end) { SSLSPEC_CALL(views_rows, rows, first, end); });
     SSLSPEC_CALL(views_positives, rows);
     cpu::OnePositiveArgs<T> q{pairs, w.along, w.negatives, w.panel};
     q.pairwise.row_lse = w.losses, q.pairwise.grad_row = w.own;
@@ -128,13 +138,17 @@ struct Views {
 
   // What `pairwise` makes of the pairs, and the losses of the rows, between statistics and gradient or after both.
   void multiply() {
-    const auto losses = [&] { SSLSPEC_CALL(views_losses, rows); };
+    const auto prepare = [&](int64_t first, int64_t end) { SSLSPEC_CALL(views_rows, rows, first, end); };
+    const auto weigh = [&](int64_t first, int64_t end) { SSLSPEC_CALL(views_losses, rows, first, end); };
+    const auto losses = [&] { cpu::for_row_ranges(rows.anchors(), rows.threads, weigh); };
+    if (!by_panels(loss)) pairs.prepare = cpu::RowsCallback::to(prepare);
     const bool softmax = rows.form != ViewForm::sigmoid, gradient = loss.gradient;
     if (!softmax && gradient) pairs.row_lse = w.of_bias, pairs.row_sum = w.negatives;
     if constexpr (std::is_same_v<T, float>)
       if (loss.half) {
         const cpu::PairwiseBf16Args q = in_half();
-        if (softmax && gradient) return SSLSPEC_CALL_BF16(pairwise_bf16_value_and_grad, q, cpu::Callback::to(losses));
+        if (softmax && gradient)
+          return SSLSPEC_CALL_BF16(pairwise_bf16_value_and_grad, q, cpu::RowsCallback::to(weigh));
         if (softmax)
           SSLSPEC_CALL_BF16(pairwise_bf16_forward, q);
         else if (gradient)
@@ -145,7 +159,7 @@ struct Views {
       }
     if constexpr (!kNarrow) {
       if (by_panels(loss)) return one_visit();
-      if (softmax && gradient) return SSLSPEC_CALL(pairwise_value_and_grad<T>, pairs, cpu::Callback::to(losses));
+      if (softmax && gradient) return SSLSPEC_CALL(pairwise_value_and_grad<T>, pairs, cpu::RowsCallback::to(weigh));
       if (softmax)
         SSLSPEC_CALL(pairwise_forward<T>, pairs);
       else if (gradient)
@@ -157,7 +171,6 @@ struct Views {
   }
 
   void run() {
-    SSLSPEC_CALL(views_rows, rows);
     multiply();
     SSLSPEC_CALL(views_total, rows);
     if (loss.gradient) SSLSPEC_CALL(views_gradient, rows);
@@ -179,7 +192,8 @@ void check(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, c
                 ": this processor does not multiply rows of ", z1.dtype, " in bfloat16");
   check_dense(kOp, "loss", out.loss, 0, nullptr, kind, kCpu);
   if (out.samples.present()) check_vector(kOp, "samples", out.samples, n, kind, kCpu);
-  check_vector(kOp, "workspace", run.workspace, two_views_workspace_size(n, d, int(z1.dtype), loss), kind, kCpu);
+  if (run.workspace.present())
+    check_vector(kOp, "workspace", run.workspace, two_views_workspace_size(n, d, int(z1.dtype), loss), kind, kCpu);
   if (!loss.gradient) return;
   if (out.grad_scale.present()) check_dense(kOp, "grad_scale", out.grad_scale, 0, nullptr, kind, kCpu);
   if (out.grad_bias.present()) check_dense(kOp, "grad_bias", out.grad_bias, 0, nullptr, kind, kCpu);

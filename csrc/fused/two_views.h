@@ -54,6 +54,7 @@ struct ViewResults {
 // In elements of the loss; dtype: of the rows; factor is not read.
 int64_t two_views_workspace_size(int64_t n, int64_t d, int dtype, const ViewLoss& loss);
 
+// run.workspace may be absent: scratch of the calling thread is used, which the thread keeps.
 void two_views(const PairedRows& in, const ViewLoss& loss, const ViewResults& out, const Run& run);
 
 }  // namespace sslspec

@@ -69,5 +69,14 @@ void parallel_for(int64_t tasks, int threads, const F& f) {
   memory.rethrow();
 }
 
+constexpr int64_t kTaskRows = 64;
+
+// f(first, end) for the rows [0, n), a task being kTaskRows of them
+template <typename F>
+void for_row_ranges(int64_t n, int threads, const F& f) {
+  parallel_for((n + kTaskRows - 1) / kTaskRows, threads,
+               [&](int64_t t) { f(t * kTaskRows, (t + 1) * kTaskRows < n ? (t + 1) * kTaskRows : n); });
+}
+
 }  // namespace
 }  // namespace sslspec::cpu

@@ -11,14 +11,11 @@
 namespace sslspec::cpu {
 namespace {
 
-constexpr int64_t kTaskRows = 64;
-
-// f(i) for the rows [0, n), a task being kTaskRows of them
+// f(i) for the rows [0, n)
 template <typename F>
 void for_rows(int64_t n, int threads, const F& f) {
-  parallel_for((n + kTaskRows - 1) / kTaskRows, threads, [&](int64_t t) {
-    const int64_t end = (t + 1) * kTaskRows < n ? (t + 1) * kTaskRows : n;
-    for (int64_t i = t * kTaskRows; i < end; ++i) f(i);
+  for_row_ranges(n, threads, [&](int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; ++i) f(i);
   });
 }
 

@@ -14,6 +14,7 @@ from .._seam import _C, CODE, rounds, threads, unit_stride, view
 
 __all__ = ["gradients", "outputs", "total"]
 
+SMALL = 1 << 15  # numbers of a view: a workspace of 4 MiB at most
 FORMS = {"stacked": 0, "rows": 1, "both": 2, "sigmoid": 3}  # ViewForm of csrc/fused
 
 
@@ -88,7 +89,9 @@ def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
     if not half:
         z1, z2 = widen(z1), widen(z2)
     options = FORMS[x.form], x.unit, half, x.gradient, x.factor()
-    work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[z1.dtype], options))
+    work = None  # the core keeps that of a small batch for the next one
+    if n * max(d, 64) > SMALL:
+        work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[z1.dtype], options))
     weight = None if x.weight is None else x.weight.contiguous()
     rows = view(unit_stride(z1)), view(unit_stride(z2))
     _C.two_views(

@@ -13,6 +13,7 @@ from torch import Tensor
 from sslspec_fast import _C
 from sslspec_fast._seam import view
 from sslspec_fast.functional import clip, info_nce, nt_xent, siglip
+from sslspec_fast.fused import two_views_cpu
 from sslspec_fast.fused.two_views import two_view_loss
 
 from ..support.row_cases import SCALES, TOLERANCE, assert_same, doubles, leaves, rows, weights
@@ -174,6 +175,20 @@ def test_any_number_of_threads_gives_the_same_mean(name: str, n: int) -> None:
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", FORMS)
+def test_the_workspace_may_belong_to_the_core(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z1, z2 = leaves(*(rows(130, 20, dtype, seed) for seed in (0, 1)))
+    results = []
+    for small in (1 << 15, 0):
+        monkeypatch.setattr(two_views_cpu, "SMALL", small)
+        value = FORMS[name](z1, z2)
+        results.append([value, *torch.autograd.grad(value, (z1, z2))])
+    assert all(map(torch.equal, *results))
 
 
 def test_derivatives() -> None:

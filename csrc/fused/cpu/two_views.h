@@ -47,12 +47,14 @@ struct TwoViewsArgs {
 };
 
 SSLSPEC_EACH_ISA(
-    // u, norm and half, as far as they are wanted; weight_i / largest to `own`
-    template <typename T, typename Value> void views_rows(const TwoViewsArgs<T, Value>& args);
+    // u, norm and half, as far as they are wanted, and weight_i / largest to `own`, for rows [first, end) of the 2 n
+    template <typename T, typename Value>
+    void views_rows(const TwoViewsArgs<T, Value>& args, int64_t first, int64_t end);
     // p_i of the first view to `along`
     template <typename T, typename Value> void views_positives(const TwoViewsArgs<T, Value>& args);
-    // losses of the anchors, and w_i to `own`
-    template <typename T, typename Value> void views_losses(const TwoViewsArgs<T, Value>& args);
+    // losses of the anchors in [first, end), and w_i to `own`
+    template <typename T, typename Value>
+    void views_losses(const TwoViewsArgs<T, Value>& args, int64_t first, int64_t end);
     // the sums of the losses
     template <typename T, typename Value> void views_total(const TwoViewsArgs<T, Value>& args);
     template <typename T, typename Value> void views_gradient(const TwoViewsArgs<T, Value>& args);)

@@ -89,10 +89,10 @@ struct TwoViews {
 }  // namespace
 
 template <typename T, typename Value>
-void views_rows(const TwoViewsArgs<T, Value>& args) {
+void views_rows(const TwoViewsArgs<T, Value>& args, int64_t first, int64_t end) {
   const TwoViews<T, Value> views{args};
-  if (args.unit || args.half != nullptr) for_rows(2 * args.n, args.threads, [&](int64_t i) { views.make_row(i); });
-  for (int64_t i = 0; args.own != nullptr && i < 2 * args.n; ++i)
+  for (int64_t i = first; (args.unit || args.half != nullptr) && i < end; ++i) views.make_row(i);
+  for (int64_t i = first; args.own != nullptr && i < end; ++i)
     args.own[i] = i < args.anchors() ? static_cast<T>(views.weight(i)) : T(0);
 }
 template <typename T, typename Value>
@@ -101,9 +101,9 @@ void views_positives(const TwoViewsArgs<T, Value>& args) {
   for_rows(args.n, args.threads, [&](int64_t i) { args.along[i] = static_cast<T>(views.positive(i)); });
 }
 template <typename T, typename Value>
-void views_losses(const TwoViewsArgs<T, Value>& args) {
+void views_losses(const TwoViewsArgs<T, Value>& args, int64_t first, int64_t end) {
   const TwoViews<T, Value> views{args};
-  for_rows(args.anchors(), args.threads, [&](int64_t i) { views.lose(i); });
+  for (int64_t i = first; i < end; ++i) views.lose(i);
 }
 template <typename T, typename Value>
 void views_total(const TwoViewsArgs<T, Value>& args) {
@@ -133,11 +133,11 @@ void views_gradient(const TwoViewsArgs<T, Value>& args) {
   *args.grad_scale = static_cast<T>(args.factor * args.largest * (stacked ? 0.5 : 1) * sum);
 }
 
-#define SSLSPEC_VIEWS(...)                                         \
-  template void views_rows(const TwoViewsArgs<__VA_ARGS__>&);      \
-  template void views_positives(const TwoViewsArgs<__VA_ARGS__>&); \
-  template void views_losses(const TwoViewsArgs<__VA_ARGS__>&);    \
-  template void views_total(const TwoViewsArgs<__VA_ARGS__>&);     \
+#define SSLSPEC_VIEWS(...)                                                        \
+  template void views_rows(const TwoViewsArgs<__VA_ARGS__>&, int64_t, int64_t);   \
+  template void views_positives(const TwoViewsArgs<__VA_ARGS__>&);                \
+  template void views_losses(const TwoViewsArgs<__VA_ARGS__>&, int64_t, int64_t); \
+  template void views_total(const TwoViewsArgs<__VA_ARGS__>&);                    \
   template void views_gradient(const TwoViewsArgs<__VA_ARGS__>&);
 SSLSPEC_VIEWS(float)
 SSLSPEC_VIEWS(float, Bfloat16)

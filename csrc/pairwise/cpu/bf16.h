@@ -13,7 +13,7 @@ struct PairwiseBf16Args : PairwiseArgs<float> {  // a and b unused
 
 SSLSPEC_EACH_BF16_ISA(void pairwise_bf16_forward(const PairwiseBf16Args& args);
                       void pairwise_bf16_backward(const PairwiseBf16Args& args);
-                      void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const Callback& weigh);
+                      void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const RowsCallback& weigh);
                       void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args);
                       void pairwise_bf16_sigmoid_backward(const PairwiseBf16Args& args);)
 

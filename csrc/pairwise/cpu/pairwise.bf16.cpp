@@ -12,7 +12,7 @@ namespace sslspec::cpu::SSLSPEC_ISA {
 
 void pairwise_bf16_forward(const PairwiseBf16Args& args) { Softmax<Bf16Panels>(args, Pass::forward).forward(); }
 void pairwise_bf16_backward(const PairwiseBf16Args& args) { Softmax<Bf16Panels>(args, Pass::backward).backward(); }
-void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const Callback& weigh) {
+void pairwise_bf16_value_and_grad(const PairwiseBf16Args& args, const RowsCallback& weigh) {
   Softmax<Bf16Panels>(args, Pass::both).value_and_grad(weigh);
 }
 void pairwise_bf16_sigmoid_forward(const PairwiseBf16Args& args) { Sigmoid<Bf16Panels>(args, Pass::forward).forward(); }

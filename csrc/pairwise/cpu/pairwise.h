@@ -6,15 +6,17 @@
 
 namespace sslspec::cpu {
 
-// f() as an argument of kernels, which use nothing of the standard library that is compiled with them.
-struct Callback {
-  void (*call)(const void*);
-  const void* context;
+// f(first, end) of rows as an argument of kernels, which use nothing of the standard library that is compiled with them.
+// Several threads call it at once, for rows of their own.
+struct RowsCallback {
+  void (*call)(const void*, int64_t, int64_t) = nullptr;
+  const void* context = nullptr;
   template <typename F>
-  static Callback to(const F& f) {
-    return {[](const void* context) { (*static_cast<const F*>(context))(); }, &f};
+  static RowsCallback to(const F& f) {
+    return {[](const void* context, int64_t first, int64_t end) { (*static_cast<const F*>(context))(first, end); }, &f};
   }
-  void operator()() const { call(context); }
+  bool present() const { return call != nullptr; }
+  void operator()(int64_t first, int64_t end) const { call(context, first, end); }
 };
 
 template <typename T>
@@ -42,7 +44,8 @@ struct PairwiseArgs {
   T* grad_b;          // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case, null when it is
                       // not requested
   T* workspace;
-  int64_t* kept;  // [1] or null: number of the products that the forward pass kept (simd/kept.h)
+  int64_t* kept;         // [1] or null: number of the products that the forward pass kept (simd/kept.h)
+  RowsCallback prepare;  // if present, makes rows of a, or row n + j for row j of b, before they are read
   int threads;
 };
 
@@ -50,9 +53,10 @@ SSLSPEC_EACH_ISA(template <typename T>
                  int64_t pairwise_workspace(int64_t n, int64_t m, int64_t d, bool symmetric, bool backward);
                  template <typename T> void pairwise_forward(const PairwiseArgs<T>& args);
                  template <typename T> void pairwise_backward(const PairwiseArgs<T>& args);
-                 // The statistics and then their gradient; weigh() is called in between and fills grad_row and
-                 // grad_col.
-                 template <typename T> void pairwise_value_and_grad(const PairwiseArgs<T>& args, const Callback& weigh);
+                 // The statistics and then their gradient; weigh is called in between with rows, or n + j for column
+                 // j, whose statistics are known, and fills their grad_row and grad_col.
+                 template <typename T>
+                 void pairwise_value_and_grad(const PairwiseArgs<T>& args, const RowsCallback& weigh);
                  template <typename T> void pairwise_sigmoid_forward(const PairwiseArgs<T>& args);
                  template <typename T> void pairwise_sigmoid_backward(const PairwiseArgs<T>& args);)
 

@@ -201,13 +201,15 @@ struct PairwiseBlocks : Operands {
   }
 
   // pack_a(r0, r1) and pack_b pack rows [r0, r1) of an operand and return the largest squared norm among them; this
-  // also starts their gradients.
+  // also prepares those rows and starts their gradients.
   template <typename PackA, typename PackB>
   void pack(const PackA& pack_a, const PackB& pack_b) {
     const int64_t a_blocks = rows.count, b_blocks = p.symmetric ? 0 : cols.count;
     parallel_for(a_blocks + b_blocks, p.threads, [&](int64_t t) {
       const int64_t s = t - a_blocks;
       const int64_t r0 = s < 0 ? rows.begin(t) : cols.begin(s), r1 = s < 0 ? rows.begin(t + 1) : cols.begin(s + 1);
+      const int64_t first = s < 0 ? 0 : p.n;
+      if (p.prepare.present()) p.prepare(first + r0, first + r1);
       T* grad = s < 0 ? p.grad_a : p.grad_b;
       if (gradient && grad != nullptr) zero(grad + r0 * p.d, (r1 - r0) * p.d);
       w.norms[t] = s < 0 ? pack_a(r0, r1) : pack_b(r0, r1);

@@ -34,10 +34,14 @@ struct Softmax : Panels {
 
   // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------
   void forward() {
+    add_up();
+    for_rows(p.n, p.threads, [&](int64_t i) { finish_row(i); });
+    if (p.columns) for_rows(p.m, p.threads, [&](int64_t j) { finish_column(j); });
+  }
+
+  void add_up() {
     start();
     for_parts(p.columns, [&](const Part& part) { narrow ? sums(part) : running_sums(part); });
-    finish(p.n, w.row_shift, w.row_weight, p.row_lse);
-    if (p.columns) finish(p.m, w.col_shift, w.col_weight, p.col_lse);
   }
 
   void start() const {
@@ -48,10 +52,9 @@ struct Softmax : Panels {
     zero(w.col_weight, p.m);
   }
 
-  void finish(int64_t n, const T* shift, const T* sum, T* lse) const {
-    for_rows(n, p.threads,
-             [&](int64_t i) { lse[i] = static_cast<T>(double(shift[i]) + __builtin_log(double(sum[i]))); });
-  }
+  static T log_sum(T shift, T sum) { return static_cast<T>(double(shift) + __builtin_log(double(sum))); }
+  void finish_row(int64_t i) const { p.row_lse[i] = log_sum(w.row_shift[i], w.row_weight[i]); }
+  void finish_column(int64_t j) const { p.col_lse[j] = log_sum(w.col_shift[j], w.col_weight[j]); }
 
   void sums(const Part& part) const {
     const auto [i0, ni, j0, nj, products, use_rows, use_columns] = part;
@@ -141,23 +144,31 @@ struct Softmax : Panels {
     store(shift, high);
   }
 
-  void value_and_grad(const Callback& weigh) {
-    forward();
-    weigh();
-    backward();
+  void value_and_grad(const RowsCallback& weigh) {
+    add_up();
+    for_row_ranges(p.n, p.threads, [&](int64_t first, int64_t end) {
+      for (int64_t i = first; i < end; ++i) finish_row(i);
+      weigh(first, end);
+      for (int64_t i = first; i < end; ++i) weigh_row(i);
+    });
+    if (p.columns)
+      for_row_ranges(p.m, p.threads, [&](int64_t first, int64_t end) {
+        for (int64_t j = first; j < end; ++j) finish_column(j);
+        weigh(p.n + first, p.n + end);
+        for (int64_t j = first; j < end; ++j) weigh_column(j);
+      });
+    multiply();
   }
 
   // ---- backward: W_ij = grad_row_i exp(s_ij - row_lse_i) + grad_col_j exp(s_ij - col_lse_j), then W B and W^T A ----
   void backward() {
-    weights(p.n, p.row_lse, p.grad_row, w.row_shift, w.row_weight);
-    if (!p.symmetric) {
-      if (p.columns) {
-        weights(p.m, p.col_lse, p.grad_col, w.col_shift, w.col_weight);
-      } else {
-        zero(w.col_shift, p.m);
-        zero(w.col_weight, p.m);
-      }
-    }
+    for_rows(p.n, p.threads, [&](int64_t i) { weigh_row(i); });
+    if (p.columns) for_rows(p.m, p.threads, [&](int64_t j) { weigh_column(j); });
+    multiply();
+  }
+
+  void multiply() {
+    if (!p.symmetric && !p.columns) zero(w.col_shift, p.m), zero(w.col_weight, p.m);
     T* const grad_b = p.symmetric ? p.grad_a : p.grad_b;
     for_parts(grad_b != nullptr, [&](const Part& part) {
       T* tile = static_cast<T*>(scratch(0, sizeof(T) * kTileSize));
@@ -167,15 +178,15 @@ struct Softmax : Panels {
     });
   }
 
-  void weights(int64_t n, const T* lse, const T* grad, T* shift, T* weight) const {
-    for_rows(n, p.threads, [&](int64_t i) {
-      const bool empty = lse[i] == kNegInf<T>;  // no pair in this row: no gradient
-      shift[i] = narrow || empty ? T(0) : lse[i];
-      if (empty || grad[i] == 0)
-        weight[i] = 0;
-      else
-        weight[i] = narrow ? static_cast<T>(double(grad[i]) * __builtin_exp(-double(lse[i]))) : grad[i];
-    });
+  void weigh_row(int64_t i) const { set_weight(p.row_lse[i], p.grad_row[i], w.row_shift[i], w.row_weight[i]); }
+  void weigh_column(int64_t j) const { set_weight(p.col_lse[j], p.grad_col[j], w.col_shift[j], w.col_weight[j]); }
+  void set_weight(T lse, T grad, T& shift, T& weight) const {
+    const bool empty = lse == kNegInf<T>;  // no pair in this row: no gradient
+    shift = narrow || empty ? T(0) : lse;
+    if (empty || grad == 0)
+      weight = 0;
+    else
+      weight = narrow ? static_cast<T>(double(grad) * __builtin_exp(-double(lse))) : grad;
   }
 
   // weight(i, j, r, v, x, plain) for every register of the block into tile, kTogether rows at a time

@@ -16,7 +16,7 @@ void pairwise_backward(const PairwiseArgs<T>& args) {
   Softmax<PairwisePanels<T>>(args, Pass::backward).backward();
 }
 template <typename T>
-void pairwise_value_and_grad(const PairwiseArgs<T>& args, const Callback& weigh) {
+void pairwise_value_and_grad(const PairwiseArgs<T>& args, const RowsCallback& weigh) {
   Softmax<PairwisePanels<T>>(args, Pass::both).value_and_grad(weigh);
 }
 
@@ -26,7 +26,7 @@ template void pairwise_forward<float>(const PairwiseArgs<float>&);
 template void pairwise_forward<double>(const PairwiseArgs<double>&);
 template void pairwise_backward<float>(const PairwiseArgs<float>&);
 template void pairwise_backward<double>(const PairwiseArgs<double>&);
-template void pairwise_value_and_grad<float>(const PairwiseArgs<float>&, const Callback&);
-template void pairwise_value_and_grad<double>(const PairwiseArgs<double>&, const Callback&);
+template void pairwise_value_and_grad<float>(const PairwiseArgs<float>&, const RowsCallback&);
+template void pairwise_value_and_grad<double>(const PairwiseArgs<double>&, const RowsCallback&);
 
 }  // namespace sslspec::cpu::SSLSPEC_ISA
