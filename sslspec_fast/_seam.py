@@ -51,7 +51,7 @@ def stream(t: torch.Tensor) -> int:
     return int(torch._C._cuda_getCurrentRawStream(t.get_device()))
 
 
-WORK_OF_THREAD = 2.5e7
+WORK_OF_THREAD = 1.6e7
 SHORT_WORK = 1e9  # some milliseconds, as long as a busy machine puts a thread aside
 
 
@@ -59,10 +59,11 @@ def threads(work: float = math.inf) -> int:
     """Number of CPU threads for a kernel: torch's own setting, or fewer where they do not pay.
 
     Args:
-        work: floating point operations of the whole step. A further thread pays from 2.5e7 on,
-            about 0.2 ms: it takes some microseconds to wake. On a busy machine all wait for the one
+        work: floating point operations of the whole step. A further thread pays from 1.6e7 on,
+            about 0.1 ms: it takes some microseconds to wake. On a busy machine all wait for the one
             that was put aside: after a step that waited longer than it worked, the next 32 steps of
-            short work get one thread. Results are the same for any number of threads.
+            short work get one thread, and twice as many after each further one in a row. Results
+            are the same for any number of threads.
     """
     most = torch.get_num_threads()
     count = most if work >= most * WORK_OF_THREAD else max(1, int(work / WORK_OF_THREAD))

@@ -16,8 +16,15 @@ using Clock = std::chrono::steady_clock;
 thread_local Team* of_this_thread = nullptr;
 thread_local Clock::duration waited{};  // of the pass that this thread runs: its time without work
 
-constexpr int kAlone = 32;
-std::atomic<int> left_alone{0};  // short passes that are still to run alone
+constexpr int kAlone = 32, kMostAlone = 1024;
+std::atomic<int> left_alone{0};       // short passes that are still to run alone
+std::atomic<int> next_alone{kAlone};  // so many after the next late one
+
+void judge(bool late) {
+  const int count = next_alone;
+  if (late) left_alone = count;
+  next_alone = !late ? kAlone : count < kMostAlone ? 2 * count : count;
+}
 
 // Adds its lifetime to `waited`.
 class Waiting {
@@ -98,7 +105,7 @@ void Team::begin(int threads, void (*pass)(void*), void* context) {
     }
   }
   const Clock::duration all = Clock::now() - started, worked = ended - started - waited;
-  if (all - worked > worked) left_alone = kAlone;
+  judge(all - worked > worked);
   if (failure) std::rethrow_exception(failure);
 }
 

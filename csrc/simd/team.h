@@ -34,7 +34,8 @@ class Team {
 };
 
 // Whether the next short pass should run on its calling thread alone, of which it counts one: so do 32 of them after a
-// pass that waited for its threads for longer than its calling thread worked, as on a busy machine.
+// pass that waited for its threads for longer than its calling thread worked, as on a busy machine, and twice as many
+// after each further such pass in a row, 1024 at most.
 bool next_runs_alone();
 
 namespace {
