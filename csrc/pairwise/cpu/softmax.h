@@ -244,11 +244,11 @@ void one_positive(const Args& args) {
   T *rows = p.row_lse, *slope = args.grad_positive;
   const auto margin = [&](int64_t i) { return double(rows[i]) - double(args.positive[i]); };
   // a row without any pair has the margin -inf, and neither loss nor slope
-  const auto weigh = [&] {
-    for_rows(p.n, p.threads,
-             [&](int64_t i) { slope[i] = static_cast<T>(sigmoid(margin(i)) * double(args.pairwise.grad_row[i])); });
+  const auto weigh = [&](int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; ++i)
+      slope[i] = static_cast<T>(sigmoid(margin(i)) * double(args.pairwise.grad_row[i]));
   };
-  Softmax<Panels>(p, Pass::both).value_and_grad(Callback::to(weigh));
+  Softmax<Panels>(p, Pass::both).value_and_grad(RowsCallback::to(weigh));
   for_rows(p.n, p.threads, [&](int64_t i) {
     rows[i] = static_cast<T>(softplus(margin(i)));
     slope[i] = -slope[i];
