@@ -5,7 +5,8 @@
 // Rows arrive in batches: the entries of a batch are first decoded (index type, value type, scales, upper triangle)
 // into pointers and weights in the L1 cache, then every column panel of up to 8 registers runs over them. So only the
 // panel width, the term and "all weights are 1" are template arguments. Rows of Y are prefetched kAhead entries early:
-// they are the memory traffic that counts, and no hardware prefetcher can guess them.
+// they are the memory traffic that counts, and no hardware prefetcher can guess them. 24 entries cover a memory of long
+// latency: 120,000 rows of 16 floats outside the caches, on a Xeon with AVX512-FP16, take 10.7 ms; 12 entries 12.7, 40 9.8.
 //
 // Precision policy: sums are in T, in the order of the entries; a row with more than kEntries entries is summed in
 // blocks of kEntries, which also bounds the error of long rows. No result depends on the number of threads.
@@ -21,7 +22,7 @@ enum class Term { neighbours, differences, squares };
 
 template <typename T>
 struct Batch {
-  static constexpr int kEntries = 256, kRows = 128, kAhead = 12;
+  static constexpr int kEntries = 256, kRows = 128, kAhead = 24;
   const T* entry[kEntries + kAhead];  // rows of Y, then those that will be needed next
   T weight[kEntries];
   int32_t begin[kRows + 1];
