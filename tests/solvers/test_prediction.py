@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -71,6 +72,29 @@ def test_a_krylov_space_takes_no_more_degrees_for_more_columns(op: ops.Symmetric
     assert _cost(op, KRYLOV, rate=9.0).filtered(False) == _cost(op, KRYLOV, rate=1.0).filtered(
         False
     )
+
+
+def test_steps_behind_the_first_filter_are_those_of_a_dense_end(op: ops.SymmetricOperator) -> None:
+    """A square root at the end: eigenvalue j lies (j / count)^(2/3) of the depth below it."""
+    width, count, depth = 48, 1000.0, 0.3
+    usual = _cost(op, replace(FILTER, degree=2))
+    values = torch.linspace(0.8, 0.8 - depth, 64, dtype=torch.float64)
+    counts = torch.linspace(1.0, count, 64, dtype=torch.float64)
+    dense = replace(usual.found, values=values, counts=counts)
+    cost = replace(usual, found=dense)
+    at = int((counts < 0.03 * op.n).sum())
+    deep, number = 0.8 - float(values[at]), float(counts[at])
+    last, cut = (0.8 - deep * (j / number) ** (2 / 3) for j in (32, width))
+    x = 2.0 * (last + 0.5) / (cut + 0.5) - 1.0
+    rate = float(torch.acosh(torch.tensor(x, dtype=torch.float64)))
+    need = math.log(2.0 * float(dense.residuals[:32].max()) / 1e-4)
+    assert cost._later_degrees(cost.first) == pytest.approx(need / rate - 2.0, rel=1e-6)
+    assert cost._later_degrees(replace(FILTER, needed=False)) == 0.0
+    assert usual._later_degrees(usual.first) == 0.0  # there the Ritz values show a gap
+    assert cost.filtered(True) > usual.filtered(True)
+    # a gap that has only some of the wanted pairs above it says nothing of the last one
+    few = replace(usual.found, counts=counts / 100)
+    assert replace(usual, found=few)._gap_rate == 0.0
 
 
 def test_levels_and_rates_ask_for_degrees(op: ops.SymmetricOperator) -> None:

@@ -137,6 +137,11 @@ def guarded_width(k: int, free: int) -> int:
     return min(k + max(2, min(k // 4, 8)), free)
 
 
+def step_width(k: int) -> int:
+    """Columns of a step of filters behind the first, at most."""
+    return max(LINE, min(2 * LINE, k // 2))
+
+
 def lanczos_block(k: int, free: int) -> int:
     """Columns of a step of block Lanczos."""
     return min(max(4, min(16, k // 4)), free)

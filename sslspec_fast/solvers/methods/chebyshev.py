@@ -25,7 +25,7 @@ from ..linalg.chebyshev_filter import (
     filter_residual,
     growth_rate,
 )
-from ..linalg.cost import LINE, MAX_DEGREE, balanced_degree, start_width
+from ..linalg.cost import LINE, MAX_DEGREE, balanced_degree, start_width, step_width
 from ..plan import Plan
 from ..problem.first_filter import FirstFilter
 from ..problem.probe import Probe
@@ -126,7 +126,7 @@ def _solve(task: Task, plan: Plan, found: Probe) -> Outcome:
 
 
 def _sizes(task: Task, width: int) -> Sizes:
-    block = min(width, max(16, min(32, task.k // 2)))
+    block = min(width, step_width(task.k))
     keep = width + max(width // 2, 4)
     capacity = keep + max(2 * block, width // 2)
     if 2 * capacity * task.op.most_rows * task.dtype.itemsize > 0.25 * host_memory():
