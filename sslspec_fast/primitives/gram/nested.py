@@ -32,6 +32,9 @@ def _body(
     x: Tensor, tail: Tensor, off_diagonal: bool, grad_x: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     product = _product(x, off_diagonal)
+    if not off_diagonal:  # its largest entries: their rounding would be most of the gradient's
+        lengths = torch.linalg.vector_norm(x, dim=0, dtype=torch.float64)
+        product.diagonal().copy_(lengths.square())
     weighted = torch.minimum(tail[:, None], tail) * product
     gradient = (x @ weighted).mul_(4) if grad_x else x.new_empty(0)
     return (weighted * product).sum(), gradient, x.new_empty(0)
