@@ -8,10 +8,10 @@
 // Symmetric tiles are made once and used for both blocks: 3 m^2 depth flops for the value and the gradient.
 // Memory traffic per pair: the rows are read twice and the gradient is written once; nothing is copied beside caches.
 //
-// Precision policy: products in cells (cells.h) over slices of fixed size, squares and diagonals in fp64; the order of all sums is
-// given by the shapes alone. Where these round, they round the standardised rows and the weights alpha S of step 3 off the
-// diagonal. That diagonal is most of S: its products, the added terms, the diagonal that is left out and the projection
-// take everything as it is. Included by *.kernel.cpp and *.bf16.cpp only.
+// Precision policy: products in cells (cells.h) over slices of fixed size, squares and diagonals in fp64; the order of
+// all sums is given by the shapes alone. Where products are of bfloat16 numbers, the standardised rows are rounded and,
+// in step 3, the weights alpha S off the diagonal. That diagonal is most of S: its products, the added terms, the
+// diagonal that is left out and the projection take everything as it is. Included by *.kernel.cpp and *.bf16.cpp only.
 #pragma once
 #include "gram/cpu/gram.h"
 

@@ -19,36 +19,29 @@ struct TileRight {
   int64_t step, column = kTileSide;
 };
 
+// Tiles 0 ... W - 1 += one tile of the left operand times the right ones beside it, in the registers Left, Right and Next.
+template <int W, int Left, int Right, int Next>
+inline __attribute__((always_inline)) void multiply_step(const float* a, int64_t row, const float* b, TileRight right) {
+  static_assert(W <= 3, "tiles 3, 4, 5 are operands");
+  load_tile<Left>(a, row);
+  load_tile<Right>(b, right.step);
+  multiply_tiles<0, Left, Right>();
+  if constexpr (W > 1) {
+    load_tile<Next>(b + right.column, right.step);
+    multiply_tiles<1, Left, Next>();
+  }
+  if constexpr (W > 2) {
+    load_tile<Right>(b + 2 * right.column, right.step);
+    multiply_tiles<2, Left, Right>();
+  }
+}
 // Tiles 0 ... W - 1 += left times right over `pairs`; the registers are set up for pairs % 16 as the tail.
 template <int W>
 inline __attribute__((always_inline)) void multiply_cell(TileLeft left, TileRight right, int64_t pairs) {
-  static_assert(W <= 3, "tiles 3, 4, 5 are operands");
   const float *a = left.data, *b = right.data;
-  for (int64_t k = pairs / kTileSide; k > 0; --k, a += left.tile, b += kTileSide * right.step) {
-    load_tile<3>(a, left.row);
-    load_tile<4>(b, right.step);
-    multiply_tiles<0, 3, 4>();
-    if constexpr (W > 1) {
-      load_tile<5>(b + right.column, right.step);
-      multiply_tiles<1, 3, 5>();
-    }
-    if constexpr (W > 2) {
-      load_tile<4>(b + 2 * right.column, right.step);
-      multiply_tiles<2, 3, 4>();
-    }
-  }
-  if (pairs % kTileSide == 0) return;
-  load_tile<6>(a, left.row);
-  load_tile<7>(b, right.step);
-  multiply_tiles<0, 6, 7>();
-  if constexpr (W > 1) {
-    load_tile<7>(b + right.column, right.step);
-    multiply_tiles<1, 6, 7>();
-  }
-  if constexpr (W > 2) {
-    load_tile<7>(b + 2 * right.column, right.step);
-    multiply_tiles<2, 6, 7>();
-  }
+  for (int64_t k = pairs / kTileSide; k > 0; --k, a += left.tile, b += kTileSide * right.step)
+    multiply_step<W, 3, 4, 5>(a, left.row, b, right);
+  if (pairs % kTileSide != 0) multiply_step<W, 6, 7, 7>(a, left.row, b, right);
 }
 template <int W>
 inline __attribute__((always_inline)) void clear_cell() {
@@ -92,15 +85,8 @@ inline __attribute__((always_inline)) void add_cell(TileLeft left, TileRight rig
 
 // 16 columns of [pairs][`step` floats] as left tiles, one behind the other.
 inline void left_tiles(TileRight columns, int64_t pairs, float* to) {
-  for (int64_t k = 0; k < pairs; k += kTileSide, to += kTileFloats) {
-    Vec<float> m[kTileSide];
-#pragma GCC unroll 16
-    for (int i = 0; i < kTileSide; ++i)
-      m[i] = k + i < pairs ? load(columns.data + (k + i) * columns.step) : Vec<float>{};
-    transpose<float>(m);
-#pragma GCC unroll 16
-    for (int i = 0; i < kTileSide; ++i) store(to + i * kTileSide, m[i]);
-  }
+  for (int64_t k = 0; k < pairs; k += kTileSide, to += kTileFloats)
+    transpose_tile(columns.data + k * columns.step, to, columns.step, pairs - k);
 }
 
 }  // namespace

@@ -128,18 +128,17 @@ struct TileOperands {
   template <int N>
   static inline __attribute__((always_inline)) void put(float* tile, int64_t i, int64_t j,
                                                         const Vec<float> (&e)[2][N]) {
-    const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
-                                                6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
 #pragma GCC unroll 4
     for (int v = 0; v < N; ++v) {
       const int64_t unit = j / L + v;  // of 16 columns
-      const auto both = (__m512i)_mm512_cvtne2ps_pbh((__m512)e[1][v], (__m512)e[0][v]);
+      const Vec<float> rows[2] = {e[0][v], e[1][v]};
+      const auto both = (__m512i)Steps<Pairs>::along(rows);
       float* const along =
           tile + kLeft + (i / kTileSide * kAcross + unit / 2) * kTileFloats + i % kTileSide * L + unit % 2 * (L / 2);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(along), _mm512_maskz_extracti64x4_epi64(0xf, both, 0));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(along + L), _mm512_maskz_extracti64x4_epi64(0xf, both, 1));
       store(tile + kTransposed + (unit * kAcross + i / kNumbers) * kTileFloats + i % kNumbers / 2 * L,
-            (Vec<float>)_mm512_permutexvar_epi16(interleave, both));
+            Steps<Pairs>::across(rows));
     }
   }
 

@@ -54,11 +54,12 @@ inline __attribute__((always_inline)) void multiply_tiles() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(Sum), "i"(Left), "i"(Right));
 }
 
-// A left tile into the right one of the transposed matrix, and back; both may be the same memory.
-inline void transpose_tile(const float* from, float* to) {
+// A left tile into the right one of the transposed matrix, and back; both may be the same memory. Rows of the first are
+// `stride` floats apart, and those from `rows` on count as zeros.
+inline void transpose_tile(const float* from, float* to, int64_t stride = kTileSide, int64_t rows = kTileSide) {
   Vec<float> m[kTileSide];
 #pragma GCC unroll 16
-  for (int i = 0; i < kTileSide; ++i) m[i] = load(from + i * kTileSide);
+  for (int i = 0; i < kTileSide; ++i) m[i] = i < rows ? load(from + i * stride) : Vec<float>{};
   transpose<float>(m);
 #pragma GCC unroll 16
   for (int i = 0; i < kTileSide; ++i) store(to + i * kTileSide, m[i]);
