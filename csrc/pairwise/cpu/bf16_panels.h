@@ -4,8 +4,8 @@
 // on a GPU (relative 2^-9, and the gradient is bfloat16).
 #pragma once
 #include "pairwise/cpu/bf16.h"
-#include "simd/bf16/pair_operands.h"
 #include "pairwise/cpu/panels.h"
+#include "simd/bf16/pair_operands.h"
 #include "simd/bf16/tile_operands.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
