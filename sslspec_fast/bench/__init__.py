@@ -9,6 +9,7 @@ medians are printed.
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from .. import _outputs as outputs
 from . import accuracy, machine, memory, report
 from .case import Case
-from .measure import Timing, flushed_subnormals, interleaved
+from .measure import Timing, flushed_share, flushed_subnormals, interleaved
 
 __all__ = ["main", "measure_case", "run"]
 
@@ -45,9 +46,11 @@ def main(argv: Sequence[str] | None = None, *, peers: str = "sslspec_fast.bench.
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     options = parser.parse_args(argv)
+    with flushed_subnormals():  # before the cases: some peers start threads when they are imported
+        return _run_listed(parser, options, peers)
 
-    import importlib
 
+def _run_listed(parser: argparse.ArgumentParser, options: argparse.Namespace, peers: str) -> int:
     listing = "smoke_cases" if options.smoke else "all_cases"
     cases: list[Case] = getattr(importlib.import_module(peers), listing)()
     if options.only:
@@ -61,17 +64,16 @@ def main(argv: Sequence[str] | None = None, *, peers: str = "sslspec_fast.bench.
         outputs.check_folder(options.out, NAMES, ALWAYS)  # before minutes of work
     except ValueError as problem:
         parser.error(str(problem))
-    with flushed_subnormals():
-        run(
-            cases,
-            options.out,
-            registry=f"{peers}:{listing}",
-            seconds=0.5 if options.smoke else options.seconds,
-            with_memory=not options.no_memory,
-            with_compile=not (options.no_compile or options.smoke),
-            with_accuracy=not options.no_accuracy,
-            device=options.device,
-        )
+    run(
+        cases,
+        options.out,
+        registry=f"{peers}:{listing}",
+        seconds=0.5 if options.smoke else options.seconds,
+        with_memory=not options.no_memory,
+        with_compile=not (options.no_compile or options.smoke),
+        with_accuracy=not options.no_accuracy,
+        device=options.device,
+    )
     return 0
 
 
@@ -91,6 +93,8 @@ def run(
     rates = machine.gemm_rates(device)
     gemm = max(rates.values())
     facts["GEMM, GFLOP/s"] = ", ".join(f"{k} {v:.0f}" for k, v in rates.items())
+    if device == "cpu":
+        facts["subnormals"] = f"{flushed_share():.0%} of a product's are flushed"
     if with_compile and device == "cpu" and shutil.which("g++") is None:
         facts["note"] = "no g++: torch.compile variants are left out"
         with_compile = False
