@@ -83,6 +83,31 @@ def test_one_positive(
     compare(ours, dense_one_positive(*there, skip_self), here, there)
 
 
+# The gradient of the last one is larger than its panel: its columns are not divided into parts.
+CONSTANT_COLUMNS = [(1, 1, 3), (60, 60, 20), (97, 2100, 33), (500, 1700, 20), (600, 60, 130)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("skip_self", [False, True])
+@pytest.mark.parametrize(("n", "m", "d"), CONSTANT_COLUMNS)
+def test_columns_without_a_gradient(
+    n: int, m: int, d: int, skip_self: bool, scale: float, dtype: torch.dtype
+) -> None:
+    if n < 60 and scale > 1:
+        pytest.skip("a handful of rows: nothing averages the rounding of logits near 200")
+    a, b, *others = problem(n, m, d, scale, True, dtype)
+    here = leaves(a, *others)
+    there = doubles(*here)
+    ours = one_positive_total(here[0], b, *here[1:], skip_self=skip_self)
+    if n == m == 1 and skip_self:
+        assert ours == 0
+        assert all(not g.any() for g in torch.autograd.grad(ours, here))
+        return
+    theirs = dense_one_positive(there[0], b.double(), *there[1:], skip_self)
+    compare(ours, theirs, here, there)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["all", "self", "ids", "pattern", "everything"])
 @pytest.mark.parametrize("per_row", [False, True])
@@ -127,12 +152,19 @@ def test_without_gradients_the_value_is_the_same() -> None:
 
 def test_any_number_of_threads_gives_the_same_bits() -> None:
     here = leaves(*problem(400, 330, 90, 20.0, False, torch.float32))
+    constant = problem(260, 2500, 40, 5.0, False, torch.float32)[1]
+    query = leaves(constant[:260])[0]
+    positive = torch.zeros(260)
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
             total = one_positive_total(*here, skip_self=True)
+            queue = one_positive_total(
+                query, constant, torch.tensor(5.0), positive, positive + 1, skip_self=False
+            )
             results.append([total, *torch.autograd.grad(total, here)])
+            results[-1] += [queue, *torch.autograd.grad(queue, query)]
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
