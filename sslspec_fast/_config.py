@@ -9,29 +9,36 @@ from typing import Any
 import torch
 
 from ._dtypes import change_float32_products, float32_products
-from ._seam import _C
+from ._seam import _C, change_cuda_kept_limit, cuda_kept_limit
 
 __all__ = ["release_kept", "set_float32_products", "set_kept_limit", "show_config"]
 
 
-def set_kept_limit(limit: int) -> int:
-    """Sets how much memory a CPU may use to keep products from a forward pass for its backward.
+def set_kept_limit(limit: int, device: str = "cpu") -> int:
+    """Sets how much memory may be used to keep products from a forward pass for its backward.
 
-    The losses with a log-sum-exp over all pairs (NT-Xent, CLIP, DCL, SupCon, InfoNCE on a graph)
-    multiply every pair of rows in the forward pass and need the products again in the backward
-    pass. One buffer of the process keeps as many as fit, and the others are computed twice. Values
-    and gradients are bitwise the same for every limit. The buffer holds the products of the last
-    forward pass that recorded a graph; it is made when first used, and grows up to the limit.
+    On a CPU the losses with a log-sum-exp over all pairs (NT-Xent, CLIP, DCL, SupCon, InfoNCE on a
+    graph) multiply every pair of rows in the forward pass and need the products again in the
+    backward pass. One buffer of the process keeps as many as fit, and the others are computed
+    twice. Values and gradients are bitwise the same for every limit. The buffer holds the products
+    of the last forward pass that recorded a graph; it is made when first used, and grows up to the
+    limit.
+
+    On a GPU NT-Xent and CLIP of some thousand bfloat16 rows can keep a matrix of all pairs until
+    the backward pass, where it fits as a whole: memory of torch's allocator for each call. Off
+    unless ``SSLSPEC_HOPPER`` names it (docs/kernels.md).
 
     Args:
-        limit: bytes; 64 MiB (64 << 20) unless set. 0: nothing is kept.
+        limit: bytes; unless set 64 MiB (64 << 20) on a CPU and 256 MiB on a GPU. 0: nothing is
+            kept.
+        device: "cpu" or "cuda".
 
     Returns:
         The limit until now.
 
     Raises:
         TypeError: limit is no int.
-        ValueError: it is negative, or no size of memory.
+        ValueError: it is negative, or no size of memory, or device is another one.
 
     >>> before = set_kept_limit(16 << 20)
     >>> set_kept_limit(before) == 16 << 20
@@ -41,13 +48,20 @@ def set_kept_limit(limit: int) -> int:
         raise TypeError(f"set_kept_limit: limit must be an int, got {type(limit).__name__}")
     if not 0 <= limit <= sys.maxsize:
         raise ValueError(f"set_kept_limit: limit must be in 0 ... {sys.maxsize} bytes, got {limit}")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"set_kept_limit: device must be 'cpu' or 'cuda', got {device!r}")
+    if device == "cuda":
+        before = cuda_kept_limit()
+        change_cuda_kept_limit(limit)
+        return before
     before = _C.kept_limit()
     _C.set_kept_limit(limit)
     return before
 
 
 def release_kept() -> None:
-    """Frees the buffer of `set_kept_limit`; the next forward pass that needs one makes another.
+    """Frees the buffer of `set_kept_limit` on a CPU; the next forward pass that needs one makes
+    another.
 
     A backward pass whose products it held computes them again, with the same bits.
 
@@ -113,10 +127,11 @@ def show_config() -> dict[str, Any]:
         CPU kernels in use; the environment variable ``SSLSPEC_ISA`` caps it),
         ``cuda_architectures`` (of the compiled CUDA kernels; 90a-real are those of Hopper; empty
         for a CPU-only build), ``cuda_devices`` (names of the GPUs that torch sees), ``threads``
-        (torch's setting, which the CPU kernels follow), ``kept_limit`` (bytes; see
-        `set_kept_limit`), ``float32_products`` (see `set_float32_products`) and ``distributed``:
-        whether torch has torch.distributed (``available``), which ``backends`` it was built with,
-        of "gloo", "nccl", "mpi" and "ucc", and the version of ``torch`` itself.
+        (torch's setting, which the CPU kernels follow), ``kept_limit`` and
+        ``cuda_kept_limit`` (bytes; see `set_kept_limit`), ``float32_products`` (see
+        `set_float32_products`) and ``distributed``: whether torch has torch.distributed
+        (``available``), which ``backends`` it was built with, of "gloo", "nccl", "mpi" and "ucc",
+        and the version of ``torch`` itself.
     """
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -131,6 +146,7 @@ def show_config() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "distributed": _distributed(),
         "kept_limit": _C.kept_limit(),
+        "cuda_kept_limit": cuda_kept_limit(),
         "float32_products": str(float32_products()).removeprefix("torch."),
     }
 

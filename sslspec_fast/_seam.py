@@ -16,7 +16,18 @@ import torch
 
 from . import _C
 
-__all__ = ["CODE", "_C", "rounds", "row_threads", "stream", "threads", "unit_stride", "view"]
+__all__ = [
+    "CODE",
+    "_C",
+    "change_cuda_kept_limit",
+    "cuda_kept_limit",
+    "rounds",
+    "row_threads",
+    "stream",
+    "threads",
+    "unit_stride",
+    "view",
+]
 
 Descriptor = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
 
@@ -49,6 +60,22 @@ def stream(t: torch.Tensor) -> int:
         return 0
     # torch.cuda.current_stream makes an object first, at ten times the cost
     return int(torch._C._cuda_getCurrentRawStream(t.get_device()))
+
+
+_cuda_kept_limit = 256 << 20
+
+
+def cuda_kept_limit() -> int:
+    """Bytes that a loss on a GPU may keep for its backward pass: `set_kept_limit` in _config.py.
+    The core knows that of a CPU, whose buffer it owns.
+    """
+    return _cuda_kept_limit
+
+
+def change_cuda_kept_limit(limit: int) -> None:
+    """For `set_kept_limit`, which checks it."""
+    global _cuda_kept_limit
+    _cuda_kept_limit = limit
 
 
 WORK_OF_THREAD = 1.6e7

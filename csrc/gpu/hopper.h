@@ -1,7 +1,7 @@
 // Whether kernels of Hopper may run: the build has them, and SSLSPEC_HOPPER in the environment does not keep them away.
 // For comparisons it names the one kind of pass that may be Hopper's ("statistics", "sums", "chained", "weights",
-// "exponentials", "sigmoid", "strips", "triangle", "gradient"), or none of them ("portable"). A pass that no GPU has run
-// so far ("strips", "triangle", "gradient") is Hopper's only if it is named, or "all" are.
+// "exponentials", "sigmoid", "strips", "triangle", "gradient", "kept"), or none of them ("portable"). A pass that no GPU
+// has run so far ("strips", "triangle", "gradient", "kept") is Hopper's only if it is named, or "all" are.
 #pragma once
 #include <cstdlib>
 #include <cstring>

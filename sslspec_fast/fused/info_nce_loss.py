@@ -56,7 +56,7 @@ _of_rows = grouping(6, _MatchedRows._make)
 @_of_rows
 def _shapes(p: _MatchedRows, of_z2: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     z1, z2, scale, number, _, unit = p
-    loss, u, stats = two_views_cuda.shapes(z1, z2, scale, number, "sum", "rows", unit)
+    loss, u, stats, _ = two_views_cuda.shapes(z1, z2, scale, number, "sum", "rows", unit, False)
     n, width = len(z1), u.shape[1]
     return loss, u, stats, stats.new_empty(n, width), stats.new_empty(n if of_z2 else 0, width)
 

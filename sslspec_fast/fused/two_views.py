@@ -155,17 +155,17 @@ def _total_of(
 
 
 def _cuda_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    z1, z2, scale, ctx.number, *ctx.options = inputs
-    _, u, stats = output
+    z1, z2, scale, ctx.number, *ctx.options, _ = inputs
+    _, u, stats, kept = output
     ctx.mark_non_differentiable(u, stats)
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(z1, z2, scale, u, stats)
+    ctx.save_for_backward(z1, z2, scale, u, stats, *kept)
 
 
 def _cuda_backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 7
-    z1, z2, scale, u, stats = ctx.saved_tensors
+        return (None,) * 8
+    z1, z2, scale, u, stats, *kept = ctx.saved_tensors
     if torch.is_grad_enabled():
 
         def compose(z1: Tensor, z2: Tensor, scale: Tensor | None) -> Tensor:
@@ -174,14 +174,15 @@ def _cuda_backward(ctx: Any, grad: Tensor | None, *_: Tensor) -> tuple[Tensor | 
             losses = _losses(z1, z2, c, form, unit, half=is_half(z1))
             return reduce_rows(losses, reduction, None)
 
-        return *through_composition(compose, (z1, z2, scale), [grad]), *(None,) * 4
+        return *through_composition(compose, (z1, z2, scale), [grad]), *(None,) * 5
     _, of_z2, of_scale, *_ = ctx.needs_input_grad
-    first, *rest = _losses_cuda_bwd(z1, z2, u, stats, grad, *ctx.options, of_z2, of_scale)
-    return first, rest[0] if of_z2 else None, rest[-1] if of_scale else None, *(None,) * 4
+    first, *rest = _losses_cuda_bwd(z1, z2, u, stats, kept, grad, *ctx.options, of_z2, of_scale)
+    return first, rest[0] if of_z2 else None, rest[-1] if of_scale else None, *(None,) * 5
 
 
 _losses_cuda_bwd = register_op(
-    "two_views_backward(Tensor z1, Tensor z2, Tensor u, Tensor stats, Tensor grad,"
+    "two_views_backward(Tensor z1, Tensor z2, Tensor u, Tensor stats, Tensor[] kept,"
+    " Tensor grad,"
     " str reduction, str form, bool unit, bool of_z2, bool of_scale) -> Tensor[]",
     cpu=None,
     cuda=two_views_cuda.backward,
@@ -189,7 +190,7 @@ _losses_cuda_bwd = register_op(
 )
 _losses_cuda = register_op(
     "two_views(Tensor z1, Tensor z2, Tensor? scale, float number, str reduction,"
-    " str form, bool unit) -> (Tensor, Tensor, Tensor)",
+    " str form, bool unit, bool keep) -> (Tensor, Tensor, Tensor, Tensor[])",
     cpu=None,
     cuda=two_views_cuda.forward,
     fake=two_views_cuda.shapes,
@@ -279,7 +280,9 @@ def _softmax_loss(
             each = 1.0 / len(z1) if reduction == "mean" else 1.0
             return info_nce_total(z1, z2, scale, each, unit=unit)
         tensor, number = (scale, 1.0) if isinstance(scale, Tensor) else (None, scale)
-        losses = _losses_cuda(z1, z2, tensor, number, how, form, unit)[0]
+        keep = how != "none" and two_views_cuda.keeps_weights(z1, scale, form, unit)
+        keep = keep and any(map(_value_and_grad.wanted, (z1, z2, tensor)))
+        losses = _losses_cuda(z1, z2, tensor, number, how, form, unit, keep)[0]
         return losses if weight is None else reduce_rows(losses, reduction, weight)
     if reduction == "none" or _transformed():
         losses = _losses(z1, z2, scale, form, unit, half=is_half(z1))

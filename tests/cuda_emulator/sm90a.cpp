@@ -184,6 +184,7 @@ struct SliceProducts {
   float operator()(int k) const { return queued.empty() ? sums[k] : NAN; }
 };
 
+template <bool kKeeps>
 void strips_stand_in(const Pairs p, const StripsArgs args) {
   using Traits = StripsTraits;
   auto& s = *reinterpret_cast<StripsShared*>(dynamic_shared());
@@ -195,7 +196,7 @@ void strips_stand_in(const Pairs p, const StripsArgs args) {
   const int thread = threadIdx.x, warp = thread / 32, of = (thread - Traits::kGroup) / Traits::kGroup;
   if (thread >= Traits::kGroup) {
     SliceProducts products = {s, of, thread % Traits::kGroup};
-    return consume_strips(p, args, plan, s, thread - Traits::kGroup, shift.value, products);
+    return consume_strips<kKeeps>(p, args, plan, s, thread - Traits::kGroup, shift.value, products);
   }
   if (thread % 32 != 0) return;
   if (warp < Traits::kGroups)
@@ -212,8 +213,9 @@ void pairwise_strips_sm90a(const PairwiseProblem& problem, Partial* x_parts, Par
   const Pairs p = pairs_of(problem);
   const PairwiseGrid grid(p.x.count, p.y.count);
   const int slices = static_cast<int>(ceil_div(problem.x.shape[1], 64));
-  launch("strips", strips_stand_in, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))), StripsTraits::kThreads,
-         sizeof(StripsShared), 0, p, StripsArgs{x_parts, y_parts, grid.span, grid.y_supers, slices});
+  const auto kernel = problem.kept.data == nullptr ? strips_stand_in<false> : strips_stand_in<true>;
+  launch("strips", kernel, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))), StripsTraits::kThreads,
+         sizeof(StripsShared), 0, p, StripsArgs{x_parts, y_parts, grid.span, grid.y_supers, slices, problem.kept});
 }
 
 void triangle_stand_in(const TriangleProblem p, const TriangleArgs args) {

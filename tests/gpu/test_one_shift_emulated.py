@@ -71,7 +71,9 @@ def test_every_kernel(
 )
 def test_which_rows_are_visited_again(case: str, scale: float, again: bool) -> None:
     x, y = (t.float() for t in cone_rows(case))
-    *_, stats = two_views_cuda.forward(x, y, torch.tensor(scale), 1.0, "mean", "both", False)
+    *_, stats, _ = two_views_cuda.forward(
+        x, y, torch.tensor(scale), 1.0, "mean", "both", False, False
+    )
     assert bool(stats[-5:-1].view(torch.int32)[0]) is again
 
 
@@ -83,7 +85,7 @@ def test_one_column_alone_is_noticed() -> None:
     y[70] = -axis
     scale = torch.tensor(100.0)
     for z, again in (((x, y), True), ((y, x), True), ((x, x), False)):
-        *_, stats = two_views_cuda.forward(*z, scale, 1.0, "mean", "both", False)
+        *_, stats, _ = two_views_cuda.forward(*z, scale, 1.0, "mean", "both", False, False)
         assert bool(stats[-5:-1].view(torch.int32)[0]) is again
 
 

@@ -156,7 +156,7 @@ def test_gradients_of_one_side_and_none(name: str, d: int) -> None:
 def test_rows_that_fit_are_not_copied() -> None:
     for dtype, d in ((BF16, 24), (F32, 20), (F64, 5)):
         z = views(9, d, dtype)
-        _, u, _ = two_views_cuda.forward(*z, None, 5.0, "mean", "both", False)
+        _, u, *_ = two_views_cuda.forward(*z, None, 5.0, "mean", "both", False, False)
         assert u.shape == (0, d)
 
 
@@ -185,7 +185,7 @@ FORMS = [("stacked", True), ("rows", True), ("both", False)]
 def test_compiled_with_numbers_that_change(form: str, unit: bool) -> None:
     # is_cuda is the truth to the compiler, so that the branch is taken by hand
     def loss(a: Tensor, b: Tensor, t: float) -> Tensor:
-        out: Tensor = _losses_cuda(a, b, None, 1 / t, "mean", form, unit)[0]
+        out: Tensor = _losses_cuda(a, b, None, 1 / t, "mean", form, unit, False)[0]
         return out
 
     torch._dynamo.reset()
@@ -206,7 +206,7 @@ def test_opcheck(form: str, unit: bool, reduction: str) -> None:
     op = torch.ops.sslspec_fast.two_views.default
     # not test_aot_dispatch_dynamic: it compares all of `stats`, also what a form does not write
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(op, (*z, c, 1.0, reduction, form, unit), test_utils=tests)
+    torch.library.opcheck(op, (*z, c, 1.0, reduction, form, unit, False), test_utils=tests)
 
 
 @every_loss
@@ -243,4 +243,4 @@ def test_the_core_names_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=r"z2 must have size 9 in dimension 0, got shape \(8, 5\)"):
         two_view_loss(z[0], z[1][:8], 2.0)
     with pytest.raises(KeyError, match="columns"):
-        _losses_cuda(*z, None, 1.0, "mean", "columns", True)
+        _losses_cuda(*z, None, 1.0, "mean", "columns", True, False)

@@ -110,6 +110,15 @@ void multiply(const Views& v, const T* factors, Weight* const (&weights)[2], int
   }
 }
 
+// The weights of `stats` for the rows z1 as a matrix.
+PairwiseBackward matrix_weights(const Views& v) {
+  const KeptWeights<float> kept = v.kept<float>();
+  PairwiseBackward back{};
+  back.x_weights = kept.weights[0];
+  back.y_weights = v.form == ViewForm::rows ? nullptr : kept.weights[v.stacked() ? 0 : 1];
+  return back;
+}
+
 template <typename T>
 void statistics(const Views& v, const ViewBuffers<T>& w, bool tries) {
   PairwiseProblem p = v.problem<T>(0);
@@ -187,6 +196,7 @@ void two_views_forward(const ViewInputs& views, TensorView scale, double number,
     launch("two_views_loss", views_loss_kernel<T>, blocks, kViewThreads, 0, v.stream, v.stats<T>(), v.n, v.stacked(),
            v.columns(), ViewParts{w.x_parts, grid.y_supers}, ViewParts{w.y_parts, grid.x_supers}, loss.as<T>(),
            pairs_of(v.problem<T>(0)), total);
+    if (v.in.matrix.present()) pairwise_kept_weights(v.problem<float>(0), matrix_weights(v));
   });
 }
 
@@ -211,10 +221,7 @@ void two_views_weight_rows(const ViewInputs& views, int64_t row0, TensorView wei
                 kOp, ": rows ", row0, " to ", row0 + rows, " must be multiples of 128 or end at ", count);
   check_matrix(kOp, "weights", weights, pieces * rows, count, pieces == 1 ? v.multiplied : DType::bf16, v.device);
   check_vector(kOp, "workspace", run.workspace, pairwise_vectors_size(count, count), DType::f32, v.device);
-  const KeptWeights<float> kept = v.kept<float>();
-  PairwiseBackward back{};
-  back.x_weights = kept.weights[0];
-  back.y_weights = v.form == ViewForm::rows ? nullptr : kept.weights[v.stacked() ? 0 : 1];
+  PairwiseBackward back = matrix_weights(v);
   back.vectors = run.workspace.as<float>();
   pairwise_weights(v.problem<float>(0), back, {row0, rows, weights.data, weights.stride[0], pieces});
 }

@@ -34,9 +34,12 @@ struct ViewInputs {
                       // at the end the scale
   int form;           // ViewForm
   bool unit;
+  TensorView matrix;  // out of the forward pass of one number, or absent: the weights W for a gradient of 1 of the rows
+                      // z1 (stacked: of all rows) against z2 in bfloat16, whole tiles of 128 x 128, from exponentials
+                      // that the statistics keep. Not for the form rows
   static constexpr auto fields() {
     using I = ViewInputs;
-    return std::make_tuple(&I::z1, &I::z2, &I::u, &I::stats, &I::form, &I::unit);
+    return std::make_tuple(&I::z1, &I::z2, &I::u, &I::stats, &I::form, &I::unit, &I::matrix);
   }
 };
 

@@ -58,6 +58,13 @@ struct Views {
     const int64_t single = 7 * n + 8 * ceil_div(n, kBoundRows) + 1;
     keeps = in.stats.shape[0] != single;
     check_vector(kViewsOp, "stats", in.stats, keeps ? two_views_stats_size(n, true) : single, real, device);
+    if (!in.matrix.present()) return;
+    const int64_t side = ceil_div(count(), kBoundRows) * kBoundRows;
+    SSLSPEC_CHECK(keeps && form != ViewForm::rows && multiplied == DType::bf16, kViewsOp,
+                  ": a matrix of weights goes with one number of bfloat16 rows");
+    check_matrix(kViewsOp, "matrix", in.matrix, side, side, DType::bf16, device);
+    SSLSPEC_CHECK(in.matrix.stride[0] == side && reinterpret_cast<uintptr_t>(in.matrix.data) % 16 == 0, kViewsOp,
+                  ": the matrix must be contiguous and start at 16 bytes");
   }
 
   bool stacked() const { return form == ViewForm::stacked; }
@@ -134,6 +141,7 @@ struct Views {
     p.precision = fast ? Precision::fast : Precision::exact;
     p.x_bounds = bounds<T>(o), p.y_bounds = bounds<T>(1 - o);
     if (keeps) p.flushed = kept<T>().flushed;
+    if (o == 0 && in.matrix.present()) p.kept = {in.matrix.data, in.matrix.stride[0]};
     p.device = device, p.stream = stream;
     return p;
   }

@@ -32,8 +32,10 @@ Statistics statistics_on_hopper(DType rows, int64_t d, bool symmetric) {
   return hopper_allows("statistics") ? Statistics::tiles : Statistics::portable;
 }
 
-// A strip of one tile would save nothing, and the pass is a launch more.
+// Only the pass by strips of rows keeps exponentials. A strip of one tile would save nothing else, and the pass is a
+// launch more.
 bool strips_on_hopper(const PairwiseProblem& p) {
+  if (p.kept.data != nullptr) return true;
   return p.bias == nullptr && PairwiseGrid(p.x.shape[0], p.y.shape[0]).span > 1 && hopper_names("strips");
 }
 
@@ -61,7 +63,9 @@ int64_t pairwise_tile_sums_size(int64_t n, int64_t m, int64_t d, DType dtype, bo
 void pairwise_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts, Partial* tile_sums) {
   const DeviceGuard guard(p.device);
   if constexpr (kHopperBuilt) {
-    const Statistics pass = statistics_on_hopper(p.x.dtype, p.x.shape[1], p.symmetric);
+    Statistics pass = statistics_on_hopper(p.x.dtype, p.x.shape[1], p.symmetric);
+    if (p.kept.data != nullptr)
+      pass = p.x.shape[1] <= kSumsWidth && hopper_names("kept") ? Statistics::sums : Statistics::portable;
     if (pass != Statistics::portable && hopper_operands(p)) {
       if (pass == Statistics::sums) {
         const bool strips = strips_on_hopper(p);

@@ -21,6 +21,13 @@ struct BlockBound {
   int32_t id_min, id_max;
 };
 
+// Where the statistics leave the exponentials 2^(s_ij log2(e) - shift) of one shift for all (pairs.cuh): a bfloat16
+// matrix at 16 bytes in whole tiles of 128 x 128, 0 for left-out pairs; symmetric: the tiles on and over the diagonal.
+struct KeptExponentials {
+  void* data;  // null: they keep none
+  int64_t pitch;
+};
+
 struct PairwiseProblem {  // one orientation of the logits s_ij = scale_ij x_i . y_j, i over rows
   TensorView x, y;        // [n, d], [m, d]; rows at multiples of 16 bytes (float64: any stride)
   const void* scale;      // fp32 (fp64); index i * scale_row + j * scale_col
@@ -35,6 +42,7 @@ struct PairwiseProblem {  // one orientation of the logits s_ij = scale_ij x_i .
   // tried beyond a narrow range. again: statistics that are to be made where the first ones set it.
   int32_t* flushed;
   bool again;
+  KeptExponentials kept;  // bfloat16 rows, softmax
   Precision precision;
   int device;
   int64_t stream;
@@ -108,6 +116,10 @@ struct WeightRows {
   int pieces;
 };
 void pairwise_weights(const PairwiseProblem& p, const PairwiseBackward& b, const WeightRows& w);
+
+// The exponentials that the statistics left in p.kept become the weights of all rows, in place; where no shift serves
+// all, the weights are made anew.
+void pairwise_kept_weights(const PairwiseProblem& p, const PairwiseBackward& b);
 
 // A softmax over rows (scale a scalar, no column part) in one visit of the pairs: 2^(s_ij log2(e) - shift_i) of rows
 // row0.. as pairwise_weights writes weights, 0 for left-out pairs. The sums over the pairs of each row, and the shifts,

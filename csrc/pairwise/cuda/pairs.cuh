@@ -102,6 +102,14 @@ __device__ __forceinline__ CommonShift common_shift(const Pairs& p, float* slots
 // Statistics that are made again only where the first ones were flushed.
 __device__ __forceinline__ bool is_done(const Pairs& p) { return p.again && *p.flushed == 0; }
 
+// Kept exponentials from pair (i, j) on, and two neighbours of them, the first in an even column.
+__device__ __forceinline__ KeptExponentials kept_at(KeptExponentials kept, int64_t i, int64_t j) {
+  return {static_cast<__nv_bfloat16*>(kept.data) + i * kept.pitch + j, kept.pitch};
+}
+__device__ __forceinline__ void store_kept(KeptExponentials kept, int row, int column, float a, float b) {
+  *static_cast<__nv_bfloat162*>(kept_at(kept, row, column).data) = __floats2bfloat162_rn(a, b);
+}
+
 // Are there pairs to leave out in rows i0 .. i0 + rows, columns j0 .. j0 + cols (padding included)? A tile never
 // crosses a multiple of kBoundRows. The same answer in every thread.
 __device__ __forceinline__ bool tile_is_masked(const Pairs& p, int64_t i0, int rows, int64_t j0, int cols) {

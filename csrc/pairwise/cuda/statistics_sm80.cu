@@ -17,11 +17,11 @@
 namespace sslspec::cuda {
 namespace {
 
-template <typename MathMode, bool kIsSigmoid>
+template <typename MathMode, bool kIsSigmoid, bool kKeepsThem = false>
 struct StatisticsTraits {
   using Math = MathMode;
-  static constexpr bool kSigmoid = kIsSigmoid;
-  static constexpr int kStrip = 8;  // tiles whose column sums fit in shared memory
+  static constexpr bool kSigmoid = kIsSigmoid, kKeeps = kKeepsThem;  // keeps: PairwiseProblem::kept
+  static constexpr int kStrip = 8;                                   // tiles whose column sums fit in shared memory
   static constexpr int kBlocks = sizeof(typename Math::Operand4) > 16 ? 1 : 2;  // split operands need the registers
   static constexpr int kColumns = kStrip * TileTraits::kRows;
 };
@@ -59,22 +59,29 @@ __device__ __forceinline__ void scale_and_mask(Accumulator& acc, const float* ro
 }
 
 // One exponential serves row and column. The scale is folded into the exponent's multiply-add, unless `scaled`.
+// kept: from the first pair of the tile on.
+template <bool kKeeps>
 __device__ __forceinline__ void add_narrow(const Accumulator& acc, const float* row_scale, bool scaled, float shift,
-                                           float (&sum)[4][2], Partial* column) {
+                                           float (&sum)[4][2], Partial* column, KeptExponentials kept) {
   float column_total[4][2] = {};
+  if constexpr (kKeeps) kept = kept_at(kept, TilePipe::row_of(0, 0), TilePipe::column_of(0, 0));
 #pragma unroll
   for (int m = 0; m < 4; ++m)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const float c = scaled ? 1.0f : row_scale[TilePipe::row_of(m, h)];
 #pragma unroll
-      for (int n = 0; n < 4; ++n)
+      for (int n = 0; n < 4; ++n) {
+        float value[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const float value = exp2_fast(fmaf(acc[m][n][2 * h + e], c, -shift));
-          sum[m][h] += value;
-          column_total[n][e] += value;
+          value[e] = exp2_fast(fmaf(acc[m][n][2 * h + e], c, -shift));
+          sum[m][h] += value[e];
+          column_total[n][e] += value[e];
         }
+        if constexpr (kKeeps) store_kept(kept, 0, n * 8, value[0], value[1]);
+      }
+      if constexpr (kKeeps) kept = kept_at(kept, 8, 0);
     }
   if (column == nullptr) return;
 #pragma unroll
@@ -136,9 +143,10 @@ __device__ __forceinline__ void add_softplus(const Accumulator& acc, float bias,
 template <typename Traits>
 __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
     statistics_kernel(const __grid_constant__ Pairs p, const float* bias_pointer, Partial* x_parts, Partial* y_parts,
-                      int64_t span, int64_t y_supers, bool resident) {
+                      int64_t span, int64_t y_supers, bool resident, KeptExponentials kept) {
   using Math = typename Traits::Math;
   constexpr int kTile = TileTraits::kRows;
+  static_assert(!Traits::kSigmoid || !Traits::kKeeps);
   if (is_done(p)) return;
   unsigned char* shared = dynamic_shared();
   const TilePipe pipe(shared, p.x.bytes, resident);
@@ -201,7 +209,7 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
             if constexpr (Traits::kSigmoid)
               add_softplus(acc, bias, sum);
             else if (narrow)
-              add_narrow(acc, s.row_scale, scaled, shift, sum, column);
+              add_narrow<Traits::kKeeps>(acc, s.row_scale, scaled, shift, sum, column, kept_at(kept, i0, j0));
             else
               add_wide(acc, top, sum, column);
           });
@@ -234,16 +242,15 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
   }
 }
 
-template <typename Math, bool kSigmoid>
+template <typename Traits>
 void launch_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_parts) {
-  using Traits = StatisticsTraits<Math, kSigmoid>;
   const PairwiseGrid grid(p.x.shape[0], p.y.shape[0]);
   const Pairs pairs = pairs_of(p);
   constexpr size_t kOther = sizeof(StatisticsShared<Traits>);
   const bool resident = TilePipe::keeps_x(pairs.x.bytes, kOther, shared_limit());
   launch("pairwise_statistics", statistics_kernel<Traits>, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))),
          TileTraits::kThreads, TilePipe::shared_bytes(pairs.x.bytes, resident) + kOther, p.stream, pairs,
-         static_cast<const float*>(p.bias), x_parts, y_parts, grid.span, grid.y_supers, resident);
+         static_cast<const float*>(p.bias), x_parts, y_parts, grid.span, grid.y_supers, resident, p.kept);
 }
 
 }  // namespace
@@ -264,14 +271,15 @@ void portable_statistics(const PairwiseProblem& p, Partial* x_parts, Partial* y_
   const DeviceGuard guard(p.device);
   const bool fast = p.precision == Precision::fast;
   if (p.bias != nullptr) {
-    const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, true>
-                     : fast                   ? launch_statistics<Tf32, true>
-                                              : launch_statistics<Tf32x3, true>;
+    const auto run = p.x.dtype == DType::bf16 ? launch_statistics<StatisticsTraits<Bf16, true>>
+                     : fast                   ? launch_statistics<StatisticsTraits<Tf32, true>>
+                                              : launch_statistics<StatisticsTraits<Tf32x3, true>>;
     return run(p, x_parts, y_parts);
   }
-  const auto run = p.x.dtype == DType::bf16 ? launch_statistics<Bf16, false>
-                   : fast                   ? launch_statistics<Tf32, false>
-                                            : launch_statistics<Tf32x3, false>;
+  if (p.kept.data != nullptr) return launch_statistics<StatisticsTraits<Bf16, false, true>>(p, x_parts, y_parts);
+  const auto run = p.x.dtype == DType::bf16 ? launch_statistics<StatisticsTraits<Bf16, false>>
+                   : fast                   ? launch_statistics<StatisticsTraits<Tf32, false>>
+                                            : launch_statistics<StatisticsTraits<Tf32x3, false>>;
   run(p, x_parts, y_parts);
 }
 

@@ -156,3 +156,11 @@ def test_limits_are_checked() -> None:
             sf.set_kept_limit(limit)
     with pytest.raises(TypeError, match="limit must be an int, got float"):
         sf.set_kept_limit(1e6)  # type: ignore
+    with pytest.raises(ValueError, match="device must be 'cpu' or 'cuda', got 'gpu'"):
+        sf.set_kept_limit(1, "gpu")
+
+
+def test_a_gpu_has_a_limit_of_its_own() -> None:
+    assert sf.set_kept_limit(5 << 20, "cuda") == 256 << 20
+    assert sf.show_config()["cuda_kept_limit"] == sf.set_kept_limit(256 << 20, "cuda") == 5 << 20
+    assert sf.show_config()["kept_limit"] == 64 << 20

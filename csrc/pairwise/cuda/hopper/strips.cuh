@@ -11,6 +11,8 @@
 // exponentials. A group brings its slices of rows through a ring of its own, so that neither waits for memory which the
 // other has to free. The column sums of group 0 pass to group 1, half a tile later, which adds up both.
 //
+// The exponentials may be kept (PairwiseProblem::kept): each thread stores its pairs of neighbours where it takes them.
+//
 // A problem with itself visits tiles on and over the diagonal. That on the diagonal, the last one of its strip, has
 // rows only: its column sums are multiplied by 0.
 #pragma once
@@ -31,6 +33,7 @@ struct StripsArgs {
   Partial *x_parts, *y_parts;  // as in pairwise_statistics
   int64_t span, y_supers;      // PairwiseGrid
   int slices;                  // of the operands, at most kSlots
+  KeptExponentials kept;
 };
 
 struct StripsShared {
@@ -123,7 +126,7 @@ enum StripsBarrier { kAllConsumers = 1, kTurn = 2, kOwnGroup = 4, kColumnsThere 
 // By both groups, thread 0 .. 255. products: multiply(stage, slot, first) starts the products of a slice of the group's
 // rows with one of the columns, `first` of a tile; wait<k>() leaves at most k of them unfinished; then products(i) is
 // element i of the accumulator (tile_sums.cuh).
-template <typename Products>
+template <bool kKeeps, typename Products>
 __device__ __forceinline__ void consume_strips(const Pairs& p, const StripsArgs& a, const StripsPlan& plan,
                                                StripsShared& s, int thread, float shift, Products& products) {
   using Traits = StripsTraits;
@@ -190,13 +193,16 @@ __device__ __forceinline__ void consume_strips(const Pairs& p, const StripsArgs&
           sync_at(kOwnGroup + group, Traits::kGroup);
           leave_out(s.mask[group], own_row, x);
         }
-        const float kept = plan.diagonal && row == column ? 0.0f : 1.0f;
+        const float counted = plan.diagonal && row == column ? 0.0f : 1.0f;
+        KeptExponentials tile = a.kept;  // this thread's part of it
+        if constexpr (kKeeps) tile = kept_at(tile, i0 + own_row, j0 + lane % 4 * 2);
         float total[2][2] = {};
 #pragma unroll
         for (int k = 0; k < 64; ++k) {
-          const float e = exp2_fast(x[k]);
-          total[k / 2 % 2][k % 2] += e;
-          sums[k / 4 * 2 + k % 2] = fmaf(e, kept, sums[k / 4 * 2 + k % 2]);
+          x[k] = exp2_fast(x[k]);
+          total[k / 2 % 2][k % 2] += x[k];
+          sums[k / 4 * 2 + k % 2] = fmaf(x[k], counted, sums[k / 4 * 2 + k % 2]);
+          if (kKeeps && k % 2 == 1) store_kept(tile, k / 2 % 2 * 8, k / 4 * 8, x[k - 1], x[k]);
         }
 #pragma unroll
         for (int h = 0; h < 2; ++h) {

@@ -106,6 +106,7 @@ __device__ __forceinline__ auto products_of(unsigned char* x, unsigned char* y, 
   return Products<decltype(fx), decltype(fy), decltype(acc)>{mma, fx, fy, acc};
 }
 
+template <bool kKeeps>
 __global__ void __launch_bounds__(Traits::kThreads, 1) strips_kernel(const __grid_constant__ Args a) {
   if (is_done(a.pairs)) return;
   unsigned char* bytes = dynamic_shared();
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(Traits::kThreads, 1) strips_kernel(const __gri
     cutlass::arch::warpgroup_reg_alloc<232>();
     const int thread = threadIdx.x - Traits::kGroup;
     auto products = products_of(s.x[thread / Traits::kGroup][0], s.y[0], thread % Traits::kGroup);
-    consume_strips(a.pairs, a.strips, plan, s, thread, shift.value, products);
+    consume_strips<kKeeps>(a.pairs, a.strips, plan, s, thread, shift.value, products);
   }
 }
 
@@ -142,10 +143,11 @@ void pairwise_strips_sm90a(const PairwiseProblem& p, Partial* x_parts, Partial* 
   const Args args = {tma_of<SideX>(p.x.data, static_cast<int>(p.x.shape[0]), d, p.x.stride[0]),
                      tma_of<SideY>(p.y.data, static_cast<int>(p.y.shape[0]), d, p.y.stride[0]),
                      pairs_of(p),
-                     {x_parts, y_parts, grid.span, grid.y_supers, slices},
+                     {x_parts, y_parts, grid.span, grid.y_supers, slices, p.kept},
                      d};
-  launch("pairwise_strips_sm90a", strips_kernel, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))),
-         Traits::kThreads, sizeof(StripsShared) + 1024, p.stream, args);
+  const auto kernel = p.kept.data == nullptr ? strips_kernel<false> : strips_kernel<true>;
+  launch("pairwise_strips_sm90a", kernel, dim3(static_cast<unsigned>(grid.blocks(p.symmetric))), Traits::kThreads,
+         sizeof(StripsShared) + 1024, p.stream, args);
 }
 
 }  // namespace sslspec::cuda
