@@ -68,6 +68,19 @@ __device__ __forceinline__ Super super_block(int64_t index, bool symmetric, int6
   return {index, y};
 }
 
+// Its tiles.
+struct SuperTiles {
+  Super super;
+  int64_t x_begin, x_end, y_begin, y_end;
+  bool diagonal;
+
+  __device__ __forceinline__ SuperTiles(const Pairs& p, int64_t index, int64_t span, int64_t y_supers)
+      : super(super_block(index, p.symmetric, y_supers)), x_begin(super.x * span),
+        x_end(min(x_begin + span, ceil_div(p.x.count, TileTraits::kRows))), y_begin(super.y * span),
+        y_end(min(y_begin + span, ceil_div(p.y.count, TileTraits::kRows))),
+        diagonal(p.symmetric && super.x == super.y) {}
+};
+
 // An absent part of the weights: its exponential is 0 and not infinite, which times the factor would not be 0.
 constexpr Weight kNoWeight = {1e38f, 0.0f};
 

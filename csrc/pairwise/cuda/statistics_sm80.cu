@@ -153,35 +153,31 @@ __global__ void __launch_bounds__(TileTraits::kThreads, Traits::kBlocks)
   StatisticsShared<Traits>& s =
       *reinterpret_cast<StatisticsShared<Traits>*>(shared + TilePipe::shared_bytes(p.x.bytes, resident));
 
-  const Super super = super_block(blockIdx.x, p.symmetric, y_supers);
-  const int64_t x_tiles = ceil_div(p.x.count, kTile), y_tiles = ceil_div(p.y.count, kTile);
-  const int64_t x_begin = super.x * span, x_end = min(x_begin + span, x_tiles);
-  const int64_t y_begin = super.y * span, y_end = min(y_begin + span, y_tiles);
-  const bool diagonal_super = p.symmetric && super.x == super.y;
-  Partial* rows_out = x_parts + super.y * p.x.count;
-  Partial* cols_out = p.symmetric          ? x_parts + super.x * p.x.count
+  const SuperTiles tiles(p, blockIdx.x, span, y_supers);
+  Partial* rows_out = x_parts + tiles.super.y * p.x.count;
+  Partial* cols_out = p.symmetric          ? x_parts + tiles.super.x * p.x.count
                       : y_parts == nullptr ? nullptr
-                                           : y_parts + super.x * p.y.count;
+                                           : y_parts + tiles.super.x * p.y.count;
 
   CommonShift common = {0.0f};
   if constexpr (!Traits::kSigmoid) common = common_shift<TileTraits::kWarps>(p, s.slots);
   const bool narrow = Traits::kSigmoid || common.serves();
   const float shift = common.value, bias = Traits::kSigmoid ? *bias_pointer : 0.0f;
   const Partial empty = {narrow ? (Traits::kSigmoid ? 0.0f : shift) : negative_infinity(), 0.0f};
-  for (int64_t i = x_begin * kTile + threadIdx.x; i < min(x_end * kTile, p.x.count); i += blockDim.x)
+  for (int64_t i = tiles.x_begin * kTile + threadIdx.x; i < min(tiles.x_end * kTile, p.x.count); i += blockDim.x)
     rows_out[i] = empty;
   if (cols_out != nullptr)
-    for (int64_t j = y_begin * kTile + threadIdx.x; j < min(y_end * kTile, p.y.count); j += blockDim.x)
+    for (int64_t j = tiles.y_begin * kTile + threadIdx.x; j < min(tiles.y_end * kTile, p.y.count); j += blockDim.x)
       cols_out[j] = empty;
 
-  for (int64_t strip = y_begin; strip < y_end; strip += Traits::kStrip) {
-    const int64_t strip_end = min(strip + Traits::kStrip, y_end);
+  for (int64_t strip = tiles.y_begin; strip < tiles.y_end; strip += Traits::kStrip) {
+    const int64_t strip_end = min(strip + Traits::kStrip, tiles.y_end);
     __syncthreads();  // the column sums of the previous strip have been read
     for (int c = threadIdx.x; c < 2 * Traits::kColumns; c += blockDim.x) (&s.column[0][0])[c] = empty;
 
-    const int64_t rows_end = diagonal_super ? min(x_end, strip_end) : x_end;
-    for (int64_t ti = x_begin; ti < rows_end; ++ti) {
-      const int64_t i0 = ti * kTile, first = diagonal_super ? max(strip, ti) : strip;
+    const int64_t rows_end = tiles.diagonal ? min(tiles.x_end, strip_end) : tiles.x_end;
+    for (int64_t ti = tiles.x_begin; ti < rows_end; ++ti) {
+      const int64_t i0 = ti * kTile, first = tiles.diagonal ? max(strip, ti) : strip;
       __syncthreads();  // the row scales of the previous row have been read
       if (threadIdx.x < kTile) {
         const int64_t i = min(i0 + threadIdx.x, p.x.count - 1);

@@ -14,6 +14,7 @@
 #include <cutlass/arch/reg_reconfig.h>
 
 #include "gpu/copy.cuh"
+#include "gpu/wgmma_sm90.cuh"
 #include "gram/cuda/hopper/triangle.cuh"
 
 namespace sslspec::cuda {
@@ -111,14 +112,7 @@ __device__ __forceinline__ void consume(const Args<kColumns>& a, const TriangleP
   for (int k = 0; k < a.slices; ++k) {
     const int stage = k % kStages;
     FullBarrier::wait(&s.full[stage], k / kStages % 2);
-    warpgroup_fence_operand(acc);
-    warpgroup_arrive();
-#pragma unroll
-    for (int step = 0; step < size<2>(fx); ++step) {
-      gemm(mma, fx(_, _, step, stage), fy(_, _, step, stage), acc);
-      mma.accumulate_ = GMMA::ScaleOut::One;
-    }
-    warpgroup_commit_batch();
+    start_products(mma, fx(_, _, _, stage), fy(_, _, _, stage), acc);
     if (k == 0) continue;
     warpgroup_wait<1>();  // the products with the slice before
     if (lane == 0) EmptyBarrier::arrive(&s.empty[(k - 1) % kStages]);

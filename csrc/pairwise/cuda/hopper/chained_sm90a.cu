@@ -14,6 +14,7 @@
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
 
+#include "gpu/wgmma_sm90.cuh"
 #include "pairwise/cuda/pairs.cuh"
 #include "pairwise/cuda/hopper/hopper.h"
 
@@ -198,14 +199,7 @@ __device__ __forceinline__ void consume(const HopperArgs<Traits>& a, HopperShare
     const int64_t j0 = tile * Traits::kCols;
     FullBarrier::wait(&s.full[stage], at / Traits::kStages % 2);
     first_mma.accumulate_ = GMMA::ScaleOut::Zero;
-    warpgroup_fence_operand(acc);
-    warpgroup_arrive();
-#pragma unroll
-    for (int k = 0; k < size<2>(fx); ++k) {
-      gemm(first_mma, fx(_, _, k), fy(_, _, k, stage), acc);
-      first_mma.accumulate_ = GMMA::ScaleOut::One;
-    }
-    warpgroup_commit_batch();
+    start_products(first_mma, fx, fy(_, _, _, stage), acc);
     const bool masked = tile_is_masked(p, i0, Traits::kRows, j0, Traits::kCols);  // while the products run
     if (masked) {  // each group for its own rows, which the last tile's readers have left
       cutlass::arch::NamedBarrier::sync(128, 1 + group);

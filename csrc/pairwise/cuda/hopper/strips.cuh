@@ -48,17 +48,9 @@ struct StripsShared {
   SharedBarrier y_full[Traits::kSlots], y_empty[Traits::kSlots];
 };
 
-struct StripsPlan {
-  Super super;
-  int64_t x_begin, x_end, y_begin, y_end;  // tiles
-  bool diagonal;
-
-  __device__ StripsPlan(const Pairs& p, const StripsArgs& a, int64_t index) {
-    super = super_block(index, p.symmetric, a.y_supers);
-    diagonal = p.symmetric && super.x == super.y;
-    x_begin = super.x * a.span, x_end = min(x_begin + a.span, ceil_div(p.x.count, StripsTraits::kTile));
-    y_begin = super.y * a.span, y_end = min(y_begin + a.span, ceil_div(p.y.count, StripsTraits::kTile));
-  }
+struct StripsPlan : SuperTiles {
+  __device__ StripsPlan(const Pairs& p, const StripsArgs& a, int64_t index)
+      : SuperTiles(p, index, a.span, a.y_supers) {}
   // Rows of tiles from `chunk` on against tile `column` of the columns.
   __device__ int64_t chunk_end(int64_t chunk) const { return min(chunk + StripsTraits::kStrip, x_end); }
   __device__ int64_t first_column(int64_t chunk) const { return diagonal ? chunk : y_begin; }

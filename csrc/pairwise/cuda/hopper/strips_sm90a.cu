@@ -11,6 +11,7 @@
 #include <cute/tensor.hpp>
 #include <cutlass/arch/reg_reconfig.h>
 
+#include "gpu/wgmma_sm90.cuh"
 #include "pairwise/cuda/hopper/strips.cuh"
 
 namespace sslspec::cuda {
@@ -80,14 +81,7 @@ struct Products {
   __device__ __forceinline__ void multiply(int stage, int slot, bool first) {
     using namespace cute;
     if (first) mma.accumulate_ = GMMA::ScaleOut::Zero;
-    warpgroup_fence_operand(acc);
-    warpgroup_arrive();
-#pragma unroll
-    for (int step = 0; step < size<2>(x); ++step) {
-      gemm(mma, x(_, _, step, stage), y(_, _, step, slot), acc);
-      mma.accumulate_ = GMMA::ScaleOut::One;
-    }
-    warpgroup_commit_batch();
+    start_products(mma, x(_, _, _, stage), y(_, _, _, slot), acc);
   }
   template <int kPending>
   __device__ __forceinline__ void wait() {

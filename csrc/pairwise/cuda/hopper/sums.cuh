@@ -29,17 +29,8 @@ struct SumsShared {
 };
 
 // The tiles of a super block in the order in which they are multiplied: strips of columns, rows of tiles, tiles.
-struct SumsPlan {
-  Super super;
-  int64_t x_begin, x_end, y_begin, y_end;
-  bool diagonal;
-
-  __device__ SumsPlan(const Pairs& p, const SumsArgs& a, int64_t index) {
-    super = super_block(index, p.symmetric, a.y_supers);
-    diagonal = p.symmetric && super.x == super.y;
-    x_begin = super.x * a.span, x_end = min(x_begin + a.span, ceil_div(p.x.count, SumsTraits::kTile));
-    y_begin = super.y * a.span, y_end = min(y_begin + a.span, ceil_div(p.y.count, SumsTraits::kTile));
-  }
+struct SumsPlan : SuperTiles {
+  __device__ SumsPlan(const Pairs& p, const SumsArgs& a, int64_t index) : SuperTiles(p, index, a.span, a.y_supers) {}
   __device__ int64_t strip_end(int64_t strip) const { return min(strip + SumsTraits::kStrip, y_end); }
   __device__ int64_t rows_end(int64_t strip) const { return diagonal ? min(x_end, strip_end(strip)) : x_end; }
   __device__ int64_t first(int64_t strip, int64_t row) const { return diagonal ? max(strip, row) : strip; }

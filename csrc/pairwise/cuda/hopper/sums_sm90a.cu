@@ -12,6 +12,7 @@
 #include <cutlass/arch/barrier.h>
 #include <cutlass/arch/reg_reconfig.h>
 
+#include "gpu/wgmma_sm90.cuh"
 #include "pairwise/cuda/hopper/sums.cuh"
 
 namespace sslspec::cuda {
@@ -117,14 +118,7 @@ __device__ __forceinline__ void consume(const Args& a, const SumsPlan& plan, Sha
     for (int k = 0; k < rows.slices; ++k, ++count) {
       const int stage = count % kStages;
       FullBarrier::wait(&s.full[stage], count / kStages % 2);
-      warpgroup_fence_operand(acc);
-      warpgroup_arrive();
-#pragma unroll
-      for (int step = 0; step < size<2>(fx); ++step) {
-        gemm(mma, fx(_, _, step, buffer * rows.slices + k), fy(_, _, step, stage), acc);
-        mma.accumulate_ = GMMA::ScaleOut::One;
-      }
-      warpgroup_commit_batch();
+      start_products(mma, fx(_, _, _, buffer * rows.slices + k), fy(_, _, _, stage), acc);
       if (k == 0) continue;
       warpgroup_wait<1>();  // the products with the slice before
       if (lane == 0) EmptyBarrier::arrive(&s.empty[(count - 1) % kStages]);
