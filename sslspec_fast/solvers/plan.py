@@ -117,16 +117,16 @@ class Choice:
         return f"well separated top, {self.rate:.2f} digits (base e) per degree"
 
     @cached_property
-    def structure(self) -> tuple[Structure, int] | None:
-        """Levels of the graph, and stored entries; None where A is not stored."""
+    def structure(self) -> Structure | None:
+        """Levels of the graph and what a factor takes; None where A is not stored."""
         matrix = self.task.op.assemble()
-        return None if matrix is None else (structure(matrix), matrix.nnz)
+        return None if matrix is None else structure(matrix)
 
     @property
     def levels(self) -> int:
         """Of the graph; 0 where no rule has asked for them."""
         known = self.__dict__.get("structure")
-        return known[0].levels if known is not None else 0
+        return known.levels if known is not None else 0
 
     @cached_property
     def width(self) -> int:
@@ -150,19 +150,19 @@ class Choice:
         if op.device.type != "cpu" or op.ranks is not None:
             return None
         if method == "shift_invert" and self.levels and self.structure is not None:
-            return self.cost.factored(self.structure[0])
+            return self.cost.factored(self.structure)
         return None if first is None else self.cost.filtered(self.separated is not None)
 
     def predicted(self) -> tuple[float, float, str]:
         """Seconds with a factor, seconds with filters, and both in words."""
         assert self.structure is not None
-        shape, nnz = self.structure
+        shape = self.structure
         direct, polynomial = self.cost.factored(shape), self.cost.filtered(False)
         return (
             direct,
             polynomial,
             f"{shape.levels} levels, separator {shape.separator}, predicted fill "
-            f"{shape.fill / max(nnz, 1):.1f}x; predicted {direct:.2g} s against "
+            f"{shape.fill_ratio:.1f}x; predicted {direct:.2g} s against "
             f"{polynomial:.2g} s by filtering",
         )
 
@@ -239,7 +239,7 @@ def _not_stored(choice: Choice) -> tuple[bool, str]:
 def _factor_pays(choice: Choice) -> tuple[bool, str]:
     direct, polynomial, facts = choice.predicted()
     assert choice.structure is not None
-    memory = FACTOR_ENTRY * choice.structure[0].fill
+    memory = FACTOR_ENTRY * choice.structure.fill
     return direct < polynomial and memory < FACTOR_MEMORY * host_memory(), facts
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .._arrays import to_array
-from ..primitives.basis import column_norms, lengths
+from ..primitives.basis import column_norms, lengths, new_block
 from .completeness.inertia import Proof
 from .linalg.signs import canonical_signs
 from .plan import Plan
@@ -112,7 +112,8 @@ def _all_pairs(problem: Eigenproblem, outcome: Outcome) -> _Pairs:
         extra -= known[1] * (sign * known[0]).to(extra)
         residuals = torch.cat([lengths(extra).cpu(), residuals])
         values = torch.cat([known[0], values])
-        vectors = torch.cat([known[1].to(vectors), vectors], 1)
+        room = new_block(len(vectors), len(values), vectors.dtype, vectors.device)
+        vectors = torch.cat([known[1].to(vectors), vectors], 1, out=room)
     wanted = values
     values = values if sign > 0.0 else -values
     given = known is None and task.deflated is not None and len(values) > 0

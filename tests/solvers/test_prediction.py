@@ -100,12 +100,13 @@ def test_steps_behind_the_first_filter_are_those_of_a_dense_end(op: ops.Symmetri
 def test_levels_and_rates_ask_for_degrees(op: ops.SymmetricOperator) -> None:
     by_rate = _cost(op).filtered(False)
     assert _cost(op, levels=1).filtered(False) == by_rate
-    many, more = (_cost(op, levels=x).filtered(False) for x in (1000, 2000))
+    many, more = (_cost(op, levels=x).filtered(False) for x in (40_000, 80_000))
     assert by_rate < many
-    assert more == pytest.approx(2.0 * many)
-    shape = Structure(1000, 10, 1e5)
+    assert more == pytest.approx(math.sqrt(2.0) * many)
+    shape = Structure(1000, 10, 20_000, 1e5, 1e7)
     assert _cost(op).factored(shape) < _cost(op, tol=1e-9).factored(shape)
-    assert _cost(op).factored(shape) < _cost(op).factored(replace(shape, fill=1e6))
+    for more in ({"fill": 1e6}, {"work": 1e9}, {"entries": 10**6}):
+        assert _cost(op).factored(shape) < _cost(op).factored(replace(shape, **more))
 
 
 def test_a_plan_says_what_it_predicts() -> None:

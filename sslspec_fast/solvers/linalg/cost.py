@@ -36,12 +36,14 @@ EDGE_RATE = 0.33
 OPEN_EDGE, OPEN_EDGE_RATE, OPEN_CUT = 0.6, 0.8, 0.8
 SURE_RATE, SURE_DEGREE = 0.18, 36.0  # a rate that may be relied on, up to this degree
 ONE_FILTER_RATE, ONE_FILTER = 0.4, 60  # of random columns: one filter is all that is needed
-# A Krylov space of a filter: columns of a start from which it pays; degree, at most (4 and 8 take
-# the same products for 60 pairs of 120,000 nodes in 40 communities, 8 half of the basis); log of
-# the lead of the top over the last wanted value, by dtype of the products; columns of the basis for
-# each one of the start, before the first check and at most; and restarts of it.
+# A Krylov space of a filter: columns of a start from which it pays; degree, at most (12 takes a
+# sixth more products than 8 and 0.8 of the basis: over seven graphs of 5,000 to 120,000 nodes 0.7
+# to 1.08 of the time, on one of 17,565 nodes 1.2 in float32 and 0.8 in float64; 16 takes 1.25 and
+# 1.04 there); log of the lead of the top over the last wanted value, by dtype of the products;
+# columns of the basis for each one of the start, before the first check and at most; and restarts
+# of it.
 KRYLOV_WIDTH = 2 * LINE
-KRYLOV_DEGREE = 8.0
+KRYLOV_DEGREE = 12.0
 LOG_LEAD = {torch.float32: math.log(1e4), torch.float64: math.log(1e9)}
 KRYLOV_FIRST, KRYLOV_MOST, KRYLOV_RESTARTS = 3, 8, 4
 
@@ -67,12 +69,13 @@ HOLE, HOLE_EDGE, HOLE_RESIDUAL, HOLE_ODDS = 0.08, 0.7, 0.25, 0.3
 HOLE_RATE = 3.0  # by which a filter that ends in the hole beats one that ends inside the cluster
 CLUSTER_COLUMNS = 14  # of the probe, at most, for each pair of a cluster that is to be counted
 
-# ---- a factor and the second one that counts: seconds for each row, predicted entry and cube of
-# the separator; and of a solve. SuperLU on one core. Predicted and measured with 10 pairs, tol
-# 1e-4, s: usa 0.37 and 0.35, geonames 3.0 and 2.7, mnist5k 1.3 and 1.1; with tol 1e-8 and angle_tol
-# 1e-6: usa 0.50 and 0.68, mnist5k 1.4 and 1.2, a path of 40,000 nodes 0.21 and 0.30.
-FACTOR_ROW, FACTOR_FILL, FACTOR_CUBE = 1.2e-6, 0.2e-6, 1.7e-10
-SOLVE_ROW, SOLVE_FILL = 50e-9, 1.5e-9
+# ---- a factor and the second one that counts: seconds whatever the sizes are, for each row, entry,
+# predicted entry of L and multiplication; of a solve, for each row, column of the start and
+# predicted entry. SuperLU on one core of an Intel Xeon: set on runs of 44 graphs with 8 and 30
+# pairs, tol 1e-4, of which 73 of 88 are within 2x.
+FACTOR_SECONDS, FACTOR_ROW, FACTOR_STORED = 8e-3, 0.36e-6, 0.36e-6
+FACTOR_FILL, FACTOR_WORK = 0.07e-6, 5.7e-10
+SOLVE_ROW, STEP_COLUMN, SOLVE_FILL = 17e-9, 1e-9, 2.5e-9
 
 # ---- another order of the nodes
 CACHE_BYTES = 1 << 20  # a block of 16 float32 columns below this is served by the L2 cache anyway

@@ -10,6 +10,7 @@ from ...primitives.spread import current, first_found, highest
 __all__ = ["canonical_signs"]
 
 _SIGN_ROWS = 64
+_PIECE = 1 << 17  # entries whose magnitudes are held at once, in the cache
 
 
 def canonical_signs(vectors: Tensor) -> Tensor:
@@ -22,9 +23,8 @@ def canonical_signs(vectors: Tensor) -> Tensor:
         return vectors
     # largest entries of blocks of rows first: one pass over the vectors, then one block a column
     whole = n // _SIGN_ROWS * _SIGN_ROWS
-    blocks = vectors[:whole].reshape(-1, _SIGN_ROWS * k).abs()
-    while blocks.shape[1] > k:  # by halves: torch is slow at short reductions
-        blocks = torch.maximum(*blocks.chunk(2, 1))
+    some = max(_PIECE // (_SIGN_ROWS * k), 1) * _SIGN_ROWS
+    blocks = torch.cat([_largest(piece, k) for piece in vectors[:whole].split(some)])
     if whole < n:
         blocks = torch.cat([blocks, vectors[whole:].abs().amax(0, keepdim=True)])
     if n == 0:
@@ -41,3 +41,13 @@ def canonical_signs(vectors: Tensor) -> Tensor:
         entry = entries.gather(0, pivot)[0]
     sign = torch.sign(first_found(large.any(0), entry))
     return vectors.mul_(torch.where(sign == 0, torch.ones_like(sign), sign))
+
+
+def _largest(rows: Tensor, k: int) -> Tensor:
+    """Largest magnitudes of each block of _SIGN_ROWS rows, by halves: torch is slow at short
+    reductions.
+    """
+    blocks = rows.reshape(-1, _SIGN_ROWS * k).abs()
+    while blocks.shape[1] > k:
+        blocks = torch.maximum(*blocks.chunk(2, 1))
+    return blocks

@@ -232,9 +232,12 @@ def _polynomial(task: Task, found: Probe, dtype: torch.dtype) -> ChebyshevPolyno
     return ChebyshevPolynomial(found.lo, cut, POLYNOMIAL_DEGREE)
 
 
-def _scouted(task: Task, dtype: torch.dtype) -> Probe:
-    """A short run of few columns, which is not kept."""
-    scout = Recurrence(task, min(PROBE_BLOCK, max(task.free // 2, 1)), dtype, keep=False)
+def _scouted(task: Task) -> Probe:
+    """A short run of few columns, which is not kept: it tells an interval to damp, so float32 will
+    do.
+    """
+    b = min(PROBE_BLOCK, max(task.free // 2, 1))
+    scout = Recurrence(task, b, torch.float32, keep=False)
     scout.run(PROBE_STEPS)
     return _read(task, scout)
 
@@ -258,7 +261,7 @@ def _kept(task: Task, dtype: torch.dtype, least: int) -> tuple[Recurrence, Probe
     held = least * task.op.most_rows * dtype.itemsize
     polynomial, room = None, list[Tensor]()
     if wide and held > limits.polynomial_bytes:
-        polynomial = _polynomial(task, _scouted(task, dtype), dtype)
+        polynomial = _polynomial(task, _scouted(task), dtype)
     if polynomial is None:
         b = _line(task.k, dtype)
         run = Recurrence(task, b, dtype, True)

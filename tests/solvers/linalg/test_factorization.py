@@ -11,7 +11,12 @@ import scipy.sparse as sp
 from sslspec_fast import eigsh
 from sslspec_fast.solvers.completeness.inertia import Inertia
 from sslspec_fast.solvers.linalg import factorization
-from sslspec_fast.solvers.linalg.factorization import OrderedFactor, order_of, symmetric_factor
+from sslspec_fast.solvers.linalg.factorization import (
+    OrderedFactor,
+    order_of,
+    structure,
+    symmetric_factor,
+)
 from sslspec_fast.solvers.linalg.sparse_cholesky import SparseCholesky
 
 
@@ -26,6 +31,62 @@ def box(m: int) -> sp.csc_array:
     )
 
 
+def grid(*shape: int) -> sp.csr_array:
+    """Adjacency of a grid."""
+    total = sp.csr_array((1, 1))
+    for m in shape:
+        path = sp.diags_array([np.ones(m - 1), np.ones(m - 1)], offsets=[-1, 1])
+        total = sp.kronsum(path, total)
+    return sp.csr_array(total)
+
+
+def cloud(n: int, axes: int) -> sp.csr_array:
+    """Eight nearest neighbours of random points."""
+    from scipy.spatial import cKDTree
+
+    points = np.random.default_rng(0).random((n, axes))
+    index = cKDTree(points).query(points, 9)[1][:, 1:]
+    half = sp.coo_array((np.ones(8 * n), (np.repeat(np.arange(n), 8), index.ravel())), (n, n))
+    return sp.csr_array(half + half.T)
+
+
+@pytest.mark.parametrize(
+    ("graph", "dimension"),
+    [
+        (grid(90, 90), 2.0),
+        (grid(900, 9), 1.2),
+        (grid(20, 20, 20), 2.8),
+        (grid(60, 12, 12), 2.5),
+        (cloud(8000, 2), 2.1),
+        (cloud(8000, 3), 3.0),
+    ],
+)
+def test_fill_and_work_follow_the_dimension(graph: sp.csr_array, dimension: float) -> None:
+    """What is predicted, beside the factor of SuperLU: its entries, and squares of its columns."""
+    order, _ = factorization._levels(graph, 0)
+    _, starts = factorization._levels(graph, int(order[-1]))
+    assert factorization._dimension(starts) == pytest.approx(dimension, abs=0.3)
+    shape = structure(graph)
+    n = graph.shape[0]
+    shifted = sp.csc_array(30.0 * sp.eye_array(n, format="csc") - graph)
+    columns = np.diff(factorization._splu(shifted, "MMD_AT_PLUS_A").L.indptr).astype(float)
+    assert 0.45 < shape.fill / columns.sum() < 2.0
+    assert 0.05 < shape.work / (columns**2).sum() < 4.0
+    assert shape.seconds(n, 10, 12) < shape.seconds(n, 20, 12) < shape.seconds(n, 20, 24)
+
+
+def test_a_stored_diagonal_is_no_cycle_of_the_graph() -> None:
+    rng = np.random.default_rng(0)
+    parents = (rng.random(2999) * np.arange(1, 3000)).astype(int)
+    half = sp.coo_array((np.ones(2999), (np.arange(1, 3000), parents)), (3000, 3000))
+    tree = sp.csr_array(half + half.T)
+    looped = sp.csr_array(tree + sp.eye_array(3000))
+    assert structure(looped) == structure(tree)
+    assert structure(tree).separator == 1
+    assert structure(tree).fill < 3 * 3000
+    assert not isinstance(symmetric_factor("test", tree, 90.0, 90.0)[0], OrderedFactor)
+
+
 @pytest.fixture
 def dissected(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pymetis")
@@ -34,7 +95,7 @@ def dissected(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_order_is_that_of_metis_where_much_fill_is_predicted() -> None:
     pytest.importorskip("pymetis")
-    half = sp.random_array((600, 600), density=0.01, random_state=np.random.default_rng(0))
+    half = sp.random_array((1200, 1200), density=5e-3, random_state=np.random.default_rng(0))
     dense, _ = symmetric_factor("test", half + half.T, -9.0, 9.0)
     assert isinstance(dense, OrderedFactor)
     sparse, _ = symmetric_factor("test", box(5), -9.0, 12.0)
