@@ -56,8 +56,8 @@ INT32_LIMIT = 2**31 - 1  # entries that SuperLU and scipy's graph routines can i
 # USA power grid 135 -> 95 ms, GeoNames 1150 -> 980, but MNIST-5k (fill 41x) 490 -> 530.
 _PANEL = 4
 # Predicted fill, over the entries of a triangle, from which METIS pays. Seconds of a factor in
-# SuperLU's order, and in METIS's plus those of the order: MNIST-5k (fill 59) 0.43, 0.13 + 0.05; a
-# grid of 40^3 nodes (28) 7.6, 3.7 + 0.4; USA power grid (19) 0.08, 0.04 + 0.25.
+# SuperLU's order, and in METIS's plus those of the order: MNIST-5k (fill 44) 0.43, 0.13 + 0.05; a
+# grid of 40^3 nodes (54) 7.6, 3.7 + 0.4; USA power grid (7) 0.08, 0.04 + 0.25.
 _DISSECTED_FILL = 24.0
 _NUDGES = (0.0, 1e-10, 1e-8, 1e-6)  # of a sigma that is an eigenvalue, relative to the norm
 # Nodes of the ball that tells the dimension, and the least and largest one it may have: graphs of
