@@ -83,12 +83,10 @@ def dense(op: str, name: str, x: Tensor) -> None:
     """x: a dense tensor of one of FLOATS."""
     if not isinstance(x, Tensor):
         raise not_a_tensor(op, name, x)
-    if not x.is_floating_point():
-        raise TypeError(f"{op}: {name} must be a floating-point tensor, got {x.dtype}")
     if x.dtype not in FLOATS:
-        raise TypeError(
-            f"{op}: {name} must be float64, float32, bfloat16 or float16, got {x.dtype}"
-        )
+        allowed = "float64, float32, bfloat16 or float16"
+        rule = allowed if x.is_floating_point() else "a floating-point tensor"
+        raise TypeError(f"{op}: {name} must be {rule}, got {x.dtype}")
     if x.layout != torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor, got layout {x.layout}")
 
@@ -96,14 +94,15 @@ def dense(op: str, name: str, x: Tensor) -> None:
 def matrix(op: str, name: str, x: Tensor, *, min_rows: int = 1) -> None:
     """x: (n, d) floating-point tensor with at least min_rows rows and one column."""
     dense(op, name, x)
-    if x.dim() != 2:
+    shape = x.shape
+    if len(shape) != 2:
         raise ValueError(
-            f"{op}: {name} must have 2 dimensions (rows, features), got shape {tuple(x.shape)}"
+            f"{op}: {name} must have 2 dimensions (rows, features), got shape {tuple(shape)}"
         )
-    if x.shape[0] < min_rows or x.shape[1] < 1:
+    if shape[0] < min_rows or shape[1] < 1:
         rows = "row" if min_rows == 1 else "rows"
         raise ValueError(
-            f"{op}: {name} needs at least {min_rows} {rows} and 1 column, got {tuple(x.shape)}"
+            f"{op}: {name} needs at least {min_rows} {rows} and 1 column, got {tuple(shape)}"
         )
 
 
@@ -363,9 +362,7 @@ def finite(op: str, name: str, x: Tensor) -> None:
 
 
 def one_rank(op: str, group: Any) -> None:
-    """group: None or a process group of one rank."""
-    if group is None:
-        return
+    """group: a process group of one rank."""
     if not hasattr(group, "size"):
         raise TypeError(
             f"{op}: group must be a torch.distributed.ProcessGroup, got {type(group).__name__}"
@@ -380,6 +377,9 @@ def one_rank(op: str, group: Any) -> None:
 
 def common(op: str, impl: str, group: Any, reduction: str = "mean") -> None:
     """The keywords that every loss takes."""
-    choice(op, "impl", impl, IMPLEMENTATIONS)
-    choice(op, "reduction", reduction, REDUCTIONS)
-    one_rank(op, group)
+    if impl != "fused":  # most calls: nothing else is asked
+        choice(op, "impl", impl, IMPLEMENTATIONS)
+    if reduction != "mean":
+        choice(op, "reduction", reduction, REDUCTIONS)
+    if group is not None:
+        one_rank(op, group)

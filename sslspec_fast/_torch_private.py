@@ -26,21 +26,20 @@ __all__ = [
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-_keep_graph: Callable[[], bool] | None = getattr(
-    torch._C._autograd, "_get_current_graph_task_keep_graph", None
-)
 _any_requires_grad: Callable[..., bool] | None = getattr(torch._C, "_any_requires_grad", None)
 
 # Whether torch.vmap or torch.func is at work. Torch's own function: every call of an operator asks.
 transforms_are_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 
 
-_any_autocast: Callable[[], bool] | None = getattr(torch._C, "_is_any_autocast_enabled", None)
+# Whether this thread runs under autocast for some device; True where torch does not tell.
+autocast_is_active: Callable[[], bool] = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
-
-def autocast_is_active() -> bool:
-    """Whether this thread runs under autocast for some device; True where torch does not tell."""
-    return True if _any_autocast is None else _any_autocast()
+# Whether the running backward pass keeps the graph (retain_graph=True); True where torch does not
+# tell.
+graph_is_kept: Callable[[], bool] = getattr(
+    torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True
+)
 
 
 def is_watched() -> bool:
@@ -54,13 +53,6 @@ def is_watched() -> bool:
         or transforms_are_active()
         or forward_ad._current_level >= 0
     )
-
-
-def graph_is_kept() -> bool:
-    """Whether the running backward pass keeps the graph (retain_graph=True); True where torch does
-    not tell.
-    """
-    return True if _keep_graph is None else bool(_keep_graph())
 
 
 def inside_backward() -> bool:

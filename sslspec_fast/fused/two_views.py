@@ -101,7 +101,8 @@ def _total_composed(
 
 def _total_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
     number, offset, mean, *kind = inputs[5:11]
-    grads = two_views_cpu.gradients(output[1], inputs)
+    each = iter(output[1])
+    grads = [next(each) if one else None for one in two_views_cpu.requested(inputs)]
     options = {"numbers": (number, offset), "mean": mean, "kind": kind}
     _value_and_grad.save(ctx, inputs[:5], output[:1], grads, **options)
 

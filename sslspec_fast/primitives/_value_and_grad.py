@@ -50,7 +50,8 @@ def save(
         grads: the gradient made for each of the inputs; None or an empty tensor where none is.
         options: what else the expression takes.
     """
-    ctx.mark_non_differentiable(*output[1:])
+    if len(output) > 1:
+        ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # zeros for what has no gradient: two passes over memory
     ctx.save_for_backward(*inputs, *grads)
     ctx.options = options
