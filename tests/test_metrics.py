@@ -215,6 +215,23 @@ def test_half_precision_rows():
     torch.testing.assert_close(metrics.effective_rank(a), metrics.effective_rank(a.float()))
 
 
+def test_autocast_changes_nothing():
+    z, y = pair_rows(120, 9)[0].float() + 3, torch.arange(120) % 5
+    graph = PairGraph.from_labels(y)
+    calls = (
+        lambda: metrics.alignment(z, z.roll(1, 0)),
+        lambda: metrics.uniformity(z),
+        lambda: metrics.effective_rank(z),
+        lambda: metrics.lidar(z, graph),
+        lambda: metrics.neighborhood_accuracy(z, y, 3),
+        lambda: metrics.neighborhood_accuracy(z, y, 3, bank=z, bank_labels=y),
+    )
+    for call in calls:
+        expected = call()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(call(), expected)
+
+
 def test_collapse_is_visible():
     z = torch.ones(16, 4)
     assert metrics.uniformity(z).item() == pytest.approx(0, abs=1e-5)

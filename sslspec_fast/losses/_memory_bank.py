@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import widen
+from ..primitives._matmul import mm_wide
 from ..primitives.rows.unit_rows import unit_rows
 from ..ranks import Held, agree, gather_rows, several, told_to_all
 
@@ -168,8 +169,8 @@ class MemoryBank(torch.nn.Module):
         if self._filled == 0:
             raise ValueError(f"{op}: the bank must hold at least 1 row, got 0")
         rows, x = self.rows, z.detach().to(self.stored)
-        step = max(1, _BLOCK_ELEMENTS // self._filled)
-        best = [(block @ rows.T).argmax(1) for block in x.split(step)]
+        step, columns = max(1, _BLOCK_ELEMENTS // self._filled), widen(rows).T
+        best = [mm_wide(block, columns).argmax(1) for block in x.split(step)]
         return rows[torch.cat(best)]
 
     def get_extra_state(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..losses._common import numbered
+from ..primitives._matmul import mm_wide
 
 __all__ = ["Others", "right"]
 
@@ -34,7 +35,7 @@ def right(x: Tensor, y: Tensor, k: int, pieces: Iterator[Others], leave_out: boo
     for others in pieces:
         step = step or max(1, _BLOCK // max(others.rows.shape[0], 1))
         for block, start in enumerate(range(0, x.shape[0], step)):
-            similarity = x[start : start + step] @ others.rows.T
+            similarity = mm_wide(x[start : start + step], others.rows.T)
             if leave_out:
                 own = torch.arange(similarity.shape[0], device=x.device) + start
                 own = own[(own >= others.own.start) & (own < others.own.stop)]

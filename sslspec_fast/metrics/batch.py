@@ -14,6 +14,7 @@ from .._dtypes import widen
 from ..graph._checks import check_graph
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
+from ..primitives._matmul import mm_wide
 from ..primitives.rows.unit_rows import unit_rows
 from ..ranks import several, told_to_all
 from . import _over_ranks as over_ranks
@@ -184,8 +185,8 @@ def lidar(
     means = x.new_zeros(count, x.shape[1]).index_add(0, label, x) / size[:, None]
     within = (x - means[label]) / ((size - 1) * count).to(x.dtype).sqrt()[label, None]
     between = (means - means.mean(0)) / math.sqrt(count - 1)
-    values, vectors = torch.linalg.eigh(within.T @ within)
-    whitened = between @ (vectors * (values.clamp(min=0) + delta).rsqrt())
+    values, vectors = torch.linalg.eigh(mm_wide(within.T, within))
+    whitened = mm_wide(between, vectors * (values.clamp(min=0) + delta).rsqrt())
     return perplexity(torch.linalg.svdvals(whitened).square(), eps)
 
 

@@ -14,9 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._dtypes import computed_dtype
+from .._dtypes import computed_dtype, widen
 
-__all__ = ["Plain", "Split", "add_mm_float32", "mm_float32", "mm_float32_into", "products_with"]
+__all__ = [
+    "Plain",
+    "Split",
+    "add_mm_float32",
+    "mm_float32",
+    "mm_float32_into",
+    "mm_wide",
+    "products_with",
+]
 
 # torch >= 2.8, on a GPU
 _HAS_OUT_DTYPE = all(hasattr(op, "dtype") for op in (torch.ops.aten.mm, torch.ops.aten.addmm))
@@ -33,6 +41,17 @@ def _wide(a: Tensor, b: Tensor) -> Tensor:
     """
     multiply: Callable[..., Tensor] = torch.mm if a.ndim == 2 else torch.bmm
     return multiply(a, b, out_dtype=torch.float32)
+
+
+def mm_wide(a: Tensor, b: Tensor) -> Tensor:
+    """a b of matrices of any dtype in float32 (float64), inside autocast too.
+
+    torch's products of bfloat16 factors on a CPU round their results, and on processors with AMX
+    multiply what lies behind a row by 0 where its length is no multiple of 32: a NaN in the next
+    row, or between two rows, reaches the result (uxlfoundation/oneDNN issue 5717; in torch 2.13).
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.mm(widen(a), widen(b))
 
 
 def mm_float32(a: Tensor, b: Tensor) -> Tensor:

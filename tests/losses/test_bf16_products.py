@@ -341,14 +341,16 @@ def test_a_factor_comes_before_the_rounding_of_the_gradient(form: str) -> None:
     "form", ["nt_xent", "info_nce", "clip of unit rows", "siglip of unit rows"]
 )
 def test_rows_in_bfloat16_of_any_stride_and_length(form: str) -> None:
-    """Rows are read as they lie; some have length 0, or one whose square float32 does not hold."""
+    """Rows are read as they lie, and nothing of what is between them; some have length 0, or one
+    whose square float32 does not hold.
+    """
     rows = [unit(x).bfloat16() for x in pair_rows(40, 24)]
     if "unit" not in form:
         rows[0][::4] = 0
         rows[1][1::4] *= 1e25
     found = []
     for width in (24, 31):
-        leaves = [torch.zeros(40, width).bfloat16()[:, width - 24 :] for _ in rows]
+        leaves = [torch.full((40, width), torch.nan).bfloat16()[:, width - 24 :] for _ in rows]
         for leaf, x in zip(leaves, rows, strict=True):
             leaf.copy_(x).requires_grad_()
         value = FORMS[form](0.1)[0](*leaves)

@@ -102,6 +102,27 @@ def composed(loss, a, b, m, **hyper):
     return getattr(F, loss)(*((unit(x), unit(y)) if loss == "clip" else (x, y)), **hyper)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [2, 10_000])  # from which on one pass serves all prefixes
+@pytest.mark.parametrize("loss", sorted(matryoshka.LOSSES))
+def test_columns_behind_a_prefix_do_not_reach_its_loss(loss, rows, dtype, bad, monkeypatch):
+    monkeypatch.setattr(_prefixes, "MIN_ROWS", rows)
+    dims, options = [17, 33, 72, 100], {"return_terms": True}
+    if loss in ("clip", "siglip"):
+        options["logit_scale"] = 5.0
+    if loss == "siglip":
+        options["logit_bias"] = -5.0
+    views = [x.to(dtype) for x in pair_rows(40, 100)]
+    _, expected = F.matryoshka(loss, *views, dims=dims, **options)
+    views[0][:, 72:] = bad
+    views[1][3, 80:] = bad
+    _, found = F.matryoshka(loss, *views, dims=dims, **options)
+    for m in dims[:3]:
+        torch.testing.assert_close(found[f"dim_{m}"], expected[f"dim_{m}"], rtol=1e-5, atol=1e-6)
+    assert not found["dim_100"].isfinite()
+
+
 @pytest.mark.parametrize("t", [0.5, 0.02, 0.002])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("loss", SOFTMAX)

@@ -119,6 +119,19 @@ def test_bank_keeps_the_last_rows_and_survives_a_checkpoint():
     assert repr(bank) == "MemoryBank(size=4, features=3, ids=False)"
 
 
+@pytest.mark.parametrize("kind", ["float32", "float32 in autocast", "bfloat16"])
+def test_the_nearest_row_is_not_a_matter_of_rounding(kind):
+    """Many cosines near 1 are one number in bfloat16, of which the first would be taken."""
+    bank, rows = sf.MemoryBank(200, 12), 1 + 0.1 * pair_rows(200, 12)[0].float()
+    bank.update(rows)
+    if kind == "bfloat16":
+        bank.bfloat16()
+    z = 1 + 0.1 * pair_rows(50, 12, seed=1)[0].to(bank.rows)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind.endswith("autocast")):
+        found = bank.nearest(z)
+    assert torch.equal(found, bank.rows[(z.double() @ bank.rows.double().T).argmax(1)])
+
+
 Z = torch.eye(4, 3) + 1.0
 QUEUE = torch.eye(3)
 

@@ -63,6 +63,21 @@ def test_products_add_up(dtype: torch.dtype) -> None:
     assert error(total, exact) <= (4e-3 if dtype == torch.bfloat16 else 1e-6)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_wide_products_are_exact_sums_of_their_own_rows(dtype: torch.dtype, autocast: bool) -> None:
+    a = torch.full((70, 80), torch.nan).to(dtype)[:, :33]  # no multiple of 32; NaN between the rows
+    a.copy_(torch.randn(70, 33))
+    a[3] = torch.nan
+    b = torch.randn(50, 33).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        product = _matmul.mm_wide(a, b.T)
+    assert product.dtype == torch.float32
+    assert product[3].isnan().all()
+    clean = torch.arange(70) != 3
+    assert error(product[clean], a[clean].double() @ b.double().T) <= 1e-6
+
+
 def test_only_exact_float32_on_some_gpus_is_split() -> None:
     assert type(_matmul.products_with(torch.ones(3, 8))) is _matmul.Plain
     assert type(_matmul.products_with(torch.ones(3, 8, dtype=torch.bfloat16))) is _matmul.Plain
