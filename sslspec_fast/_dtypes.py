@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 
@@ -35,18 +39,34 @@ def change_float32_products(dtype: torch.dtype) -> None:
     _float32_products = dtype
 
 
+_widened: ContextVar[bool] = ContextVar("sslspec_fast.widened", default=False)
+
+
+@contextlib.contextmanager
+def widened_rows() -> Iterator[None]:
+    """Where a loss is called with float32 rows that came as bfloat16, on a CPU: it multiplies them
+    as such. In this thread alone, and not in what torch.compile traces.
+    """
+    token = _widened.set(True)
+    try:
+        yield
+    finally:
+        _widened.reset(token)
+
+
 def is_half(z: Tensor) -> bool:
     """Whether products of rows of the input z are of bfloat16 numbers, where the device has them,
-    added up in float32: z is bfloat16, or float32 on a CPU and the user asked for it. Everything
-    around the products stays in float32.
+    added up in float32: z is bfloat16, or float32 on a CPU and either came as bfloat16
+    (`widened_rows`) or the user asked for it. Everything around the products stays in float32.
 
     A loss asks once for an operator, which keeps the answer for its backward pass.
     """
     if z.dtype == torch.bfloat16:
         return True
-    return (
-        _float32_products == torch.bfloat16 and z.dtype == torch.float32 and z.device.type == "cpu"
-    )
+    if z.dtype != torch.float32 or z.device.type != "cpu":
+        return False
+    asked = _float32_products == torch.bfloat16
+    return asked or (not torch.compiler.is_compiling() and _widened.get())
 
 
 def products(x: Tensor, z: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ namespace {
 template <typename T, typename Value>
 cpu::GramArgs<T, Value> checked(const TensorView& x, const TensorView& y, const GramForm& form, const TensorView& value,
                                 const TensorPair& grads, const Run& run, DType kind) {
-  const auto& [alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project, half] = form;
+  const auto& [alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project, half, tail] = form;
   SSLSPEC_CHECK(x.ndim == 2, kOp, ": x must be (n, d), got ", shape_text(x));
   const int64_t n = x.shape[0], d = x.shape[1];
   SSLSPEC_CHECK(n > 0 && d > 0, kOp, ": x must not be empty, got ", shape_text(x));
@@ -82,7 +82,7 @@ cpu::GramArgs<T, Value> checked(const TensorView& x, const TensorView& y, const 
   const int operands = y.present() ? 2 : 1, values = cross ? 1 : operands;
   cpu::GramArgs<T, Value> p{};
   p.operands = operands, p.cross = cross, p.off_diagonal = off_diagonal, p.project = project;
-  p.dual = off_diagonal ? diagonal.present() : gram_uses_dual(n, d, false);
+  p.dual = off_diagonal ? diagonal.present() : !tail.present() && gram_uses_dual(n, d, false);
   p.n = n, p.d = d, p.alpha = alpha, p.threads = run.threads;
   p.x[0] = x.as<Value>(), p.ldx[0] = x.stride[0];
   p.x[1] = y.as<Value>(), p.ldx[1] = y.stride[0];
@@ -91,6 +91,11 @@ cpu::GramArgs<T, Value> checked(const TensorView& x, const TensorView& y, const 
   rows_of("own", own, operands, d, kind, p.own);
   rows_of("other", other, operands, d, kind, p.other);
   p.near = static_cast<T>(near);
+  if (tail.present()) {
+    SSLSPEC_CHECK(operands == 1 && !diagonal.present(), kOp, ": tail goes with x alone, and without diagonal");
+    check_vector(kOp, "tail", tail, d, kind, kCpu);
+    p.tail = tail.as<T>();
+  }
   SSLSPEC_CHECK(operands == 2 || (!other.present() && near == 0), kOp, ": other and near need y");
   if (half) check_half(kind);
   SSLSPEC_CHECK(!project || near == 0, kOp, ": near and project exclude each other");

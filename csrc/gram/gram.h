@@ -1,7 +1,7 @@
 // Primitive `gram`. For standardised operands xs = (x - shift) * scale, ys likewise, C = xs^T ys (d x d):
 //   value = sum_kl C_kl^2, without k == l if off_diagonal
 //   grad_x = alpha ys C'^T + own * xs + other * ys + near (x - y),   grad_y = alpha xs C' + ... + near (y - x)
-// with C' = C masked like the value. x - y is taken before anything is scaled or centred: close views cancel exactly.
+// with C' = C masked like the value. With `tail`, C'_kl = min(tail_k, tail_l) C_kl and value = sum_kl C'_kl C_kl. x - y is taken before anything is scaled or centred: close views cancel exactly.
 // In the self form each operand is its own partner (two independent values), in the cross form x and y are partners.
 // The derivative of the value alone is alpha = 4 (self) or 2 (cross) with nothing added.
 //
@@ -37,10 +37,11 @@ struct GramForm {
   double near;          // needs y, and no project
   bool project;         // gradients with respect to x and y instead of xs and ys; needs shift and scale
   bool half;            // needs float32 and a processor that multiplies bfloat16
+  TensorView tail{};    // [d] or absent; x alone, always on the d x d side
   static constexpr auto fields() {
     using F = GramForm;
     return std::make_tuple(&F::alpha, &F::cross, &F::off_diagonal, &F::shift, &F::scale, &F::diagonal, &F::own,
-                           &F::other, &F::near, &F::project, &F::half);
+                           &F::other, &F::near, &F::project, &F::half, &F::tail);
   }
 };
 

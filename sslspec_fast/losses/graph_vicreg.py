@@ -145,4 +145,4 @@ def _off_diagonal(x: Tensor, tail: Tensor | None, half: bool, *, center: bool) -
     """|| X^T X ||^2 without its diagonal, or the weighted sum of those of all prefixes."""
     if tail is None:
         return gram.sqnorm(x, off_diagonal=True, center=center, half=half)
-    return nested_sqnorm(x - x.mean(0) if center else x, tail, off_diagonal=True)
+    return nested_sqnorm(x, tail, off_diagonal=True, center=center, half=half)

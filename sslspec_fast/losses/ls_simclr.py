@@ -96,7 +96,7 @@ def ls_simclr(
         positive, uniformity = graph.edge_dot(y, y), gram.sqnorm(x, half=is_half(z))
     else:
         tail = tails(weights, x)
-        positive, uniformity = graph.edge_dot(y * tail, y), nested_sqnorm(x, tail)
+        positive, uniformity = graph.edge_dot(y * tail, y), nested_sqnorm(x, tail, half=is_half(z))
     alignment = -2 * positive.sum()
     norm = torch.full((), graph.frobenius_sq(), dtype=torch.float64, device=x.device)
     if center:  # || H G H ||^2 of a symmetric G

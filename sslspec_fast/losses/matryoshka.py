@@ -12,6 +12,7 @@ Kusupati et al., "Matryoshka Representation Learning" (NeurIPS 2022, arXiv 2205.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import widen
+from .._dtypes import widen, widened_rows
 from ..primitives.rows.unit_rows import unit_rows
 from ..ranks import agree, several, told_to_all
 from ..reference import matryoshka as reference
@@ -94,7 +95,11 @@ def matryoshka(
     prefixes = sorted(set(sizes))
     values = shared_prefixes(loss, z1, z2, prefixes, negatives, hyper)
     if values is None:
-        values = _one_by_one(loss, (z1, z2, negatives), prefixes, hyper)
+        # of rounded unit rows the value of SigLIP would be no better than under autocast
+        wide = loss == "siglip" or z1.is_cuda or torch.compiler.is_compiling()
+        half = z1.dtype == torch.bfloat16 and not wide
+        with widened_rows() if half else contextlib.nullcontext():
+            values = _one_by_one(loss, (z1, z2, negatives), prefixes, hyper)
     terms = {f"dim_{m}": value for m, value in values.items()}
     total: Tensor | float = 0.0
     for m, factor in zip(sizes, factors, strict=True):
@@ -107,7 +112,8 @@ def _one_by_one(
     loss: str, rows: Sequence[Tensor | None], dims: list[int], hyper: dict[str, Any]
 ) -> dict[int, Tensor]:
     """The loss of every prefix of both views, and of negatives if there are any, by a call of its
-    own. Rows are widened before they are cut: the gradients of the prefixes add up in float32.
+    own. Rows are widened before they are cut: the gradients of the prefixes add up in float32, with
+    products of bfloat16 rows on a CPU that has them.
     """
     x, y, others = (None if z is None else widen(z) for z in rows)
     assert x is not None

@@ -188,7 +188,7 @@ class SupConLoss(Loss):
         if mask is None:
             itself = torch.eye(n, dtype=torch.bool, device=y.device)
             mask = (y[:, None] == y) & ((y >= 0)[:, None] | itself)
-        return self._masked(stack, mask.to(stack), views)
+        return self._masked(widen(stack), mask, views, is_half(stack))
 
     def _checked(
         self, features: Tensor, labels: Tensor | None, mask: Tensor | None, group: Any
@@ -206,7 +206,7 @@ class SupConLoss(Loss):
         if features.shape[1:].numel() == 0 or (n == 0 and group is None):
             raise ValueError(f"{op}: features must not be empty, got {tuple(features.shape)}")
         d = features.shape[2:].numel()
-        stack = widen(features).reshape(n, views, d).transpose(0, 1).reshape(n * views, d)
+        stack = features.reshape(n, views, d).transpose(0, 1).reshape(n * views, d)
         y = torch.arange(n, device=stack.device)
         if labels is not None:
             y = check.labels(op, labels, stack, n)
@@ -272,14 +272,17 @@ class SupConLoss(Loss):
             alone = every + ranks.n if self.contrast_mode == "one" else -1
             every = torch.where(given < 0, alone, numbered(given))
         if self.contrast_mode == "one":  # the other views are columns only
-            weight = torch.ones_like(stack[:, 0])
+            weight = torch.ones_like(widen(stack[:, 0]))
             weight[n:] = 0
         labels = every[ranks.here].repeat(views)
         return self._plain(stack, labels, sample_weight=weight, group=group)
 
-    def _masked(self, stack: Tensor, mask: Tensor, views: int) -> Tensor:
-        """The mask is dense anyway: positive sums are one product with the sum of the views."""
-        n = mask.shape[0]
+    def _masked(self, stack: Tensor, mask: Tensor, views: int, half: bool) -> Tensor:
+        """The mask is dense anyway: positive sums are one product with the sum of the views.
+
+        half: as in `pairwise.lse`.
+        """
+        n, mask = mask.shape[0], mask.to(stack)
         anchors = stack if self.contrast_mode == "all" else stack[:n]
         copies = anchors.shape[0] // n
         t = check.positive("SupConLoss", "temperature", self.temperature, stack, rows=())
@@ -290,7 +293,11 @@ class SupConLoss(Loss):
         count = (views * mask.sum(1)).repeat(copies) - own
         # anchors without positives: divisor 1, and still counted in the mean
         count_or_one = torch.where(count < 1e-6, 1.0, count)
-        lse, _ = pairwise.lse(anchors, stack, t.reciprocal(), pairwise.LeftOut(self_pairs=True))
+        if copies == views:
+            lse = self_lse(stack, t.reciprocal(), None, half)
+        else:
+            itself = pairwise.LeftOut(self_pairs=True)
+            lse, _ = pairwise.lse(anchors, stack, t.reciprocal(), itself, half=half)
         rows = (count * lse - dot / t) / count_or_one
         base = self.base_temperature
         return rows.mean() if base is None else rows.mean() * (t / base)

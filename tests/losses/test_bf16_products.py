@@ -20,6 +20,7 @@ import sslspec_fast.functional as F
 from sslspec_fast import _C
 from sslspec_fast._checks import DIRECTIONS
 from sslspec_fast.losses import _prefixes
+from sslspec_fast.losses._nested import over_prefixes
 from sslspec_fast.reference.barlow_twins import barlow_twins as plain_barlow_twins
 from sslspec_fast.reference.clip import clip as plain_clip
 from sslspec_fast.reference.dcl import dcl as plain_dcl
@@ -81,6 +82,18 @@ FORMS: dict[str, Callable[[float], tuple[Loss, Loss]]] = {
     "SupConLoss of unit rows": lambda t: (
         lambda a, b: sf.SupConLoss(t, base_temperature=None)(torch.stack([a, b], 1), LABELS),
         lambda a, b: plain_sup_con(torch.cat([a, b]), LABELS.repeat(2), temperature=t),
+    ),
+    "SupConLoss, a mask, of unit rows": lambda t: (
+        lambda a, b: sf.SupConLoss(t, base_temperature=None)(
+            torch.stack([a, b], 1), mask=LABELS[:, None] == LABELS
+        ),
+        lambda a, b: plain_sup_con(torch.cat([a, b]), LABELS.repeat(2), temperature=t),
+    ),
+    "SupConLoss, one anchor, of unit rows": lambda t: (
+        lambda a, b: sf.SupConLoss(t, "one", None)(torch.stack([a, b], 1), LABELS),
+        lambda a, b: plain_sup_con(
+            torch.cat([a, b]), LABELS.repeat(2), temperature=t, reduction="none"
+        )[:N].mean(),
     ),
     "x_clr": lambda t: (
         lambda a, b: F.x_clr(a, b.detach(), temperature=t) + 0 * b.sum(),
@@ -322,6 +335,49 @@ def test_errors_of_prefixes_below_autocast(
     assert grad <= grad_limit
 
 
+VICREG = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "eps": 1e-4}
+COVARIANCE = VICREG | {"invariance": 0.0, "variance": 0.0}  # of no error that is hidden by others
+BARLOW = {"off_diagonal": 5e-3, "eps": 1e-5}
+
+ONE_BY_ONE: dict[str, tuple[dict[str, object], Loss, dict[str, object]]] = {
+    "siglip": (
+        {"logit_scale": 10.0, "logit_bias": -5.0},
+        plain_siglip,
+        {"logit_scale": 10.0, "logit_bias": -5.0, "renormalize": True},
+    ),
+    "vicreg": ({}, plain_vicreg, {**VICREG, "renormalize": False}),
+    "barlow_twins": ({}, plain_barlow_twins, {**BARLOW, "renormalize": False}),
+    "spectral_contrastive": ({}, plain_spectral_contrastive, {"renormalize": True}),
+    "info_nce": (
+        {"temperature": 0.1, "hardness": 1.0},
+        plain_info_nce,
+        {"temperature": 0.1, "hardness": 1.0, "renormalize": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("loss", ONE_BY_ONE)
+def test_errors_of_prefixes_one_by_one_below_autocast(loss: str, leaf: torch.dtype) -> None:
+    """Matryoshka that calls its loss for each prefix: the gradients add up in float32."""
+    if loss == "siglip" and leaf == torch.float32:
+        pytest.skip("the setting rounds unit rows of prefixes, as autocast does")
+    mine, plain, options = ONE_BY_ONE[loss]
+    batches = []
+    for seed in range(8):
+        clean, noisy = pair_rows(N, D, seed)
+        batches.append([x.bfloat16() for x in (clean, 3 * noisy - 2 * clean)])
+    (value, grad), (value_limit, grad_limit) = errors(
+        lambda a, b: F.matryoshka(loss, a, b, dims=PREFIXES, **mine),
+        lambda a, b: plain_matryoshka(
+            plain, a, b, dims=PREFIXES, weights=[1.0] * len(PREFIXES), **options
+        ),
+        batches,
+        leaf,
+    )
+    assert value <= max(value_limit, 3e-5)
+    assert grad <= max(grad_limit, 1.8e-3)
+
+
 @pytest.mark.parametrize("form", ["nt_xent", "info_nce", "clip of unit rows"])
 def test_a_factor_comes_before_the_rounding_of_the_gradient(form: str) -> None:
     """One that is no power of two would round a gradient in bfloat16 once more."""
@@ -359,9 +415,6 @@ def test_rows_in_bfloat16_of_any_stride_and_length(form: str) -> None:
     assert all(map(torch.equal, *found))
 
 
-VICREG = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0, "eps": 1e-4}
-COVARIANCE = VICREG | {"invariance": 0.0, "variance": 0.0}  # of no error that is hidden by others
-BARLOW = {"off_diagonal": 5e-3, "eps": 1e-5}
 # (ours, the plain form) of products over columns
 COLUMN_FORMS: dict[str, tuple[Loss, Loss]] = {
     "vicreg": (F.vicreg, partial(plain_vicreg, **VICREG)),
@@ -388,7 +441,31 @@ COLUMN_FORMS: dict[str, tuple[Loss, Loss]] = {
         lambda a, b: F.ls_simclr(torch.cat([a, b]), views(a)),
         lambda a, b: plain_ls_simclr(torch.cat([a, b]), paired(a)),
     ),
+    "graph_vicreg, nested": (
+        lambda a, b: F.graph_vicreg(torch.cat([a, b]), views(a), nested=shares(a)),
+        lambda a, b: over_prefixes(
+            lambda z: plain_graph_vicreg(z, paired(a)), torch.cat([a, b]), shares(a)
+        ),
+    ),
+    "graph_spectral_contrastive, nested": (
+        lambda a, b: F.graph_spectral_contrastive(torch.cat([a, b]), views(a), nested=shares(a)),
+        lambda a, b: over_prefixes(
+            lambda z: plain_graph_spectral_contrastive(z, paired(a)), torch.cat([a, b]), shares(a)
+        ),
+    ),
+    "ls_simclr, nested": (
+        lambda a, b: F.ls_simclr(torch.cat([a, b]), views(a), nested=shares(a)),
+        lambda a, b: over_prefixes(
+            lambda z: plain_ls_simclr(z, paired(a)), torch.cat([a, b]), shares(a)
+        ),
+    ),
 }
+
+
+def shares(a: Tensor) -> list[float]:
+    """Weights of three prefixes of the columns."""
+    d = a.shape[1]
+    return [{d // 4: 0.5, d // 2: 2.0, d: 1.0}.get(m, 0.0) for m in range(1, d + 1)]
 
 
 def views(a: Tensor) -> sf.PairGraph:

@@ -20,6 +20,7 @@ struct GramArgs {
   const T* scale[2];       // [d] or null
   bool off_diagonal;       // leave out the terms k == l
   const double* diagonal;  // [operands, d], [1, d] when cross, or null: needed for off_diagonal on the dual side only
+  const T* tail;           // [d] or null: the term k, l counts min(tail_k, tail_l) times; one operand, d x d side
   double alpha;            // factor of the gradient
   const T* own[2];         // [d] or null: grad += own_k xs_ik
   const T* other[2];       // [d] or null: grad += other_k ys_ik

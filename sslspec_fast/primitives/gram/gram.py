@@ -60,19 +60,22 @@ class GramForm(NamedTuple):
     near: float = 0.0
     project: bool = False
     half: bool = False
+    tail: Tensor | None = None  # (d,)
 
     def view(self) -> tuple[Any, ...]:
-        alpha, cross, off_diagonal, shift, scale, diagonal, own, other, near, project, half = self
+        alpha, cross, off_diagonal, shift, scale, diagonal, own, other, *numbers, tail = self
         vectors = view(shift), view(scale), view(diagonal), view(own), view(other)
-        return alpha, cross, off_diagonal, *vectors, near, project, half
+        return alpha, cross, off_diagonal, *vectors, *numbers, view(tail)
 
 
-def _run(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: GramForm) -> Tensor:
+def run_gram(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: GramForm) -> Tensor:
     """(1 or 2,) float64: one call of the kernel, csrc/gram/gram.h. Empty gradients are skipped."""
     n, d = x.shape
     operands = 1 if y is None else 2
     value, kind = x.new_empty(1 if form.cross else operands, dtype=torch.float64), computed_dtype(x)
-    dual = form.diagonal is not None if form.off_diagonal else _C.gram_uses_dual(n, d, False)
+    dual = form.tail is None and _C.gram_uses_dual(n, d, False)
+    if form.off_diagonal:
+        dual = form.diagonal is not None
     code = CODE[torch.bfloat16 if form.half else kind]
     size = _C.gram_workspace_size(n, d, code, operands, form.cross, dual)
     gx, gy = (view(g) if g.numel() else None for g in grads)
@@ -115,7 +118,7 @@ def _sqnorm_cpu(
     alpha, cross = (4.0, False) if y is None else (2.0, True)
     half = rounds(half, x.dtype)
     form = GramForm(alpha, cross, off_diagonal, shift, diagonal=diagonal, half=half)
-    value = _run(x, y, grads, form)
+    value = run_gram(x, y, grads, form)
     return value[0].to(x.dtype), terms, *grads
 
 
@@ -192,7 +195,7 @@ def _vicreg_cpu(
         near=near,
         half=half,
     )
-    off = _run(x, y, grads, form)
+    off = run_gram(x, y, grads, form)
     terms[2] = off.sum() / (d * (n - 1) ** 2)
     loss = invariance * terms[0] + variance * terms[1] + covariance * terms[2]
     return loss.to(kind), terms.to(kind), *grads
@@ -269,7 +272,7 @@ def _barlow_twins_cpu(
         project=True,
         half=half,
     )
-    off = _run(x, y, grads, form)
+    off = run_gram(x, y, grads, form)
     terms[1] = off[0] / n**2
     loss = terms[0] + off_diagonal * terms[1]
     return loss.to(kind), terms.to(kind), *grads
