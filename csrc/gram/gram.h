@@ -1,7 +1,8 @@
 // Primitive `gram`. For standardised operands xs = (x - shift) * scale, ys likewise, C = xs^T ys (d x d):
 //   value = sum_kl C_kl^2, without k == l if off_diagonal
 //   grad_x = alpha ys C'^T + own * xs + other * ys + near (x - y),   grad_y = alpha xs C' + ... + near (y - x)
-// with C' = C masked like the value. With `tail`, C'_kl = min(tail_k, tail_l) C_kl and value = sum_kl C'_kl C_kl. x - y is taken before anything is scaled or centred: close views cancel exactly.
+// with C' = C masked like the value. With `tail`, C'_kl = min(tail_k, tail_l) C_kl and value = sum_kl C'_kl C_kl. x - y
+// is taken before anything is scaled or centred: close views cancel exactly.
 // In the self form each operand is its own partner (two independent values), in the cross form x and y are partners.
 // The derivative of the value alone is alpha = 4 (self) or 2 (cross) with nothing added.
 //
