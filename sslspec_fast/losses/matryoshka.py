@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks as check
-from .._dtypes import widen, widened_rows
+from .._dtypes import stays_wide, widen, widened_rows
 from ..primitives.rows.unit_rows import unit_rows
 from ..ranks import agree, several, told_to_all
 from ..reference import matryoshka as reference
@@ -96,8 +96,8 @@ def matryoshka(
     values = shared_prefixes(loss, z1, z2, prefixes, negatives, hyper)
     if values is None:
         # of rounded unit rows the value of SigLIP would be no better than under autocast
-        wide = loss == "siglip" or z1.is_cuda or torch.compiler.is_compiling()
-        half = z1.dtype == torch.bfloat16 and not wide
+        half = loss != "siglip" and stays_wide(z1, z1.dtype == torch.bfloat16)
+        half = half and not torch.compiler.is_compiling()
         with widened_rows() if half else contextlib.nullcontext():
             values = _one_by_one(loss, (z1, z2, negatives), prefixes, hyper)
     terms = {f"dim_{m}": value for m, value in values.items()}
