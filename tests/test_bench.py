@@ -87,6 +87,21 @@ def known_cases() -> list[Case]:
     return [Case("known", 8, 1, 1.0, inputs, {"fused": store, "eager": store})]
 
 
+def test_subnormals_are_flushed_in_all_threads_of_a_fresh_process() -> None:
+    code = (
+        "from sslspec_fast.bench.measure import flushed_share, flushed_subnormals\n"
+        "with flushed_subnormals():\n"
+        "    print(flushed_share())\n"
+        "print(flushed_share() < 1)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["1.0", "True"]
+
+
 def test_percentiles() -> None:
     timing = measure._timing([5.0, 1.0, 2.0, 4.0, 3.0], [9.0, 7.0, 6.0, 8.0, 5.0])
     assert (timing.p20, timing.p50, timing.p80, timing.samples, timing.cpu) == (
