@@ -13,6 +13,8 @@ from ._seam import _C, change_cuda_kept_limit, cuda_kept_limit
 
 __all__ = ["release_kept", "set_float32_products", "set_kept_limit", "show_config"]
 
+DEVICES = ("cpu", "cuda")  # that this package has kernels for
+
 
 def set_kept_limit(limit: int, device: str = "cpu") -> int:
     """Sets how much memory may be used to keep products from a forward pass for its backward.
@@ -48,7 +50,7 @@ def set_kept_limit(limit: int, device: str = "cpu") -> int:
         raise TypeError(f"set_kept_limit: limit must be an int, got {type(limit).__name__}")
     if not 0 <= limit <= sys.maxsize:
         raise ValueError(f"set_kept_limit: limit must be in 0 ... {sys.maxsize} bytes, got {limit}")
-    if device not in ("cpu", "cuda"):
+    if device not in DEVICES:
         raise ValueError(f"set_kept_limit: device must be 'cpu' or 'cuda', got {device!r}")
     if device == "cuda":
         before = cuda_kept_limit()

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from .. import _outputs as outputs
+from .._config import DEVICES
 from . import accuracy, machine, memory, report
 from .case import Case
 from .measure import Timing, flushed_share, flushed_subnormals, interleaved
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None, *, peers: str = "sslspec_fast.bench.
     parser.add_argument("--no-memory", action="store_true", help="skip the memory processes")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile variants")
     parser.add_argument("--no-accuracy", action="store_true", help="skip the table of errors")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--list", action="store_true", help="list the cases and stop")
     options = parser.parse_args(argv)
     with flushed_subnormals():  # before the cases: some peers start threads when they are imported
