@@ -61,7 +61,7 @@ def shapes(
     step = {torch.bfloat16: 8, torch.float32: 4, torch.float64: 1}[rows]
     copied = unit or rows != z1.dtype or d % step != 0
     size = (2, n) if form == "stacked" else (n,)
-    side = ((2 * n if form == "stacked" else n) + 127) // 128 * 128
+    side = _side_of_matrix(n, form)
     return (
         z1.new_empty(size if reduction == "none" else (), dtype=kind),
         z1.new_empty((2 * n if copied else 0, (d + step - 1) // step * step), dtype=rows),
@@ -107,8 +107,17 @@ class Views(NamedTuple):
         return self.stats.new_empty(_C.cuda_two_views_workspace_size(*args))
 
 
+def _multiplied_rows(n: int, form: str) -> int:
+    return 2 * n if form == "stacked" else n
+
+
+def _side_of_matrix(n: int, form: str) -> int:
+    """Rows and columns of a kept matrix of all pairs, in whole tiles of 128."""
+    return (_multiplied_rows(n, form) + 127) // 128 * 128
+
+
 def _weight(reduction: str, form: str, n: int) -> float:
-    return 1 / (2 * n if form == "stacked" else n) if reduction == "mean" else 1.0
+    return 1 / _multiplied_rows(n, form) if reduction == "mean" else 1.0
 
 
 def keeps_weights(z1: Tensor, scale: float | Tensor, form: str, unit: bool) -> bool:
@@ -119,11 +128,11 @@ def keeps_weights(z1: Tensor, scale: float | Tensor, form: str, unit: bool) -> b
     less. No GPU has run it so far: it is off unless SSLSPEC_HOPPER names it (csrc/gpu/hopper.h).
     """
     n, d = z1.shape
-    count = 2 * n if form == "stacked" else n
+    count = _multiplied_rows(n, form)
     if z1.dtype != torch.bfloat16 or count < _FEWEST_KEPT or form not in _KEPT_COLUMNS:
         return False
     least, most = _KEPT_COLUMNS[form]
-    side = (count + 127) // 128 * 128
+    side = _side_of_matrix(n, form)
     fits = 2 * side * side <= cuda_kept_limit()
     if not least <= d <= most or not fits or not _keeping_is_named():
         return False

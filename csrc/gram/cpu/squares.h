@@ -193,11 +193,10 @@ struct Squares {
       for (int64_t i = 0; i < rows; ++i)
         for (int64_t j = 0; j < cols; ++j) {
           const T row = p.tail[q.i0 + i0 + i], col = p.tail[q.j0 + j0 + j];
-          s[1][i * kUnit + j] = s[0][i * kUnit + j] * (row < col ? row : col);
+          s[1][i * kUnit + j] = s[0][i * kUnit + j];
+          s[0][i * kUnit + j] *= row < col ? row : col;
         }
       sums[0] = weight * inner(s[0], s[1], rows, cols);
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t j = 0; j < cols; ++j) s[0][i * kUnit + j] = s[1][i * kUnit + j];
     } else if (p.cross && w.tiles == 2)
       sums[0] = weight * inner(s[0], s[1], rows, cols);
     else

@@ -7,32 +7,13 @@
 #include "pairwise/cpu/pairwise.h"
 #include "simd/kept.h"
 #include "simd/memory.h"
+#include "simd/narrow.h"
 #include "simd/operands.h"
 #include "simd/scratch.h"
 #include "simd/tile.h"
 
 namespace sslspec::cpu {
 namespace {
-
-constexpr double kLog2e = 1.4426950408889634074;
-template <typename T>
-constexpr T kNegInf = -__builtin_inff();
-
-// Of log-sum-exps. A bound r of the logits with r log2(e) below this keeps the exponentials, their sums over 2^40 pairs
-// and the weights normal numbers without a shift ("narrow").
-template <typename T>
-constexpr double kNarrowRange = sizeof(T) == 4 ? 60.0 : 500.0;
-template <typename T>
-constexpr T kLowestShift = static_cast<T>(sizeof(T) == 4 ? -1e38 : -1e300);  // below every logit, and not -inf
-
-// 2^x in the narrow range: a normal number, but for pairs that are left out (x = -inf), which plain tiles do not hold
-template <typename T, bool kNormal>
-inline __attribute__((always_inline)) Vec<T> narrow_power(Vec<T> x) {
-  if constexpr (kNormal)
-    return exp2_normal<T>(x);
-  else
-    return exp2<T>(x);
-}
 
 // The pairs of one block that must be left out: the padding of ragged edges, i == j, equal ids, a CSR pattern. Register
 // tiles come in the order of block_product: columns ascending, all rows at each.

@@ -176,7 +176,7 @@ struct Prefixes : PrefixPanels<Operands> {
 
   Prefixes(const PairwisePrefixesArgs<T>& args, const Row* a, const Row* b, bool backward)
       : Base(args, a, b, backward) {
-    narrow = limit * kLog2e < kNarrowRange<T>;  // false for NaN
+    narrow = is_narrow<T>(limit);
   }
 
   // each(i + r, j + v L, s(r, v), factor(r, v), plain) for every register of prefix h

@@ -29,7 +29,7 @@ struct Softmax : Panels {
 
   template <typename Args>
   Softmax(const Args& args, Pass pass) : Base(args, pass) {
-    narrow = limit * kLog2e < kNarrowRange<T>;  // false for NaN
+    narrow = is_narrow<T>(limit);
   }
 
   // ---- forward: sums of exp(s - shift), kept in row_weight / col_weight ------------------------------------

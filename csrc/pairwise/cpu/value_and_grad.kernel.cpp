@@ -31,8 +31,9 @@ struct Rows : PairwisePanels<T> {
   static constexpr int64_t kParts = 32, kFewParts = 8;  // of the columns, each with its own sums and gradient
 
   const OnePositiveArgs<T>& q;
-  T *top, *sum;  // [column block][row of the panel]
-  bool packed;   // B by columns
+  T *top, *sum;       // [column block][row of the panel]
+  bool packed;        // B by columns
+  int64_t parts = 0;  // of the columns that are visited once; 0: a panel is needed
 
   explicit Rows(const OnePositiveArgs<T>& args)
       : Base(args.pairwise, needs_columns(args) ? Pass::backward : Pass::forward), q(args), packed(many(args)) {
@@ -40,11 +41,12 @@ struct Rows : PairwisePanels<T> {
     if (needs_columns(args)) return;
     w = PairwiseBuffers<T>(p.workspace, p.n, p.m, p.d, p.symmetric, true);
     zero(p.grad_a, p.n * p.d);
+    parts = parts_of_columns();
     if (p.grad_b != nullptr) {
       pack_columns<T>(p.a, p.lda, 0, p.n, p.n, p.d, {p.scale, p.scale_step}, w.a_columns);
       parallel_for(cols.count, p.threads,
                    [&](int64_t bj) { zero(p.grad_b + cols.begin(bj) * p.d, cols.size(bj) * p.d); });
-    } else if (packed && parts() == 0) {
+    } else if (packed && parts == 0) {
       parallel_for(cols.count, p.threads, [&](int64_t bj) {
         pack_columns<T>(p.b, p.ldb, cols.begin(bj), cols.begin(bj + 1), p.m, p.d, {}, w.b_columns);
       });
@@ -125,9 +127,9 @@ struct Rows : PairwisePanels<T> {
     }
   }
 
-  // How many parts of the columns find place in the memory of the panel; 0: a panel is needed.
-  int64_t parts() const {
-    if (p.grad_b != nullptr || !(limit * kLog2e < kNarrowRange<T>)) return 0;  // false for NaN
+  // How many parts find place in the memory of the panel, or 0.
+  int64_t parts_of_columns() const {
+    if (p.grad_b != nullptr || !is_narrow<T>(limit)) return 0;
     const int64_t most = min64(cols.count, kParts), fit = panel_size(p.m) / max64(1, p.n * p.d);
     return fit < min64(most, kFewParts) ? 0 : min64(most, fit);
   }
@@ -164,7 +166,7 @@ struct Rows : PairwisePanels<T> {
   }
 
   // grad_a of rows [first, end) from the sums and gradients of all parts: -grad_positive e^(s - lse) B.
-  void join(int64_t first, int64_t end, int64_t parts, const double* sums) const {
+  void join(int64_t first, int64_t end, const double* sums) const {
     for (int64_t i = first; i < end; ++i) {
       double total = 0;
       for (int64_t part = 0; part < parts; ++part) total += sums[part * p.n + i];
@@ -179,17 +181,17 @@ struct Rows : PairwisePanels<T> {
     }
   }
 
-  void run_by_parts(int64_t parts) const {
+  void run_by_parts() const {
     double* const sums = static_cast<double*>(scratch(2, sizeof(double) * static_cast<size_t>(parts * p.n)));
     parallel_for(parts, p.threads, [&](int64_t t) {
       const FlushSubnormals flush;
       visit(cols.count * t / parts, cols.count * (t + 1) / parts, sums + t * p.n, q.panel + t * p.n * p.d);
     });
-    for_row_ranges(p.n, p.threads, [&](int64_t first, int64_t end) { join(first, end, parts, sums); });
+    for_row_ranges(p.n, p.threads, [&](int64_t first, int64_t end) { join(first, end, sums); });
   }
 
   void run() const {
-    if (const int64_t count = parts(); count > 0) return run_by_parts(count);
+    if (parts > 0) return run_by_parts();
     const int64_t panels = (p.d + Wide<T>::kCols - 1) / Wide<T>::kCols;
     // How rows are divided does not touch the order of any sum.
     const int64_t step = panels >= 2 * p.threads || panels % p.threads == 0 ? kBlock : Blocks::kUnit;
