@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +16,9 @@ from torch import Tensor
 
 from sslspec_fast.bench import accuracy, cases, main, measure, memory, report
 from sslspec_fast.bench.case import Case
+
+from .support.memory_cases import known_cases
+from .support.process import fresh_python
 
 SMOKE = cases.smoke_cases()
 
@@ -63,43 +65,21 @@ def test_smoke_run_prints_a_line_per_case_and_writes_three_files(
 @pytest.mark.skipif(not memory.available(), reason="needs /proc/self/clear_refs")
 def test_memory_of_a_known_computation(tmp_path: Path) -> None:
     # A process of its own finds a case that stores exactly one 32 MiB matrix.
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    command = [sys.executable, "-m", "sslspec_fast.bench.memory", "--case", "known 8x1"]
-    command += ["--variant", "fused", "--registry", "test_bench:known_cases"]
-    run = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path
-    )
-    assert run.returncode == 0, run.stderr
-    assert float(run.stdout) == pytest.approx(32, abs=3)
+    command = ["-m", "sslspec_fast.bench.memory", "--case", "known 8x1", "--variant", "fused"]
+    path = os.pathsep.join([str(Path(__file__).parent / "support"), *sys.path])
+    command += ["--registry", "memory_cases:known_cases"]
+    printed = fresh_python(tmp_path, *command, PYTHONPATH=path)
+    assert float(printed) == pytest.approx(32, abs=3)
 
 
-def known_cases() -> list[Case]:
-    def inputs(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        return (torch.ones(8, 1, requires_grad=True),)
-
-    def store(x: Tensor) -> Tensor:
-        block = torch.ones(8 * 2**20 if x.shape == (8, 1) else 1)  # 32 MiB
-        return x.sum() * block[0]
-
-    return [Case("known", 8, 1, 1.0, inputs, {"fused": store, "eager": store})]
-
-
-def test_subnormals_are_flushed_in_all_threads_of_a_fresh_process() -> None:
+def test_subnormals_are_flushed_in_all_threads_of_a_fresh_process(tmp_path: Path) -> None:
     code = (
         "from sslspec_fast.bench.measure import flushed_share, flushed_subnormals\n"
         "with flushed_subnormals():\n"
         "    print(flushed_share())\n"
         "print(flushed_share() < 1)"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["1.0", "True"]
+    assert fresh_python(tmp_path, "-c", code).split() == ["1.0", "True"]
 
 
 def test_percentiles() -> None:
@@ -171,9 +151,9 @@ def test_nothing_of_the_shared_temporary_folder_is_run(
         (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # of the registry
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "support"))  # of the registry
     (case,) = known_cases()
-    used = memory.peak_extra_mib(case, "fused", "test_bench:known_cases")
+    used = memory.peak_extra_mib(case, "fused", "memory_cases:known_cases")
     assert not (tmp_path / "ran").exists()
     assert used == pytest.approx(32, abs=3)
 

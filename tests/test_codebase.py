@@ -358,6 +358,13 @@ def test_references_import_nothing_from_the_package() -> None:
         assert imports(path) <= {"reference", "_torch_private"}, path.name
 
 
+def test_fresh_interpreters_are_started_in_one_file() -> None:
+    # `python -c` in a checkout imports the package without its core; `fresh_python` does not.
+    tests = [path for path in sources(ROOT / "tests", ".py") if path != Path(__file__).resolve()]
+    found = offences(tests, r'sys\.executable, ("-c"|\*arguments)')
+    assert [line.split(":")[0] for line in found] == ["tests/support/process.py"]
+
+
 # ---- words ---------------------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,8 @@ import pytest
 
 import sslspec_fast as sf
 from sslspec_fast import __main__ as command
+
+from .support.process import fresh_python
 
 
 def test_self_check_passes_and_names_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,14 +44,7 @@ def test_every_subcommand_has_help(name: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_runs_as_a_module(tmp_path: Path) -> None:
-    run = subprocess.run(
-        [sys.executable, "-m", "sslspec_fast", "--version"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
-    assert run.stdout.strip() == sf.__version__
+    assert fresh_python(tmp_path, "-m", "sslspec_fast", "--version") == sf.__version__
 
 
 def test_unknown_subcommand_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,10 +63,7 @@ print(*sorted({"torch._dynamo", "scipy.sparse", "sklearn"} & set(sys.modules)))
 assert "eigsh" in dir(sf) and sf.spectral.vicreg and sf.operators.shift
 print(*(name for name in sf.__all__ if not hasattr(sf, name)))
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert run.stdout.strip() == ""
+    assert fresh_python(tmp_path, "-c", code) == ""
 
 
 def test_star_import_without_scikit_learn(tmp_path: Path) -> None:
@@ -87,10 +78,7 @@ try:
 except ImportError as missing:
     print(missing)
 """
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
-    )
-    assert "pip install 'sslspec-fast[sklearn]'" in run.stdout
+    assert "pip install 'sslspec-fast[sklearn]'" in fresh_python(tmp_path, "-c", code)
 
 
 def test_star_import_offers_the_estimators() -> None:

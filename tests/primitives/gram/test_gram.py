@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from sslspec_fast.reference.barlow_twins import barlow_twins as dense_barlow_twi
 from sslspec_fast.reference.vicreg import vicreg as dense_vicreg
 
 from ...support.gram_cases import BARLOW, SHAPES, VICREG, dense, matrix, value_and_grads
+from ...support.process import fresh_python
 from ...support.tolerance import assert_no_worse
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-6}
@@ -252,11 +250,7 @@ def test_other_instruction_sets(level: str, tmp_path: Path) -> None:
         "        want = 2 * b @ (b.T @ a)\n"
         "        assert (x.grad - want).norm() <= tol * want.norm(), (n, d, dtype)\n"
     )
-    env = os.environ | {"SSLSPEC_ISA": level, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=env, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    fresh_python(tmp_path, "-c", code, SSLSPEC_ISA=level)
 
 
 def test_bad_arguments() -> None:
