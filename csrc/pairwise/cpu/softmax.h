@@ -95,7 +95,9 @@ struct Softmax : Panels {
     T* tile = static_cast<T*>(scratch(0, sizeof(T) * kLd * kLd));
     Vec<T>* row_sum = static_cast<Vec<T>*>(scratch(1, 4 * sizeof(Vec<T>) * kLd));
     Vec<T>*row_top = row_sum + kLd, *col_sum = row_top + kLd, *col_top = col_sum + kLd;
-    for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{}, row_top[i] = splat<T>(kLowestShift<T>);
+    // Padding rows too: `merge` takes L rows at a time, and the shift of a padding row is that of a padding column.
+    for (int64_t i = 0; i < round_up(ni, Blocks::kUnit); ++i)
+      row_sum[i] = Vec<T>{}, row_top[i] = splat<T>(kLowestShift<T>);
     for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{}, col_top[j / L] = splat<T>(kLowestShift<T>);
     const Vec<T> none{};
     for_tiles(
