@@ -62,6 +62,7 @@ def test_tasks_for_many_cores() -> None:
         assert at_once[:3] == [12 if symmetric else 24] * 3
         assert at_once[3] >= 64
     assert _C.pairwise_tasks(4096, 65_536, False, False, 64) >= 64
+    assert _C.pairwise_tasks(256, 256, True, False, 2) == 3  # of 48 rows: no thread waits for long
 
 
 @pytest.mark.parametrize("limit", [0, 100_000, 64 << 20])

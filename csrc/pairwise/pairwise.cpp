@@ -81,7 +81,7 @@ void check_sigmoid(const Logits& logits) {
 }  // namespace
 
 int64_t pairwise_tasks(int64_t n, int64_t m, bool symmetric, bool columns, int threads) {
-  return cpu::PairTasks(cpu::Blocks(n), cpu::Blocks(m), symmetric, columns, threads).at_once;
+  return cpu::PairTasks(cpu::Blocks(n, symmetric), cpu::Blocks(m, symmetric), symmetric, columns, threads).at_once;
 }
 
 int64_t pairwise_workspace_size(int64_t n, int64_t m, int64_t d, int dtype, bool symmetric, bool backward) {

@@ -130,22 +130,22 @@ void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, in
   }
 }
 
-// acc[r][v] += sum_k a(r, k) * b[k][v] by Op, for panels b of Shape (Tile or Wide); a(r, k) = a[r + k * step] when
-// kRowsTogether, else a[r * step + k].
-template <bool kRowsTogether, typename Shape, typename Op, int V, typename T = typename Op::T>
+// acc[r][v] += sum_k a(r, k) * b[k][v] by Op for v < N, for panels b of Shape (Tile or Wide); a(r, k) = a[r + k * step]
+// when kRowsTogether, else a[r * step + k].
+template <bool kRowsTogether, typename Shape, typename Op, int N, int V, typename T = typename Op::T>
 inline __attribute__((always_inline)) void multiply_by(int64_t depth, const T* a, int64_t step, const T* b,
                                                        Vec<T> (&acc)[Shape::kRows][V]) {
   constexpr int R = Shape::kRows;
 #pragma GCC unroll 2
   for (int64_t k = 0; k < depth; ++k) {
-    Vec<T> bv[V];
+    Vec<T> bv[N];
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) bv[v] = load(b + v * kLanes<T>);
+    for (int v = 0; v < N; ++v) bv[v] = load(b + v * kLanes<T>);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Vec<T> av = Op::broadcast(kRowsTogether ? a + r : a + r * step);
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) Op::add(acc[r][v], av, bv[v]);
+      for (int v = 0; v < N; ++v) Op::add(acc[r][v], av, bv[v]);
     }
     a += kRowsTogether ? step : 1;
     b += Shape::kCols;
@@ -154,7 +154,7 @@ inline __attribute__((always_inline)) void multiply_by(int64_t depth, const T* a
 template <bool kRowsTogether, typename Shape, int V, typename T>
 inline __attribute__((always_inline)) void multiply(int64_t depth, const T* a, int64_t step, const T* b,
                                                     Vec<T> (&acc)[Shape::kRows][V]) {
-  multiply_by<kRowsTogether, Shape, Exact<T>>(depth, a, step, b, acc);
+  multiply_by<kRowsTogether, Shape, Exact<T>, V>(depth, a, step, b, acc);
 }
 
 // f(the number of registers, as a constant, that cover `width` columns of a panel of Shape)
@@ -184,8 +184,8 @@ struct Block {
 
 // One block of X Y^T: rows [i0, i0 + ni) x [j0, j0 + nj), i0 and j0 multiples of kCols, from row panels.
 // For every register tile calls finish(i, j, acc) with i, j relative to the block; the tile covers rows i .. i + kRows
-// and columns j .. j + kCols, padding included. `partial` (leading dimension ld) holds sums between depth passes, and
-// with `onto` those that this product adds to.
+// and columns j .. j + kCols, padding included; registers without a column inside the block are not multiplied. `partial`
+// (leading dimension ld) holds sums between depth passes, and with `onto` those that this product adds to.
 template <typename T, typename Op = Exact<T>, typename Finish>
 inline __attribute__((always_inline)) void block_product(int64_t depth, const T* x_panels, const T* y_panels,
                                                          Block block, T* partial, int64_t ld, const Finish& finish,
@@ -203,7 +203,9 @@ inline __attribute__((always_inline)) void block_product(int64_t depth, const T*
         const T* a = x_panels + panel * depth + k0 * P::kCols + (row - panel);
         Vec<T> acc[R][V];
         clear(acc);
-        multiply_by<true, P, Op>(steps, a, P::kCols, b, acc);
+        with_registers<P>(nj - j, [&](auto count) __attribute__((always_inline)) {
+          multiply_by<true, P, Op, decltype(count)::value>(steps, a, P::kCols, b, acc);
+        });
         if (!first || onto)
           for (int r = 0; r < R; ++r)
             for (int v = 0; v < V; ++v) acc[r][v] += load(partial + (i + r) * ld + j + v * L);
@@ -250,7 +252,7 @@ void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, cons
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) __builtin_prefetch(out + (i + r) * ldo + v * kLanes<T>, 1);
-    multiply_by<kTransposed, Wide<T>, Op>(depth, kTransposed ? e + i : e + i * lde, lde, b, acc);
+    multiply_by<kTransposed, Wide<T>, Op, V>(depth, kTransposed ? e + i : e + i * lde, lde, b, acc);
     add_tile(acc, out + i * ldo, ldo, rows - i, cols);
   }
 }

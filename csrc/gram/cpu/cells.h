@@ -41,7 +41,7 @@ struct Cells {
   static inline __attribute__((always_inline)) void product(Left left, int64_t steps, const T* right, const Use& use) {
     Vec<T> acc[R][W];
     clear(acc);
-    multiply_by<kTogether, Tile<T>, Op>(steps, left.data, left.step, right, acc);
+    multiply_by<kTogether, Tile<T>, Op, W>(steps, left.data, left.step, right, acc);
     use(0, acc);
   }
   // The cell of panels into `out`, rows kCols apart, or onto it.

@@ -21,13 +21,15 @@ namespace {
 
 // Cuts n rows into blocks of whole 48-row units (every kCols of simd/tile.h divides 48), at most kBlock rows each. A
 // count divisible by 4 (by 4 groups for large n) gives every round of the schedules below an even number of equal
-// tasks; small problems take smaller blocks so that a few cores have work.
+// tasks; small problems take smaller blocks so that a few cores have work. So do few rows that are paired with
+// themselves: the pair of a block with itself makes each product twice, and four blocks of one or two units keep two
+// threads waiting for each other.
 struct Blocks {
   static constexpr int64_t kUnit = 48;
   int64_t n, units, count;
 
-  explicit Blocks(int64_t rows) : n(rows), units((rows + kUnit - 1) / kUnit) {
-    const int64_t per_block = n <= 2048 ? 2 : 4, multiple = n <= 6144 ? 4 : 16;
+  explicit Blocks(int64_t rows, bool symmetric = false) : n(rows), units((rows + kUnit - 1) / kUnit) {
+    const int64_t per_block = symmetric && units <= 6 ? 1 : n <= 2048 ? 2 : 4, multiple = n <= 6144 ? 4 : 16;
     count = ((units + per_block - 1) / per_block + multiple - 1) / multiple * multiple;
     if (count > units) count = units;
   }

@@ -175,9 +175,10 @@ struct PairwiseBlocks : Operands {
   Kept kept;          // products of the forward pass, or none
 
   PairwiseBlocks(const PairwiseArgs<T>& args, Pass pass)
-      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, pass != Pass::forward), rows(args.n),
-        cols(args.m), depth(Operands::steps(args.d)), right(Operands::right(w.b_panels, round_up(args.m, 192), args.d)),
-        gradient(pass != Pass::forward), kept(kept_in(pass)) {
+      : p(args), w(args.workspace, args.n, args.m, args.d, args.symmetric, pass != Pass::forward),
+        rows(args.n, args.symmetric), cols(args.m, args.symmetric), depth(Operands::steps(args.d)),
+        right(Operands::right(w.b_panels, round_up(args.m, 192), args.d)), gradient(pass != Pass::forward),
+        kept(kept_in(pass)) {
     if (pass == Pass::forward && p.kept != nullptr) *p.kept = kept.number();
   }
 
@@ -302,11 +303,10 @@ struct PairwiseBlocks : Operands {
                       });
   }
 
-  // The same from the products that were kept.
+  // use(i, j, tile) for the register tiles of a block that were kept.
   template <typename Use>
-  inline __attribute__((always_inline)) void for_kept_tiles(int64_t i0, int64_t ni, int64_t j0, int64_t nj,
-                                                            KeptTiles<T> kept, T c, const Use& use) const {
-    BlockMask<T> left_out(p, i0, ni, j0, nj);
+  static inline __attribute__((always_inline)) void for_kept_tiles(int64_t ni, int64_t nj, KeptTiles<T> kept,
+                                                                   const Use& use) {
     for (int64_t j = 0; j < nj; j += V * L)
       for (int64_t i = 0; i < ni; i += R) {
         const T* const products = kept.at(i, j);
@@ -318,7 +318,7 @@ struct PairwiseBlocks : Operands {
             __builtin_prefetch(products + (r * V + v) * L + kAhead, 0, 0);
             acc[r][v] = load(products + (r * V + v) * L);
           }
-        use_tile(left_out, i, j, acc, c, use);
+        use(i, j, acc);
       }
   }
 

@@ -64,23 +64,24 @@ struct Softmax : Panels {
     for (int64_t i = 0; i < ni; ++i) row_sum[i] = Vec<T>{};
     for (int64_t j = 0; j < nj; j += L) col_sum[j / L] = Vec<T>{};
     const Vec<T> none{};
-    for_tiles(
-        i0, ni, j0, nj, tile, logit_scale * kScale,
-        [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
-          Vec<T>* cs = col_sum + j / L;
+    T* const keep = use_rows ? products.data : nullptr;  // those of a part of columns are kept with its rows
+    for_tiles(i0, ni, j0, nj, tile, logit_scale * kScale,
+              [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
+                Vec<T>* cs = col_sum + j / L;
+                T* const at = keep == nullptr ? nullptr : products.at(i, j);
 #pragma GCC unroll 8
-          for (int r = 0; r < R; ++r) {
-            Vec<T> sum{};
+                for (int r = 0; r < R; ++r) {
+                  Vec<T> sum{};
 #pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) {
-              const Vec<T> e = narrow_power<T, decltype(plain)::value>(x(r, v, none));
-              sum += e;
-              cs[v] += e;
-            }
-            row_sum[i + r] += sum;
-          }
-        },
-        use_rows ? products : KeptTiles<T>{});  // those of a part of columns are kept with its rows
+                  for (int v = 0; v < V; ++v) {
+                    const Vec<T> e = narrow_power<T, decltype(plain)::value>(x(r, v, none));
+                    if (at != nullptr) store(at + (r * V + v) * L, e);
+                    sum += e;
+                    cs[v] += e;
+                  }
+                  row_sum[i + r] += sum;
+                }
+              });
     for (int64_t i = 0; use_rows && i < ni; ++i) w.row_weight[i0 + i] += hsum<T>(row_sum[i]);
     if (use_columns)
       for (int64_t j = 0; j < nj; j += L) {
@@ -191,8 +192,19 @@ struct Softmax : Panels {
       weight = narrow ? static_cast<T>(double(grad) * __builtin_exp(-double(lse))) : grad;
   }
 
-  // weight(i, j, r, v, x, plain) for every register of the block into tile, kTogether rows at a time
-  template <typename Weight>
+  // What `sums` kept: powers of 2, not products.
+  struct Power {};
+  template <typename Kind>
+  static inline __attribute__((always_inline)) Vec<T> power_of(Vec<T> x) {
+    if constexpr (std::is_same_v<Kind, Power>)
+      return x;
+    else
+      return narrow_power<T, Kind::value>(x);
+  }
+
+  // weight(i, j, r, v, x, kind) for every register of the block into tile, kTogether rows at a time; kind: Power, or
+  // what `for_tiles` says
+  template <bool kPowers, typename Weight>
   inline __attribute__((always_inline)) void fill(const Part& part, T* tile, T c, const Weight& weight) const {
     const auto use = [&](int64_t i, int64_t j, const auto& x, auto plain) __attribute__((always_inline)) {
 #pragma GCC unroll 8
@@ -205,10 +217,18 @@ struct Softmax : Panels {
         put(tile, i + r, j, e);
       }
     };
-    if (part.products.data == nullptr)
-      for_tiles(part.i0, part.ni, part.j0, part.nj, tile, c, use);
-    else
-      for_kept_tiles(part.i0, part.ni, part.j0, part.nj, part.products, c, use);
+    if (part.products.data == nullptr) return for_tiles(part.i0, part.ni, part.j0, part.nj, tile, c, use);
+    if constexpr (kPowers) {
+      for_kept_tiles(part.ni, part.nj, part.products,
+                     [&](int64_t i, int64_t j, const auto& e) __attribute__((always_inline)) {
+                       use(i, j, [&](int r, int v, Vec<T>) __attribute__((always_inline)) { return e[r][v]; }, Power{});
+                     });
+    } else {
+      BlockMask<T> left_out(p, part.i0, part.ni, part.j0, part.nj);
+      for_kept_tiles(part.ni, part.nj, part.products,
+                     [&](int64_t i, int64_t j, const auto& acc)
+                         __attribute__((always_inline)) { this->use_tile(left_out, i, j, acc, c, use); });
+    }
   }
 
   void weights_of_tile(const Part& part, T* tile) const {
@@ -216,23 +236,23 @@ struct Softmax : Panels {
     const T *row_shift = w.row_shift + part.i0, *col_shift = w.col_shift + part.j0;
     const Vec<T> none{};
     if (narrow)
-      fill(part, tile, logit_scale * kScale,
-           [&](int64_t i, int64_t j, int r, int v, const auto& x, auto plain) __attribute__((always_inline)) {
-             const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
-             return narrow_power<T, decltype(plain)::value>(x(r, v, none)) * g;
-           });
+      fill<true>(part, tile, logit_scale * kScale,
+                 [&](int64_t i, int64_t j, int r, int v, const auto& x, auto kind) __attribute__((always_inline)) {
+                   const Vec<T> g = load(col_weight + j + v * L) + row_weight[i + r];
+                   return power_of<decltype(kind)>(x(r, v, none)) * g;
+                 });
     else if (p.symmetric || p.columns)
-      fill(part, tile, logit_scale,
-           [&](int64_t i, int64_t j, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
-             const Vec<T> column = exp2<T>(x(r, v, load(col_shift + j + v * L)) * kScale);
-             return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r] +
-                    column * load(col_weight + j + v * L);
-           });
+      fill<false>(part, tile, logit_scale,
+                  [&](int64_t i, int64_t j, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
+                    const Vec<T> column = exp2<T>(x(r, v, load(col_shift + j + v * L)) * kScale);
+                    return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r] +
+                           column * load(col_weight + j + v * L);
+                  });
     else
-      fill(part, tile, logit_scale,
-           [&](int64_t i, int64_t, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
-             return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r];
-           });
+      fill<false>(part, tile, logit_scale,
+                  [&](int64_t i, int64_t, int r, int v, const auto& x, auto) __attribute__((always_inline)) {
+                    return exp2<T>(x(r, v, splat<T>(row_shift[i + r])) * kScale) * row_weight[i + r];
+                  });
   }
 };
 
