@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "fused/cpu/spectral_contrastive.h"
 #include "simd/team.h"
 
@@ -46,7 +47,7 @@ cpu::SpectralContrastiveArgs<T, Value> checked(const TensorView& z1, const Tenso
   p.z[0] = z1.as<Value>(), p.ldz[0] = z1.stride[0];
   p.z[1] = z2.as<Value>(), p.ldz[1] = z2.stride[0];
   p.longest = weights.longest, p.attraction = weights.attraction, p.repulsion = weights.repulsion;
-  p.value = value.as<double>(), p.workspace = run.workspace.as<T>(), p.threads = run.threads;
+  p.value = value.as<double>(), p.workspace = lent<T>(run.workspace), p.threads = run.threads;
   return p;
 }
 

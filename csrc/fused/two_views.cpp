@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "fused/cpu/two_views.h"
 #include "pairwise/cpu/bf16.h"
 #include "pairwise/cpu/value_and_grad.h"
@@ -51,7 +52,7 @@ struct Workspace {
     if (loss.gradient) own = take(2 * n), along = take(2 * n), of_bias = take(n);
     if (loss.gradient && stacked) products = take(2 * n * d);
     const int kind = static_cast<int>(sizeof(T) == 8 ? DType::f64 : DType::f32);
-    if (by_panels(loss)) panel = take(pairwise_one_positive_panel_size(n, kind));
+    if (by_panels(loss)) panel = take(pairwise_one_positive_panel_size(n, n, kind));
     pairwise = take(pairwise_workspace_size(all, all, d, kind, stacked, loss.gradient));
   }
 };
@@ -103,7 +104,7 @@ struct Views {
   Views(const Views&) = delete;  // pairs points at rows.scale and rows.bias
 
   static T* memory(const PairedRows& in, const ViewLoss& loss, const Run& run) {
-    if (run.workspace.present()) return run.workspace.as<T>();
+    if (run.workspace.present()) return lent<T>(run.workspace);
     const int64_t size = Workspace<T>(nullptr, in.z.first.shape[0], in.z.first.shape[1], loss, kNarrow).size;
     return static_cast<T*>(cpu::scratch(kWorkspace, sizeof(T) * static_cast<size_t>(size)));
   }

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "gram/cpu/gram.h"
 #include "simd/team.h"
 
@@ -111,7 +112,7 @@ cpu::GramArgs<T, Value> checked(const TensorView& x, const TensorView& y, const 
   if (operands == 2) p.grad[1] = gradient<T>("grad_y", grads.second, n, d, kind);
   check_vector(kOp, "workspace", run.workspace,
                gram_workspace_size(n, d, int(half ? DType::bf16 : kind), operands, cross, p.dual), kind, kCpu);
-  p.workspace = run.workspace.as<T>();
+  p.workspace = lent<T>(run.workspace);
   return p;
 }
 

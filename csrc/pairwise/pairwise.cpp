@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "pairwise/cpu/bf16.h"
 #include "pairwise/cpu/pair_schedule.h"
 #include "pairwise/cpu/pairwise.h"
@@ -39,7 +40,7 @@ cpu::PairwiseArgs<T> arguments(const Logits& logits, const TensorPair& lse, cons
   p.skip_indptr = left_out.indptr.as<int64_t>(), p.skip_indices = left_out.indices.as<int64_t>();
   p.skip_self = left_out.self, p.symmetric = symmetric, p.columns = col.present();
   p.row_lse = row.as<T>(), p.col_lse = col.as<T>();
-  p.workspace = run.workspace.as<T>(), p.threads = run.threads;
+  p.workspace = lent<T>(run.workspace), p.threads = run.threads;
   return p;
 }
 
@@ -151,12 +152,12 @@ void pairwise_sigmoid_backward(const Logits& logits, TensorView grad_row, Tensor
   });
 }
 
-int64_t pairwise_one_positive_panel_size(int64_t m, int dtype) {
+int64_t pairwise_one_positive_panel_size(int64_t n, int64_t m, int dtype) {
   int64_t size = 0;
   if (static_cast<DType>(dtype) == DType::bf16) return size;
   dispatch_float(kOp, static_cast<DType>(dtype), [&](auto t) {
     using T = typename decltype(t)::type;
-    size = SSLSPEC_CALL(pairwise_one_positive_panel<T>, m);
+    size = SSLSPEC_CALL(pairwise_one_positive_panel<T>, n, m);
   });
   return size;
 }
@@ -173,8 +174,8 @@ void pairwise_one_positive(const Logits& logits, TensorView positive, TensorView
     set_gradients(p, kind, weight, grads);
     check_vector(kOp, "positive", positive, p.n, kind, kCpu);
     check_vector(kOp, "grad_positive", grad_positive, p.n, kind, kCpu);
-    check_vector(kOp, "panel", panel, pairwise_one_positive_panel_size(p.m, int(logits.a.dtype)), kind, kCpu);
-    q.positive = positive.as<T>(), q.grad_positive = grad_positive.as<T>(), q.panel = panel.as<T>();
+    check_vector(kOp, "panel", panel, pairwise_one_positive_panel_size(p.n, p.m, int(logits.a.dtype)), kind, kCpu);
+    q.positive = positive.as<T>(), q.grad_positive = grad_positive.as<T>(), q.panel = lent<T>(panel);
     if constexpr (std::is_same_v<T, float>)
       if (logits.a.dtype == DType::bf16) {
         using Half = cpu::OnePositiveArgs<float, cpu::PairwiseBf16Args>;

@@ -51,7 +51,7 @@ void pairwise_sigmoid_backward(const Logits& logits,
                                const TensorPair& grads,  // as in pairwise_backward
                                const Run& run);
 
-int64_t pairwise_one_positive_panel_size(int64_t m, int dtype);
+int64_t pairwise_one_positive_panel_size(int64_t n, int64_t m, int dtype);
 
 void pairwise_one_positive(const Logits& logits,
                            TensorView positive,       // [n]

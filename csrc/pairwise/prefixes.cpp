@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "pairwise/cpu/prefixes.h"
 #include "simd/team.h"
 
@@ -55,7 +56,7 @@ cpu::PairwisePrefixesArgs<T> arguments(const PrefixLogits& logits, const TensorP
   p.ids_a = p.ids_b = ids.as<int32_t>(), p.skip_self = true;
   p.symmetric = symmetric, p.columns = col_lse.present();
   p.row_lse = row_lse.as<T>(), p.col_lse = col_lse.as<T>();
-  p.workspace = run.workspace.as<T>(), p.threads = run.threads;
+  p.workspace = lent<T>(run.workspace), p.threads = run.threads;
   q.prefixes = prefixes, q.dims = ends;
   q.alpha = alpha.as<T>(), q.beta = symmetric ? q.alpha : beta.as<T>();
   return q;

@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "pairwise/cpu/soft.h"
 
 namespace sslspec {
@@ -77,7 +78,7 @@ void pairwise_soft(const SoftLogits& student, const SoftLogits& teacher, const s
     }
     const std::array<int64_t, 5> sizes{p.n, p.k, p.student.d, p.teacher.d, p.e};
     check_vector(kOp, "workspace", run.workspace, pairwise_soft_workspace_size(sizes, int(dtype)), dtype, kCpu);
-    p.workspace = run.workspace.as<T>(), p.threads = run.threads;
+    p.workspace = lent<T>(run.workspace), p.threads = run.threads;
     SSLSPEC_CALL(pairwise_soft<T>, p);
   });
 }

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "pairwise/cpu/soft_self.h"
 #include "pairwise/pairwise.h"
 #include "simd/team.h"
@@ -59,7 +60,7 @@ void pairwise_soft_self(const TensorPair& student, const TensorPair& teacher, Te
                kind, kCpu);
   dispatch_float(kOp, kind, [&](auto number) {
     using T = typename decltype(number)::type;
-    T* const own = run.workspace.as<T>();
+    T* const own = lent<T>(run.workspace);
     T* const other = own + pairwise_workspace_size(n, n, d, int(dtype), true, backward);
     T* const sums = other + pairwise_workspace_size(n, n, e, int(dtype), true, false);
     cpu::SoftSelfArgs<T> p{side<T>(student, rows, own, run.threads), side<T>(teacher, entropy, other, run.threads),

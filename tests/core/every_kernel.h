@@ -154,7 +154,7 @@ void pairs_of_bf16(Results& out, int64_t n, int64_t m, int64_t d) {
   const Filled<float> each({n}, 5), positive({n}, 6);
   pairwise_sigmoid_backward({a, b, each, bias, {}}, grad_row, by_bias, row, {grad_a, grad_b}, out.with(more));
   out.keep(row, by_bias, grad_a, grad_b);
-  Array<float> panel({pairwise_one_positive_panel_size(m, kind)}), grad_positive({n});
+  Array<float> panel({pairwise_one_positive_panel_size(n, m, kind)}), grad_positive({n});
   pairwise_one_positive(logits, positive, grad_row, row, grad_positive, {grad_a, grad_b}, panel, out.with(more));
   out.keep(row, grad_positive, grad_a, grad_b);
 }
@@ -172,7 +172,7 @@ void sigmoid_and_rows(Results& out, int64_t n, int64_t m, int64_t d) {
   Array<T> more({pairwise_workspace_size(n, m, d, kind, false, true)});
   pairwise_sigmoid_backward(logits, weight, by_bias, again, {grad_a, grad_b}, out.with(more));
   out.keep(row, again, by_bias, grad_a, grad_b);
-  Array<T> panel({pairwise_one_positive_panel_size(m, kind)}), grad_positive({n});
+  Array<T> panel({pairwise_one_positive_panel_size(n, m, kind)}), grad_positive({n});
   pairwise_one_positive({a, b, scale, kNone, self}, positive, weight, row, grad_positive, {grad_a, grad_b}, panel,
                         out.with(more));
   out.keep(row, grad_positive, grad_a, grad_b);

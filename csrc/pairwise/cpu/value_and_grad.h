@@ -13,10 +13,10 @@ struct OnePositiveArgs {
                       // be null
   const T* positive;  // [n]
   T* grad_positive;   // [n] out
-  T* panel;           // pairwise_one_positive_panel(m) values
+  T* panel;           // pairwise_one_positive_panel(n, m) values
 };
 
-SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_one_positive_panel(int64_t m);
+SSLSPEC_EACH_ISA(template <typename T> int64_t pairwise_one_positive_panel(int64_t n, int64_t m);
                  template <typename T> void pairwise_one_positive(const OnePositiveArgs<T>& args);)
 
 SSLSPEC_EACH_BF16_ISA(void pairwise_bf16_one_positive(const OnePositiveArgs<float, PairwiseBf16Args>& args);)

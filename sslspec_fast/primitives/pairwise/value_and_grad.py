@@ -8,7 +8,7 @@ r"""Weighted sums of rows of `pairwise`, with the gradient made in the same visi
 :math:`W_{ij} = w_i \sigma(r_i - p_i) e^{s_{ij} - r_i}` or :math:`w_i \sigma(s_{ij})`, depend on
 that row alone, so nothing has to be computed twice: three products of n m d instead of the four of
 `pairwise.lse` or `softplus` with their backward, and two where no gradient of b is requested (a
-queue of negatives). Memory: 192 rows of logits in the first form, none in the second. Rows in
+queue of negatives). Memory: 384 rows of logits in the first form, none in the second. Rows in
 bfloat16 of the first form have their statistics first, and keep as many products for the gradient
 as `pairwise.lse` does.
 
@@ -85,7 +85,8 @@ def _one_positive_body(
     _, rows, g_a, g_b, _, grad_positive = shapes
     operands = both_multiplied(Logits(a, b, scale, LeftOut(self_pairs=skip_self)), half)
     factor, (share,) = largest_one(operands.a, weight)
-    panel = a.new_empty(_C.pairwise_one_positive_panel_size(b.shape[0], CODE[operands.a.dtype]))
+    size = _C.pairwise_one_positive_panel_size(len(a), len(b), CODE[operands.a.dtype])
+    panel = a.new_empty(size)
     _C.pairwise_one_positive(
         operands.view(),
         view(positive.contiguous()),

@@ -171,6 +171,26 @@ def test_any_number_of_threads_gives_the_same_bits() -> None:
         assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("scale", [5.0, 200.0])  # a narrow and a wide range of logits
+@pytest.mark.parametrize("constant", [False, True])
+def test_more_threads_than_units_of_rows_give_the_same_bits(constant: bool, scale: float) -> None:
+    args = problem(500, 700, 300, scale, True, torch.float32)
+    here = leaves(*args)
+    if constant:
+        here[1] = args[1]
+    given = [x for x in here if x.requires_grad]
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3, 16):
+            torch.set_num_threads(threads)
+            total = one_positive_total(*here, skip_self=True)
+            results.append([total, *torch.autograd.grad(total, given)])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(p, q) for p, q in zip(results[0], other, strict=True))
+
+
 def test_nan_is_kept() -> None:
     a, b, c, positive, weight = problem(8, 8, 4, 2.0, False, torch.float32)
     a[3, 1] = math.nan
@@ -211,7 +231,7 @@ def test_opcheck() -> None:
 def test_the_core_names_what_is_wrong() -> None:
     a, row, scale = torch.zeros(4, 3), torch.zeros(4), torch.ones(())
     work = torch.zeros(_C.pairwise_workspace_size(4, 4, 3, 0, False, True))
-    panel = torch.zeros(_C.pairwise_one_positive_panel_size(4, 0))
+    panel = torch.zeros(_C.pairwise_one_positive_panel_size(4, 4, 0))
 
     def call(positive: Tensor, grad_positive: Tensor, panel: Tensor) -> None:
         _C.pairwise_one_positive(
