@@ -97,17 +97,16 @@ def graph_siglip(
     _check_weights(op, graph.csr()[2])
     (x, y), scale, weight = pair.rows(), pair.scale_tensor(), pair.weight
     bias = check.real(op, "logit_bias", logit_bias, x)
-    positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
-    by_row = scale if scale.dim() == 0 else scale[:, None]
 
     if impl == "torch":
         given = x, y, dense(graph, x), scale, bias
         how = {"reduction": reduction, "sample_weight": weight}
         loss = run_reference(reference.graph_siglip, *given, **how)
+        by_row = scale if scale.dim() == 0 else scale[:, None]
+        positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
         positive = positive + run_reference(_of_targets, given[2], x * by_row, y, bias)
     else:
-        if graph.nnz:
-            positive = positive + edge_softplus(graph.stored(), x * by_row, y, bias)
+        positive = edge_softplus(graph.stored().with_identity(), x, y, bias, scale=scale)
         a, b, left_out = products(x, image), products(y, text), _positives(graph)
         half = is_half(image)
         if reduction == "none":

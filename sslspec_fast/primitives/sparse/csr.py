@@ -159,6 +159,13 @@ class Csr:
             values = self.values.double() * weight
         return Csr(self.indptr, self.indices, values, self.n_cols, self._symmetric)
 
+    def with_identity(self) -> Csr:
+        """A + I for a square A without a diagonal."""
+        out = _with_identity(self)
+        if not self.symmetric:
+            out._transposed = _with_identity(self.t())
+        return out
+
     def to(self, device: torch.device) -> Csr:
         if device == self.device:
             return self
@@ -191,6 +198,23 @@ class Csr:
         with warnings.catch_warnings():  # torch calls its sparse CSR support beta, once per process
             warnings.simplefilter("ignore", UserWarning)
             return torch.sparse_csr_tensor(*pattern, values, shape)
+
+
+def _with_identity(a: Csr) -> Csr:
+    """Entry k of row i moves i places on, and one more if it is behind the diagonal."""
+    rows, own = a.rows(), torch.arange(a.n_rows, device=a.device)
+    behind = a.indices > rows
+    before = torch.nn.functional.pad(behind.cumsum(0), (1, 0))[a.indptr]
+    at = torch.arange(a.nnz, device=a.device) + rows + behind
+    diagonal = a.indptr[1:] + own - before.diff()
+    indices = a.indices.new_empty(a.nnz + a.n_rows)
+    indices[at], indices[diagonal] = a.indices, own.to(indices.dtype)
+    values = None
+    if a.values is not None:
+        values = a.values.new_ones(a.nnz + a.n_rows)
+        values[at] = a.values
+    indptr = a.indptr + torch.arange(a.n_rows + 1, device=a.device)
+    return Csr(indptr, indices, values, a.n_cols, a.symmetric)
 
 
 def _build_transpose(a: Csr) -> Csr:

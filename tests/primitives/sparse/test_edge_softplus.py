@@ -75,7 +75,26 @@ def test_derivatives_and_operator(kind: str, targets: bool) -> None:
         assert torch.autograd.gradcheck(loss, here)
         assert torch.autograd.gradgradcheck(loss, here)
         op = torch.ops.sslspec_fast.edge_softplus.default
-        torch.library.opcheck(op, (*a.with_transpose(), *here, targets))
+        torch.library.opcheck(op, (*a.with_transpose(), *here, None, targets))
+
+
+@pytest.mark.parametrize("shape", [(), (7,)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scale(kind: str, shape: tuple[int, ...]) -> None:
+    a, dense, (x, y, bias) = problem(kind, 7, 3)
+    scale = torch.linspace(0.5, 2, 7, dtype=torch.float64) if shape else bias + 2
+    here = [z.detach().requires_grad_() for z in (x, y, bias, scale)]
+
+    def loss(x: Tensor, y: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+        return edge_softplus(a, x, y, bias, scale=scale)
+
+    got = loss(*here)
+    want = expected(dense, x * (here[3][:, None] if shape else here[3]), *here[1:3])
+    torch.testing.assert_close(got, want)
+    assert torch.autograd.gradcheck(loss, here)
+    assert torch.autograd.gradgradcheck(loss, here)
+    op = torch.ops.sslspec_fast.edge_softplus.default
+    torch.library.opcheck(op, (*a.with_transpose(), *here, True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,6 +110,25 @@ def test_weights_and_a_bias_per_row(kind: str) -> None:
     weight = torch.linspace(-1, 2, 20, dtype=torch.float64)
     grads = [torch.autograd.grad(z, here, weight) for z in (got, want)]
     torch.testing.assert_close((got, grads[0]), (want, grads[1]))
+
+
+@pytest.mark.parametrize("n", [1, 9])
+def test_a_matrix_with_the_identity(n: int) -> None:
+    empty = torch.zeros(0, dtype=torch.int64)
+    directed = PairGraph.from_edges(torch.arange(n - 1), torch.arange(1, n), n=n)
+    cases = [directed, PairGraph.from_edges(empty, empty, n=n)]
+    if n > 1:
+        cases += [PairGraph.from_labels(torch.arange(n) % 4).without_diagonal()]
+        cases += [(0.5 * weighted_graph(n)).without_diagonal()]
+    for graph in cases:
+        a = graph.stored()
+        both = a.with_identity()
+        for one, given in ((both, a), (both.t(), a.t())):
+            dense = torch.from_numpy(given.to_scipy().toarray()) + torch.eye(n).double()
+            assert torch.equal(torch.from_numpy(one.to_scipy().toarray()), dense)
+            rows = one.rows() * n + one.indices
+            assert (rows.diff() > 0).all()  # ascending in each row, none twice
+        assert both.symmetric == a.symmetric
 
 
 def test_sure_entries_keep_their_digits() -> None:
