@@ -1,15 +1,18 @@
 // Memory that the caller lends a CPU kernel.
 #pragma once
 #include "common/tensor_view.h"
-#include "simd/huge_pages.h"
 
 namespace sslspec {
 
-// A vector, on huge pages where it is large enough to hold some.
+// Asks the system for pages of 2 MiB inside [data, data + bytes) where that is 8 MiB or more, for pages that are touched
+// from now on: a wish, which changes nothing where it is not granted. With small pages fresh memory is mapped piece by
+// piece, and a pass over operands of some MiB waits for the address of every page.
+void prefer_huge_pages(void* data, int64_t bytes);
+
+// A vector of numbers.
 template <typename T>
 T* lent(const TensorView& memory) {
-  const int64_t bytes = memory.shape[0] * int64_t{sizeof(T)};
-  if (bytes >= 4 * cpu::kHugePage) cpu::prefer_huge_pages(memory.data, bytes);
+  prefer_huge_pages(memory.data, memory.shape[0] * int64_t{sizeof(T)});
   return memory.as<T>();
 }
 

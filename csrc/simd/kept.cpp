@@ -3,14 +3,14 @@
 #include <cstdlib>
 #include <mutex>
 
-#include "simd/huge_pages.h"
-
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 namespace sslspec::cpu {
 namespace {
+
+constexpr int64_t kPage = int64_t{2} << 20;  // a huge page
 
 struct Buffer {
   std::mutex in_use;
@@ -27,31 +27,29 @@ Buffer& buffer() {
 
 void release(Buffer& b) {
 #if defined(__linux__)
-  if (b.data != nullptr) munmap(b.data, static_cast<size_t>(b.capacity + kHugePage));
+  if (b.data != nullptr) munmap(b.data, static_cast<size_t>(b.capacity + kPage));
 #else
   std::free(b.data);
 #endif
   b.data = nullptr, b.capacity = b.number = 0;
 }
 
-void* aligned(void* p) {
-  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(p) + kHugePage - 1) / kHugePage * kHugePage);
-}
+void* aligned(void* p) { return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(p) + kPage - 1) / kPage * kPage); }
 
 void reserve(Buffer& b, int64_t bytes) {
   if (bytes <= b.capacity) return;
   release(b);
-  const int64_t capacity = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  const int64_t capacity = (bytes + kPage - 1) / kPage * kPage;
 #if defined(__linux__)
-  void* p = mmap(nullptr, static_cast<size_t>(capacity + kHugePage), PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p =
+      mmap(nullptr, static_cast<size_t>(capacity + kPage), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) return;
+  madvise(aligned(p), static_cast<size_t>(capacity), MADV_HUGEPAGE);  // a wish: small pages work too
 #else
-  void* p = std::malloc(static_cast<size_t>(capacity + kHugePage));
+  void* p = std::malloc(static_cast<size_t>(capacity + kPage));
   if (p == nullptr) return;
 #endif
   b.data = p, b.capacity = capacity;
-  prefer_huge_pages(p, capacity + kHugePage);
 }
 
 }  // namespace
