@@ -117,9 +117,20 @@ def test_one_list_names_the_cuda_entry_points() -> None:
     assert offences(face, r'"cuda_(?!archs|entry_points)\w') == []
 
 
-def test_one_file_chooses_hopper() -> None:
-    readers = [p.name for p in core() if "getenv" in p.read_text("utf-8")]
-    assert sorted(readers) == ["hopper.h", "isa.cpp"]
+def test_each_variable_of_the_environment_is_read_in_one_file() -> None:
+    readers = {
+        name: [p.name for p in core() if f'getenv("{name}")' in p.read_text("utf-8")]
+        for path in core()
+        for name in re.findall(r'getenv\("(\w+)"\)', path.read_text("utf-8"))
+    }
+    assert readers == {
+        "SSLSPEC_HOPPER": ["hopper.h"],
+        "SSLSPEC_ISA": ["isa.cpp"],
+        "SSLSPEC_SCRATCH": ["scratch.cpp"],
+    }
+
+
+def test_portable_gpu_files_know_nothing_of_hopper() -> None:
     portable = sorted(CSRC.rglob("*_sm80*"))
     assert len(portable) >= 3
     assert [p.name for p in portable if re.search("sm90a|hopper", p.read_text("utf-8"), re.I)] == []
