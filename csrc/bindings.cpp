@@ -6,6 +6,8 @@
 #include "basis/basis.h"
 #include "common/check.h"
 #include "cuda_entry_points.h"
+#include "fused/guided.h"
+#include "fused/per_positive.h"
 #include "fused/spectral_contrastive.h"
 #include "fused/two_views.h"
 #include "gram/gram.h"
@@ -110,7 +112,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("graph_cov_apply_workspace_size", &graph_cov_apply_workspace_size);
   m.def("graph_cov_apply", &graph_cov_apply, no_gil);
 
-  // spectral_contrastive, unit_rows
+  // guided, per_positive, spectral_contrastive, unit_rows
+  m.def("guided_workspace_size", &guided_workspace_size);
+  m.def("guided", &guided, no_gil);
+  m.def("per_positive", &per_positive, no_gil);
   m.def("spectral_contrastive_workspace_size", &spectral_contrastive_workspace_size);
   m.def("spectral_contrastive", &spectral_contrastive, no_gil);
   m.def("unit_rows_forward", &unit_rows_forward, no_gil);

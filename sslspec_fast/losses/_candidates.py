@@ -11,10 +11,11 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import is_half, products, widen
+from ..fused import guided
+from ..primitives.pairwise.common import logaddexp
 from ..primitives.pairwise.filtered import Bound
 from ..primitives.rows.unit_rows import paired_rows, unit_rows
 from ._common import numbered, rows_at, self_lse
-from ._graph_queries import logaddexp
 from ._softmax import FalseNegatives, check_column_weight, false_negatives, hardened
 
 QUERY_TO_KEY, QUERY_TO_QUERY, KEY_TO_KEY, KEY_TO_QUERY = check.DIRECTIONS
@@ -84,9 +85,9 @@ class Selection(NamedTuple):
         """
         return self.target is None and all(name == QUERY_TO_KEY for name in self.directions)
 
-    def bounds(self) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor] | None:
-        """Unit rows of the guide on both sides of each direction, and (n,) what their cosines may
-        be: that of a query and its key, less the margin, or less that share of its absolute value.
+    def guided(self) -> tuple[Candidates, Tensor] | None:
+        """Unit rows of the guide, and (n,) what their cosines may be: that of a query and its key,
+        less the margin, or less that share of its absolute value.
         """
         if self.guide is None:
             return None
@@ -94,7 +95,30 @@ class Selection(NamedTuple):
         extra = None if more is None else widen(more.detach())
         rows, of_pair = candidates(widen(query.detach()), widen(key.detach()), extra, self.target)
         less = self.guide_margin * (of_pair.abs() if self.guide_relative else 1.0)
-        return rows.sides(self.directions), of_pair - less
+        return rows, of_pair - less
+
+    def bounds(self) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor] | None:
+        """The same on both sides of each direction."""
+        found = self.guided()
+        return None if found is None else (found[0].sides(self.directions), found[1])
+
+    def guided_total(
+        self, rows: Candidates, scale: Tensor, positive: Tensor, weight: Tensor, like: Tensor
+    ) -> Tensor | None:
+        """The sum of the losses of the rows times (n,) weights, where a guide alone leaves out
+        columns and one operator takes all directions; else None.
+        """
+        if self.guide is None or self.target is not None or self.hardness:
+            return None
+        if not guided.fits(rows.query, widen(self.guide[0]), scale, is_half(like)):
+            return None
+        found = self.guided()
+        assert found is not None
+        by, bound = found
+        sides = [guided.Side(rows.query, by.query), guided.Side(rows.key, by.key)]
+        if rows.negatives is not None and by.negatives is not None:
+            sides.append(guided.Side(rows.negatives, by.negatives))
+        return guided.guided_total(sides, self.directions, bound, scale, positive, weight)
 
     def lse(
         self,

@@ -1,9 +1,6 @@
-"""The options of InfoNCE on a graph, and its sum of two log-sum-exps."""
+"""The options of InfoNCE on a graph."""
 
 from __future__ import annotations
-
-import torch
-from torch import Tensor
 
 from .. import _checks as check
 from ._softmax import check_softmax
@@ -21,10 +18,3 @@ def check_options(
             f"got negatives={negatives!r} and ids {'given' if ids is not None else 'None'}"
         )
     return label_smoothing, tau_plus
-
-
-def logaddexp(a: Tensor, b: Tensor) -> Tensor:
-    """logaddexp whose first and second derivatives are 0, not NaN, at -inf."""
-    no_a, no_b = torch.isneginf(a), torch.isneginf(b)
-    both = torch.logaddexp(torch.where(no_a, 0.0, a), torch.where(no_b, 0.0, b))
-    return torch.where(no_b, a, torch.where(no_a, b, both))

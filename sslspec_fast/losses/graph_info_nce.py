@@ -28,15 +28,16 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import is_half
+from ..fused import per_positive
 from ..graph.pair_graph import PairGraph
 from ..primitives import pairwise
-from ..primitives.pairwise.common import pair_ids
+from ..primitives.pairwise.common import logaddexp, pair_ids
 from ..primitives.rows.unit_rows import unit_rows
 from ..primitives.sparse.edge_lse import edge_lse
 from ..primitives.sparse.edge_softplus import edge_softplus
 from ..reference import graph_info_nce as reference
 from ._common import LossOrTerms, dot_with_sum, row_ids, run_reference, self_lse, with_terms
-from ._graph_queries import check_options, logaddexp
+from ._graph_queries import check_options
 from ._inputs import dense, prepare_graph
 from ._softmax import debiased, one_positive_rows, smoothing
 from .over_ranks import over_ranks
@@ -131,21 +132,30 @@ def graph_info_nce(
         )
     else:
         u, half = unit_rows(x) if normalize else x, is_half(z)
+        total = None
+        if negatives == "per_positive" and reduction != "none" and ids is None:
+            row_weight = _row_weights(degree, anchor, reduction, weight)
+            total = _per_positive_total(u, scale, graph, row_weight, half)
+        if total is not None and not return_terms:
+            return total
         positive = per_edge * graph.edge_dot(u, u)
-        if negatives == "per_positive":
-            rows = _per_positive(u, scale, graph, ids, half) / torch.where(anchor, degree, 1.0)
-        elif negatives == "non_positive":
-            lse = _non_positive(u, scale, graph, ids, half)
-            _check_negatives(op, lse, anchor)
-            rows = lse - positive
-        elif ids is None and _is_two_view(graph):
-            rows = _two_view(u, scale, positive, tau_plus, half)
+        if total is not None:
+            loss = total
         else:
-            rows = _others(u, scale, graph, ids, tau_plus, half) - positive
-        if label_smoothing:
-            total = scale * (dot_with_sum(u, u) - u.square().sum(1))
-            rows = rows + smoothing(positive, total, n - 1, label_smoothing)
-        loss = _reduce(torch.where(anchor, rows, 0.0), degree, anchor, reduction, weight)
+            if negatives == "per_positive":
+                rows = _per_positive(u, scale, graph, ids, half) / torch.where(anchor, degree, 1.0)
+            elif negatives == "non_positive":
+                lse = _non_positive(u, scale, graph, ids, half)
+                _check_negatives(op, lse, anchor)
+                rows = lse - positive
+            elif ids is None and _is_two_view(graph):
+                rows = _two_view(u, scale, positive, tau_plus, half)
+            else:
+                rows = _others(u, scale, graph, ids, tau_plus, half) - positive
+            if label_smoothing:
+                logits = scale * (dot_with_sum(u, u) - u.square().sum(1))
+                rows = rows + smoothing(positive, logits, n - 1, label_smoothing)
+            loss = _reduce(torch.where(anchor, rows, 0.0), degree, anchor, reduction, weight)
     if not return_terms:
         return loss
     alignment = _reduce(-positive, degree, anchor, reduction, weight)
@@ -162,6 +172,12 @@ def _reduce(
     return (degree * rows).sum() if reduction == "sum" else rows.sum() / w.sum()
 
 
+def _row_weights(degree: Tensor, anchor: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
+    """(n,) the factors of sums over the positives of a row in the mean or sum of `_reduce`."""
+    w = anchor.to(degree.dtype) if weight is None else weight * anchor
+    return w if reduction == "sum" else w / (torch.where(anchor, degree, 1.0) * w.sum())
+
+
 def _is_two_view(graph: PairGraph) -> bool:
     """Every row has exactly one positive of weight 1, the other view."""
     return graph.kind == "views" and graph.nnz == graph.n and graph.volume == graph.n
@@ -173,6 +189,17 @@ def _two_view(u: Tensor, scale: Tensor, positive: Tensor, tau_plus: float, half:
     if tau_plus:
         negatives = debiased(negatives, positive, scale, n - 2, tau_plus)
     return one_positive_rows(negatives, positive)
+
+
+def _per_positive_total(
+    u: Tensor, scale: Tensor, graph: PairGraph, weight: Tensor, half: bool
+) -> Tensor | None:
+    """The sum of weight_i times row i of `_per_positive`, where one operator makes it."""
+    classes = graph.clique_ids
+    if classes is None or not per_positive.fits(u, scale, half):
+        return None
+    ids = _distinct(classes)
+    return per_positive.per_positive_total(u, scale, weight, ids, graph.stored())
 
 
 def _per_positive(
@@ -190,14 +217,19 @@ def _non_positive(
     """(n,) log-sum-exp over k that are neither i, nor positives of i, nor of its id."""
     cliques = graph.clique_ids
     if cliques is not None and ids is None:
-        lonely = -1 - torch.arange(u.shape[0], dtype=torch.int32, device=u.device)
-        lse = self_lse(u, scale, torch.where(cliques < 0, lonely, row_ids(cliques)), half)
+        lse = self_lse(u, scale, _distinct(cliques), half)
     else:
         indptr, indices, _ = graph.csr()
         same = None if ids is None else row_ids(ids)
         left_out = pairwise.LeftOut(same, same, indptr, indices.to(torch.int64), self_pairs=True)
         lse, _ = pairwise.lse(u, u, scale, left_out, half=half)
     return lse
+
+
+def _distinct(classes: Tensor) -> Tensor:
+    """int32: rows without a class, which are negative, have one of their own."""
+    lonely = -1 - torch.arange(classes.shape[0], dtype=torch.int32, device=classes.device)
+    return torch.where(classes < 0, lonely, row_ids(classes))
 
 
 def _check_negatives(op: str, lse: Tensor, anchor: Tensor) -> None:

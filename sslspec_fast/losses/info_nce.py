@@ -218,7 +218,13 @@ def info_nce(
         sides = rows.sides(chosen.directions)
         more = None if each is None else of_each_query(rows.query, each, false, own_ids)
         dense = reduction != "none" and chosen.only_columns() and not (tau_plus or filtered)
-        if not dense or hardness or more is not None:
+        guided = None
+        if reduction != "none" and guide is not None and not false.some():
+            row_weight = row_weights(positive.detach(), reduction, weight)
+            guided = chosen.guided_total(rows, scale, positive, row_weight, query)
+        if guided is not None:
+            loss = guided
+        elif not dense or hardness or more is not None:
             lse = chosen.lse(sides, scale, positive, false, query, more)
             if tau_plus:
                 count = sides[QUERY_TO_KEY][1].shape[0] - 1 + (0 if each is None else each.shape[1])

@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "basis/basis.h"
+#include "fused/guided.h"
+#include "fused/per_positive.h"
 #include "fused/spectral_contrastive.h"
 #include "fused/two_views.h"
 #include "gram/gram.h"
@@ -222,6 +224,41 @@ void soft_self(Results& out, int64_t n, int64_t d) {
   out.keep(rows, entropy, grad);
 }
 
+// Queries, keys and negatives with a guide in all directions; a scale with and one without a shift.
+template <typename T>
+void guided(Results& out, int64_t n, int64_t l, int64_t d) {
+  out.kernel = __func__;
+  const Filled<T> q({n, d}, 1), k({n, d}, 2), x({l, d}, 3), by_q({n, d / 2}, 4), by_k({n, d / 2}, 5),
+      by_x({l, d / 2}, 6), bound({n}, 7), positive({n}, 8), weight({n}, 9);
+  Array<T> rows({n}), grad_positive({n}), grad_q({n, d}), grad_k({n, d}), grad_x({l, d});
+  Array<T> work({guided_workspace_size({n, l, d, d / 2}, static_cast<int>(dtype_of<T>()), true)});
+  for (const double c : {0.5, 200.0}) {
+    Array<T> scale({}, T(c));
+    ::sslspec::guided({q, k, x}, {by_q, by_k, by_x}, {scale, bound, positive, weight, 15}, rows, grad_positive,
+                      {grad_q, grad_k, grad_x}, out.with(work));
+    out.keep(rows, grad_positive, grad_q, grad_k, grad_x);
+  }
+}
+
+// Classes of four rows.
+template <typename T>
+void per_positive(Results& out, int64_t n, int64_t d) {
+  out.kernel = __func__;
+  const Filled<T> u({n, d}, 1), weight({n}, 2);
+  Array<int32_t> ids({n});
+  Array<int64_t> indptr({n + 1}), indices({3 * n});
+  for (int64_t i = 0, e = 0; i < n; ++i) {
+    ids.data[size_t(i)] = static_cast<int32_t>(i / 4);
+    for (int64_t j = i / 4 * 4; j < i / 4 * 4 + 4; ++j)
+      if (j != i) indices.data[size_t(e++)] = j;
+    indptr.data[size_t(i + 1)] = e;
+  }
+  Array<T> scale({}, T(3)), lse({n}), slopes({n}), rows({n}), grad({n, d});
+  Array<T> work({pairwise_workspace_size(n, n, d, static_cast<int>(dtype_of<T>()), true, true)});
+  ::sslspec::per_positive({u, scale, ids}, {indptr, indices, kNone}, weight, {lse, slopes}, rows, grad, out.with(work));
+  out.keep(lse, slopes, rows, grad);
+}
+
 template <typename T>
 void two_views(Results& out, int64_t n, int64_t d) {
   out.kernel = __func__;
@@ -381,6 +418,8 @@ void every_kernel(Results& out) {
   soft<T>(out, 250, 1500, 20, true);
   soft<T>(out, 250, 1500, 20, false);
   soft_self<T>(out, 700, 40);
+  guided<T>(out, 330, 130, 20);
+  per_positive<T>(out, 440, 20);
   two_views<T>(out, 330, 20);
   spectral<T>(out, 900, 40);
   for (const bool cross : {false, true})

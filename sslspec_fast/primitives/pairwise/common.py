@@ -19,6 +19,7 @@ __all__ = [
     "inner",
     "keeping",
     "largest_one",
+    "logaddexp",
     "multiplied",
     "number_of_kept",
     "of_logits",
@@ -182,3 +183,10 @@ def through_scale(a: Tensor, product: Tensor, scale: Tensor) -> tuple[Tensor, Te
         return product.mul_(scale), grad_scale
     grad_scale = (a * product).sum(1)
     return product.mul_(scale[:, None]), grad_scale
+
+
+def logaddexp(a: Tensor, b: Tensor) -> Tensor:
+    """logaddexp whose first and second derivatives are 0, not NaN, at -inf."""
+    no_a, no_b = torch.isneginf(a), torch.isneginf(b)
+    both = torch.logaddexp(torch.where(no_a, 0.0, a), torch.where(no_b, 0.0, b))
+    return torch.where(no_b, a, torch.where(no_a, b, both))

@@ -14,12 +14,13 @@ from torch import Tensor
 from .... import _checks as check
 from ....graph.over_ranks import partition
 from ....graph.pair_graph import PairGraph
+from ....primitives.pairwise.common import logaddexp
 from ....primitives.rows.unit_rows import unit_rows
 from ....primitives.sparse.edge_lse import edge_lse
 from ....primitives.sparse.edge_softplus import edge_softplus
 from ....ranks import Ranks, sum_to_rows, sum_to_value
 from ....ranks.differentiable import sum_over_ranks
-from ..._graph_queries import check_options, logaddexp
+from ..._graph_queries import check_options
 from ..._inputs import check_rows_of_graph
 from ..._softmax import debiased, one_positive_rows, smoothing
 from .._agreed import scale_given

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .... import _checks as check
 from ...._dtypes import as_multiplied, computed_dtype, stays_wide
+from ....primitives.pairwise.common import logaddexp
 from ....primitives.pairwise.filtered import Bound, pairs_above
 from ....ranks import Ranks, gather_rows, sum_to_rows
 from ....ranks.agreement import sample_ids
@@ -34,7 +35,6 @@ from ..._candidates import (
     select,
 )
 from ..._common import numbered, row_ids
-from ..._graph_queries import logaddexp
 from ..._softmax import (
     FalseNegatives,
     check_false_negatives,
