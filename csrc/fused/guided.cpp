@@ -2,6 +2,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "fused/cpu/guided.h"
 #include "simd/team.h"
 
@@ -60,7 +61,7 @@ void guided(const std::vector<TensorView>& rows, const std::vector<TensorView>& 
     p.scale = loss.scale.as<T>(), p.bound = loss.bound.as<T>();
     p.positive = loss.positive.as<T>(), p.weight = loss.weight.as<T>();
     p.rows = row_loss.as<T>(), p.grad_positive = grad_positive.as<T>();
-    p.workspace = run.workspace.as<T>(), p.threads = run.threads;
+    p.workspace = lent<T>(run.workspace), p.threads = run.threads;
     cpu::in_team(p.threads, [&] { SSLSPEC_CALL(guided<T>, p); });
   });
 }

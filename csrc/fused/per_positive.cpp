@@ -1,6 +1,7 @@
 #include "fused/per_positive.h"
 
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "fused/cpu/per_positive.h"
 #include "pairwise/pairwise.h"
 #include "simd/team.h"
@@ -36,7 +37,7 @@ void per_positive(const ClassedRows& x, const CsrView& positives, TensorView wei
     p.a = p.b = u.as<T>(), p.lda = p.ldb = u.stride[0], p.n = p.m = n, p.d = d;
     p.scale = scale.as<T>(), p.ids_a = p.ids_b = ids.as<int32_t>();
     p.skip_self = p.symmetric = true, p.row_lse = lse.as<T>(), p.grad_row = slopes.as<T>(), p.grad_a = grad.as<T>();
-    p.workspace = run.workspace.as<T>(), p.threads = run.threads;
+    p.workspace = lent<T>(run.workspace), p.threads = run.threads;
     q.positives = sparse_arguments<T>(kOp, positives);
     SSLSPEC_CHECK(q.positives.n == n, kOp, ": positives must have ", n, " rows, got ", q.positives.n);
     q.weight = weight.as<T>(), q.slopes = slopes.as<T>(), q.rows = rows.as<T>();
