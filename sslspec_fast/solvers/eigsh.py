@@ -26,10 +26,9 @@ from ..ranks import several
 from ._checks import Settings, check_settings
 from ._threads import at_most_threads, full_products
 from .autograd import differentiable
-from .cluster import solve_cluster, whole_cluster
 from .linalg.cost import machine
 from .methods import METHODS
-from .plan import Plan, make_plan, takes_lapack
+from .plan import Plan, make_plan, plan_of_cluster, takes_lapack
 from .problem.eigenproblem import Eigenproblem
 from .problem.over_ranks import gather_small, group_of, own_rows, run_on_all
 from .problem.probe import Probe, probe
@@ -252,11 +251,8 @@ def _run(task: Task, method: str) -> tuple[Plan, Outcome]:
     if not takes_lapack(task.op, task.k, method):
         found = probe(task, keep=task.warm is None and method in ("auto", "chebyshev"))
         task.set_norm(max(abs(found.lo), abs(found.hi)))
-    if found is not None and found.whole is not None:
-        plan = make_plan(whole_cluster(task, found.whole), method, found)
-        if plan.method == "chebyshev":
-            return solve_cluster(task, found.whole, plan, found)
-    plan = make_plan(task, method, found)
+    plan = None if found is None else plan_of_cluster(task, method, found)
+    plan = make_plan(task, method, found) if plan is None else plan
     return plan, METHODS[plan.method](task, plan, found)
 
 

@@ -12,7 +12,7 @@ with their table.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..operators.base import SymmetricOperator
@@ -32,7 +32,7 @@ from .problem.probe import Probe
 from .problem.reorder import renumbering_pays
 from .problem.task import Task
 
-__all__ = ["RULES", "Plan", "Rule", "lapack_pays", "make_plan", "takes_lapack"]
+__all__ = ["RULES", "Plan", "Rule", "lapack_pays", "make_plan", "plan_of_cluster", "takes_lapack"]
 
 # The thresholds of every choice. Seconds are those of one core of an AMD EPYC (AVX-512), tol 1e-4
 # on the graphs of `benchmarks.cases.eigsh` and 1e-6 on planted communities ("blocks") and paths.
@@ -68,6 +68,8 @@ class Plan:
     rejected      why not, for each other method, where `auto` had the choice
     width         columns of the start block (0 for "dense")
     first_filter  the Chebyshev filter of the start block; None: it has none
+    cluster       pairs above a gap that the filters are made for, where the wanted ones are some of
+                  these
     reordered     the nodes are renumbered by reverse Cuthill-McKee before the iteration
     seconds       predicted for one core of the host, the probe included; None: nothing predicts
                   them (dense, lanczos, lobpcg, a GPU, ranks, `x0`, shift_invert that was asked for)
@@ -78,6 +80,7 @@ class Plan:
     rejected: dict[str, str] = field(default_factory=dict)
     width: int = 0
     first_filter: FirstFilter | None = field(default=None, repr=False)
+    cluster: int | None = None
     reordered: bool = False
     seconds: float | None = None
 
@@ -339,8 +342,33 @@ def make_plan(task: Task, method: str, found: Probe | None) -> Plan:
     filtered = method == "chebyshev"
     first = choice.first if filtered else None
     reordered = filtered and renumbering_pays(task.op, levels)
-    seconds = choice.seconds(method)
-    return Plan(method, reason, rejected, _width(task, method), first, reordered, seconds)
+    return Plan(
+        method,
+        reason,
+        rejected,
+        _width(task, method),
+        first,
+        reordered=reordered,
+        seconds=choice.seconds(method),
+    )
+
+
+def plan_of_cluster(task: Task, method: str, found: Probe) -> Plan | None:
+    """The plan of filters for all pairs of the cluster that the wanted ones are in; None where the
+    probe shows no such cluster, or another method pays.
+
+    A filter that tells the k-th value from the next one needs a degree of 1 / sqrt(gap). Where the
+    gap behind the cluster is wide, a block that holds all of it takes a fraction of that, and
+    Rayleigh-Ritz tells its values apart.
+    """
+    size = found.whole
+    if size is None:
+        return None
+    plan = make_plan(replace(task, k=size, angle_tol=None), method, found)
+    if plan.method != "chebyshev":
+        return None
+    reason = f"{plan.reason}; filters hold all {size} pairs above a gap"
+    return replace(plan, cluster=size, reason=reason)
 
 
 def _width(task: Task, method: str) -> int:

@@ -111,7 +111,8 @@ class _Spectrum:
 class MissedPairSearch:
     """lo, hi: bounds of the spectrum; low: dtype of the products; multiplicity: of an eigenvalue,
     up to which the start holds every copy; None for a start or a method that may miss any pair.
-    degrees: of the polynomials that made a start of many.
+    degrees: of the polynomials that made a start of many. cluster: pairs above a gap, some of which
+    are wanted; a search ends in that gap.
     """
 
     task: Task
@@ -120,6 +121,7 @@ class MissedPairSearch:
     low: torch.dtype
     multiplicity: int | None = None
     degrees: int = 0
+    cluster: int | None = None
 
     def may_miss_copies(self, values: Tensor) -> bool:
         """Whether the start may lack a copy: as many of the wanted values as it holds copies of
@@ -131,7 +133,8 @@ class MissedPairSearch:
         if len(wanted) < b:
             return False
         widths = wanted[: len(wanted) - b + 1] - wanted[b - 1 :]
-        spread = float(values[0] - min(self.lo, float(values[-1])))
+        # a root of the polynomials takes out the first value, which may lie far above the others
+        spread = float(values[min(1, len(values) - 1)] - min(self.lo, float(values[-1])))
         together = min(_TOGETHER, _RESOLVED / max(self.degrees, 1) ** 2)
         return float(widths.min()) < max(together * spread, 5.0 * self.task.tol)
 
@@ -143,23 +146,34 @@ class MissedPairSearch:
         fastest, is taken out on the way: it may only get so far ahead.
         """
         task = self.task
-        room = basis.capacity - task.k - task.guard
+        k = self._searched(values)
+        room = basis.capacity - k - task.guard
         width = max(min(LINE, task.free - basis.size, room), 1)
         # not all of the basis: that may hold a part of a missed vector, and what would be left of
         # it is no eigenvector
         q = basis.ritz()[1]
-        known = basis.vectors(q[:, : task.k])
+        known = basis.vectors(q[:, :k])
         x = task.op.random_block(width, seed, task.dtype)
         x = orthonormalize(x, [known], task.deflated)
         ends = _Spectrum(
             min(self.lo, float(values[-1])),
             max(self.hi, float(values[0])),
-            float(values[task.k - 1]),
-            float(values[min(task.k, len(values) - 1)]),
+            float(values[k - 1]),
+            float(values[min(k, len(values) - 1)]),
         )
         if x.shape[1] == 0 or ends.top - ends.lo <= 1e-12 * task.norm:
             return x, -math.inf
         return self._filtered(basis, values, q, x, known, ends)
+
+    def _searched(self, values: Tensor) -> int:
+        """Pairs outside which is searched: the wanted ones, or those above the widest gap at the
+        end of their cluster.
+        """
+        k, last = self.task.k, len(values) - 1
+        if self.cluster is None or last <= k:
+            return k
+        stop = min(self.cluster + 2, last)
+        return k + int((values[k - 1 : stop] - values[k : stop + 1]).argmax())
 
     def _filtered(
         self, basis: Basis, values: Tensor, q: Tensor, x: Tensor, known: Tensor, ends: _Spectrum
@@ -206,18 +220,23 @@ class MissedPairSearch:
 
         Ritz vectors behind the wanted ones, as far as they are good, are taken out of what is left.
         So the filter may cut below them: where the next gap is wider, it has to be much shorter.
+        Those of a cluster are among `known`.
         """
-        task, k, n, b = self.task, self.task.k, self.task.op.n, x.shape[1]
+        task, k, n, b = self.task, known.shape[1], self.task.op.n, x.shape[1]
+        inside = k - task.k  # of a cluster, behind the wanted ones
         lo, top = ends.lo, ends.top
         stop = min(k + b, len(values))
         if stop == k:
             return math.inf
         half = float(values[k - 1] + values[k]) / 2
-        norms = column_norms(basis.residual(values[k:stop], q[:, k:stop]))
+        behind, first = values[task.k : stop], float(values[task.k - 1] + values[task.k]) / 2
+        norms = column_norms(basis.residual(behind, q[:, task.k : stop]))
         # |v^T u| <= r / (t - u) for a unit vector u with residual r and v at t
-        leaks = (norms / (half - values[k:stop]).clamp_min(1e-300)).square().cumsum(0)
-        good = int((leaks <= _LEAK).sum())
-        cut = max(float((values[k:stop] + norms)[: good + 1].min()), lo + 1e-6 * task.norm)
+        distances = torch.cat([first - behind[:inside], half - behind[inside:]])
+        leaks = (norms / distances.clamp_min(1e-300)).square().cumsum(0)
+        good = max(int((leaks <= _LEAK).sum()) - inside, 0)
+        levels = (behind + norms)[inside : inside + good + 1]
+        cut = max(float(levels.min()), lo + 1e-6 * task.norm)
         rate = growth_rate(half, lo, cut)
         need = math.log(4.0 * math.sqrt(n / 2)) + 0.5 + _LOG_ODDS / b
         if not good or need >= most * rate:
@@ -236,7 +255,7 @@ class MissedPairSearch:
         y = filter_block(task.op, x, lo, cut, degree, max(top, cut), clean)
         size = math.exp(-degree * growth_rate(max(top, cut), lo, cut)) / math.sqrt(n)
         sample = FilteredSample(y, lo, cut, degree, size)
-        return sample.level(sample.growth(found, float(leaks[good - 1])))
+        return sample.level(sample.growth(found, float(leaks[inside + good - 1])))
 
 
 def _every(top: float, last: float, lo: float, cut: float) -> int:

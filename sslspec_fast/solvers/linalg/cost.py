@@ -60,13 +60,21 @@ PASS_BYTE = 1.5  # nanoseconds of a pass over three blocks, for each byte of one
 # A itself 28 of either (degree 2: 15 and 30, 5: 8 and 40).
 POLYNOMIAL_DEGREE, POLYNOMIAL_LOSS, POLYNOMIAL_STEPS = 3, 1.2, 4
 
+# A Ritz value that rounding makes, where a run is not orthogonal to all of its blocks: the most
+# that it has of the random start, where an eigenvalue has about 1 (of 8 columns one in 10^6 has
+# less; those that rounding made had 1e-17 to 1e-5), and residuals of values below it, as a fraction
+# of the spectrum, which show that it is not on its way.
+GHOST_WEIGHT, GHOST_BEHIND = 0.02, 1e-3
+
 # ---- a cluster of eigenvalues, of which only some are wanted
 # A hole between Ritz values, as a fraction of the spectrum; by which factor it may be narrower than
 # seen from higher up; the residuals above it, as a fraction of the mean distance there, with which
 # they count the eigenvalues above the hole; and how far off, relatively, the estimate of that count
 # from random columns may be.
 HOLE, HOLE_EDGE, HOLE_RESIDUAL, HOLE_ODDS = 0.08, 0.7, 0.25, 0.3
-HOLE_RATE = 3.0  # by which a filter that ends in the hole beats one that ends inside the cluster
+# By which a filter that ends in the hole beats one that ends inside the cluster, for each column.
+HOLE_RATE = 1.5
+ONE_BLOCK = 1.5  # pairs, for each column of a block, of a cluster that comes with the first layers
 CLUSTER_COLUMNS = 14  # of the probe, at most, for each pair of a cluster that is to be counted
 
 # ---- a factor and the second one that counts: seconds whatever the sizes are, for each row, entry,
@@ -170,10 +178,10 @@ def longest_first_filter(n: int, width: int, product: float, step: float) -> flo
 
 
 def whole_cluster_limit(k: int) -> int:
-    """Pairs that are solved for, at most, where k are wanted: twice the columns cost less than the
-    degrees that it takes to tell the values of a cluster apart.
+    """Pairs that filters are made for, at most, where k are wanted: four times the columns may cost
+    less than the degrees that it takes to tell the values of a cluster apart.
     """
-    return 2 * k + 8
+    return 4 * k + 8
 
 
 def start_width(k: int, free: int) -> int:

@@ -47,7 +47,7 @@ class ResidualFilter:
 
     task: Task
     lo: float
-    guard: int
+    held: int  # pairs whose growth is not damped
     degrees: list[int] = field(default_factory=list)
     guard_steps: int = 0
 
@@ -55,7 +55,7 @@ class ResidualFilter:
         task = self.task
         # a Ritz value below the bound shows that the bound was not safe
         self.lo = min(self.lo, float(ritz[-1]))
-        cut = float(ritz[min(task.k + self.guard, len(ritz) - 1)])
+        cut = float(ritz[min(self.held, len(ritz) - 1)])
         cut = max(cut, self.lo + 1e-8 * task.norm)
         behind = len(ritz) > task.k and float(values[0]) == float(ritz[task.k])
         # those behind the wanted ones fill the block up; they set no goal
@@ -102,7 +102,7 @@ def chebyshev(task: Task, plan: Plan, found: Probe) -> Outcome:
 
 
 def _solve(task: Task, plan: Plan, found: Probe) -> Outcome:
-    k, width = task.k, plan.width
+    k, width = plan.cluster or task.k, plan.width
     guard = max(start_width(k, task.free) - k, 1)
     facts: dict[str, Any] = {
         "bounds": (found.lo, found.hi),
@@ -116,8 +116,12 @@ def _solve(task: Task, plan: Plan, found: Probe) -> Outcome:
         if plan.first_filter is not None:
             facts["start_degree"] = plan.first_filter.degree
             facts["start_cut"] = plan.first_filter.cut
-    expand = ResidualFilter(task, found.lo, max(min(guard, k // 8) // 2, 1))
-    search = MissedPairSearch(task, found.lo, found.hi, task.low, start.multiplicity, start.degrees)
+    if plan.cluster is not None:
+        facts["cluster"] = plan.cluster
+    expand = ResidualFilter(task, found.lo, k + max(min(guard, k // 8) // 2, 1))
+    search = MissedPairSearch(
+        task, found.lo, found.hi, task.low, start.multiplicity, start.degrees, plan.cluster
+    )
     sample = start.sample
     bound = None if sample is None else partial(sample.bound_on_missed, task, width)
     outcome = davidson(task, start.block, expand, _sizes(task, width), search, bound)

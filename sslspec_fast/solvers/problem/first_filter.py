@@ -93,6 +93,9 @@ def _of_ritz(task: Task, found: Probe, width: int) -> FirstFilter:
     n, block = task.op.n, product_cost(task.op, task.op.n) * padded(width)
     sure = rate > SURE_RATE
     longest = SURE_DEGREE if sure else longest_first_filter(n, width, block, STEP)
+    # beyond, the first vector would be all that rounding leaves of the last ones
+    lead = growth_rate(found.hi, lo, cut) - growth_rate(wanted, lo, cut)
+    longest = min(longest, LOG_LEAD[task.low] / max(lead, 1e-3))
     if need > longest * rate and width >= KRYLOV_WIDTH:
         # a Ritz value lies below its eigenvalue: nothing that is wanted is damped
         low = max(float(found.values[at]), lo + 1e-6 * task.norm)

@@ -24,6 +24,8 @@ from ..linalg.chebyshev_filter import ChebyshevPolynomial, growth_rate
 from ..linalg.cost import (
     CLUSTER_COLUMNS,
     FILLED_ROWS,
+    GHOST_BEHIND,
+    GHOST_WEIGHT,
     HOLE,
     HOLE_EDGE,
     HOLE_ODDS,
@@ -33,6 +35,7 @@ from ..linalg.cost import (
     LINE,
     LOG_LEAD,
     LONG_PROBE,
+    ONE_BLOCK,
     PASS_BYTE,
     POLYNOMIAL_DEGREE,
     POLYNOMIAL_LOSS,
@@ -191,11 +194,13 @@ def _cluster(task: Task, found: Probe) -> tuple[int, bool] | None:
     size = i + 1 if counted else round(float(counts[i]))
     if size <= (k if counted else width) or size > whole_cluster_limit(k):
         return None
-    hole, spread = float(holes[i]), float(values[0] - values[i])
+    # the first value may be far above, as that of a constant vector is, the last ones on their way
+    hole, spread = float(holes[i]), 4.0 * float(values[i // 4] - values[i // 2])
     inside = spread * max(width - k, 1) / size
     rate = growth_rate(float(values[i]), found.lo, float(values[i]) - hole)
     narrow = growth_rate(float(values[i]), found.lo, float(values[i]) - inside)
-    return (size, counted) if rate > HOLE_RATE * narrow else None
+    more = start_width(size, task.free) / width
+    return (size, counted) if rate > HOLE_RATE * more * narrow else None
 
 
 def _see_cluster(task: Task, run: Recurrence, found: Probe, most: int) -> Probe:
@@ -243,11 +248,16 @@ def _scouted(task: Task) -> Probe:
 
 
 def _by_polynomial(
-    task: Task, polynomial: ChebyshevPolynomial, dtype: torch.dtype, least: int, room: list[Tensor]
+    task: Task,
+    polynomial: ChebyshevPolynomial,
+    dtype: torch.dtype,
+    least: int,
+    k: int,
+    room: list[Tensor],
 ) -> Recurrence:
-    """least: columns of a run by A itself, whose blocks are `room`."""
-    b = _line(task.k, dtype)
-    needed = max(POLYNOMIAL_LOSS * least / polynomial.degree, start_width(task.k, task.free))
+    """least: columns of a run by A itself, whose blocks are `room`; k: pairs that it is to tell."""
+    b = _line(k, dtype)
+    needed = max(POLYNOMIAL_LOSS * least / polynomial.degree, start_width(k, task.free))
     run = Recurrence(task, b, dtype, True, polynomial, room)
     run.run(max(math.ceil(needed / b), POLYNOMIAL_STEPS))
     return run
@@ -259,9 +269,11 @@ def _kept(task: Task, dtype: torch.dtype, least: int) -> tuple[Recurrence, Probe
     """
     limits, wide = machine(task.op.device), least > PROBE_STEPS * LINE
     held = least * task.op.most_rows * dtype.itemsize
-    polynomial, room = None, list[Tensor]()
+    polynomial, room, k = None, list[Tensor](), task.k
     if wide and held > limits.polynomial_bytes:
-        polynomial = _polynomial(task, _scouted(task), dtype)
+        scout = _scouted(task)
+        polynomial, cluster = _polynomial(task, scout, dtype), _cluster(task, scout)
+        k = task.k if cluster is None else cluster[0]
     if polynomial is None:
         b = _line(task.k, dtype)
         run = Recurrence(task, b, dtype, True)
@@ -277,14 +289,15 @@ def _kept(task: Task, dtype: torch.dtype, least: int) -> tuple[Recurrence, Probe
                 break
         else:
             return run, found
-    run = _by_polynomial(task, polynomial, dtype, least, room)
+    run = _by_polynomial(task, polynomial, dtype, least, k, room)
     return run, _read(task, run, polynomial.lo)
 
 
 def _of_cluster(task: Task, found: Probe, dtype: torch.dtype) -> ChebyshevPolynomial | None:
     """For a run that counts a cluster, where one by A itself would take many blocks."""
     cluster = _cluster(task, found)
-    if cluster is None or cluster[1]:
+    # few blocks hold what is hardly more than one
+    if cluster is None or cluster[1] or cluster[0] <= ONE_BLOCK * found.block:
         return None
     columns = CLUSTER_COLUMNS * cluster[0]
     if columns * task.op.most_rows * dtype.itemsize <= machine(task.op.device).cluster_bytes:
@@ -318,11 +331,29 @@ def probe(task: Task, keep: bool = False) -> Probe:
 def _read(task: Task, run: Recurrence, lo: float = 0.0) -> Probe:
     """lo: of the spectrum, which a run by a polynomial does not tell."""
     values, vectors, slack = run.ritz()
-    bounds = task.op.bounds()
+    first, bounds = run.sizes[0], task.op.bounds()
+    weights = task.free * (vectors[:first] ** 2).sum(0) / max(first, 1)
+    counts = weights.cumsum(0)
+    if run.keep:
+        kept = _no_ghosts(values, slack, weights)
+        values, slack, counts, vectors = values[kept], slack[kept], counts[kept], vectors[:, kept]
     if run.polynomial is None:
         lo = max(bounds[0], float(values[-1] - slack[-1]) - 1e-6 * abs(float(values[-1])))
     hi = min(bounds[1], float(values[0] + slack[0]) + 1e-6 * abs(float(values[0])))
-    first = run.sizes[0]
-    counts = task.free * (vectors[:first] ** 2).sum(0).cumsum(0) / max(first, 1)
-    kept = vectors if run.keep else None
-    return Probe(values, counts, lo, hi, slack, first, run.basis, kept, run.inner.t)
+    coefficients = vectors if run.keep else None
+    return Probe(values, counts, lo, hi, slack, first, run.basis, coefficients, run.inner.t)
+
+
+def _no_ghosts(values: Tensor, slack: Tensor, weights: Tensor) -> Tensor:
+    """Indices of Ritz values without those that rounding makes.
+
+    Once a pair has converged, blocks that are orthogonal to the last two alone bring it back, as a
+    Ritz value that rises past others. These have converged, and it has no share of the random
+    start, of which each eigenvalue has about 1 / n.
+    """
+    real = weights >= GHOST_WEIGHT
+    resolved = torch.nonzero(real & (slack <= GHOST_BEHIND * (values[0] - values[-1])))[:, 0]
+    if not len(resolved):
+        return torch.arange(len(values))
+    real[int(resolved[-1]) :] = True
+    return torch.nonzero(real)[:, 0]

@@ -14,8 +14,10 @@ from sslspec_fast.operators import as_operator
 from sslspec_fast.operators.known import DenseVectors
 from sslspec_fast.primitives.basis import random_block
 from sslspec_fast.solvers import eigsh
-from sslspec_fast.solvers.completeness.missed_pairs import FilteredSample
+from sslspec_fast.solvers.completeness.missed_pairs import FilteredSample, MissedPairSearch
+from sslspec_fast.solvers.linalg.basis import Basis, orthonormalize
 from sslspec_fast.solvers.linalg.chebyshev_filter import filter_block, growth_rate
+from sslspec_fast.solvers.problem.task import Task
 from sslspec_fast.solvers.result import ConvergenceWarning
 
 from ...support import graphs
@@ -56,6 +58,31 @@ def test_columns_that_overflowed_tell_nothing() -> None:
     sample = FilteredSample(torch.full((N, 4), math.nan), 0.0, CUT, 5, 1.0)
     assert sample.growth([]) == math.inf
     assert sample.level(math.inf) == math.inf
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_search_ends_in_the_gap_behind_a_cluster(copies: bool, known: bool) -> None:
+    """10 of 24 pairs are wanted: what is missing among them is found with the degrees that the gap
+    behind the 24 takes, whether the last wanted value is one of several copies or not.
+    """
+    top = np.full(24, 0.97) if copies else np.linspace(1.0, 0.95, 24)
+    values = np.r_[top, np.linspace(CUT, 0, N - 24)]
+    op = as_operator(sp.csr_array(sp.diags_array(values)))
+    task = Task(op, 10, N, 1.0, 1e-6, None, 10, 0)
+    basis = Basis(N, 60, torch.float64, op.device)
+    held = [i for i in range(30) if known or i != 3]
+    v = torch.eye(N, dtype=torch.float64)[:, held].contiguous()
+    basis.append(v, op.matmat(v))
+    search = MissedPairSearch(task, 0.0, 1.0, torch.float64, None, cluster=24)
+    more, floor = search(basis, basis.ritz()[0], 5)
+    assert CUT - 1e-3 <= floor < 0.95
+    assert task.columns <= 16 * 40
+    if more.shape[1]:
+        more = orthonormalize(more, basis.v)
+        basis.append(more, op.matmat(more))
+    found = basis.ritz()[0]
+    np.testing.assert_allclose(found[:10], top[:10], atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["mixed", "float64"])

@@ -17,6 +17,8 @@ from sslspec_fast.solvers import eigsh
 from sslspec_fast.solvers.linalg.chebyshev_filter import ChebyshevPolynomial
 from sslspec_fast.solvers.linalg.cost import MACHINES, POLYNOMIAL_DEGREE, machine, start_width
 from sslspec_fast.solvers.problem.probe import Probe, probe
+from sslspec_fast.solvers.problem.probe import _read as read_probe
+from sslspec_fast.solvers.problem.recurrence import Recurrence
 from sslspec_fast.solvers.problem.task import Task
 
 from ...support import graphs
@@ -111,6 +113,26 @@ def test_first_steps_tell_a_cluster_and_cost_nothing_where_there_is_none(
     some = _probed(planted.op, 18)
     assert some.whole == plain[18].whole == COMMUNITIES - 1
     assert len(some.basis) <= 0.6 * len(plain[18].basis)
+
+
+@pytest.mark.parametrize("steps", [10, 12])
+def test_no_values_that_rounding_makes(planted: _Planted, steps: int) -> None:
+    """The first vector is far above the others here, and blocks that are orthogonal to the last
+    two alone bring it back.
+    """
+    op = as_operator(sp.csr_array(planted.op.assemble()))
+    task = Task(op, 12, op.n, 1.0, 1e-4, None, 10, 0, low=torch.float32)
+    polynomial = ChebyshevPolynomial(-0.6, 0.45, 3)
+    run = Recurrence(task, 16, torch.float32, True, polynomial)
+    run.run(steps)
+    raw, found = run.ritz()[0], read_probe(task, run, -0.6)
+    assert float(raw[1]) > 0.9 > float(found.values[1])
+    np.testing.assert_allclose(found.values[:COMMUNITIES], planted.values[:COMMUNITIES], atol=1e-5)
+    x = found.vectors(COMMUNITIES)
+    assert x is not None
+    cosines = np.linalg.svd(planted.span.T @ x.double().numpy(), compute_uv=False)
+    assert cosines.min() > 0.9
+    assert len(found.values) == len(found.counts) == len(found.residuals)
 
 
 def test_only_where_the_blocks_take_much_memory_and_the_run_is_long(planted: _Planted) -> None:
