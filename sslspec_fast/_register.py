@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 from ._torch_private import (
     PLAIN_TENSORS,
     any_requires_grad,
+    apply_outside_transforms,
     autocast_is_active,
     dispatch_bits,
     is_watched,
@@ -72,7 +73,9 @@ def register_op(
     _LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
     for key in ("AutocastCPU", "AutocastCUDA"):
         _LIBRARY.impl(name, _without_autocast(op, key), key)
-    function = None if backward is None else _function(name, body, exact, setup)
+    apply = op
+    if backward is not None:
+        apply = apply_outside_transforms(_function(name, body, exact, setup))
 
     def call(*args: Any) -> Any:
         if torch.compiler.is_compiling() or is_watched():
@@ -89,7 +92,7 @@ def register_op(
                 return op(*args)
         run = body
         if recorded and torch.is_grad_enabled():
-            run = op if function is None else function.apply
+            run = apply
         if not autocast_is_active():
             return run(*args)
         with _without(_AUTOCAST):

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 __all__ = [
     "PLAIN_TENSORS",
     "any_requires_grad",
+    "apply_outside_transforms",
     "autocast_is_active",
     "constant_when_traced",
     "dispatch_bits",
@@ -53,6 +54,13 @@ def is_watched() -> bool:
         or transforms_are_active()
         or forward_ad._current_level >= 0
     )
+
+
+def apply_outside_transforms(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """``function.apply`` for plain tensors while no transform of torch.func is at work: it does not
+    look at each argument for what such a transform leaves behind.
+    """
+    return super(torch.autograd.Function, function).apply  # type: ignore[misc]
 
 
 def inside_backward() -> bool:
