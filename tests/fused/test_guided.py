@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,19 +16,13 @@ from sslspec_fast.fused import guided
 
 from ..support.row_cases import assert_same, doubles, leaves, rows, weights
 
+pytestmark = pytest.mark.usefixtures("default_kept_limit")
+
 DTYPES = [torch.float64, torch.float32]
 EVERY = tuple(guided.DIRECTIONS)
 GIST = EVERY[:3]
 # rows, negatives, columns, those of the guide: one block and many, ragged ones, rows without a pair
 SHAPES = [(1, 0, 3, 2), (5, 4, 4, 3), (48, 0, 16, 5), (130, 300, 33, 20), (420, 0, 70, 40)]
-
-
-@pytest.fixture(autouse=True)
-def _default_limit() -> Iterator[None]:
-    before, threads = sf.set_kept_limit(64 << 20), torch.get_num_threads()
-    yield
-    sf.set_kept_limit(before)
-    torch.set_num_threads(threads)
 
 
 class Problem:

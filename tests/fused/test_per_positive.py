@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -20,16 +19,10 @@ from sslspec_fast.primitives.sparse.csr import Csr
 
 from ..support.row_cases import assert_same, doubles, leaves, rows, weights
 
+pytestmark = pytest.mark.usefixtures("default_kept_limit")
+
 DTYPES = [torch.float64, torch.float32]
 SHAPES = [(6, 3), (60, 20), (300, 33), (450, 130)]
-
-
-@pytest.fixture(autouse=True)
-def _default_limit() -> Iterator[None]:
-    before, threads = sf.set_kept_limit(64 << 20), torch.get_num_threads()
-    yield
-    sf.set_kept_limit(before)
-    torch.set_num_threads(threads)
 
 
 def classes(kind: str, n: int) -> Tensor:

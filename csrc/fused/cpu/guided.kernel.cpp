@@ -14,7 +14,7 @@
 
 #include <limits>
 
-#include "pairwise/cpu/panels.h"
+#include "pairwise/cpu/softmax.h"
 #include "simd/row_math.h"
 
 namespace sslspec::cpu::SSLSPEC_ISA {
@@ -166,7 +166,7 @@ struct Guided {
     if (g.data == nullptr) g = {static_cast<T*>(scratch(2, sizeof(T) * kBlock * kBlock)), pair.ni};
     block_product<T>(p.size.e, w.guides[pair.s], w.guides[pair.t], {pair.i0, pair.ni, pair.j0, pair.nj}, partial, kLd,
                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V])
-                         __attribute__((always_inline)) { put(g.at(i, j), acc); });
+                         __attribute__((always_inline)) { g.put(i, j, acc); });
     const auto leave_out = [&](int64_t i, int64_t j) {
       g.at(i / R * R, j / kCols * kCols)[i % R * kCols + j % kCols] = kLeftOut;
     };
@@ -178,12 +178,6 @@ struct Guided {
         if (j >= 0 && j < pair.nj) leave_out(i, j);
     return g;
   }
-  static inline __attribute__((always_inline)) void put(T* at, const Vec<T> (&acc)[R][V]) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) store(at + (r * V + v) * L, acc[r][v]);
-  }
 
   // use(i, j, products, guide's products) for every register tile of a pair; its products are made, and kept if `keep`.
   template <typename Use>
@@ -191,7 +185,7 @@ struct Guided {
                                                        const Use& use) const {
     block_product<T>(p.size.d, w.panels[pair.s], w.panels[pair.t], {pair.i0, pair.ni, pair.j0, pair.nj}, partial, kLd,
                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-                       if (keep) put(pair.products.at(i, j), acc);
+                       if (keep) pair.products.put(i, j, acc);
                        use(i, j, acc, g.at(i, j));
                      });
   }
@@ -280,9 +274,7 @@ struct Guided {
   void merge(Vec<T> top, Vec<T> sum, int side, int64_t first) const {
     T *const shift = w.top[side] + first, *const total = w.sum[side] + first;
     if (narrow) return store(total, load(total) + sum);
-    const Vec<T> old = load(shift), high = vmax<T>(top, old);
-    store(total, load(total) * exp2<T>((old - high) * kScale) + sum * exp2<T>((top - high) * kScale));
-    store(shift, high);
+    Softmax<PairwisePanels<T>>::merge(top, sum, shift, total);
   }
 
   // ---- losses, and weights of the rows: W_ij = c g_i exp(s_ij - lse_i) ---------------------------------------
@@ -320,16 +312,9 @@ struct Guided {
     if (pair.products.data == nullptr)
       for_tiles(pair, g, tile, false, use);
     else
-      for (int64_t j = 0; j < pair.nj; j += kCols)
-        for (int64_t i = 0; i < pair.ni; i += R) {
-          const T* const products = pair.products.at(i, j);
-          Vec<T> acc[R][V];
-#pragma GCC unroll 8
-          for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-            for (int v = 0; v < V; ++v) acc[r][v] = load(products + (r * V + v) * L);
-          use(i, j, acc, g.at(i, j));
-        }
+      PairwisePanels<T>::for_kept_tiles(pair.ni, pair.nj, pair.products,
+                                        [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V])
+                                            __attribute__((always_inline)) { use(i, j, acc, g.at(i, j)); });
     const int64_t d = p.size.d;
     if (own != nullptr)
       block_accumulate<false, T>(tile, kLd, pair.ni, pair.nj, {w.columns[pair.t], p.size.rows(pair.t), pair.j0},

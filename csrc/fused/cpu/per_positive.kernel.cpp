@@ -15,6 +15,7 @@ constexpr int64_t kChunk = 64;  // positives of a row at a time
 
 template <typename T, typename Index>
 struct Positives {
+  using Terms = Sigmoid<PairwisePanels<T>>;
   static constexpr int L = kLanes<T>;
   const PerPositiveArgs<T>& q;
   const PairwiseArgs<T>& p;
@@ -46,9 +47,6 @@ struct Positives {
     }
   }
 
-  static Vec<T> decay(Vec<T> x) { return exp2<T>((x < Vec<T>{} ? x : -x) * static_cast<T>(kLog2e)); }
-  static Vec<T> slope(Vec<T> x, Vec<T> t) { return (x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)); }
-
   // The loss of row i, and the sum of its slopes.
   void weigh(int64_t i) const {
     const T lse = p.row_lse[i];
@@ -56,9 +54,9 @@ struct Positives {
     for_chunks(i, [&](int64_t, int64_t count, const T* s, const T* g) {
       Vec<T> some_loss{}, some_slopes{};
       for (int64_t k = 0; k < count; k += L) {
-        const Vec<T> x = lse - load(s + k), t = decay(x), by = load(g + k);
-        some_loss += by * ((x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(t));
-        some_slopes += by * slope(x, t);
+        const Vec<T> x = lse - load(s + k), t = Terms::decay(x), by = load(g + k);
+        some_loss += by * Terms::softplus(x, t);
+        some_slopes += by * Terms::slope(x, t);
       }
       loss += double(hsum<T>(some_loss)), slopes += double(hsum<T>(some_slopes));
     });
@@ -76,8 +74,8 @@ struct Positives {
         lse[k] = p.row_lse[columns[first + k]], weight[k] = q.weight[columns[first + k]];
       for (int64_t k = 0; k < count; k += L) {
         const Vec<T> logit = load(s + k), own = p.row_lse[i] - logit, other = load(lse + k) - logit;
-        store(v + k,
-              load(g + k) * (q.weight[i] * slope(own, decay(own)) + load(weight + k) * slope(other, decay(other))));
+        store(v + k, load(g + k) * (q.weight[i] * Terms::slope(own, Terms::decay(own)) +
+                                    load(weight + k) * Terms::slope(other, Terms::decay(other))));
       }
       for (int64_t k = 0; k < count; ++k) {
         const T* const x = row(columns[first + k]);

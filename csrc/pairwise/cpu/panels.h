@@ -135,6 +135,14 @@ struct KeptTiles {
     constexpr int64_t R = Tile<T>::kRows, kCols = Tile<T>::kCols;
     return data + (j / kCols * ((rows + R - 1) / R) + i / R) * (R * kCols);
   }
+  inline __attribute__((always_inline)) void put(int64_t i, int64_t j,
+                                                 const Vec<T> (&acc)[Tile<T>::kRows][Tile<T>::kVecs]) const {
+    T* const to = at(i, j);
+#pragma GCC unroll 8
+    for (int r = 0; r < Tile<T>::kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Tile<T>::kVecs; ++v) store(to + (r * Tile<T>::kVecs + v) * kLanes<T>, acc[r][v]);
+  }
   KeptTiles from(int64_t i, int64_t j) const { return data == nullptr ? *this : KeptTiles{at(i, j), rows}; }
 };
 
@@ -292,13 +300,7 @@ struct PairwiseBlocks : Operands {
     BlockMask<T> left_out(p, i0, ni, j0, nj);
     Operands::product(depth, w.a_panels, right, {i0, ni, j0, nj}, tile,
                       [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
-                        if (keep.data != nullptr) {
-                          T* const at = keep.at(i, j);
-#pragma GCC unroll 8
-                          for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-                            for (int v = 0; v < V; ++v) store(at + (r * V + v) * L, acc[r][v]);
-                        }
+                        if (keep.data != nullptr) keep.put(i, j, acc);
                         use_tile(left_out, i, j, acc, c, use);
                       });
   }

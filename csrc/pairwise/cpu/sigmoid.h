@@ -38,6 +38,10 @@ struct Sigmoid : Panels {
     return (x < Vec<T>{} ? Vec<T>{} : x) + log1p_unit<T>(t);
   }
   static inline __attribute__((always_inline)) Vec<T> decay(Vec<T> x) { return exp2<T>(-magnitude(x) * kScale); }
+  // the derivative of softplus, from the same t
+  static inline __attribute__((always_inline)) Vec<T> slope(Vec<T> x, Vec<T> t) {
+    return (x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1));
+  }
 
   // out[k]_i += sum_j f(i, x)[k] for k < kSums, x the logits with the bias; what f returns goes into the tile if it is
   // to be filled.
@@ -94,7 +98,7 @@ struct Sigmoid : Panels {
       const auto weigh = [&](int64_t i, Vec<T> x, Vec<T>* sum) __attribute__((always_inline)) {
         const Vec<T> t = decay(x);
         const T weight = i < part.ni ? p.grad_row[part.i0 + i] : T(0);
-        const Vec<T> g = weight * ((x < Vec<T>{} ? t : splat<T>(1)) / (t + T(1)));
+        const Vec<T> g = weight * slope(x, t);
         sum[0] += g;
         if constexpr (kValue) sum[1] += softplus(x, t);
         return g;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -18,14 +18,9 @@ from sslspec_fast.primitives.pairwise.common import workspace
 
 from ...support.row_cases import leaves, rows, weights
 
+pytestmark = pytest.mark.usefixtures("default_kept_limit")
+
 LIMITS = (0, 200_000, 64 << 20)  # nothing, some blocks, all of them
-
-
-@pytest.fixture(autouse=True)
-def _default_limit() -> Iterator[None]:
-    before = sf.set_kept_limit(64 << 20)
-    yield
-    sf.set_kept_limit(before)
 
 
 def forms(scale: float, dtype: torch.dtype) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
