@@ -87,6 +87,10 @@ def dense(op: str, name: str, x: Tensor) -> None:
         allowed = "float64, float32, bfloat16 or float16"
         rule = allowed if x.is_floating_point() else "a floating-point tensor"
         raise TypeError(f"{op}: {name} must be {rule}, got {x.dtype}")
+    strided(op, name, x)
+
+
+def strided(op: str, name: str, x: Tensor) -> None:
     if x.layout != torch.strided:
         raise TypeError(f"{op}: {name} must be a dense tensor, got layout {x.layout}")
 
@@ -131,6 +135,13 @@ def same_kind(op: str, name: str, x: Tensor, other_name: str, other: Tensor) -> 
 
 def pair(op: str, names: tuple[str, str], a: Tensor, b: Tensor, *, min_rows: int = 1) -> None:
     """Two paired (n, d) tensors."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        # what most calls pass, in one place: a small batch pays for each function that is called
+        shape, dtype = a.shape, a.dtype
+        alike = shape == b.shape and dtype == b.dtype and a.device == b.device
+        dense_rows = len(shape) == 2 and dtype in FLOATS and a.layout == b.layout == torch.strided
+        if alike and dense_rows and shape[0] >= min_rows and shape[1] >= 1:
+            return
     matrix(op, names[0], a, min_rows=min_rows)
     if not isinstance(b, Tensor):
         raise not_a_tensor(op, names[1], b)
@@ -139,6 +150,7 @@ def pair(op: str, names: tuple[str, str], a: Tensor, b: Tensor, *, min_rows: int
             f"{op}: {names[1]} must match {names[0]} {tuple(a.shape)}, got {tuple(b.shape)}"
         )
     same_kind(op, names[1], b, names[0], a)
+    strided(op, names[1], b)
 
 
 def columns(
@@ -250,6 +262,7 @@ def sample_weight(
             f"{op}: sample_weight must be on the device of the rows, {like.device}, "
             f"got {weight.device}"
         )
+    strided(op, "sample_weight", weight)
     if readable(weight):
         bad = weight.detach()[~((weight >= 0) & weight.isfinite())]
         if bad.numel():

@@ -48,6 +48,7 @@ def register_op(
     fake: Callable[..., Any],
     backward: Callable[..., Any] | None = None,
     setup: Callable[..., None] | None = None,
+    transformed: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Registers one operator, ``torch.ops.sslspec_fast.<name>``, and returns a callable for it.
 
@@ -59,6 +60,8 @@ def register_op(
         fake: output shapes and dtypes only; used under ``torch.compile`` and by meta tensors.
         backward: ``backward(ctx, *grads)``; without it a gradient through the operator raises.
         setup: ``setup(ctx, inputs, output)`` saves what the backward needs.
+        transformed: the same in torch operations, for torch.vmap and torch.func: they know no
+            operator that returns a list.
     """
     name = schema.split("(", 1)[0].strip()
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -78,8 +81,10 @@ def register_op(
         apply = apply_outside_transforms(_function(name, body, exact, setup))
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or is_watched():
+        if torch.compiler.is_compiling():
             return op(*args)
+        if is_watched():
+            return (transformed if transformed and transforms_are_active() else op)(*args)
         recorded = False
         for x in args:  # one loop: this is paid by every call
             if type(x) in _PLAIN_VALUES:

@@ -31,7 +31,6 @@ from torch import Tensor
 
 from .._dtypes import as_multiplied, computed_dtype, is_half
 from .._register import register_op
-from .._torch_private import transforms_are_active
 from ..primitives import _value_and_grad
 from ..primitives._double_backward import through_composition
 from ..primitives.pairwise import LeftOut, lse, lse_self, softplus
@@ -111,6 +110,11 @@ def _total_backward(ctx: Any, factor: Tensor | None, *_: Tensor) -> tuple[Tensor
     return *_value_and_grad.gradient(ctx, factor, _total_composed), *(None,) * 9
 
 
+def _total_transformed(*args: Any) -> tuple[Tensor, list[Tensor]]:
+    number, offset, mean, *kind = args[5:11]
+    return _total_composed(*args[:5], numbers=(number, offset), mean=mean, kind=kind), []
+
+
 _total = register_op(
     "two_views_total(Tensor z1, Tensor z2, Tensor? scale, Tensor? bias, Tensor? weight,"
     " float number, float offset, bool mean, str form, bool unit, bool half, bool gradient,"
@@ -120,13 +124,8 @@ _total = register_op(
     fake=two_views_cpu.outputs,
     backward=_total_backward,
     setup=_total_setup,
+    transformed=_total_transformed,
 )
-
-
-def _transformed() -> bool:
-    """Whether torch.vmap or torch.func is at work, which know no operator that returns a list."""
-    compiling = torch.compiler.is_compiling()  # which does not trace into the question
-    return not compiling and transforms_are_active()
 
 
 def _total_of(
@@ -260,7 +259,7 @@ def sigmoid_loss(
         if weight is None:
             return sigmoid_total(z1, z2, scale, bias, 1.0 / len(z1) if mean else 1.0)
         return sigmoid_total(z1, z2, scale, bias, 1.0, weight / weight.sum() if mean else weight)
-    if z1.is_cuda or reduction == "none" or _transformed():
+    if z1.is_cuda or reduction == "none":
         losses = _losses(z1, z2, scale, "sigmoid", False, bias, half=is_half(z1))
         return reduce_rows(losses, reduction, weight)
     return _total_of(z1, z2, scale, bias, mean, weight, "sigmoid", False)
@@ -285,7 +284,7 @@ def _softmax_loss(
         keep = keep and any(map(_value_and_grad.wanted, (z1, z2, tensor)))
         losses = _losses_cuda(z1, z2, tensor, number, how, form, unit, keep)[0]
         return losses if weight is None else reduce_rows(losses, reduction, weight)
-    if reduction == "none" or _transformed():
+    if reduction == "none":
         losses = _losses(z1, z2, scale, form, unit, half=is_half(z1))
         return reduce_rows(losses, reduction, weight)
     return _total_of(z1, z2, scale, 0.0, reduction == "mean", weight, form, unit)

@@ -53,13 +53,13 @@ def _allocate(args: Sequence[Any]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
 
 
 def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
-    """All of `outputs`. In one function: each further one takes a microsecond of a small batch."""
+    """All of `outputs`, in one function: a small batch pays microseconds for each further one."""
     loss, every = _allocate(args)
     of_z1, of_z2, of_scale, of_bias, of_weight = every
     z1, z2, scale, bias, weight, number, offset, mean, form, unit, half, gradient, *_ = args
     n, d = z1.shape
     half = half and rounds(half, loss.dtype)
-    if not half:
+    if not half and z1.dtype != loss.dtype:
         z1, z2 = widen(z1), widen(z2)
     # the sum of the weighted losses becomes the loss; weights of a mean add up to 1
     factor = 0.5 if form == "both" or (mean and form == "stacked") else 1.0

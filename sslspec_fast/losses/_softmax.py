@@ -27,6 +27,8 @@ _NO_WEIGHT = -1e15
 
 def check_softmax(op: str, label_smoothing: float, tau_plus: float) -> tuple[float, float]:
     """label_smoothing and tau_plus in [0, 1), at most one of them in use."""
+    if type(label_smoothing) is type(tau_plus) is float and label_smoothing == tau_plus == 0:
+        return label_smoothing, tau_plus
     label_smoothing = check.fraction(op, "label_smoothing", label_smoothing)
     tau_plus = check.fraction(op, "tau_plus", tau_plus)
     if label_smoothing and tau_plus:

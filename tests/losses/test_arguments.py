@@ -56,6 +56,9 @@ def test_pairs(op):
         ValueError, match=rf"{op}: {second} must be on the device of {first}, cpu, got meta"
     ):
         loss(a, b.to("meta"))
+    for rows in ((a.to_sparse(), b), (a, b.to_sparse())):
+        with pytest.raises(TypeError, match=rf"{op}: \w+ must be a dense tensor, got layout"):
+            loss(*rows)
 
 
 @pytest.mark.parametrize("op", GRAPHS)
@@ -99,6 +102,8 @@ def test_reductions_and_weights(op):
         loss(a, b, sample_weight=torch.ones(5))
     with pytest.raises(TypeError, match=rf"{op}: sample_weight must be a torch.Tensor, got list"):
         loss(a, b, sample_weight=[1.0] * 6)
+    with pytest.raises(TypeError, match=f"{op}: sample_weight must be a dense tensor, got layout"):
+        loss(a, b, sample_weight=torch.ones(6).to_sparse())
     for bad in (-1.0, float("nan"), float("inf")):
         weight = torch.ones(6)
         weight[3] = bad
