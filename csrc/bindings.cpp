@@ -5,6 +5,7 @@
 
 #include "basis/basis.h"
 #include "common/check.h"
+#include "common/workspace.h"
 #include "cuda_entry_points.h"
 #include "fused/guided.h"
 #include "fused/per_positive.h"
@@ -41,6 +42,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("kept_limit", &cpu::kept_limit, no_gil);
   m.def("set_kept_limit", &cpu::set_kept_limit, no_gil);
   m.def("release_kept", &cpu::release_kept, no_gil);
+  m.def(
+      "prefer_huge_pages",
+      [](uintptr_t data, int64_t bytes) { prefer_huge_pages(reinterpret_cast<void*>(data), bytes); },
+      "For fresh memory of a CPU");
   m.def("cuda_archs", [] { return SSLSPEC_CUDA_ARCHS; }, "CUDA architectures of this build, empty without CUDA");
 
   // basis

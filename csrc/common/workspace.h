@@ -1,4 +1,4 @@
-// Memory that the caller lends a CPU kernel.
+// Memory that the caller lends a CPU kernel to write to.
 #pragma once
 #include "common/tensor_view.h"
 
@@ -9,10 +9,12 @@ namespace sslspec {
 // piece, and a pass over operands of some MiB waits for the address of every page.
 void prefer_huge_pages(void* data, int64_t bytes);
 
-// A vector of numbers.
+// A contiguous array that the caller has made for this call, a workspace or a result: nothing has been written to it.
 template <typename T>
 T* lent(const TensorView& memory) {
-  prefer_huge_pages(memory.data, memory.shape[0] * int64_t{sizeof(T)});
+  int64_t bytes = sizeof(T);
+  for (int i = 0; i < memory.ndim; ++i) bytes *= memory.shape[i];
+  prefer_huge_pages(memory.data, bytes);
   return memory.as<T>();
 }
 

@@ -57,7 +57,7 @@ void guided(const std::vector<TensorView>& rows, const std::vector<TensorView>& 
     cpu::GuidedArgs<T> p{};
     p.size = {n, l, d, e}, p.directions = loss.directions, p.backward = backward;
     for (size_t s = 0; s < sides; ++s)
-      p.sides[s] = {rows[s].as<T>(), rows[s].stride[0], guides[s].as<T>(), guides[s].stride[0], grads[s].as<T>()};
+      p.sides[s] = {rows[s].as<T>(), rows[s].stride[0], guides[s].as<T>(), guides[s].stride[0], lent<T>(grads[s])};
     p.scale = loss.scale.as<T>(), p.bound = loss.bound.as<T>();
     p.positive = loss.positive.as<T>(), p.weight = loss.weight.as<T>();
     p.rows = row_loss.as<T>(), p.grad_positive = grad_positive.as<T>();

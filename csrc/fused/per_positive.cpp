@@ -36,7 +36,7 @@ void per_positive(const ClassedRows& x, const CsrView& positives, TensorView wei
     auto& p = q.pairwise;
     p.a = p.b = u.as<T>(), p.lda = p.ldb = u.stride[0], p.n = p.m = n, p.d = d;
     p.scale = scale.as<T>(), p.ids_a = p.ids_b = ids.as<int32_t>();
-    p.skip_self = p.symmetric = true, p.row_lse = lse.as<T>(), p.grad_row = slopes.as<T>(), p.grad_a = grad.as<T>();
+    p.skip_self = p.symmetric = true, p.row_lse = lse.as<T>(), p.grad_row = slopes.as<T>(), p.grad_a = lent<T>(grad);
     p.workspace = lent<T>(run.workspace), p.threads = run.threads;
     q.positives = sparse_arguments<T>(kOp, positives);
     SSLSPEC_CHECK(q.positives.n == n, kOp, ": positives must have ", n, " rows, got ", q.positives.n);

@@ -42,7 +42,7 @@ cpu::SpectralContrastiveArgs<T, Value> checked(const TensorView& z1, const Tenso
     if (!grad.present()) continue;
     check_matrix(kOp, view == 0 ? "grad_1" : "grad_2", grad, p.n, p.d, kind, kCpu);
     SSLSPEC_CHECK(p.n <= 1 || p.d == 0 || grad.stride[0] == p.d, kOp, ": gradients must be contiguous");
-    p.grad[view] = grad.as<T>();
+    p.grad[view] = lent<T>(grad);
   }
   p.z[0] = z1.as<Value>(), p.ldz[0] = z1.stride[0];
   p.z[1] = z2.as<Value>(), p.ldz[1] = z2.stride[0];

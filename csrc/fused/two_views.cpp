@@ -81,7 +81,7 @@ struct Views {
     rows.own = w.own, rows.along = w.along, rows.of_bias = w.of_bias;
     rows.loss = out.loss.as<T>(), rows.samples = out.samples.as<T>(), rows.grad_scale = out.grad_scale.as<T>();
     rows.grad_bias = out.grad_bias.as<T>();
-    rows.grad_z[0] = out.grad_z.first.as<T>(), rows.grad_z[1] = out.grad_z.second.as<T>();
+    rows.grad_z[0] = lent<T>(out.grad_z.first), rows.grad_z[1] = lent<T>(out.grad_z.second);
 
     for (int64_t i = 0; stacked && i < 2 * n; ++i) w.ids[i] = static_cast<int32_t>(i % n);
     pairs.n = pairs.m = stacked ? 2 * n : n, pairs.d = d;

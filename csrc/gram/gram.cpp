@@ -26,7 +26,7 @@ T* gradient(const char* name, const TensorView& t, int64_t n, int64_t d, DType d
   if (!t.present()) return nullptr;
   check_matrix(kOp, name, t, n, d, dtype, kCpu);
   SSLSPEC_CHECK(n <= 1 || t.stride[0] == d, kOp, ": ", name, " must be contiguous");
-  return t.as<T>();
+  return lent<T>(t);
 }
 
 void check_half(DType rows) {

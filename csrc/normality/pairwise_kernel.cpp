@@ -84,7 +84,7 @@ void pairwise_kernel(TensorView z, const KernelRows& rows, const Radial& radial,
     p.first = first, p.count = count, p.radial = static_cast<RadialKind>(radial.kind);
     p.parameter = radial.parameter, p.at_zero = radial.at_zero, p.factor = factor;
     p.table = table.as<double>(), p.terms = table.present() ? table.shape[1] : 0;
-    p.values = values.as<double>(), p.grad = grad.as<T>(), p.workspace = lent<T>(run.workspace),
+    p.values = values.as<double>(), p.grad = lent<T>(grad), p.workspace = lent<T>(run.workspace),
     p.threads = run.threads;
     cpu::in_team(run.threads, [&] { SSLSPEC_CALL(pairwise_kernel<T>, p); });
   });

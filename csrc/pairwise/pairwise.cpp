@@ -54,7 +54,7 @@ void set_gradients(cpu::PairwiseArgs<T>& p, DType dtype, const TensorView& grad_
     check_matrix(kOp, "grad_b", grad_b, p.m, p.d, dtype, kCpu);
     SSLSPEC_CHECK(p.m <= 1 || grad_b.stride[0] == p.d, kOp, ": grad_b must be contiguous");
   }
-  p.grad_row = grad_row.as<T>(), p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
+  p.grad_row = grad_row.as<T>(), p.grad_a = lent<T>(grad_a), p.grad_b = lent<T>(grad_b);
 }
 
 template <typename T>

@@ -113,7 +113,7 @@ void pairwise_prefixes_backward(const PrefixLogits& logits, const TensorPair& ls
       check_whole("grad_beta", grad_beta, q.prefixes, p.m, kind);
     }
     p.grad_row = grad_row.as<T>(), p.grad_col = grad_col.as<T>();
-    p.grad_a = grad_a.as<T>(), p.grad_b = grad_b.as<T>();
+    p.grad_a = lent<T>(grad_a), p.grad_b = lent<T>(grad_b);
     q.grad_alpha = grad_alpha.as<T>(), q.grad_beta = grad_beta.as<T>();
     if constexpr (std::is_same_v<T, float>)
       if (logits.a.dtype == DType::bf16)

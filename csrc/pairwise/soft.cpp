@@ -66,7 +66,7 @@ void pairwise_soft(const SoftLogits& student, const SoftLogits& teacher, const s
       p.e = right.shape[1];
       check_matrix(kOp, "right", right, p.k, p.e, dtype, kCpu);
       check_whole("sums", sums, p.n, p.e, dtype);
-      p.right = right.as<T>(), p.ldr = right.stride[0], p.sums = sums.as<T>();
+      p.right = right.as<T>(), p.ldr = right.stride[0], p.sums = lent<T>(sums);
     }
     if (grad.present()) {
       SSLSPEC_CHECK(!sums.present() || left.shape[1] == p.e, kOp, ": left and right must have as many columns, got ",

@@ -65,7 +65,7 @@ void pairwise_soft_self(const TensorPair& student, const TensorPair& teacher, Te
     T* const sums = other + pairwise_workspace_size(n, n, e, int(dtype), true, false);
     cpu::SoftSelfArgs<T> p{side<T>(student, rows, own, run.threads), side<T>(teacher, entropy, other, run.threads),
                            weight.as<T>(), sums};
-    p.student.grad_a = grad.as<T>();
+    p.student.grad_a = lent<T>(grad);
     if constexpr (std::is_same_v<T, float>)
       if (dtype == DType::bf16) {
         SSLSPEC_CHECK(cpu::bf16_products(), kOp, ": this processor does not multiply rows in bfloat16");

@@ -4,6 +4,7 @@
 
 #include "common/check.h"
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "rows/cpu/moments.h"
 
 namespace sslspec {
@@ -66,7 +67,7 @@ void moments_backward(TensorView x, TensorView mean, TensorView grad_mean, Tenso
     SSLSPEC_CHECK(n <= 1 || grad_x.stride[0] == d, kOp, ": grad_x must be contiguous");
     cpu::MomentsBackwardArgs<T> p{};
     p.x = x.as<T>(), p.ld = x.stride[0], p.n = n, p.d = d, p.mean = mean.as<T>();
-    p.grad_mean = grad_mean.as<T>(), p.grad_var = grad_var.as<T>(), p.grad = grad_x.as<T>(), p.threads = threads;
+    p.grad_mean = grad_mean.as<T>(), p.grad_var = grad_var.as<T>(), p.grad = lent<T>(grad_x), p.threads = threads;
     SSLSPEC_CALL(moments_backward<T>, p);
   });
 }

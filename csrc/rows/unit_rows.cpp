@@ -1,6 +1,7 @@
 #include "rows/unit_rows.h"
 
 #include "common/dispatch.h"
+#include "common/workspace.h"
 #include "rows/cpu/unit_rows.h"
 
 namespace sslspec {
@@ -27,7 +28,7 @@ void unit_rows_forward(const std::vector<TensorView>& z, double longest, const s
   dispatch_float(kOp, z[0].dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     auto p = arguments<T>(x, norm, longest, threads);
-    for (size_t o = 0; o < z.size(); ++o) p.z[o] = z[o].as<T>(), p.ldz[o] = z[o].stride[0];
+    for (size_t o = 0; o < z.size(); ++o) p.z[o] = z[o].as<T>(), p.ldz[o] = z[o].stride[0], p.x[o] = lent<T>(x[o]);
     p.dot = dot.as<T>();
     SSLSPEC_CALL(unit_rows_forward<T>, p);
   });
@@ -43,7 +44,7 @@ void unit_rows_backward(const std::vector<TensorView>& x, const std::vector<Tens
     auto p = arguments<T>(x, norm, longest, threads);
     for (size_t o = 0; o < x.size(); ++o) {
       p.grad[o] = grad[o].as<T>(), p.ldg[o] = grad[o].stride[0];
-      p.grad_z[o] = grad_z[o].as<T>();
+      p.grad_z[o] = lent<T>(grad_z[o]);
     }
     p.grad_dot = grad_dot.as<T>();
     SSLSPEC_CALL(unit_rows_backward<T>, p);

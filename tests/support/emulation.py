@@ -7,6 +7,7 @@ fixtures known.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import pkgutil
@@ -60,8 +61,11 @@ def build(folder: Path) -> ModuleType:
     hint = subprocess.run(pybind11, check=True, capture_output=True, text=True).stdout.strip()
     defines = {"Python_EXECUTABLE": sys.executable, "CUDA_INCLUDE": include, "pybind11_DIR": hint}
     arguments = [f"-D{key}={value}" for key, value in defines.items()]
-    subprocess.run(["cmake", "-S", SOURCE, "-B", folder, *arguments], check=True)
-    subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:  # of the workers of a run, one builds
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(["cmake", "-S", SOURCE, "-B", folder, *arguments], check=True)
+        subprocess.run(["cmake", "--build", folder, "--parallel", "2"], check=True)
     spec = importlib.util.spec_from_file_location("_emulated", next(folder.glob("_emulated*.so")))
     assert spec is not None
     assert spec.loader is not None

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ...._dtypes import computed_dtype
 from ...._register import register_op
+from ...._seam import zeros
 from ... import _value_and_grad
 from ..._double_backward import through_composition
 from ...sparse.csr import Csr
@@ -126,7 +127,7 @@ def _body(*args: Any) -> Outputs:
         grad = a.new_empty(0)
         rows, entropy = given_logits(a, b, call.bias, weight, pairs, sums)
     else:
-        grad = w.new_zeros(w.shape if grad_w else (0,), dtype=kind)
+        grad = zeros(w, w.shape if grad_w else (0,), kind)
         rows, entropy = a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0], dtype=kind)
         out = Visit(rows, entropy, None, sums if grad_a else None, grad if grad_w else None)
         if pairs is None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...._dtypes import computed_dtype
 from ...._register import register_op
+from ...._seam import zeros
 from ..._double_backward import through_composition
 from .visit import Visit, visit
 
@@ -52,7 +53,7 @@ def _mean_bwd_body(
 ) -> tuple[Tensor, Tensor]:
     kind = computed_dtype(a)
     g_a = a.new_empty(a.shape, dtype=kind)
-    g_w = w.new_zeros(w.shape if want_w else (0,), dtype=kind)
+    g_w = zeros(w, w.shape if want_w else (0,), kind)
     visit(
         (a, w, None),
         None,
