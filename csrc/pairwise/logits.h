@@ -23,8 +23,11 @@ struct Logits {
   TensorView scale;  // [] or [n]; [] when symmetric
   TensorView bias;   // [], sigmoid part only
   LeftOut left_out;
+  // [] or [n] or absent: pairs with a_i . b_j > limit_i are left out as well. For statistics of a softmax on a CPU, with
+  // b, one scale, and rows that are not in bfloat16, whose products may be on the other side.
+  TensorView limit;
   static constexpr auto fields() {
-    return std::make_tuple(&Logits::a, &Logits::b, &Logits::scale, &Logits::bias, &Logits::left_out);
+    return std::make_tuple(&Logits::a, &Logits::b, &Logits::scale, &Logits::bias, &Logits::left_out, &Logits::limit);
   }
 
   bool symmetric() const { return !b.present(); }
@@ -46,6 +49,14 @@ struct Logits {
       check_dense(op, "scale", scale, 0, nullptr, statistics, device);
     }
     if (bias.present()) check_dense(op, "bias", bias, 0, nullptr, statistics, device);
+    if (limit.present()) {
+      SSLSPEC_CHECK(device == kCpu && !symmetric() && scale.ndim == 0 && !bias.present() && a.dtype == statistics, op,
+                    ": a limit needs b, one scale, no bias, and rows in float32 or float64 on a CPU");
+      if (limit.ndim == 1)
+        check_vector(op, "limit", limit, n(), statistics, device);
+      else
+        check_dense(op, "limit", limit, 0, nullptr, statistics, device);
+    }
     const LeftOut& out = left_out;
     SSLSPEC_CHECK(symmetric() || out.ids_a.present() == out.ids_b.present(), op, ": ids_a and ids_b go together");
     if (out.ids_a.present()) check_vector(op, "ids_a", out.ids_a, n(), DType::i32, device);

@@ -38,6 +38,7 @@ cpu::PairwiseArgs<T> arguments(const Logits& logits, const TensorPair& lse, cons
   p.scale = logits.scale.as<T>(), p.scale_step = logits.scale.ndim, p.bias = logits.bias.as<T>();
   p.ids_a = left_out.ids_a.as<int32_t>(), p.ids_b = symmetric ? p.ids_a : left_out.ids_b.as<int32_t>();
   p.skip_indptr = left_out.indptr.as<int64_t>(), p.skip_indices = left_out.indices.as<int64_t>();
+  p.limit = logits.limit.as<T>(), p.limit_step = logits.limit.ndim;
   p.skip_self = left_out.self, p.symmetric = symmetric, p.columns = col.present();
   p.row_lse = row.as<T>(), p.col_lse = col.as<T>();
   p.workspace = lent<T>(run.workspace), p.threads = run.threads;
@@ -167,7 +168,7 @@ void pairwise_one_positive(const Logits& logits, TensorView positive, TensorView
   const DType kind = statistics(logits.a.dtype);
   dispatch_float(kOp, kind, [&](auto t) {
     using T = typename decltype(t)::type;
-    SSLSPEC_CHECK(!logits.symmetric(), kOp, ": rows with a positive need b");
+    SSLSPEC_CHECK(!logits.symmetric() && !logits.limit.present(), kOp, ": rows with a positive need b, and no limit");
     cpu::OnePositiveArgs<T> q{};
     auto& p = q.pairwise;
     p = arguments<T>(logits, {rows, {}}, run, true);

@@ -32,17 +32,19 @@ struct PairwiseArgs {
   const int32_t* ids_b;        // [m] or null
   const int64_t* skip_indptr;  // [n + 1] or null: CSR pattern of pairs to leave out, columns ascending
   const int64_t* skip_indices;
-  bool skip_self;     // leave out i == j
-  bool symmetric;     // a is b: every tile serves its row block and its column block
-  bool columns;       // rectangular case: column statistics (forward) or their gradient (backward) as well
-  T* row_lse;         // [n]; sigmoid part: the row sums (forward) or sum_j W_ij (backward)
-  T* row_sum;         // [n] or null; backward of the sigmoid part: the row sums as well
-  T* col_lse;         // [m] if columns
-  const T* grad_row;  // [n]; backward only
-  const T* grad_col;  // [m] if columns
-  T* grad_a;          // [n, d] contiguous: sum_j W_ij b_j, not yet multiplied by scale_i
-  T* grad_b;          // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case, null when it is
-                      // not requested
+  const T* limit;      // [1] or [n] or null: pairs with a_i . b_j > limit_i are left out; softmax part with one scale
+  int64_t limit_step;  // 0 or 1
+  bool skip_self;      // leave out i == j
+  bool symmetric;      // a is b: every tile serves its row block and its column block
+  bool columns;        // rectangular case: column statistics (forward) or their gradient (backward) as well
+  T* row_lse;          // [n]; sigmoid part: the row sums (forward) or sum_j W_ij (backward)
+  T* row_sum;          // [n] or null; backward of the sigmoid part: the row sums as well
+  T* col_lse;          // [m] if columns
+  const T* grad_row;   // [n]; backward only
+  const T* grad_col;   // [m] if columns
+  T* grad_a;           // [n, d] contiguous: sum_j W_ij b_j, not yet multiplied by scale_i
+  T* grad_b;           // [m, d] contiguous: sum_i W_ij scale_i a_i; unused in the symmetric case, null when it is
+                       // not requested
   T* workspace;
   int64_t* kept;         // [1] or null: number of the products that the forward pass kept (simd/kept.h)
   RowsCallback prepare;  // if present, makes rows of a, or row n + j for row j of b, before they are read

@@ -15,14 +15,15 @@
 namespace sslspec::cpu {
 namespace {
 
-// The pairs of one block that must be left out: the padding of ragged edges, i == j, equal ids, a CSR pattern. Register
-// tiles come in the order of block_product: columns ascending, all rows at each.
+// The pairs of one block that must be left out: the padding of ragged edges, i == j, equal ids, a CSR pattern, products
+// above a limit. Register tiles come in the order of block_product: columns ascending, all rows at each.
 template <typename T>
 struct BlockMask {
   static constexpr int64_t R = Tile<T>::kRows, kCols = Tile<T>::kCols, kBlock = Tile<T>::kBlock;
 
   const PairwiseArgs<T>& p;
   int64_t i0, j0;
+  int64_t whole;  // rows whose tiles may have nothing to leave out: all or, where products have a limit, none
   // Ids of the rows and columns of a tile as ranges: tiles without equal ids (most of them when ids are sorted, or are
   // the views of a batch) are seen at a glance.
   struct Range {
@@ -31,7 +32,8 @@ struct BlockMask {
   Range row[kBlock / R], col[kBlock / kCols];
   int64_t at[kBlock], next[kBlock];  // position in the pattern of each row, and the column there
 
-  BlockMask(const PairwiseArgs<T>& args, int64_t i0, int64_t ni, int64_t j0, int64_t nj) : p(args), i0(i0), j0(j0) {
+  BlockMask(const PairwiseArgs<T>& args, int64_t i0, int64_t ni, int64_t j0, int64_t nj)
+      : p(args), i0(i0), j0(j0), whole(p.limit == nullptr ? p.n : 0) {
     if (p.ids_a != nullptr) {
       ranges(p.ids_a + i0, ni, R, row);
       ranges(p.ids_b + j0, nj, kCols, col);
@@ -66,13 +68,22 @@ struct BlockMask {
 
   inline __attribute__((always_inline)) bool meets(int64_t i, int64_t j) const {
     const int64_t first = i0 + i, end = j0 + j + kCols;
-    if (first + R > p.n || end > p.m || (p.skip_self && first < end && j0 + j < first + R)) return true;
+    if (first + R > whole || end > p.m || (p.skip_self && first < end && j0 + j < first + R)) return true;
     if (p.ids_a != nullptr && row[i / R].low <= col[j / kCols].high && col[j / kCols].low <= row[i / R].high)
       return true;
     bool any = false;
     if (p.skip_indptr != nullptr)
       for (int64_t r = 0; r < R; ++r) any |= next[i + r] < end;
     return any;
+  }
+
+  // -inf into the logits s of a stored register tile whose products are above the limit.
+  __attribute__((noinline)) void apply_limit(int64_t i, const T* products, T* s) const {
+    for (int64_t r = 0; r < R; ++r) {
+      const Vec<T> most = splat<T>(p.limit[p.limit_step * min64(i0 + i + r, p.n - 1)]);
+      for (int64_t k = r * kCols; k < (r + 1) * kCols; k += kLanes<T>)
+        store(s + k, load(products + k) > most ? splat<T>(kNegInf<T>) : load(s + k));
+    }
   }
 
   // -inf into the left-out pairs of a stored register tile [R][kCols].
@@ -331,6 +342,12 @@ struct PairwiseBlocks : Operands {
       T s[R * V * L];
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * factor_of(c, i + r));
+      if (left_out.p.limit != nullptr) {
+        T products[R * V * L];
+        for (int r = 0; r < R; ++r)
+          for (int v = 0; v < V; ++v) store(products + (r * V + v) * L, acc[r][v]);
+        left_out.apply_limit(i, products, s);
+      }
       left_out.apply(i, j, s);
       use(
           i, j,
@@ -352,8 +369,8 @@ struct PairwiseBlocks : Operands {
   }
 };
 
-// Operands in T. The scale is in the panels of a; in the symmetric case, where left and right operand are one buffer,
-// it multiplies the logits.
+// Operands in T. The scale is in the panels of a. It multiplies the logits in the symmetric case, where left and right
+// operand are one buffer, and where products are compared with a limit.
 template <typename T>
 struct PairwisePanels : PairwiseBlocks<ExactOperands<T>> {
   using Base = PairwiseBlocks<ExactOperands<T>>;
@@ -361,13 +378,14 @@ struct PairwisePanels : PairwiseBlocks<ExactOperands<T>> {
   static constexpr bool kScaled = true;  // the panels hold a scale of each row
 
   PairwisePanels(const PairwiseArgs<T>& args, Pass pass) : Base(args, pass) {
-    if (p.symmetric) this->logit_scale = p.scale[0];
-    const T* scale = p.symmetric ? nullptr : p.scale;
+    const bool apart = p.symmetric || p.limit != nullptr;
+    if (apart) this->logit_scale = p.scale[0];
+    const T *scale = p.symmetric ? nullptr : p.scale, *in_panels = apart ? nullptr : p.scale;
     this->pack(
         [&](int64_t r0, int64_t r1) {
           if (this->gradient && (p.symmetric || p.grad_b != nullptr))
             pack_columns<T>(p.a, p.lda, r0, r1, p.n, p.d, {scale, p.scale_step}, w.a_columns);
-          return pack_rows<T>(p.a, p.lda, r0, r1, p.d, {scale, p.scale_step}, w.a_panels);
+          return pack_rows<T>(p.a, p.lda, r0, r1, p.d, {in_panels, p.scale_step}, w.a_panels);
         },
         [&](int64_t r0, int64_t r1) {
           if (this->gradient) pack_columns<T>(p.b, p.ldb, r0, r1, p.m, p.d, {}, w.b_columns);

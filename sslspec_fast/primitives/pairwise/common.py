@@ -72,6 +72,8 @@ class Logits(NamedTuple):
     """``s_ij = scale_i a_i . b_j (+ bias)`` over the pairs that are not left out.
 
     a: (n, d).  b: (m, d); None: a itself.  scale: 0-dim or (n,).  bias: 0-dim, of the sigmoid part.
+    limit: 0-dim or (n,), for statistics of a softmax on a CPU, with one scale: pairs with
+        a_i . b_j > limit_i are left out as well.
     """
 
     a: Tensor
@@ -79,11 +81,12 @@ class Logits(NamedTuple):
     scale: Tensor
     left_out: LeftOut = ALL_PAIRS
     bias: Tensor | None = None
+    limit: Tensor | None = None
 
     def view(self) -> tuple[Any, ...]:
         """As the core takes it, csrc/pairwise/logits.h."""
-        a, b, scale, left_out, bias = self
-        return view(a), view(b), view(scale), view(bias), left_out.view()
+        a, b, scale, left_out, bias, limit = self
+        return view(a), view(b), view(scale), view(bias), left_out.view(), view(limit)
 
 
 # Logits without a bias in the schema of an operator, and in the body of one.

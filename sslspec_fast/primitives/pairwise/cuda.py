@@ -54,7 +54,7 @@ class _Problem:
     """The logits as the kernels take them, converted once."""
 
     def __init__(self, logits: Logits) -> None:
-        a, b, scale, left_out, bias = logits
+        a, b, scale, left_out, bias, _ = logits
         self.kind = computed_dtype(a)
         self.fast = a.dtype == torch.float16 or torch.get_float32_matmul_precision() != "highest"
         self.a = aligned_rows(a)
@@ -126,7 +126,7 @@ def backward(
     grad_dtype: type of the gradients of a and b, by default that of a. float32 for bfloat16 rows
         keeps what the projection off the rows of a normalisation would lose to rounding.
     """
-    a, b, _, _, bias = logits
+    a, b, _, _, bias, _ = logits
     p, (row, col), (grad_row, grad_col) = _Problem(logits), lse, grad_lse
     assert grad_row is not None
     grad_row = grad_row.to(p.kind).contiguous()
@@ -155,7 +155,7 @@ def gradients(
     """Gradients of a, b (empty unless wanted), scale and, where there is one, bias (0 unless
     wanted), each in the type of its input.
     """
-    _, b, scale, _, bias = logits
+    _, b, scale, _, bias, _ = logits
     assert b is not None
     grad_a, of_b, row_dot, row_total = backward(
         logits, lse, grad_lse, want_b=want_b, want_bias=want_bias, want_scale=want_scale

@@ -4,10 +4,12 @@ r"""Log-sum-exp of `pairwise` over the pairs that are not too similar.
     r_i = \log \sum_{j:\ a_i \cdot b_j \le \theta_i,\ g_i \cdot h_j \le \phi_i}
         e^{c_i\, a_i \cdot b_j},
 
-g and h the embeddings of a guide for the same rows and columns. The pairs above a bound are found
-by blocks of rows and left out as a pattern, in the forward and again in the backward pass: memory
-O((n + m) d), one block of products, and two numbers a pair that is left out. Which pairs those are
-has no gradient. On a GPU the host waits for their number.
+g and h the embeddings of a guide for the same rows and columns. Which pairs are left out has no
+gradient. On a CPU the kernel compares its products with theta, where c is one number. They are
+those of wide rows: a product of rows that are rounded to bfloat16 may be on the other side. The
+pairs above phi, and else those above theta, are found by blocks of rows and left out as a pattern,
+in the forward and again in the backward pass: memory O((n + m) d), one block of products, and two
+numbers a pair that is left out. On a GPU the host waits for their number.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 from ..._dtypes import computed_dtype
 from ..._register import register_op
 from . import softmax
-from .common import ALL_PAIRS, LOGITS, LeftOut, Logits, of_logits
+from .common import ALL_PAIRS, LOGITS, LeftOut, Logits, keeping, number_of_kept, of_logits
 
 __all__ = ["Bound", "lse_below", "pairs_above"]
 
@@ -81,6 +83,7 @@ class _Bounds(NamedTuple):
     guide_threshold: Tensor | None
 
     def left_out(self, x: Logits) -> LeftOut:
+        """With all pairs above a bound in the pattern."""
         assert x.b is not None
         bounds = []
         if self.threshold is not None:
@@ -88,36 +91,62 @@ class _Bounds(NamedTuple):
         if self.guide_a is not None and self.guide_b is not None:
             assert self.guide_threshold is not None
             bounds.append(Bound(self.guide_a, self.guide_b, self.guide_threshold))
+        if not bounds:
+            return x.left_out
         indptr, indices = pairs_above(bounds, x.left_out)
         return x.left_out._replace(indptr=indptr, indices=indices)
+
+    def on_cpu(self, x: Logits, half: bool) -> Logits:
+        """The logits below the bounds, as the kernels of a CPU take them."""
+        if self.threshold is None or half or x.scale.ndim:
+            return x._replace(left_out=self.left_out(x))
+        assert x.b is not None
+        left_out = self._replace(threshold=None).left_out(x)
+        limit = self.threshold.contiguous()
+        return x._replace(b=x.b.to(x.a.dtype), left_out=left_out, limit=limit)
 
 
 _BOUNDS = "Tensor? threshold, Tensor? guide_a, Tensor? guide_b, Tensor? guide_threshold"
 
 
 @of_logits
-def _shapes(x: Logits, *bounds_and_half: Any) -> Tensor:
-    return x.a.new_empty(x.a.shape[0], dtype=computed_dtype(x.a))
+def _shapes(x: Logits, *rest: Any) -> tuple[Tensor, Tensor]:
+    return x.a.new_empty(x.a.shape[0], dtype=computed_dtype(x.a)), number_of_kept(x.a, rest[-1])
 
 
 @of_logits
-def _body(x: Logits, *bounds_and_half: Any) -> Tensor:
-    *bounds, half = bounds_and_half
+def _body(x: Logits, *rest: Any) -> tuple[Tensor, Tensor]:
+    *bounds, half, keep = rest
+    kept = number_of_kept(x.a, keep)
+    if not x.a.is_cuda:
+        logits = _Bounds(*bounds).on_cpu(x, half)
+        return softmax.statistics(logits, half, kept if keep else None)[0], kept
     assert x.b is not None
-    return softmax.lse(x.a, x.b, x.scale, _Bounds(*bounds).left_out(x), half=half)[0]
+    return softmax.lse(x.a, x.b, x.scale, _Bounds(*bounds).left_out(x), half=half)[0], kept
 
 
 @of_logits
 def _bwd_shapes(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     assert x.b is not None
-    grad_b = x.b.new_empty(x.b.shape if rest[-1] else (0,))
+    grad_b = x.b.new_empty(x.b.shape if rest[-2] else (0,))
     return x.a.new_empty(x.a.shape), grad_b, x.scale.new_empty(x.scale.shape)
 
 
 @of_logits
 def _bwd_body(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *bounds, half, row, grad, want_b = rest
-    flat = x.a, x.b, x.scale, *_Bounds(*bounds).left_out(x)
+    *bounds, half, row, grad, want_b, kept = rest
+    if x.a.is_cuda:
+        return _by_pattern(x, *rest)
+    logits = _Bounds(*bounds).on_cpu(x, half)
+    return softmax.gradients(logits, half, (row, None), (grad, None), want_b=want_b, kept=kept)
+
+
+def _by_pattern(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by an operator that is differentiable itself."""
+    *bounds, half, row, grad, want_b, _ = rest
+    assert x.b is not None
+    b = x.b if half else x.b.to(x.a.dtype)
+    flat = x.a, b, x.scale, *_Bounds(*bounds).left_out(x)
     none = row.new_empty(0)
     out: tuple[Tensor, Tensor, Tensor] = softmax.lse_bwd(
         *flat, False, half, row, none, grad, none, want_b, None
@@ -125,31 +154,36 @@ def _bwd_body(x: Logits, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return out
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.half = inputs
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, ctx.half, ctx.keep = inputs
     ctx.skip_self = tensors.pop(7)
-    ctx.save_for_backward(*tensors, output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, row = ctx.saved_tensors
+def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 14
+    *tensors, row, kept = ctx.saved_tensors
     want_b = ctx.needs_input_grad[1]
     # under create_graph=True the parts, whose own backward is differentiable
-    backward: Any = _bwd_body if torch.is_grad_enabled() else _lse_below_bwd
+    backward: Any = of_logits(_by_pattern) if torch.is_grad_enabled() else _lse_below_bwd
     logits = *tensors[:7], ctx.skip_self
-    g_a, g_b, g_scale = backward(*logits, *tensors[7:], ctx.half, row, grad, want_b)
-    return g_a, g_b if want_b else None, g_scale, *(None,) * 10
+    last = ctx.half, row, grad, want_b, kept if ctx.keep else None
+    g_a, g_b, g_scale = backward(*logits, *tensors[7:], *last)
+    return g_a, g_b if want_b else None, g_scale, *(None,) * 11
 
 
 _lse_below_bwd = register_op(
-    f"pairwise_lse_below_bwd({LOGITS}, {_BOUNDS}, bool half, Tensor row, Tensor grad, bool want_b)"
-    " -> (Tensor, Tensor, Tensor)",
+    f"pairwise_lse_below_bwd({LOGITS}, {_BOUNDS}, bool half, Tensor row, Tensor grad, bool want_b,"
+    " Tensor? kept) -> (Tensor, Tensor, Tensor)",
     cpu=_bwd_body,
     cuda=_bwd_body,
     fake=_bwd_shapes,
 )
 _lse_below = register_op(
-    f"pairwise_lse_below({LOGITS}, {_BOUNDS}, bool half) -> Tensor",
+    f"pairwise_lse_below({LOGITS}, {_BOUNDS}, bool half, bool keep) -> (Tensor, Tensor)",
     cpu=_body,
     cuda=_body,
     fake=_shapes,
@@ -173,10 +207,14 @@ def lse_below(
 
     threshold: 0-dim or (n,), in the dtype that is computed in, a constant, as the guide; at least
     one of them. The other arguments as in `softmax.lse`; what is left out is found with wide rows
-    under `half` too. Returns (n,); a row without any pair gives ``-inf`` and no gradient.
+    under `half` too, and on a CPU a threshold has those multiplied where there is one scale.
+    Returns (n,); a row without any pair gives ``-inf`` and no gradient.
     """
     if threshold is None and guide is None:
         raise ValueError("pairwise.lse_below: needs a threshold or a guide, got None and None")
     by = guide or (None, None, None)
-    out: Tensor = _lse_below(a, b, scale, *left_out, threshold, *by, half)
+    if threshold is not None and scale.ndim == 0 and not a.is_cuda:
+        half = False  # the kernel compares its products
+    keep = keeping(a, b, scale)
+    out: Tensor = _lse_below(a, b, scale, *left_out, threshold, *by, half, keep)[0]
     return out

@@ -59,7 +59,7 @@ def _softplus_body(x: Logits, half: bool) -> Tensor:
 def _softplus_bwd_shapes(
     x: Logits, half: bool, grad: Tensor, want_b: bool, want_bias: bool, want_scale: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    a, b, scale, _, bias = x
+    a, b, scale, _, bias, _ = x
     assert b is not None
     assert bias is not None
     return (

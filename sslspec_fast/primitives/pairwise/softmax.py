@@ -57,17 +57,24 @@ def _lse_shapes(x: Logits, cols: bool, half: bool, keep: bool) -> tuple[Tensor, 
 
 @of_logits
 def _lse_body(x: Logits, cols: bool, half: bool, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    a, b = x.a, _right(x)
-    kept = number_of_kept(a, keep)
-    if a.is_cuda:
+    kept = number_of_kept(x.a, keep)
+    if x.a.is_cuda:
         return *cuda.forward(x, cols=cols), kept
+    return *statistics(x, half, kept if keep else None, cols=cols), kept
+
+
+def statistics(
+    x: Logits, half: bool, kept: Tensor | None, *, cols: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The statistics on a CPU. kept: gets the number of the products that are kept."""
+    a, b = x.a, _right(x)
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
     rows = both_multiplied(x, half)
     work = workspace(rows.a, rows.b, backward=False)
     lse = view(row), view(col) if cols else None
     run = view(work), pair_threads(a, b)
-    _C.pairwise_forward(rows.view(), lse, view(kept) if keep else None, run)
-    return row, col, kept
+    _C.pairwise_forward(rows.view(), lse, view(kept), run)
+    return row, col
 
 
 @of_logits
@@ -83,18 +90,34 @@ def _lse_bwd_shapes(
 @of_logits
 def _lse_bwd_body(x: Logits, cols: bool, half: bool, *arguments: Any) -> tuple[Tensor, ...]:
     row, col, grad_row, grad_col, want_b, kept = arguments
-    a, b, scale = x.a, _right(x), x.scale
-    if a.is_cuda:
-        lse, grad_lse = (row, col if cols else None), (grad_row, grad_col if cols else None)
+    lse, grad_lse = (row, col if cols else None), (grad_row, grad_col if cols else None)
+    if x.a.is_cuda:
         return cuda.gradients(x, lse, grad_lse, want_b=want_b)
+    return gradients(x, half, lse, grad_lse, want_b=want_b, kept=kept)
+
+
+def gradients(
+    x: Logits,
+    half: bool,
+    lse: tuple[Tensor, Tensor | None],
+    grad_lse: tuple[Tensor, Tensor | None],
+    *,
+    want_b: bool,
+    kept: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Those of a, b (empty unless wanted) and the scale, on a CPU, from the statistics of the rows
+    and columns and their gradients.
+    """
+    a, b, scale = x.a, _right(x), x.scale
     rows = both_multiplied(x, half)
-    factor, (grad_row, grad_col) = largest_one(rows.a, grad_row, grad_col)
+    present = [g for g in grad_lse if g is not None]
+    factor, (grad_row, *grad_col) = largest_one(rows.a, *present)
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
     work = workspace(rows.a, rows.b, backward=True)
     _C.pairwise_backward(
         rows.view(),
-        (view(row), view(col) if cols else None),
-        (view(grad_row), view(grad_col) if cols else None),
+        (view(lse[0]), view(lse[1])),
+        (view(grad_row), view(grad_col[0]) if grad_col else None),
         (view(grad_a), view(grad_b) if want_b else None),
         view(kept),
         (view(work), pair_threads(a, b)),
