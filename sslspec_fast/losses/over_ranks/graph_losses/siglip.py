@@ -47,8 +47,7 @@ def _graph_siglip(p: Problem) -> Result:
     positive = -F.logsigmoid((x * y).sum(1) * scale + bias)
     if graph.nnz:
         stored, every = entries(graph, y)
-        scaled = x * (scale if scale.dim() == 0 else scale[:, None])
-        positive = positive + edge_softplus(stored, scaled, every, bias)
+        positive = positive + edge_softplus(stored, x, every, bias, scale=scale)
     columns = no_partners(p, graph, p.half)
     ids = columns.own_ids(x)
 
