@@ -185,7 +185,8 @@ class Cost:
         elif first.needed:
             later, block = self._later_degrees(first), min(width, step_width(task.k))
             steps = later / balanced_degree(task.op, block, 2 * width)
-            seconds += column * (padded(width) * first.degree + padded(block) * later)
+            filtered = width if first.vectors is None else first.vectors
+            seconds += column * (padded(filtered) * first.degree + padded(block) * later)
             seconds += steps * (STEP_SECONDS + STEP_BYTE * start)
         if not first.of_ritz:
             held = held if first.krylov else width  # orthonormalised by two passes

@@ -165,7 +165,10 @@ def _start(task: Task, first: FirstFilter | None, found: Probe, width: int) -> _
     if first.of_ritz:
         x = found.vectors(width)
         assert x is not None
-        return _Start(_filtered(task, x, first) if first.needed else x, found.block)
+        if first.needed:
+            y = _filtered(task, x[:, : first.vectors].contiguous(), first)
+            x = y if first.vectors is None else torch.cat([y, x[:, first.vectors :]], 1)
+        return _Start(x, found.block)
     x = task.op.random_block(width, task.seed, task.low)
     if task.deflated is not None:
         task.deflated.remove_(x)

@@ -41,8 +41,9 @@ class FirstFilter:
     is to lift.
 
     of_ritz: it is applied to the probe's Ritz vectors, else to random columns; needed: False where
-    these Ritz vectors are good as they are. krylov: it makes a Krylov space of a narrow random
-    block, whose Ritz vectors are the start.
+    these Ritz vectors are good as they are; vectors: of these, the first ones that it is applied
+    to, None for all. krylov: it makes a Krylov space of a narrow random block, whose Ritz vectors
+    are the start.
     """
 
     lo: float
@@ -53,6 +54,7 @@ class FirstFilter:
     of_ritz: bool
     needed: bool = True
     krylov: bool = False
+    vectors: int | None = None
 
     def times(self, scale: float) -> FirstFilter:
         """The same filter of scale * A."""
@@ -79,6 +81,7 @@ def _of_ritz(task: Task, found: Probe, width: int) -> FirstFilter:
     wanted = float(found.values[task.k - 1] + found.residuals[task.k - 1] / 3)
     cut = max(float(found.values[at]), lo + 1e-6 * task.norm)
     rate = growth_rate(float(found.values[task.k - 1]), lo, cut)
+    vectors = None
     worst = float(found.residuals[: task.k].max())
     # Ritz values near a dense spectrum are low, and so is the cut: what lies between grows as well
     edge = cut + float(found.residuals[at])
@@ -87,6 +90,8 @@ def _of_ritz(task: Task, found: Probe, width: int) -> FirstFilter:
         cut, rate = edge, raised
         if rate < OPEN_EDGE:  # no gap behind the cut: values there are as unsure as it is
             rate *= OPEN_EDGE_RATE
+        else:  # vectors behind the gap would be mixed with all that is damped
+            vectors = max(task.k, int((found.values[:width] > cut).sum()))
     elif rate < OPEN_CUT:
         rate *= EDGE_RATE
     need = math.log(max(2.0 * worst / max(task.tol, FILTER_RESIDUAL * task.norm), 1.0))
@@ -101,7 +106,8 @@ def _of_ritz(task: Task, found: Probe, width: int) -> FirstFilter:
         low = max(float(found.values[at]), lo + 1e-6 * task.norm)
         return _of_krylov(task, lo, low, found.hi, wanted)
     degree = int(min(need / max(rate, 1e-6), longest)) + 1
-    return FirstFilter(lo, cut, max(found.hi, cut), cut, degree, True, need > 0.0)
+    top = max(found.hi, cut)
+    return FirstFilter(lo, cut, top, cut, degree, True, need > 0.0, vectors=vectors)
 
 
 def _of_random(task: Task, found: Probe, width: int) -> FirstFilter:
