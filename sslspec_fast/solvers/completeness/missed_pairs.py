@@ -123,13 +123,14 @@ class MissedPairSearch:
     degrees: int = 0
     cluster: int | None = None
 
-    def may_miss_copies(self, values: Tensor) -> bool:
+    def may_miss_copies(self, values: Tensor, drawn: int | None = None) -> bool:
         """Whether the start may lack a copy: as many of the wanted values as it holds copies of
-        lie together.
+        lie together. drawn: columns of the random block that completed it.
         """
         if self.multiplicity is None:
             return True
-        wanted, b = values[: self.task.k], self.multiplicity
+        wanted = values[: self.task.k]
+        b = self.multiplicity if drawn is None else min(self.multiplicity, drawn)
         if len(wanted) < b:
             return False
         widths = wanted[: len(wanted) - b + 1] - wanted[b - 1 :]

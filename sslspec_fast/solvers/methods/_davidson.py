@@ -36,8 +36,10 @@ _REFILLS = 3  # random blocks that bring nothing new, after which rounding is th
 class Search(Protocol):
     """Random directions outside the basis, lifted to the wanted end: what a run may have missed."""
 
-    def may_miss_copies(self, values: Tensor) -> bool:
-        """Whether these Ritz values leave room for eigenvalues that the run does not hold."""
+    def may_miss_copies(self, values: Tensor, drawn: int | None) -> bool:
+        """Whether these Ritz values leave room for eigenvalues that the run does not hold. drawn:
+        random columns that took the place of what the start had lost, None where it lost nothing.
+        """
 
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:
         """(n, b) new directions, at most as many as leave room for what is wanted, and the floor
@@ -111,12 +113,15 @@ class _DavidsonRun:
         self.iteration = self.searches = self.refills = 0
         # wanted values before the last search
         self.searched = torch.full((task.k,), math.nan, dtype=torch.float64)
-        self.lost_guards = False
+        self.filled = 0  # columns of a start that has lost none
+        # random columns in the place of lost ones; None: none were drawn
+        self.drawn: int | None = None
 
     def begin(self, start: Tensor) -> None:
         task, basis = self.task, self.basis
         self._grow(start.to(task.dtype), self.capacity, self.krylov_steps)
-        self.lost_guards = basis.size < min(start.shape[1], self.capacity, task.k + guards(task.k))
+        self.filled = min(start.shape[1], self.capacity, task.k + guards(task.k))
+        self.lost_guards = basis.size < self.filled
         self._forget_previous()
 
     def rayleigh_ritz(self) -> State:
@@ -161,7 +166,7 @@ class _DavidsonRun:
         values = self.values
         return (
             self.lost_guards
-            or self.search.may_miss_copies(values)
+            or self.search.may_miss_copies(values, self.drawn)
             or self.monitor.copies_at_the_cut(values)
         )
 
@@ -217,7 +222,12 @@ class _DavidsonRun:
         more = task.op.random_block(width, seed, task.dtype)
         # while there are fewer than what is wanted, only a block that adds nothing counts
         wanting = basis.size < self.needed
-        self.refills += not (self._grow(more, capacity) and wanting)
+        added = self._grow(more, capacity)
+        self.refills += not (added and wanting)
+        if self.lost_guards and added:
+            # what the start lacks is in these columns, as in any random start
+            self.drawn = added if self.drawn is None else min(self.drawn, added)
+            self.lost_guards = basis.size < self.filled
         return Step.EXPAND
 
     def outcome(self, state: State, step: Step) -> Outcome:

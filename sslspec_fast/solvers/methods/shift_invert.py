@@ -77,7 +77,7 @@ class _SearchBySolves:
     task: Task
     solver: ShiftedSolve
 
-    def may_miss_copies(self, values: Tensor) -> bool:
+    def may_miss_copies(self, values: Tensor, drawn: int | None) -> bool:
         return True
 
     def __call__(self, basis: Basis, values: Tensor, seed: int) -> tuple[Tensor, float]:

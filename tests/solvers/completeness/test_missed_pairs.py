@@ -85,6 +85,17 @@ def test_a_search_ends_in_the_gap_behind_a_cluster(copies: bool, known: bool) ->
     np.testing.assert_allclose(found[:10], top[:10], atol=1e-6)
 
 
+def test_a_start_holds_as_many_copies_as_its_narrowest_random_block() -> None:
+    op = as_operator(sp.csr_array(sp.diags_array(np.linspace(0, 1, N))))
+    search = MissedPairSearch(Task(op, 10, N, 1.0, 1e-6, None, 10, 0), 0.0, 1.0, torch.float64, 16)
+    values = torch.tensor([1.0, 0.9, *[0.8] * 5, 0.7, 0.6, 0.5, 0.1], dtype=torch.float64)
+    assert not search.may_miss_copies(values)
+    assert not search.may_miss_copies(values, 6)
+    assert search.may_miss_copies(values, 5)
+    search.multiplicity = None
+    assert search.may_miss_copies(values, 16)
+
+
 @pytest.mark.parametrize("precision", ["mixed", "float64"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_start_of_the_results_costs_less_than_none(precision: str, seed: int) -> None:
