@@ -9,6 +9,10 @@ a separator, and the first levels tell the dimension D of the graph: r of them h
 Nested dissection cuts pieces of m nodes by separators of m^(1 - 1/D), down from those that s cuts,
 m = s^(D / (D - 1)), of which a long graph has several (George 1973; Lipton, Rose and Tarjan 1979):
 n log m entries and n m^(1/2) multiplications in the plane, n m^(1/3) and n m in space.
+
+In a lattice a level is as thin as a separator, and the levels tell more: a piece of m nodes is cut
+by the level that cuts a ball of m nodes about a corner in half. A body has the dimension three up
+to its thickness c and two beyond, where separators reach through it: c (m / c)^(1/2), not m^(1/2).
 """
 
 from __future__ import annotations
@@ -63,11 +67,12 @@ _NUDGES = (0.0, 1e-10, 1e-8, 1e-6)  # of a sigma that is an eigenvalue, relative
 # Nodes of the ball that tells the dimension, and the least and largest one it may have: graphs of
 # more have separators of many nodes, which count by themselves.
 _BALL, _DIMENSIONS = 2000, (1.2, 3.0)
+_THIN_LEVEL = 0.97  # part of the nodes of a level that touch the next one, where it is thin
 # Entries and multiplications, over those of the sums; part of a block of the separator's size that
-# is filled; power of the part of the nodes that cycles go through. Over 44 graphs of 1,000 to
-# 140,000 nodes the fill is within 2x of SuperLU's on 36: grids of two dimensions 0.8 to 1.0 of it,
-# of three 0.4 to 0.9, neighbours of points in space 1.5 to 1.7; most of the others are graphs with
-# shortcuts, where it is too much.
+# is filled; power of the part of the nodes that cycles go through. Over 63 graphs of 1,700 to
+# 140,000 nodes the fill is within 2x of SuperLU's on 56: lattices 0.7 to 1.6 of it, neighbours of
+# points in space 1.9. The others are thin clouds of points (0.3 to 0.5), one of 15 neighbours in
+# the plane (0.4), Delaunay meshes (2.2, 8.6) and a path with shortcuts (0.5).
 _DISSECTION_FILL, _DISSECTION_WORK, _SEPARATOR_PART, _CYCLIC_POWER = 1.3, 2.0, 0.7, 1.5
 
 
@@ -115,11 +120,15 @@ def structure(matrix: Any) -> Structure:
     cyclic = min(max(entries / 2 - n + count, 0.0) / n, 1.0)
     separator = max(int(separator * cyclic), 1)
     dimension = _dimension(starts)
-    piece = max(min(n * cyclic, separator ** (dimension / (dimension - 1.0))), 1.0)
-    pieces = piece / 2.0 ** np.arange(int(math.log2(piece)) + 1)  # of a dissection, one in another
     core = n * cyclic**_CYCLIC_POWER
-    inside = _DISSECTION_FILL * core * float((pieces ** (1.0 - 2.0 / dimension)).sum())
-    work = _DISSECTION_WORK * core * float((pieces ** (2.0 - 3.0 / dimension)).sum())
+    if _is_lattice(matrix, order, starts):
+        pieces = _halves(n * cyclic)
+        cuts = _level_cuts(starts, pieces, separator, cyclic)
+    else:
+        pieces = _halves(min(n * cyclic, separator ** (dimension / (dimension - 1.0))))
+        cuts = pieces ** (1.0 - 1.0 / dimension)
+    inside = _DISSECTION_FILL * core * float((cuts**2 / pieces).sum())
+    work = _DISSECTION_WORK * core * float((cuts**3 / pieces).sum())
     # a graph that no small separator cuts is a dense block behind all
     block = _SEPARATOR_PART * separator**2 * max(math.log2(max(n / separator, 2.0)), 1.0)
     fill = n + entries / 2 + max(inside, block)
@@ -132,6 +141,35 @@ def _dimension(starts: np.ndarray) -> float:
     size = max(min(_BALL, starts[-1] // 4), 1)
     small, large = np.interp([size / 6, size], starts, np.arange(len(starts)))
     return float(min(max(math.log(6) / math.log(large / small), _DIMENSIONS[0]), _DIMENSIONS[1]))
+
+
+def _halves(m: float) -> np.ndarray:
+    """Nodes of the pieces of a dissection, one in another."""
+    return max(m, 1.0) / 2.0 ** np.arange(int(math.log2(max(m, 1.0))) + 1)
+
+
+def _is_lattice(matrix: Any, order: np.ndarray, starts: np.ndarray) -> bool:
+    """Whether the levels are seen from a corner, and the middle one is one node thick: all of its
+    nodes touch the next level. Levels of other graphs have more nodes than a separator needs.
+    """
+    degrees = np.diff(matrix.indptr)
+    i = len(starts) // 2 - 1
+    if i < 1 or degrees[order[0]] >= np.median(degrees[order]):
+        return False
+    behind = np.zeros(matrix.shape[0], dtype=bool)
+    behind[order[starts[i + 1] : starts[i + 2]]] = True
+    nodes = order[starts[i] : starts[i + 1]]
+    rows = matrix[nodes] if matrix.format == "csr" else matrix[:, nodes]
+    touching = np.logical_or.reduceat(behind[rows.indices], rows.indptr[:-1])
+    return float(touching.mean()) >= _THIN_LEVEL
+
+
+def _level_cuts(
+    starts: np.ndarray, pieces: np.ndarray, separator: int, cyclic: float
+) -> np.ndarray:
+    """Separators of pieces of a lattice, the largest first."""
+    widths = np.interp(pieces / 2, starts[1:], np.diff(starts)) * cyclic
+    return np.maximum(np.minimum.accumulate(np.minimum(widths, separator)), 1.0)
 
 
 def _levels(matrix: Any, root: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,8 @@ from sslspec_fast.solvers.linalg.factorization import (
 )
 from sslspec_fast.solvers.linalg.sparse_cholesky import SparseCholesky
 
+from ...support import graphs
+
 
 def box(m: int) -> sp.csc_array:
     """Laplacian of a path, to the third power: the grid of m^3 nodes."""
@@ -73,6 +75,62 @@ def test_fill_and_work_follow_the_dimension(graph: sp.csr_array, dimension: floa
     assert 0.45 < shape.fill / columns.sum() < 2.0
     assert 0.05 < shape.work / (columns**2).sum() < 4.0
     assert shape.seconds(n, 10, 12) < shape.seconds(n, 20, 12) < shape.seconds(n, 20, 24)
+
+
+def l_shape() -> sp.csr_array:
+    """An L of five layers."""
+    inside = np.zeros((40, 40, 5), dtype=bool)
+    inside[:, :14] = inside[:14] = True
+    nodes = np.flatnonzero(inside)
+    return sp.csr_array(grid(40, 40, 5)[nodes][:, nodes])
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        grid(60, 60, 5),
+        grid(70, 50, 3),
+        grid(120, 10, 10),
+        grid(300, 5, 5),
+        grid(300, 9, 3),
+        grid(50, 20, 9),
+        grid(700, 25),
+        grid(100, 100),
+        grid(15, 15, 15),
+        l_shape(),
+    ],
+)
+def test_separators_reach_through_a_thin_body(graph: sp.csr_array) -> None:
+    """A slab has neither the separators of the plane nor those of space: fill was predicted as 0.25
+    to 0.5 of SuperLU's for thin bodies, and the multiplications as 0.01 to 0.2.
+    """
+    shape = structure(graph)
+    shifted = sp.csc_array(30.0 * sp.eye_array(graph.shape[0], format="csc") - graph)
+    columns = np.diff(factorization._splu(shifted, "MMD_AT_PLUS_A").L.indptr).astype(float)
+    assert 0.65 < shape.fill / columns.sum() < 1.75
+    assert 0.25 < shape.work / (columns**2).sum() < 1.6
+
+
+@pytest.mark.parametrize(
+    ("graph", "lattice"),
+    [
+        (grid(40, 40), True),
+        (grid(200, 5, 5), True),
+        (cloud(5000, 2), False),
+        (cloud(5000, 3), False),
+    ],
+)
+def test_levels_of_a_lattice_are_one_node_thick(graph: sp.csr_array, lattice: bool) -> None:
+    order, _ = factorization._levels(graph, 0)
+    order, starts = factorization._levels(graph, int(order[-1]))
+    assert factorization._is_lattice(graph, order, starts) == lattice
+    assert factorization._is_lattice(sp.csc_array(graph), order, starts) == lattice
+
+
+def test_a_closed_body_has_no_corner() -> None:
+    graph, _ = graphs.torus(60, 40)
+    order, starts = factorization._levels(graph, 0)
+    assert not factorization._is_lattice(graph, order, starts)
 
 
 def test_a_stored_diagonal_is_no_cycle_of_the_graph() -> None:
