@@ -25,7 +25,7 @@ struct Logits {
   LeftOut left_out;
   // [] or [n] or absent: pairs with a_i . b_j > limit_i are left out as well. For statistics of a softmax on a CPU, with
   // b, one scale, and rows that are not in bfloat16, whose products may be on the other side.
-  TensorView limit;
+  TensorView limit = {};
   static constexpr auto fields() {
     return std::make_tuple(&Logits::a, &Logits::b, &Logits::scale, &Logits::bias, &Logits::left_out, &Logits::limit);
   }

@@ -117,7 +117,9 @@ void softmax(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric, bool
   const TensorView columns = symmetric ? kNone : col.view, gradient = symmetric ? kNone : grad_col.view;
   Array<int64_t> kept({1});
   Array<T> work({pairwise_workspace_size(n, m, d, kind, symmetric, false)});
-  const Logits logits{a, right, scale, kNone, {left_ids, right_ids, kNone, kNone, true}};
+  Filled<T> limit({n}, 5);
+  const Logits logits{
+      a, right, scale, kNone, {left_ids, right_ids, kNone, kNone, true}, ids && !symmetric ? limit.view : kNone};
   pairwise_forward(logits, {row, columns}, kept, out.with(work));
   Array<T> more({pairwise_workspace_size(n, m, d, kind, symmetric, true)});
   pairwise_backward(logits, {row, columns}, {grad_row, gradient}, {grad_a, symmetric ? kNone : grad_b.view}, kept,

@@ -49,8 +49,13 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(map(torch.equal, a, b))
 
 
+# a threshold is compared with products of wide rows, which are the logits as well
+WIDE = ("info_nce_filtered",)
+ROUNDED = [name for name in CASES if name.startswith(MULTIPLIED) and name not in WIDE]
+
+
 @needs_products
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(MULTIPLIED)])
+@pytest.mark.parametrize("name", ROUNDED)
 def test_float32_rows_follow_it_in_both_passes(name: str) -> None:
     """The backward pass does what the forward pass did, whatever is set by then; autocast changes
     nothing; and what is not set changes no bit.
@@ -74,6 +79,8 @@ def test_float32_rows_follow_it_in_both_passes(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_other_rows_and_the_plain_form_do_not(name: str) -> None:
     chosen = [(torch.float64, "fused"), (torch.float16, "fused"), (torch.float32, "torch")]
+    if name in WIDE:
+        chosen.append((torch.float32, "fused"))
     before = [value_and_gradients(name, rows_of(name, t), impl=impl) for t, impl in chosen]
     sf.set_float32_products(torch.bfloat16)
     for (dtype, impl), wanted in zip(chosen, before, strict=True):
