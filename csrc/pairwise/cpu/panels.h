@@ -344,8 +344,7 @@ struct PairwiseBlocks : Operands {
         for (int v = 0; v < V; ++v) store(s + (r * V + v) * L, acc[r][v] * factor_of(c, i + r));
       if (left_out.p.limit != nullptr) {
         T products[R * V * L];
-        for (int r = 0; r < R; ++r)
-          for (int v = 0; v < V; ++v) store(products + (r * V + v) * L, acc[r][v]);
+        KeptTiles<T>{products, R}.put(0, 0, acc);
         left_out.apply_limit(i, products, s);
       }
       left_out.apply(i, j, s);

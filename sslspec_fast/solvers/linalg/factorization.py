@@ -119,12 +119,12 @@ def structure(matrix: Any) -> Structure:
     # trees hang off the core and eliminate without fill: only the cycles of the graph count
     cyclic = min(max(entries / 2 - n + count, 0.0) / n, 1.0)
     separator = max(int(separator * cyclic), 1)
-    dimension = _dimension(starts)
     core = n * cyclic**_CYCLIC_POWER
     if _is_lattice(matrix, order, starts):
         pieces = _halves(n * cyclic)
         cuts = _level_cuts(starts, pieces, separator, cyclic)
     else:
+        dimension = _dimension(starts)
         pieces = _halves(min(n * cyclic, separator ** (dimension / (dimension - 1.0))))
         cuts = pieces ** (1.0 - 1.0 / dimension)
     inside = _DISSECTION_FILL * core * float((cuts**2 / pieces).sum())

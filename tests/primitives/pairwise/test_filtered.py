@@ -106,6 +106,7 @@ def test_both_passes_agree_on_pairs_at_the_threshold(per_row: bool) -> None:
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("default_kept_limit")
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("scale", [1 / 0.07, 1 / 0.003])
 @pytest.mark.parametrize("kept", [64 << 20, 0])
@@ -116,20 +117,17 @@ def test_a_pair_at_the_threshold_stays(dtype: torch.dtype, scale: float, kept: i
     signs = torch.randint(0, 2, (90, 16), generator=torch.Generator().manual_seed(0)) / 2 - 0.25
     a, b, c = leaves(*(x.to(dtype) for x in (signs[:40], signs[20:], torch.tensor(scale))))
     each, w = torch.arange(40) % 5 / 8 - 0.25, weights(40, dtype=dtype)
-    limit = sf.set_kept_limit(kept)
-    try:
-        for bound in (torch.tensor(0.25, dtype=dtype), each.to(dtype)):
-            assert (a @ b.T == bound.reshape(-1, 1)).any(1).all()
-            ours = pairwise.lse_below(a, b, c, bound)
-            grads = torch.autograd.grad(ours @ w, (a, b, c))
-            x, y, z = (t.detach().double().requires_grad_() for t in (a, b, c))
-            want = dense(x, y, z, bound.double(), torch.zeros(40, 70, dtype=torch.bool))
-            wanted = torch.autograd.grad(want @ w.double(), (x, y, z))
-            torch.testing.assert_close(ours, want.to(dtype))
-            for got, exact in zip(grads, wanted, strict=True):
-                assert (got - exact).abs().max() <= 1e-5 * exact.abs().max()
-    finally:
-        sf.set_kept_limit(limit)
+    sf.set_kept_limit(kept)
+    for bound in (torch.tensor(0.25, dtype=dtype), each.to(dtype)):
+        assert (a @ b.T == bound.reshape(-1, 1)).any(1).all()
+        ours = pairwise.lse_below(a, b, c, bound)
+        grads = torch.autograd.grad(ours @ w, (a, b, c))
+        x, y, z = (t.detach().double().requires_grad_() for t in (a, b, c))
+        want = dense(x, y, z, bound.double(), torch.zeros(40, 70, dtype=torch.bool))
+        wanted = torch.autograd.grad(want @ w.double(), (x, y, z))
+        torch.testing.assert_close(ours, want.to(dtype))
+        for got, exact in zip(grads, wanted, strict=True):
+            assert (got - exact).abs().max() <= 1e-5 * exact.abs().max()
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -144,24 +142,20 @@ def test_a_scale_of_zero_counts_the_pairs_below(half: bool) -> None:
             torch.testing.assert_close(r, want, **close)
 
 
+@pytest.mark.usefixtures("default_kept_limit")
 def test_bits_of_kept_products_and_of_any_number_of_threads() -> None:
     a, b = rows(500, 70, torch.float32), rows(900, 70, torch.float32, 1)
     guide = filtered.Bound(rows(500, 5, F64, 2), rows(900, 5, F64, 3), torch.tensor(1.0).double())
-    threads, limit = torch.get_num_threads(), sf.set_kept_limit(64 << 20)
     found: list[list[Tensor]] = []
-    try:
-        for count, kept in ((1, 64 << 20), (7, 64 << 20), (1, 0), (2, 1 << 20)):
-            torch.set_num_threads(count)
-            sf.set_kept_limit(kept)
-            found.append([])
-            for scale, by in ((0.3, None), (30.0, None), (0.3, guide)):
-                x, y, c = leaves(a, b, torch.tensor(scale))
-                value = pairwise.lse_below(x, y, c, torch.tensor(0.5), guide=by)
-                grads = torch.autograd.grad(value.square().sum(), (x, y, c))
-                found[-1] += [value.detach(), *grads]
-    finally:
-        torch.set_num_threads(threads)
-        sf.set_kept_limit(limit)
+    for count, kept in ((1, 64 << 20), (7, 64 << 20), (1, 0), (2, 1 << 20)):
+        torch.set_num_threads(count)
+        sf.set_kept_limit(kept)
+        found.append([])
+        for scale, by in ((0.3, None), (30.0, None), (0.3, guide)):
+            x, y, c = leaves(a, b, torch.tensor(scale))
+            value = pairwise.lse_below(x, y, c, torch.tensor(0.5), guide=by)
+            grads = torch.autograd.grad(value.square().sum(), (x, y, c))
+            found[-1] += [value.detach(), *grads]
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
 
