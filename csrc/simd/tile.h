@@ -178,6 +178,17 @@ inline __attribute__((always_inline)) void clear(Register (&acc)[R][V]) {
     for (int v = 0; v < V; ++v) acc[r][v] = Register{};
 }
 
+// Asks for `count` values that are read soon. A product that reads a panel for the first time waits for it, because
+// processors' own prefetchers stop at every page of 4 KiB; asked for during the product before, it is there.
+template <int64_t count, typename T>
+inline __attribute__((always_inline)) void ask_for(const T* values) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t k = 0; k < count; k += kLine) __builtin_prefetch(values + k);
+}
+// Of a panel of Shape, the part that each register tile of a product of kBlock rows asks for.
+template <typename Shape, typename T>
+constexpr int64_t kAskedFor = Shape::kCols * Shape::kDepth / (Tile<T>::kBlock / Shape::kRows);
+
 struct Block {
   int64_t i0, ni, j0, nj;
 };
@@ -198,7 +209,12 @@ inline __attribute__((always_inline)) void block_product(int64_t depth, const T*
     const bool first = k0 == 0, last = k0 + P::kDepth >= depth;
     for (int64_t j = 0; j < nj; j += P::kCols) {
       const T* b = y_panels + (j0 + j) * depth + k0 * P::kCols;
+      const T* next = j + P::kCols < nj ? b + P::kCols * depth  // behind the last panel: of the next depth or block
+                      : last            ? y_panels + (j0 + nj) * depth
+                                        : y_panels + j0 * depth + (k0 + P::kDepth) * P::kCols;
       for (int64_t i = 0; i < ni; i += R) {
+        ask_for<kAskedFor<P, T>>(next);
+        next += kAskedFor<P, T>;
         const int64_t row = i0 + i, panel = row / P::kCols * P::kCols;
         const T* a = x_panels + panel * depth + k0 * P::kCols + (row - panel);
         Vec<T> acc[R][V];
@@ -239,14 +255,17 @@ inline __attribute__((always_inline)) void add_tile(const Vec<T> (&acc)[R][V], T
 }
 
 // out[rows x cols] += E X for one column panel of width V registers.
-// E(i, k) = e[i * lde + k], or e[k * lde + i] when kTransposed; b points at X's panel rows for k = 0.
+// E(i, k) = e[i * lde + k], or e[k * lde + i] when kTransposed; b points at X's panel rows for k = 0, and `next` at
+// those that are read after them.
 template <bool kTransposed, int V, typename Op, typename T>
 void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* b, T* out, int64_t ldo,
-                      int64_t cols) {
+                      int64_t cols, const T* next) {
   constexpr int R = Wide<T>::kRows;
   for (int64_t i = 0; i < rows; i += R) {
     Vec<T> acc[R][V];
     clear(acc);
+    ask_for<kAskedFor<Wide<T>, T>>(next);
+    next += kAskedFor<Wide<T>, T>;
     // The rows of out come from a farther cache than E and X: ask for them before the product, not after it.
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -274,9 +293,10 @@ void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, C
     for (int64_t c = 0; c < d; c += P::kCols) {
       const T* part = kTransposed ? e + k * lde : e + k;
       const T* b = x.data + c * x.n + (x.first + k) * P::kCols;
+      const T* next = c + P::kCols < d ? b + P::kCols * x.n : x.data + (x.first + k + P::kDepth) * P::kCols;
       with_registers<P>(d - c, [&](auto count) __attribute__((always_inline)) {
         accumulate_panel<kTransposed, decltype(count)::value, Op>(part, lde, rows, min64(P::kDepth, depth - k), b,
-                                                                  out + c, ldo, d - c);
+                                                                  out + c, ldo, d - c, next);
       });
     }
 }
