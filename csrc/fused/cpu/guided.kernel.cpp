@@ -226,8 +226,11 @@ struct Guided {
                 });
     else
       for_tiles(pair, g, partial, keep,
-                [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V], const T* guide)
-                    __attribute__((always_inline)) { running_sums(pair, i, j, acc, guide, columns, sum); });
+                [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V], const T* guide) __attribute__((always_inline)) {
+                  T products[R * kCols];
+                  KeptTiles<T>{products, R}.put(0, 0, acc);
+                  running_sums(pair, i, j, products, guide, columns, sum);
+                });
     if (pair.row)
       for (int64_t i = 0; i < pair.ni; i += L) {
         T top[L] = {}, total[L] = {};
@@ -243,14 +246,14 @@ struct Guided {
         merge(narrow ? Vec<T>{} : sum.col_top[j / L], sum.col_sum[j / L], pair.t, pair.j0 + j);
   }
 
-  // Lane by lane: the largest logit so far and the sum below it.
-  inline __attribute__((always_inline)) void running_sums(const Pair& pair, int64_t i, int64_t j,
-                                                          const Vec<T> (&acc)[R][V], const T* guide, bool columns,
-                                                          const Sums& sum) const {
+  // Lane by lane: the largest logit so far and the sum below it. A function of its own, which leaves the loop of the
+  // products all registers.
+  __attribute__((noinline)) void running_sums(const Pair& pair, int64_t i, int64_t j, const T* products, const T* guide,
+                                              bool columns, const Sums& sum) const {
     const T *row_bound = w.bound + pair.i0 + i, *col_bound = w.bound + pair.j0 + j;
     const Vec<T> none = splat<T>(kNegInf<T>);
     const auto logit = [&](int r, int v, Vec<T> bound) __attribute__((always_inline)) {
-      return load(guide + (r * V + v) * L) > bound ? none : acc[r][v] * c;
+      return load(guide + (r * V + v) * L) > bound ? none : load(products + (r * V + v) * L) * c;
     };
     for (int r = 0; r < R; ++r) {
       const Vec<T> bound = splat<T>(row_bound[r]);
