@@ -71,6 +71,14 @@ struct RowScale {
   T operator[](int64_t i) const { return scale == nullptr ? T(1) : scale[i * step]; }
 };
 
+// Asks for `count` values that are read soon. What is read for the first time is waited for, because processors' own
+// prefetchers stop at every page of 4 KiB and do not follow rows that are read side by side.
+template <int64_t count, typename T>
+inline __attribute__((always_inline)) void ask_for(const T* values) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t k = 0; k < count; k += kLine) __builtin_prefetch(values + k);
+}
+
 // Rows [r0, r1) of scale_i * x (row stride ldx) into panels; r0 is a multiple of kCols. Returns max_i ||scale_i
 // x_i||^2.
 template <typename T>
@@ -94,7 +102,10 @@ T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, RowS
       for (; k + L <= depth; k += L) {
         Vec<T> m[L];
 #pragma GCC unroll 16
-        for (int l = 0; l < L; ++l) m[l] = load(x + (p + l) * ldx + k);
+        for (int l = 0; l < L; ++l) {
+          m[l] = load(x + (p + l) * ldx + k);
+          __builtin_prefetch(x + (p + L + l) * ldx + k);  // the rows that come next
+        }
         transpose<T>(m);
 #pragma GCC unroll 16
         for (int l = 0; l < L; ++l) put(k + l, m[l]);
@@ -114,6 +125,7 @@ T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, RowS
 template <typename T>
 void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, int64_t d, RowScale<T> scale, T* panels) {
   constexpr int kCols = Wide<T>::kCols;
+  constexpr int64_t kRowsAhead = 8;
   for (int64_t c = 0; c < d; c += kCols) {
     const int64_t cols = min64(kCols, d - c);
     for (int64_t r = r0; r < r1; ++r) {
@@ -121,6 +133,7 @@ void pack_columns(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t n, in
       T* out = panels + c * n + r * kCols;
       const T s = scale[r];
       if (cols == kCols) {
+        ask_for<kCols>(in + kRowsAhead * ldx);
 #pragma GCC unroll 4
         for (int v = 0; v < Wide<T>::kVecs; ++v) store(out + v * kLanes<T>, s * load(in + v * kLanes<T>));
       } else {
@@ -178,14 +191,7 @@ inline __attribute__((always_inline)) void clear(Register (&acc)[R][V]) {
     for (int v = 0; v < V; ++v) acc[r][v] = Register{};
 }
 
-// Asks for `count` values that are read soon. A product that reads a panel for the first time waits for it, because
-// processors' own prefetchers stop at every page of 4 KiB; asked for during the product before, it is there.
-template <int64_t count, typename T>
-inline __attribute__((always_inline)) void ask_for(const T* values) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t k = 0; k < count; k += kLine) __builtin_prefetch(values + k);
-}
-// Of a panel of Shape, the part that each register tile of a product of kBlock rows asks for.
+// Of the panel of Shape that a product reads next, the part that each register tile of kBlock rows asks for.
 template <typename Shape, typename T>
 constexpr int64_t kAskedFor = Shape::kCols * Shape::kDepth / (Tile<T>::kBlock / Shape::kRows);
 
