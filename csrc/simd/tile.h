@@ -260,24 +260,29 @@ inline __attribute__((always_inline)) void add_tile(const Vec<T> (&acc)[R][V], T
   }
 }
 
+// Rows of a panel, and those that are read after them.
+template <typename T>
+struct ReadPanel {
+  const T *data, *next;
+};
+
 // out[rows x cols] += E X for one column panel of width V registers.
-// E(i, k) = e[i * lde + k], or e[k * lde + i] when kTransposed; b points at X's panel rows for k = 0, and `next` at
-// those that are read after them.
+// E(i, k) = e[i * lde + k], or e[k * lde + i] when kTransposed; b: X's panel rows from k = 0 on.
 template <bool kTransposed, int V, typename Op, typename T>
-void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, const T* b, T* out, int64_t ldo,
-                      int64_t cols, const T* next) {
+void accumulate_panel(const T* e, int64_t lde, int64_t rows, int64_t depth, ReadPanel<T> b, T* out, int64_t ldo,
+                      int64_t cols) {
   constexpr int R = Wide<T>::kRows;
   for (int64_t i = 0; i < rows; i += R) {
     Vec<T> acc[R][V];
     clear(acc);
-    ask_for<kAskedFor<Wide<T>, T>>(next);
-    next += kAskedFor<Wide<T>, T>;
+    ask_for<kAskedFor<Wide<T>, T>>(b.next);
+    b.next += kAskedFor<Wide<T>, T>;
     // The rows of out come from a farther cache than E and X: ask for them before the product, not after it.
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < V; ++v) __builtin_prefetch(out + (i + r) * ldo + v * kLanes<T>, 1);
-    multiply_by<kTransposed, Wide<T>, Op, V>(depth, kTransposed ? e + i : e + i * lde, lde, b, acc);
+    multiply_by<kTransposed, Wide<T>, Op, V>(depth, kTransposed ? e + i : e + i * lde, lde, b.data, acc);
     add_tile(acc, out + i * ldo, ldo, rows - i, cols);
   }
 }
@@ -301,8 +306,8 @@ void block_accumulate_by(const T* e, int64_t lde, int64_t rows, int64_t depth, C
       const T* b = x.data + c * x.n + (x.first + k) * P::kCols;
       const T* next = c + P::kCols < d ? b + P::kCols * x.n : x.data + (x.first + k + P::kDepth) * P::kCols;
       with_registers<P>(d - c, [&](auto count) __attribute__((always_inline)) {
-        accumulate_panel<kTransposed, decltype(count)::value, Op>(part, lde, rows, min64(P::kDepth, depth - k), b,
-                                                                  out + c, ldo, d - c, next);
+        accumulate_panel<kTransposed, decltype(count)::value, Op>(part, lde, rows, min64(P::kDepth, depth - k),
+                                                                  {b, next}, out + c, ldo, d - c);
       });
     }
 }

@@ -58,9 +58,12 @@ def flushed_share() -> float:
 
 
 def forward_backward(variant: Variant, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients of the variant's sum with respect to the leaves; nothing is accumulated."""
+    """Gradients of the loss with respect to the leaves; nothing is accumulated. Losses by row are
+    added up.
+    """
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
-    return torch.autograd.grad(variant(*leaves).sum(), wanted)
+    loss = variant(*leaves)
+    return torch.autograd.grad(loss if loss.dim() == 0 else loss.sum(), wanted)
 
 
 def interleaved(

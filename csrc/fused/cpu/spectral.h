@@ -43,7 +43,7 @@ struct SpectralProducts {
       for (int64_t l = end - c; l < P::kCols; ++l) right[k * P::kCols + l] = 0;
     }
     with_registers<P>(d - c, [&](auto count) __attribute__((always_inline)) {
-      accumulate_panel<true, decltype(count)::value, Op>(x, width, end, steps, right, out, width, d - c, right);
+      accumulate_panel<true, decltype(count)::value, Op>(x, width, end, steps, {right, right}, out, width, d - c);
     });
   }
   // out [rows x d] += X B for rows of X `width` apart and B in column panels of `steps`.
