@@ -71,14 +71,6 @@ struct RowScale {
   T operator[](int64_t i) const { return scale == nullptr ? T(1) : scale[i * step]; }
 };
 
-// Asks for `count` values that are read soon. What is read for the first time is waited for, because processors' own
-// prefetchers stop at every page of 4 KiB and do not follow rows that are read side by side.
-template <int64_t count, typename T>
-inline __attribute__((always_inline)) void ask_for(const T* values) {
-  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  for (int64_t k = 0; k < count; k += kLine) __builtin_prefetch(values + k);
-}
-
 // Rows [r0, r1) of scale_i * x (row stride ldx) into panels; r0 is a multiple of kCols. Returns max_i ||scale_i
 // x_i||^2.
 template <typename T>
@@ -104,7 +96,7 @@ T pack_rows(const T* x, int64_t ldx, int64_t r0, int64_t r1, int64_t depth, RowS
 #pragma GCC unroll 16
         for (int l = 0; l < L; ++l) {
           m[l] = load(x + (p + l) * ldx + k);
-          __builtin_prefetch(x + (p + L + l) * ldx + k);  // the rows that come next
+          ask_for<L>(x + (p + L + l) * ldx + k);  // the rows that come next
         }
         transpose<T>(m);
 #pragma GCC unroll 16

@@ -44,6 +44,14 @@ template <typename T>
 inline __attribute__((always_inline)) void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof(v));
 }
+// Asks for `count` values that are read soon. What is read for the first time is waited for, because processors' own
+// prefetchers stop at every page of 4 KiB and do not follow rows that are read side by side.
+template <int64_t count, typename T>
+inline __attribute__((always_inline)) void ask_for(const T* values) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+#pragma GCC unroll 8
+  for (int64_t k = 0; k < count; k += kLine) __builtin_prefetch(values + k);
+}
 template <typename T>
 inline __attribute__((always_inline)) Vec<T> splat(T x) {
   return x - Vec<T>{};

@@ -23,7 +23,7 @@ template <typename T>
 struct Soft {
   static constexpr int L = kLanes<T>, R = Tile<T>::kRows, V = Tile<T>::kVecs, kLd = Tile<T>::kLd;
   static constexpr int64_t kCols = Tile<T>::kCols, kMostRows = 192, kStrips = 32;
-  static constexpr int64_t kBudget = int64_t(59) << 20;
+  static constexpr int64_t kBudget = int64_t(59) << 20;  // with the sums of the strips below 64 MiB at 256 columns
   static constexpr T kScale = static_cast<T>(kLog2e);
   // in place of the logits that are left out: finite, so that 0 times it is 0
   static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e37 : -1e300);

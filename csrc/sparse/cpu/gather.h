@@ -174,7 +174,6 @@ template <Term term, int V, bool kTail, bool kUnit, typename T, typename Sink>
 void panel(const Batch<T>& batch, const T* x, int64_t ldx, int64_t c, const Tail<T>& tail, T* carry, Sink& sink) {
   constexpr int L = kLanes<T>;
   constexpr int U = kChains<V>;
-  constexpr int kLine = 64 / static_cast<int>(sizeof(T)) < L ? L : 64 / static_cast<int>(sizeof(T));
   const auto read = [&](const T* p, int v) { return kTail && v == V - 1 ? tail.load(p + v * L) : load(p + v * L); };
   for (int32_t r = 0; r < batch.rows; ++r) {
     const int64_t row = batch.first_row + r;
@@ -184,8 +183,7 @@ void panel(const Batch<T>& batch, const T* x, int64_t ldx, int64_t c, const Tail
     const auto add = [&](int64_t k, int u) __attribute__((always_inline)) {
       const T* entry = batch.entry[k] + c;
       const T* next = batch.entry[k + Batch<T>::kAhead] + c;
-#pragma GCC unroll 8
-      for (int p = 0; p < V * L; p += kLine) __builtin_prefetch(next + p, 0, 3);
+      ask_for<V * L>(next);
       const Vec<T> w = kUnit ? Vec<T>{} : splat(batch.weight[k]);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {

@@ -18,7 +18,6 @@ inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, con
                                                      Sink& sink) {
   constexpr int L = kLanes<T>;
   constexpr int kAhead = Batch<T>::kAhead;
-  constexpr int kLine = 64 / static_cast<int>(sizeof(T)) < L ? L : 64 / static_cast<int>(sizeof(T));
   const int64_t stop = a.indptr[row + 1];
   const int64_t ahead = stop + kAhead <= a.nnz ? kAhead : 0;  // the last rows ask for what they are about to read
   Vec<T> acc[V];
@@ -28,8 +27,7 @@ inline __attribute__((always_inline)) void row_panel(const SparseArgs<T>& a, con
     const int64_t j = static_cast<int64_t>(indices[at]);
     const T* entry = y.data + j * y.ld + c;
     const T* next = y.data + static_cast<int64_t>(indices[at + ahead]) * y.ld + c;
-#pragma GCC unroll 8
-    for (int p = 0; p < V * L; p += kLine) __builtin_prefetch(next + p, 0, 3);
+    ask_for<V * L>(next);
     Vec<T> w{};
     if (weight == Weight::scale) w = splat(a.col_scale[j]);
     if (weight == Weight::value) w = splat(values[at]);
