@@ -119,7 +119,7 @@ def two_views(rows: PairedRows, loss: ViewLoss, out: ViewResults, run: Run, /) -
 def pairwise_soft_workspace_size(sizes: tuple[int, int, int, int, int], dtype: int, /) -> int: ...
 def pairwise_soft(
     student: tuple[View, View, Maybe], teacher: tuple[Maybe, Maybe, Maybe],
-    own: tuple[View, Maybe], product: tuple[Maybe, Maybe], skip_self: bool,
+    own: tuple[View, Maybe], product: tuple[Maybe, Maybe], options: tuple[bool, bool, bool, bool],
     results: tuple[View, Maybe, Maybe, Maybe, Maybe], run: Run, /,
 ) -> None: ...
 def pairwise_soft_self_workspace_size(

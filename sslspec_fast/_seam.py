@@ -21,13 +21,13 @@ __all__ = [
     "_C",
     "change_cuda_kept_limit",
     "cuda_kept_limit",
+    "empty",
     "rounds",
     "row_threads",
     "stream",
     "threads",
     "unit_stride",
     "view",
-    "zeros",
 ]
 
 Descriptor = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
@@ -110,14 +110,14 @@ def rounds(half: bool, kind: torch.dtype) -> bool:
     return half and kind == torch.float32 and bool(_C.bf16_products())
 
 
-def zeros(like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """``like.new_zeros``; from 8 MiB on, a CPU is asked for pages of 2 MiB: the system maps fresh
+def empty(like: torch.Tensor, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """``like.new_empty``; from 8 MiB on, a CPU is asked for pages of 2 MiB: the system maps fresh
     ones of 4 KiB one by one, which takes longer than filling them.
     """
     out = like.new_empty(shape, dtype=dtype)
     if not out.is_cuda:
         _C.prefer_huge_pages(out.data_ptr(), out.nbytes)
-    return out.zero_()
+    return out
 
 
 def unit_stride(x: torch.Tensor) -> torch.Tensor:

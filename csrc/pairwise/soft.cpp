@@ -40,7 +40,7 @@ int64_t pairwise_soft_workspace_size(const std::array<int64_t, 5>& sizes, int dt
 }
 
 void pairwise_soft(const SoftLogits& student, const SoftLogits& teacher, const std::array<TensorView, 2>& own,
-                   const std::array<TensorView, 2>& product, bool skip_self, const SoftResults& results,
+                   const std::array<TensorView, 2>& product, const SoftOptions& options, const SoftResults& results,
                    const Run& run) {
   const DType dtype = student[0].dtype;
   dispatch_float(kOp, dtype, [&](auto t) {
@@ -52,7 +52,8 @@ void pairwise_soft(const SoftLogits& student, const SoftLogits& teacher, const s
     if (paired) p.teacher = side<T>(teacher, p.n, p.k, dtype);
     const auto& [weight, tilt] = own;
     check_vector(kOp, "weight", weight, p.n, dtype, kCpu);
-    p.weight = weight.as<T>(), p.skip_self = skip_self;
+    p.weight = weight.as<T>();
+    p.skip_self = options[0], p.unit = options[1], p.first = options[2], p.last = options[3];
     SSLSPEC_CHECK(!tilt.present() || !paired, kOp, ": a tilt is for rows without teachers");
     if (tilt.present()) check_vector(kOp, "tilt", tilt, p.k, dtype, kCpu);
     p.tilt = tilt.as<T>();
@@ -62,14 +63,17 @@ void pairwise_soft(const SoftLogits& student, const SoftLogits& teacher, const s
     if (column_sum.present()) check_vector(kOp, "column_sum", column_sum, p.k, dtype, kCpu);
     p.rows = rows.as<T>(), p.entropy = entropy.as<T>(), p.column_sum = column_sum.as<T>();
     const auto& [left, right] = product;
-    if (sums.present()) {
+    if (sums.present() || (grad.present() && p.unit)) {
       p.e = right.shape[1];
       check_matrix(kOp, "right", right, p.k, p.e, dtype, kCpu);
+      p.right = right.as<T>(), p.ldr = right.stride[0];
+    }
+    if (sums.present()) {
       check_whole("sums", sums, p.n, p.e, dtype);
-      p.right = right.as<T>(), p.ldr = right.stride[0], p.sums = lent<T>(sums);
+      p.sums = lent<T>(sums);
     }
     if (grad.present()) {
-      SSLSPEC_CHECK(!sums.present() || left.shape[1] == p.e, kOp, ": left and right must have as many columns, got ",
+      SSLSPEC_CHECK(p.right == nullptr || left.shape[1] == p.e, kOp, ": left and right must have as many columns, got ",
                     left.shape[1], " and ", p.e);
       p.e = left.shape[1];
       check_matrix(kOp, "left", left, p.n, p.e, dtype, kCpu);

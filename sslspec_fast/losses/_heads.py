@@ -12,7 +12,14 @@ from torch import Tensor
 
 from .. import _checks as check
 from .._dtypes import as_multiplied, computed_dtype, is_half, widen
-from ..primitives.pairwise.soft import OwnSides, Sides, mean_softmax, soft_rows, soft_total
+from ..primitives.pairwise.soft import (
+    OwnSides,
+    Sides,
+    as_columns,
+    mean_softmax,
+    soft_rows,
+    soft_total,
+)
 from ..primitives.rows.unit_rows import unit_rows
 from ._common import LossOrTerms, Terms, with_terms
 from ._prototypes import NAMES, Targets, check_bias, check_heads
@@ -49,12 +56,12 @@ class Heads(NamedTuple):
         """
         normalize = self.normalize and self.prototypes is not None
         a = self._over(self.student, self.student_temperature, normalize)
-        w = None if self.prototypes is None else self._columns(self.prototypes)
+        w, unit = self._columns(self.prototypes)
         with torch.no_grad():
             b = self._over(self.teacher, self.teacher_temperature, normalize)
             own = self.teacher_prototypes
-            v = w if own is None else self._columns(own)
-        return Sides(a, w, b, v, self.bias if bias is None else bias)
+            v = w if own is None else self._columns(own)[0]
+        return Sides(a, w, b, v, self.bias if bias is None else bias, unit)
 
     def own_sides(self) -> OwnSides | None:
         """The two logits where the rows are the prototypes; None if temperatures differ."""
@@ -77,9 +84,11 @@ class Heads(NamedTuple):
         scale = temperature.reciprocal()
         return as_multiplied(x * (scale if scale.dim() == 0 else scale[:, None]), self.half)
 
-    def _columns(self, prototypes: Tensor) -> Tensor:
+    def _columns(self, prototypes: Tensor | None) -> tuple[Tensor | None, bool]:
+        if prototypes is None:
+            return None, False
         w = widen(prototypes).to(computed_dtype(self.student))
-        return as_multiplied(unit_rows(w) if self.normalize and self.scaled else w, self.half)
+        return as_columns(w, self.half, self.normalize and self.scaled)
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """student, teacher, prototypes, teacher_prototypes as a reference takes them."""
@@ -159,7 +168,8 @@ def mean_probability(sides: Sides, rows: int | None = None, over: Total = _as_th
     n = a.shape[0] if rows is None else rows
     if w is None:
         return over(a.softmax(1).sum(0) / n)[0]
-    return over(mean_softmax(a, w, torch.full_like(a[:, 0], 1 / n, dtype=computed_dtype(a))))[0]
+    weight = torch.full_like(a[:, 0], 1 / n, dtype=computed_dtype(a))
+    return over(mean_softmax(a, w, weight, sides.unit))[0]
 
 
 def loss_and_terms(

@@ -73,8 +73,9 @@ struct Filled : Array<T> {
 // An array that a kernel wrote.
 struct Result {
   std::string kernel;
-  int digits;  // of the kernel's numbers, as a power of two
-  bool wide;   // the array is of double
+  int digits;    // of the kernel's numbers, as a power of two
+  bool wide;     // the array is of double
+  double units;  // by which the result of another processor may differ, in the last place of the largest entry
   std::vector<unsigned char> bytes;
 
   bool operator==(const Result& other) const { return kernel == other.kernel && bytes == other.bytes; }
@@ -85,6 +86,8 @@ struct Results {
   int threads;
   int digits = 0;
   std::string kernel = "";
+  // Sums of thousands of terms in another order differ by a few units, by 32 where the terms cancel (means of columns).
+  double units = 64;
   std::vector<Result> arrays = {};
 
   Run with(const TensorView& workspace) const { return {workspace, threads}; }
@@ -93,7 +96,7 @@ struct Results {
   void keep(const Array<T>& a) {
     static_assert(std::is_floating_point_v<T>);
     const auto* first = reinterpret_cast<const unsigned char*>(a.data.data());
-    arrays.push_back({kernel, digits, sizeof(T) == 8, {first, first + a.data.size() * sizeof(T)}});
+    arrays.push_back({kernel, digits, sizeof(T) == 8, units, {first, first + a.data.size() * sizeof(T)}});
   }
   template <typename... A>
   void keep(const A&... arrays) {
@@ -204,15 +207,15 @@ void prefixes(Results& out, int64_t n, int64_t m, int64_t d, bool symmetric) {
 
 // Students with teachers, and rows without any but with a tilt.
 template <typename T>
-void soft(Results& out, int64_t n, int64_t k, int64_t d, bool paired) {
+void soft(Results& out, int64_t n, int64_t k, int64_t d, bool paired, bool unit) {
   out.kernel = __func__;
   const Filled<T> x({n, d}, 1), c({k, d}, 2), y({n, d}, 3), bias({k}, 4), weight({n}, 5);
   Array<T> rows({n}), entropy({n}), column_sum({k}), sums({n, d}), grad({k, d});
   Array<T> work({pairwise_soft_workspace_size({n, k, d, paired ? d : 0, d}, static_cast<int>(dtype_of<T>()))});
   const SoftLogits none{kNone, kNone, kNone}, teacher{y.view, c.view, bias.view};
   pairwise_soft({x.view, c.view, kNone}, paired ? teacher : none, {weight.view, paired ? kNone : bias.view},
-                {x.view, c.view}, false, {rows.view, entropy.view, column_sum.view, sums.view, grad.view},
-                out.with(work));
+                {x.view, c.view}, {false, unit, true, true},
+                {rows.view, entropy.view, column_sum.view, sums.view, grad.view}, out.with(work));
   out.keep(rows, entropy, column_sum, sums, grad);
 }
 
@@ -229,17 +232,19 @@ void soft_self(Results& out, int64_t n, int64_t d) {
 // Queries, keys and negatives with a guide in all directions; a scale with and one without a shift.
 template <typename T>
 void guided(Results& out, int64_t n, int64_t l, int64_t d) {
-  out.kernel = __func__;
   const Filled<T> q({n, d}, 1), k({n, d}, 2), x({l, d}, 3), by_q({n, d / 2}, 4), by_k({n, d / 2}, 5),
       by_x({l, d / 2}, 6), bound({n}, 7), positive({n}, 8), weight({n}, 9);
   Array<T> rows({n}), grad_positive({n}), grad_q({n, d}), grad_k({n, d}), grad_x({l, d});
   Array<T> work({guided_workspace_size({n, l, d, d / 2}, static_cast<int>(dtype_of<T>()), true)});
   for (const double c : {0.5, 200.0}) {
     Array<T> scale({}, T(c));
+    out.kernel = c < 1 ? "guided" : "guided_sharp";
+    out.units = c < 1 ? 64 : 1024;  // exponentials of logits of 1,000 have as many units as error
     ::sslspec::guided({q, k, x}, {by_q, by_k, by_x}, {scale, bound, positive, weight, 15}, rows, grad_positive,
                       {grad_q, grad_k, grad_x}, out.with(work));
     out.keep(rows, grad_positive, grad_q, grad_k, grad_x);
   }
+  out.units = 64;
 }
 
 // Classes of four rows.
@@ -417,8 +422,10 @@ void every_kernel(Results& out) {
   sigmoid_and_rows<T>(out, 450, 500, 20);
   prefixes<T>(out, 500, 500, 16, true);
   prefixes<T>(out, 450, 500, 16, false);
-  soft<T>(out, 250, 1500, 20, true);
-  soft<T>(out, 250, 1500, 20, false);
+  for (const bool unit : {false, true}) {
+    soft<T>(out, 250, 1500, 20, true, unit);
+    soft<T>(out, 250, 1500, 20, false, unit);
+  }
   soft_self<T>(out, 700, 40);
   guided<T>(out, 330, 130, 20);
   per_positive<T>(out, 440, 20);

@@ -20,16 +20,16 @@ template <typename T>
 struct PairwiseSoftArgs {
   int64_t n, k, e;
   SoftSide<T> student, teacher;
-  bool skip_self;
-  const T* weight;  // [n]
-  const T* tilt;    // [k] or null; without teachers
-  const T* left;    // [n, e] row stride ldl
+  bool skip_self, unit, first, last;  // as in csrc/pairwise/soft.h
+  const T* weight;                    // [n]
+  const T* tilt;                      // [k] or null; without teachers
+  const T* left;                      // [n, e] row stride ldl
   int64_t ldl;
   const T* right;  // [k, e] row stride ldr
   int64_t ldr;
   T *rows, *entropy, *column_sum;  // [n], [n], [k]; the last two may be null
   T* sums;                         // [n, e] contiguous, or null
-  T* grad;                         // [k, e] contiguous, added to, or null
+  T* grad;                         // [k, e] contiguous, or null
   T* workspace;
   int threads;
 };

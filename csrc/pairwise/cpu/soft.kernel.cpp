@@ -5,8 +5,9 @@
 //   1. the logits of a column block, maximum and sum of exponentials of its rows;
 //   2. the statistics of the rows (and, with a tilt, its mean in every row);
 //   3. weights in place of the logits; grad += W^T left and sums += W right while they are in the L2 cache.
-// Columns are packed block by block where they are used: nothing of their size is copied. Memory: one panel, of at
-// most kBudget bytes if 8 rows need no more, and sums of a fixed number of strips of columns.
+// Columns are packed block by block where they are used, which also scales them to unit length where that is asked for:
+// nothing of their size is copied. Memory: one panel, of at most kBudget bytes if 8 rows need no more, sums of a fixed
+// number of strips of columns, and factors of columns.
 //
 // Precision policy: products and sums over a block in T, sums over blocks, statistics and losses of rows in fp64; the
 // order of all sums is given by the shapes alone. A target counts as q (lse - s), which is not negative: nothing
@@ -28,13 +29,22 @@ struct Soft {
   // in place of the logits that are left out: finite, so that 0 times it is 0
   static constexpr T kFloor = static_cast<T>(sizeof(T) == 4 ? -1e37 : -1e300);
 
+  // A matrix with a row for each column of the logits, and the factors of those rows.
+  struct Columns {
+    const T* x;
+    int64_t ld, d;
+    T* factor;
+  };
+
   const PairwiseSoftArgs<T>& p;
+  const RowLength<T> length = RowLength<T>::unit();
   Blocks cols;
   int64_t strips;
   bool paired;
   int64_t most, both;  // rows of a panel, and with its teachers, whole register tiles
   T *tiles, *top, *sum, *shift, *part;
   T *student_rows, *teacher_rows, *left_columns;
+  Columns student, teacher, right;
   int64_t size = 0;
 
   explicit Soft(const PairwiseSoftArgs<T>& args)
@@ -57,19 +67,30 @@ struct Soft {
     teacher_rows = take(paired ? round_up(most, kCols) * p.teacher.d : 0);
     left_columns = take(most * round_up(p.e, Wide<T>::kCols));
     part = take(strips * most * p.e);
+    student = {p.student.c, p.student.ldc, p.student.d, take(p.k)};
+    teacher = {p.teacher.c, p.teacher.ldc, p.teacher.d, take(paired ? p.k : 0)};
+    right = {p.right, p.ldr, p.e, take(p.k)};
   }
 
   T* tile(int64_t bj) const { return tiles + bj * both * kLd; }
 
+  // The factors of a block of columns; the first panel makes them.
+  RowScale<T> factors(const Columns& c, int64_t i0, int64_t j0, int64_t nj) const {
+    if (!p.unit) return {};
+    for (int64_t j = j0; i0 == 0 && j < j0 + nj; ++j)
+      c.factor[j] = static_cast<T>(length.factor(row_norm(c.x + j * c.ld, c.d)));
+    return {c.factor + j0, 1};
+  }
+
   // Logits of `ni` packed rows, the first being row i0 of all, and their statistics by block.
-  void logits(const SoftSide<T>& side, const T* rows, int64_t i0, int64_t ni, int64_t bj, int64_t first) const {
+  void logits(const Columns& c, const T* bias, const T* rows, int64_t i0, int64_t ni, int64_t bj, int64_t first) const {
     const int64_t j0 = cols.begin(bj), nj = cols.size(bj), padded = round_up(nj, kCols);
-    T* columns = static_cast<T*>(scratch(0, sizeof(T) * padded * side.d));
-    pack_rows<T>(side.c + j0 * side.ldc, side.ldc, 0, nj, side.d, {}, columns);
+    T* columns = static_cast<T*>(scratch(0, sizeof(T) * padded * c.d));
+    pack_rows<T>(c.x + j0 * c.ld, c.ld, 0, nj, c.d, factors(c, i0, j0, nj), columns);
     T* offset = static_cast<T*>(scratch(1, sizeof(T) * kLd));
-    for (int64_t j = 0; j < padded; ++j) offset[j] = j >= nj ? kFloor : side.bias == nullptr ? T(0) : side.bias[j0 + j];
+    for (int64_t j = 0; j < padded; ++j) offset[j] = j >= nj ? kFloor : bias == nullptr ? T(0) : bias[j0 + j];
     T* s = tile(bj) + first * kLd;
-    block_product<T>(side.d, rows, columns, {0, ni, 0, nj}, s, kLd,
+    block_product<T>(c.d, rows, columns, {0, ni, 0, nj}, s, kLd,
                      [&](int64_t i, int64_t j, const Vec<T>(&acc)[R][V]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
                        for (int r = 0; r < R; ++r)
@@ -158,14 +179,32 @@ struct Soft {
     for (int64_t j = 0; j < nj; ++j) p.column_sum[j0 + j] += of_block[j];
   }
 
-  void products(int64_t ni, int64_t bj, T* sums) const {
+  void products(int64_t i0, int64_t ni, int64_t bj, T* sums) const {
     const int64_t j0 = cols.begin(bj), nj = cols.size(bj);
-    if (p.grad != nullptr)
+    if (p.grad != nullptr) {
+      if (i0 == 0) begin_gradient(bj);
       block_accumulate<true, T>(tile(bj), kLd, nj, ni, {left_columns, ni, 0}, p.grad + j0 * p.e, p.e, p.e);
+      if (i0 + ni == p.n) end_gradient(bj);
+    }
     if (p.sums == nullptr) return;
-    T* right = static_cast<T*>(scratch(0, sizeof(T) * nj * round_up(p.e, Wide<T>::kCols)));
-    pack_columns<T>(p.right + j0 * p.ldr, p.ldr, 0, nj, nj, p.e, {}, right);
-    block_accumulate<false, T>(tile(bj), kLd, ni, nj, {right, nj, 0}, sums, p.e, p.e);
+    T* packed = static_cast<T*>(scratch(0, sizeof(T) * nj * round_up(p.e, Wide<T>::kCols)));
+    pack_columns<T>(right.x + j0 * right.ld, right.ld, 0, nj, nj, p.e, factors(right, i0, j0, nj), packed);
+    block_accumulate<false, T>(tile(bj), kLd, ni, nj, {packed, nj, 0}, sums, p.e, p.e);
+  }
+
+  void begin_gradient(int64_t bj) const {
+    if (p.first) zero(p.grad + cols.begin(bj) * p.e, cols.size(bj) * p.e);
+  }
+  // From the gradient of columns of unit length to that of those that were given.
+  void end_gradient(int64_t bj) const {
+    if (!p.unit || !p.last) return;
+    for (int64_t j = cols.begin(bj); j < cols.begin(bj) + cols.size(bj); ++j) {
+      const T* z = right.x + j * right.ld;
+      const double norm = row_norm(z, p.e);
+      const T factor = static_cast<T>(length.factor(norm));
+      T* g = p.grad + j * p.e;
+      length.backward(norm, z, factor * row_dot(g, z, p.e, T(1), factor), T(1), p.e, g);
+    }
   }
 
   void pack(int64_t i0, int64_t ni) const {
@@ -180,8 +219,8 @@ struct Soft {
   void panel(int64_t i0, int64_t ni) const {
     pack(i0, ni);
     parallel_for(cols.count, p.threads, [&](int64_t bj) {
-      logits(p.student, student_rows, i0, ni, bj, 0);
-      if (paired) logits(p.teacher, teacher_rows, i0, ni, bj, most);
+      logits(student, p.student.bias, student_rows, i0, ni, bj, 0);
+      if (paired) logits(teacher, p.teacher.bias, teacher_rows, i0, ni, bj, most);
     });
     for_rows_of(ni, [&](int64_t i) {
       for (int64_t at = i; at < both; at += most) {
@@ -201,7 +240,7 @@ struct Soft {
       if (p.sums != nullptr) zero(part + t * sums, sums);
       for (int64_t bj = cols.count * t / strips; bj < cols.count * (t + 1) / strips; ++bj) {
         weights(i0, ni, bj);
-        products(ni, bj, part + t * sums);
+        products(i0, ni, bj, part + t * sums);
       }
     });
     for_rows_of(ni, [&](int64_t i) {
@@ -225,6 +264,7 @@ struct Soft {
 
   void run() const {
     if (p.column_sum != nullptr) zero(p.column_sum, p.k);
+    for (int64_t bj = 0; p.n == 0 && p.grad != nullptr && bj < cols.count; ++bj) begin_gradient(bj), end_gradient(bj);
     for (int64_t i0 = 0; i0 < p.n; i0 += most) panel(i0, min64(most, p.n - i0));
   }
 };

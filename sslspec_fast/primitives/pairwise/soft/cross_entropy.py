@@ -28,18 +28,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ...._dtypes import computed_dtype
+from ...._dtypes import as_multiplied, computed_dtype
 from ...._register import register_op
-from ...._seam import zeros
+from ...._seam import empty
 from ... import _value_and_grad
 from ..._double_backward import through_composition
+from ...rows.unit_rows import unit_rows
 from ...sparse.csr import Csr
 from ...sparse.spmm import Combination, spmm_into
 from .cross_entropy_self import OwnSides, soft_self_rows, soft_self_total
 from .plain import given_logits, plain_rows
 from .visit import Visit, visit
 
-__all__ = ["Pairs", "Sides", "soft_rows", "soft_total"]
+__all__ = ["Pairs", "Sides", "as_columns", "soft_rows", "soft_total"]
 
 
 class Pairs(NamedTuple):
@@ -59,13 +60,32 @@ class Pairs(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """The logits a w^T and b v^T + bias; without w and v those that are given."""
+    """The logits a w^T and b v^T + bias; without w and v those that are given.
+
+    unit: rows of w and v count as scaled to unit length; the gradient is that of the given rows.
+    See `as_columns`.
+    """
 
     a: Tensor  # (n, d)
     w: Tensor | None  # (k, d)
     b: Tensor  # (m, e)
     v: Tensor | None  # (k, e)
     bias: Tensor | None  # (k,), or (g, k): g equal blocks of the rows of b with a bias each
+    unit: bool = False
+
+
+def as_columns(w: Tensor, half: bool, unit: bool) -> tuple[Tensor, bool]:
+    """Wide rows w as columns of the logits, and whether the kernels scale them to unit length.
+
+    Those of a CPU do, where they read them; the library that multiplies on a GPU takes scaled rows.
+
+    Args:
+        half: whether a GPU multiplies them in bfloat16.
+        unit: whether they are to be of unit length.
+    """
+    if unit and w.is_cuda:
+        return as_multiplied(unit_rows(w), half), False
+    return as_multiplied(w, half), unit
 
 
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # total, rows, entropy, two gradients
@@ -86,11 +106,12 @@ class _Call(NamedTuple):
     t_indices: Tensor | None
     t_order: Tensor | None
     skip_self: bool
+    unit: bool
 
     def plain(self, a: Tensor, w: Tensor | None) -> Tensor:
         """The rows, as what their derivatives are taken of."""
         teachers, pattern = (self.b, self.v, self.bias), (self.indptr, self.indices)
-        return plain_rows((a, w), teachers, self.weight, pattern, self.skip_self)
+        return plain_rows((a, w), teachers, self.weight, pattern, self.skip_self, self.unit)
 
     def graph(self, weight: Tensor) -> Csr | None:
         if self.indptr is None or self.indices is None:
@@ -127,7 +148,7 @@ def _body(*args: Any) -> Outputs:
         grad = a.new_empty(0)
         rows, entropy = given_logits(a, b, call.bias, weight, pairs, sums)
     else:
-        grad = zeros(w, w.shape if grad_w else (0,), kind)
+        grad = empty(w, w.shape if grad_w else (0,), kind)
         rows, entropy = a.new_empty(a.shape[0], dtype=kind), a.new_empty(b.shape[0], dtype=kind)
         out = Visit(rows, entropy, None, sums if grad_a else None, grad if grad_w else None)
         if pairs is None:
@@ -154,12 +175,21 @@ def _together(call: _Call, weight: Tensor, out: Visit) -> None:
     a, w, b, v, bias = call[:5]
     assert w is not None
     assert v is not None
-    for some, beta in _blocks(b, bias):
-        rows, entropy, _, sums, grad = out
-        assert entropy is not None
-        part = Visit(rows[some], entropy[some], None, None if sums is None else sums[some], grad)
+    rows, entropy, _, sums, grad, *_ = out
+    assert entropy is not None
+    blocks = list(_blocks(b, bias))
+    for i, (some, beta) in enumerate(blocks):
+        part = Visit(
+            rows[some],
+            entropy[some],
+            None,
+            None if sums is None else sums[some],
+            grad,
+            first=i == 0,
+            last=i == len(blocks) - 1,
+        )
         student, teacher = (a[some], w, None), (b[some], v, beta)
-        visit(student, teacher, weight[some], None, (a[some], w), call.skip_self, part)
+        visit(student, teacher, weight[some], None, (a[some], w), call.skip_self, part, call.unit)
 
 
 def _apart(call: _Call, pairs: Csr, back: Csr, out: Visit) -> None:
@@ -167,7 +197,7 @@ def _apart(call: _Call, pairs: Csr, back: Csr, out: Visit) -> None:
     a, w, b, v, bias = call[:5]
     assert w is not None
     assert v is not None
-    rows, entropy, _, sums, grad = out
+    rows, entropy, _, sums, grad, *_ = out
     assert entropy is not None
     kind = rows.dtype
     means, lse = b.new_empty(b.shape[0], w.shape[1], dtype=kind), torch.empty_like(entropy)
@@ -177,38 +207,39 @@ def _apart(call: _Call, pairs: Csr, back: Csr, out: Visit) -> None:
             w.dtype
         )
     one = torch.ones_like(entropy)
-    for some, beta in _blocks(b, bias):
+    for i, (some, beta) in enumerate(_blocks(b, bias)):
         left = None if minus_held is None else minus_held[some]
-        part = Visit(lse[some], entropy[some], None, means[some], grad)
-        visit((b[some], v, beta), None, one[some], None, (left, w), False, part)
+        part = Visit(lse[some], entropy[some], None, means[some], grad, first=i == 0, last=False)
+        visit((b[some], v, beta), None, one[some], None, (left, w), False, part, call.unit)
     target = spmm_into(pairs, means, a.new_empty(a.shape, dtype=kind))
     degree = pairs.row_sums().to(kind)
-    student = Visit(rows, None, None, sums, grad)
-    visit((a, w, None), None, degree, None, (a, w), False, student)
+    student = Visit(rows, None, None, sums, grad, first=False)
+    visit((a, w, None), None, degree, None, (a, w), False, student, call.unit)
     rows.mul_(degree).sub_((a * target).sum(1, dtype=kind))
     if sums is not None:
         sums.sub_(target)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, skip_self, _, _ = inputs
+    *tensors, skip_self, unit, _, _ = inputs
     none = output[3].new_empty(0)
     grads = (*output[3:], *(none,) * (len(tensors) - 2))
-    _value_and_grad.save(ctx, tensors, output, grads, skip_self=skip_self)
+    _value_and_grad.save(ctx, tensors, output, grads, skip_self=skip_self, unit=unit)
 
 
-def _expression(*tensors: Any, skip_self: bool) -> Tensor:
-    call = _Call._make((*tensors, skip_self))
+def _expression(*tensors: Any, skip_self: bool, unit: bool) -> Tensor:
+    call = _Call._make((*tensors, skip_self, unit))
     return call.plain(call.a, call.w).sum()
 
 
 def _backward(ctx: Any, factor: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    return *_value_and_grad.gradient(ctx, factor, _expression), None, None, None
+    return *_value_and_grad.gradient(ctx, factor, _expression), None, None, None, None
 
 
 _ARGS = (
     "Tensor a, Tensor? w, Tensor b, Tensor? v, Tensor? bias, Tensor weight, Tensor? indptr,"
-    " Tensor? indices, Tensor? t_indptr, Tensor? t_indices, Tensor? t_order, bool skip_self"
+    " Tensor? indices, Tensor? t_indptr, Tensor? t_indices, Tensor? t_order, bool skip_self,"
+    " bool unit"
 )
 _soft = register_op(
     f"pairwise_soft({_ARGS}, bool grad_a, bool grad_w) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
@@ -229,13 +260,13 @@ def _rows_body(*args: Any) -> tuple[Tensor, Tensor]:
 
 
 def _rows_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.skip_self = inputs
+    *tensors, ctx.skip_self, ctx.unit = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors)
 
 
 def _rows_backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    call = _Call._make((*ctx.saved_tensors, ctx.skip_self))
+    call = _Call._make((*ctx.saved_tensors, ctx.skip_self, ctx.unit))
     none = (None,) * (len(call) - 2)
     if torch.is_grad_enabled():
         return *through_composition(call.plain, call[:2], [grad]), *none
@@ -261,10 +292,10 @@ _rows = register_op(
 def _arguments(
     sides: Sides, weight: Tensor, pairs: Pairs | None, skip_self: bool
 ) -> tuple[Any, ...]:
-    a, w, *teacher = sides
+    a, w, *teacher, unit = sides
     constants = (None if x is None else x.detach() for x in teacher)
     held = (None,) * 5 if pairs is None else tuple(pairs)
-    return a, w, *constants, weight.detach(), *held, skip_self
+    return a, w, *constants, weight.detach(), *held, skip_self, unit
 
 
 def soft_total(

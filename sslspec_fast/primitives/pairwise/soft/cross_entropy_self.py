@@ -103,7 +103,7 @@ def _on_gpu(call: _OwnCall, weight: Tensor, rows: Tensor, entropy: Tensor, grad_
     u, scale, t, target_scale, _, half = call
     x, y, b = (as_multiplied(part, half) for part in (u, t, target_scale * t))
     a = as_multiplied(scale * u, half)
-    columns = torch.zeros_like(grad_u) if grad_u.numel() else None
+    columns = torch.empty_like(grad_u) if grad_u.numel() else None
     sums = None if columns is None else grad_u
     visit(
         (a, x, None),

@@ -18,7 +18,9 @@ __all__ = ["visit"]
 _PANEL = 1 << 22
 
 Side = tuple[Tensor, Tensor, "Tensor | None"]
-Results = tuple[Tensor, "Tensor | None", "Tensor | None", "Tensor | None", "Tensor | None"]
+Results = tuple[
+    Tensor, "Tensor | None", "Tensor | None", "Tensor | None", "Tensor | None", bool, bool
+]
 
 
 def visit(
@@ -32,12 +34,14 @@ def visit(
 ) -> None:
     """One visit of all rows: csrc/pairwise/soft.h."""
     x, c, bias = student
-    rows, entropy, column_sum, sums, grad = out
+    rows, entropy, column_sum, sums, grad, first_visit, _ = out
     n, k = x.shape[0], c.shape[0]
     handle = stream(x)
     left, right = product
     if column_sum is not None:
         column_sum.zero_()
+    if grad is not None and first_visit:
+        grad.zero_()
     weighed = column_sum is not None or sums is not None or grad is not None or teacher is not None
     for first in range(0, n, step := max(1, _PANEL // k)):
         some = slice(first, first + step)

@@ -10,6 +10,7 @@ backward pass three; no (n, k) matrix exists but for a panel of rows.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -17,19 +18,20 @@ from torch import Tensor
 
 from ...._dtypes import computed_dtype
 from ...._register import register_op
-from ...._seam import zeros
+from ...._seam import empty
 from ..._double_backward import through_composition
+from .plain import columns_of
 from .visit import Visit, visit
 
 __all__ = ["mean_softmax"]
 
 
-def _mean_shapes(a: Tensor, w: Tensor, weight: Tensor) -> Tensor:
+def _mean_shapes(a: Tensor, w: Tensor, weight: Tensor, unit: bool) -> Tensor:
     return a.new_empty(w.shape[0], dtype=computed_dtype(a))
 
 
-def _mean_body(a: Tensor, w: Tensor, weight: Tensor) -> Tensor:
-    out = _mean_shapes(a, w, weight)
+def _mean_body(a: Tensor, w: Tensor, weight: Tensor, unit: bool) -> Tensor:
+    out = _mean_shapes(a, w, weight, unit)
     visit(
         (a, w, None),
         None,
@@ -38,22 +40,23 @@ def _mean_body(a: Tensor, w: Tensor, weight: Tensor) -> Tensor:
         (None, None),
         False,
         Visit(out.new_empty(a.shape[0]), column_sum=out),
+        unit,
     )
     return out
 
 
 def _mean_bwd_shapes(
-    a: Tensor, w: Tensor, weight: Tensor, grad: Tensor, want_w: bool
+    a: Tensor, w: Tensor, weight: Tensor, grad: Tensor, unit: bool, want_w: bool
 ) -> tuple[Tensor, Tensor]:
     return a.new_empty(a.shape), w.new_empty(w.shape if want_w else (0,))
 
 
 def _mean_bwd_body(
-    a: Tensor, w: Tensor, weight: Tensor, grad: Tensor, want_w: bool
+    a: Tensor, w: Tensor, weight: Tensor, grad: Tensor, unit: bool, want_w: bool
 ) -> tuple[Tensor, Tensor]:
     kind = computed_dtype(a)
     g_a = a.new_empty(a.shape, dtype=kind)
-    g_w = zeros(w, w.shape if want_w else (0,), kind)
+    g_w = empty(w, w.shape if want_w else (0,), kind)
     visit(
         (a, w, None),
         None,
@@ -62,36 +65,39 @@ def _mean_bwd_body(
         (a, w),
         False,
         Visit(g_a.new_empty(a.shape[0]), None, None, g_a, g_w if want_w else None),
+        unit,
     )
     return g_a.to(a.dtype), g_w.to(w.dtype)
 
 
-def _mean_setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _mean_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.unit = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _mean_plain(a: Tensor, w: Tensor, weight: Tensor) -> Tensor:
+def _mean_plain(a: Tensor, w: Tensor, weight: Tensor, unit: bool) -> Tensor:
     kind = computed_dtype(a)
-    return weight.to(kind) @ (a.to(kind) @ w.to(kind).T).softmax(1)
+    return weight.to(kind) @ (a.to(kind) @ columns_of(w, kind, unit).T).softmax(1)
 
 
 def _mean_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    a, w, weight = ctx.saved_tensors
+    inputs, unit = ctx.saved_tensors, ctx.unit
     if torch.is_grad_enabled():
-        return through_composition(_mean_plain, (a, w, weight), [grad])
-    g_a, g_w = _mean_bwd(a, w, weight, grad, ctx.needs_input_grad[1])
-    return g_a, g_w if ctx.needs_input_grad[1] else None, None
+        plain = functools.partial(_mean_plain, unit=unit)
+        return *through_composition(plain, inputs, [grad]), None
+    g_a, g_w = _mean_bwd(*inputs, grad, unit, ctx.needs_input_grad[1])
+    return g_a, g_w if ctx.needs_input_grad[1] else None, None, None
 
 
 _mean_bwd = register_op(
-    "pairwise_mean_softmax_bwd(Tensor a, Tensor w, Tensor weight, Tensor grad, bool want_w)"
-    " -> (Tensor, Tensor)",
+    "pairwise_mean_softmax_bwd(Tensor a, Tensor w, Tensor weight, Tensor grad, bool unit,"
+    " bool want_w) -> (Tensor, Tensor)",
     cpu=_mean_bwd_body,
     cuda=_mean_bwd_body,
     fake=_mean_bwd_shapes,
 )
 _mean = register_op(
-    "pairwise_mean_softmax(Tensor a, Tensor w, Tensor weight) -> Tensor",
+    "pairwise_mean_softmax(Tensor a, Tensor w, Tensor weight, bool unit) -> Tensor",
     cpu=_mean_body,
     cuda=_mean_body,
     fake=_mean_shapes,
@@ -100,10 +106,10 @@ _mean = register_op(
 )
 
 
-def mean_softmax(a: Tensor, w: Tensor, weight: Tensor) -> Tensor:
+def mean_softmax(a: Tensor, w: Tensor, weight: Tensor, unit: bool = False) -> Tensor:
     r"""(k,) :math:`\sum_i c_i\, \mathrm{softmax}_j(a_i \cdot w_j)`; c (n,) has no gradient.
 
-    a (n, d), w (k, d): as in `soft_total`, both with gradients.
+    a (n, d), w (k, d), unit: as in `Sides`, both with gradients.
     """
-    out: Tensor = _mean(a, w, weight.detach())
+    out: Tensor = _mean(a, w, weight.detach(), unit)
     return out

@@ -5,13 +5,14 @@ the logits are given.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...._dtypes import computed_dtype
 from ...sparse.csr import Csr
 from ...sparse.spmm import spmm_into
 
-__all__ = ["given_logits", "plain_rows"]
+__all__ = ["columns_of", "given_logits", "plain_rows"]
 
 _BLOCK = 1 << 20  # logits at once
 _FLOOR = -1e30  # in place of a logit that is left out: finite, so that 0 times it is 0
@@ -23,13 +24,15 @@ def plain_rows(
     weight: Tensor,
     pattern: tuple[Tensor | None, Tensor | None],
     skip_self: bool,
+    unit: bool = False,
 ) -> Tensor:
     """The rows of students (a, w) and teachers (b, v, bias), from stored (n, k) matrices;
-    differentiable in a and w. pattern: the row pointers and indices of G.
+    differentiable in a and w. pattern: the row pointers and indices of G; unit: rows of w and v
+    count as scaled to unit length.
     """
     (a, w), (b, v, bias), (indptr, indices) = students, teachers, pattern
     kind = computed_dtype(a)
-    s, t = _logits(a, w, kind), _logits(b, v, kind) + _by_block(bias, b.shape[0], kind)
+    s, t = _logits(a, w, kind, unit), _logits(b, v, kind, unit) + _by_block(bias, b.shape[0], kind)
     if skip_self:
         own = torch.eye(*s.shape, dtype=torch.bool, device=s.device)
         s, t = s.masked_fill(own, _FLOOR), t.masked_fill(own, _FLOOR)
@@ -45,8 +48,13 @@ def plain_rows(
     return (target * above).sum(1)
 
 
-def _logits(x: Tensor, columns: Tensor | None, kind: torch.dtype) -> Tensor:
-    return x.to(kind) if columns is None else x.to(kind) @ columns.to(kind).T
+def columns_of(w: Tensor, kind: torch.dtype, unit: bool) -> Tensor:
+    """The rows of w in that dtype, and of unit length if asked."""
+    return F.normalize(w.to(kind), dim=1) if unit else w.to(kind)
+
+
+def _logits(x: Tensor, columns: Tensor | None, kind: torch.dtype, unit: bool) -> Tensor:
+    return x.to(kind) if columns is None else x.to(kind) @ columns_of(columns, kind, unit).T
 
 
 def _by_block(bias: Tensor | None, rows: int, kind: torch.dtype) -> Tensor | float:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ...._seam import _C, CODE, threads, unit_stride, view
+from ...._seam import _C, CODE, empty, threads, unit_stride, view
 from . import cuda
 
 __all__ = ["Side", "Visit", "visit"]
@@ -15,13 +15,18 @@ Side = tuple[Tensor, Tensor, "Tensor | None"]  # rows (n, d), columns (k, d), bi
 
 
 class Visit(NamedTuple):
-    """What a visit of rows is asked for; see csrc/pairwise/soft.h."""
+    """What a visit of rows is asked for; see csrc/pairwise/soft.h.
+
+    first, last: whether it is the first and the last visit that adds to `grad`.
+    """
 
     rows: Tensor
     entropy: Tensor | None = None
     column_sum: Tensor | None = None
     sums: Tensor | None = None
     grad: Tensor | None = None
+    first: bool = True
+    last: bool = True
 
 
 def visit(
@@ -32,23 +37,28 @@ def visit(
     product: tuple[Tensor | None, Tensor | None],
     skip_self: bool,
     out: Visit,
+    unit: bool = False,
 ) -> None:
-    """One visit of all rows: csrc/pairwise/soft.h. Sums and gradients are in the computed dtype."""
+    """One visit of all rows: csrc/pairwise/soft.h. Sums and gradients are in the computed dtype.
+
+    unit: columns, and the right one of the products, count as scaled to unit length; on a CPU only.
+    """
     x, c, _ = student
     if x.is_cuda:
+        assert not unit
         cuda.visit(student, teacher, weight, tilt, product, skip_self, out)
         return
     left, right = (None if t is None else unit_stride(t) for t in product)
     wide = [t.shape[1] for t in (out.sums, out.grad) if t is not None]
     depth = 0 if teacher is None else teacher[0].shape[1]
     sizes = (x.shape[0], c.shape[0], x.shape[1], depth, max(wide, default=0))
-    work = x.new_empty(_C.pairwise_soft_workspace_size(sizes, CODE[x.dtype]))
+    work = empty(x, (_C.pairwise_soft_workspace_size(sizes, CODE[x.dtype]),), x.dtype)
     _C.pairwise_soft(
         _described(student),
         _described(teacher),
         (view(weight), view(tilt)),
         (view(left), view(right)),
-        skip_self,
+        (skip_self, unit, out.first, out.last),
         (
             view(out.rows),
             view(out.entropy),

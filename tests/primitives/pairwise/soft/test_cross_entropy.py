@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sslspec_fast import _C
 from sslspec_fast._seam import CODE, view
 from sslspec_fast.primitives.pairwise import soft
+from sslspec_fast.primitives.pairwise.soft.visit import Visit, visit
 
 from ....support.tolerance import assert_no_worse
 
@@ -24,7 +26,10 @@ SHAPES = (
 )
 
 
-def sides(shape: tuple[int, ...], dtype: torch.dtype, blocks: int = 0) -> soft.Sides:
+def sides(
+    shape: tuple[int, ...], dtype: torch.dtype, blocks: int = 0, unit: bool = False
+) -> soft.Sides:
+    """With unit columns, one is zero and one shorter than what a length is divided by at least."""
     n, m, k, d, e = shape
     g = torch.Generator().manual_seed(sum(shape))
 
@@ -32,7 +37,10 @@ def sides(shape: tuple[int, ...], dtype: torch.dtype, blocks: int = 0) -> soft.S
         return torch.randn(*size, generator=g, dtype=torch.float64).to(dtype)
 
     bias = draw(blocks, k) if blocks else draw(k)
-    return soft.Sides(draw(n, d), draw(k, d), draw(m, e), draw(k, e), bias)
+    a, w, b, v = draw(n, d), draw(k, d), draw(m, e), draw(k, e)
+    if unit and k > 2:
+        w[0], v[1], w[2] = 0, 0, 1e-14 * w[2]
+    return soft.Sides(a, w, b, v, bias, unit)
 
 
 def pattern(n: int, m: int, dtype: torch.dtype) -> tuple[Tensor, soft.Pairs | None, Tensor]:
@@ -60,8 +68,10 @@ def dense_rows(
     given: soft.Sides, matrix: Tensor, *, skip_self: bool = False, dtype: torch.dtype
 ) -> tuple[list[Tensor], Tensor]:
     """a and w as leaves, and the rows from stored matrices."""
-    a, w, b, v, bias = (x.to(dtype) for x in given)
+    a, w, b, v, bias = (x.to(dtype) for x in given[:5])
     leaves = [a.requires_grad_(), w.requires_grad_()]
+    if given.unit:
+        w, v = F.normalize(w), F.normalize(v)
     t = b @ v.T + bias.view(-1, bias.shape[-1]).repeat_interleave(
         len(b) // (bias.numel() // bias.shape[-1]), 0
     )
@@ -97,10 +107,11 @@ def expected(given: soft.Sides, matrix: Tensor, dtype: torch.dtype, **options: b
     ]
 
 
+@pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("blocks", [0, 1])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_float64(shape, blocks):
-    given = sides(shape, torch.float64, blocks)
+def test_float64(shape, blocks, unit):
+    given = sides(shape, torch.float64, blocks, unit)
     weight, pairs, matrix = pattern(*shape[:2], torch.float64)
     rows, grads = results(given, weight, pairs)
     wanted_rows, wanted = expected(given, matrix, torch.float64)
@@ -108,9 +119,10 @@ def test_float64(shape, blocks):
     torch.testing.assert_close(grads, wanted, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("shape", [(60, 60, 300, 16, 8), (64, 16, 500, 12, 12)])
-def test_float32_is_as_exact_as_torch(shape):
-    given = sides(shape, torch.float32)
+def test_float32_is_as_exact_as_torch(shape, unit):
+    given = sides(shape, torch.float32)._replace(unit=unit)
     weight, pairs, matrix = pattern(*shape[:2], torch.float32)
     ours, plain, exact = (
         results(given, weight, pairs),
@@ -121,9 +133,10 @@ def test_float32_is_as_exact_as_torch(shape):
         assert_no_worse([mine], [theirs], [truth])
 
 
-def test_blocks_of_biases():
+@pytest.mark.parametrize("unit", [False, True])
+def test_blocks_of_biases(unit):
     for n, m in ((12, 12), (9, 12)):
-        given = sides((n, m, 50, 4, 4), torch.float64, blocks=4)
+        given = sides((n, m, 50, 4, 4), torch.float64, blocks=4, unit=unit)
         weight, pairs, matrix = pattern(n, m, torch.float64)
         rows, grads = results(given, weight, pairs)
         wanted_rows, wanted = expected(given, matrix, torch.float64)
@@ -181,8 +194,9 @@ def test_a_row_that_agrees_with_a_sharp_target(dtype):
     assert torch.autograd.grad(total, a)[0].abs().max() == 0
 
 
-def test_threads_and_layouts_change_no_bit():
-    given = sides((40, 40, 1000, 33, 12), torch.float32)
+@pytest.mark.parametrize("unit", [False, True])
+def test_threads_and_layouts_change_no_bit(unit):
+    given = sides((40, 40, 1000, 33, 12), torch.float32, unit=unit)
     weight = torch.rand(40)
     first = results(given, weight, None)
     before = torch.get_num_threads()
@@ -193,35 +207,38 @@ def test_threads_and_layouts_change_no_bit():
         torch.set_num_threads(before)
     assert torch.equal(first[0], again[0])
     assert all(torch.equal(x, y) for x, y in zip(first[1], again[1], strict=True))
-    wide = soft.Sides(*(torch.cat([x, x], 1)[:, : x.shape[1]] for x in given[:4]), given.bias)
+    wide = soft.Sides(*(torch.cat([x, x], 1)[:, : x.shape[1]] for x in given[:4]), *given[4:])
     assert torch.equal(results(wide, weight, None)[0], first[0])
 
 
+@pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize("shape", [(1, 1, 1), (9, 60, 4), (200, 400, 130)])
-def test_mean_softmax(shape):
+def test_mean_softmax(shape, unit):
     n, k, d = shape
-    given = sides((n, n, k, d, 1), torch.float64)
+    given = sides((n, n, k, d, 1), torch.float64, unit=unit)
     leaves = [x.requires_grad_() for x in given[:2]]
     weight = torch.rand(n, dtype=torch.float64)
-    ours = soft.mean_softmax(*leaves, weight)
-    plain = weight @ (leaves[0] @ leaves[1].T).softmax(1)
+    ours = soft.mean_softmax(*leaves, weight, unit)
+    plain = weight @ (leaves[0] @ (F.normalize(leaves[1]) if unit else leaves[1]).T).softmax(1)
     torch.testing.assert_close(ours, plain)
     upstream = torch.linspace(-1, 1, k, dtype=torch.float64)
     grads = [torch.autograd.grad(x, leaves, upstream) for x in (ours, plain)]
     torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
 
 
-def test_gradgradcheck_of_the_mean():
+@pytest.mark.parametrize("unit", [False, True])
+def test_gradgradcheck_of_the_mean(unit):
     given = sides((4, 4, 6, 3, 3), torch.float64)
     leaves = [x.requires_grad_() for x in given[:2]]
     weight = torch.rand(4, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda a, w: soft.mean_softmax(a, w, weight), leaves)
-    assert torch.autograd.gradgradcheck(lambda a, w: soft.mean_softmax(a, w, weight), leaves)
+    assert torch.autograd.gradcheck(lambda a, w: soft.mean_softmax(a, w, weight, unit), leaves)
+    assert torch.autograd.gradgradcheck(lambda a, w: soft.mean_softmax(a, w, weight, unit), leaves)
 
 
+@pytest.mark.parametrize("unit", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(4, 4), (5, 3)])
-def test_gradcheck_of_the_rows(n, m):
-    given = sides((n, m, 6, 3, 2), torch.float64)
+def test_gradcheck_of_the_rows(n, m, unit):
+    given = sides((n, m, 6, 3, 2), torch.float64)._replace(unit=unit)
     weight, pairs, _ = pattern(n, m, torch.float64)
     leaves = [x.requires_grad_() for x in given[:2]]
 
@@ -237,17 +254,29 @@ def test_opcheck(dtype):
     ops = torch.ops.sslspec_fast
     for shape in ((6, 6, 9, 3, 2), (5, 3, 9, 3, 2)):
         weight, pairs, _ = pattern(*shape[:2], dtype)
-        a, w, *teacher = sides(shape, dtype)
+        a, w, *teacher, _ = sides(shape, dtype)
         held = (None,) * 5 if pairs is None else tuple(pairs)
         leaves = a.requires_grad_(), w.requires_grad_()
-        arguments = (*leaves, *teacher, weight, *held, False)
+        arguments = (*leaves, *teacher, weight, *held, False, True)
         torch.library.opcheck(ops.pairwise_soft_rows.default, arguments)
         torch.library.opcheck(ops.pairwise_soft.default, (*arguments, True, True))
         logits = (a.detach().requires_grad_(), None, a.detach()[: shape[1]], None, None)
         torch.library.opcheck(
-            ops.pairwise_soft.default, (*logits, weight, *held, False, True, False)
+            ops.pairwise_soft.default, (*logits, weight, *held, False, False, True, False)
         )
-        torch.library.opcheck(ops.pairwise_mean_softmax.default, (*leaves, weight.new_ones(len(a))))
+        one = weight.new_ones(len(a))
+        torch.library.opcheck(ops.pairwise_mean_softmax.default, (*leaves, one, True))
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_no_rows_start_and_end_a_gradient(first):
+    """Of unit columns: the part along a column goes, and the rest is divided by its length."""
+    w, grad, rows = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]]), torch.zeros(0, 2)
+    none = torch.zeros(0)
+    out = Visit(none, grad=grad, first=first)
+    visit((rows, w, None), None, none, None, (rows, w), False, out, unit=True)
+    expected = [[0, 0]] if first else [[0.128, -0.096]]  # (1 - 0.6 * 0.6, -0.6 * 0.8) / 5
+    torch.testing.assert_close(grad, torch.tensor(expected, dtype=torch.float32))
 
 
 def test_memory_is_checked():
@@ -258,7 +287,8 @@ def test_memory_is_checked():
 
     def call(student, teacher, own, out, work=None):
         work = torch.zeros(size) if work is None else work
-        _C.pairwise_soft(student, teacher, own, (None, None), False, out, (view(work), 1))
+        options = (False, False, True, True)
+        _C.pairwise_soft(student, teacher, own, (None, None), options, out, (view(work), 1))
 
     student, own = (view(x), view(c), None), (view(rows), None)
     out = (view(rows), None, None, None, None)
