@@ -15,6 +15,7 @@ from sslspec_fast.solvers.result import ConvergenceWarning
 
 from ..support import graphs
 from ..support.solvers import polynomials_everywhere
+from ..support.sparse_cases import with_threads
 
 CLUSTER = 24
 
@@ -151,23 +152,7 @@ def test_the_same_bits_from_any_number_of_threads(
 ) -> None:
     """Of all that is not LAPACK, which rounds by the number of its own threads."""
     lapack = torch.linalg.eigh
-
-    def on_one_thread(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return tuple(lapack(a))
-        finally:
-            torch.set_num_threads(threads)
-
-    monkeypatch.setattr(torch.linalg, "eigh", on_one_thread)
-    matrix, before = planted[0], torch.get_num_threads()
-    try:
-        found = []
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            found.append(eigsh(matrix, 15))
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: with_threads(1, lambda: lapack(a)))
+    found = [with_threads(threads, lambda: eigsh(planted[0], 15)) for threads in (1, 2)]
     np.testing.assert_array_equal(found[0].values, found[1].values)
     np.testing.assert_array_equal(found[0].vectors, found[1].vectors)

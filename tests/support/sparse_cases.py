@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -91,7 +92,7 @@ def assert_close(value: Tensor, exact: Tensor, scale: Tensor | None = None) -> N
     assert error < TOLERANCE[value.dtype], f"relative error {error:.2e}"
 
 
-def with_threads(count: int, function: Callable[[], Tensor]) -> Tensor:
+def with_threads(count: int, function: Callable[[], Any]) -> Any:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
