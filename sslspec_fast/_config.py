@@ -9,7 +9,13 @@ from typing import Any
 import torch
 
 from ._dtypes import change_float32_products, float32_products
-from ._seam import _C, change_cuda_kept_limit, cuda_kept_limit
+from ._seam import (
+    _C,
+    change_cuda_kept_limit,
+    change_workspace_limit,
+    cuda_kept_limit,
+    release_workspace,
+)
 
 __all__ = ["release_kept", "set_float32_products", "set_kept_limit", "show_config"]
 
@@ -17,14 +23,15 @@ DEVICES = ("cpu", "cuda")  # that this package has kernels for
 
 
 def set_kept_limit(limit: int, device: str = "cpu") -> int:
-    """Sets how much memory may be used to keep products from a forward pass for its backward.
+    """Sets how much memory a loss may keep: products, and on a CPU its workspace for the next call.
 
     On a CPU the losses with a log-sum-exp over all pairs (NT-Xent, CLIP, DCL, SupCon, InfoNCE on a
     graph) multiply every pair of rows in the forward pass and need the products again in the
     backward pass. One buffer of the process keeps as many as fit, and the others are computed
     twice. Values and gradients are bitwise the same for every limit. The buffer holds the products
     of the last forward pass that recorded a graph; it is made when first used, and grows up to the
-    limit.
+    limit. A second buffer keeps the workspace of a call, such as packed rows, for the next one,
+    because fresh memory takes the system time to map: one of 2 MiB or more, up to the same limit.
 
     On a GPU NT-Xent and CLIP of some thousand bfloat16 rows can keep a matrix of all pairs until
     the backward pass, where it fits as a whole: memory of torch's allocator for each call. Off
@@ -58,12 +65,12 @@ def set_kept_limit(limit: int, device: str = "cpu") -> int:
         return before
     before = _C.kept_limit()
     _C.set_kept_limit(limit)
+    change_workspace_limit(limit)
     return before
 
 
 def release_kept() -> None:
-    """Frees the buffer of `set_kept_limit` on a CPU; the next forward pass that needs one makes
-    another.
+    """Frees both buffers of `set_kept_limit` on a CPU; the next call that needs one makes another.
 
     A backward pass whose products it held computes them again, with the same bits.
 
@@ -71,6 +78,7 @@ def release_kept() -> None:
         None.
     """
     _C.release_kept()
+    release_workspace()
 
 
 def set_float32_products(dtype: torch.dtype) -> torch.dtype:

@@ -63,7 +63,7 @@ def is_half(z: Tensor) -> bool:
     """
     if z.dtype == torch.bfloat16:
         return True
-    if z.dtype != torch.float32 or z.device.type != "cpu":
+    if z.dtype != torch.float32 or z.is_cuda:
         return False
     asked = _float32_products == torch.bfloat16
     return asked or (not torch.compiler.is_compiling() and _widened.get())

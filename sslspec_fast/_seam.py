@@ -1,4 +1,4 @@
-"""The only code that hands array memory to the compiled core.
+"""The only code that hands array memory to the compiled core, and the workspaces of its calls.
 
 A descriptor is ``(data_ptr, shape, strides in elements, dtype code, device index, owner)``; the
 core borrows the memory for the duration of one call. The owner travels in the tuple so that a
@@ -9,6 +9,9 @@ call and never store them.
 from __future__ import annotations
 
 import math
+import os
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -20,14 +23,17 @@ __all__ = [
     "CODE",
     "_C",
     "change_cuda_kept_limit",
+    "change_workspace_limit",
     "cuda_kept_limit",
     "empty",
+    "release_workspace",
     "rounds",
     "row_threads",
     "stream",
     "threads",
     "unit_stride",
     "view",
+    "workspace",
 ]
 
 Descriptor = tuple[int, tuple[int, ...], tuple[int, ...], int, int, Any]
@@ -127,3 +133,69 @@ def unit_stride(x: torch.Tensor) -> torch.Tensor:
     if x.stride(-1) == 1 or x.shape[-1] <= 1:
         return x
     return x.clone(memory_format=torch.contiguous_format)
+
+
+# ---- workspaces: memory that the core writes to during one call, of no use afterwards ----
+# The system maps and clears fresh memory while a kernel fills it: a tenth of a step of InfoNCE with
+# 4,096 rows of 512 columns, whose workspace has 56 MiB. So the process keeps one buffer for the
+# next call, of at most as many bytes as it keeps products (`set_kept_limit`).
+
+SMALLEST = 2 << 20  # bytes of a workspace in the buffer; malloc keeps smaller blocks itself
+
+_limit: int = _C.kept_limit()
+_buffer: torch.Tensor | None = None
+_lent: weakref.ref[torch.Tensor] | None = None  # the part of the buffer that was lent last
+_lending = threading.Lock()  # held while one thread looks whether that is gone
+# As in csrc/simd/scratch.h: a number that is read before it is written shows in the results.
+_starts_as_nan = os.environ.get("SSLSPEC_SCRATCH") == "nan"
+
+
+def workspace(like: torch.Tensor, size: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """(size,) values on the device of `like`, not initialised, for one call of the core.
+
+    On a CPU the tensor is a part of the buffer, which is lent to it until it is collected: a body
+    must not return it or save it for the backward pass. A call that comes meanwhile, in another
+    thread, gets fresh memory, and so does one that needs more than the limit.
+
+    dtype: that of `like`, unless given.
+    """
+    kind = like.dtype if dtype is None else dtype
+    count = size * kind.itemsize
+    out = None
+    if SMALLEST <= count <= _limit and not like.is_cuda and _lending.acquire(blocking=False):
+        try:
+            out = _lend(count, kind)
+        finally:
+            _lending.release()
+    if out is None:
+        out = like.new_empty(size, dtype=kind)
+    return out.fill_(torch.nan) if _starts_as_nan else out
+
+
+def _lend(count: int, kind: torch.dtype) -> torch.Tensor | None:
+    """The first bytes of the buffer, or None while they are lent to another call."""
+    global _buffer, _lent
+    if _lent is not None and _lent() is not None:
+        return None
+    buffer = _buffer
+    if buffer is None or buffer.numel() < count:
+        _buffer = buffer = None  # before the next one is made
+        _buffer = buffer = torch.empty(count, dtype=torch.uint8, device="cpu")
+    out = buffer[:count].view(kind)
+    _lent = weakref.ref(out)
+    return out
+
+
+def release_workspace() -> None:
+    """Frees the buffer, at the end of the call that writes to it."""
+    global _buffer
+    _buffer = None
+
+
+def change_workspace_limit(limit: int) -> None:
+    """For `set_kept_limit`, which checks it."""
+    global _limit
+    _limit = limit
+    buffer = _buffer
+    if buffer is not None and buffer.numel() > limit:
+        release_workspace()

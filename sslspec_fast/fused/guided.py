@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._register import grouping, register_op
-from .._seam import _C, CODE, rounds, threads, unit_stride, view
+from .._seam import _C, CODE, rounds, threads, unit_stride, view, workspace
 from ..primitives import _value_and_grad
 from ..primitives.pairwise import LeftOut, lse_below
 from ..primitives.pairwise.common import inner, logaddexp
@@ -104,6 +104,7 @@ def _body(x: _Batch, directions: int, *wanted: bool) -> _Outputs:
     (n, d), width = x.query.shape, x.by_query.shape[1]
     more = 0 if x.negatives is None else x.negatives.shape[0]
     size = _C.guided_workspace_size((n, more, d, width), CODE[x.query.dtype], any(wanted))
+    work = workspace(x.query, size)
     _C.guided(
         [view(side.x) for side in given],
         [view(side.guide) for side in given],
@@ -111,7 +112,7 @@ def _body(x: _Batch, directions: int, *wanted: bool) -> _Outputs:
         view(out.rows),
         view(out.positive),
         [view(g) for g in grads],
-        (view(x.query.new_empty(size)), threads(n * (2.0 * n + more) * (4.0 * d + width))),
+        (view(work), threads(n * (2.0 * n + more) * (4.0 * d + width))),
     )
     if wanted[3]:
         # each W_ij x_i . x_j is in the gradients of both of its rows

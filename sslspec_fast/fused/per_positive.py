@@ -20,7 +20,7 @@ from .._register import grouping, register_op
 from .._seam import _C, rounds, unit_stride, view
 from ..primitives import _value_and_grad
 from ..primitives.pairwise import lse_self
-from ..primitives.pairwise.common import inner, pair_threads, workspace
+from ..primitives.pairwise.common import inner, pair_threads, pair_workspace
 from ..primitives.sparse.csr import Csr
 from ..primitives.sparse.edge_softplus import edge_softplus
 
@@ -69,7 +69,7 @@ def _body(x: _Classes, grad_u: bool, grad_scale: bool) -> Outputs:
         (view(u.new_empty(n)), view(u.new_empty(n))),
         view(rows),
         view(grad) if backward else None,
-        (view(workspace(u, None, backward=backward)), pair_threads(u, u)),
+        (view(pair_workspace(u, None, backward=backward)), pair_threads(u, u)),
     )
     if grad_scale:
         # s_ij = c u_i . u_j is in the gradients of both of its rows

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .._dtypes import computed_dtype, widen
-from .._seam import _C, CODE, rounds, threads, unit_stride, view
+from .._seam import _C, CODE, rounds, threads, unit_stride, view, workspace
 from ..primitives import _value_and_grad
 from . import composed
 from . import spectral_contrastive_cuda as cuda
@@ -40,7 +40,7 @@ def _cpu(
     n, d = z1.shape
     attraction, repulsion = weights(n, factor, mean)
     size = _C.spectral_contrastive_workspace_size(n, d, CODE[kind])
-    work = z1.new_empty(size, dtype=kind)
+    work = workspace(z1, size, kind)
     g1, g2 = (view(g) if asked else None for g, asked in zip(grads, wanted, strict=True))
     _C.spectral_contrastive(
         view(z1),

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .._dtypes import computed_dtype, widen
-from .._seam import _C, CODE, rounds, threads, unit_stride, view
+from .._seam import _C, CODE, rounds, threads, unit_stride, view, workspace
 
 __all__ = ["outputs", "requested", "total"]
 
@@ -68,7 +68,7 @@ def total(*args: Any) -> tuple[Tensor, list[Tensor]]:
     options = FORMS[form], unit, half, gradient, factor
     work = None  # the core keeps that of a small batch for the next one
     if n * max(d, 64) > SMALL:
-        work = loss.new_empty(_C.two_views_workspace_size(n, d, CODE[z1.dtype], options))
+        work = workspace(loss, _C.two_views_workspace_size(n, d, CODE[z1.dtype], options))
     weight = None if weight is None else weight.contiguous()
     rows = view(unit_stride(z1)), view(unit_stride(z2))
     _C.two_views(

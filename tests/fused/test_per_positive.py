@@ -14,7 +14,7 @@ import sslspec_fast.functional as F
 from sslspec_fast import _C
 from sslspec_fast._seam import view
 from sslspec_fast.fused.per_positive import per_positive_total
-from sslspec_fast.primitives.pairwise.common import workspace
+from sslspec_fast.primitives.pairwise.common import pair_workspace
 from sslspec_fast.primitives.sparse.csr import Csr
 
 from ..support.row_cases import assert_same, doubles, leaves, rows, weights
@@ -163,7 +163,7 @@ def test_the_core_names_what_is_wrong() -> None:
     small, _ = positives(torch.zeros(3).long(), None, wide=True)
 
     def call(csr: Csr = csr, weight: Tensor = row, grad: Tensor = u) -> None:
-        run = view(workspace(u, None, backward=True)), 1
+        run = view(pair_workspace(u, None, backward=True)), 1
         rows = view(u), view(scale), view(ids)
         stats = view(row), view(row)
         _C.per_positive(rows, csr.view(), view(weight), stats, view(row), view(grad), run)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..._dtypes import computed_dtype, widen
-from ..._seam import _C, CODE, rounds, threads, unit_stride, view
+from ..._seam import _C, CODE, rounds, threads, unit_stride, view, workspace
 from .. import _value_and_grad
 from ..rows.moments import check_matrix, pair_moments
 from . import composed, cuda
@@ -79,7 +79,7 @@ def run_gram(x: Tensor, y: Tensor | None, grads: tuple[Tensor, Tensor], form: Gr
     code = CODE[torch.bfloat16 if form.half else kind]
     size = _C.gram_workspace_size(n, d, code, operands, form.cross, dual)
     gx, gy = (view(g) if g.numel() else None for g in grads)
-    work = x.new_empty(size, dtype=kind)
+    work = workspace(x, size, kind)
     run = view(work), threads(4.0 * operands * n * d * min(n, d))
     _C.gram(view(x), view(y), form.view(), view(value), (gx, gy), run)
     return value

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, CODE, stream, threads, unit_stride, view
+from ..._seam import _C, CODE, stream, threads, unit_stride, view, workspace
 from .. import _value_and_grad
 from .plain import kernel_mean, kernel_rows
 from .radial import KINDS, Radial, longest_row, radial
@@ -108,9 +108,8 @@ def _on_cpu(
     r = _radial_of(z, largest, kernel, parameter, knots, t_max)
     means = _row_means(lengths, r)
     means[0].sub_(r.constant / 2)
-    work = z.new_empty(
-        _C.pairwise_kernel_workspace_size(views, n, count, d, CODE[z.dtype], wants_grad)
-    )
+    size = _C.pairwise_kernel_workspace_size(views, n, count, d, CODE[z.dtype], wants_grad)
+    work = workspace(z, size)
     _C.pairwise_kernel(
         view(z),
         (view(lengths), view(means[0]), view(means[1]), first, count),

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, CODE, stream, threads, unit_stride, view
+from ..._seam import _C, CODE, stream, threads, unit_stride, view, workspace
 from .. import _value_and_grad
 from .plain import sliced_mean
 from .radial import epps_pulley
@@ -55,7 +55,7 @@ def _body(
     d, count = directions.shape
     views, n, _ = z.shape
     values = z.new_empty(views, dtype=torch.float64)
-    work = z.new_empty(_C.sliced_ecf_workspace_size(views, n, d, count, CODE[z.dtype]))
+    work = workspace(z, _C.sliced_ecf_workspace_size(views, n, d, count, CODE[z.dtype]))
     _, weights, targets = epps_pulley(knots, t_max)
     _C.sliced_ecf(
         view(z),
@@ -108,7 +108,7 @@ def cosine_sums(z: Tensor, directions: Tensor, knots: int, step: float) -> Tenso
         return sums
     if not z.is_cuda:
         z, directions = unit_stride(z), unit_stride(directions)
-        work = z.new_empty(_C.sliced_ecf_workspace_size(views, n, d, count, CODE[z.dtype]))
+        work = workspace(z, _C.sliced_ecf_workspace_size(views, n, d, count, CODE[z.dtype]))
         _C.sliced_ecf_sums(view(z), view(directions), step, view(sums), (view(work), threads()))
         return sums
     for part, half in _half_angles(z, directions, step):
@@ -132,7 +132,7 @@ def sums_gradient(
     if not z.is_cuda:
         z, directions = unit_stride(z), unit_stride(directions)
         size = _C.sliced_ecf_workspace_size(views, n, d, directions.shape[1], CODE[z.dtype])
-        work = z.new_empty(size)
+        work = workspace(z, size)
         _C.sliced_ecf_gradient(
             view(z),
             view(directions),

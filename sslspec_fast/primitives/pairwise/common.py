@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..._dtypes import as_multiplied, computed_dtype
 from ..._register import grouping
-from ..._seam import _C, CODE, rounds, threads, unit_stride, view
+from ..._seam import _C, CODE, rounds, threads, unit_stride, view, workspace
 
 __all__ = [
     "LOGITS",
@@ -25,8 +25,8 @@ __all__ = [
     "of_logits",
     "pair_ids",
     "pair_threads",
+    "pair_workspace",
     "through_scale",
-    "workspace",
 ]
 
 
@@ -107,12 +107,12 @@ def pair_threads(a: Tensor, b: Tensor) -> int:
     return threads(4.0 * a.shape[0] * b.shape[0] * a.shape[1])
 
 
-def workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
-    """Scratch memory of one call, O((n + m) d): packed operands and statistics."""
+def pair_workspace(a: Tensor, b: Tensor | None, backward: bool) -> Tensor:
+    """The workspace of one call, O((n + m) d): packed operands and statistics."""
     n, d = a.shape
     m = n if b is None else b.shape[0]
     size = _C.pairwise_workspace_size(n, m, d, CODE[a.dtype], b is None, backward)
-    return a.new_empty(size, dtype=computed_dtype(a))
+    return workspace(a, size, computed_dtype(a))
 
 
 def keeping(*tensors: Tensor) -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..._register import grouping, register_op
-from ..._seam import _C, CODE, rounds, threads, view
+from ..._seam import _C, CODE, rounds, threads, view, workspace
 from .. import pairwise
 from .._double_backward import through_composition
 from .common import LeftOut, multiplied
@@ -64,9 +64,8 @@ class _Prefixes(NamedTuple):
         n, d = a.shape
         m, symmetric = (n, True) if b is None else (b.shape[0], False)
         sizes = n, m, d, len(self.dims)
-        return self.alpha.new_empty(
-            _C.pairwise_prefixes_workspace_size(*sizes, CODE[a.dtype], symmetric, backward)
-        )
+        size = _C.pairwise_prefixes_workspace_size(*sizes, CODE[a.dtype], symmetric, backward)
+        return workspace(self.alpha, size)
 
 
 _of_prefixes = grouping(8, _Prefixes._make)

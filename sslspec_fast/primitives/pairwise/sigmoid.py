@@ -28,8 +28,8 @@ from .common import (
     Logits,
     both_multiplied,
     pair_threads,
+    pair_workspace,
     through_scale,
-    workspace,
 )
 
 __all__ = ["softplus", "weigh_rows"]
@@ -50,7 +50,7 @@ def _softplus_body(x: Logits, half: bool) -> Tensor:
         return cuda.forward(x)[0]
     out, rows = x.a.new_empty(x.a.shape[0]), both_multiplied(x, half)
     assert rows.b is not None
-    run = view(workspace(rows.a, rows.b, backward=False)), pair_threads(rows.a, rows.b)
+    run = view(pair_workspace(rows.a, rows.b, backward=False)), pair_threads(rows.a, rows.b)
     _C.pairwise_sigmoid_forward(rows.view(), view(out), run)
     return out
 
@@ -106,7 +106,7 @@ def weigh_rows(
         view(rows),
         (view(of_a), view(of_b) if of_b.numel() else None),
         (
-            view(workspace(operands.a, operands.b, backward=True)),
+            view(pair_workspace(operands.a, operands.b, backward=True)),
             pair_threads(operands.a, operands.b),
         ),
     )

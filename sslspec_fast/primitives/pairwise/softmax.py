@@ -36,8 +36,8 @@ from .common import (
     number_of_kept,
     of_logits,
     pair_threads,
+    pair_workspace,
     through_scale,
-    workspace,
 )
 from .sigmoid import softplus
 
@@ -70,7 +70,7 @@ def statistics(
     a, b = x.a, _right(x)
     row, col = a.new_empty(a.shape[0]), a.new_empty(b.shape[0] if cols else 0)
     rows = both_multiplied(x, half)
-    work = workspace(rows.a, rows.b, backward=False)
+    work = pair_workspace(rows.a, rows.b, backward=False)
     lse = view(row), view(col) if cols else None
     run = view(work), pair_threads(a, b)
     _C.pairwise_forward(rows.view(), lse, view(kept), run)
@@ -113,7 +113,7 @@ def gradients(
     present = [g for g in grad_lse if g is not None]
     factor, (grad_row, *grad_col) = largest_one(rows.a, *present)
     grad_a, grad_b = a.new_empty(a.shape), b.new_empty(b.shape if want_b else (0,))
-    work = workspace(rows.a, rows.b, backward=True)
+    work = pair_workspace(rows.a, rows.b, backward=True)
     _C.pairwise_backward(
         rows.view(),
         (view(lse[0]), view(lse[1])),

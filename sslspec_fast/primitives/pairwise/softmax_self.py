@@ -24,7 +24,7 @@ from .common import (
     multiplied,
     number_of_kept,
     pair_threads,
-    workspace,
+    pair_workspace,
 )
 
 __all__ = ["lse_self"]
@@ -47,7 +47,7 @@ def _self_body(
     if u.is_cuda:
         return cuda.forward(_logits(u, scale, ids))[0], kept
     u = multiplied(u, half)
-    run = view(workspace(u, None, backward=False)), pair_threads(u, u)
+    run = view(pair_workspace(u, None, backward=False)), pair_threads(u, u)
     number = view(kept) if keep else None
     _C.pairwise_forward(_logits(u, scale, ids).view(), (view(out), None), number, run)
     return out, kept
@@ -81,7 +81,7 @@ def _self_bwd_body(
     rows = multiplied(u, half)
     factor, (grad,) = largest_one(rows, grad)
     grad_u = u.new_empty(u.shape)
-    work = workspace(rows, None, backward=True)
+    work = pair_workspace(rows, None, backward=True)
     _C.pairwise_backward(
         _logits(rows, scale, ids).view(),
         (view(lse), None),

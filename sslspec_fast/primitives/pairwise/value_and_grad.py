@@ -35,8 +35,8 @@ from .common import (
     inner,
     largest_one,
     pair_threads,
+    pair_workspace,
     through_scale,
-    workspace,
 )
 from .sigmoid import softplus, weigh_rows
 
@@ -95,7 +95,7 @@ def _one_positive_body(
         view(grad_positive),
         (view(g_a), view(g_b) if grad_b else None),
         view(panel),
-        (view(workspace(operands.a, operands.b, backward=True)), pair_threads(a, b)),
+        (view(pair_workspace(operands.a, operands.b, backward=True)), pair_threads(a, b)),
     )
     if factor is not None:  # the panels of a in bfloat16 are not scaled
         grad_positive.mul_(factor)

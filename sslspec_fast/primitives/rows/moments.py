@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..._dtypes import computed_dtype
 from ..._register import register_op
-from ..._seam import _C, row_threads, stream, unit_stride, view
+from ..._seam import _C, row_threads, stream, unit_stride, view, workspace
 
 __all__ = ["column_moments", "pair_moments"]
 
@@ -54,7 +54,7 @@ def pair_moments(
         run = view(work), stream(x)
         _C.cuda_moments_forward(view(x), view(y), product, view(mean), view(var), run)
     else:
-        work = x.new_empty(_C.moments_workspace_size(n, d, operands), dtype=kind)
+        work = workspace(x, _C.moments_workspace_size(n, d, operands), kind)
         run = view(work), row_threads((x, y))
         _C.moments_forward(view(x), view(y), product, view(mean), view(var), run)
     return mean, var

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..._register import register_op
-from ..._seam import _C, CODE, threads, unit_stride, view
+from ..._seam import _C, CODE, threads, unit_stride, view, workspace
 from .._value_and_grad import wanted
 from . import graph_cov_cuda
 from .csr import CSR_ARGS, SPARSE_ARGS, Csr, Sparse, of_csr, of_sparse
@@ -38,7 +38,7 @@ def _compute(a: Sparse, x: Tensor, y: Tensor | None) -> Tensor:
     if x.is_cuda:
         return graph_cov_cuda.compute(a, x, y)
     out = x.new_empty(d, e)
-    work = x.new_empty(_C.graph_cov_workspace_size(n, d, e, CODE[x.dtype]))
+    work = workspace(x, _C.graph_cov_workspace_size(n, d, e, CODE[x.dtype]))
     _C.graph_cov(a.view(), view(x), view(y), view(out), (view(work), threads()))
     return out
 
@@ -130,7 +130,7 @@ def _apply_body(a: Sparse, y: Tensor, mat: Tensor, u: Tensor | None, v: Tensor |
     if y.is_cuda:
         return graph_cov_cuda.apply(a, unit_stride(y), mat, u, v)
     out, y, mat = y.new_empty(a.indptr.shape[0] - 1, mat.shape[1]), unit_stride(y), unit_stride(mat)
-    work = y.new_empty(_C.graph_cov_apply_workspace_size(y.shape[1], mat.shape[1], CODE[y.dtype]))
+    work = workspace(y, _C.graph_cov_apply_workspace_size(y.shape[1], mat.shape[1], CODE[y.dtype]))
     run = view(work), threads()
     _C.graph_cov_apply(a.view(), view(y), view(mat), view(u), view(v), view(out), run)
     return out

@@ -14,7 +14,7 @@ import sslspec_fast.functional as F
 from sslspec_fast import _C
 from sslspec_fast._seam import view
 from sslspec_fast.primitives import pairwise
-from sslspec_fast.primitives.pairwise.common import workspace
+from sslspec_fast.primitives.pairwise.common import pair_workspace
 
 from ...support.row_cases import leaves, rows, weights
 
@@ -94,7 +94,7 @@ def backward_of_other_rows(kept: Tensor, a: Tensor, b: Tensor, row: Tensor) -> T
     """W b for the products that were kept, or else for those of zeros, which are 0."""
     zeros, grad_a = torch.zeros_like(a), torch.empty_like(a)
     one, weight = torch.tensor(1.0), torch.ones(len(a))
-    work = workspace(a, b, backward=True)
+    work = pair_workspace(a, b, backward=True)
     _C.pairwise_backward(
         pairwise.Logits(zeros, b, one).view(),
         (view(row), None),

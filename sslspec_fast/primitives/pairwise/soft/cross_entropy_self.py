@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...._dtypes import as_multiplied
 from ...._register import register_op
-from ...._seam import _C, CODE, view
+from ...._seam import _C, CODE, view, workspace
 from ... import _value_and_grad
 from ..._double_backward import through_composition
 from ..common import multiplied, pair_threads
@@ -87,7 +87,7 @@ def _body(*args: Any) -> Outputs:
             view(rows),
             view(entropy),
             view(grad_u) if grad else None,
-            (view(u.new_empty(size)), pair_threads(u, u)),
+            (view(workspace(u, size)), pair_threads(u, u)),
         )
     if grad:
         # s_ij = c u_i.u_j: sum_i u_i.grad_i counts every pair twice; a sum over all entries at once

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ...._seam import _C, CODE, empty, threads, unit_stride, view
+from ...._seam import _C, CODE, threads, unit_stride, view, workspace
 from . import cuda
 
 __all__ = ["Side", "Visit", "visit"]
@@ -52,7 +52,7 @@ def visit(
     wide = [t.shape[1] for t in (out.sums, out.grad) if t is not None]
     depth = 0 if teacher is None else teacher[0].shape[1]
     sizes = (x.shape[0], c.shape[0], x.shape[1], depth, max(wide, default=0))
-    work = empty(x, (_C.pairwise_soft_workspace_size(sizes, CODE[x.dtype]),), x.dtype)
+    work = workspace(x, _C.pairwise_soft_workspace_size(sizes, CODE[x.dtype]))
     _C.pairwise_soft(
         _described(student),
         _described(teacher),
