@@ -9,13 +9,7 @@ from typing import Any
 import torch
 
 from ._dtypes import change_float32_products, float32_products
-from ._seam import (
-    _C,
-    change_cuda_kept_limit,
-    change_workspace_limit,
-    cuda_kept_limit,
-    release_workspace,
-)
+from ._seam import _C, change_cuda_kept_limit, cuda_kept_limit, release_workspace
 
 __all__ = ["release_kept", "set_float32_products", "set_kept_limit", "show_config"]
 
@@ -65,7 +59,7 @@ def set_kept_limit(limit: int, device: str = "cpu") -> int:
         return before
     before = _C.kept_limit()
     _C.set_kept_limit(limit)
-    change_workspace_limit(limit)
+    release_workspace(above=limit)
     return before
 
 

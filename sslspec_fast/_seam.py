@@ -23,7 +23,6 @@ __all__ = [
     "CODE",
     "_C",
     "change_cuda_kept_limit",
-    "change_workspace_limit",
     "cuda_kept_limit",
     "empty",
     "release_workspace",
@@ -142,7 +141,6 @@ def unit_stride(x: torch.Tensor) -> torch.Tensor:
 
 SMALLEST = 2 << 20  # bytes of a workspace in the buffer; malloc keeps smaller blocks itself
 
-_limit: int = _C.kept_limit()
 _buffer: torch.Tensor | None = None
 _lent: weakref.ref[torch.Tensor] | None = None  # the part of the buffer that was lent last
 _lending = threading.Lock()  # held while one thread looks whether that is gone
@@ -161,8 +159,8 @@ def workspace(like: torch.Tensor, size: int, dtype: torch.dtype | None = None) -
     """
     kind = like.dtype if dtype is None else dtype
     count = size * kind.itemsize
-    out = None
-    if SMALLEST <= count <= _limit and not like.is_cuda and _lending.acquire(blocking=False):
+    out, fits = None, not like.is_cuda and SMALLEST <= count <= _C.kept_limit()
+    if fits and _lending.acquire(blocking=False):
         try:
             out = _lend(count, kind)
         finally:
@@ -186,16 +184,9 @@ def _lend(count: int, kind: torch.dtype) -> torch.Tensor | None:
     return out
 
 
-def release_workspace() -> None:
-    """Frees the buffer, at the end of the call that writes to it."""
+def release_workspace(above: int = 0) -> None:
+    """Frees the buffer if it has more bytes than that, at the end of the call that writes to it."""
     global _buffer
-    _buffer = None
-
-
-def change_workspace_limit(limit: int) -> None:
-    """For `set_kept_limit`, which checks it."""
-    global _limit
-    _limit = limit
     buffer = _buffer
-    if buffer is not None and buffer.numel() > limit:
-        release_workspace()
+    if buffer is not None and buffer.numel() > above:
+        _buffer = None

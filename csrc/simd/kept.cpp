@@ -1,5 +1,6 @@
 #include "simd/kept.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 
@@ -14,7 +15,7 @@ constexpr int64_t kPage = int64_t{2} << 20;  // a huge page
 
 struct Buffer {
   std::mutex in_use;
-  int64_t limit = int64_t{64} << 20;
+  std::atomic<int64_t> limit{int64_t{64} << 20};  // changed while in_use is held, read at any time
   void* data = nullptr;
   int64_t capacity = 0;
   int64_t number = 0, last = 0, written = 0;  // of the content (0: none), of the last write ever, its bytes
@@ -54,10 +55,7 @@ void reserve(Buffer& b, int64_t bytes) {
 
 }  // namespace
 
-int64_t kept_limit() {
-  const std::lock_guard<std::mutex> lock(buffer().in_use);
-  return buffer().limit;
-}
+int64_t kept_limit() { return buffer().limit; }
 
 void set_kept_limit(int64_t bytes) {
   Buffer& b = buffer();
@@ -74,7 +72,7 @@ void release_kept() {
 Kept::Kept(int64_t bytes) {
   Buffer& b = buffer();
   if (bytes <= 0 || !b.in_use.try_lock()) return;
-  const int64_t room = bytes < b.limit ? bytes : b.limit;
+  const int64_t limit = b.limit, room = bytes < limit ? bytes : limit;
   if (room > 0) reserve(b, room);
   if (room > 0 && b.data != nullptr)
     data_ = aligned(b.data), bytes_ = b.written = room, number_ = b.number = ++b.last;
